@@ -1,0 +1,89 @@
+"""What a runtime can execute in integers: frozen rows, no behaviour."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+OperatorKind = Literal["weighted", "activation", "same_scale", "quantized"]
+"""How a runtime treats an operator between DequantizeLinear and QuantizeLinear.
+
+``weighted``   Conv, Gemm, MatMul: integer weights, and an int32 bias where the operator has one.
+``activation`` Relu, Clip: swallowed by the QuantizeLinear behind it, so nothing is quantized between it and its producer.
+``same_scale`` MaxPool, Reshape...: moves codes about without changing them, so input and output share one scale.
+``quantized``  Add, Concat...: has an integer kernel of its own, with a scale for each input and for the output.
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NumberFormat:
+    """An integer grid.
+
+    Attributes:
+        bits: width of a code, 2 to 16.
+        signed: two's complement when True.
+        symmetric: the zero point is fixed to 0 (signed) or to the middle of the grid (unsigned).
+        narrow: a signed grid leaves out its lowest code, so that it is symmetric about 0.
+
+    """
+
+    bits: int
+    signed: bool
+    symmetric: bool
+    narrow: bool = False
+
+    @property
+    def qmin(self) -> int:
+        """Lowest code."""
+        return -(1 << (self.bits - 1)) + int(self.narrow) if self.signed else 0
+
+    @property
+    def qmax(self) -> int:
+        """Highest code."""
+        return (1 << (self.bits - 1)) - 1 if self.signed else (1 << self.bits) - 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OperatorRule:
+    """One operator that the target executes in integers.
+
+    Attributes:
+        op_type: ONNX operator of the default domain.
+        kind: see OperatorKind.
+        fused_as: operator that stands in the runtime's optimised graph when the fusion worked, empty when none does.
+        inputs: positions of the inputs that are quantized; empty means all of them.
+
+    """
+
+    op_type: str
+    kind: OperatorKind
+    fused_as: str = ""
+    inputs: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """A runtime on a kind of machine.
+
+    Attributes:
+        name: file name in ``targets/`` without its ending.
+        description: one line for the user.
+        opset: ONNX opset of the emitted model.
+        providers: ONNX Runtime execution providers, in order.
+        activation: format of activations at 8 bits; fewer bits keep its sign and symmetry.
+        weight: format of weights at 8 bits; fewer bits keep its sign and symmetry.
+        packed_weight_bits: weights of at most this many bits are stored packed, behind a Cast; 0 means never.
+        operators: what runs in integers; anything else stays float.
+
+    """
+
+    name: str
+    description: str
+    opset: int
+    providers: tuple[str, ...]
+    activation: NumberFormat
+    weight: NumberFormat
+    packed_weight_bits: int
+    operators: tuple[OperatorRule, ...]
+
+    def rule(self, op_type: str) -> OperatorRule | None:
+        """The rule of an operator, or None when it stays float."""
+        return next((rule for rule in self.operators if rule.op_type == op_type), None)
