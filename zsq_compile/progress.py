@@ -1,0 +1,33 @@
+"""How long work tells its watcher where it stands. The drawing itself is the command line's affair."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Receives the stages of a compilation."""
+
+    def stage(self, name: str, total: int | None = None) -> AbstractContextManager[Callable[[int], None]]:
+        """Open a stage of ``total`` steps (None: unknown); the context's value is called with steps done."""
+
+    def note(self, text: str) -> None:
+        """Tell a fact worth reading once."""
+
+    def warn(self, text: str) -> None:
+        """Tell something that may make the result worse than the user expects."""
+
+
+class Silent:
+    """A Progress that shows nothing."""
+
+    @contextmanager
+    def stage(self, name: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+        """See Progress.stage."""
+        yield lambda steps: None
+
+    def note(self, text: str) -> None:
+        """See Progress.note."""
+
+    def warn(self, text: str) -> None:
+        """See Progress.warn."""

@@ -1,0 +1,26 @@
+"""What a model takes in: name, shape and element type of each graph input."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InputSpec:
+    """One graph input.
+
+    ``shape`` has an int for every axis but a dynamic batch, which is None (only axis 0 can be).
+    """
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: np.dtype[np.generic]
+
+    @property
+    def is_image(self) -> bool:
+        """True for float NCHW inputs with 1 or 3 channels."""
+        return len(self.shape) == 4 and self.shape[1] in (1, 3) and np.issubdtype(self.dtype, np.floating)
+
+    def batched(self, count: int) -> tuple[int, ...]:
+        """Shape of ``count`` samples; a model with a fixed batch takes them ``shape[0]`` at a time."""
+        return (count, *(int(size or 1) for size in self.shape[1:]))
