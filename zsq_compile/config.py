@@ -1,0 +1,341 @@
+"""What a user can decide: frozen values, one per stage, checked where they are made.
+
+The same values are built by the command line, by a TOML file (``read_config``) and by Python callers, so a wrong value
+is refused in the same words on all three ways in. Each stage receives its own section only.
+"""
+
+import difflib
+import math
+import tomllib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from zsq_compile.errors import ConfigError
+
+Shape = tuple[int | None, ...]
+"""Sizes of one network input, batch first; None is a size that stays dynamic."""
+
+Effort = Literal["fast", "balanced", "best"]
+Distribution = Literal["normal", "uniform"]
+CalibrationMethod = Literal["minmax", "percentile", "mse", "entropy"]
+BiasCorrection = Literal["auto", "analytic", "empirical", "none"]
+WeightScales = Literal["minmax", "mse"]
+
+WIDTHS = (8, 4, 3, 2)
+"""Widths in bits that weights and activations can be given."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NoiseConfig:
+    """Calibrate on random numbers: the baseline that every other generator has to beat.
+
+    Attributes:
+        distribution: ``normal`` draws pixels around the middle of the input range and cuts them to it, ``uniform``
+            draws them evenly from it. Normal by default: it is what the literature calls noise calibration.
+
+    """
+
+    distribution: Distribution = "normal"
+
+    def __post_init__(self) -> None:
+        """Check the values; ConfigError when one is wrong."""
+        _require_choice("generator.distribution", self.distribution, get_args(Distribution))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PriorConfig:
+    """Calibrate on procedural images with natural statistics; needs no batch normalisation in the model."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PixelsConfig:
+    """Calibrate on images whose pixels are optimised until the network's batch normalisation statistics come out.
+
+    Attributes:
+        iterations: optimiser steps per batch. None, the default, takes them from the effort and the cost of the model.
+        learning_rate: step of the optimiser, in units of a pixel range of 1. 0.05 crosses the range in about 20 steps,
+            slow enough for the deep layers' statistics to follow.
+        class_weight: weight of a classification loss towards random classes; 0, the default, leaves classes alone,
+            because a network that is no classifier has none.
+        batch_size: images optimised together; their joint statistics are matched. None, the default, takes it from the
+            image size, so that memory stays bounded.
+
+    """
+
+    iterations: int | None = None
+    learning_rate: float = 0.05
+    class_weight: float = 0.0
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values; ConfigError when one is wrong."""
+        _require_count("generator.iterations", self.iterations, optional=True)
+        _require_count("generator.batch_size", self.batch_size, optional=True)
+        _require_number("generator.learning_rate", self.learning_rate, above=0.0)
+        _require_number("generator.class_weight", self.class_weight, low=0.0)
+
+
+GeneratorConfig = NoiseConfig | PriorConfig | PixelsConfig
+"""How calibration data is made; the type chooses the algorithm."""
+
+SynthesisConfig = GeneratorConfig
+
+GENERATORS: Mapping[str, type[NoiseConfig] | type[PriorConfig] | type[PixelsConfig]] = {
+    "noise": NoiseConfig,
+    "prior": PriorConfig,
+    "pixels": PixelsConfig,
+}
+"""Generators by the name that the command line and ``[generator] kind`` use."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InputConfig:
+    """What the network expects at its inputs; whatever is left out is read from the model or inferred.
+
+    Attributes:
+        shapes: sizes by input name, batch first, None for dynamic. Needed only where the model leaves sizes open.
+        mean: per channel, subtracted from pixels in [0, 1]. None lets the contract be inferred.
+        std: per channel, divides what is left; given if and only if ``mean`` is.
+        input_range: (lowest, highest) number that a pixel becomes, such as (0, 255) or (-1, 1); instead of mean and
+            std.
+
+    """
+
+    shapes: Mapping[str, Shape] = field(default_factory=dict)
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    input_range: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values; ConfigError when one is wrong."""
+        for name, shape in self.shapes.items():
+            _check_shape(f"input.shapes.{name}", shape)
+        if (self.mean is None) != (self.std is None):
+            raise ConfigError("input.mean and input.std describe one normalisation: give both or neither")
+        if self.mean is not None and self.std is not None:
+            self._check_normalisation(self.mean, self.std)
+        if self.input_range is not None:
+            self._check_range(self.input_range)
+
+    def _check_normalisation(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        if self.input_range is not None:
+            raise ConfigError("input.input_range says the same as input.mean and input.std: give one or the other")
+        if not mean or len(mean) != len(std):
+            raise ConfigError(
+                f"input.mean and input.std need one number per channel each, got {len(mean)} and {len(std)}"
+            )
+        for position, value in enumerate(mean):
+            _require_number(f"input.mean[{position}]", value)
+        for position, value in enumerate(std):
+            _require_number(f"input.std[{position}]", value, above=0.0)
+
+    @staticmethod
+    def _check_range(input_range: tuple[float, float]) -> None:
+        if len(input_range) != 2:
+            raise ConfigError(f"input.input_range needs two numbers, lowest and highest, got {len(input_range)}")
+        low, high = input_range
+        _require_number("input.input_range[0]", low)
+        _require_number("input.input_range[1]", high, above=low)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QuantizationConfig:
+    """How numbers become integers.
+
+    Attributes:
+        bits: width of weights in bits. 8 by default: no model that we know of loses from it.
+        act_bits: width of activations in bits. 8 by default: runtimes are fastest there; fewer bits save no time today.
+        edge_bits: width of the first and the last layer's weights, where it is more than ``bits``. 8 by default: they
+            hold few weights and cost the most accuracy.
+        calibration_method: how an activation range is read off the calibration data. ``mse`` by default: it gives up
+            rare extremes where that lowers the total error.
+        bias_correction: how the mean error of quantized weights is taken back out of the biases. ``auto`` uses the
+            closed form where batch normalisation gives the moments and the calibration data where it does not.
+        weight_scales: ``mse`` searches the scale of each output channel, ``minmax`` takes its largest weight.
+        quantize_outputs: also quantize the graph outputs. Off by default: quantized logits clip the top classes.
+
+    """
+
+    bits: int = 8
+    act_bits: int = 8
+    edge_bits: int = 8
+    calibration_method: CalibrationMethod = "mse"
+    bias_correction: BiasCorrection = "auto"
+    weight_scales: WeightScales = "mse"
+    quantize_outputs: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the values; ConfigError when one is wrong."""
+        for name in ("bits", "act_bits", "edge_bits"):
+            _require_choice(f"quantization.{name}", getattr(self, name), WIDTHS)
+        _require_choice("quantization.calibration_method", self.calibration_method, get_args(CalibrationMethod))
+        _require_choice("quantization.bias_correction", self.bias_correction, get_args(BiasCorrection))
+        _require_choice("quantization.weight_scales", self.weight_scales, get_args(WeightScales))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CompileConfig:
+    """All that one compilation can be told.
+
+    Attributes:
+        input: what the network expects at its inputs.
+        generator: how calibration data is made. None, the default, takes ``pixels`` where batch normalisation
+            statistics are there to be matched and ``prior`` where they are not.
+        quantization: how numbers become integers.
+        target: name of a shipped target or path of a target's TOML file.
+        samples: calibration samples to make. None, the default, takes the number from the effort.
+        effort: time against accuracy; ``balanced`` is meant for every day.
+        seed: start of all randomness: same seed, same machine, same bytes out.
+        min_agreement: share from 0 to 1 of the samples held out on which the quantized model must choose the same class
+            as the float one. Below it the result is marked as missing its gate; the file is written all the same.
+
+    """
+
+    input: InputConfig = field(default_factory=InputConfig)
+    generator: GeneratorConfig | None = None
+    quantization: QuantizationConfig = field(default_factory=QuantizationConfig)
+    target: str = "ort_cpu"
+    samples: int | None = None
+    effort: Effort = "balanced"
+    seed: int = 0
+    min_agreement: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values; ConfigError when one is wrong."""
+        if not self.target:
+            raise ConfigError("target needs the name of a target or the path of a target file, got an empty text")
+        _require_count("samples", self.samples, optional=True)
+        _require_choice("effort", self.effort, get_args(Effort))
+        if not 0 <= self.seed < 1 << 63:
+            raise ConfigError(f"seed needs a whole number from 0 to 2**63 - 1, got {self.seed}")
+        if self.min_agreement is not None:
+            _require_number("min_agreement", self.min_agreement, low=0.0, high=1.0, hint="97 % is written 0.97")
+
+
+def parse_shape(text: str) -> Shape:
+    """Read ``1x3x224x224``; ``?`` stands for a size that stays dynamic. ConfigError when it is none."""
+    sizes = [size.strip() for size in text.lower().split("x")]
+    if not all(size == "?" or size.isdecimal() for size in sizes):
+        raise ConfigError(f"a shape is written 1x3x224x224, with ? for a dynamic size, got {text!r}")
+    shape = tuple(None if size == "?" else int(size) for size in sizes)
+    _check_shape("shape", shape)
+    return shape
+
+
+def read_config(path: Path) -> CompileConfig:
+    """Read a TOML file whose tables are the sections of CompileConfig.
+
+    The generator is named by ``kind`` in its table: ``[generator] kind = "pixels"``; the table's other keys are the
+    fields of that generator's config. ConfigError when the file, a key or a value is wrong; an unknown key is answered
+    with the nearest valid one.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"configuration file {path} cannot be read: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"configuration file {path} is not valid TOML: {error}") from error
+    try:
+        return _structure(table)
+    except ConfigError as error:
+        raise ConfigError(f"configuration file {path}: {error}") from error
+
+
+def _structure(table: Mapping[str, Any]) -> CompileConfig:
+    # Imported here: cattrs takes longer to import than everything else that `--help` needs.
+    from cattrs import Converter
+
+    converter = Converter(forbid_extra_keys=True)
+    for kind in (int, float, bool, str):
+        converter.register_structure_hook(kind, _strict)
+    converter.register_structure_hook(Shape, _structure_shape)
+    converter.register_structure_hook(
+        GeneratorConfig | None, lambda value, _: converter.structure(*_generator_table(value))
+    )
+    try:
+        return converter.structure(table, CompileConfig)
+    except Exception as error:  # cattrs groups whatever the hooks raise
+        raise ConfigError(_first_message(error)) from error
+
+
+def _strict(value: object, kind: type) -> Any:
+    """Refuse the conversions that int(), str() and their like would make in silence."""
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+        raise ConfigError(f"wanted {_TYPE_WORDS[kind]}, got {value!r}")
+    return value
+
+
+_TYPE_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+
+
+def _structure_shape(value: object, _: object) -> Shape:
+    if isinstance(value, str):
+        return parse_shape(value)
+    if isinstance(value, list):
+        return tuple(_strict(size, int) for size in value)
+    raise ConfigError(f'wanted a shape such as "1x3x224x224" or [1, 3, 224, 224], got {value!r}')
+
+
+def _generator_table(value: object) -> tuple[dict[str, Any], type]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f'wanted a table with a key "kind", got {value!r}')
+    rest = dict(value)
+    kind = rest.pop("kind", None)
+    if kind not in GENERATORS:
+        raise ConfigError(f'"kind" must be one of {", ".join(GENERATORS)}, got {kind!r}')
+    return rest, GENERATORS[kind]
+
+
+def _first_message(error: BaseException, where: str = "") -> str:
+    """Find the first cause inside what cattrs raised, with the path of the key that it stands at."""
+    from cattrs import AttributeValidationNote, ForbiddenExtraKeysError, IterableValidationNote
+
+    for note in getattr(error, "__notes__", ()):
+        if isinstance(note, AttributeValidationNote):
+            where = f"{where}.{note.name}" if where else note.name
+        elif isinstance(note, IterableValidationNote):
+            where = f"{where}[{note.index!r}]"
+    if isinstance(error, BaseExceptionGroup):
+        return _first_message(error.exceptions[0], where)
+    if isinstance(error, ForbiddenExtraKeysError):
+        return _unknown_key(min(error.extra_fields), [one.name for one in fields(error.cl)], where)
+    text = str(error)
+    return text if not where or text.startswith(where.split(".")[0]) else f"{where}: {text}"
+
+
+def _unknown_key(key: str, valid: Collection[str], where: str) -> str:
+    near = difflib.get_close_matches(key.replace("-", "_"), valid, n=1, cutoff=0.0)
+    known = f"did you mean {near[0]!r}? Valid keys: {', '.join(valid)}" if near else "this table takes no keys"
+    return f"unknown key {key!r} in {f'table [{where}]' if where else 'the top level'}: {known}"
+
+
+def _require_choice(name: str, value: object, choices: Collection[object]) -> None:
+    if value not in choices or isinstance(value, bool):
+        raise ConfigError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")
+
+
+def _require_count(name: str, value: int | None, *, optional: bool) -> None:
+    if value is None and optional:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
+def _require_number(
+    name: str, value: float, *, low: float = -math.inf, above: float = -math.inf, high: float = math.inf, hint: str = ""
+) -> None:
+    if isinstance(value, int | float) and math.isfinite(value) and low <= value <= high and value > above:
+        return
+    bounds = [f"of at least {low:g}"] * (low > -math.inf) + [f"above {above:g}"] * (above > -math.inf)
+    bounds += [f"of at most {high:g}"] * (high < math.inf)
+    wanted = " ".join(["a finite number", " and ".join(bounds)]).strip()
+    raise ConfigError(f"{name} must be {wanted}, got {value!r}" + (f"; {hint}" if hint else ""))
+
+
+def _check_shape(name: str, shape: Shape) -> None:
+    if not all(size is None or (isinstance(size, int) and size >= 1) for size in shape) or not shape:
+        raise ConfigError(f"{name} needs sizes of at least 1, or none for dynamic ones, got {shape!r}")
