@@ -1,0 +1,140 @@
+"""Tiny networks written as ONNX text, shared by all tests.
+
+Weights are declared without values behind the graph's outputs and filled here, always the same way, by what their names
+say: a rank of two or more is scaled to keep the signal's variance, ``*variance*`` and ``*scale*`` are positive.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+import onnx.parser
+from numpy.typing import NDArray
+
+HEADER = '<ir_version: 10, opset_import: ["" : 21]>\n'
+
+
+def parse(text: str, *, seed: int = 0, weights: Mapping[str, NDArray[np.generic]] | None = None) -> onnx.ModelProto:
+    """Parse a graph, or a whole model if the text brings its own header, and give every declared weight a value."""
+    model = onnx.parser.parse_model(text if text.lstrip().startswith("<") else HEADER + text)
+    graph = model.graph
+    made = {name for node in graph.node for name in node.output} | {value.name for value in graph.output}
+    declared = [value for value in graph.value_info if value.name not in made]
+    rng = np.random.default_rng(seed)
+    for value in declared:
+        tensor_type = value.type.tensor_type
+        shape = tuple(dim.dim_value for dim in tensor_type.shape.dim)
+        array = _draw(value.name, shape, rng)
+        if weights and value.name in weights:
+            array = np.asarray(weights[value.name])
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor_type.elem_type)
+        graph.initializer.append(onnx.numpy_helper.from_array(array.astype(dtype).reshape(shape), value.name))
+        graph.value_info.remove(value)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _draw(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float64]:
+    if "variance" in name or "scale" in name:
+        return rng.uniform(0.5, 1.5, shape)
+    if len(shape) >= 2:
+        return rng.standard_normal(shape) * np.sqrt(2.0 / np.prod(shape[1:]))
+    return 0.3 * rng.standard_normal(shape)
+
+
+def conv_bn_relu(*, seed: int = 0) -> onnx.ModelProto:
+    """Conv, BatchNormalization, Relu: (N, 3, 8, 8) -> (N, 8, 8, 8)."""
+    return parse(
+        """
+        conv_bn_relu (float[N,3,8,8] x) => (float[N,8,8,8] y)
+        <float[8,3,3,3] w, float[8] b, float[8] scale, float[8] shift, float[8] mean, float[8] variance>
+        {
+            [conv] c = Conv<pads=[1,1,1,1]>(x, w, b)
+            [bn] n = BatchNormalization<epsilon=0.001>(c, scale, shift, mean, variance)
+            [relu] y = Relu(n)
+        }
+        """,
+        seed=seed,
+    )
+
+
+def residual(*, seed: int = 0) -> onnx.ModelProto:
+    """A residual block with a classifier: (N, 3, 8, 8) -> (N, 5) logits; three Conv with BN, one Gemm."""
+    return parse(
+        """
+        residual (float[N,3,8,8] x) => (float[N,5] logits)
+        <float[8,3,3,3] w0, float[8] scale0, float[8] shift0, float[8] mean0, float[8] variance0,
+         float[8,8,3,3] w1, float[8] scale1, float[8] shift1, float[8] mean1, float[8] variance1,
+         float[8,8,3,3] w2, float[8] scale2, float[8] shift2, float[8] mean2, float[8] variance2,
+         float[5,8] w3, float[5] b3>
+        {
+            [conv0] c0 = Conv<pads=[1,1,1,1]>(x, w0)
+            [bn0] n0 = BatchNormalization(c0, scale0, shift0, mean0, variance0)
+            [relu0] r0 = Relu(n0)
+            [conv1] c1 = Conv<pads=[1,1,1,1]>(r0, w1)
+            [bn1] n1 = BatchNormalization(c1, scale1, shift1, mean1, variance1)
+            [relu1] r1 = Relu(n1)
+            [conv2] c2 = Conv<pads=[1,1,1,1]>(r1, w2)
+            [bn2] n2 = BatchNormalization(c2, scale2, shift2, mean2, variance2)
+            [add] a = Add(n2, r0)
+            [relu2] r2 = Relu(a)
+            [pool] p = GlobalAveragePool(r2)
+            [flatten] f = Flatten(p)
+            [gemm] logits = Gemm<transB=1>(f, w3, b3)
+        }
+        """,
+        seed=seed,
+    )
+
+
+def depthwise(*, seed: int = 0) -> onnx.ModelProto:
+    """Depthwise separable convolutions with ReLU6 and a strided, unevenly padded stem: (N, 3, 9, 9) -> (N, 5)."""
+    return parse(
+        """
+        depthwise (float[N,3,9,9] x) => (float[N,5] logits)
+        <float low = {0.0}, float high = {6.0},
+         float[8,3,3,3] w0, float[8] scale0, float[8] shift0, float[8] mean0, float[8] variance0,
+         float[8,1,3,3] w1, float[8] scale1, float[8] shift1, float[8] mean1, float[8] variance1,
+         float[12,8,1,1] w2, float[12] scale2, float[12] shift2, float[12] mean2, float[12] variance2,
+         float[5,12] w3, float[5] b3>
+        {
+            [conv0] c0 = Conv<pads=[0,0,1,1], strides=[2,2]>(x, w0)
+            [bn0] n0 = BatchNormalization(c0, scale0, shift0, mean0, variance0)
+            [clip0] r0 = Clip(n0, low, high)
+            [conv1] c1 = Conv<pads=[1,1,1,1], group=8>(r0, w1)
+            [bn1] n1 = BatchNormalization(c1, scale1, shift1, mean1, variance1)
+            [clip1] r1 = Clip(n1, low, high)
+            [conv2] c2 = Conv(r1, w2)
+            [bn2] n2 = BatchNormalization(c2, scale2, shift2, mean2, variance2)
+            [clip2] r2 = Clip(n2, low, high)
+            [pool] p = GlobalAveragePool(r2)
+            [flatten] f = Flatten(p)
+            [gemm] logits = Gemm<transB=1>(f, w3, b3)
+        }
+        """,
+        seed=seed,
+    )
+
+
+def branches(*, seed: int = 0) -> onnx.ModelProto:
+    """Concat of two branches, MaxPool, no BatchNormalization: (N, 1, 8, 8) -> (N, 4)."""
+    return parse(
+        """
+        branches (float[N,1,8,8] x) => (float[N,4] y)
+        <float[4,1,3,3] w0, float[4] b0, float[4,1,1,1] w1, float[4] b1, float[4,8,3,3] w2, float[4] b2,
+         int64[2] shape = {0, -1}, float[64,4] w3, float[4] b3>
+        {
+            [left] c0 = Conv<pads=[1,1,1,1]>(x, w0, b0)
+            [left_relu] r0 = Relu(c0)
+            [right] c1 = Conv(x, w1, b1)
+            [right_relu] r1 = Relu(c1)
+            [concat] j = Concat<axis=1>(r0, r1)
+            [pool] p = MaxPool<kernel_shape=[2,2], strides=[2,2]>(j)
+            [conv] c2 = Conv<pads=[1,1,1,1]>(p, w2, b2)
+            [relu] r2 = Relu(c2)
+            [reshape] f = Reshape(r2, shape)
+            [gemm] y = Gemm(f, w3, b3)
+        }
+        """,
+        seed=seed,
+    )
