@@ -5,17 +5,14 @@ is refused in the same words on all three ways in. Each stage receives its own s
 """
 
 import difflib
-import math
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from zsq_compile.errors import ConfigError
-
-Shape = tuple[int | None, ...]
-"""Sizes of one network input, batch first; None is a size that stays dynamic."""
+from zsq_compile.requirements import Shape, require_choice, require_count, require_number, require_shape
 
 Effort = Literal["fast", "balanced", "best"]
 Distribution = Literal["normal", "uniform"]
@@ -41,7 +38,7 @@ class NoiseConfig:
 
     def __post_init__(self) -> None:
         """Check the values; ConfigError when one is wrong."""
-        _require_choice("generator.distribution", self.distribution, get_args(Distribution))
+        require_choice("generator.distribution", self.distribution, get_args(Distribution))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,10 +68,10 @@ class PixelsConfig:
 
     def __post_init__(self) -> None:
         """Check the values; ConfigError when one is wrong."""
-        _require_count("generator.iterations", self.iterations, optional=True)
-        _require_count("generator.batch_size", self.batch_size, optional=True)
-        _require_number("generator.learning_rate", self.learning_rate, above=0.0)
-        _require_number("generator.class_weight", self.class_weight, low=0.0)
+        require_count("generator.iterations", self.iterations)
+        require_count("generator.batch_size", self.batch_size)
+        require_number("generator.learning_rate", self.learning_rate, above=0.0)
+        require_number("generator.class_weight", self.class_weight, low=0.0)
 
 
 GeneratorConfig = NoiseConfig | PriorConfig | PixelsConfig
@@ -111,7 +108,7 @@ class InputConfig:
     def __post_init__(self) -> None:
         """Check the values; ConfigError when one is wrong."""
         for name, shape in self.shapes.items():
-            _check_shape(f"input.shapes.{name}", shape)
+            require_shape(f"input.shapes.{name}", shape)
         if (self.mean is None) != (self.std is None):
             raise ConfigError("input.mean and input.std describe one normalisation: give both or neither")
         if self.mean is not None and self.std is not None:
@@ -127,17 +124,17 @@ class InputConfig:
                 f"input.mean and input.std need one number per channel each, got {len(mean)} and {len(std)}"
             )
         for position, value in enumerate(mean):
-            _require_number(f"input.mean[{position}]", value)
+            require_number(f"input.mean[{position}]", value)
         for position, value in enumerate(std):
-            _require_number(f"input.std[{position}]", value, above=0.0)
+            require_number(f"input.std[{position}]", value, above=0.0)
 
     @staticmethod
     def _check_range(input_range: tuple[float, float]) -> None:
         if len(input_range) != 2:
             raise ConfigError(f"input.input_range needs two numbers, lowest and highest, got {len(input_range)}")
         low, high = input_range
-        _require_number("input.input_range[0]", low)
-        _require_number("input.input_range[1]", high, above=low)
+        require_number("input.input_range[0]", low)
+        require_number("input.input_range[1]", high, above=low)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -169,10 +166,10 @@ class QuantizationConfig:
     def __post_init__(self) -> None:
         """Check the values; ConfigError when one is wrong."""
         for name in ("bits", "act_bits", "edge_bits"):
-            _require_choice(f"quantization.{name}", getattr(self, name), WIDTHS)
-        _require_choice("quantization.calibration_method", self.calibration_method, get_args(CalibrationMethod))
-        _require_choice("quantization.bias_correction", self.bias_correction, get_args(BiasCorrection))
-        _require_choice("quantization.weight_scales", self.weight_scales, get_args(WeightScales))
+            require_choice(f"quantization.{name}", getattr(self, name), WIDTHS)
+        require_choice("quantization.calibration_method", self.calibration_method, get_args(CalibrationMethod))
+        require_choice("quantization.bias_correction", self.bias_correction, get_args(BiasCorrection))
+        require_choice("quantization.weight_scales", self.weight_scales, get_args(WeightScales))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -206,12 +203,15 @@ class CompileConfig:
         """Check the values; ConfigError when one is wrong."""
         if not self.target:
             raise ConfigError("target needs the name of a target or the path of a target file, got an empty text")
-        _require_count("samples", self.samples, optional=True)
-        _require_choice("effort", self.effort, get_args(Effort))
+        require_count("samples", self.samples)
+        require_choice("effort", self.effort, get_args(Effort))
         if not 0 <= self.seed < 1 << 63:
             raise ConfigError(f"seed needs a whole number from 0 to 2**63 - 1, got {self.seed}")
         if self.min_agreement is not None:
-            _require_number("min_agreement", self.min_agreement, low=0.0, high=1.0, hint="97 % is written 0.97")
+            require_number("min_agreement", self.min_agreement, low=0.0, high=1.0, hint="97 % is written 0.97")
+
+
+_SECTIONS = {"input": InputConfig, "quantization": QuantizationConfig}
 
 
 def parse_shape(text: str) -> Shape:
@@ -220,7 +220,7 @@ def parse_shape(text: str) -> Shape:
     if not all(size == "?" or size.isdecimal() for size in sizes):
         raise ConfigError(f"a shape is written 1x3x224x224, with ? for a dynamic size, got {text!r}")
     shape = tuple(None if size == "?" else int(size) for size in sizes)
-    _check_shape("shape", shape)
+    require_shape("shape", shape)
     return shape
 
 
@@ -250,14 +250,27 @@ def _structure(table: Mapping[str, Any]) -> CompileConfig:
     converter = Converter(forbid_extra_keys=True)
     for kind in (int, float, bool, str):
         converter.register_structure_hook(kind, _strict)
-    converter.register_structure_hook(Shape, _structure_shape)
+    # The configs' own checks know the valid words and counts, and say more than cattrs would.
+    converter.register_structure_hook_func(_is_literal, lambda value, _: value)
+    converter.register_structure_hook_func(
+        lambda kind: kind in (tuple[float, ...], tuple[float, float]),
+        lambda value, _: tuple(_strict(number, float) for number in _strict(value, list)),
+    )
+    converter.register_structure_hook_func(lambda kind: kind == Shape, _structure_shape)
     converter.register_structure_hook(
         GeneratorConfig | None, lambda value, _: converter.structure(*_generator_table(value))
     )
+    for name in _SECTIONS.keys() & table.keys():
+        if not isinstance(table[name], dict):
+            raise ConfigError(f"{name} is a table of keys, written [{name}], got {table[name]!r}")
     try:
         return converter.structure(table, CompileConfig)
     except Exception as error:  # cattrs groups whatever the hooks raise
         raise ConfigError(_first_message(error)) from error
+
+
+def _is_literal(kind: Any) -> bool:
+    return get_origin(kind) is Literal
 
 
 def _strict(value: object, kind: type) -> Any:
@@ -269,7 +282,13 @@ def _strict(value: object, kind: type) -> Any:
     return value
 
 
-_TYPE_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+_TYPE_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    list: "a list",
+}
 
 
 def _structure_shape(value: object, _: object) -> Shape:
@@ -307,35 +326,13 @@ def _first_message(error: BaseException, where: str = "") -> str:
     return text if not where or text.startswith(where.split(".")[0]) else f"{where}: {text}"
 
 
-def _unknown_key(key: str, valid: Collection[str], where: str) -> str:
-    near = difflib.get_close_matches(key.replace("-", "_"), valid, n=1, cutoff=0.0)
-    known = f"did you mean {near[0]!r}? Valid keys: {', '.join(valid)}" if near else "this table takes no keys"
-    return f"unknown key {key!r} in {f'table [{where}]' if where else 'the top level'}: {known}"
-
-
-def _require_choice(name: str, value: object, choices: Collection[object]) -> None:
-    if value not in choices or isinstance(value, bool):
-        raise ConfigError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")
-
-
-def _require_count(name: str, value: int | None, *, optional: bool) -> None:
-    if value is None and optional:
-        return
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}")
-
-
-def _require_number(
-    name: str, value: float, *, low: float = -math.inf, above: float = -math.inf, high: float = math.inf, hint: str = ""
-) -> None:
-    if isinstance(value, int | float) and math.isfinite(value) and low <= value <= high and value > above:
-        return
-    bounds = [f"of at least {low:g}"] * (low > -math.inf) + [f"above {above:g}"] * (above > -math.inf)
-    bounds += [f"of at most {high:g}"] * (high < math.inf)
-    wanted = " ".join(["a finite number", " and ".join(bounds)]).strip()
-    raise ConfigError(f"{name} must be {wanted}, got {value!r}" + (f"; {hint}" if hint else ""))
-
-
-def _check_shape(name: str, shape: Shape) -> None:
-    if not all(size is None or (isinstance(size, int) and size >= 1) for size in shape) or not shape:
-        raise ConfigError(f"{name} needs sizes of at least 1, or none for dynamic ones, got {shape!r}")
+def _unknown_key(key: str, valid: list[str], where: str) -> str:
+    place = f"table [{where}]" if where else "the top level"
+    if not valid:
+        return f"unknown key {key!r} in {place}: this table takes no keys"
+    # At the top level a section's key is often meant, so those are candidates as well.
+    sections = (
+        {} if where else {one.name: f"{name}.{one.name}" for name, kind in _SECTIONS.items() for one in fields(kind)}
+    )
+    near = difflib.get_close_matches(key.replace("-", "_"), [*valid, *sections], n=1, cutoff=0.0)[0]
+    return f"unknown key {key!r} in {place}: did you mean {sections.get(near, near)!r}? Valid keys: {', '.join(valid)}"
