@@ -7,7 +7,7 @@ OperatorKind = Literal["weighted", "activation", "same_scale", "quantized"]
 """How a runtime treats an operator between DequantizeLinear and QuantizeLinear.
 
 ``weighted``   Conv, Gemm, MatMul: integer weights, and an int32 bias where the operator has one.
-``activation`` Relu, Clip: swallowed by the QuantizeLinear behind it, so nothing is quantized between it and its producer.
+``activation`` Relu, Clip: swallowed by the QuantizeLinear behind it; nothing is quantized between it and its producer.
 ``same_scale`` MaxPool, Reshape...: moves codes about without changing them, so input and output share one scale.
 ``quantized``  Add, Concat...: has an integer kernel of its own, with a scale for each input and for the output.
 """
@@ -50,6 +50,10 @@ class OperatorRule:
         kind: see OperatorKind.
         fused_as: operator that stands in the runtime's optimised graph when the fusion worked, empty when none does.
         inputs: positions of the inputs that are quantized; empty means all of them.
+        modes: values of the attribute ``mode`` for which the row holds; empty means whatever it is.
+        float_output: a weighted operator that runs in integers even when its output stays float.
+        on_codes: a same-scale operator that the runtime moves no codes through by itself, but executes on codes when it
+            is written between QuantizeLinear and DequantizeLinear; a constant that fills in is a code then.
 
     """
 
@@ -57,6 +61,9 @@ class OperatorRule:
     kind: OperatorKind
     fused_as: str = ""
     inputs: tuple[int, ...] = ()
+    modes: tuple[str, ...] = ()
+    float_output: bool = False
+    on_codes: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,5 +92,5 @@ class Target:
     operators: tuple[OperatorRule, ...]
 
     def rule(self, op_type: str) -> OperatorRule | None:
-        """The rule of an operator, or None when it stays float."""
+        """Return the rule of an operator, or None when it stays float."""
         return next((rule for rule in self.operators if rule.op_type == op_type), None)

@@ -1,0 +1,109 @@
+"""Targets read from TOML: a new chip is a new file in ``targets/`` (or anywhere, given by its path)."""
+
+import difflib
+import tomllib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import cattrs
+
+from backends.target import Target
+
+_FOLDER = Path(__file__).parent / "targets"
+
+
+class TargetError(ValueError):
+    """A target is unknown, or its file is wrong; the message says where and what to write instead."""
+
+
+def target_names() -> tuple[str, ...]:
+    """Names of the targets that come with the package, sorted."""
+    return tuple(sorted(path.stem for path in _FOLDER.glob("*.toml")))
+
+
+def load_target(name_or_path: str | Path) -> Target:
+    """Read a target by its name, or from a TOML file of the user's.
+
+    Raises:
+        TargetError: no such target, or the file is not TOML, has an unknown or missing key, or a wrong value.
+
+    """
+    path = _find(name_or_path)
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise TargetError(f"cannot read the target file {path}: {error}") from error
+    try:
+        target = _CONVERTER.structure({"name": path.stem, **table}, Target)
+    except Exception as error:  # cattrs raises groups, and plain errors of the constructors inside them
+        raise TargetError(f"{path}: {'; '.join(_words(error))}") from error
+    _check(target, path)
+    return target
+
+
+def _find(name_or_path: str | Path) -> Path:
+    path = Path(name_or_path)
+    if path.suffix == ".toml":
+        return path
+    shipped = _FOLDER / f"{name_or_path}.toml"
+    if str(name_or_path) in target_names():
+        return shipped
+    nearest = difflib.get_close_matches(str(name_or_path), target_names(), n=1)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else f"known targets: {', '.join(target_names())}"
+    raise TargetError(f"there is no target {str(name_or_path)!r}; {hint} (a file of your own must end in .toml)")
+
+
+def _strictly(value: Any, wanted: type) -> Any:
+    """Take no bool for an int and no int for a str: TOML has types, so a wrong one is a mistake."""
+    if type(value) is not wanted:
+        raise ValueError(f"wanted {wanted.__name__}, got {value!r}")
+    return value
+
+
+def _make_converter() -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    for plain in (int, str, bool):
+        converter.register_structure_hook(plain, _strictly)
+    return converter
+
+
+_CONVERTER = _make_converter()
+
+
+def _words(error: BaseException, where: str = "target") -> Iterator[str]:
+    """Flatten a tree of cattrs errors into one phrase for each leaf."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _words(inner, _place(inner, where))
+    elif isinstance(error, cattrs.errors.ForbiddenExtraKeysError):
+        known = [field.name for field in fields(error.cl)] if is_dataclass(error.cl) else []
+        for key in sorted(error.extra_fields):
+            nearest = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {nearest[0]!r}?" if nearest else f"known keys: {', '.join(known)}"
+            yield f"unknown key {key!r} in {where}; {hint}"
+    elif isinstance(error, KeyError):
+        yield f"the key {error.args[0]!r} is missing in {where}"
+    else:
+        yield f"{where}: {error}"
+
+
+def _place(error: BaseException, where: str) -> str:
+    """Where in the file an error arose; cattrs leaves that in the notes."""
+    for note in getattr(error, "__notes__", ()):
+        if isinstance(note, cattrs.AttributeValidationNote):
+            return f"{where}.{note.name}"
+        if isinstance(note, cattrs.IterableValidationNote):
+            return f"{where}[{note.index}]"
+    return where
+
+
+def _check(target: Target, path: Path) -> None:
+    for role, number_format in (("activation", target.activation), ("weight", target.weight)):
+        if not 2 <= number_format.bits <= 16:
+            raise TargetError(f"{path}: {role}.bits must lie in 2..16, got {number_format.bits}")
+    repeated = [name for name, count in Counter(rule.op_type for rule in target.operators).items() if count > 1]
+    if repeated:
+        raise TargetError(f"{path}: the operator {repeated[0]} has more than one row; keep one")

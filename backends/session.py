@@ -1,0 +1,171 @@
+"""The one place that opens ONNX Runtime sessions. Importing this module does not import onnxruntime."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+Optimize = Literal["all", "basic", "none"]
+
+# Type strings of ONNX Runtime that numpy can hold. Strings arrive as objects.
+_DTYPES: dict[str, np.dtype[np.generic]] = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(double)": np.dtype(np.float64),
+    "tensor(float16)": np.dtype(np.float16),
+    "tensor(int8)": np.dtype(np.int8),
+    "tensor(int16)": np.dtype(np.int16),
+    "tensor(int32)": np.dtype(np.int32),
+    "tensor(int64)": np.dtype(np.int64),
+    "tensor(uint8)": np.dtype(np.uint8),
+    "tensor(uint16)": np.dtype(np.uint16),
+    "tensor(uint32)": np.dtype(np.uint32),
+    "tensor(uint64)": np.dtype(np.uint64),
+    "tensor(bool)": np.dtype(np.bool_),
+    "tensor(string)": np.dtype(np.object_),
+}
+
+
+class RuntimeModelError(ValueError):
+    """ONNX Runtime refused a model, or failed while it ran one; the message holds its words."""
+
+
+class Session:
+    """A loaded model.
+
+    Attributes:
+        input_names: names of the graph inputs, in order.
+        output_names: names of the graph outputs, in order.
+        input_shapes: shape of every input by name; an axis that is not fixed is None.
+        input_dtypes: element type of every input by name; an input that is no tensor is missing.
+
+    """
+
+    def __init__(self, handle: Any, *, label: str, scratch: tempfile.TemporaryDirectory[str] | None = None) -> None:
+        self._handle = handle
+        self._label = label
+        self._scratch = scratch  # weights of a model above 2 GB may be mapped from here, so it lives as long as we do
+        inputs = handle.get_inputs()
+        self.input_names: tuple[str, ...] = tuple(value.name for value in inputs)
+        self.output_names: tuple[str, ...] = tuple(value.name for value in handle.get_outputs())
+        self.input_shapes: dict[str, tuple[int | None, ...]] = {
+            value.name: tuple(size if isinstance(size, int) else None for size in value.shape) for value in inputs
+        }
+        self.input_dtypes: dict[str, np.dtype[np.generic]] = {
+            value.name: _DTYPES[value.type] for value in inputs if value.type in _DTYPES
+        }
+
+    def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
+        """Run once and return the asked outputs (default: all) by name.
+
+        Raises:
+            RuntimeModelError: an input or output name is unknown, an input is missing, or the runtime failed.
+
+        """
+        wanted = list(self.output_names if outputs is None else outputs)
+        self._check_names("input", feeds, self.input_names)
+        self._check_names("output", wanted, self.output_names)
+        try:
+            values = self._handle.run(wanted, dict(feeds))
+        except MemoryError:
+            raise
+        except Exception as error:  # onnxruntime's errors share no base but Exception
+            shapes = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in feeds.items())
+            raise RuntimeModelError(f"ONNX Runtime failed while it ran {self._label} on {shapes}: {error}") from error
+        return dict(zip(wanted, values, strict=True))
+
+    def _check_names(self, role: str, given: Mapping[str, object] | Sequence[str], known: tuple[str, ...]) -> None:
+        unknown = [name for name in given if name not in known]
+        if unknown:
+            raise RuntimeModelError(f"{self._label} has no {role} {unknown[0]!r}; its {role}s are {', '.join(known)}")
+
+
+def open_session(
+    model: onnx.ModelProto | Path,
+    *,
+    providers: Sequence[str] = ("CPUExecutionProvider",),
+    threads: int | None = None,
+    optimize: Optimize = "all",
+    optimized_path: Path | None = None,
+) -> Session:
+    """Load a model into ONNX Runtime.
+
+    Args:
+        model: a model in memory or its file; above 2 GB a model in memory is written to a temporary folder first.
+        providers: execution providers, in order of preference; one that is not installed is an error.
+        threads: threads inside an operator; None leaves the choice to the runtime.
+        optimize: graph optimisations, "all" being the runtime's own default.
+        optimized_path: where to save the graph as the runtime rewrote it.
+
+    Raises:
+        RuntimeModelError: the runtime cannot load the model, or lacks a provider.
+
+    """
+    import onnxruntime as ort
+
+    label = str(model) if isinstance(model, Path) else f"the graph {model.graph.name!r}"
+    missing = [name for name in providers if name not in ort.get_available_providers()]
+    if missing:
+        raise RuntimeModelError(
+            f"{label} is to run on {missing[0]}, but this onnxruntime has only "
+            f"{', '.join(ort.get_available_providers())}; install the build that holds it (onnxruntime-gpu for CUDA)"
+        )
+    source, scratch = _as_source(model)
+    try:
+        handle = ort.InferenceSession(
+            source, sess_options=_options(threads, optimize, optimized_path), providers=list(providers)
+        )
+    except MemoryError:
+        raise
+    except Exception as error:  # onnxruntime's errors share no base but Exception
+        raise RuntimeModelError(f"ONNX Runtime cannot load {label}: {error}") from error
+    return Session(handle, label=label, scratch=scratch)
+
+
+def runtime_version() -> str:
+    """Return the version of the installed onnxruntime."""
+    import onnxruntime as ort
+
+    return str(ort.__version__)
+
+
+def _options(threads: int | None, optimize: Optimize, optimized_path: Path | None) -> Any:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # fatal only: everything else arrives as an exception
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    # Idle workers would spin for milliseconds after a run and slow down whatever is measured next.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    levels = {
+        "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+        "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+        "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    }
+    options.graph_optimization_level = levels[optimize]
+    if optimized_path is not None:
+        options.optimized_model_filepath = str(optimized_path)
+    return options
+
+
+def _as_source(model: onnx.ModelProto | Path) -> tuple[str | bytes, tempfile.TemporaryDirectory[str] | None]:
+    """Return what InferenceSession reads, and the folder that must outlive it, if any."""
+    if isinstance(model, Path):
+        if not model.is_file():
+            raise RuntimeModelError(f"there is no file {model}")
+        return str(model), None
+    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) < onnx.checker.MAXIMUM_PROTOBUF:
+        try:
+            return model.SerializeToString(), None
+        except Exception:  # the protobuf back ends raise different types above 2 GB
+            pass
+    scratch = tempfile.TemporaryDirectory(prefix="zsq_")
+    path = Path(scratch.name) / "model.onnx"
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)  # saving with external data empties the tensors of the model it is given
+    onnx.save(copy, path, save_as_external_data=True, location="weights.bin")
+    return str(path), scratch
