@@ -38,6 +38,8 @@ class ActivationSite:
         number_format: its integer grid.
         group: sites of one group share one scale (MaxPool, Reshape, Concat...); the group's name is one of its values.
         limits: range that the graph itself guarantees (after Relu: (0, None), after Clip(0, 6): (0, 6)).
+        moved_from: name of the value of the same group whose codes the producer moves as they are (Pad on codes), or
+            None; then the producer is put between that value's QuantizeLinear and this one's DequantizeLinear.
 
     """
 
@@ -45,6 +47,7 @@ class ActivationSite:
     number_format: NumberFormat
     group: str
     limits: tuple[float | None, float | None] = (None, None)
+    moved_from: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

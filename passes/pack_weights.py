@@ -1,0 +1,51 @@
+"""Store narrow weights two to a byte and let the runtime widen them once, at load.
+
+    w_quantized (int8) -> DequantizeLinear   ->   w_quantized (INT4) -> Cast(to=INT8) -> DequantizeLinear
+
+ONNX Runtime folds the Cast of an initializer when it opens the model and then fuses the integer kernel as for any INT8
+weight; a DequantizeLinear that read INT4 itself would run in float on every inference.
+"""
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+_INT4_LIMITS = (-8, 7)
+
+
+@dataclass(frozen=True, slots=True)
+class PackWeights(ir.passes.InPlacePass):  # type: ignore[misc]
+    """Pack the int8 weight initializers whose codes all fit into INT4.
+
+    ``initializers`` names the candidates (those that the plan gave few bits); others are left as they are.
+    """
+
+    initializers: frozenset[str]
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Pack all candidates."""
+        modified = False
+        for name in sorted(self.initializers & set(model.graph.initializers)):
+            modified |= self._pack(model.graph, model.graph.initializers[name])
+        return ir.passes.PassResult(model, modified)
+
+    def _pack(self, graph: ir.Graph, value: ir.Value) -> bool:
+        if value.dtype != ir.DataType.INT8 or value.const_value is None:
+            return False
+        codes = value.const_value.numpy()
+        low, high = _INT4_LIMITS
+        if codes.min() < low or codes.max() > high:
+            raise ir.passes.PassError(
+                f"PackWeights wants codes in [{low}, {high}] for INT4, got [{codes.min()}, {codes.max()}] "
+                f"in '{value.name}': give it more bits in the plan"
+            )
+        readers = list(value.uses())
+        value.const_value = ir.tensor(codes.astype(ir.DataType.INT4.numpy()), dtype=ir.DataType.INT4, name=value.name)
+        value.dtype = ir.DataType.INT4
+        cast = ir.node("Cast", [value], {"to": ir.DataType.INT8.value}, name=f"{value.name}_Cast")
+        widened = cast.outputs[0]
+        widened.name, widened.dtype, widened.shape = f"{value.name}_int8", ir.DataType.INT8, value.shape
+        graph.insert_before(readers[0].node, cast)
+        for use in readers:
+            use.node.replace_input_with(use.idx, widened)
+        return True

@@ -1,0 +1,298 @@
+"""Decide where a model is quantized: which values, which weights, which formats, and why the rest stays float.
+
+Reads the graph and returns a plan; writes nothing. The rules:
+
+1. An operator of the target's table takes part when its weights are constant and its data are float32; otherwise it is
+   refused, with the reason.
+2. Its inputs are quantized, and its output, read behind the Relu or Clip that the target folds into it.
+3. Operators that only move codes about (``same_scale``) join the groups on either side of them.
+4. Graph outputs, and whatever leads to them through operators that only move values, stay float unless asked for:
+   clipping a logit or a box coordinate costs more accuracy than any inner layer does.
+5. Weights of the first and the last weighted layers keep at least ``edge_bits``, and so do the activations that
+   enter them (BRECQ, Li et al. 2021, section 4).
+"""
+
+from dataclasses import replace
+
+import onnx_ir as ir
+
+from backends.target import NumberFormat, OperatorRule, Target
+from passes.plan import ActivationSite, QuantizationPlan, Refusal, WeightSite
+
+_BOUNDED: dict[str, tuple[float, float]] = {"Sigmoid": (0.0, 1.0), "Softmax": (0.0, 1.0), "HardSigmoid": (0.0, 1.0)}
+_MOVERS = frozenset({"Concat", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Slice", "Split"})
+
+
+def place_quantizers(
+    model: ir.Model,
+    target: Target,
+    *,
+    bits: int = 8,
+    act_bits: int = 8,
+    edge_bits: int = 8,
+    quantize_outputs: bool = False,
+) -> QuantizationPlan:
+    """Plan the quantization of a folded float model for a target.
+
+    Args:
+        model: normalised model with BatchNormalization folded; not changed.
+        target: what the runtime executes in integers.
+        bits: weight bits, 2 to 8.
+        act_bits: activation bits, 2 to 8 (or the width of the target's own format).
+        edge_bits: least bits of the first and last weighted layers and of the activations that enter them.
+        quantize_outputs: quantize graph outputs as well.
+
+    Returns:
+        The plan, without scales.
+
+    """
+    placement = _Placement(model, target, quantize_outputs)
+    first, last = _edge_layers(placement.weighted)
+    narrow_weight = _narrowed(target.weight, bits)
+    edge_weight = _narrowed(target.weight, max(bits, edge_bits))
+    weights = tuple(
+        _weight_site(node, edge_weight if node in first or node in last else narrow_weight)
+        for node in placement.weighted
+    )
+    wide = {node.inputs[0].name for node in (*first, *last) if node.inputs[0] is not None}
+    wide_groups = {placement.group(name) for name in wide if name is not None and name in placement.sites}
+    activations = tuple(
+        ActivationSite(
+            value=name,
+            number_format=_narrowed(
+                target.activation, max(act_bits, edge_bits) if placement.group(name) in wide_groups else act_bits
+            ),
+            group=placement.group(name),
+            limits=_limits(value),
+            moved_from=placement.moved_from(value),
+        )
+        for name, value in placement.sites.items()
+    )
+    return QuantizationPlan(activations=activations, weights=weights, refusals=tuple(placement.refusals))
+
+
+class _Placement:
+    """The walk over one graph: eligible nodes, quantized values, and their same-scale groups."""
+
+    def __init__(self, model: ir.Model, target: Target, quantize_outputs: bool) -> None:
+        self.target = target
+        self.refusals: list[Refusal] = []
+        self.sites: dict[str, ir.Value] = {}
+        self._parent: dict[str, str] = {}
+        self._float_region = set() if quantize_outputs else _output_region(model.graph)
+        eligible: list[tuple[ir.Node, OperatorRule]] = []
+        for node in model.graph:
+            rule = target.rule(node.op_type) if node.domain in ("", "ai.onnx") else None
+            reason = _refusal(node, rule)
+            if reason is None and rule is not None:
+                eligible.append((node, rule))
+            elif reason:
+                self.refusals.append(Refusal(where=node.name or "", op_type=node.op_type, reason=reason))
+        self.weighted = [node for node, rule in eligible if rule.kind == "weighted" and _constant(node, 1)]
+        movers = [node for node, rule in eligible if rule.kind == "same_scale"]
+        self._mark_compute([(n, r) for n, r in eligible if r.kind in ("weighted", "quantized")])
+        self._join_movers(movers)
+
+    def group(self, name: str) -> str:
+        """Name of the group that shares one scale with a value."""
+        while self._parent.get(name, name) != name:
+            name = self._parent[name]
+        return name
+
+    def moved_from(self, value: ir.Value) -> str | None:
+        """Name of the value whose codes the producer of ``value`` moves by itself."""
+        node = value.producer()
+        rule = None if node is None else self.target.rule(node.op_type)
+        if node is None or rule is None or not rule.on_codes or node.inputs[0] is None:
+            return None
+        source = str(node.inputs[0].name)
+        return source if source in self.sites and self.group(source) == self.group(str(value.name)) else None
+
+    def _mark(self, value: ir.Value | None) -> bool:
+        if value is None or value.name is None or value.name in self.sites:
+            return False
+        self.sites[value.name] = value
+        return True
+
+    def _mark_compute(self, nodes: list[tuple[ir.Node, OperatorRule]]) -> None:
+        for node, rule in nodes:
+            data = [node.inputs[i] for i in _data_inputs(node, rule)]
+            for value in data:
+                self._mark(value)
+            output = self._behind_activation(node)
+            if output.name not in self._float_region:
+                self._mark(output)
+            elif rule.kind == "weighted" and not rule.float_output:
+                reason = "its output leads straight to a graph output, which stays float, so the layer runs in float"
+                self.refusals.append(Refusal(where=node.name or "", op_type=node.op_type, reason=reason))
+
+    def _join_movers(self, movers: list[ir.Node]) -> None:
+        changed = True
+        while changed:
+            changed = False
+            for node in movers:
+                ins = [v for v in _mover_inputs(node) if v is not None]
+                outs = [v for v in node.outputs if v.name not in self._float_region]
+                if any(v.name in self.sites for v in (*ins, *outs)):
+                    changed |= any([self._mark(v) for v in (*ins, *outs)])
+                    changed |= self._unite([str(v.name) for v in (*ins, *outs)])
+
+    def _unite(self, names: list[str]) -> bool:
+        roots = {self.group(name) for name in names}
+        leader = min(roots)
+        for root in roots:
+            self._parent[root] = leader
+        return len(roots) > 1
+
+    def _behind_activation(self, node: ir.Node) -> ir.Value:
+        """Output of a node, or of the Relu or Clip that alone reads it and that the target folds into it."""
+        output = node.outputs[0]
+        uses = list(output.uses())
+        if len(uses) == 1 and not output.is_graph_output():
+            reader = uses[0].node
+            rule = self.target.rule(reader.op_type)
+            if rule is not None and rule.kind == "activation" and _refusal(reader, rule) is None:
+                return reader.outputs[0]
+        return output
+
+
+def _refusal(node: ir.Node, rule: OperatorRule | None) -> str | None:
+    """Why a node stays float; None when it takes part, "" when there is nothing to say (shape arithmetic)."""
+    if rule is None:
+        heavy = any(_constant(node, i) and _rank(node.inputs[i]) >= 2 for i in range(1, len(node.inputs)))
+        return f"the target has no integer kernel for {node.op_type}" if heavy or _is_float(node.outputs[0]) else ""
+    if not _is_float(node.outputs[0]):
+        return ""
+    mode = node.attributes.get("mode")
+    if rule.modes and (mode is None or mode.value not in rule.modes):
+        return f"its mode is not {' or '.join(rule.modes)}"
+    if rule.kind == "weighted":
+        return _weighted_refusal(node)
+    if rule.kind == "quantized":
+        for index in _data_inputs(node, rule):
+            if node.inputs[index] is not None and _constant(node, index):
+                return f"operand {index} is a constant"
+    if rule.kind == "activation" and node.op_type == "Clip" and not all(_constant(node, i) for i in (1, 2)):
+        return "its limits are not constants"
+    return None
+
+
+def _weighted_refusal(node: ir.Node) -> str | None:
+    if not _constant(node, 1):
+        return None if node.op_type == "MatMul" else "its weight is computed at run time"
+    if node.op_type == "MatMul" and _rank(node.inputs[1]) != 2:
+        return f"its constant operand has rank {_rank(node.inputs[1])}, and per-channel scales need rank 2"
+    if node.op_type == "Gemm":
+        scaled = [name for name in ("alpha", "beta") if _attribute(node, name, 1.0) != 1.0]
+        if scaled or _attribute(node, "transA", 0):
+            return f"its {', '.join(scaled) or 'transA'} is not the default"
+    if len(node.inputs) > 2 and node.inputs[2] is not None and not _constant(node, 2):
+        return "its bias is computed at run time"
+    return None
+
+
+def _weight_site(node: ir.Node, number_format: NumberFormat) -> WeightSite:
+    data, weight = node.inputs[0], node.inputs[1]
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    assert data is not None and weight is not None
+    axis = {"Conv": 0, "MatMul": 1}.get(node.op_type)
+    if axis is None:  # Gemm
+        axis = 0 if _attribute(node, "transB", 0) else 1
+    return WeightSite(
+        node=str(node.name),
+        initializer=str(weight.name),
+        axis=axis,
+        number_format=number_format,
+        data_input=str(data.name),
+        bias=None if bias is None else str(bias.name),
+    )
+
+
+def _narrowed(number_format: NumberFormat, bits: int) -> NumberFormat:
+    """Return the format at fewer bits; below 8 the lowest code counts, so a signed grid is no longer narrow."""
+    if bits >= number_format.bits:
+        return number_format
+    return replace(number_format, bits=bits, narrow=False)
+
+
+def _edge_layers(weighted: list[ir.Node]) -> tuple[set[ir.Node], set[ir.Node]]:
+    """Layers that no weighted layer precedes, and layers that none follows."""
+    layers = set(weighted)
+    with_ancestor: set[ir.Node] = set()
+    not_last: set[ir.Node] = set()
+    for layer in weighted:
+        seen: set[ir.Node] = set()
+        stack = [layer]
+        while stack:
+            node = stack.pop()
+            for value in node.inputs:
+                producer = None if value is None else value.producer()
+                if producer is None or producer in seen:
+                    continue
+                seen.add(producer)
+                if producer in layers:
+                    with_ancestor.add(layer)
+                    not_last.add(producer)
+                else:
+                    stack.append(producer)
+    return layers - with_ancestor, layers - not_last
+
+
+def _output_region(graph: ir.Graph) -> set[str]:
+    """Names of the graph outputs and of all values that reach one through moving operators only."""
+    region = {str(value.name) for value in graph.outputs}
+    for node in reversed(list(graph)):
+        if node.op_type in _MOVERS and any(value.name in region for value in node.outputs):
+            region.update(str(value.name) for value in _mover_inputs(node) if value is not None)
+    for node in reversed(list(graph)):  # the activation that makes an output belongs to it
+        if node.op_type in ("Relu", "Clip") and node.outputs[0].name in region and node.inputs[0] is not None:
+            region.add(str(node.inputs[0].name))
+    return region
+
+
+def _attribute(node: ir.Node, name: str, default: float) -> float:
+    attribute = node.attributes.get(name)
+    return default if attribute is None else float(attribute.value)
+
+
+def _data_inputs(node: ir.Node, rule: OperatorRule) -> tuple[int, ...]:
+    if rule.kind == "weighted":
+        return (0,) if _constant(node, 1) else (0, 1)
+    return rule.inputs or tuple(i for i, value in enumerate(node.inputs) if value is not None)
+
+
+def _mover_inputs(node: ir.Node) -> tuple[ir.Value | None, ...]:
+    return tuple(node.inputs) if node.op_type == "Concat" else tuple(node.inputs[:1])
+
+
+def _constant(node: ir.Node, index: int) -> bool:
+    value = node.inputs[index] if index < len(node.inputs) else None
+    return value is not None and value.const_value is not None
+
+
+def _rank(value: ir.Value | None) -> int:
+    return 0 if value is None or value.shape is None else len(value.shape)
+
+
+def _is_float(value: ir.Value) -> bool:
+    return value.dtype is None or value.dtype == ir.DataType.FLOAT
+
+
+def _limits(value: ir.Value) -> tuple[float | None, float | None]:
+    """Range that the graph itself guarantees for a value."""
+    node = value.producer()
+    if node is None:
+        return (None, None)
+    if node.op_type == "Relu":
+        return (0.0, None)
+    if node.op_type == "Clip":
+        low, high = (_scalar(node, index) for index in (1, 2))
+        return (low, high)
+    return _BOUNDED.get(node.op_type, (None, None))
+
+
+def _scalar(node: ir.Node, index: int) -> float | None:
+    value = node.inputs[index] if index < len(node.inputs) else None
+    if value is None or value.const_value is None:
+        return None
+    return float(value.const_value.numpy().reshape(()))

@@ -1,0 +1,30 @@
+"""Seconds by stage, shown to whoever watches while they pass."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from zsq_compile.progress import Progress
+
+
+class Clock:
+    """Times the stages of one compilation.
+
+    Attributes:
+        seconds: wall-clock seconds by stage name, in the order in which the stages began.
+
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+        """Show and time a stage of ``total`` steps; the context's value is called with steps done."""
+        started = time.perf_counter()
+        try:
+            with self._progress.stage(name, total) as advance:
+                yield advance
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started

@@ -1,0 +1,166 @@
+"""Take the mean error of quantized layers back out of their int32 biases.
+
+Rounding the weights of a channel shifts the mean of its output by (W_q - W) E[x], which no later layer can undo and
+which depthwise layers, with few weights per channel, suffer most from (DFQ, Nagel et al. 2019, section 4.2).
+
+``analytic_correction`` knows E[x] from BatchNormalization statistics and needs no data. ``empirical_correction``
+measures the shift on data, layer by layer in order, each behind layers that are corrected already.
+Both return changed initializers of the QDQ graph.
+"""
+
+from collections.abc import Collection, Mapping
+
+import onnx_ir as ir
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from passes.plan import QuantizationPlan, WeightSite
+from zsq_compile.differentiable.module import TorchGraph
+from zsq_compile.quantization.moments import Moments, per_channel_sum
+
+_INT32_LIMIT = 2**31 - 1
+
+
+def analytic_correction(
+    model: ir.Model, plan: QuantizationPlan, quantized: TorchGraph, teacher: TorchGraph, moments: Mapping[str, Moments]
+) -> dict[str, Tensor]:
+    """Correct every layer whose input moments are known.
+
+    Args:
+        model: the float model of the teacher, for the shapes and attributes of its layers.
+        plan: the plan that ``quantized`` was made from.
+        quantized: the QDQ graph.
+        teacher: the float graph with the same layers.
+        moments: of the float graph's values, by name.
+
+    Returns:
+        New int32 biases by initializer name.
+
+    """
+    nodes = {node.name: node for node in model.graph}
+    changed = {}
+    for site in _with_bias(plan, quantized):
+        known = moments.get(site.data_input)
+        if known is None:
+            continue
+        node = nodes[site.node]
+        error = (dequantized_weight(plan, site, quantized) - teacher.initializers[site.initializer]).double()
+        shift = _mean_shift(node, error, known.mean)
+        if shift is not None:
+            changed[f"{site.bias}_quantized"] = _moved_bias(plan, site, quantized, -shift)
+    return changed
+
+
+def empirical_correction(
+    plan: QuantizationPlan,
+    quantized: TorchGraph,
+    teacher: TorchGraph,
+    batch: Mapping[str, Tensor],
+    layers: Collection[str] | None = None,
+) -> dict[str, Tensor]:
+    """Correct layers one after the other by the shift of their outputs' channel means on data.
+
+    Args:
+        plan: the plan that ``quantized`` was made from.
+        quantized: the QDQ graph.
+        teacher: the float graph with the same layers and value names.
+        batch: feeds; the whole batch goes through both graphs once.
+        layers: names of the nodes to correct; None means all.
+
+    Returns:
+        New int32 biases by initializer name.
+
+    """
+    sites = {site.node: site for site in _with_bias(plan, quantized) if layers is None or site.node in layers}
+    wanted: dict[str, Tensor] = {}
+
+    def remember(node: ir.Node, outputs: tuple[Tensor, ...]) -> None:
+        if node.name in sites:
+            wanted[str(node.name)] = _channel_means(outputs[0])
+
+    changed: dict[str, Tensor] = {}
+
+    def correct(node: ir.Node, outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        site = sites.get(str(node.name))
+        if site is None:
+            return None
+        shift = wanted[str(node.name)] - _channel_means(outputs[0])
+        name = f"{site.bias}_quantized"
+        before = quantized.initializers[name]
+        changed[name] = _moved_bias(plan, site, quantized, shift)
+        step = bias_step(plan, site).to(outputs[0].dtype)
+        moved = ((changed[name] - before).to(step.dtype) * step).reshape(1, -1, *[1] * (outputs[0].ndim - 2))
+        return (outputs[0] + moved, *outputs[1:])
+
+    with torch.no_grad():
+        teacher.run(batch, visit=remember)
+        quantized.run(batch, visit=correct)
+    return changed
+
+
+def dequantized_weight(plan: QuantizationPlan, site: WeightSite, quantized: TorchGraph) -> Tensor:
+    """Real values of a quantized weight, float32, in the shape of the float one."""
+    codes = quantized.initializers[f"{site.initializer}_quantized"]
+    shape = [1] * codes.ndim
+    shape[site.axis] = -1
+    step = torch.from_numpy(plan.weight_scales[site.initializer].scale).to(codes.device)
+    return codes.float() * step.reshape(shape)
+
+
+def bias_step(plan: QuantizationPlan, site: WeightSite) -> Tensor:
+    """Step of a layer's int32 bias, float32, (channels,)."""
+    group = next(activation.group for activation in plan.activations if activation.value == site.data_input)
+    data_step = torch.from_numpy(plan.activation_scales[group].scale)
+    return data_step * torch.from_numpy(plan.weight_scales[site.initializer].scale)
+
+
+def _with_bias(plan: QuantizationPlan, quantized: TorchGraph) -> list[WeightSite]:
+    return [site for site in plan.weights if site.bias and f"{site.bias}_quantized" in quantized.initializers]
+
+
+def _moved_bias(plan: QuantizationPlan, site: WeightSite, quantized: TorchGraph, shift: Tensor) -> Tensor:
+    codes = quantized.initializers[f"{site.bias}_quantized"]
+    step = bias_step(plan, site).double().to(codes.device)
+    moved = codes.double() + torch.round(shift.double() / step)
+    return moved.clamp(-_INT32_LIMIT, _INT32_LIMIT).to(codes.dtype)
+
+
+def _channel_means(output: Tensor) -> Tensor:
+    """Mean over everything but axis 1, (channels,)."""
+    return output.double().mean([axis for axis in range(output.ndim) if axis != 1])
+
+
+def _mean_shift(node: ir.Node, error: Tensor, mean: Tensor) -> Tensor | None:
+    """Expected change of a layer's output channels for a weight error and input means, (channels,)."""
+    if node.op_type == "Gemm":
+        transposed = node.attributes.get("transB")
+        error = error if transposed is not None and transposed.value else error.T
+        return error @ mean if error.shape[1] == len(mean) else None
+    groups = node.attributes.get("group")
+    count = 1 if groups is None else int(groups.value)
+    if error.ndim < 3 or error.shape[1] * count != len(mean):
+        return None
+    coverage = _tap_coverage(node, error).reshape(1, 1, *error.shape[2:])
+    return per_channel_sum((error * coverage).flatten(2).sum(2), mean, count)
+
+
+def _tap_coverage(node: ir.Node, weight: Tensor) -> Tensor:
+    """Share of the output positions at which each tap of a kernel reads the image and not its zero border.
+
+    On a 7x7 map with padding 1 every outer tap misses a seventh of the positions. All ones where sizes are unknown.
+    """
+    kernel = tuple(weight.shape[2:])
+    shape = node.inputs[0].shape if node.inputs[0] is not None else None
+    sizes = [] if shape is None else [size for size in shape[2:] if isinstance(size, int)]
+    pads = node.attributes.get("pads")
+    if len(sizes) != 2 or len(kernel) != 2 or pads is None:
+        return torch.ones(kernel, dtype=torch.float64)
+    top, left, bottom, right = (int(pad) for pad in pads.value)
+    strides, dilations = (
+        tuple(int(n) for n in attribute.value) if attribute is not None else (1, 1)
+        for attribute in (node.attributes.get("strides"), node.attributes.get("dilations"))
+    )
+    image = functional.pad(torch.ones(1, 1, *sizes, dtype=torch.float64), (left, right, top, bottom))
+    taps = torch.eye(kernel[0] * kernel[1], dtype=torch.float64).reshape(-1, 1, *kernel)
+    return functional.conv2d(image, taps, stride=strides, dilation=dilations).mean((0, 2, 3)).reshape(kernel)

@@ -1,0 +1,97 @@
+"""Run calibration data through the float graph and give every activation of a plan its scale."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from passes.plan import ActivationSite, QuantizationPlan, Scale
+from zsq_compile.differentiable.module import TorchGraph
+from zsq_compile.errors import QuantizationError
+from zsq_compile.quantization.observers import CalibrationMethod, Extremes, Histogram, choose_range
+from zsq_compile.quantization.scales import scale_from_range
+
+Batch = Mapping[str, Tensor]
+
+
+def calibrate(
+    plan: QuantizationPlan,
+    teacher: TorchGraph,
+    batches: Sequence[Batch],
+    method: CalibrationMethod,
+    advance: Callable[[int], None] = lambda steps: None,
+) -> dict[str, Scale]:
+    """Scale of every activation group.
+
+    Args:
+        plan: sites to calibrate.
+        teacher: the float graph whose values the plan names.
+        batches: feeds of the graph, seen twice (once for ``minmax``), never held together.
+        method: see ``choose_range``.
+        advance: told the number of batches done.
+
+    Returns:
+        Scales by group. The sites of a group share the range that covers all of them.
+
+    Raises:
+        QuantizationError: a value holds NaN or infinity on the calibration data.
+
+    """
+    groups = {site.value: site.group for site in plan.activations}
+    extremes = {group: Extremes() for group in groups.values()}
+    _watch(teacher, batches, groups, lambda group, value: extremes[group].observe(value), advance)
+    for group, seen in extremes.items():
+        if not seen.high - seen.low < float("inf"):
+            raise QuantizationError(
+                f"calibration wants finite numbers, got [{seen.low}, {seen.high}] in '{group}': check the input range"
+            )
+    histograms = {group: Histogram(seen) for group, seen in extremes.items()}
+    if method != "minmax":
+        _watch(teacher, batches, groups, lambda group, value: histograms[group].observe(value), advance)
+    scales = {}
+    for group, members in _by_group(plan.activations).items():
+        low, high = extremes[group].low, extremes[group].high
+        if method != "minmax":
+            low, high = choose_range(histograms[group], members[0].number_format, method)
+        scales[group] = scale_from_range(*_within(low, high, members), members[0].number_format)
+    return scales
+
+
+def _watch(
+    teacher: TorchGraph,
+    batches: Sequence[Batch],
+    groups: Mapping[str, str],
+    observe: Callable[[str, Tensor], None],
+    advance: Callable[[int], None],
+) -> None:
+    def visit(node: ir.Node, outputs: tuple[Tensor, ...]) -> None:
+        for value, tensor in zip(node.outputs, outputs, strict=False):
+            if value.name in groups:
+                observe(groups[value.name], tensor)
+
+    with torch.inference_mode():
+        for batch in batches:
+            for name, tensor in batch.items():
+                if name in groups:
+                    observe(groups[name], tensor)
+            teacher.run(batch, visit=visit)
+            advance(1)
+
+
+def _by_group(sites: Sequence[ActivationSite]) -> dict[str, list[ActivationSite]]:
+    members: dict[str, list[ActivationSite]] = {}
+    for site in sites:
+        members.setdefault(site.group, []).append(site)
+    return members
+
+
+def _within(low: float, high: float, members: Sequence[ActivationSite]) -> tuple[float, float]:
+    """Cut a range to what the graph guarantees for every member of a group."""
+    floors = [site.limits[0] for site in members]
+    ceilings = [site.limits[1] for site in members]
+    if all(limit is not None for limit in floors):
+        low = max(low, min(limit for limit in floors if limit is not None))
+    if all(limit is not None for limit in ceilings):
+        high = min(high, max(limit for limit in ceilings if limit is not None))
+    return low, high

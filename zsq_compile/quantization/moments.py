@@ -1,0 +1,188 @@
+"""Channel means and variances of a float graph in closed form, from its BatchNormalization statistics.
+
+Behind a BatchNormalization every channel is close to a normal variable with mean = shift and deviation = |scale|
+(DFQ, Nagel et al. 2019, section 4.2.1). From there the moments are carried through the operators that follow:
+
+    Relu, Clip          moments of the clipped normal (formulas below)
+    Add                 means add; variances add, as if the operands were independent
+    Concat, Pad, Slice  channels are concatenated, padded with zeros, or cut out
+    pooling, reshaping  means stay
+    Conv, Gemm          mean = W E[x] + b, variance = W^2 Var[x], as if inputs were independent
+
+With a = (low - m) / s, c = (high - m) / s, phi and Phi the standard normal density and distribution, x ~ N(m, s^2):
+    E[clip x]   = low Phi(a) + m (Phi(c) - Phi(a)) + s (phi(a) - phi(c)) + high (1 - Phi(c))
+    E[clip x^2] = low^2 Phi(a) + (m^2 + s^2)(Phi(c) - Phi(a)) + 2 m s (phi(a) - phi(c))
+                  + s^2 (a phi(a) - c phi(c)) + high^2 (1 - Phi(c))
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from passes.harvest_batchnorm import BatchNormStatistics
+
+_SQRT2 = math.sqrt(2.0)
+_SQRT2PI = math.sqrt(2.0 * math.pi)
+_TINY = 1e-12
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Moments:
+    """Mean and variance of each channel of a value, float64, (channels,) each."""
+
+    mean: Tensor
+    variance: Tensor
+
+
+def clipped_normal(moments: Moments, low: float, high: float) -> Moments:
+    """Moments of clip(x, low, high) for normal x; either limit may be infinite."""
+    mean, deviation = moments.mean, moments.variance.clamp(min=_TINY).sqrt()
+    cdf_low, density_low, edge_low = _standard((low - mean) / deviation)
+    cdf_high, density_high, edge_high = _standard((high - mean) / deviation)
+    inside, bend = cdf_high - cdf_low, density_low - density_high
+    below = torch.zeros_like(mean) if math.isinf(low) else low * cdf_low
+    above = torch.zeros_like(mean) if math.isinf(high) else high * (1.0 - cdf_high)
+    first = below + mean * inside + deviation * bend + above
+    second = (mean**2 + deviation**2) * inside + 2.0 * mean * deviation * bend + deviation**2 * (edge_low - edge_high)
+    second = second + (0.0 if math.isinf(low) else low) * below + (0.0 if math.isinf(high) else high) * above
+    return Moments(mean=first, variance=(second - first**2).clamp(min=0.0))
+
+
+def _standard(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Distribution, density and z * density of the standard normal; the product is 0 at infinity."""
+    density = torch.exp(-0.5 * z**2) / _SQRT2PI
+    product = torch.where(torch.isinf(z), torch.zeros_like(z), z) * density
+    return 0.5 * (1.0 + torch.erf(z / _SQRT2)), density, product
+
+
+def propagate_moments(
+    model: ir.Model, statistics: BatchNormStatistics, initializers: Mapping[str, Tensor]
+) -> dict[str, Moments]:
+    """Moments of every value that they can be told for, by name.
+
+    Args:
+        model: folded float model; a folded layer's output carries the name of its BatchNormalization's output.
+        statistics: harvested before folding.
+        initializers: float weights of the model by name.
+
+    """
+    known = {
+        entry.output: Moments(
+            mean=torch.from_numpy(entry.shift).double(), variance=torch.from_numpy(entry.scale).double() ** 2
+        )
+        for entry in statistics.usable
+    }
+    found: dict[str, Moments] = {}
+    for node in model.graph:
+        name = str(node.outputs[0].name)
+        moments = known.get(name) or _through(node, found, initializers)
+        if moments is not None:
+            found[name] = moments
+    return found
+
+
+def _through(node: ir.Node, found: Mapping[str, Moments], initializers: Mapping[str, Tensor]) -> Moments | None:
+    inputs = [None if value is None else found.get(str(value.name)) for value in node.inputs]
+    first = inputs[0] if inputs else None
+    match node.op_type:
+        case "Add" if len(inputs) == 2 and first is not None and inputs[1] is not None:
+            if first.mean.shape != inputs[1].mean.shape:
+                return None
+            return Moments(mean=first.mean + inputs[1].mean, variance=first.variance + inputs[1].variance)
+        case "Concat" if _attribute(node, "axis", -1) == 1 and all(m is not None for m in inputs):
+            return Moments(
+                mean=torch.cat([m.mean for m in inputs if m is not None]),
+                variance=torch.cat([m.variance for m in inputs if m is not None]),
+            )
+        case _ if first is None:
+            return None
+        case "Relu":
+            return clipped_normal(first, 0.0, math.inf)
+        case "Clip":
+            return clipped_normal(first, _scalar(node, 1, initializers, -math.inf), _scalar(node, 2, initializers, math.inf))
+        case "GlobalAveragePool" | "AveragePool" | "Identity" | "Dropout" | "Resize" | "Upsample":
+            return first
+        case "Flatten" | "Reshape" | "Squeeze" if _keeps_channels(node, first):
+            return first
+        case "Pad" | "Slice":
+            return _moved(node, first, initializers)
+        case "Conv" | "Gemm":
+            return _weighted(node, first, initializers)
+        case _:
+            return None
+
+
+def _keeps_channels(node: ir.Node, moments: Moments) -> bool:
+    """Whether a reshaped value still has its channels on axis 1 (and nothing else is mixed into it)."""
+    shape = node.outputs[0].shape
+    return shape is not None and len(shape) >= 2 and shape[1] == len(moments.mean)
+
+
+def _moved(node: ir.Node, moments: Moments, initializers: Mapping[str, Tensor]) -> Moments | None:
+    """Zero padding or cutting along the channel axis; spatial cuts leave the means alone, spatial padding does not."""
+    shape = node.inputs[0].shape if node.inputs[0] is not None else None
+    constants = [None if v is None else initializers.get(str(v.name)) for v in node.inputs[1:]]
+    if shape is None or not constants or constants[0] is None:
+        return None
+    rank = len(shape)
+    if node.op_type == "Pad":
+        pads = constants[0].tolist()
+        if len(pads) != 2 * rank or any(pads[i] or pads[i + rank] for i in range(rank) if i != 1):
+            return None
+        before, after = int(pads[1]), int(pads[1 + rank])
+        return Moments(
+            mean=torch.nn.functional.pad(moments.mean, (before, after)),
+            variance=torch.nn.functional.pad(moments.variance, (before, after)),
+        )
+    if any(constant is None for constant in constants[:2]) or constants[1] is None:
+        return None
+    starts, ends = constants[0].tolist(), constants[1].tolist()
+    axes = constants[2].tolist() if len(constants) > 2 and constants[2] is not None else list(range(len(starts)))
+    steps = constants[3].tolist() if len(constants) > 3 and constants[3] is not None else [1] * len(starts)
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        if axis % rank == 1:
+            if step < 0:
+                return None
+            moments = Moments(mean=moments.mean[start:end:step], variance=moments.variance[start:end:step])
+    return moments
+
+
+def _weighted(node: ir.Node, moments: Moments, initializers: Mapping[str, Tensor]) -> Moments | None:
+    value = node.inputs[1]
+    weight = None if value is None else initializers.get(str(value.name))
+    if weight is None:
+        return None
+    weight = weight.double()
+    if node.op_type == "Gemm":
+        weight = weight if _attribute(node, "transB", 0) else weight.T
+    groups = int(_attribute(node, "group", 1))
+    if weight.shape[1] * groups != len(moments.mean):
+        return None
+    bias = torch.zeros(len(weight), dtype=torch.float64)
+    if len(node.inputs) > 2 and node.inputs[2] is not None:
+        bias = initializers[str(node.inputs[2].name)].double().reshape(-1)
+    mean = per_channel_sum(weight.flatten(2).sum(2) if weight.ndim > 2 else weight, moments.mean, groups)
+    spread = per_channel_sum((weight**2).flatten(2).sum(2) if weight.ndim > 2 else weight**2, moments.variance, groups)
+    return Moments(mean=mean + bias, variance=spread)
+
+
+def per_channel_sum(weight: Tensor, channels: Tensor, groups: int) -> Tensor:
+    """Sum over the input channels of a grouped layer: (out, in / groups) weights and (in,) numbers give (out,)."""
+    grouped = channels.reshape(groups, 1, -1).expand(groups, len(weight) // groups, -1).reshape(len(weight), -1)
+    return (weight * grouped).sum(1)
+
+
+def _attribute(node: ir.Node, name: str, default: int) -> int:
+    attribute = node.attributes.get(name)
+    return default if attribute is None else int(attribute.value)
+
+
+def _scalar(node: ir.Node, index: int, initializers: Mapping[str, Tensor], default: float) -> float:
+    value = node.inputs[index] if index < len(node.inputs) else None
+    if value is None or str(value.name) not in initializers:
+        return default
+    return float(initializers[str(value.name)])

@@ -1,0 +1,144 @@
+"""What range should a quantizer cover? Histograms of a value, and four ways to read a range off one.
+
+A range is found in two passes over the data (extremes first, then a histogram between them), so that memory does not
+grow with the number of batches and the result does not depend on how the data were cut into batches.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from backends.target import NumberFormat
+
+CalibrationMethod = Literal["minmax", "percentile", "mse", "entropy"]
+BINS = 2048
+_CANDIDATES = 100
+_PERCENTILE = 99.99
+_NORM = 2.4  # BRECQ and QDrop search clipping ranges under this norm; 2 clips rare large values too early
+
+
+@dataclass(slots=True)
+class Extremes:
+    """Smallest and largest number seen; 0 is always inside, since zero padding must be representable."""
+
+    low: float = 0.0
+    high: float = 0.0
+
+    def observe(self, values: Tensor) -> None:
+        """Widen to a batch of any shape."""
+        low, high = torch.aminmax(values.detach())
+        # torch keeps a NaN that Python's min and max would drop
+        self.low = float(torch.minimum(low, low.new_tensor(self.low)))
+        self.high = float(torch.maximum(high, high.new_tensor(self.high)))
+
+
+class Histogram:
+    """Counts of a value in equal bins between its extremes.
+
+    Attributes:
+        low, high: edges of the first and the last bin, low <= 0 <= high.
+        counts: float64 tensor, (BINS,).
+
+    """
+
+    def __init__(self, extremes: Extremes) -> None:
+        self.low, self.high = extremes.low, extremes.high
+        self.counts = torch.zeros(BINS, dtype=torch.float64)
+
+    def observe(self, values: Tensor) -> None:
+        """Count a batch of any shape."""
+        if self.high > self.low:
+            self.counts += torch.histc(values.detach().float(), BINS, self.low, self.high).double().cpu()
+
+    def centres(self) -> Tensor:
+        """Middle of each bin, float64, (BINS,)."""
+        width = (self.high - self.low) / BINS
+        return self.low + width * (torch.arange(BINS, dtype=torch.float64) + 0.5)
+
+
+def choose_range(histogram: Histogram, number_format: NumberFormat, method: CalibrationMethod) -> tuple[float, float]:
+    """Lowest and highest number that a quantizer of this format should represent, always with 0 inside.
+
+    Args:
+        histogram: what calibration saw.
+        number_format: grid that will cover the range; ``mse`` and ``entropy`` depend on its number of codes.
+        method: ``minmax`` all of it; ``percentile`` all but 0.01 % at each end; ``mse`` the range with the least
+            quantization error under the 2.4-norm (QDrop, Wei et al. 2022, appendix); ``entropy`` the range whose
+            quantized distribution is nearest in Kullback-Leibler divergence (Migacz 2017).
+
+    """
+    if histogram.high <= histogram.low or float(histogram.counts.sum()) == 0.0:
+        return histogram.low, histogram.high
+    match method:
+        case "minmax":
+            return histogram.low, histogram.high
+        case "percentile":
+            return _percentile_range(histogram)
+        case "mse":
+            cost = _error(histogram, number_format, *(ranges := _candidates(histogram)))
+        case "entropy":
+            cost = _divergence(histogram, number_format, *(ranges := _candidates(histogram)))
+    best = int(torch.argmin(cost))
+    return float(ranges[0][best]), float(ranges[1][best])
+
+
+def _percentile_range(histogram: Histogram) -> tuple[float, float]:
+    share = torch.cumsum(histogram.counts, 0) / histogram.counts.sum()
+    edges = torch.linspace(histogram.low, histogram.high, BINS + 1, dtype=torch.float64)
+    tail = 1.0 - _PERCENTILE / 100.0
+    low = float(edges[int(torch.searchsorted(share, tail, right=True))])
+    high = float(edges[min(BINS, int(torch.searchsorted(share, 1.0 - tail)) + 1)])
+    return min(low, 0.0), max(high, 0.0)
+
+
+def _candidates(histogram: Histogram) -> tuple[Tensor, Tensor]:
+    """Lower and upper ends to try: one end shrinks for one-sided values, each end on its own for two-sided ones."""
+    if histogram.low == 0.0 or histogram.high == 0.0:
+        shrunk = torch.linspace(0.1, 1.0, _CANDIDATES, dtype=torch.float64)
+        return histogram.low * shrunk, histogram.high * shrunk
+    low, high = torch.meshgrid(*(torch.linspace(0.2, 1.0, 33, dtype=torch.float64),) * 2, indexing="ij")
+    return histogram.low * low.flatten(), histogram.high * high.flatten()
+
+
+def _quantized_centres(
+    histogram: Histogram, number_format: NumberFormat, low: Tensor, high: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Codes (counted from the lowest) and dequantized values of all bins for all candidates, each (candidates, BINS)."""
+    levels = number_format.qmax - number_format.qmin
+    step = ((high - low) / levels)[:, None]
+    lowest = torch.round(low[:, None] / step)  # 0 must be a code, so the grid starts at a whole number of steps
+    codes = torch.clamp(torch.round(histogram.centres()[None, :] / step) - lowest, 0, levels)
+    return codes, (codes + lowest) * step
+
+
+def _error(histogram: Histogram, number_format: NumberFormat, low: Tensor, high: Tensor) -> Tensor:
+    """Sum of |value - quantized value| ** 2.4 for each candidate, (candidates,)."""
+    _, values = _quantized_centres(histogram, number_format, low, high)
+    return ((values - histogram.centres()).abs() ** _NORM) @ histogram.counts
+
+
+def _divergence(histogram: Histogram, number_format: NumberFormat, low: Tensor, high: Tensor) -> Tensor:
+    """Divergence from the clipped histogram to its quantized version for each candidate, (candidates,)."""
+    codes, _ = _quantized_centres(histogram, number_format, low, high)
+    inside = torch.searchsorted(histogram.centres(), torch.stack([low, high]))
+    results = []
+    for row, first, last in zip(codes.long(), inside[0].tolist(), inside[1].tolist(), strict=True):
+        clipped = histogram.counts[first:last].clone()
+        if len(clipped) == 0:
+            results.append(float("inf"))
+            continue
+        clipped[0] += histogram.counts[:first].sum()
+        clipped[-1] += histogram.counts[last:].sum()
+        occupied = (histogram.counts[first:last] > 0).double()
+        code = row[first:last]
+        levels = number_format.qmax - number_format.qmin + 1
+        mass = torch.zeros(levels, dtype=torch.float64).index_add_(0, code, histogram.counts[first:last])
+        bins = torch.zeros(levels, dtype=torch.float64).index_add_(0, code, occupied)
+        spread = torch.where(occupied > 0, mass[code] / bins[code].clamp(min=1.0), 0.0)
+        reference, quantized = clipped / clipped.sum(), spread / spread.sum().clamp(min=1e-300)
+        positive = reference > 0
+        ratio = reference[positive] / quantized[positive].clamp(min=1e-12)
+        results.append(float((reference[positive] * ratio.log()).sum()))
+    return torch.tensor(results, dtype=torch.float64)

@@ -1,0 +1,92 @@
+"""From a plan and calibration data to the QDQ graph, in closed form: ranges, scales, insertion, bias correction."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from passes.harvest_batchnorm import BatchNormStatistics
+from passes.insert_qdq import InsertQdq
+from passes.plan import QuantizationPlan
+from zsq_compile.config import QuantizationConfig
+from zsq_compile.differentiable.module import TorchGraph
+from zsq_compile.quantization.bias_correction import analytic_correction, empirical_correction
+from zsq_compile.quantization.calibrate import Batch, calibrate
+from zsq_compile.quantization.moments import propagate_moments
+from zsq_compile.quantization.scales import weight_scales
+
+
+def calibrated_plan(
+    plan: QuantizationPlan,
+    teacher: TorchGraph,
+    batches: Sequence[Batch],
+    config: QuantizationConfig,
+    advance: Callable[[int], None] = lambda steps: None,
+) -> QuantizationPlan:
+    """Give a plan all its scales: activations from the data, weights from the weights themselves."""
+    plan = plan.with_scales(activations=calibrate(plan, teacher, batches, config.calibration_method, advance))
+    return plan.with_scales(weights=weight_scales(plan, teacher.initializers, config.weight_scales))
+
+
+def insert_quantizers(model: ir.Model, plan: QuantizationPlan) -> ir.Model:
+    """Copy a float model and write a calibrated plan into the copy."""
+    quantized = model.clone()
+    InsertQdq(plan)(quantized)
+    return quantized
+
+
+def correct_biases(
+    model: ir.Model,
+    quantized_model: ir.Model,
+    plan: QuantizationPlan,
+    teacher: TorchGraph,
+    statistics: BatchNormStatistics,
+    batches: Sequence[Batch],
+    config: QuantizationConfig,
+) -> dict[str, str]:
+    """Correct the biases of a QDQ model in place.
+
+    Args:
+        model: the float model; ``teacher`` runs it.
+        quantized_model: made from it by ``insert_quantizers``; its int32 biases are replaced.
+        plan: the calibrated plan.
+        teacher: the float graph.
+        statistics: BatchNormalization statistics of the float model, possibly none.
+        batches: calibration data for the empirical form.
+        config: ``bias_correction`` chooses the form; ``auto`` is analytic where the moments of a layer's input are
+            known and empirical elsewhere.
+
+    Returns:
+        The form used, by node name.
+
+    """
+    if config.bias_correction == "none":
+        return {}
+    quantized = TorchGraph(quantized_model, device=teacher.device)
+    used: dict[str, str] = {}
+    if config.bias_correction in ("auto", "analytic"):
+        moments = propagate_moments(model, statistics, teacher.initializers)
+        changed = analytic_correction(model, plan, quantized, teacher, moments)
+        quantized.initializers.update(changed)
+        write_initializers(quantized_model, changed)
+        used = {site.node: "analytic" for site in plan.weights if f"{site.bias}_quantized" in changed}
+    if config.bias_correction in ("auto", "empirical"):
+        rest = [site.node for site in plan.weights if site.node not in used]
+        changed = empirical_correction(plan, quantized, teacher, _joined(batches), rest)
+        write_initializers(quantized_model, changed)
+        used |= {site.node: "empirical" for site in plan.weights if f"{site.bias}_quantized" in changed and site.node in rest}
+    return used
+
+
+def write_initializers(model: ir.Model, changed: Mapping[str, Tensor]) -> None:
+    """Replace initializers of a model by torch tensors, keeping their ONNX types."""
+    for name, tensor in changed.items():
+        value = model.graph.initializers[name]
+        assert value.dtype is not None
+        array = tensor.detach().cpu().numpy().astype(value.dtype.numpy())
+        value.const_value = ir.tensor(array, dtype=value.dtype, name=name)
+
+
+def _joined(batches: Sequence[Batch]) -> dict[str, Tensor]:
+    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}

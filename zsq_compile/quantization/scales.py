@@ -1,0 +1,93 @@
+"""From ranges and weights to scales and zero points."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from backends.target import NumberFormat
+from passes.plan import QuantizationPlan, Scale, WeightSite
+
+WeightScales = Literal["minmax", "mse"]
+_NORM = 2.4
+_CANDIDATES = 100
+_BIAS_CODES = 2.0**30  # a bias keeps one bit of headroom below int32, for later corrections
+_SMALLEST = 1e-12
+
+
+def scale_from_range(low: float, high: float, number_format: NumberFormat) -> Scale:
+    """Per-tensor scale and zero point that cover [low, high] and 0.
+
+    The upper end is never exceeded: scale * (qmax - zero_point) <= high where low is 0, so that a Clip whose limits
+    the range equals is redundant behind the quantizer.
+    """
+    low, high = min(low, 0.0), max(high, 0.0)
+    levels = number_format.qmax - number_format.qmin
+    if number_format.symmetric:
+        reach = max(-low, high)
+        middle = 0 if number_format.signed else (number_format.qmax + 1) // 2
+        step = reach / (number_format.qmax - middle)
+        zero_point = middle
+    else:
+        step = (high - low) / levels
+        zero_point = number_format.qmin if step == 0.0 else round(number_format.qmin - low / step)
+    stored = np.float32(max(step, _SMALLEST))
+    if low == 0.0 and high > 0.0 and float(stored) * levels > high:
+        stored = np.nextafter(stored, np.float32(0.0))
+    return Scale(scale=np.asarray(stored, np.float32), zero_point=np.asarray(zero_point, np.int32))
+
+
+def weight_scales(
+    plan: QuantizationPlan, initializers: Mapping[str, Tensor], method: WeightScales = "mse"
+) -> dict[str, Scale]:
+    """Symmetric scale of every output channel of every weight of a plan.
+
+    Args:
+        plan: its activation scales must be known: they and the scales found here give the step of an int32 bias,
+            which must not overflow.
+        initializers: float weights and biases by name.
+        method: ``minmax`` maps the largest weight to the end of the grid; ``mse`` takes the fraction of it with the
+            least error under the 2.4-norm (BRECQ, Li et al. 2021).
+
+    Returns:
+        Scales by initializer, each with shape (channels,).
+
+    """
+    return {site.initializer: _weight_scale(plan, site, initializers, method) for site in plan.weights}
+
+
+def _weight_scale(
+    plan: QuantizationPlan, site: WeightSite, initializers: Mapping[str, Tensor], method: WeightScales
+) -> Scale:
+    weight = initializers[site.initializer].detach().double().movedim(site.axis, 0).flatten(1)
+    step = channel_steps(weight, site.number_format, method)
+    dead = step <= _SMALLEST
+    if bool(dead.any()):
+        alive = step[~dead]
+        step = torch.where(dead, alive.median() if len(alive) else torch.ones(()).double(), step)
+    groups = {activation.value: activation.group for activation in plan.activations}
+    if site.bias is not None and site.data_input in groups:
+        data_step = float(plan.activation_scales[groups[site.data_input]].scale)
+        bias = initializers[site.bias].detach().double().reshape(-1)
+        step = torch.maximum(step, bias.abs() / (data_step * _BIAS_CODES))
+    scale: NDArray[np.float32] = step.clamp(min=_SMALLEST).float().cpu().numpy()
+    return Scale(scale=scale, zero_point=np.zeros(scale.shape, np.int32))
+
+
+def channel_steps(weight: Tensor, number_format: NumberFormat, method: WeightScales) -> Tensor:
+    """Step of each row of a weight matrix (channels, elements), float64, (channels,)."""
+    reach = weight.abs().amax(1)
+    if method == "minmax":
+        return reach / number_format.qmax
+    best_step = reach / number_format.qmax
+    best_error = torch.full_like(reach, float("inf"))
+    for fraction in torch.linspace(0.2, 1.0, _CANDIDATES, dtype=weight.dtype).flip(0):
+        step = (reach * fraction / number_format.qmax).clamp(min=_SMALLEST)
+        codes = torch.clamp(torch.round(weight / step[:, None]), number_format.qmin, number_format.qmax)
+        error = ((codes * step[:, None] - weight).abs() ** _NORM).sum(1)
+        better = error < best_error
+        best_error, best_step = torch.where(better, error, best_error), torch.where(better, step, best_step)
+    return torch.where(reach > 0, best_step, torch.zeros_like(reach))
