@@ -98,7 +98,7 @@ def open_session(
         providers: execution providers, in order of preference; one that is not installed is an error.
         threads: threads inside an operator; None leaves the choice to the runtime.
         optimize: graph optimisations, "all" being the runtime's own default.
-        optimized_path: where to save the graph as the runtime rewrote it.
+        optimized_path: where to save the graph as the runtime rewrote it; larger weights go into ``NAME.data`` there.
 
     Raises:
         RuntimeModelError: the runtime cannot load the model, or lacks a provider.
@@ -149,6 +149,11 @@ def _options(threads: int | None, optimize: Optimize, optimized_path: Path | Non
     options.graph_optimization_level = levels[optimize]
     if optimized_path is not None:
         options.optimized_model_filepath = str(optimized_path)
+        # Weights beside the graph: a model above 2 GB can be saved, and reading only the graph stays quick.
+        options.add_session_config_entry(
+            "session.optimized_model_external_initializers_file_name", f"{optimized_path.name}.data"
+        )
+        options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
     return options
 
 

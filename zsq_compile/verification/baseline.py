@@ -1,0 +1,134 @@
+"""What onnxruntime's own quantizer makes of the same model: the one file that calls onnxruntime.quantization."""
+
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+Method = Literal["MinMax", "Entropy", "Percentile"]
+Feeds = Mapping[str, NDArray[Any]]
+
+METHODS: tuple[Method, ...] = ("MinMax", "Entropy", "Percentile")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BaselineSettings:
+    """How onnxruntime is called, with the graph prepared by quant_pre_process and scales per channel.
+
+    Attributes:
+        weight_bits: 8 (QInt8) or 4 (QInt4).
+        act_bits: 8 (QUInt8) or 4 (QUInt4).
+        method: calibration method.
+
+    """
+
+    weight_bits: Literal[4, 8] = 8
+    act_bits: Literal[4, 8] = 8
+    method: Method = "MinMax"
+
+    def __str__(self) -> str:
+        """Name the settings in a table."""
+        return f"U{self.act_bits}S{self.weight_bits} per channel, {self.method}"
+
+
+def best_settings(weight_bits: Literal[4, 8], act_bits: Literal[4, 8] = 8) -> tuple[BaselineSettings, ...]:
+    """Return the settings among which the best stands: one for each calibration method."""
+    return tuple(BaselineSettings(weight_bits=weight_bits, act_bits=act_bits, method=method) for method in METHODS)
+
+
+def quantize_with_onnxruntime(
+    model: Path, output: Path, batches: Iterable[Feeds], settings: BaselineSettings | None = None
+) -> None:
+    """Quantize with onnxruntime.quantization.quantize_static and write the result.
+
+    Args:
+        model: float model.
+        output: file to write.
+        batches: calibration inputs by name, one mapping for each batch; all of one batch size.
+        settings: None calls quantize_static(model, output, reader) with nothing else, as its documentation starts.
+
+    Raises:
+        ValueError: onnxruntime's quantizer failed, in its words.
+
+    """
+    from onnxruntime import quantization
+
+    reader = _reader(batches)
+    with tempfile.TemporaryDirectory(prefix="zsq_") as folder, _quiet():
+        try:
+            if settings is None:
+                quantization.quantize_static(model, output, reader)
+                return
+            prepared = Path(folder) / "prepared.onnx"
+            _prepare(model, prepared)
+            types = quantization.QuantType
+            quantization.quantize_static(
+                prepared,
+                output,
+                reader,
+                quant_format=quantization.QuantFormat.QDQ,
+                per_channel=True,
+                activation_type=types.QUInt8 if settings.act_bits == 8 else types.QUInt4,
+                weight_type=types.QInt8 if settings.weight_bits == 8 else types.QInt4,
+                calibrate_method=quantization.CalibrationMethod[settings.method],
+            )
+        except MemoryError:
+            raise
+        except Exception as error:  # the quantizer raises whatever its code runs into
+            raise ValueError(
+                f"onnxruntime's quantizer failed on {model} with {settings or 'defaults'}: {error}"
+            ) from error
+
+
+def random_batches(
+    shapes: Mapping[str, tuple[int, ...]], count: int, rng: np.random.Generator
+) -> Iterator[dict[str, NDArray[np.float32]]]:
+    """Yield ``count`` batches of uniform noise in [0, 1), what people use who have no data."""
+    for _ in range(count):
+        yield {name: rng.random(shape, np.float32) for name, shape in shapes.items()}
+
+
+def _prepare(model: Path, prepared: Path) -> None:
+    """Optimise as onnxruntime recommends, at the opset that has 4-bit types."""
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    loaded = onnx.load(model)
+    opset = next(entry.version for entry in loaded.opset_import if entry.domain in ("", "ai.onnx"))
+    raised = onnx.version_converter.convert_version(loaded, 21) if opset < 21 else loaded
+    quant_pre_process(raised, prepared, skip_symbolic_shape=True)
+
+
+def _reader(batches: Iterable[Feeds]) -> Any:
+    from onnxruntime.quantization import CalibrationDataReader
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._batches = iter(batches)
+
+        def get_next(self) -> dict[str, NDArray[Any]] | None:
+            batch = next(self._batches, None)
+            return None if batch is None else dict(batch)
+
+    return Reader()
+
+
+class _quiet:  # noqa: N801 - reads as a statement
+    """Hold back the quantizer's advice and numpy's warnings from inside of it."""
+
+    def __enter__(self) -> None:
+        self._level = logging.root.level
+        logging.root.setLevel(logging.ERROR)
+        self._warnings = warnings.catch_warnings()
+        self._warnings.__enter__()
+        warnings.simplefilter("ignore")
+
+    def __exit__(self, *details: object) -> None:
+        self._warnings.__exit__(*details)  # type: ignore[arg-type]
+        logging.root.setLevel(self._level)

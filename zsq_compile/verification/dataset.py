@@ -1,0 +1,268 @@
+"""Real data for checking a model: images with labels from a folder, or arrays from an .npz file.
+
+Accepted forms of ``--data``:
+
+1. ``DIR/labels.csv`` with a file name and a class on each line (a header line is allowed), images beside it;
+2. ``DIR/CLASS/IMAGE``, one folder per class; classes count from 0 in sorted order, unless the folders' names are numbers;
+3. ``FILE.npz`` with ``images`` (uint8, N,H,W,C or N,H,W) and ``labels`` (N);
+4. ``FILE.npz`` with arrays that are named like the model's inputs and go in as they are, with ``labels`` or without.
+
+Only the batch at hand is in memory as float.
+"""
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zsq_compile.errors import ConfigError
+from zsq_compile.signature import InputSpec
+
+ChannelOrder = Literal["rgb", "bgr", "gray"]
+
+_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preparation:
+    """What turns a picture into network input: (pixel / 255 - mean) / std, then the channel order.
+
+    Attributes:
+        height: rows the network wants.
+        width: columns the network wants.
+        mean: per channel, in the order red, green, blue; one number for gray.
+        std: per channel, likewise.
+        channel_order: order of the channels the network wants.
+
+    """
+
+    height: int
+    width: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    channel_order: ChannelOrder
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Prepare one picture (H,W), (H,W,1) or (H,W,3), of any size: returns (C, height, width) float32.
+
+        Another size is scaled (bilinear) until it covers the wanted one, then cut around its middle.
+        """
+        channels = 1 if self.channel_order == "gray" else 3
+        image = _fit(_with_channels(pixels, channels), self.height, self.width)
+        scaled = image.astype(np.float32) / np.float32(255.0)
+        scaled = (scaled - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
+        if self.channel_order == "bgr":
+            scaled = scaled[:, :, ::-1]
+        return np.ascontiguousarray(scaled.transpose(2, 0, 1), np.float32)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Dataset:
+    """Samples that are made ready batch by batch.
+
+    Attributes:
+        samples: files of pictures, or arrays with one sample in each row, by input name.
+        labels: class of every sample, (N,) int64, or None.
+        preparation: how pictures become input; None when the samples are inputs already.
+
+    """
+
+    samples: Mapping[str, Sequence[Path] | NDArray[Any]]
+    labels: NDArray[np.int64] | None
+    preparation: Preparation | None
+
+    def __len__(self) -> int:
+        """Count the samples."""
+        return min(len(rows) for rows in self.samples.values())
+
+    def batches(self, size: int) -> Iterator[tuple[dict[str, NDArray[Any]], NDArray[np.int64] | None]]:
+        """Yield (inputs by name, labels) for up to ``size`` samples at a time, in the order of the source."""
+        for start in range(0, len(self), size):
+            rows = slice(start, min(start + size, len(self)))
+            feeds = {name: self._prepared(source[rows]) for name, source in self.samples.items()}
+            yield feeds, None if self.labels is None else self.labels[rows]
+
+    def _prepared(self, rows: Sequence[Path] | NDArray[Any]) -> NDArray[Any]:
+        if self.preparation is None:
+            return np.asarray(rows)
+        pictures = [_read_picture(row) if isinstance(row, Path) else row for row in rows]
+        return np.stack([self.preparation(picture) for picture in pictures])
+
+
+def load_data(
+    path: Path,
+    inputs: Sequence[InputSpec],
+    *,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    channel_order: ChannelOrder,
+    limit: int | None = None,
+) -> Dataset:
+    """Open a folder or .npz file in one of the forms listed at the head of this module.
+
+    Args:
+        path: folder or file.
+        inputs: the model's inputs; pictures need a model with one image input.
+        mean: per channel, for pixels in [0, 1].
+        std: per channel, for pixels in [0, 1].
+        channel_order: what the network expects.
+        limit: use the first so many samples only.
+
+    Raises:
+        ConfigError: nothing usable is there; the message says what was looked for.
+
+    """
+    preparation = _preparation(inputs, mean, std, channel_order)
+    if path.is_dir():
+        dataset = _from_folder(path, inputs, preparation)
+    elif path.suffix == ".npz" and path.is_file():
+        dataset = _from_npz(path, inputs, preparation)
+    else:
+        raise ConfigError(f"--data wants a folder or an .npz file, got {path}, which is neither")
+    if limit is None:
+        return dataset
+    return Dataset(
+        samples={name: rows[:limit] for name, rows in dataset.samples.items()},
+        labels=None if dataset.labels is None else dataset.labels[:limit],
+        preparation=dataset.preparation,
+    )
+
+
+def _preparation(
+    inputs: Sequence[InputSpec], mean: tuple[float, ...], std: tuple[float, ...], channel_order: ChannelOrder
+) -> Preparation | None:
+    if len(inputs) != 1 or not inputs[0].is_image:
+        return None
+    channels, height, width = (int(size or 1) for size in inputs[0].shape[1:])
+    order: ChannelOrder = "gray" if channels == 1 else channel_order
+    for name, values in (("mean", mean), ("std", std)):
+        if len(values) not in (1, channels):
+            raise ConfigError(
+                f"{name} has {len(values)} numbers, but the input {inputs[0].name!r} has {channels} channels"
+            )
+    return Preparation(height=height, width=width, mean=mean, std=std, channel_order=order)
+
+
+def _from_folder(path: Path, inputs: Sequence[InputSpec], preparation: Preparation | None) -> Dataset:
+    if preparation is None:
+        shapes = ", ".join(f"{spec.name} {list(spec.shape)}" for spec in inputs)
+        raise ConfigError(
+            f"--data {path} holds pictures, but the model does not take one picture as input ({shapes}); "
+            "give an .npz file with an array for each input instead"
+        )
+    listing = path / "labels.csv"
+    pairs = _listed(listing) if listing.is_file() else _by_folder(path)
+    if not pairs:
+        raise ConfigError(
+            f"--data {path} has neither a labels.csv (file,label) nor a folder of pictures for each class"
+        )
+    missing = [file for file, _ in pairs if not file.is_file()]
+    if missing:
+        raise ConfigError(
+            f"{listing} names {missing[0].name}, which is not in {path} ({len(missing)} files are missing)"
+        )
+    labels = np.asarray([label for _, label in pairs], np.int64)
+    return Dataset(samples={inputs[0].name: [file for file, _ in pairs]}, labels=labels, preparation=preparation)
+
+
+def _listed(listing: Path) -> list[tuple[Path, int]]:
+    with listing.open(newline="", encoding="utf-8") as stream:
+        rows = [row for row in csv.reader(stream) if row and any(cell.strip() for cell in row)]
+    if rows and (len(rows[0]) < 2 or not _is_integer(rows[0][1])):
+        rows = rows[1:]  # a header
+    for number, row in enumerate(rows, start=1):
+        if len(row) < 2 or not _is_integer(row[1]):
+            raise ConfigError(f"{listing}, entry {number}: wanted file,label with a whole number as label, got {row}")
+    return [(listing.parent / row[0].strip(), int(row[1])) for row in rows]
+
+
+def _by_folder(path: Path) -> list[tuple[Path, int]]:
+    folders = sorted(folder for folder in path.iterdir() if folder.is_dir())
+    numbered = all(_is_integer(folder.name) for folder in folders)
+    return [
+        (file, int(folder.name) if numbered else index)
+        for index, folder in enumerate(folders)
+        for file in sorted(folder.iterdir())
+        if file.suffix.lower() in _SUFFIXES
+    ]
+
+
+def _from_npz(path: Path, inputs: Sequence[InputSpec], preparation: Preparation | None) -> Dataset:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read {path} as an .npz file of plain arrays: {error}") from error
+    labels = np.asarray(arrays["labels"]).reshape(-1).astype(np.int64) if "labels" in arrays else None
+    names = [spec.name for spec in inputs]
+    samples: dict[str, NDArray[Any]]
+    if all(name in arrays for name in names):
+        samples = {spec.name: _checked(arrays[spec.name], spec, path) for spec in inputs}
+        preparation = None
+    elif "images" in arrays and preparation is not None:
+        images = arrays["images"]
+        if images.dtype != np.uint8 or images.ndim not in (3, 4):
+            raise ConfigError(
+                f"{path}: images must be uint8 with shape (N,H,W,C) or (N,H,W), got {images.dtype} {images.shape}; arrays "
+                f"that are ready for the network go under the input's name, {names[0]!r}"
+            )
+        samples = {names[0]: images}
+    else:
+        raise ConfigError(
+            f"{path} holds {', '.join(arrays) or 'nothing'}; wanted the model's inputs ({', '.join(names)}) or images and labels"
+        )
+    counts = {len(rows) for rows in samples.values()} | (set() if labels is None else {len(labels)})
+    if len(counts) != 1 or 0 in counts:
+        raise ConfigError(f"{path}: wanted as many labels as samples and at least one, got lengths {sorted(counts)}")
+    return Dataset(samples=samples, labels=labels, preparation=preparation)
+
+
+def _checked(array: NDArray[Any], spec: InputSpec, path: Path) -> NDArray[Any]:
+    wanted = spec.shape[1:]
+    if array.ndim != len(spec.shape) or any(
+        w is not None and w != g for w, g in zip(wanted, array.shape[1:], strict=True)
+    ):
+        raise ConfigError(f"{path}: {spec.name} must have shape (N, {', '.join(map(str, wanted))}), got {array.shape}")
+    return array.astype(spec.dtype, copy=False)
+
+
+def _read_picture(path: Path) -> NDArray[np.uint8]:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"), np.uint8)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path} as a picture: {error}") from error
+
+
+def _with_channels(pixels: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
+    image = pixels[:, :, None] if pixels.ndim == 2 else pixels
+    if image.shape[2] == channels:
+        return image
+    if channels == 3:
+        return np.repeat(image[:, :, :1], 3, axis=2)
+    luma = image[:, :, :3].astype(np.float32) @ np.asarray([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+    return np.rint(luma)[:, :, None].astype(np.uint8)
+
+
+def _fit(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    if image.shape[:2] == (height, width):
+        return image
+    from PIL import Image
+
+    scale = max(height / image.shape[0], width / image.shape[1])
+    rows, columns = max(height, round(image.shape[0] * scale)), max(width, round(image.shape[1] * scale))
+    picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+    resized = np.asarray(picture.resize((columns, rows), Image.Resampling.BILINEAR), np.uint8)
+    top, left = (rows - height) // 2, (columns - width) // 2
+    cut = resized[top : top + height, left : left + width]
+    return cut[:, :, None] if cut.ndim == 2 else cut
+
+
+def _is_integer(text: str) -> bool:
+    return text.strip().lstrip("-").isdigit()

@@ -1,0 +1,94 @@
+"""What the runtime really does with a quantized file: read from the graph as its optimiser left it."""
+
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from backends.session import open_session
+
+_WEIGHTED_INTEGER = frozenset(
+    {"QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat", "MatMulInteger", "ConvInteger", "QAttention"}
+)
+_WEIGHTED_FLOAT = frozenset(
+    {"Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"}
+)
+# What ONNX Runtime appends to the name of a node that it rewrites.
+_REWRITTEN = re.compile(r"(_token_\d+|_nchwc|/MatMulAddFusion|/GemmActivationFusion)+$")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fusion:
+    """Counts of the optimised graph.
+
+    Attributes:
+        fused: weighted nodes (convolutions, matrix products) that run in integers.
+        fused_others: other nodes with an integer kernel of their own (QLinearAdd, QLinearConcat...).
+        unfused: names of weighted nodes that were written for integers (data and weight behind DequantizeLinear) and
+            run in float all the same.
+        left_float: names of weighted nodes that were meant to run in float.
+        quantize_nodes: QuantizeLinear nodes left over.
+        dequantize_nodes: DequantizeLinear nodes left over.
+        operators: how often each operator stands in the optimised graph, most frequent first.
+
+    """
+
+    fused: int
+    fused_others: int
+    unfused: tuple[str, ...]
+    left_float: tuple[str, ...]
+    quantize_nodes: int
+    dequantize_nodes: int
+    operators: tuple[tuple[str, int], ...]
+
+
+def inspect_fusion(emitted: Path, *, providers: Sequence[str] = ("CPUExecutionProvider",)) -> Fusion:
+    """Open a file with all optimisations and count what became of its nodes.
+
+    Raises:
+        RuntimeModelError: the runtime cannot load the file.
+
+    """
+    with tempfile.TemporaryDirectory(prefix="zsq_") as folder:
+        path = Path(folder) / "optimized.onnx"
+        open_session(emitted, providers=providers, optimized_path=path)
+        optimized = onnx.load(path, load_external_data=False)
+    return count_fusion(optimized)
+
+
+def count_fusion(optimized: onnx.ModelProto) -> Fusion:
+    """Count the nodes of a graph that the runtime's optimiser wrote, inner graphs included."""
+    counts: Counter[str] = Counter()
+    unfused: list[str] = []
+    left_float: list[str] = []
+    for graph in _graphs(optimized.graph):
+        dequantized = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+        for node in graph.node:
+            counts[node.op_type] += 1
+            if node.op_type in _WEIGHTED_FLOAT:
+                planned = all(name in dequantized for name in node.input[:2])
+                (unfused if planned else left_float).append(_REWRITTEN.sub("", node.name) or node.output[0])
+    others = [name for name in counts if name.startswith("QLinear") and name not in _WEIGHTED_INTEGER]
+    return Fusion(
+        fused=sum(counts[name] for name in _WEIGHTED_INTEGER),
+        fused_others=sum(counts[name] for name in others),
+        unfused=tuple(unfused),
+        left_float=tuple(left_float),
+        quantize_nodes=counts["QuantizeLinear"],
+        dequantize_nodes=counts["DequantizeLinear"],
+        operators=tuple(counts.most_common()),
+    )
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _graphs(attribute.g)
+            for inner in attribute.graphs:
+                yield from _graphs(inner)

@@ -1,0 +1,77 @@
+"""Latency of several models, taken in turns in one run, so that the machine's moods hit all of them alike."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from backends.session import Session, open_session
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Latency:
+    """Times of one model over the timed runs, in milliseconds."""
+
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+    runs: int
+
+
+def measure_latency(
+    models: Mapping[str, onnx.ModelProto | Path],
+    feeds: Mapping[str, NDArray[Any]],
+    *,
+    threads: int | None = None,
+    seconds: float = 3.0,
+    providers: Sequence[str] = ("CPUExecutionProvider",),
+) -> dict[str, Latency]:
+    """Time every model on the same inputs, interleaved, after a warm-up of its own.
+
+    The models take turns. A turn is one untimed run, which brings the model's weights back into the caches as they are
+    when a model runs alone, and then up to five timed ones. There are at least five rounds, however long they take.
+
+    Args:
+        models: what to time, by the name it has in the result.
+        feeds: inputs, as all of the models take them.
+        threads: threads inside an operator; None leaves the choice to the runtime.
+        seconds: time to spend, roughly, for all models together.
+        providers: execution providers.
+
+    Returns:
+        Latency by name, in the order given.
+
+    Raises:
+        RuntimeModelError: a model cannot be loaded or run.
+
+    """
+    sessions = {name: open_session(model, threads=threads, providers=providers) for name, model in models.items()}
+    once = 0.0
+    for session in sessions.values():
+        for _ in range(3):
+            last = _timed(session, feeds)
+        once += last
+    timed_runs = 5 if once < 0.5 else 1
+    rounds = min(200, max(5, int(seconds / max(once * (timed_runs + 1), 1e-6))))
+    times: dict[str, list[float]] = {name: [] for name in sessions}
+    for _ in range(rounds):
+        for name, session in sessions.items():
+            _timed(session, feeds)
+            times[name].extend(_timed(session, feeds) for _ in range(timed_runs))
+    return {name: _summary(values) for name, values in times.items()}
+
+
+def _timed(session: Session, feeds: Mapping[str, NDArray[Any]]) -> float:
+    start = time.perf_counter()
+    session.run(feeds)
+    return time.perf_counter() - start
+
+
+def _summary(seconds: list[float]) -> Latency:
+    low, median, high = (float(1000.0 * value) for value in np.percentile(seconds, (10, 50, 90)))
+    return Latency(median_ms=median, p10_ms=low, p90_ms=high, runs=len(seconds))
