@@ -1,0 +1,223 @@
+"""TorchGraph: runs an ``onnx_ir.Model`` in torch, eagerly and differentiably, whole or in part."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import onnx_ir as ir
+import torch
+
+from zsq_compile.differentiable.arguments import TORCH_TYPES, Kernel, describe
+from zsq_compile.differentiable.constants import to_tensor
+from zsq_compile.differentiable.table import build_kernel
+from zsq_compile.errors import UnsupportedModelError
+
+Visit: TypeAlias = Callable[[ir.Node, tuple[torch.Tensor, ...]], tuple[torch.Tensor, ...] | None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Call:
+    """One node made ready: its kernel, and the names it reads ("" where an optional input is left out) and makes."""
+
+    node: ir.Node
+    kernel: Kernel
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Step:
+    """A call within one schedule: where its outputs go ("" = nobody needs it), and which values die after it."""
+
+    call: _Call
+    keep: tuple[str, ...]
+    free: tuple[str, ...]
+
+
+class TorchGraph:
+    """An ONNX graph as a differentiable torch function.
+
+    The model is read once, at construction; later changes of it are not seen. Batch and other dynamic sizes follow the feeds.
+    QuantizeLinear gives a float tensor of integer codes, straight-through, so that gradients reach inputs and scales;
+    everything else has ONNX's types. Floating initializers live on ``device``, int64 ones (shapes) stay on the CPU.
+
+    Attributes:
+        input_names: graph inputs that are not initializers.
+        output_names: graph outputs.
+        initializers: the constants by name; live: an entry put here is used by later runs. A tensor that holds sizes or
+            axes must be replaced, not changed in place.
+        device: where floating-point work happens; feeds are expected there.
+
+    Raises UnsupportedModelError, naming node, operator and opset, when a node cannot be executed.
+
+    """
+
+    def __init__(self, model: ir.Model, *, device: torch.device | str = "cpu") -> None:
+        graph = model.graph
+        self.device = torch.device(device)
+        self.initializers: dict[str, torch.Tensor] = {
+            name: _initializer(value, self.device) for name, value in graph.initializers.items()
+        }
+        self.input_names: tuple[str, ...] = tuple(
+            name for name in map(_name, graph.inputs) if name not in self.initializers
+        )
+        self.output_names: tuple[str, ...] = tuple(map(_name, graph.outputs))
+        self._integer_outputs = {
+            _name(value): TORCH_TYPES[value.dtype]
+            for value in graph.outputs
+            if value.dtype is not None
+            and value.dtype in TORCH_TYPES
+            and not TORCH_TYPES[value.dtype].is_floating_point
+            and value.dtype != ir.DataType.BOOL
+        }
+        self._calls = tuple(_prepare(node, model.opset_imports, self.device) for node in graph)
+        self._producers = {name: index for index, call in enumerate(self._calls) for name in call.outputs if name}
+        self._schedules: dict[tuple[frozenset[str], tuple[str, ...]], tuple[_Step, ...]] = {}
+
+    def run(
+        self,
+        feeds: Mapping[str, torch.Tensor],
+        outputs: Sequence[str] | None = None,
+        *,
+        replace: Mapping[str, torch.Tensor] | None = None,
+        visit: Visit | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """Compute named values from named values; only the nodes between them run.
+
+        Args:
+            feeds: tensors for any values, inner ones included.
+            outputs: names of any values, feeds and initializers included; default: the graph outputs.
+            replace: initializers for this call only, such as torch Parameters; gradients flow to them.
+            visit: called after each node with the node and the tensors it made; a tuple that it returns takes their place.
+
+        Returns:
+            The wanted values by name. Graph outputs declared integer have that type; QuantizeLinear outputs inside
+            the graph are floats that hold integers.
+
+        Raises KeyError when a name is not in the graph, or a needed value is neither fed nor computable.
+
+        """
+        wanted = self.output_names if outputs is None else tuple(outputs)
+        values = dict(self.initializers)
+        if replace is not None:
+            if not replace.keys() <= values.keys():
+                unknown = sorted(replace.keys() - values.keys())
+                message = f"replace names {unknown}, but the graph has no initializers of these names"
+                raise KeyError(message)
+            values.update(replace)
+        values.update(feeds)
+        for step in self._schedule(frozenset(feeds), wanted):
+            call = step.call
+            arguments = [values[name] if name else None for name in call.inputs]
+            try:
+                made = call.kernel(*arguments)
+            except (RuntimeError, ValueError, IndexError, TypeError) as error:
+                error.add_note(f"while executing {describe(call.node)}")
+                raise
+            results = made if isinstance(made, tuple) else (made,)
+            if visit is not None:
+                results = visit(call.node, results) or results
+            for name, result in zip(step.keep, results, strict=False):
+                if name:
+                    values[name] = result
+            for name in step.free:
+                del values[name]
+        return {name: self._finish(name, values[name]) for name in wanted}
+
+    def _finish(self, name: str, value: torch.Tensor) -> torch.Tensor:
+        declared = self._integer_outputs.get(name)
+        return value.to(declared) if declared is not None and value.is_floating_point() else value
+
+    def _schedule(self, feeds: frozenset[str], wanted: tuple[str, ...]) -> tuple[_Step, ...]:
+        key = (feeds, wanted)
+        steps = self._schedules.get(key)
+        if steps is None:
+            unknown = sorted(name for name in feeds if not self._knows(name))
+            if unknown:
+                message = f"feeds name {unknown}, but the graph has no values of these names"
+                raise KeyError(message)
+            steps = self._lay_out(self._needed(feeds, wanted), feeds, wanted)
+            self._schedules[key] = steps
+        return steps
+
+    def _knows(self, name: str) -> bool:
+        return name in self._producers or name in self.initializers or name in self.input_names
+
+    def _needed(self, feeds: frozenset[str], wanted: tuple[str, ...]) -> list[int]:
+        """Indices of the calls that lead from ``feeds`` to ``wanted``, in graph order."""
+        needed: set[int] = set()
+        pending = list(wanted)
+        while pending:
+            name = pending.pop()
+            if name in feeds or name in self.initializers:
+                continue
+            index = self._producers.get(name)
+            if index is None:
+                fed = ", ".join(sorted(feeds)) or "nothing"
+                kind = "graph input" if name in self.input_names else "value"
+                message = f"{kind} {name!r} is needed, but it is not fed and no node makes it; fed: {fed}"
+                raise KeyError(message)
+            if index not in needed:
+                needed.add(index)
+                pending.extend(source for source in self._calls[index].inputs if source)
+        return sorted(needed)
+
+    def _lay_out(self, needed: list[int], feeds: frozenset[str], wanted: tuple[str, ...]) -> tuple[_Step, ...]:
+        """Make steps of calls: drop what nobody reads, free each computed value after its last reader."""
+        last_use = {name: index for index in needed for name in self._calls[index].inputs if name}
+        steps = []
+        for index in needed:
+            call = self._calls[index]
+            keep = tuple(
+                name if name not in feeds and (name in last_use or name in wanted) else "" for name in call.outputs
+            )
+            free = tuple(
+                name
+                for name in dict.fromkeys(call.inputs)
+                if last_use.get(name) == index and name in self._producers and name not in feeds and name not in wanted
+            )
+            steps.append(_Step(call, keep, free))
+        return tuple(steps)
+
+
+def _name(value: ir.Value | None) -> str:
+    return "" if value is None or value.name is None else value.name
+
+
+def _prepare(node: ir.Node, opsets: Mapping[str, int], device: torch.device) -> _Call:
+    kernel, host = build_kernel(node, opsets.get(node.domain))
+    inputs = list(map(_name, node.inputs))
+    while inputs and not inputs[-1]:
+        inputs.pop()
+    if device.type != "cpu":
+        kernel = _on_device(kernel, host, device)
+    return _Call(node, kernel, tuple(inputs), tuple(map(_name, node.outputs)))
+
+
+def _on_device(kernel: Kernel, host: tuple[int, ...], device: torch.device) -> Kernel:
+    """Bring CPU tensors (sizes, indices) to the device for kernels that mix them with tensors there."""
+
+    def run(*arguments: torch.Tensor | None) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        mixed = any(
+            value is not None and position not in host and value.device == device
+            for position, value in enumerate(arguments)
+        )
+        if not mixed:
+            return kernel(*arguments)
+        return kernel(
+            *(
+                value if value is None or position in host else value.to(device)
+                for position, value in enumerate(arguments)
+            )
+        )
+
+    return run
+
+
+def _initializer(value: ir.Value, device: torch.device) -> torch.Tensor:
+    constant = value.const_value
+    if constant is None:
+        message = f"initializer {value.name!r} has no data; load the model together with its external data"
+        raise UnsupportedModelError(message)
+    tensor = to_tensor(constant)
+    return tensor if tensor.dtype == torch.int64 else tensor.to(device)

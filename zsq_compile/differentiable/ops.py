@@ -1,0 +1,230 @@
+"""Elementwise operators: arithmetic, comparisons, logic and activations."""
+
+import functools
+import math
+from collections.abc import Callable
+
+import onnx_ir as ir
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zsq_compile.differentiable.arguments import Builder, Kernel, Numbers, Row, integer, number, same, text
+
+
+def div(a: Tensor, b: Tensor) -> Tensor:
+    """Divide; integers round towards zero, as ONNX does."""
+    if a.is_floating_point() or b.is_floating_point():
+        return a / b
+    return torch.div(a, b, rounding_mode="trunc")
+
+
+def _pow(node: ir.Node) -> Kernel:
+    numbers = Numbers()
+
+    def run(base: Tensor, exponent: Tensor) -> Tensor:
+        if exponent.numel() == 1 and not exponent.requires_grad and exponent.dim() <= base.dim():
+            power = torch.pow(base, numbers.floats(exponent)[0])  # a number reaches torch's square and root shortcuts
+        else:
+            power = torch.pow(base, exponent)
+        return power if base.is_floating_point() else power.to(base.dtype)
+
+    return run
+
+
+def _mod(node: ir.Node) -> Kernel:
+    return torch.fmod if integer(node, "fmod") else torch.remainder
+
+
+def _clip_attributes(node: ir.Node) -> Kernel:
+    low = number(node, "min", -math.inf)
+    high = number(node, "max", math.inf)
+    return lambda x: torch.clamp(x, low, high)
+
+
+def _clip(node: ir.Node) -> Kernel:
+    low_number, high_number = Numbers(), Numbers()
+
+    def run(x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
+        if not x.is_floating_point() or any(limit is not None and limit.requires_grad for limit in (low, high)):
+            if low is not None:
+                x = torch.maximum(x, low)
+            return x if high is None else torch.minimum(x, high)
+        least = None if low is None else low_number.floats(low)[0]
+        most = None if high is None else high_number.floats(high)[0]
+        return x if least is None and most is None else torch.clamp(x, least, most)
+
+    return run
+
+
+def _variadic(function: Callable[[Tensor, Tensor], Tensor]) -> Builder:
+    def run(*operands: Tensor) -> Tensor:
+        return functools.reduce(function, operands)
+
+    return same(run)
+
+
+def _mean(*operands: Tensor) -> Tensor:
+    return functools.reduce(torch.add, operands) / len(operands)
+
+
+def _is_inf(node: ir.Node) -> Kernel:
+    negative, positive = integer(node, "detect_negative", 1), integer(node, "detect_positive", 1)
+
+    def run(x: Tensor) -> Tensor:
+        if negative and positive:
+            return torch.isinf(x)
+        if positive:
+            return torch.isposinf(x)
+        return torch.isneginf(x) if negative else torch.zeros_like(x, dtype=torch.bool)
+
+    return run
+
+
+def _bit_shift(node: ir.Node) -> Kernel:
+    shift = torch.bitwise_left_shift if text(node, "direction") == "LEFT" else torch.bitwise_right_shift
+    return shift
+
+
+def _gelu(node: ir.Node) -> Kernel:
+    approximate = text(node, "approximate", "none")
+    return lambda x: F.gelu(x, approximate=approximate)
+
+
+def _leaky_relu(node: ir.Node) -> Kernel:
+    alpha = number(node, "alpha", 0.01)
+    return lambda x: F.leaky_relu(x, alpha)
+
+
+def _prelu(x: Tensor, slope: Tensor) -> Tensor:
+    return torch.where(x < 0, x * slope, x)
+
+
+def _elu(node: ir.Node) -> Kernel:
+    alpha = number(node, "alpha", 1.0)
+    return lambda x: F.elu(x, alpha)
+
+
+def _celu(node: ir.Node) -> Kernel:
+    alpha = number(node, "alpha", 1.0)
+    return lambda x: F.celu(x, alpha)
+
+
+def _selu(node: ir.Node) -> Kernel:
+    alpha = number(node, "alpha", 1.67326319217681884765625)
+    gamma = number(node, "gamma", 1.05070102214813232421875)
+    return lambda x: gamma * F.elu(x, alpha)
+
+
+def _hard_sigmoid(node: ir.Node) -> Kernel:
+    alpha, beta = number(node, "alpha", 0.2), number(node, "beta", 0.5)
+    return lambda x: torch.clamp(alpha * x + beta, 0.0, 1.0)
+
+
+def _swish(node: ir.Node) -> Kernel:
+    alpha = number(node, "alpha", 1.0)
+    return F.silu if alpha == 1.0 else lambda x: x * torch.sigmoid(alpha * x)
+
+
+def _thresholded_relu(node: ir.Node) -> Kernel:
+    alpha = number(node, "alpha", 1.0)
+    return lambda x: torch.where(x > alpha, x, torch.zeros_like(x))
+
+
+def _shrink(node: ir.Node) -> Kernel:
+    bias, threshold = number(node, "bias", 0.0), number(node, "lambd", 0.5)
+
+    def run(x: Tensor) -> Tensor:
+        below = torch.where(x < -threshold, x + bias, torch.zeros_like(x))
+        return torch.where(x > threshold, x - bias, below).to(x.dtype)
+
+    return run
+
+
+def _dropout(node: ir.Node) -> Kernel:
+    training = Numbers()
+
+    def run(x: Tensor, ratio: Tensor | None = None, mode: Tensor | None = None) -> tuple[Tensor, ...]:
+        if mode is not None and training.ints(mode)[0] and (ratio is None or ratio.item() != 0):
+            message = "Dropout is in training mode; export the model in evaluation mode"
+            raise ValueError(message)
+        return x, torch.ones_like(x, dtype=torch.bool)
+
+    return run
+
+
+ROWS: tuple[Row, ...] = (
+    # arithmetic
+    ("Add", (7, 13, 14), same(torch.add)),
+    ("Sub", (7, 13, 14), same(torch.sub)),
+    ("Mul", (7, 13, 14), same(torch.mul)),
+    ("Div", (7, 13, 14), same(div)),
+    ("Pow", (7, 12, 13, 15), _pow),
+    ("Mod", (10, 13, 28), _mod),
+    ("Neg", (6, 13), same(torch.neg)),
+    ("Abs", (6, 13), same(torch.abs)),
+    ("Sign", (9, 13), same(torch.sign)),
+    ("Reciprocal", (6, 13), same(torch.reciprocal)),
+    ("Sqrt", (6, 13), same(torch.sqrt)),
+    ("Exp", (6, 13), same(torch.exp)),
+    ("Log", (6, 13), same(torch.log)),
+    ("Erf", (9, 13), same(torch.erf)),
+    ("Floor", (6, 13), same(torch.floor)),
+    ("Ceil", (6, 13), same(torch.ceil)),
+    ("Round", (11, 22), same(torch.round)),
+    ("Sum", (6, 8, 13), _variadic(torch.add)),
+    ("Mean", (6, 8, 13), same(_mean)),
+    ("Max", (6, 8, 12, 13), _variadic(torch.maximum)),
+    ("Min", (6, 8, 12, 13), _variadic(torch.minimum)),
+    ("Clip", (6,), _clip_attributes),
+    ("Clip", (11, 12, 13), _clip),
+    ("Sin", (7, 22), same(torch.sin)),
+    ("Cos", (7, 22), same(torch.cos)),
+    ("Tan", (7, 22), same(torch.tan)),
+    ("Asin", (7, 22), same(torch.asin)),
+    ("Acos", (7, 22), same(torch.acos)),
+    ("Atan", (7, 22), same(torch.atan)),
+    ("Sinh", (9, 22), same(torch.sinh)),
+    ("Cosh", (9, 22), same(torch.cosh)),
+    ("Asinh", (9, 22), same(torch.asinh)),
+    ("Acosh", (9, 22), same(torch.acosh)),
+    ("Atanh", (9, 22), same(torch.atanh)),
+    # comparisons, logic, bits
+    ("Equal", (7, 11, 13, 19), same(torch.eq)),
+    ("Greater", (7, 9, 13), same(torch.gt)),
+    ("GreaterOrEqual", (12, 16), same(torch.ge)),
+    ("Less", (7, 9, 13), same(torch.lt)),
+    ("LessOrEqual", (12, 16), same(torch.le)),
+    ("And", (7,), same(torch.logical_and)),
+    ("Or", (7,), same(torch.logical_or)),
+    ("Xor", (7,), same(torch.logical_xor)),
+    ("Not", (1,), same(torch.logical_not)),
+    ("Where", (9, 16), same(torch.where)),
+    ("IsNaN", (9, 13, 20), same(torch.isnan)),
+    ("IsInf", (10, 20), _is_inf),
+    ("BitShift", (11, 28), _bit_shift),
+    ("BitwiseAnd", (18,), same(torch.bitwise_and)),
+    ("BitwiseOr", (18,), same(torch.bitwise_or)),
+    ("BitwiseXor", (18,), same(torch.bitwise_xor)),
+    ("BitwiseNot", (18,), same(torch.bitwise_not)),
+    # activations
+    ("Relu", (6, 13, 14), same(torch.relu)),
+    ("Sigmoid", (6, 13), same(torch.sigmoid)),
+    ("Tanh", (6, 13), same(torch.tanh)),
+    ("Gelu", (20,), _gelu),
+    ("HardSwish", (14, 22), same(F.hardswish)),
+    ("HardSigmoid", (6, 22), _hard_sigmoid),
+    ("Mish", (18, 22), same(F.mish)),
+    ("Swish", (24,), _swish),
+    ("LeakyRelu", (6, 16), _leaky_relu),
+    ("PRelu", (7, 9, 16), same(_prelu)),
+    ("Elu", (6, 22), _elu),
+    ("Celu", (12, 28), _celu),
+    ("Selu", (6, 22), _selu),
+    ("Softplus", (1, 22), same(F.softplus)),
+    ("Softsign", (1, 22), same(F.softsign)),
+    ("ThresholdedRelu", (10, 22), _thresholded_relu),
+    ("Shrink", (9,), _shrink),
+    ("Dropout", (7, 10), _dropout),
+    ("Dropout", (12, 13, 22), _dropout, (1, 2)),
+)

@@ -1,0 +1,191 @@
+"""Operators that pick or place values by index."""
+
+import onnx_ir as ir
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zsq_compile.differentiable.arguments import Kernel, Numbers, Row, integer, same, text
+
+
+def _wrap(indices: Tensor, length: int) -> Tensor:
+    """Make negative indices count from the end, and int64."""
+    indices = indices.to(torch.int64)
+    return torch.where(indices < 0, indices + length, indices)
+
+
+def _gather(node: ir.Node) -> Kernel:
+    axis = integer(node, "axis")
+
+    def run(x: Tensor, indices: Tensor) -> Tensor:
+        along = axis % x.dim()
+        flat = _wrap(indices, x.shape[along]).reshape(-1)
+        picked = x.index_select(along, flat)
+        return (
+            picked if indices.dim() == 1 else picked.reshape((*x.shape[:along], *indices.shape, *x.shape[along + 1 :]))
+        )
+
+    return run
+
+
+def _gather_elements(node: ir.Node) -> Kernel:
+    axis = integer(node, "axis")
+    return lambda x, indices: torch.gather(x, axis, _wrap(indices, x.shape[axis]))
+
+
+def _gather_nd(node: ir.Node) -> Kernel:
+    batch = integer(node, "batch_dims")
+
+    def run(x: Tensor, indices: Tensor) -> Tensor:
+        depth = indices.shape[-1]
+        grids = (
+            torch.meshgrid([torch.arange(n, device=x.device) for n in indices.shape[:batch]], indexing="ij")
+            if batch
+            else ()
+        )
+        leading = [grid.reshape(*grid.shape, *(1,) * (indices.dim() - 1 - batch)) for grid in grids]
+        coordinates = [_wrap(indices[..., k], x.shape[batch + k]) for k in range(depth)]
+        return x[tuple([*leading, *coordinates])]
+
+    return run
+
+
+_REDUCTIONS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
+
+
+def _scatter_elements(node: ir.Node) -> Kernel:
+    axis, reduction = integer(node, "axis"), text(node, "reduction", "none")
+
+    def run(x: Tensor, indices: Tensor, updates: Tensor) -> Tensor:
+        places = _wrap(indices, x.shape[axis])
+        if reduction == "none":
+            return x.scatter(axis, places, updates)
+        return x.scatter_reduce(axis, places, updates, _REDUCTIONS[reduction])
+
+    return run
+
+
+def _scatter_nd(node: ir.Node) -> Kernel:
+    reduction = text(node, "reduction", "none")
+
+    def run(x: Tensor, indices: Tensor, updates: Tensor) -> Tensor:
+        depth = indices.shape[-1]
+        rows = torch.zeros(indices.shape[:-1], dtype=torch.int64, device=x.device)
+        for k in range(depth):
+            rows = rows * x.shape[k] + _wrap(indices[..., k], x.shape[k])
+        flat = x.reshape(-1, *x.shape[depth:]) if depth else x
+        source = updates.reshape(-1, *x.shape[depth:])
+        rows = rows.reshape(-1)
+        if reduction == "none":
+            return flat.index_put((rows,), source).reshape(x.shape)
+        rows = rows.reshape(-1, *(1,) * (source.dim() - 1)).expand_as(source)
+        return flat.scatter_reduce(0, rows, source, _REDUCTIONS[reduction]).reshape(x.shape)
+
+    return run
+
+
+def _one_hot(node: ir.Node) -> Kernel:
+    axis = integer(node, "axis", -1)
+    numbers = Numbers()
+
+    def run(indices: Tensor, depth: Tensor, values: Tensor) -> Tensor:
+        count = numbers.ints(depth)[0]
+        hot = torch.arange(count, device=indices.device) == (indices.unsqueeze(-1) % count)
+        inside = (indices >= -count) & (indices < count)
+        return torch.where(hot & inside.unsqueeze(-1), values[1], values[0]).movedim(-1, axis)
+
+    return run
+
+
+def _non_zero(x: Tensor) -> Tensor:
+    return torch.nonzero(x).t()
+
+
+def _arg(node: ir.Node, *, largest: bool) -> Kernel:
+    axis, keep = integer(node, "axis"), bool(integer(node, "keepdims", 1))
+    last = bool(integer(node, "select_last_index"))
+
+    def run(x: Tensor) -> Tensor:
+        source = x.flip(axis) if last else x
+        index = (source.argmax if largest else source.argmin)(axis, keepdim=keep)
+        return x.shape[axis] - 1 - index if last else index
+
+    return run
+
+
+def _arg_max(node: ir.Node) -> Kernel:
+    return _arg(node, largest=True)
+
+
+def _arg_min(node: ir.Node) -> Kernel:
+    return _arg(node, largest=False)
+
+
+def _top_k(x: Tensor, count: int, axis: int, *, largest: bool) -> tuple[Tensor, Tensor]:
+    # a stable sort, because ONNX gives the smaller index first among equals and topk promises no order
+    values, indices = torch.sort(x, axis, descending=largest, stable=True)
+    return values.narrow(axis, 0, count), indices.narrow(axis, 0, count)
+
+
+def _top_k_attribute(node: ir.Node) -> Kernel:
+    axis, count = integer(node, "axis", -1), integer(node, "k")
+    return lambda x: _top_k(x, count, axis, largest=True)
+
+
+def _top_k_input(node: ir.Node) -> Kernel:
+    axis, largest = integer(node, "axis", -1), bool(integer(node, "largest", 1))
+    numbers = Numbers()
+    return lambda x, count: _top_k(x, numbers.ints(count)[0], axis, largest=largest)
+
+
+def _cumulative(node: ir.Node, *, product: bool) -> Kernel:
+    exclusive, reverse = integer(node, "exclusive"), integer(node, "reverse")
+    numbers = Numbers()
+
+    def run(x: Tensor, axis: Tensor) -> Tensor:
+        along = numbers.ints(axis)[0] % x.dim()
+        y = x.flip(along) if reverse else x
+        if exclusive:
+            border = [0, 0] * (x.dim() - 1 - along) + [1, -1]
+            y = F.pad(y, border, value=1 if product else 0)
+        y = torch.cumprod(y, along, dtype=x.dtype) if product else torch.cumsum(y, along, dtype=x.dtype)
+        return y.flip(along) if reverse else y
+
+    return run
+
+
+def _cum_sum(node: ir.Node) -> Kernel:
+    return _cumulative(node, product=False)
+
+
+def _cum_prod(node: ir.Node) -> Kernel:
+    return _cumulative(node, product=True)
+
+
+def _compress(node: ir.Node) -> Kernel:
+    axis = integer(node, "axis") if "axis" in node.attributes else None
+
+    def run(x: Tensor, condition: Tensor) -> Tensor:
+        along = 0 if axis is None else axis
+        return (x.reshape(-1) if axis is None else x).index_select(along, torch.nonzero(condition).reshape(-1))
+
+    return run
+
+
+ROWS: tuple[Row, ...] = (
+    ("Gather", (1, 11, 13), _gather),
+    ("GatherElements", (11, 13), _gather_elements),
+    ("GatherND", (11, 12, 13), _gather_nd),
+    ("Scatter", (9, 11), _scatter_elements),
+    ("ScatterElements", (11, 13, 16, 18), _scatter_elements),
+    ("ScatterND", (11, 13, 16, 18), _scatter_nd),
+    ("OneHot", (9, 11, 28), _one_hot, (1,)),
+    ("NonZero", (9, 13), same(_non_zero)),
+    ("ArgMax", (1, 11, 12, 13), _arg_max),
+    ("ArgMin", (1, 11, 12, 13), _arg_min),
+    ("TopK", (1,), _top_k_attribute),
+    ("TopK", (10, 11, 24), _top_k_input, (1,)),
+    ("CumSum", (11, 14), _cum_sum, (1,)),
+    ("CumProd", (26,), _cum_prod, (1,)),
+    ("Compress", (9, 11, 28), _compress),
+)

@@ -1,0 +1,256 @@
+"""Layers with weights and normalisations: convolutions, products of matrices, softmax."""
+
+from collections.abc import Callable
+
+import onnx_ir as ir
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zsq_compile.differentiable.arguments import Kernel, Row, integer, integers, number, refuse, same, text
+from zsq_compile.differentiable.windows import same_padding, split_pads, window_padding
+
+_CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_TRANSPOSED: dict[int, Callable[..., Tensor]] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+
+
+def _conv(node: ir.Node) -> Kernel:
+    group = integer(node, "group", 1)
+    padding = window_padding(node)
+    strides, dilations = integers(node, "strides"), integers(node, "dilations")
+
+    def run(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        spatial = x.dim() - 2
+        stride = strides or (1,) * spatial
+        dilation = dilations or (1,) * spatial
+        begins, ends = padding(x.shape[2:], weight.shape[2:], stride, dilation)
+        if begins != ends:
+            x, begins = F.pad(x, split_pads(begins, ends)), (0,) * spatial
+        return _CONVOLUTIONS[spatial](x, weight, bias, stride, begins, dilation, group)
+
+    return run
+
+
+def _conv_transpose(node: ir.Node) -> Kernel:
+    group = integer(node, "group", 1)
+    auto, pads = text(node, "auto_pad", "NOTSET"), integers(node, "pads")
+    strides, dilations = integers(node, "strides"), integers(node, "dilations")
+    extra, wanted = integers(node, "output_padding"), integers(node, "output_shape")
+
+    def run(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        spatial = x.dim() - 2
+        stride, dilation = strides or (1,) * spatial, dilations or (1,) * spatial
+        output_padding = extra or (0,) * spatial
+        full = [
+            (size - 1) * step + (kernel - 1) * gap + 1 + more
+            for size, step, kernel, gap, more in zip(
+                x.shape[2:], stride, weight.shape[2:], dilation, output_padding, strict=True
+            )
+        ]
+        if wanted is not None or auto in ("SAME_UPPER", "SAME_LOWER"):
+            target = wanted[-spatial:] if wanted else [n * step for n, step in zip(x.shape[2:], stride, strict=True)]
+            totals = [have - want for have, want in zip(full, target, strict=True)]
+            begins, ends = same_padding(totals, upper=auto == "SAME_UPPER")
+        else:
+            begins, ends = (pads[:spatial], pads[spatial:]) if pads else ((0,) * spatial, (0,) * spatial)
+        if (
+            begins == ends
+            and min(begins) >= 0
+            and all(m < max(s, d) for m, s, d in zip(output_padding, stride, dilation, strict=True))
+        ):
+            return _TRANSPOSED[spatial](x, weight, bias, stride, begins, output_padding, group, dilation)
+        # uneven pads: compute everything and crop; output_padding then only lengthens the end
+        y = _TRANSPOSED[spatial](x, weight, None, stride, 0, 0, group, dilation)
+        crop = (
+            [-amount for amount in begins],
+            [more - amount for more, amount in zip(output_padding, ends, strict=True)],
+        )
+        y = F.pad(y, split_pads(*crop))
+        return y if bias is None else y + bias.reshape(-1, *(1,) * spatial)
+
+    return run
+
+
+def _gemm(node: ir.Node) -> Kernel:
+    alpha, beta = number(node, "alpha", 1.0), number(node, "beta", 1.0)
+    flip_a, flip_b = integer(node, "transA"), integer(node, "transB")
+
+    def run(a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
+        if flip_a:
+            a = a.t()
+        if alpha == beta == 1.0 and flip_b and (c is None or c.dim() == 1):
+            return F.linear(a, b, c)
+        if flip_b:
+            b = b.t()
+        product = a @ b
+        if alpha != 1.0:
+            product = alpha * product
+        if c is None:
+            return product
+        return product + (c if beta == 1.0 else beta * c)
+
+    return run
+
+
+def _batch_normalization(node: ir.Node) -> Kernel:
+    epsilon = number(node, "epsilon", 1e-5)
+    if integer(node, "training_mode") or (len(node.outputs) > 1 and "is_test" not in node.attributes):
+        refuse(node, "it is in training mode; export the model in evaluation mode")
+
+    def run(x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+        if x.dim() < 2 or mean.requires_grad or variance.requires_grad or variance.dtype != scale.dtype:
+            # torch's own form gives no gradient to the statistics
+            shape = (-1, *(1,) * (x.dim() - 2)) if x.dim() > 1 else (-1,)
+            factor = (scale / torch.sqrt(variance + epsilon)).to(scale.dtype).reshape(shape)
+            return (x - mean.reshape(shape)).to(x.dtype) * factor + shift.reshape(shape)
+        return F.batch_norm(x, mean, variance, scale, shift, training=False, eps=epsilon)
+
+    return run
+
+
+def _instance_normalization(node: ir.Node) -> Kernel:
+    epsilon = number(node, "epsilon", 1e-5)
+    return lambda x, scale, shift: F.instance_norm(x, weight=scale, bias=shift, eps=epsilon)
+
+
+def _layer_normalization(node: ir.Node) -> Kernel:
+    axis, epsilon = integer(node, "axis", -1), number(node, "epsilon", 1e-5)
+    statistics = len(node.outputs) > 1
+
+    def run(x: Tensor, scale: Tensor, shift: Tensor | None = None) -> Tensor | tuple[Tensor, ...]:
+        shape = x.shape[axis:]
+        if not statistics and scale.shape == shape and (shift is None or shift.shape == shape):
+            return F.layer_norm(x, shape, scale, shift, epsilon)
+        axes = tuple(range(axis if axis < 0 else axis - x.dim(), 0))
+        mean = x.mean(axes, keepdim=True)
+        inverse = torch.rsqrt((x - mean).square().mean(axes, keepdim=True) + epsilon)
+        y = (x - mean) * inverse * scale
+        return (y if shift is None else y + shift), mean, inverse
+
+    return run
+
+
+def _group_normalization(node: ir.Node) -> Kernel:
+    groups, epsilon = integer(node, "num_groups"), number(node, "epsilon", 1e-5)
+    return lambda x, scale, shift: F.group_norm(x, groups, scale, shift, epsilon)
+
+
+def _group_normalization_18(node: ir.Node) -> Kernel:
+    groups, epsilon = integer(node, "num_groups"), number(node, "epsilon", 1e-5)
+
+    def run(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        repeat = x.shape[1] // groups  # one scale per group, not per channel, at this version
+        return F.group_norm(x, groups, scale.repeat_interleave(repeat), shift.repeat_interleave(repeat), epsilon)
+
+    return run
+
+
+def _rms_normalization(node: ir.Node) -> Kernel:
+    axis, epsilon = integer(node, "axis", -1), number(node, "epsilon", 1e-5)
+
+    def run(x: Tensor, scale: Tensor) -> Tensor:
+        axes = tuple(range(axis if axis < 0 else axis - x.dim(), 0))
+        return x * torch.rsqrt(x.square().mean(axes, keepdim=True) + epsilon) * scale
+
+    return run
+
+
+def _local_response_normalization(node: ir.Node) -> Kernel:
+    size, alpha = integer(node, "size"), number(node, "alpha", 1e-4)
+    beta, bias = number(node, "beta", 0.75), number(node, "bias", 1.0)
+
+    def run(x: Tensor) -> Tensor:
+        squares = x.square().unsqueeze(1)
+        squares = F.pad(squares, (*(0, 0) * (x.dim() - 2), (size - 1) // 2, size // 2))
+        total = squares.unfold(2, size, 1).sum(-1).squeeze(1)
+        return x / (bias + alpha / size * total) ** beta
+
+    return run
+
+
+def _mean_variance_normalization(node: ir.Node) -> Kernel:
+    axes = integers(node, "axes", (0, 2, 3)) or (0, 2, 3)
+
+    def run(x: Tensor) -> Tensor:
+        centred = x - x.mean(axes, keepdim=True)
+        return centred / (centred.square().mean(axes, keepdim=True).sqrt() + 1e-9)
+
+    return run
+
+
+def _lp_normalization(node: ir.Node) -> Kernel:
+    axis, power = integer(node, "axis", -1), integer(node, "p", 2)
+
+    def run(x: Tensor) -> Tensor:
+        norm = torch.linalg.vector_norm(x, power, axis, keepdim=True)
+        return torch.where(norm == 0, torch.zeros_like(x), x / torch.where(norm == 0, torch.ones_like(norm), norm))
+
+    return run
+
+
+def _along(function: Callable[[Tensor, int], Tensor]) -> Callable[[ir.Node], Kernel]:
+    """Softmax family since opset 13: along one axis, the last by default."""
+
+    def build(node: ir.Node) -> Kernel:
+        axis = integer(node, "axis", -1)
+        return lambda x: function(x, axis)
+
+    return build
+
+
+def _along_flattened(function: Callable[[Tensor, int], Tensor]) -> Callable[[ir.Node], Kernel]:
+    """Softmax family before opset 13: over everything from ``axis`` on."""
+
+    def build(node: ir.Node) -> Kernel:
+        axis = integer(node, "axis", 1)
+
+        def run(x: Tensor) -> Tensor:
+            if axis in (-1, x.dim() - 1):
+                return function(x, -1)
+            return function(x.flatten(axis), -1).reshape(x.shape)
+
+        return run
+
+    return build
+
+
+def _softmax(x: Tensor, axis: int) -> Tensor:
+    return torch.softmax(x, axis)
+
+
+def _log_softmax(x: Tensor, axis: int) -> Tensor:
+    return torch.log_softmax(x, axis)
+
+
+def _hardmax(x: Tensor, axis: int) -> Tensor:
+    first = x.argmax(axis, keepdim=True)
+    return torch.zeros_like(x).scatter(axis, first, 1.0)
+
+
+def _einsum(node: ir.Node) -> Kernel:
+    equation = text(node, "equation").replace(" ", "")
+    return lambda *operands: torch.einsum(equation, *operands)
+
+
+ROWS: tuple[Row, ...] = (
+    ("Conv", (1, 11, 22), _conv),
+    ("ConvTranspose", (1, 11, 22), _conv_transpose),
+    ("Gemm", (7, 9, 11, 13), _gemm),
+    ("MatMul", (1, 9, 13), same(torch.matmul)),
+    ("Einsum", (12, 28), _einsum),
+    ("BatchNormalization", (7, 9, 14, 15), _batch_normalization),
+    ("InstanceNormalization", (6, 22), _instance_normalization),
+    ("LayerNormalization", (17,), _layer_normalization),
+    ("GroupNormalization", (18,), _group_normalization_18),
+    ("GroupNormalization", (21,), _group_normalization),
+    ("RMSNormalization", (23,), _rms_normalization),
+    ("LRN", (1, 13), _local_response_normalization),
+    ("MeanVarianceNormalization", (9, 13), _mean_variance_normalization),
+    ("LpNormalization", (1, 22), _lp_normalization),
+    ("Softmax", (1, 11), _along_flattened(_softmax)),
+    ("Softmax", (13,), _along(_softmax)),
+    ("LogSoftmax", (1, 11), _along_flattened(_log_softmax)),
+    ("LogSoftmax", (13,), _along(_log_softmax)),
+    ("Hardmax", (1, 11), _along_flattened(_hardmax)),
+    ("Hardmax", (13,), _along(_hardmax)),
+)

@@ -1,0 +1,74 @@
+"""The operator table: (domain, op_type, since_version) -> operator, and the lookup in it."""
+
+from collections.abc import Iterable, Mapping
+
+import onnx_ir as ir
+
+from zsq_compile.differentiable import ops, ops_index, ops_nn, ops_pool, ops_quant, ops_reduce, ops_resize, ops_shape
+from zsq_compile.differentiable.arguments import Kernel, Operator, Row, describe
+from zsq_compile.errors import UnsupportedModelError
+
+NEWEST_OPSET = 28  # newest ONNX opset whose schemas the table was held against
+_CONTROL_FLOW = ("If", "Loop", "Scan", "SequenceMap")
+
+
+def _expand(rows: Iterable[Row]) -> dict[tuple[str, str, int], Operator]:
+    return {("", row[0], since): Operator(row[2], *row[3:]) for row in rows for since in row[1]}
+
+
+OPERATORS: Mapping[tuple[str, str, int], Operator] = {
+    **_expand(ops.ROWS),
+    **_expand(ops_index.ROWS),
+    **_expand(ops_nn.ROWS),
+    **_expand(ops_pool.ROWS),
+    **_expand(ops_quant.ROWS),
+    **_expand(ops_reduce.ROWS),
+    **_expand(ops_resize.ROWS),
+    **_expand(ops_shape.ROWS),
+}
+
+
+def _versions() -> dict[tuple[str, str], list[int]]:
+    versions: dict[tuple[str, str], list[int]] = {}
+    for domain, op_type, since in sorted(OPERATORS):
+        versions.setdefault((domain, op_type), []).append(since)
+    return versions
+
+
+_VERSIONS: Mapping[tuple[str, str], list[int]] = _versions()
+
+
+def find_operator(node: ir.Node, opset: int | None) -> Operator:
+    """Return the operator with the newest ``since_version`` not above ``opset``.
+
+    Raises UnsupportedModelError, naming node, operator and opset, when there is none.
+    """
+    where = describe(node)
+    if any(
+        attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for attribute in node.attributes.values()
+    ):
+        message = (
+            f"{where} holds a subgraph; control flow ({', '.join(_CONTROL_FLOW)}) cannot be executed in torch. "
+            "Export the model with the branch taken or the loop unrolled."
+        )
+        raise UnsupportedModelError(message)
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    known = _VERSIONS.get((domain, node.op_type), [])
+    if opset is None or opset > NEWEST_OPSET:
+        message = f"{where}: opsets up to {NEWEST_OPSET} can be executed in torch, the model imports {opset}."
+        raise UnsupportedModelError(message)
+    fitting = [since for since in known if since <= opset]
+    if not fitting:
+        oldest = f"only from opset {known[0]} on" if known else "at no opset"
+        message = (
+            f"{where} at opset {opset}: this operator can be executed in torch {oldest}. "
+            "Simplify the model so that the operator goes away, or cut the model before this node."
+        )
+        raise UnsupportedModelError(message)
+    return OPERATORS[domain, node.op_type, fitting[-1]]
+
+
+def build_kernel(node: ir.Node, opset: int | None) -> tuple[Kernel, tuple[int, ...]]:
+    """Build the kernel of ``node``; also return the positions of its inputs that are read on the host."""
+    operator = find_operator(node, opset)
+    return operator.build(node), operator.host
