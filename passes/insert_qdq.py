@@ -109,6 +109,7 @@ class _Writer:
     def _dequantize_initializer(
         self, node: ir.Node, index: int, stored: ir.Value, name: str, scale: Scale, axis: int, dtype: ir.DataType
     ) -> None:
+        assert stored.const_value is not None
         _set_type(stored, stored.const_value)
         self.graph.register_initializer(stored)
         dequantize = ir.node(
@@ -185,7 +186,7 @@ class _Writer:
         codes = np.array([site.number_format.qmin, site.number_format.qmax], np.int32)
         low, high = dequantize_array(codes, scale)
         limits = [
-            self._initializer(f"{site.group}_{name}", np.float32(limit))
+            self._initializer(f"{site.group}_{name}", ir.tensor(np.float32(limit)))
             for name, limit in (("low", low), ("high", high))
         ]
         clip = ir.node("Clip", [value, *limits], name=f"{site.value}_Clip")
@@ -202,13 +203,12 @@ class _Writer:
     def _parameters(self, name: str, scale: Scale, dtype: ir.DataType) -> tuple[ir.Value, ir.Value]:
         zero_point = ir.tensor(scale.zero_point.astype(dtype.numpy()), dtype=dtype)
         return (
-            self._initializer(f"{name}_scale", scale.scale.astype(np.float32)),
+            self._initializer(f"{name}_scale", ir.tensor(scale.scale.astype(np.float32))),
             self._initializer(f"{name}_zero_point", zero_point),
         )
 
-    def _initializer(self, name: str, content: object) -> ir.Value:
+    def _initializer(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
         if name not in self.graph.initializers:
-            tensor = content if isinstance(content, ir.Tensor) else ir.tensor(np.asarray(content), name=name)
             value = ir.Value(name=name, const_value=tensor)
             _set_type(value, tensor)
             self.graph.register_initializer(value)
@@ -247,8 +247,7 @@ def _name_output(node: ir.Node, name: str, dtype: ir.DataType, shape: ir.Shape |
     output.name, output.dtype, output.shape = name, dtype, shape
 
 
-def _set_type(value: ir.Value, tensor: object) -> None:
-    assert isinstance(tensor, ir.TensorBase)
+def _set_type(value: ir.Value, tensor: ir.TensorProtocol) -> None:
     value.dtype, value.shape = tensor.dtype, ir.Shape(tensor.shape)
 
 

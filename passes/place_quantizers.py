@@ -92,6 +92,8 @@ class _Placement:
         movers = [node for node, rule in eligible if rule.kind == "same_scale"]
         self._mark_compute([(n, r) for n, r in eligible if r.kind in ("weighted", "quantized")])
         self._join_movers(movers)
+        order = {value.name: i for i, value in enumerate(_values(model.graph))}
+        self.sites = dict(sorted(self.sites.items(), key=lambda item: order[item[0]]))
 
     def group(self, name: str) -> str:
         """Name of the group that shares one scale with a value."""
@@ -213,6 +215,11 @@ def _narrowed(number_format: NumberFormat, bits: int) -> NumberFormat:
     if bits >= number_format.bits:
         return number_format
     return replace(number_format, bits=bits, narrow=False)
+
+
+def _values(graph: ir.Graph) -> list[ir.Value]:
+    """All values that are computed or fed, in graph order."""
+    return [*graph.inputs, *(value for node in graph for value in node.outputs)]
 
 
 def _edge_layers(weighted: list[ir.Node]) -> tuple[set[ir.Node], set[ir.Node]]:

@@ -8,7 +8,7 @@ measures the shift on data, layer by layer in order, each behind layers that are
 Both return changed initializers of the QDQ graph.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import onnx_ir as ir
 import torch
@@ -56,16 +56,19 @@ def empirical_correction(
     plan: QuantizationPlan,
     quantized: TorchGraph,
     teacher: TorchGraph,
-    batch: Mapping[str, Tensor],
+    batches: Sequence[Mapping[str, Tensor]],
     layers: Collection[str] | None = None,
 ) -> dict[str, Tensor]:
     """Correct layers one after the other by the shift of their outputs' channel means on data.
+
+    One batch goes through both graphs once. Several batches cost a run up to each layer, because a layer is to be
+    measured on all of them before the next one is.
 
     Args:
         plan: the plan that ``quantized`` was made from.
         quantized: the QDQ graph.
         teacher: the float graph with the same layers and value names.
-        batch: feeds; the whole batch goes through both graphs once.
+        batches: feeds.
         layers: names of the nodes to correct; None means all.
 
     Returns:
@@ -73,29 +76,60 @@ def empirical_correction(
 
     """
     sites = {site.node: site for site in _with_bias(plan, quantized) if layers is None or site.node in layers}
-    wanted: dict[str, Tensor] = {}
+    wanted: dict[str, list[Tensor]] = {name: [] for name in sites}
+    outputs: dict[str, str] = {}
 
-    def remember(node: ir.Node, outputs: tuple[Tensor, ...]) -> None:
+    def remember(node: ir.Node, made: tuple[Tensor, ...]) -> None:
         if node.name in sites:
-            wanted[str(node.name)] = _channel_means(outputs[0])
+            wanted[str(node.name)].append(_channel_means(made[0]))
+            outputs[str(node.name)] = str(node.outputs[0].name)
 
+    with torch.no_grad():
+        for batch in batches:
+            teacher.run(batch, visit=remember)
+        means = {name: torch.stack(found).mean(0) for name, found in wanted.items() if found}
+        in_order = [(sites[name], means[name], outputs[name]) for name in outputs]
+        if len(batches) == 1:
+            return _corrected_in_one_run(plan, quantized, batches[0], in_order)
+        return _corrected_in_turn(plan, quantized, batches, in_order)
+
+
+def _corrected_in_one_run(
+    plan: QuantizationPlan,
+    quantized: TorchGraph,
+    batch: Mapping[str, Tensor],
+    layers: Sequence[tuple[WeightSite, Tensor, str]],
+) -> dict[str, Tensor]:
+    """Correct each layer as it runs, and hand its corrected output on to the layers behind it."""
+    wanted = {site.node: (site, mean) for site, mean, _ in layers}
     changed: dict[str, Tensor] = {}
 
     def correct(node: ir.Node, outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        site = sites.get(str(node.name))
-        if site is None:
+        if node.name not in wanted:
             return None
-        shift = wanted[str(node.name)] - _channel_means(outputs[0])
+        site, mean = wanted[node.name]
         name = f"{site.bias}_quantized"
-        before = quantized.initializers[name]
-        changed[name] = _moved_bias(plan, site, quantized, shift)
-        step = bias_step(plan, site).to(outputs[0].dtype)
-        moved = ((changed[name] - before).to(step.dtype) * step).reshape(1, -1, *[1] * (outputs[0].ndim - 2))
-        return (outputs[0] + moved, *outputs[1:])
+        changed[name] = _moved_bias(plan, site, quantized, mean - _channel_means(outputs[0]))
+        step = bias_step(plan, site).to(outputs[0])
+        moved = (changed[name] - quantized.initializers[name]).to(step.dtype) * step
+        return (outputs[0] + moved.reshape(1, -1, *[1] * (outputs[0].ndim - 2)), *outputs[1:])
 
-    with torch.no_grad():
-        teacher.run(batch, visit=remember)
-        quantized.run(batch, visit=correct)
+    quantized.run(batch, visit=correct)
+    return changed
+
+
+def _corrected_in_turn(
+    plan: QuantizationPlan,
+    quantized: TorchGraph,
+    batches: Sequence[Mapping[str, Tensor]],
+    layers: Sequence[tuple[WeightSite, Tensor, str]],
+) -> dict[str, Tensor]:
+    changed: dict[str, Tensor] = {}
+    for site, mean, output in layers:
+        found = [_channel_means(quantized.run(batch, [output])[output]) for batch in batches]
+        name = f"{site.bias}_quantized"
+        changed[name] = _moved_bias(plan, site, quantized, mean - torch.stack(found).mean(0))
+        quantized.initializers[name] = changed[name]
     return changed
 
 

@@ -72,7 +72,7 @@ def propagate_moments(
     """
     known = {
         entry.output: Moments(
-            mean=torch.from_numpy(entry.shift).double(), variance=torch.from_numpy(entry.scale).double() ** 2
+            mean=torch.tensor(entry.shift, dtype=torch.float64), variance=torch.tensor(entry.scale, dtype=torch.float64) ** 2
         )
         for entry in statistics.usable
     }

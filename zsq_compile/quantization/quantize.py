@@ -73,7 +73,7 @@ def correct_biases(
         used = {site.node: "analytic" for site in plan.weights if f"{site.bias}_quantized" in changed}
     if config.bias_correction in ("auto", "empirical"):
         rest = [site.node for site in plan.weights if site.node not in used]
-        changed = empirical_correction(plan, quantized, teacher, _joined(batches), rest)
+        changed = empirical_correction(plan, quantized, teacher, batches, rest)
         write_initializers(quantized_model, changed)
         used |= {site.node: "empirical" for site in plan.weights if f"{site.bias}_quantized" in changed and site.node in rest}
     return used
@@ -87,6 +87,3 @@ def write_initializers(model: ir.Model, changed: Mapping[str, Tensor]) -> None:
         array = tensor.detach().cpu().numpy().astype(value.dtype.numpy())
         value.const_value = ir.tensor(array, dtype=value.dtype, name=name)
 
-
-def _joined(batches: Sequence[Batch]) -> dict[str, Tensor]:
-    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
