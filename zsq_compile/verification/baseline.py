@@ -4,6 +4,7 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -119,16 +120,14 @@ def _reader(batches: Iterable[Feeds]) -> Any:
     return Reader()
 
 
-class _quiet:  # noqa: N801 - reads as a statement
-    """Hold back the quantizer's advice and numpy's warnings from inside of it."""
-
-    def __enter__(self) -> None:
-        self._level = logging.root.level
-        logging.root.setLevel(logging.ERROR)
-        self._warnings = warnings.catch_warnings()
-        self._warnings.__enter__()
-        warnings.simplefilter("ignore")
-
-    def __exit__(self, *details: object) -> None:
-        self._warnings.__exit__(*details)  # type: ignore[arg-type]
-        logging.root.setLevel(self._level)
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back the quantizer's advice and the warnings from inside of it."""
+    level = logging.root.level
+    logging.root.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.root.setLevel(level)

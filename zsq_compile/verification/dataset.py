@@ -3,7 +3,7 @@
 Accepted forms of ``--data``:
 
 1. ``DIR/labels.csv`` with a file name and a class on each line (a header line is allowed), images beside it;
-2. ``DIR/CLASS/IMAGE``, one folder per class; classes count from 0 in sorted order, unless the folders' names are numbers;
+2. ``DIR/CLASS/IMAGE``, one folder per class, numbered in sorted order unless the folders' names are numbers already;
 3. ``FILE.npz`` with ``images`` (uint8, N,H,W,C or N,H,W) and ``labels`` (N);
 4. ``FILE.npz`` with arrays that are named like the model's inputs and go in as they are, with ``labels`` or without.
 
@@ -53,8 +53,10 @@ class Preparation:
         """
         channels = 1 if self.channel_order == "gray" else 3
         image = _fit(_with_channels(pixels, channels), self.height, self.width)
-        scaled = image.astype(np.float32) / np.float32(255.0)
-        scaled = (scaled - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        scaled: NDArray[np.float32] = np.divide(
+            image.astype(np.float32) / np.float32(255.0) - mean, std, dtype=np.float32
+        )
         if self.channel_order == "bgr":
             scaled = scaled[:, :, ::-1]
         return np.ascontiguousarray(scaled.transpose(2, 0, 1), np.float32)
@@ -207,13 +209,14 @@ def _from_npz(path: Path, inputs: Sequence[InputSpec], preparation: Preparation 
         images = arrays["images"]
         if images.dtype != np.uint8 or images.ndim not in (3, 4):
             raise ConfigError(
-                f"{path}: images must be uint8 with shape (N,H,W,C) or (N,H,W), got {images.dtype} {images.shape}; arrays "
-                f"that are ready for the network go under the input's name, {names[0]!r}"
+                f"{path}: images must be uint8 with shape (N,H,W,C) or (N,H,W), got {images.dtype} {images.shape}; "
+                f"arrays that are ready for the network go under the input's name, {names[0]!r}"
             )
         samples = {names[0]: images}
     else:
         raise ConfigError(
-            f"{path} holds {', '.join(arrays) or 'nothing'}; wanted the model's inputs ({', '.join(names)}) or images and labels"
+            f"{path} holds {', '.join(arrays) or 'nothing'}; wanted the model's inputs ({', '.join(names)}), "
+            "or images and labels"
         )
     counts = {len(rows) for rows in samples.values()} | (set() if labels is None else {len(labels)})
     if len(counts) != 1 or 0 in counts:

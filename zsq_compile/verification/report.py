@@ -1,0 +1,160 @@
+"""Everything a compilation knows about itself, as one frozen value, as JSON and as plain text."""
+
+import dataclasses
+import hashlib
+import math
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from passes.plan import Refusal
+from zsq_compile.verification.validate import Validation
+
+_PACKAGES = ("zsq-compile", "onnx", "onnx-ir", "onnxsim", "onnxruntime", "onnxruntime-gpu", "torch", "numpy")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Report:
+    """The evidence of one compilation.
+
+    Attributes:
+        model: the user's file.
+        emitted: the quantized file.
+        settings: the configuration, as nested plain values.
+        seed: seed of all randomness.
+        stages: seconds by stage, in order.
+        coverage: what batch normalisation the model had, in words.
+        contract: numbers that the network was taken to expect, as plain values; None when its input is no image.
+        data: where the calibration data came from, in words.
+        refusals: nodes and values that were left in float, with reasons.
+        notes: what the user should know, in words.
+        validation: float against quantized model in the runtime.
+        baseline: onnxruntime's own quantizer on the same model, as plain values; None when it was not asked for.
+        versions: of Python and of the packages, see installed_versions.
+        sha256: of the files, by role ("model", "emitted").
+
+    """
+
+    model: Path
+    emitted: Path
+    settings: Mapping[str, Any]
+    seed: int
+    stages: Mapping[str, float]
+    coverage: str
+    contract: Mapping[str, Any] | None
+    data: str
+    refusals: tuple[Refusal, ...]
+    notes: tuple[str, ...]
+    validation: Validation
+    baseline: Mapping[str, Any] | None = None
+    versions: Mapping[str, str] = field(default_factory=lambda: installed_versions())
+    sha256: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values that json.dumps takes as they are; a number that JSON lacks (inf, nan) becomes None."""
+        plain = {entry.name: _plain(getattr(self, entry.name)) for entry in dataclasses.fields(self)}
+        validation = self.validation
+        plain["validation"] |= {
+            "agreement": _plain(validation.agreement),
+            "sqnr_db": _plain(validation.sqnr_db),
+            "speedup": _plain(validation.speedup),
+        }
+        return plain
+
+    def summary(self) -> str:
+        """Return a few plain lines for a terminal or a log."""
+        validation = self.validation
+        shrunk = validation.quantized_bytes / max(validation.float_bytes, 1)
+        lines = [
+            f"{self.model} -> {self.emitted}",
+            f"size        {_size(validation.float_bytes)} -> {_size(validation.quantized_bytes)} ({shrunk:.2f} of it)",
+            f"statistics  {self.coverage}",
+            f"data        {self.data}",
+            f"layers      {_layers(validation)}",
+        ]
+        lines.extend(_quality_lines(validation))
+        if validation.latency:
+            before, after = (validation.latency[name].median_ms for name in ("float", "quantized"))
+            lines.append(f"latency     {before:.3g} ms -> {after:.3g} ms ({before / after:.2f} times as fast)")
+        lines.append(f"time        {sum(self.stages.values()):.1f} s")
+        lines.extend(
+            f"refused     {refusal.where} ({refusal.op_type}): {refusal.reason}" for refusal in self.refusals[:5]
+        )
+        if len(self.refusals) > 5:
+            lines.append(f"refused     {len(self.refusals) - 5} more, see the JSON report")
+        lines.extend(f"note        {text}" for text in (*self.notes, *validation.warnings))
+        lines.extend(f"FAILED      {text}" for text in validation.failures)
+        return "\n".join(lines)
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of Python, the machine's architecture and the packages that a result depends on."""
+    found = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # not installed as a package: onnxruntime-gpu beside onnxruntime, or a source tree
+            continue
+    return found
+
+
+def file_sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes (of the model file alone where weights lie beside it)."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {entry.name: _plain(getattr(value, entry.name)) for entry in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return str(value) if isinstance(value, Path) else value
+
+
+def _layers(validation: Validation) -> str:
+    fusion = validation.fusion
+    parts = [f"{fusion.fused} in integers"]
+    if fusion.unfused:
+        parts.append(f"{len(fusion.unfused)} quantized but run in float")
+    if fusion.left_float:
+        parts.append(f"{len(fusion.left_float)} left in float")
+    return ", ".join(parts)
+
+
+def _quality_lines(validation: Validation) -> list[str]:
+    lines = []
+    for output in validation.outputs:
+        parts = [] if output.sqnr_db is None else [f"SQNR {output.sqnr_db:.1f} dB"]
+        parts += [] if output.agreement is None else [f"{output.agreement:.2%} of the decisions unchanged"]
+        lines.append(f"held out    {output.name}: {', '.join(parts)} on {validation.samples} samples")
+    real = validation.labelled
+    if real is not None:
+        scores = ""
+        if real.top1_float is not None and real.top1_quantized is not None:
+            scores = f"top-1 {real.top1_float:.2%} -> {real.top1_quantized:.2%}, "
+        lines.append(f"your data   {scores}{real.agreement:.2%} of the decisions unchanged on {real.samples} samples")
+    if validation.simulation is not None:
+        match = validation.simulation
+        lines.append(
+            f"simulation  {match.share_beyond_step:.2%} of the elements differ by more than a step, "
+            f"{match.agreement:.2%} of the decisions are common"
+        )
+    return lines
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"

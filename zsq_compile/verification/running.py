@@ -1,0 +1,66 @@
+"""Running samples through a session, and the size of a model on disk."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from backends.session import Session
+from zsq_compile.errors import ConfigError
+
+
+def run_batched(session: Session, inputs: Mapping[str, NDArray[Any]], *, batch: int = 32) -> dict[str, NDArray[Any]]:
+    """Run samples through a session, as many at a time as the model takes, and join the outputs along axis 0.
+
+    Args:
+        session: a loaded model.
+        inputs: by name, (count, ...); a model of fixed batch drops a last part that does not fill it.
+        batch: samples at a time where the model leaves it open.
+
+    Raises:
+        ConfigError: there are fewer samples than one batch of the model, or an input is missing.
+        RuntimeModelError: the runtime failed.
+
+    """
+    missing = [name for name in session.input_names if name not in inputs]
+    if missing:
+        raise ConfigError(f"the model needs the input {missing[0]!r}; the data hold {', '.join(inputs)}")
+    fixed = {shape[0] for shape in session.input_shapes.values() if shape and shape[0] is not None}
+    size = max(fixed) if fixed else batch
+    count = min(len(inputs[name]) for name in session.input_names)
+    if fixed:
+        count -= count % size
+    if count == 0:
+        raise ConfigError(f"the model takes {size} samples at a time, but fewer were given")
+    parts: dict[str, list[NDArray[Any]]] = {name: [] for name in session.output_names}
+    for start in range(0, count, size):
+        feeds = {name: _cast(inputs[name][start : start + size], session, name) for name in session.input_names}
+        for name, value in session.run(feeds).items():
+            parts[name].append(np.atleast_1d(value))
+    return {name: np.concatenate(values) for name, values in parts.items()}
+
+
+def first_sample(session: Session, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Cut the smallest batch that a session takes out of inputs (count, ...)."""
+    sizes = {name: shape[0] if shape and shape[0] is not None else 1 for name, shape in session.input_shapes.items()}
+    return {name: _cast(inputs[name][:size], session, name) for name, size in sizes.items()}
+
+
+def file_bytes(path: Path) -> int:
+    """Size of a model file with its external data."""
+    model = onnx.load(path, load_external_data=False)
+    places = {
+        entry.value
+        for tensor in model.graph.initializer
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    return sum(file.stat().st_size for file in (path, *(path.parent / str(place) for place in places)))
+
+
+def _cast(array: NDArray[Any], session: Session, name: str) -> NDArray[Any]:
+    return np.ascontiguousarray(array.astype(session.input_dtypes.get(name, array.dtype), copy=False))
