@@ -1,0 +1,176 @@
+"""Read what BatchNormalization remembers of the training data: per channel, mean and variance of the value it reads.
+
+``layer -> value x -> BatchNormalization(x; scale, shift, mean, variance)`` says: over the training set, channel c of x had
+mean ``mean[c]`` and variance ``variance[c]``. That is all the data-free methods know of the data.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from passes.fold_constants import constant_value
+from passes.plan import Refusal
+
+_CONVOLUTIONS = ("Conv", "ConvTranspose")
+_DENSE = ("Gemm", "MatMul")
+_DEAD_ABSOLUTE = 1e-10
+_DEAD_RELATIVE = 1e-5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class BatchNorm:
+    """One BatchNormalization node: y = scale * (x - mean) / sqrt(variance + epsilon) + shift, per channel.
+
+    Attributes:
+        node: name of the node.
+        input: name of the value it reads, whose moments ``mean`` and ``variance`` are.
+        output: name of the value it makes.
+        mean: (C,) mean of the input over the training data.
+        variance: (C,) variance of the input over the training data.
+        scale: (C,) gamma.
+        shift: (C,) beta.
+        epsilon: added to the variance.
+        layer: name of the weighted node whose output it normalises, possibly through a bias Add; None if there is none.
+        dead: (C,) True where the variance is about 0: the channel is constant, and its figures are noise.
+
+    """
+
+    node: str
+    input: str
+    output: str
+    mean: NDArray[np.float32]
+    variance: NDArray[np.float32]
+    scale: NDArray[np.float32]
+    shift: NDArray[np.float32]
+    epsilon: float
+    layer: str | None
+    dead: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class BatchNormStatistics:
+    """All that could be read, and why the rest could not.
+
+    Attributes:
+        entries: every node that could be read, in the order of the graph.
+        refusals: nodes that could not be read or must not be trusted, with the reason.
+        layers_total: convolutions of the graph (fully connected layers, if it has no convolution).
+        layers_covered: those of them that have a BatchNormalization behind them.
+        degenerate: names of the entries whose statistics must not be matched.
+
+    """
+
+    entries: tuple[BatchNorm, ...]
+    refusals: tuple[Refusal, ...]
+    layers_total: int
+    layers_covered: int
+    degenerate: tuple[str, ...]
+
+    @property
+    def usable(self) -> tuple[BatchNorm, ...]:
+        """The entries that synthesis may match."""
+        return tuple(entry for entry in self.entries if entry.node not in self.degenerate)
+
+    def coverage(self) -> str:
+        """How much of the network the statistics describe, in one line."""
+        text = f"BN found behind {self.layers_covered} of {self.layers_total} convolutions"
+        return text if not self.degenerate else f"{text} ({len(self.degenerate)} BN unusable)"
+
+
+def folded_advice() -> str:
+    """What to tell the owner of a model whose BatchNormalization was folded away at export."""
+    return (
+        "The model holds no BatchNormalization: its exporter folded them into the convolutions, and with them went what "
+        "they remembered of the training data. To keep them, export again from PyTorch with torch.onnx.export(model.eval(), "
+        "..., dynamo=False, training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False), or with "
+        "torch.onnx.export(model.eval(), ..., dynamo=True, optimize=False)."
+    )
+
+
+def harvest_batchnorm(model: ir.Model) -> BatchNormStatistics:
+    """Read every BatchNormalization of the main graph; nothing is changed.
+
+    Parameters may be initializers (shared or not) or constant expressions. The moments are those of the node's input,
+    wherever that comes from: a layer, an Add, a Concat or a graph input.
+    """
+    entries: list[BatchNorm] = []
+    refusals: list[Refusal] = []
+    covered: set[ir.Node] = set()
+    for node in model.graph:
+        if node.op_type != "BatchNormalization" or node.domain not in ("", "ai.onnx"):
+            continue
+        layer = _layer(node.inputs[0])
+        entry = _read(node, layer)
+        if isinstance(entry, str):
+            refusals.append(Refusal(where=node.name or "", op_type=node.op_type, reason=entry))
+        else:
+            entries.append(entry)
+            covered |= set() if layer is None else {layer}
+    degenerate = {entry.node: reason for entry in entries if (reason := _distrust(entry)) is not None}
+    refusals.extend(
+        Refusal(where=name, op_type="BatchNormalization", reason=reason) for name, reason in degenerate.items()
+    )
+    operators = {node.op_type for node in model.graph}
+    layers = _CONVOLUTIONS if operators.intersection(_CONVOLUTIONS) else _DENSE
+    return BatchNormStatistics(
+        entries=tuple(entries),
+        refusals=tuple(refusals),
+        layers_total=sum(node.op_type in layers for node in model.graph),
+        layers_covered=sum(node.op_type in layers for node in covered),
+        degenerate=tuple(degenerate),
+    )
+
+
+def _read(node: ir.Node, layer: ir.Node | None) -> BatchNorm | str:
+    """Return the entry, or the reason why there is none."""
+    if node.attributes.get_int("training_mode", 0) or sum(bool(output.name) for output in node.outputs) > 1:
+        return "it is in training mode: it uses the moments of the batch, not remembered ones; export with model.eval()"
+    if not node.attributes.get_int("spatial", 1):
+        return "it has moments for every position (spatial=0), not for every channel"
+    labels = ("scale", "shift", "mean", "variance")
+    arrays: dict[str, NDArray[np.float32]] = {}
+    for label, value in zip(labels, node.inputs[1:5], strict=True):
+        array = constant_value(value)
+        if array is None:
+            return f"its {label} is not constant"
+        arrays[label] = np.asarray(array, dtype=np.float32).reshape(-1)
+        if not np.isfinite(arrays[label]).all():
+            return f"its {label} holds numbers that are not finite"
+    if len({array.shape for array in arrays.values()}) != 1:
+        return f"its parameters differ in length: {[array.size for array in arrays.values()]}"
+    if (arrays["variance"] < 0).any():
+        return "its variance is negative in places"
+    source, variance = node.inputs[0], arrays["variance"]
+    assert source is not None
+    return BatchNorm(
+        node=node.name or "",
+        input=source.name or "",
+        output=node.outputs[0].name or "",
+        epsilon=node.attributes.get_float("epsilon", 1e-5),
+        layer=layer.name if layer is not None else None,
+        dead=(variance < _DEAD_ABSOLUTE) | (variance < _DEAD_RELATIVE * np.median(variance)),
+        **arrays,
+    )
+
+
+def _layer(value: ir.Value | None) -> ir.Node | None:
+    """Return the weighted node that makes the value, looking through the Add of a constant bias."""
+    node = value.producer() if value is not None else None
+    if node is not None and node.op_type == "Add":
+        variable = [source for source in node.inputs if constant_value(source) is None]
+        node = variable[0].producer() if len(variable) == 1 and variable[0] is not None else None
+    if node is None or node.op_type not in _CONVOLUTIONS + _DENSE or constant_value(node.inputs[1]) is None:
+        return None
+    return node
+
+
+def _distrust(entry: BatchNorm) -> str | None:
+    """Why the figures cannot be those of a trained network, or None."""
+    alive = ~entry.dead
+    if not alive.any():
+        return "all its variances are about 0"
+    if np.allclose(entry.mean, 0.0, atol=1e-6) and np.allclose(entry.variance, 1.0, atol=1e-6):
+        return "its moments are those of a fresh layer (means 0, variances 1): it was never trained"
+    return None
