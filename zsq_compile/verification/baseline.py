@@ -1,10 +1,11 @@
 """What onnxruntime's own quantizer makes of the same model: the one file that calls onnxruntime.quantization."""
 
+import io
 import logging
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -122,11 +123,11 @@ def _reader(batches: Iterable[Feeds]) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hold back the quantizer's advice and the warnings from inside of it."""
+    """Hold back the quantizer's advice, what it prints, and the warnings from inside of it."""
     level = logging.root.level
     logging.root.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

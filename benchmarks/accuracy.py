@@ -1,0 +1,147 @@
+"""Accuracy without data against FP32 and against onnxruntime's own quantizer with and without data, on the same images."""
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from harness import Rows, compile_model, model_key, runtime_key, source_key, table, write_result
+from zoo import LABELLED, Labelled, add_common_options, chosen
+
+from backends.session import open_session
+from zsq_compile.verification.baseline import METHODS, BaselineSettings, quantize_with_onnxruntime
+from zsq_compile.verification.metrics import agreement, top1
+from zsq_compile.verification.running import run_batched
+
+BASELINES = ("ORT defaults, real data", "ORT best, real data", "ORT defaults, random data", "ORT best, random data")
+
+
+class Judge:
+    """Judges files of one model on its labelled images; the float logits are computed once."""
+
+    def __init__(self, model: Labelled, assets: Path) -> None:
+        self.model = model
+        self.assets = assets
+        self._float: tuple[np.ndarray, np.ndarray] | None = None
+
+    def scores(self, path: Path) -> dict[str, Any]:
+        """Return top-1 and agreement with FP32 of a file, 0 to 1."""
+        if self._float is None:
+            self._float = self._logits(self.model.path(self.assets))
+        reference, labels = self._float
+        logits = self._logits(path)[0]
+        return {"top1": top1(logits, labels), "agreement": agreement(reference, logits)}
+
+    def _logits(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
+        session = open_session(path)
+        outputs, labels = [], []
+        for feeds, truth in self.model.evaluation(self.assets).batches(50):
+            if truth is not None:
+                outputs.append(next(iter(run_batched(session, feeds).values())))
+                labels.append(truth)
+        return np.concatenate(outputs), np.concatenate(labels)
+
+
+def float_row(judge: Judge) -> dict[str, Any]:
+    return judge.scores(judge.model.path(judge.assets))
+
+
+def our_row(judge: Judge, bits: int, work: Path, extra: str) -> dict[str, Any]:
+    done = compile_model(judge.model.path(judge.assets), bits, work, extra)
+    row: dict[str, Any] = {"seconds": done.seconds, "peak_mb": done.peak_mb, "exit_code": done.exit_code}
+    if done.path.is_file():
+        return row | judge.scores(done.path)
+    return row | {"error": done.words.splitlines()[-1] if done.words else f"exit code {done.exit_code}"}
+
+
+def onnxruntime_row(judge: Judge, settings: BaselineSettings | None, real: bool) -> dict[str, Any]:
+    model = judge.model
+    batches = model.calibration_batches(judge.assets) if real else model.random_batches(judge.assets)
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "quantized.onnx"
+        start = time.perf_counter()
+        try:
+            quantize_with_onnxruntime(model.path(judge.assets), output, batches, settings)
+            row: dict[str, Any] = {"seconds": time.perf_counter() - start, "settings": str(settings or "defaults")}
+            return row | judge.scores(output)
+        except ValueError as error:
+            return {"error": str(error).splitlines()[0]}
+
+
+def gather(judge: Judge, bits: int, name: str, rows: Rows, options: argparse.Namespace) -> dict[str, Any] | None:
+    """Return one cell of the table: from the finished rows, or made now when it was asked for."""
+    base = [model_key(judge.model.path(options.assets)), str(bits)]
+    wanted = options.only is None or options.only == ("ours" if name == "ours" else "baseline")
+    if name == "FP32":
+        return rows.get(["fp32", base[0], runtime_key()], lambda: float_row(judge))
+    if name == "ours":
+        key = ["ours", *base, source_key(), runtime_key(), options.compile_args]
+        return rows.get(key, (lambda: our_row(judge, bits, options.work, options.compile_args)) if wanted else None)
+    real = name.endswith("real data")
+    if "defaults" in name:
+        if bits != 8:
+            return None
+        key = ["ort-defaults", str(real), *base, runtime_key()]
+        return rows.get(key, (lambda: onnxruntime_row(judge, None, real)) if wanted else None)
+    found = []
+    weight_bits: Literal[4, 8] = 8 if bits == 8 else 4
+    for method in METHODS:
+        settings = BaselineSettings(weight_bits=weight_bits, method=method)
+        key = ["ort", str(settings), str(real), *base, runtime_key()]
+        make = (lambda chosen=settings: onnxruntime_row(judge, chosen, real)) if wanted else None
+        found.append(rows.get(key, make))
+    good = [row for row in found if row and "top1" in row]
+    return max(good, key=lambda row: (row["top1"], row["agreement"])) if good else next(iter(filter(None, found)), None)
+
+
+def cell(row: dict[str, Any] | None, name: str) -> str:
+    if row is None:
+        return "-"
+    if "top1" not in row:
+        return f"failed: {row.get('error', '?')}"
+    text = f"{100 * row['top1']:.2f}"
+    if name != "FP32":
+        text += f" ({100 * row['agreement']:.2f})"
+    if "best" in name:
+        text += f" {row['settings'].rsplit(', ', 1)[-1]}"
+    if name == "ours":
+        text += f", {row['seconds']:.0f} s, {row['peak_mb'] / 1024:.1f} GB"
+    return text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_common_options(parser)
+    parser.add_argument("--models", nargs="*", help="models, or the beginnings of their names (default: all)")
+    parser.add_argument("--bits", nargs="*", type=int, default=[8, 4], help="weight bits")
+    parser.add_argument("--only", choices=("ours", "baseline"), help="run only these; finished rows are shown all the same")
+    options = parser.parse_args()
+    if not options.assets.is_dir():
+        sys.exit(f"there is no folder {options.assets}: give --assets or set ZSQ_ASSETS")
+    rows = Rows(options.work, options.fresh)
+    models = {model.key: model for model in LABELLED}
+    names = ("FP32", "ours", *BASELINES)
+    lines = []
+    for key in chosen(options.models, tuple(models)):
+        judge = Judge(models[key], options.assets)
+        for name in names:
+            cells = []
+            for bits in options.bits:
+                print(f"{key}, W{bits}A8, {name} ...", file=sys.stderr, flush=True)
+                cells.append(cell(gather(judge, bits, name, rows, options), name))
+            lines.append([key if name == "FP32" else "", name, *cells])
+    header = ["model", "method", *(f"W{bits}A8" for bits in options.bits)]
+    body = (
+        "Top-1 in percent, in brackets the agreement with FP32. Ours: no data, default options, seed 0, time from process "
+        "start and peak memory.\nBest of onnxruntime: uint8 activations, per-channel weights, after quant_pre_process, the "
+        "calibration method (named) with the highest top-1 on these very images.\nReal data: 256 CIFAR-10 or MNIST images, "
+        "64 ImageNet images. Random data: as many, uniform in [0, 1).\n\n" + table(header, lines)
+    )
+    write_result("accuracy", "Accuracy", body)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""What the benchmarks share: calling zsq-compile as a user does, keeping finished rows, and writing tables."""
+
+import datetime
+import hashlib
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zoo import ROOT
+
+from zsq_compile.verification.report import file_sha256, installed_versions
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compiled:
+    """One call of the command line.
+
+    ``seconds`` run from process start to exit; ``peak_mb`` is the largest resident set of the process.
+    """
+
+    path: Path
+    exit_code: int
+    seconds: float
+    peak_mb: float
+    report: dict[str, Any]
+    words: str
+
+
+class Rows:
+    """Finished rows, each in a file of its own, so that a killed run loses nothing.
+
+    A row is found again only under the same key, and the key holds whatever the row depends on.
+    """
+
+    def __init__(self, folder: Path, fresh: bool) -> None:
+        self._folder = folder / "rows"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._fresh = fresh
+
+    def get(self, key: Sequence[str], make: Callable[[], dict[str, Any]] | None) -> dict[str, Any] | None:
+        """Return the row of a key, made now if it must be; None when it is not there and ``make`` is None."""
+        place = self._folder / f"{hashlib.sha256(json.dumps(list(key)).encode()).hexdigest()[:24]}.json"
+        if place.is_file() and not (self._fresh and make is not None):
+            return dict(json.loads(place.read_text()))
+        if make is None:
+            return None
+        row = make()
+        scratch = place.with_suffix(".part")
+        scratch.write_text(json.dumps({"key": list(key), **row}, indent=1))
+        scratch.replace(place)
+        return row
+
+
+def compile_model(
+    model: Path, bits: int, work: Path, extra: str = "", *, quiet: bool = True
+) -> Compiled:
+    """Run ``zsq-compile MODEL --bits N -o OUT --seed 0 --json -q`` in a process of its own."""
+    stem = f"{model.stem}.w{bits}a8" + (f".{hashlib.sha256(extra.encode()).hexdigest()[:6]}" if extra else "")
+    output = work / "ours" / f"{stem}.onnx"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "zsq_compile", str(model), "--bits", str(bits), "-o", str(output), "--seed", "0"]
+    command += ["--json", *(["-q"] if quiet else []), *shlex.split(extra)]
+    logs = output.with_suffix(".stdout"), output.with_suffix(".stderr")
+    start = time.perf_counter()
+    with logs[0].open("wb") as out, logs[1].open("wb") as err:
+        process = subprocess.Popen(command, stdout=out, stderr=err, cwd=ROOT)
+        _, status, usage = os.wait4(process.pid, 0)  # the usage of this child alone
+        process.returncode = os.waitstatus_to_exitcode(status)
+    seconds = time.perf_counter() - start
+    kilobytes = usage.ru_maxrss / (1024 if platform.system() == "Darwin" else 1)
+    return Compiled(
+        path=output,
+        exit_code=process.returncode,
+        seconds=seconds,
+        peak_mb=kilobytes / 1024,
+        report=_parsed(logs[0].read_text(errors="replace")),
+        words=logs[1].read_text(errors="replace").strip(),
+    )
+
+
+def source_key() -> str:
+    """Hash of the compiler's own source: rows of ours hold for this source only."""
+    digest = hashlib.sha256()
+    for package in ("zsq_compile", "passes", "backends"):
+        for path in sorted((ROOT / package).rglob("*")):
+            if path.suffix in (".py", ".toml"):
+                digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def runtime_key() -> str:
+    """Versions that rows of onnxruntime depend on."""
+    versions = installed_versions()
+    return " ".join(f"{name} {versions.get(name, '-')}" for name in ("onnx", "onnxruntime"))
+
+
+def model_key(model: Path) -> str:
+    return file_sha256(model)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lay out a Markdown table."""
+    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def write_result(name: str, title: str, body: str) -> None:
+    """Print a result and write it to results/NAME.md with the command, the date and the versions."""
+    versions = ", ".join(f"{key} {value}" for key, value in installed_versions().items())
+    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *(shlex.quote(word) for word in sys.argv[1:])])
+    head = (
+        f"# {title}\n\nCommand: `{command}`\n\nDate: {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC. "
+        f"{os.cpu_count()} processors. {versions}.\n\n"
+    )
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.md").write_text(head + body + "\n")
+    print(body)
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        return {}
+    return value if isinstance(value, dict) else {}
