@@ -61,13 +61,13 @@ def refuse(node: ir.Node, reason: str) -> NoReturn:
 
 
 def integer(node: ir.Node, name: str, default: int = 0) -> int:
-    """Integer attribute, or ``default``."""
+    """Read an integer attribute, or ``default``."""
     attribute = node.attributes.get(name)
     return default if attribute is None else int(attribute.as_int())
 
 
 def integers(node: ir.Node, name: str, default: Sequence[int] | None = None) -> tuple[int, ...] | None:
-    """Integer-list attribute, or ``default``."""
+    """Read an integer-list attribute, or ``default``."""
     attribute = node.attributes.get(name)
     if attribute is None:
         return None if default is None else tuple(default)
@@ -75,19 +75,19 @@ def integers(node: ir.Node, name: str, default: Sequence[int] | None = None) -> 
 
 
 def number(node: ir.Node, name: str, default: float = 0.0) -> float:
-    """Float attribute, or ``default``."""
+    """Read a float attribute, or ``default``."""
     attribute = node.attributes.get(name)
     return default if attribute is None else float(attribute.as_float())
 
 
 def text(node: ir.Node, name: str, default: str = "") -> str:
-    """String attribute, or ``default``."""
+    """Read a string attribute, or ``default``."""
     attribute = node.attributes.get(name)
     return default if attribute is None else str(attribute.as_string())
 
 
 def element_type(node: ir.Node, name: str, default: ir.DataType = ir.DataType.FLOAT) -> ir.DataType:
-    """Element-type attribute (``to``, ``dtype``); refuses types that torch tensors cannot hold here."""
+    """Read an element-type attribute (``to``, ``dtype``); refuse types that torch tensors cannot hold here."""
     attribute = node.attributes.get(name)
     kind = default if attribute is None else ir.DataType(attribute.as_int())
     if kind not in TORCH_TYPES:
@@ -101,7 +101,7 @@ def has_input(node: ir.Node, position: int) -> bool:
 
 
 def same(function: Kernel) -> Builder:
-    """Builder of an operator without attributes: its kernel is ``function`` itself."""
+    """Make the builder of an operator without attributes: its kernel is ``function`` itself."""
     return lambda node: function
 
 
@@ -118,14 +118,14 @@ class Numbers:
         self._floats: tuple[float, ...] = ()
 
     def ints(self, tensor: torch.Tensor) -> tuple[int, ...]:
-        """Integers of ``tensor``, flattened."""
+        """Read ``tensor`` as integers, flattened."""
         if tensor is not self._int_source:
             self._ints = tuple(int(value) for value in tensor.detach().reshape(-1).tolist())
             self._int_source = tensor
         return self._ints
 
     def floats(self, tensor: torch.Tensor) -> tuple[float, ...]:
-        """Floats of ``tensor``, flattened."""
+        """Read ``tensor`` as floats, flattened."""
         if tensor is not self._float_source:
             self._floats = tuple(float(value) for value in tensor.detach().reshape(-1).tolist())
             self._float_source = tensor

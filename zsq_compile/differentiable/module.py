@@ -37,9 +37,9 @@ class _Step:
 class TorchGraph:
     """An ONNX graph as a differentiable torch function.
 
-    The model is read once, at construction; later changes of it are not seen. Batch and other dynamic sizes follow the feeds.
-    QuantizeLinear gives a float tensor of integer codes, straight-through, so that gradients reach inputs and scales;
-    everything else has ONNX's types. Floating initializers live on ``device``, int64 ones (shapes) stay on the CPU.
+    The model is read once, at construction; later changes of it are not seen. Batch and other dynamic sizes follow the
+    feeds. QuantizeLinear gives a float tensor of integer codes, straight-through, so that gradients reach inputs and
+    scales; everything else has ONNX's types. Initializers live on ``device``, but int64 ones (shapes) on the CPU.
 
     Attributes:
         input_names: graph inputs that are not initializers.
@@ -88,7 +88,8 @@ class TorchGraph:
             feeds: tensors for any values, inner ones included.
             outputs: names of any values, feeds and initializers included; default: the graph outputs.
             replace: initializers for this call only, such as torch Parameters; gradients flow to them.
-            visit: called after each node with the node and the tensors it made; a tuple that it returns takes their place.
+            visit: called after each node with the node and the tensors it made; what it returns takes their place,
+                unless that is None.
 
         Returns:
             The wanted values by name. Graph outputs declared integer have that type; QuantizeLinear outputs inside
@@ -116,7 +117,8 @@ class TorchGraph:
                 raise
             results = made if isinstance(made, tuple) else (made,)
             if visit is not None:
-                results = visit(call.node, results) or results
+                changed = visit(call.node, results)
+                results = results if changed is None else changed
             for name, result in zip(step.keep, results, strict=False):
                 if name:
                     values[name] = result
@@ -144,7 +146,7 @@ class TorchGraph:
         return name in self._producers or name in self.initializers or name in self.input_names
 
     def _needed(self, feeds: frozenset[str], wanted: tuple[str, ...]) -> list[int]:
-        """Indices of the calls that lead from ``feeds`` to ``wanted``, in graph order."""
+        """Find the calls that lead from ``feeds`` to ``wanted``: their indices, in graph order."""
         needed: set[int] = set()
         pending = list(wanted)
         while pending:

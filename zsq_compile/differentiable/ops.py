@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import onnx_ir as ir
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from zsq_compile.differentiable.arguments import Builder, Kernel, Numbers, Row, integer, number, same, text
 
@@ -82,18 +82,17 @@ def _is_inf(node: ir.Node) -> Kernel:
 
 
 def _bit_shift(node: ir.Node) -> Kernel:
-    shift = torch.bitwise_left_shift if text(node, "direction") == "LEFT" else torch.bitwise_right_shift
-    return shift
+    return torch.bitwise_left_shift if text(node, "direction") == "LEFT" else torch.bitwise_right_shift
 
 
 def _gelu(node: ir.Node) -> Kernel:
     approximate = text(node, "approximate", "none")
-    return lambda x: F.gelu(x, approximate=approximate)
+    return lambda x: functional.gelu(x, approximate=approximate)
 
 
 def _leaky_relu(node: ir.Node) -> Kernel:
     alpha = number(node, "alpha", 0.01)
-    return lambda x: F.leaky_relu(x, alpha)
+    return lambda x: functional.leaky_relu(x, alpha)
 
 
 def _prelu(x: Tensor, slope: Tensor) -> Tensor:
@@ -102,18 +101,18 @@ def _prelu(x: Tensor, slope: Tensor) -> Tensor:
 
 def _elu(node: ir.Node) -> Kernel:
     alpha = number(node, "alpha", 1.0)
-    return lambda x: F.elu(x, alpha)
+    return lambda x: functional.elu(x, alpha)
 
 
 def _celu(node: ir.Node) -> Kernel:
     alpha = number(node, "alpha", 1.0)
-    return lambda x: F.celu(x, alpha)
+    return lambda x: functional.celu(x, alpha)
 
 
 def _selu(node: ir.Node) -> Kernel:
     alpha = number(node, "alpha", 1.67326319217681884765625)
     gamma = number(node, "gamma", 1.05070102214813232421875)
-    return lambda x: gamma * F.elu(x, alpha)
+    return lambda x: gamma * functional.elu(x, alpha)
 
 
 def _hard_sigmoid(node: ir.Node) -> Kernel:
@@ -123,7 +122,7 @@ def _hard_sigmoid(node: ir.Node) -> Kernel:
 
 def _swish(node: ir.Node) -> Kernel:
     alpha = number(node, "alpha", 1.0)
-    return F.silu if alpha == 1.0 else lambda x: x * torch.sigmoid(alpha * x)
+    return functional.silu if alpha == 1.0 else lambda x: x * torch.sigmoid(alpha * x)
 
 
 def _thresholded_relu(node: ir.Node) -> Kernel:
@@ -212,17 +211,17 @@ ROWS: tuple[Row, ...] = (
     ("Sigmoid", (6, 13), same(torch.sigmoid)),
     ("Tanh", (6, 13), same(torch.tanh)),
     ("Gelu", (20,), _gelu),
-    ("HardSwish", (14, 22), same(F.hardswish)),
+    ("HardSwish", (14, 22), same(functional.hardswish)),
     ("HardSigmoid", (6, 22), _hard_sigmoid),
-    ("Mish", (18, 22), same(F.mish)),
+    ("Mish", (18, 22), same(functional.mish)),
     ("Swish", (24,), _swish),
     ("LeakyRelu", (6, 16), _leaky_relu),
     ("PRelu", (7, 9, 16), same(_prelu)),
     ("Elu", (6, 22), _elu),
     ("Celu", (12, 28), _celu),
     ("Selu", (6, 22), _selu),
-    ("Softplus", (1, 22), same(F.softplus)),
-    ("Softsign", (1, 22), same(F.softsign)),
+    ("Softplus", (1, 22), same(functional.softplus)),
+    ("Softsign", (1, 22), same(functional.softsign)),
     ("ThresholdedRelu", (10, 22), _thresholded_relu),
     ("Shrink", (9,), _shrink),
     ("Dropout", (7, 10), _dropout),

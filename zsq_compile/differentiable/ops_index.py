@@ -2,10 +2,11 @@
 
 import onnx_ir as ir
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from zsq_compile.differentiable.arguments import Kernel, Numbers, Row, integer, same, text
+from zsq_compile.differentiable.ops_recurrent import reverse_sequence
 
 
 def _wrap(indices: Tensor, length: int) -> Tensor:
@@ -123,7 +124,7 @@ def _arg_min(node: ir.Node) -> Kernel:
 
 def _top_k(x: Tensor, count: int, axis: int, *, largest: bool) -> tuple[Tensor, Tensor]:
     # a stable sort, because ONNX gives the smaller index first among equals and topk promises no order
-    values, indices = torch.sort(x, axis, descending=largest, stable=True)
+    values, indices = torch.sort(x, dim=axis, descending=largest, stable=True)
     return values.narrow(axis, 0, count), indices.narrow(axis, 0, count)
 
 
@@ -147,7 +148,7 @@ def _cumulative(node: ir.Node, *, product: bool) -> Kernel:
         y = x.flip(along) if reverse else x
         if exclusive:
             border = [0, 0] * (x.dim() - 1 - along) + [1, -1]
-            y = F.pad(y, border, value=1 if product else 0)
+            y = functional.pad(y, border, value=1 if product else 0)
         y = torch.cumprod(y, along, dtype=x.dtype) if product else torch.cumsum(y, along, dtype=x.dtype)
         return y.flip(along) if reverse else y
 
@@ -172,6 +173,17 @@ def _compress(node: ir.Node) -> Kernel:
     return run
 
 
+def _reverse_sequence(node: ir.Node) -> Kernel:
+    time_first = integer(node, "time_axis") == 0
+
+    def run(x: Tensor, lengths: Tensor) -> Tensor:
+        return (
+            reverse_sequence(x, lengths) if time_first else reverse_sequence(x.transpose(0, 1), lengths).transpose(0, 1)
+        )
+
+    return run
+
+
 ROWS: tuple[Row, ...] = (
     ("Gather", (1, 11, 13), _gather),
     ("GatherElements", (11, 13), _gather_elements),
@@ -187,5 +199,6 @@ ROWS: tuple[Row, ...] = (
     ("TopK", (10, 11, 24), _top_k_input, (1,)),
     ("CumSum", (11, 14), _cum_sum, (1,)),
     ("CumProd", (26,), _cum_prod, (1,)),
+    ("ReverseSequence", (10, 28), _reverse_sequence),
     ("Compress", (9, 11, 28), _compress),
 )

@@ -4,14 +4,18 @@ from collections.abc import Callable
 
 import onnx_ir as ir
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from zsq_compile.differentiable.arguments import Kernel, Row, integer, integers, number, refuse, same, text
 from zsq_compile.differentiable.windows import same_padding, split_pads, window_padding
 
-_CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-_TRANSPOSED: dict[int, Callable[..., Tensor]] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+_CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+_TRANSPOSED: dict[int, Callable[..., Tensor]] = {
+    1: functional.conv_transpose1d,
+    2: functional.conv_transpose2d,
+    3: functional.conv_transpose3d,
+}
 
 
 def _conv(node: ir.Node) -> Kernel:
@@ -25,7 +29,7 @@ def _conv(node: ir.Node) -> Kernel:
         dilation = dilations or (1,) * spatial
         begins, ends = padding(x.shape[2:], weight.shape[2:], stride, dilation)
         if begins != ends:
-            x, begins = F.pad(x, split_pads(begins, ends)), (0,) * spatial
+            x, begins = functional.pad(x, split_pads(begins, ends)), (0,) * spatial
         return _CONVOLUTIONS[spatial](x, weight, bias, stride, begins, dilation, group)
 
     return run
@@ -65,7 +69,7 @@ def _conv_transpose(node: ir.Node) -> Kernel:
             [-amount for amount in begins],
             [more - amount for more, amount in zip(output_padding, ends, strict=True)],
         )
-        y = F.pad(y, split_pads(*crop))
+        y = functional.pad(y, split_pads(*crop))
         return y if bias is None else y + bias.reshape(-1, *(1,) * spatial)
 
     return run
@@ -79,7 +83,7 @@ def _gemm(node: ir.Node) -> Kernel:
         if flip_a:
             a = a.t()
         if alpha == beta == 1.0 and flip_b and (c is None or c.dim() == 1):
-            return F.linear(a, b, c)
+            return functional.linear(a, b, c)
         if flip_b:
             b = b.t()
         product = a @ b
@@ -103,14 +107,14 @@ def _batch_normalization(node: ir.Node) -> Kernel:
             shape = (-1, *(1,) * (x.dim() - 2)) if x.dim() > 1 else (-1,)
             factor = (scale / torch.sqrt(variance + epsilon)).to(scale.dtype).reshape(shape)
             return (x - mean.reshape(shape)).to(x.dtype) * factor + shift.reshape(shape)
-        return F.batch_norm(x, mean, variance, scale, shift, training=False, eps=epsilon)
+        return functional.batch_norm(x, mean, variance, scale, shift, training=False, eps=epsilon)
 
     return run
 
 
 def _instance_normalization(node: ir.Node) -> Kernel:
     epsilon = number(node, "epsilon", 1e-5)
-    return lambda x, scale, shift: F.instance_norm(x, weight=scale, bias=shift, eps=epsilon)
+    return lambda x, scale, shift: functional.instance_norm(x, weight=scale, bias=shift, eps=epsilon)
 
 
 def _layer_normalization(node: ir.Node) -> Kernel:
@@ -120,7 +124,7 @@ def _layer_normalization(node: ir.Node) -> Kernel:
     def run(x: Tensor, scale: Tensor, shift: Tensor | None = None) -> Tensor | tuple[Tensor, ...]:
         shape = x.shape[axis:]
         if not statistics and scale.shape == shape and (shift is None or shift.shape == shape):
-            return F.layer_norm(x, shape, scale, shift, epsilon)
+            return functional.layer_norm(x, shape, scale, shift, epsilon)
         axes = tuple(range(axis if axis < 0 else axis - x.dim(), 0))
         mean = x.mean(axes, keepdim=True)
         inverse = torch.rsqrt((x - mean).square().mean(axes, keepdim=True) + epsilon)
@@ -132,7 +136,7 @@ def _layer_normalization(node: ir.Node) -> Kernel:
 
 def _group_normalization(node: ir.Node) -> Kernel:
     groups, epsilon = integer(node, "num_groups"), number(node, "epsilon", 1e-5)
-    return lambda x, scale, shift: F.group_norm(x, groups, scale, shift, epsilon)
+    return lambda x, scale, shift: functional.group_norm(x, groups, scale, shift, epsilon)
 
 
 def _group_normalization_18(node: ir.Node) -> Kernel:
@@ -140,7 +144,9 @@ def _group_normalization_18(node: ir.Node) -> Kernel:
 
     def run(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         repeat = x.shape[1] // groups  # one scale per group, not per channel, at this version
-        return F.group_norm(x, groups, scale.repeat_interleave(repeat), shift.repeat_interleave(repeat), epsilon)
+        return functional.group_norm(
+            x, groups, scale.repeat_interleave(repeat), shift.repeat_interleave(repeat), epsilon
+        )
 
     return run
 
@@ -161,7 +167,7 @@ def _local_response_normalization(node: ir.Node) -> Kernel:
 
     def run(x: Tensor) -> Tensor:
         squares = x.square().unsqueeze(1)
-        squares = F.pad(squares, (*(0, 0) * (x.dim() - 2), (size - 1) // 2, size // 2))
+        squares = functional.pad(squares, (*(0, 0) * (x.dim() - 2), (size - 1) // 2, size // 2))
         total = squares.unfold(2, size, 1).sum(-1).squeeze(1)
         return x / (bias + alpha / size * total) ** beta
 

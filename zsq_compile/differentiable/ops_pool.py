@@ -5,17 +5,21 @@ from collections.abc import Callable, Sequence
 
 import onnx_ir as ir
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from zsq_compile.differentiable.arguments import Kernel, Row, integer, integers, refuse, same
 from zsq_compile.differentiable.windows import Padding, Sizes, split_pads, window_padding
 
-_MAX_POOLS: dict[int, Callable[..., Tensor]] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+_MAX_POOLS: dict[int, Callable[..., Tensor]] = {
+    1: functional.max_pool1d,
+    2: functional.max_pool2d,
+    3: functional.max_pool3d,
+}
 _MAX_POOLS_WITH_INDICES: dict[int, Callable[..., tuple[Tensor, Tensor]]] = {
-    1: F.max_pool1d_with_indices,
-    2: F.max_pool2d_with_indices,
-    3: F.max_pool3d_with_indices,
+    1: functional.max_pool1d_with_indices,
+    2: functional.max_pool2d_with_indices,
+    3: functional.max_pool3d_with_indices,
 }
 
 
@@ -56,7 +60,7 @@ def _max_pool(node: ir.Node) -> Kernel:
         ends = tuple(end + more for end, more in zip(ends, over, strict=True))
         values = x if x.is_floating_point() else x.to(torch.float32)
         if begins != ends or any(2 * begin > size for begin, size in zip(begins, window.kernel, strict=True)):
-            values = F.pad(values, split_pads(begins, ends), value=-math.inf)
+            values = functional.pad(values, split_pads(begins, ends), value=-math.inf)
             begins = (0,) * len(begins)
         spatial = x.dim() - 2
         if with_indices:
@@ -77,7 +81,7 @@ def _onnx_indices(
 ) -> Tensor:
     """Turn torch's indices (within one padded channel) into ONNX's (within the whole unpadded tensor)."""
     sizes = tuple(shape[2:])
-    coordinates = []
+    coordinates: list[Tensor] = []
     rest = indices
     for size in reversed(padded or sizes):
         coordinates.insert(0, rest % size)
@@ -113,15 +117,19 @@ def _average_pool(node: ir.Node) -> Kernel:
         if plain and half and begins == ends and not any(over):
             return _AVERAGE_POOLS[x.dim() - 2](x, window.kernel, window.strides, begins, False, count_padding)
         ones = x.new_ones((1, 1, *x.shape[2:]))
-        ones = F.pad(ones, split_pads(begins, ends), value=1.0 if count_padding else 0.0)
-        ones = F.pad(ones, split_pads((0,) * len(over), over))
+        ones = functional.pad(ones, split_pads(begins, ends), value=1.0 if count_padding else 0.0)
+        ones = functional.pad(ones, split_pads((0,) * len(over), over))
         reach = tuple(end + more for end, more in zip(ends, over, strict=True))
-        return _window_sum(F.pad(x, split_pads(begins, reach)), window) / _window_sum(ones, window)
+        return _window_sum(functional.pad(x, split_pads(begins, reach)), window) / _window_sum(ones, window)
 
     return run
 
 
-_AVERAGE_POOLS: dict[int, Callable[..., Tensor]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+_AVERAGE_POOLS: dict[int, Callable[..., Tensor]] = {
+    1: functional.avg_pool1d,
+    2: functional.avg_pool2d,
+    3: functional.avg_pool3d,
+}
 
 
 def _lp_pool(node: ir.Node) -> Kernel:
@@ -130,7 +138,7 @@ def _lp_pool(node: ir.Node) -> Kernel:
     def run(x: Tensor) -> Tensor:
         begins, ends, over = window.place(x.shape[2:])
         reach = tuple(end + more for end, more in zip(ends, over, strict=True))
-        return _window_sum(F.pad(x.abs() ** power, split_pads(begins, reach)), window) ** (1.0 / power)
+        return _window_sum(functional.pad(x.abs() ** power, split_pads(begins, reach)), window) ** (1.0 / power)
 
     return run
 
@@ -166,7 +174,9 @@ def _max_unpool(node: ir.Node) -> Kernel:
         if shape is None:
             return flat
         target = shape.tolist()
-        return F.pad(flat, split_pads((0,) * len(inner), [want - n for want, n in zip(target[2:], inner, strict=True)]))
+        return functional.pad(
+            flat, split_pads((0,) * len(inner), [want - n for want, n in zip(target[2:], inner, strict=True)])
+        )
 
     return run
 

@@ -2,7 +2,8 @@
 
 Codes travel as floats. With y = clamp(round(x / s) + z, low, high) and a straight-through round, the chain
 Quantize -> Dequantize has the gradients of learned step size quantization (Esser et al., "Learned Step Size
-Quantization", ICLR 2020): d/dx is 1 inside and 0 outside, d/ds is round(x/s) - x/s inside and low - z or high - z outside.
+Quantization", ICLR 2020): d/dx is 1 inside and 0 outside, d/ds is round(x/s) - x/s inside and low - z or
+high - z outside.
 """
 
 from typing import Any
@@ -175,8 +176,7 @@ def cast(x: Tensor, kind: ir.DataType, source: ir.DataType | None) -> Tensor:
     if kind not in RANGES or kind.bitwidth >= 8:
         return x.to(target)
     low, high = RANGES[kind]
-    codes = x.round().clamp(low, high) if x.is_floating_point() else x
-    return (torch.remainder(codes.to(torch.int32) - low, high - low + 1) + low).to(target)
+    return (torch.remainder(x.to(torch.int32) - low, high - low + 1) + low).to(target)
 
 
 def _holds(kind: ir.DataType, source: ir.DataType | None) -> bool:
@@ -192,8 +192,12 @@ def _cast(node: ir.Node) -> Kernel:
     return lambda x: cast(x, kind, source)
 
 
-def _cast_like(x: Tensor, like: Tensor) -> Tensor:
-    return x.to(like.dtype)
+def _cast_like(node: ir.Node) -> Kernel:
+    source = _declared(node)
+    kind = None if node.inputs[1] is None else node.inputs[1].dtype
+    if kind is not None and kind not in TORCH_TYPES:
+        refuse(node, f"element type {kind.name} has no tensor type here")
+    return lambda x, like: x.to(like.dtype) if kind is None else cast(x, kind, source)
 
 
 ROWS: tuple[Row, ...] = (
@@ -201,5 +205,5 @@ ROWS: tuple[Row, ...] = (
     ("DequantizeLinear", (10, 13, 19, 21, 23, 24, 25, 28), _dequantize),
     ("DynamicQuantizeLinear", (11,), same(_dynamic_quantize)),
     ("Cast", (6, 9, 13, 19, 21, 23, 24, 25, 28), _cast),
-    ("CastLike", (15, 19, 21, 23, 24, 25), same(_cast_like)),
+    ("CastLike", (15, 19, 21, 23, 24, 25), _cast_like),
 )

@@ -1,5 +1,6 @@
 """Reductions over axes."""
 
+import math
 from collections.abc import Callable
 
 import onnx_ir as ir
@@ -50,11 +51,27 @@ def _mean(x: Tensor, axes: tuple[int, ...], keep: bool) -> Tensor:
 
 
 def _max(x: Tensor, axes: tuple[int, ...], keep: bool) -> Tensor:
+    if x.numel() == 0:
+        return _nothing(x, axes, keep, largest=True)
     return x.amax(axes, keepdim=keep) if axes else x
 
 
 def _min(x: Tensor, axes: tuple[int, ...], keep: bool) -> Tensor:
+    if x.numel() == 0:
+        return _nothing(x, axes, keep, largest=False)
     return x.amin(axes, keepdim=keep) if axes else x
+
+
+def _nothing(x: Tensor, axes: tuple[int, ...], keep: bool, *, largest: bool) -> Tensor:
+    """Reduce an empty tensor: the neutral element of max or min, which torch refuses to give."""
+    if x.dtype == torch.bool:
+        neutral: float | bool = not largest
+    elif x.is_floating_point():
+        neutral = -math.inf if largest else math.inf
+    else:
+        limits = torch.iinfo(x.dtype)
+        neutral = limits.min if largest else limits.max
+    return torch.full_like(x.sum(axes, keepdim=keep), neutral, dtype=x.dtype)
 
 
 def _prod(x: Tensor, axes: tuple[int, ...], keep: bool) -> Tensor:

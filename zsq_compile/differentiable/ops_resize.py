@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from zsq_compile.differentiable.arguments import Kernel, Numbers, Row, integer, integers, number, refuse, text
 
@@ -103,13 +103,13 @@ def _fast(x: Tensor, rule: _Rule, sizes: Sequence[int], scales: Sequence[float])
         whole = all(scale == int(scale) for scale in scales)
         floors = rule.coordinates == "asymmetric" and rule.nearest == "floor"
         rounds = rule.coordinates == "half_pixel" and rule.nearest.startswith("round")
-        return F.interpolate(x, target, mode="nearest") if whole and (floors or rounds) else None
+        return functional.interpolate(x, target, mode="nearest") if whole and (floors or rounds) else None
     if rule.mode != "linear" or rule.antialias or rule.exclude_outside:
         return None
     if rule.coordinates == "align_corners":
-        return F.interpolate(x, target, mode="bilinear", align_corners=True)
-    if rule.coordinates in ("half_pixel", "pytorch_half_pixel"):
-        return F.interpolate(x, target, mode="bilinear", align_corners=False)
+        return functional.interpolate(x, target, mode="bilinear", align_corners=True)
+    if rule.coordinates == "half_pixel" or (rule.coordinates == "pytorch_half_pixel" and min(target) > 1):
+        return functional.interpolate(x, target, mode="bilinear", align_corners=False)
     return None
 
 
@@ -212,13 +212,13 @@ def _grid_sample(node: ir.Node) -> Kernel:
         text(node, "mode", "bilinear"), text(node, "mode", "bilinear")
     )
     border, corners = text(node, "padding_mode", "zeros"), bool(integer(node, "align_corners"))
-    return lambda x, grid: F.grid_sample(x, grid, mode, border, corners)
+    return lambda x, grid: functional.grid_sample(x, grid, mode, border, corners)
 
 
 def _affine_grid(node: ir.Node) -> Kernel:
     corners = bool(integer(node, "align_corners"))
     numbers = Numbers()
-    return lambda theta, size: F.affine_grid(theta, list(numbers.ints(size)), align_corners=corners)
+    return lambda theta, size: functional.affine_grid(theta, list(numbers.ints(size)), align_corners=corners)
 
 
 ROWS: tuple[Row, ...] = (

@@ -1,27 +1,21 @@
-"""Operators that move values without changing them, and the arithmetic of shapes."""
+"""Operators that move values without changing them."""
 
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import onnx_ir as ir
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from zsq_compile.differentiable.arguments import (
-    TORCH_TYPES,
     Kernel,
     Numbers,
     Row,
-    element_type,
     integer,
     integers,
-    refuse,
     same,
     text,
 )
-from zsq_compile.differentiable.constants import to_tensor
 
 
 def _shape(node: ir.Node) -> Kernel:
@@ -94,7 +88,7 @@ def _unsqueeze_input(node: ir.Node) -> Kernel:
 
 def _transpose(node: ir.Node) -> Kernel:
     order = integers(node, "perm")
-    return lambda x: x.permute(range(x.dim() - 1, -1, -1) if order is None else order)
+    return lambda x: x.permute(tuple(range(x.dim() - 1, -1, -1)) if order is None else order)
 
 
 def _concat(node: ir.Node) -> Kernel:
@@ -163,9 +157,15 @@ def _slice_inputs(node: ir.Node) -> Kernel:
     return run
 
 
+def _broadcast(first: Sequence[int], second: Sequence[int]) -> list[int]:
+    longest = max(len(first), len(second))
+    pairs = zip((*(1,) * (longest - len(first)), *first), (*(1,) * (longest - len(second)), *second), strict=True)
+    return [b if a == 1 else a for a, b in pairs]
+
+
 def _expand(node: ir.Node) -> Kernel:
     numbers = Numbers()
-    return lambda x, shape: x.expand(torch.broadcast_shapes(x.shape, numbers.ints(shape)))
+    return lambda x, shape: x.expand(_broadcast(x.shape, numbers.ints(shape)))
 
 
 def _tile(node: ir.Node) -> Kernel:
@@ -173,119 +173,8 @@ def _tile(node: ir.Node) -> Kernel:
     return lambda x, repeats: x.repeat(numbers.ints(repeats))
 
 
-_PAD_BY_INDEX = {"reflect": "reflect", "edge": "edge", "wrap": "wrap"}
-
-
-def pad(x: Tensor, begins: Sequence[int], ends: Sequence[int], mode: str, value: float | None) -> Tensor:
-    """Pad every axis of ``x``; negative amounts crop. ``mode`` is ONNX's: constant, reflect, edge, wrap."""
-    amounts = [amount for pair in zip(reversed(begins), reversed(ends), strict=True) for amount in pair]
-    if mode == "constant":
-        while amounts and amounts[-2:] == [0, 0]:
-            del amounts[-2:]
-        return F.pad(x, amounts, value=value) if amounts else x
-    if mode == "reflect" and x.dim() == 4 and not any(amounts[4:]) and min(amounts) >= 0:
-        return F.pad(x, amounts[:4], mode="reflect")
-    for axis, (begin, end) in enumerate(zip(begins, ends, strict=True)):
-        if begin or end:
-            x = x.index_select(axis, _pad_indices(x.shape[axis], begin, end, mode).to(x.device))
-    return x
-
-
-def _pad_indices(length: int, begin: int, end: int, mode: str) -> Tensor:
-    indices = np.arange(length)[max(-begin, 0) : length - max(-end, 0)]
-    around = (max(begin, 0), max(end, 0))
-    if mode == "reflect":
-        return torch.from_numpy(np.pad(indices, around, mode="reflect"))
-    return torch.from_numpy(np.pad(indices, around, mode="edge") if mode == "edge" else np.pad(indices, around, "wrap"))
-
-
-def _check_mode(node: ir.Node) -> str:
-    mode = text(node, "mode", "constant")
-    if mode != "constant" and mode not in _PAD_BY_INDEX:
-        refuse(node, f"padding mode {mode!r} is not known")
-    return mode
-
-
-def _pad_attributes(node: ir.Node) -> Kernel:
-    mode, pads = _check_mode(node), integers(node, "pads", ()) or ()
-    attribute = node.attributes.get("value")
-    value = 0.0 if attribute is None else attribute.as_float()
-    half = len(pads) // 2
-    return lambda x: pad(x, pads[:half], pads[half:], mode, value)
-
-
-def _pad_inputs(node: ir.Node) -> Kernel:
-    mode = _check_mode(node)
-    amount, constant, along = Numbers(), Numbers(), Numbers()
-
-    def run(x: Tensor, pads: Tensor, value: Tensor | None = None, axes: Tensor | None = None) -> Tensor:
-        amounts = amount.ints(pads)
-        half = len(amounts) // 2
-        begins, ends = list(amounts[:half]), list(amounts[half:])
-        if axes is not None:
-            order = [axis % x.dim() for axis in along.ints(axes)]
-            begins = _spread(begins, order, x.dim())
-            ends = _spread(ends, order, x.dim())
-        return pad(x, begins, ends, mode, 0.0 if value is None or not value.numel() else constant.floats(value)[0])
-
-    return run
-
-
-def _spread(amounts: Sequence[int], axes: Sequence[int], rank: int) -> list[int]:
-    full = [0] * rank
-    for axis, amount in zip(axes, amounts, strict=True):
-        full[axis] = amount
-    return full
-
-
 def _identity(x: Tensor) -> Tensor:
     return x
-
-
-def _constant(node: ir.Node) -> Kernel:
-    for name, dtype in (
-        ("value_int", torch.int64),
-        ("value_ints", torch.int64),
-        ("value_float", torch.float32),
-        ("value_floats", torch.float32),
-    ):
-        if name in node.attributes:
-            listed = torch.tensor(node.attributes[name].value, dtype=dtype)
-            return lambda: listed
-    if "value" not in node.attributes:
-        refuse(node, "only dense numeric constants have a tensor here")
-    tensor = to_tensor(node.attributes["value"].as_tensor())
-    return lambda: tensor
-
-
-def _constant_of_shape(node: ir.Node) -> Kernel:
-    attribute = node.attributes.get("value")
-    filling = torch.zeros(1) if attribute is None else to_tensor(attribute.as_tensor())
-    numbers = Numbers()
-    return lambda shape: filling.reshape(1).repeat(math.prod(numbers.ints(shape))).reshape(numbers.ints(shape))
-
-
-def _range(start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
-    count = max(math.ceil((limit.item() - start.item()) / delta.item()), 0)
-    return (start + torch.arange(count, device=start.device) * delta).to(start.dtype)
-
-
-def _eye_like(node: ir.Node) -> Kernel:
-    diagonal = integer(node, "k")
-    kind = TORCH_TYPES[element_type(node, "dtype")] if "dtype" in node.attributes else None
-
-    def run(x: Tensor) -> Tensor:
-        rows, columns = x.shape
-        offset = torch.arange(columns, device=x.device) - torch.arange(rows, device=x.device)[:, None]
-        return (offset == diagonal).to(kind or x.dtype)
-
-    return run
-
-
-def _trilu(node: ir.Node) -> Kernel:
-    cut = torch.triu if integer(node, "upper", 1) else torch.tril
-    numbers = Numbers()
-    return lambda x, k=None: cut(x, 0 if k is None else numbers.ints(k)[0])
 
 
 def _depth_to_space(node: ir.Node) -> Kernel:
@@ -306,11 +195,12 @@ def _depth_to_space(node: ir.Node) -> Kernel:
 
 def _space_to_depth(node: ir.Node) -> Kernel:
     block = integer(node, "blocksize")
+    order = (0, 1, 3, 5, 2, 4) if text(node, "mode", "DCR") == "CRD" else (0, 3, 5, 1, 2, 4)
 
     def run(x: Tensor) -> Tensor:
         batch, channels, height, width = x.shape
         split = x.reshape(batch, channels, height // block, block, width // block, block)
-        return split.permute(0, 3, 5, 1, 2, 4).reshape(batch, channels * block**2, height // block, width // block)
+        return split.permute(order).reshape(batch, channels * block**2, height // block, width // block)
 
     return run
 
@@ -332,14 +222,7 @@ ROWS: tuple[Row, ...] = (
     ("Slice", (10, 11, 13), _slice_inputs, (1, 2, 3, 4)),
     ("Expand", (8, 13), _expand, (1,)),
     ("Tile", (6, 13), _tile, (1,)),
-    ("Pad", (2,), _pad_attributes),
-    ("Pad", (11, 13, 18, 19, 21, 23, 24, 25), _pad_inputs, (1, 2, 3)),
     ("Identity", (1, 13, 14, 16, 19, 21, 23, 24, 25), same(_identity)),
-    ("Constant", (1, 9, 11, 12, 13, 19, 21, 23, 24, 25), _constant),
-    ("ConstantOfShape", (9, 20, 21, 23, 24, 25), _constant_of_shape, (0,)),
-    ("Range", (11, 27), same(_range)),
-    ("EyeLike", (9, 22), _eye_like),
-    ("Trilu", (14,), _trilu, (1,)),
     ("DepthToSpace", (1, 11, 13, 28), _depth_to_space),
     ("SpaceToDepth", (1, 13, 28), _space_to_depth),
 )

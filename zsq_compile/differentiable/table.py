@@ -4,7 +4,22 @@ from collections.abc import Iterable, Mapping
 
 import onnx_ir as ir
 
-from zsq_compile.differentiable import ops, ops_index, ops_nn, ops_pool, ops_quant, ops_reduce, ops_resize, ops_shape
+from zsq_compile.differentiable import (
+    ops,
+    ops_attention,
+    ops_create,
+    ops_detection,
+    ops_index,
+    ops_nn,
+    ops_pad,
+    ops_pool,
+    ops_quant,
+    ops_recurrent,
+    ops_reduce,
+    ops_resize,
+    ops_shape,
+    ops_signal,
+)
 from zsq_compile.differentiable.arguments import Kernel, Operator, Row, describe
 from zsq_compile.errors import UnsupportedModelError
 
@@ -18,13 +33,19 @@ def _expand(rows: Iterable[Row]) -> dict[tuple[str, str, int], Operator]:
 
 OPERATORS: Mapping[tuple[str, str, int], Operator] = {
     **_expand(ops.ROWS),
+    **_expand(ops_attention.ROWS),
+    **_expand(ops_create.ROWS),
+    **_expand(ops_detection.ROWS),
     **_expand(ops_index.ROWS),
     **_expand(ops_nn.ROWS),
+    **_expand(ops_pad.ROWS),
     **_expand(ops_pool.ROWS),
     **_expand(ops_quant.ROWS),
+    **_expand(ops_recurrent.ROWS),
     **_expand(ops_reduce.ROWS),
     **_expand(ops_resize.ROWS),
     **_expand(ops_shape.ROWS),
+    **_expand(ops_signal.ROWS),
 }
 
 

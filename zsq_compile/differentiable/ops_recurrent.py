@@ -1,0 +1,172 @@
+"""Recurrent layers: RNN, GRU, LSTM."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from zsq_compile.differentiable.arguments import Builder, Kernel, Row, integer, refuse, text
+
+State: TypeAlias = tuple[Tensor, ...]
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Weights:
+    """One direction of one layer: input, recurrent and peephole weights, and the two biases."""
+
+    recurrent: Tensor
+    recurrent_bias: Tensor
+    peephole: Tensor
+
+
+Cell: TypeAlias = Callable[[Tensor, State, _Weights], State]
+
+
+def _rnn_cell(activations: Sequence[Callable[[Tensor], Tensor]], node: ir.Node) -> Cell:
+    (outer,) = activations
+
+    def step(x: Tensor, state: State, weights: _Weights) -> State:
+        return (outer(x + state[0] @ weights.recurrent.t() + weights.recurrent_bias),)
+
+    return step
+
+
+def _gru_cell(activations: Sequence[Callable[[Tensor], Tensor]], node: ir.Node) -> Cell:
+    gate, outer = activations
+    linear_first = bool(integer(node, "linear_before_reset"))
+
+    def step(x: Tensor, state: State, weights: _Weights) -> State:
+        (hidden,) = state
+        of_update, of_reset, of_hidden = weights.recurrent.chunk(3)
+        bias_update, bias_reset, bias_hidden = weights.recurrent_bias.chunk(3)
+        x_update, x_reset, x_hidden = x.chunk(3, -1)
+        update = gate(x_update + hidden @ of_update.t() + bias_update)
+        reset = gate(x_reset + hidden @ of_reset.t() + bias_reset)
+        if linear_first:
+            candidate = outer(x_hidden + reset * (hidden @ of_hidden.t() + bias_hidden))
+        else:
+            candidate = outer(x_hidden + (reset * hidden) @ of_hidden.t() + bias_hidden)
+        return ((1 - update) * candidate + update * hidden,)
+
+    return step
+
+
+def _lstm_cell(activations: Sequence[Callable[[Tensor], Tensor]], node: ir.Node) -> Cell:
+    gate, inner, outer = activations
+
+    def step(x: Tensor, state: State, weights: _Weights) -> State:
+        hidden, cell = state
+        entry, leave, forget, candidate = (x + hidden @ weights.recurrent.t() + weights.recurrent_bias).chunk(4, -1)
+        see_entry, see_leave, see_forget = weights.peephole.chunk(3)
+        entry, forget = gate(entry + see_entry * cell), gate(forget + see_forget * cell)
+        cell = forget * cell + entry * inner(candidate)
+        return gate(leave + see_leave * cell) * outer(cell), cell
+
+    return step
+
+
+def reverse_sequence(x: Tensor, lengths: Tensor) -> Tensor:
+    """Reverse the first ``lengths[b]`` steps of ``x`` (time, batch, ...), leaving the rest in place."""
+    steps = torch.arange(x.shape[0], device=x.device)[:, None]
+    counts = lengths.to(x.device, torch.int64)[None, :]
+    places = torch.where(steps < counts, counts - 1 - steps, steps)
+    return x.gather(0, places.reshape(*places.shape, *(1,) * (x.dim() - 2)).expand_as(x))
+
+
+def _sweep(x: Tensor, state: State, cell: Cell, weights: _Weights, lengths: Tensor | None) -> tuple[Tensor, State]:
+    """Run one direction over ``x`` (time, batch, gates); past its length a sequence keeps its state and gives zeros."""
+    made = []
+    for time, now in enumerate(x):
+        fresh = cell(now, state, weights)
+        if lengths is None:
+            state = fresh
+            made.append(state[0])
+            continue
+        alive = (time < lengths)[:, None]
+        state = tuple(torch.where(alive, new, old) for new, old in zip(fresh, state, strict=True))
+        made.append(torch.where(alive, fresh[0], torch.zeros_like(fresh[0])))
+    return torch.stack(made), state
+
+
+def _recurrent(gates: int, states: int, names: tuple[str, ...], make_cell: Callable[..., Cell]) -> Builder:
+    def build(node: ir.Node) -> Kernel:
+        direction, batch_first = text(node, "direction", "forward"), integer(node, "layout")
+        for name in ("clip", "input_forget", "activation_alpha", "activation_beta"):
+            if name in node.attributes and node.attributes[name].value:
+                refuse(node, f"attribute {name} has no kernel here")
+        count = 2 if direction == "bidirectional" else 1
+        listed = node.attributes.get("activations")
+        functions = [name.lower() for name in (listed.as_strings() if listed is not None else names * count)]
+        unknown = sorted(set(functions) - _ACTIVATIONS.keys())
+        if unknown:
+            refuse(node, f"activations {unknown} have no kernel here")
+        per = len(names)
+        cells = [
+            make_cell([_ACTIVATIONS[name] for name in functions[k * per : (k + 1) * per]], node) for k in range(count)
+        ]
+
+        def run(
+            x: Tensor,
+            weight: Tensor,
+            recurrent: Tensor,
+            bias: Tensor | None = None,
+            lengths: Tensor | None = None,
+            *rest: Tensor | None,
+        ) -> tuple[Tensor, ...]:
+            hidden = recurrent.shape[-1]
+            if batch_first:
+                x = x.transpose(0, 1)
+            if bias is None:
+                bias = x.new_zeros(count, 2 * gates * hidden)
+            peephole = rest[2] if len(rest) > 2 else None
+            if peephole is None:
+                peephole = x.new_zeros(count, 3 * hidden)
+            starts = [_start(rest, k, count, x, hidden, batch_first=bool(batch_first)) for k in range(states)]
+            outputs, finals = [], []
+            for k in range(count):
+                backward = direction == "reverse" or k == 1
+                steps = _turned(x, lengths) if backward else x
+                in_bias, recurrent_bias = bias[k].chunk(2)
+                weights = _Weights(recurrent[k], recurrent_bias, peephole[k])
+                y, final = _sweep(
+                    steps @ weight[k].t() + in_bias, tuple(start[k] for start in starts), cells[k], weights, lengths
+                )
+                outputs.append(_turned(y, lengths) if backward else y)
+                finals.append(final)
+            last = [torch.stack([final[k] for final in finals]) for k in range(states)]
+            y = torch.stack(outputs, 1)
+            if batch_first:
+                return y.permute(2, 0, 1, 3), *(state.transpose(0, 1) for state in last)
+            return y, *last
+
+        return run
+
+    return build
+
+
+def _turned(x: Tensor, lengths: Tensor | None) -> Tensor:
+    return x.flip(0) if lengths is None else reverse_sequence(x, lengths)
+
+
+def _start(
+    rest: Sequence[Tensor | None], which: int, count: int, x: Tensor, hidden: int, *, batch_first: bool
+) -> Tensor:
+    given = rest[which] if which < len(rest) else None
+    if given is None:
+        return x.new_zeros(count, x.shape[1], hidden)
+    return given.transpose(0, 1) if batch_first else given
+
+
+ROWS: tuple[Row, ...] = (
+    ("RNN", (7, 14, 22), _recurrent(1, 1, ("Tanh",), _rnn_cell)),
+    ("GRU", (7, 14, 22), _recurrent(3, 1, ("Sigmoid", "Tanh"), _gru_cell)),
+    ("LSTM", (7, 14, 22), _recurrent(4, 2, ("Sigmoid", "Tanh", "Tanh"), _lstm_cell)),
+)
