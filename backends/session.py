@@ -1,6 +1,8 @@
 """The one place that opens ONNX Runtime sessions. Importing this module does not import onnxruntime."""
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -44,10 +46,11 @@ class Session:
 
     """
 
-    def __init__(self, handle: Any, *, label: str, scratch: tempfile.TemporaryDirectory[str] | None = None) -> None:
+    def __init__(self, handle: Any, *, label: str, scratch: Path | None = None) -> None:
         self._handle = handle
         self._label = label
-        self._scratch = scratch  # weights of a model above 2 GB may be mapped from here, so it lives as long as we do
+        if scratch is not None:  # weights of a model above 2 GB are mapped from here, so it lives as long as we do
+            weakref.finalize(self, shutil.rmtree, scratch, ignore_errors=True)
         inputs = handle.get_inputs()
         self.input_names: tuple[str, ...] = tuple(value.name for value in inputs)
         self.output_names: tuple[str, ...] = tuple(value.name for value in handle.get_outputs())
@@ -121,6 +124,8 @@ def open_session(
     except MemoryError:
         raise
     except Exception as error:  # onnxruntime's errors share no base but Exception
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
         raise RuntimeModelError(f"ONNX Runtime cannot load {label}: {error}") from error
     return Session(handle, label=label, scratch=scratch)
 
@@ -157,7 +162,7 @@ def _options(threads: int | None, optimize: Optimize, optimized_path: Path | Non
     return options
 
 
-def _as_source(model: onnx.ModelProto | Path) -> tuple[str | bytes, tempfile.TemporaryDirectory[str] | None]:
+def _as_source(model: onnx.ModelProto | Path) -> tuple[str | bytes, Path | None]:
     """Return what InferenceSession reads, and the folder that must outlive it, if any."""
     if isinstance(model, Path):
         if not model.is_file():
@@ -168,8 +173,8 @@ def _as_source(model: onnx.ModelProto | Path) -> tuple[str | bytes, tempfile.Tem
             return model.SerializeToString(), None
         except Exception:  # the protobuf back ends raise different types above 2 GB
             pass
-    scratch = tempfile.TemporaryDirectory(prefix="zsq_")
-    path = Path(scratch.name) / "model.onnx"
+    scratch = Path(tempfile.mkdtemp(prefix="zsq_"))
+    path = scratch / "model.onnx"
     copy = onnx.ModelProto()
     copy.CopyFrom(model)  # saving with external data empties the tensors of the model it is given
     onnx.save(copy, path, save_as_external_data=True, location="weights.bin")

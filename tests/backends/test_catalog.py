@@ -1,0 +1,68 @@
+from pathlib import Path
+
+import pytest
+
+from backends import catalog
+from backends.catalog import TargetError, load_target, target_names
+
+SHIPPED = Path(catalog.__file__).parent / "targets" / "ort_cpu.toml"
+
+
+def written(tmp_path, old="", new=""):
+    text = SHIPPED.read_text(encoding="utf-8")
+    assert old in text
+    path = tmp_path / "mine.toml"
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("name", target_names())
+def test_every_shipped_target_loads_under_its_name(name):
+    target = load_target(name)
+    assert target.name == name
+    assert target.operators
+    assert target.providers
+
+
+def test_ort_cpu_says_what_the_rest_relies_on():
+    target = load_target("ort_cpu")
+    assert (target.activation.qmin, target.activation.qmax) == (0, 255)
+    assert (target.weight.qmin, target.weight.qmax) == (-127, 127)
+    assert target.opset >= 21
+    conv = target.rule("Conv")
+    assert conv is not None
+    assert (conv.kind, conv.fused_as, conv.float_output) == ("weighted", "QLinearConv", False)
+    assert target.rule("ConvTranspose") is None
+
+
+def test_a_file_of_the_users_is_read_by_its_path(tmp_path):
+    target = load_target(written(tmp_path, "opset = 21", "opset = 23"))
+    assert (target.name, target.opset) == ("mine", 23)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("narrow = true", "narow = true", r"unknown key 'narow' in target.weight; did you mean 'narrow'\?"),
+        ("opset = 21", "opsett = 21", r"unknown key 'opsett' in target; did you mean 'opset'\?"),
+        ("opset = 21\n", "", "the key 'opset' is missing"),
+        ("opset = 21", 'opset = "21"', "target.opset: wanted int, got '21'"),
+        ("bits = 8", "bits = true", "target.activation.bits: wanted int, got True"),
+        ("bits = 8", "bits = 40", r"activation.bits must lie in 2..16, got 40"),
+        ('kind = "weighted"', 'kind = "heavy"', r"target.operators\[0\].kind: heavy"),
+        ('op_type = "Gemm"', 'op_type = "Conv"', "the operator Conv has more than one row"),
+        ("opset = 21", "opset = ", "cannot read the target file"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_the_place(tmp_path, old, new, words):
+    with pytest.raises(TargetError, match=words):
+        load_target(written(tmp_path, old, new))
+
+
+def test_an_unknown_name_is_answered_with_the_nearest(tmp_path):
+    with pytest.raises(TargetError, match=r"no target 'ort_cup'; did you mean 'ort_cpu'\?"):
+        load_target("ort_cup")
+    with pytest.raises(TargetError, match=r"known targets: .*ort_cpu"):
+        load_target("completely different")
+    with pytest.raises(TargetError, match="cannot read"):
+        load_target(tmp_path / "absent.toml")

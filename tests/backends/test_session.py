@@ -1,0 +1,75 @@
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+
+from backends import session as session_module
+from backends.session import RuntimeModelError, open_session
+from tests.models import conv_bn_relu
+
+
+def test_outputs_equal_the_closed_form(tmp_path):
+    model = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 21]> g (float[N,2] x, int64[2] k) => (float[N,2] y, int64[2] z)'
+        "{ y = Add(x, x) z = Neg(k) }"
+    )
+    path = tmp_path / "m.onnx"
+    onnx.save(model, path)
+    feeds = {"x": np.float32([[1, 2]]), "k": np.int64([3, 4])}
+    for source in (model, path):
+        session = open_session(source, threads=1)
+        results = session.run(feeds)
+        np.testing.assert_array_equal(results["y"], [[2, 4]])
+        np.testing.assert_array_equal(results["z"], [-3, -4])
+        assert list(session.run(feeds, ["z"])) == ["z"]
+        assert session.input_names == ("x", "k")
+        assert session.input_shapes == {"x": (None, 2), "k": (2,)}
+        assert session.input_dtypes == {"x": np.float32, "k": np.int64}
+
+
+@pytest.mark.parametrize("optimize", ["all", "basic", "none"])
+def test_optimised_graph_is_saved_and_runs(tmp_path, optimize):
+    model = conv_bn_relu()
+    saved = tmp_path / "optimised.onnx"
+    x = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
+    wanted = open_session(model, threads=1, optimize=optimize, optimized_path=saved).run({"x": x})["y"]
+    operators = {node.op_type for node in onnx.load(saved, load_external_data=False).graph.node}
+    assert ("BatchNormalization" in operators) == (optimize == "none")
+    got = open_session(saved, threads=1).run({"x": x})["y"]
+    np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_model_too_large_for_one_message_goes_through_a_folder(monkeypatch):
+    model = conv_bn_relu()
+    x = np.ones((1, 3, 8, 8), np.float32)
+    wanted = open_session(model, threads=1).run({"x": x})["y"]
+    before = model.SerializeToString()
+    monkeypatch.setattr(session_module.onnx.checker, "MAXIMUM_PROTOBUF", 1)
+    got = open_session(model, threads=1).run({"x": x})["y"]
+    np.testing.assert_array_equal(got, wanted)
+    assert model.SerializeToString() == before
+
+
+def test_errors_come_in_words(tmp_path):
+    session = open_session(conv_bn_relu(), threads=1)
+    with pytest.raises(RuntimeModelError, match="no input 'wrong'; its inputs are x"):
+        session.run({"wrong": np.zeros(1, np.float32)})
+    with pytest.raises(RuntimeModelError, match="no output 'wrong'; its outputs are y"):
+        session.run({"x": np.zeros((1, 3, 8, 8), np.float32)}, ["wrong"])
+    with pytest.raises(RuntimeModelError, match=r"x float32\[1, 4, 8, 8\]"):
+        session.run({"x": np.zeros((1, 4, 8, 8), np.float32)})
+    with pytest.raises(RuntimeModelError, match="there is no file"):
+        open_session(tmp_path / "absent.onnx")
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"no model")
+    with pytest.raises(RuntimeModelError, match="cannot load"):
+        open_session(broken)
+    with pytest.raises(RuntimeModelError, match=r"has only .*CPUExecutionProvider"):
+        open_session(conv_bn_relu(), providers=("NoSuchProvider",))
+
+
+def test_importing_backends_loads_no_runtime():
+    code = "import sys, backends; sys.exit('onnxruntime' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
