@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 
-class AddMissingBias(ir.passes.InPlacePass):  # type: ignore[misc]
+class AddMissingBias(ir.passes.InPlacePass):
     """Add a zero bias to every Conv and Gemm whose weight is constant and whose bias is absent."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -30,8 +30,9 @@ def _add_bias(graph: ir.Graph, node: ir.Node) -> bool:
     transposed = node.attributes.get("transB")
     axis = 0 if node.op_type == "Conv" or (transposed is not None and transposed.value) else 1
     name = f"{node.name}_bias"
-    tensor = ir.tensor(np.zeros(weight.const_value.shape[axis], np.float32), name=name)
-    bias = ir.Value(name=name, const_value=tensor, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(tensor.shape))
+    channels = weight.const_value.shape.numpy()[axis]
+    tensor = ir.tensor(np.zeros(channels, np.float32), name=name)
+    bias = ir.Value(name=name, const_value=tensor, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([channels]))
     graph.register_initializer(bias)
     node.resize_inputs(3)
     node.replace_input_with(2, bias)

@@ -3,13 +3,15 @@
     activation   v            ->  v -> [Clip] -> QuantizeLinear -> DequantizeLinear -> readers of v
     moved codes  Pad(v)       ->  v -> QuantizeLinear -> Pad -> DequantizeLinear -> readers of Pad(v)
     weight       w (float)    ->  w_quantized (int8) -> DequantizeLinear(axis) -> node
-    bias         b (float)    ->  b_quantized (int32), scale = scale(data) * scale(weight) -> DequantizeLinear(axis=0) -> node
+    bias         b (float)    ->  b_quantized (int32) -> DequantizeLinear(axis=0) -> node
 
-The Clip stands only where a grid of fewer codes than its storage type is wanted (3 and 2 bit activations in UINT4).
-Graph outputs keep their float value. Weights of any width are written as int8 codes; PackWeights packs them later.
+The scale of a bias is scale(data) * scale(weight), the only one that integer kernels take. The Clip stands only where a
+grid of fewer codes than its storage type is wanted (3 and 2 bit activations in UINT4). Graph outputs keep their float
+value. Weights of any width are written as int8 codes; PackWeights packs them later.
 """
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -19,6 +21,7 @@ from backends.target import NumberFormat
 from passes.plan import ActivationSite, QuantizationPlan, Scale, WeightSite
 
 _INT32_LIMIT = 2.0**31 - 1
+_Number = TypeVar("_Number", np.float32, np.int32)
 
 
 def quantize_array(
@@ -35,17 +38,17 @@ def quantize_array(
     """
     step, zero_point = _along(scale.scale, array.ndim, axis), _along(scale.zero_point, array.ndim, axis)
     codes = np.rint(array.astype(np.float64) / step) + zero_point
-    return np.clip(codes, number_format.qmin, number_format.qmax).astype(np.int32)
+    return np.asarray(np.clip(codes, number_format.qmin, number_format.qmax), np.int32)
 
 
 def dequantize_array(codes: NDArray[np.integer], scale: Scale, axis: int | None = None) -> NDArray[np.float32]:
     """Give codes their real values: (codes - zero_point) * scale, as float32."""
     step, zero_point = _along(scale.scale, codes.ndim, axis), _along(scale.zero_point, codes.ndim, axis)
-    return ((codes.astype(np.int32) - zero_point).astype(np.float32) * step).astype(np.float32)
+    return np.asarray((codes.astype(np.int32) - zero_point).astype(np.float32) * step, np.float32)
 
 
 @dataclass(frozen=True, slots=True)
-class InsertQdq(ir.passes.InPlacePass):  # type: ignore[misc]
+class InsertQdq(ir.passes.InPlacePass):
     """Insert the quantizers of a plan whose scales are all known."""
 
     plan: QuantizationPlan
@@ -56,7 +59,8 @@ class InsertQdq(ir.passes.InPlacePass):  # type: ignore[misc]
         missing |= {site.initializer for site in self.plan.weights} - set(self.plan.weight_scales)
         if missing:
             raise ir.passes.PreconditionError(
-                f"InsertQdq wants a scale for every site of the plan, got none for {sorted(missing)[:5]}: calibrate first"
+                f"InsertQdq wants a scale for every site of the plan, got none for {sorted(missing)[:5]}: "
+                "calibrate first"
             )
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -223,7 +227,7 @@ class _Writer:
         """Remove the float initializers that nothing reads any more."""
         for value in self._replaced:
             if not value.uses() and value.name in self.graph.initializers:
-                del self.graph.initializers[value.name]
+                del self.graph.initializers[str(value.name)]
 
 
 def _storage(number_format: NumberFormat) -> tuple[ir.DataType, bool]:
@@ -234,7 +238,7 @@ def _storage(number_format: NumberFormat) -> tuple[ir.DataType, bool]:
     return dtype, limited
 
 
-def _along(parameter: NDArray[np.generic], rank: int, axis: int | None) -> NDArray[np.generic]:
+def _along(parameter: NDArray[_Number], rank: int, axis: int | None) -> NDArray[_Number]:
     if axis is None or parameter.ndim == 0:
         return parameter
     shape = [1] * rank
@@ -248,7 +252,7 @@ def _name_output(node: ir.Node, name: str, dtype: ir.DataType, shape: ir.Shape |
 
 
 def _set_type(value: ir.Value, tensor: ir.TensorProtocol) -> None:
-    value.dtype, value.shape = tensor.dtype, ir.Shape(tensor.shape)
+    value.dtype, value.shape = tensor.dtype, ir.Shape(tensor.shape.numpy())
 
 
 def _values_by_name(graph: ir.Graph) -> dict[str, ir.Value]:

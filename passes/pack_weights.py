@@ -14,7 +14,7 @@ _INT4_LIMITS = (-8, 7)
 
 
 @dataclass(frozen=True, slots=True)
-class PackWeights(ir.passes.InPlacePass):  # type: ignore[misc]
+class PackWeights(ir.passes.InPlacePass):
     """Pack the int8 weight initializers whose codes all fit into INT4.
 
     ``initializers`` names the candidates (those that the plan gave few bits); others are left as they are.

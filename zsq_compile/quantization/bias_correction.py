@@ -166,7 +166,7 @@ def _channel_means(output: Tensor) -> Tensor:
 
 
 def _mean_shift(node: ir.Node, error: Tensor, mean: Tensor) -> Tensor | None:
-    """Expected change of a layer's output channels for a weight error and input means, (channels,)."""
+    """Predict the shift of a layer's output channels from a weight error and input means, (channels,)."""
     if node.op_type == "Gemm":
         transposed = node.attributes.get("transB")
         error = error if transposed is not None and transposed.value else error.T

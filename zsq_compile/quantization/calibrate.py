@@ -67,7 +67,7 @@ def _watch(
 ) -> None:
     def visit(node: ir.Node, outputs: tuple[Tensor, ...]) -> None:
         for value, tensor in zip(node.outputs, outputs, strict=False):
-            if value.name in groups:
+            if value.name is not None and value.name in groups:
                 observe(groups[value.name], tensor)
 
     with torch.inference_mode():

@@ -5,7 +5,7 @@ Behind a BatchNormalization every channel is close to a normal variable with mea
 
     Relu, Clip          moments of the clipped normal (formulas below)
     Add                 means add; variances add, as if the operands were independent
-    Concat, Pad, Slice  channels are concatenated, padded with zeros, or cut out
+    Concat, Pad, Slice  channels are concatenated, padded with a constant, or cut out
     pooling, reshaping  means stay
     Conv, Gemm          mean = W E[x] + b, variance = W^2 Var[x], as if inputs were independent
 
@@ -72,7 +72,8 @@ def propagate_moments(
     """
     known = {
         entry.output: Moments(
-            mean=torch.tensor(entry.shift, dtype=torch.float64), variance=torch.tensor(entry.scale, dtype=torch.float64) ** 2
+            mean=torch.tensor(entry.shift, dtype=torch.float64),
+            variance=torch.tensor(entry.scale, dtype=torch.float64) ** 2,
         )
         for entry in statistics.usable
     }
@@ -103,7 +104,9 @@ def _through(node: ir.Node, found: Mapping[str, Moments], initializers: Mapping[
         case "Relu":
             return clipped_normal(first, 0.0, math.inf)
         case "Clip":
-            return clipped_normal(first, _scalar(node, 1, initializers, -math.inf), _scalar(node, 2, initializers, math.inf))
+            return clipped_normal(
+                first, _scalar(node, 1, initializers, -math.inf), _scalar(node, 2, initializers, math.inf)
+            )
         case "GlobalAveragePool" | "AveragePool" | "Identity" | "Dropout" | "Resize" | "Upsample":
             return first
         case "Flatten" | "Reshape" | "Squeeze" if _keeps_channels(node, first):

@@ -105,7 +105,7 @@ def _candidates(histogram: Histogram) -> tuple[Tensor, Tensor]:
 def _quantized_centres(
     histogram: Histogram, number_format: NumberFormat, low: Tensor, high: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Codes (counted from the lowest) and dequantized values of all bins for all candidates, each (candidates, BINS)."""
+    """Codes (from the lowest) and dequantized values of all bins for all candidates, each (candidates, BINS)."""
     levels = number_format.qmax - number_format.qmin
     step = ((high - low) / levels)[:, None]
     lowest = torch.round(low[:, None] / step)  # 0 must be a code, so the grid starts at a whole number of steps

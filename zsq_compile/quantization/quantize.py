@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 
 import onnx_ir as ir
-import torch
 from torch import Tensor
 
 from passes.harvest_batchnorm import BatchNormStatistics
@@ -75,7 +74,8 @@ def correct_biases(
         rest = [site.node for site in plan.weights if site.node not in used]
         changed = empirical_correction(plan, quantized, teacher, batches, rest)
         write_initializers(quantized_model, changed)
-        used |= {site.node: "empirical" for site in plan.weights if f"{site.bias}_quantized" in changed and site.node in rest}
+        behind = {site.node: f"{site.bias}_quantized" for site in plan.weights if site.node in rest}
+        used |= {node: "empirical" for node, bias in behind.items() if bias in changed}
     return used
 
 
@@ -86,4 +86,3 @@ def write_initializers(model: ir.Model, changed: Mapping[str, Tensor]) -> None:
         assert value.dtype is not None
         array = tensor.detach().cpu().numpy().astype(value.dtype.numpy())
         value.const_value = ir.tensor(array, dtype=value.dtype, name=name)
-
