@@ -1,0 +1,198 @@
+"""Where calibration data comes from: the user's own, or synthesis; and which part of it is held out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from passes.harvest_batchnorm import BatchNormStatistics
+from zsq_compile.config import CompileConfig, PixelsConfig, PriorConfig
+from zsq_compile.differentiable.module import TorchGraph
+from zsq_compile.errors import ConfigError
+from zsq_compile.progress import Progress
+from zsq_compile.signature import InputSpec
+from zsq_compile.synthesis import make_generator
+from zsq_compile.synthesis.contract import CONTRACT_IMAGES, given_contract, infer_contract
+from zsq_compile.synthesis.generator import InputContract, SyntheticSet
+
+_HELD_OUT = 4  # one sample in so many judges the result and takes no part in making it
+_SMALL_IMAGE = 64 * 64
+_COUNTS = {"fast": (128, 32), "balanced": (256, 64), "best": (1024, 128)}
+_BATCH = 32
+_JOINED_BYTES = 256_000_000  # for one value of the graph; a few of them live at the same time
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class CalibrationData:
+    """Inputs of the network, (count, ...) by name.
+
+    Attributes:
+        calibration: what the quantizer learns from.
+        held_out: what it is judged on.
+        description: where they come from, in words.
+        contract: of the first image input; None when there is no image input.
+        synthetic: the whole synthesized set; None when the user gave the data.
+
+    """
+
+    calibration: Mapping[str, Tensor]
+    held_out: Mapping[str, Tensor]
+    description: str
+    contract: InputContract | None
+    synthetic: SyntheticSet | None
+
+    def batches(self, inputs: Sequence[InputSpec], *, largest: int = _BATCH) -> list[dict[str, Tensor]]:
+        """Cut the calibration part into feeds: of the model's fixed batch size, or of at most ``largest`` samples."""
+        return feeds(self.calibration, inputs, largest=largest)
+
+    def joined(self, inputs: Sequence[InputSpec], sample_bytes: int) -> list[dict[str, Tensor]]:
+        """As many calibration samples as fit into memory in one feed, or all of them in feeds of a fixed batch size.
+
+        Args:
+            inputs: of the network.
+            sample_bytes: size of the network's largest value for one sample.
+
+        """
+        fitting = max(_JOINED_BYTES // sample_bytes, 1)
+        batches = self.batches(inputs, largest=fitting)
+        return batches if fixed_batch(inputs) else batches[:1]
+
+
+def feeds(
+    samples: Mapping[str, Tensor], inputs: Sequence[InputSpec], *, largest: int = _BATCH
+) -> list[dict[str, Tensor]]:
+    """Cut samples into feeds; a rest that does not fill a fixed batch is left out."""
+    fixed = fixed_batch(inputs)
+    size, count = fixed or largest, min(len(tensor) for tensor in samples.values())
+    stop = count - count % size if fixed else count
+    return [{name: tensor[i : i + size] for name, tensor in samples.items()} for i in range(0, stop, size)]
+
+
+def fixed_batch(inputs: Sequence[InputSpec]) -> int | None:
+    """Batch size that the model insists on, or None."""
+    return next((spec.shape[0] for spec in inputs if spec.shape and spec.shape[0] is not None), None)
+
+
+def _given_contract(inputs: Sequence[InputSpec], config: CompileConfig) -> InputContract | None:
+    """Contract that the user gave for the image inputs; None when it is to be inferred."""
+    spec, given = next((spec for spec in inputs if spec.is_image), None), config.input
+    if spec is None or (given.mean is None and given.input_range is None):
+        return None
+    try:
+        return given_contract(int(spec.shape[1] or 1), given.mean, given.std, given.input_range)
+    except ValueError as error:
+        raise ConfigError(f"--mean and --std do not fit the input {spec.name!r}: {error}") from error
+
+
+def synthetic_data(
+    teacher: TorchGraph,
+    statistics: BatchNormStatistics,
+    inputs: Sequence[InputSpec],
+    config: CompileConfig,
+    progress: Progress,
+    *,
+    hold_out: bool = True,
+) -> CalibrationData:
+    """Synthesize calibration samples, and a quarter as many to be held out.
+
+    Raises:
+        SynthesisError: an input cannot be synthesized.
+
+    """
+    contract = _given_contract(inputs, config)
+    chosen = config.generator or (PixelsConfig() if statistics.usable else PriorConfig())
+    count = config.samples or _default_count(inputs, config)
+    total = count + (max(count // _HELD_OUT, 1) if hold_out else 0)
+    fixed = fixed_batch(inputs)
+    if fixed:
+        total = -(-total // fixed) * fixed
+    generator = make_generator(chosen, inputs, contract, progress, effort=config.effort)
+    made = generator.synthesize(teacher, statistics, total, torch.Generator().manual_seed(config.seed))
+    calibration, held_out = _split(made.inputs) if hold_out else (made.inputs, {})
+    held = len(next(iter(held_out.values()), ()))
+    return CalibrationData(
+        calibration=calibration,
+        held_out=held_out,
+        description=f"{total - held} synthetic samples ({made.algorithm}), {held} more held out",
+        contract=next(iter(made.contracts.values()), None),
+        synthetic=made,
+    )
+
+
+def given_data(
+    arrays: Mapping[str, NDArray[Any]],
+    teacher: TorchGraph,
+    statistics: BatchNormStatistics,
+    inputs: Sequence[InputSpec],
+    config: CompileConfig,
+) -> CalibrationData:
+    """Take the user's own samples, network inputs by name, as they are.
+
+    Raises:
+        ConfigError: an input is missing, or an array does not fit it.
+
+    """
+    tensors = {spec.name: torch.from_numpy(_fitting(arrays, spec)) for spec in inputs}
+    counts = {len(tensor) for tensor in tensors.values()}
+    if len(counts) != 1 or min(counts) < 2:
+        raise ConfigError(
+            f"calibration data needs the same number of samples, at least 2, for every input, got {counts}"
+        )
+    calibration, held_out = _split(tensors)
+    held = len(next(iter(held_out.values())))
+    return CalibrationData(
+        calibration=calibration,
+        held_out=held_out,
+        description=f"{min(counts) - held} samples given by the user, {held} more held out",
+        contract=_given_contract(inputs, config) or _inferred_contract(teacher, statistics, tensors, inputs, config),
+        synthetic=None,
+    )
+
+
+def _inferred_contract(
+    teacher: TorchGraph,
+    statistics: BatchNormStatistics,
+    samples: Mapping[str, Tensor],
+    inputs: Sequence[InputSpec],
+    config: CompileConfig,
+) -> InputContract | None:
+    """Contract of the first image input, in case that labelled pictures are to be read for it."""
+    spec = next((spec for spec in inputs if spec.is_image), None)
+    if spec is None:
+        return None
+    rng = torch.Generator().manual_seed(config.seed)
+    others = {name: tensor[: spec.shape[0] or CONTRACT_IMAGES] for name, tensor in samples.items() if name != spec.name}
+    return infer_contract(teacher, statistics, spec, rng, others=others)
+
+
+def _default_count(inputs: Sequence[InputSpec], config: CompileConfig) -> int:
+    small, large = _COUNTS[config.effort]
+    image = next((spec for spec in inputs if spec.is_image), None)
+    if image is None:
+        return small
+    return small if int(image.shape[2] or 1) * int(image.shape[3] or 1) <= _SMALL_IMAGE else large
+
+
+def _split(samples: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Hold out every fifth sample, so that both parts come from every batch that a generator worked on."""
+    period = _HELD_OUT + 1
+    count = min(len(tensor) for tensor in samples.values())
+    held = torch.arange(count) % period == min(period, count) - 1
+    return {name: t[:count][~held] for name, t in samples.items()}, {
+        name: t[:count][held] for name, t in samples.items()
+    }
+
+
+def _fitting(arrays: Mapping[str, NDArray[Any]], spec: InputSpec) -> NDArray[Any]:
+    if spec.name not in arrays:
+        raise ConfigError(
+            f"calibration data has no array for the input {spec.name!r}, only {', '.join(arrays) or 'none'}"
+        )
+    array = np.asarray(arrays[spec.name])
+    if array.shape[1:] != spec.shape[1:]:
+        raise ConfigError(f"calibration data for {spec.name!r} must be (samples, *{spec.shape[1:]}), got {array.shape}")
+    return np.ascontiguousarray(array, dtype=spec.dtype)

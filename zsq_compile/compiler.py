@@ -1,0 +1,274 @@
+"""compile_model: the sentence that zsq-compile is, one named call per stage, read from top to bottom."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+
+from backends.catalog import TargetError, load_target
+from backends.target import Target
+from passes.add_missing_bias import AddMissingBias
+from passes.fold_batchnorm import FoldBatchNorm
+from passes.harvest_batchnorm import BatchNormStatistics, folded_advice, harvest_batchnorm
+from passes.pack_weights import PackWeights
+from passes.place_quantizers import place_quantizers
+from passes.plan import QuantizationPlan
+from zsq_compile.calibration_data import CalibrationData, feeds, given_data, synthetic_data
+from zsq_compile.clock import Clock
+from zsq_compile.config import CompileConfig
+from zsq_compile.differentiable.module import TorchGraph
+from zsq_compile.errors import ConfigError, UnsupportedModelError, ValidationError
+from zsq_compile.loading import LoadedModel, load_model
+from zsq_compile.progress import Progress, Silent
+from zsq_compile.quantization.quantize import calibrated_plan, correct_biases, insert_quantizers
+from zsq_compile.synthesis.generator import InputContract, SyntheticSet
+from zsq_compile.verification.dataset import Dataset, load_data
+from zsq_compile.verification.report import Report, file_sha256
+from zsq_compile.verification.running import file_bytes
+from zsq_compile.verification.validate import Validation, validate
+from zsq_compile.writing import write_model
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class CompileResult:
+    """What a compilation left behind.
+
+    Attributes:
+        path: the quantized model.
+        report: the evidence.
+        synthetic: the data that was synthesized; None when the user gave calibration data.
+        gate_missed: the agreement asked for by ``min_agreement`` was not reached; the file is there all the same.
+
+    """
+
+    path: Path
+    report: Report
+    synthetic: SyntheticSet | None
+    gate_missed: bool
+
+
+def compile_model(
+    model: str | Path,
+    output: str | Path | None = None,
+    config: CompileConfig | None = None,
+    *,
+    calibration: Mapping[str, NDArray[Any]] | None = None,
+    data: Path | None = None,
+    progress: Progress | None = None,
+) -> CompileResult:
+    """Compile a float ONNX model into a quantized one, and prove it in the runtime.
+
+    Args:
+        model: path of the float model.
+        output: path of the quantized model; None writes ``<model>.w<bits>a<bits>.onnx`` beside it.
+        config: everything that can be decided; None takes the defaults.
+        calibration: network inputs by name, (count, ...), to use instead of synthesized ones.
+        data: labelled images or arrays, only to measure the result with (see ``verification.dataset``).
+        progress: is told of stages, notes and warnings.
+
+    Raises:
+        ZsqError: in words; see ``zsq_compile.errors`` for the family.
+
+    """
+    config, told = config or CompileConfig(), _Remembering(progress or Silent())
+    clock, target = Clock(told), _target(config)
+    path = _output_path(Path(model), output, config)
+    with clock.stage("load"):
+        loaded = load_model(Path(model), input_shapes=config.input.shapes)
+        statistics = harvest_batchnorm(loaded.model)
+        _tell_loaded(loaded, statistics, told)
+    with clock.stage("synthesize" if calibration is None else "read calibration data"):
+        samples = _calibration_data(loaded, statistics, config, calibration, told)
+    with clock.stage("plan"):
+        labelled = None if data is None else _labelled(data, loaded, samples.contract)
+        float_model = _folded(loaded.model)
+        teacher = TorchGraph(float_model)
+        plan = _plan(float_model, target, config)
+    batches = samples.batches(loaded.inputs)
+    with clock.stage("calibrate", 2 * len(batches)) as advance:
+        plan = calibrated_plan(plan, teacher, batches, config.quantization, advance)
+    with clock.stage("quantize"):
+        quantized = insert_quantizers(float_model, plan)
+        together = samples.joined(loaded.inputs, _largest_value(float_model))
+        correct_biases(float_model, quantized, plan, teacher, statistics, together, config.quantization)
+    with clock.stage("write"):
+        _pack(quantized, plan, target)
+        write_model(quantized, path)
+    with clock.stage("validate"):
+        validation = _validate(loaded, quantized, path, samples, target, labelled)
+    report = Report(
+        model=loaded.path,
+        emitted=path,
+        settings=dataclasses.asdict(config),
+        seed=config.seed,
+        stages=clock.seconds,
+        coverage=statistics.coverage(),
+        contract=None if samples.contract is None else dataclasses.asdict(samples.contract),
+        data=samples.description,
+        refusals=(*statistics.refusals, *plan.refusals),
+        notes=tuple(told.texts),
+        validation=validation,
+        sha256={"model": file_sha256(loaded.path), "emitted": file_sha256(path)},
+    )
+    if validation.failures:
+        raise ValidationError(f"{path} was written, but must not be used: {'; '.join(validation.failures)}")
+    missed = config.min_agreement is not None and (validation.agreement or 0.0) < config.min_agreement
+    return CompileResult(path=path, report=report, synthetic=samples.synthetic, gate_missed=missed)
+
+
+def synthesize(
+    model: str | Path, config: CompileConfig | None = None, *, progress: Progress | None = None
+) -> SyntheticSet:
+    """Synthesize calibration data for a float ONNX model, and do nothing else with it.
+
+    Args:
+        model: path of the float model.
+        config: its input, generator, samples, effort and seed are used.
+        progress: is told of stages, notes and warnings.
+
+    """
+    config, progress = config or CompileConfig(), progress or Silent()
+    with progress.stage("load"):
+        loaded = load_model(Path(model), input_shapes=config.input.shapes)
+        statistics = harvest_batchnorm(loaded.model)
+        _tell_loaded(loaded, statistics, progress)
+    made = synthetic_data(
+        TorchGraph(loaded.model), statistics, loaded.inputs, config, progress, hold_out=False
+    ).synthetic
+    assert made is not None
+    return made
+
+
+class _Remembering:
+    """Passes everything on to another Progress and keeps the notes and warnings for the report."""
+
+    def __init__(self, inner: Progress) -> None:
+        self._inner = inner
+        self.stage = inner.stage
+        self.texts: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.texts.append(text)
+        self._inner.note(text)
+
+    def warn(self, text: str) -> None:
+        self.texts.append(text)
+        self._inner.warn(text)
+
+
+def _target(config: CompileConfig) -> Target:
+    try:
+        return load_target(config.target)
+    except TargetError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _output_path(model: Path, output: str | Path | None, config: CompileConfig) -> Path:
+    widths = f"w{config.quantization.bits}a{config.quantization.act_bits}"
+    path = Path(output) if output is not None else model.with_name(f"{model.stem}.{widths}.onnx")
+    if path.resolve() == model.resolve():
+        raise ConfigError(f"the output {path} is the input itself: give another name with -o")
+    if path.is_dir() or not path.parent.is_dir():
+        raise ConfigError(f"the output must be a file in a folder that exists, got {path}")
+    return path
+
+
+def _tell_loaded(loaded: LoadedModel, statistics: BatchNormStatistics, progress: Progress) -> None:
+    for text in loaded.notes:
+        progress.warn(text)
+    if statistics.usable:
+        progress.note(statistics.coverage())
+    else:
+        progress.warn(f"{statistics.coverage()}. {folded_advice()}")
+
+
+def _calibration_data(
+    loaded: LoadedModel,
+    statistics: BatchNormStatistics,
+    config: CompileConfig,
+    calibration: Mapping[str, NDArray[Any]] | None,
+    progress: Progress,
+) -> CalibrationData:
+    teacher = TorchGraph(loaded.model)
+    if calibration is not None:
+        return given_data(calibration, teacher, statistics, loaded.inputs, config)
+    return synthetic_data(teacher, statistics, loaded.inputs, config, progress)
+
+
+def _labelled(data: Path, loaded: LoadedModel, contract: InputContract | None) -> Dataset:
+    if contract is None:
+        return load_data(data, loaded.inputs, mean=(0.0,), std=(1.0,), channel_order="rgb")
+    return load_data(data, loaded.inputs, mean=contract.mean, std=contract.std, channel_order=contract.channel_order)
+
+
+def _folded(model: ir.Model) -> ir.Model:
+    """Copy a model with BatchNormalization folded and a bias in every layer that can have one."""
+    folded = model.clone()
+    FoldBatchNorm()(folded)
+    AddMissingBias()(folded)
+    return folded
+
+
+def _plan(model: ir.Model, target: Target, config: CompileConfig) -> QuantizationPlan:
+    chosen = config.quantization
+    plan = place_quantizers(
+        model,
+        target,
+        bits=chosen.bits,
+        act_bits=chosen.act_bits,
+        edge_bits=chosen.edge_bits,
+        quantize_outputs=chosen.quantize_outputs,
+    )
+    if not plan.weights:
+        reasons = "; ".join(f"{refusal.where} ({refusal.op_type}): {refusal.reason}" for refusal in plan.refusals[:3])
+        raise UnsupportedModelError(
+            f"nothing in this model can be quantized for {target.name}: it needs a Conv, Gemm or MatMul with constant "
+            f"weights{', but ' + reasons if reasons else ' and has none'}"
+        )
+    return plan
+
+
+def _largest_value(model: ir.Model) -> int:
+    """Bytes that the largest value of the graph takes for one sample."""
+    shapes = (value.shape for node in model.graph for value in node.outputs if value.shape is not None)
+    return max((4 * math.prod(size for size in shape[1:] if isinstance(size, int)) for shape in shapes), default=4)
+
+
+def _pack(model: ir.Model, plan: QuantizationPlan, target: Target) -> None:
+    narrow = (site for site in plan.weights if site.number_format.bits <= target.packed_weight_bits)
+    PackWeights(frozenset(f"{site.initializer}_quantized" for site in narrow))(model)
+
+
+def _validate(
+    loaded: LoadedModel,
+    quantized: ir.Model,
+    path: Path,
+    samples: CalibrationData,
+    target: Target,
+    labelled: Dataset | None,
+) -> Validation:
+    simulated = _simulated(quantized, loaded, samples)
+    return validate(
+        loaded.original,
+        path,
+        {name: tensor.numpy() for name, tensor in samples.held_out.items()},
+        simulated,
+        providers=target.providers,
+        labelled=labelled,
+        float_bytes=file_bytes(loaded.path),
+    )
+
+
+def _simulated(quantized: ir.Model, loaded: LoadedModel, samples: CalibrationData) -> dict[str, NDArray[Any]]:
+    """Outputs of the emitted graph in torch on the held-out samples."""
+    graph = TorchGraph(quantized)
+    with torch.inference_mode():
+        parts = [graph.run(feed) for feed in feeds(samples.held_out, loaded.inputs)]
+    return {name: np.concatenate([part[name].numpy() for part in parts]) for name in graph.output_names}
