@@ -3,7 +3,7 @@
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,11 +57,18 @@ def inspect_fusion(emitted: Path, *, providers: Sequence[str] = ("CPUExecutionPr
         path = Path(folder) / "optimized.onnx"
         open_session(emitted, providers=providers, optimized_path=path)
         optimized = onnx.load(path, load_external_data=False)
-    return count_fusion(optimized)
+    return count_fusion(optimized, onnx.load(emitted, load_external_data=False))
 
 
-def count_fusion(optimized: onnx.ModelProto) -> Fusion:
-    """Count the nodes of a graph that the runtime's optimiser wrote, inner graphs included."""
+def count_fusion(optimized: onnx.ModelProto, emitted: onnx.ModelProto) -> Fusion:
+    """Count the nodes of a graph that the runtime's optimiser wrote, inner graphs included.
+
+    Args:
+        optimized: the graph as the optimiser wrote it.
+        emitted: the graph before, where nodes still have their names.
+
+    """
+    makers = {name: node for graph in _graphs(emitted.graph) for node in graph.node for name in node.output}
     counts: Counter[str] = Counter()
     unfused: list[str] = []
     left_float: list[str] = []
@@ -71,7 +78,7 @@ def count_fusion(optimized: onnx.ModelProto) -> Fusion:
             counts[node.op_type] += 1
             if node.op_type in _WEIGHTED_FLOAT:
                 planned = all(name in dequantized for name in node.input[:2])
-                (unfused if planned else left_float).append(_REWRITTEN.sub("", node.name) or node.output[0])
+                (unfused if planned else left_float).append(_name(node, makers))
     others = [name for name in counts if name.startswith("QLinear") and name not in _WEIGHTED_INTEGER]
     return Fusion(
         fused=sum(counts[name] for name in _WEIGHTED_INTEGER),
@@ -82,6 +89,17 @@ def count_fusion(optimized: onnx.ModelProto) -> Fusion:
         dequantize_nodes=counts["DequantizeLinear"],
         operators=tuple(counts.most_common()),
     )
+
+
+def _name(node: onnx.NodeProto, makers: Mapping[str, onnx.NodeProto]) -> str:
+    """Name that a rewritten node had before; a blocked convolution is called after its output, not after its node."""
+    name = _REWRITTEN.sub("", node.name) or node.output[0]
+    maker = makers.get(name)
+    for _ in range(4):  # the normalisation, the Add and the activations that the convolution may have swallowed
+        if maker is None or maker.op_type in _WEIGHTED_FLOAT:
+            break
+        maker = next((makers[source] for source in maker.input if source in makers), None)
+    return maker.name if maker is not None and maker.name else name
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:

@@ -1,0 +1,63 @@
+import numpy as np
+import onnx
+import pytest
+
+from backends.session import open_session
+from tests.models import residual
+from tests.zsq_compile.verification.quantized import samples
+from zsq_compile.verification.baseline import (
+    BaselineSettings,
+    best_settings,
+    quantize_with_onnxruntime,
+    random_batches,
+)
+from zsq_compile.verification.metrics import sqnr_db
+
+
+def quantized_sqnr(tmp_path, settings):
+    source, output = tmp_path / "float.onnx", tmp_path / "quantized.onnx"
+    onnx.save(residual(), source)
+    quantize_with_onnxruntime(source, output, [{"x": samples(8)}, {"x": samples(8, 1)}], settings)
+    feeds = {"x": samples(16, 2)}
+    wanted, got = (open_session(path, threads=1).run(feeds)["logits"] for path in (source, output))
+    return sqnr_db(wanted, got), onnx.load(output)
+
+
+@pytest.mark.parametrize(
+    ("settings", "least_db"),
+    [
+        (None, 15.0),
+        *((settings, 20.0) for settings in best_settings(8)),
+        (BaselineSettings(weight_bits=4), 5.0),
+    ],
+    ids=str,
+)
+def test_every_setting_gives_a_working_file(tmp_path, settings, least_db):
+    sqnr, model = quantized_sqnr(tmp_path, settings)
+    assert least_db < sqnr < 60.0
+    types = {tensor.data_type for tensor in model.graph.initializer}
+    four_bits = settings is not None and settings.weight_bits == 4
+    assert (onnx.TensorProto.INT4 in types) == four_bits
+
+
+def test_failures_come_in_words(tmp_path):
+    path = tmp_path / "float.onnx"
+    onnx.save(residual(), path)
+    with pytest.raises(ValueError, match=r"onnxruntime's quantizer failed on .* with U8S8 per channel, MinMax"):
+        quantize_with_onnxruntime(path, tmp_path / "q.onnx", [{"wrong": samples(1)}], BaselineSettings())
+
+
+def test_nothing_is_printed(tmp_path, capfd):
+    quantized_sqnr(tmp_path, BaselineSettings(method="Percentile"))
+    assert capfd.readouterr().out == ""
+
+
+def test_random_batches_repeat_with_the_seed():
+    shapes = {"a": (2, 3), "b": (1,)}
+    first, second = (list(random_batches(shapes, 3, np.random.default_rng(5))) for _ in range(2))
+    assert len(first) == 3
+    for one, other in zip(first, second, strict=True):
+        for name, shape in shapes.items():
+            assert one[name].shape == shape
+            assert 0.0 <= one[name].min() <= one[name].max() < 1.0
+            np.testing.assert_array_equal(one[name], other[name])

@@ -1,0 +1,160 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from zsq_compile.errors import ConfigError
+from zsq_compile.signature import InputSpec
+from zsq_compile.verification.dataset import Preparation, load_data
+
+RGB = InputSpec(name="x", shape=(None, 3, 4, 6), dtype=np.dtype(np.float32))
+GRAY = InputSpec(name="x", shape=(None, 1, 4, 6), dtype=np.dtype(np.float32))
+SIGNAL = InputSpec(name="s", shape=(None, 7), dtype=np.dtype(np.float32))
+MEAN, STD = (0.5, 0.25, 0.0), (0.5, 1.0, 2.0)
+
+
+def load(path, specs=(RGB,), mean=MEAN, std=STD, channel_order="rgb", limit=None):
+    return load_data(path, specs, mean=mean, std=std, channel_order=channel_order, limit=limit)
+
+
+def pictures(count, shape=(4, 6, 3), seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, *shape), dtype=np.uint8)
+
+
+def collected(dataset, size=2):
+    batches = list(dataset.batches(size))
+    inputs = {name: np.concatenate([feeds[name] for feeds, _ in batches]) for name in batches[0][0]}
+    labels = None if batches[0][1] is None else np.concatenate([labels for _, labels in batches])
+    return inputs, labels
+
+
+def expected(images, mean=MEAN, std=STD):
+    return ((images / 255.0 - np.asarray(mean)) / np.asarray(std)).transpose(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp"])
+@pytest.mark.parametrize("header", ["file,label\n", ""])
+def test_labels_csv(tmp_path, suffix, header):
+    images = pictures(5)
+    for index, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{index}.{suffix}", lossless=True)
+    (tmp_path / "labels.csv").write_text(header + "".join(f"{i}.{suffix},{7 - i}\n" for i in range(5)))
+    dataset = load(tmp_path)
+    inputs, labels = collected(dataset)
+    assert len(dataset) == 5
+    assert inputs["x"].dtype == np.float32
+    np.testing.assert_allclose(inputs["x"], expected(images), atol=1e-6)
+    np.testing.assert_array_equal(labels, [7, 6, 5, 4, 3])
+    assert len(load(tmp_path, limit=3)) == 3
+
+
+@pytest.mark.parametrize(("folders", "wanted"), [(("cat", "dog"), [0, 0, 1]), (("3", "10"), [10, 3, 3])])
+def test_folder_for_each_class(tmp_path, folders, wanted):
+    counts = dict(zip(sorted(folders), (2, 1) if folders[0] == "cat" else (1, 2), strict=True))
+    for name, count in counts.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "notes.txt").write_text("no picture")
+        for index, image in enumerate(pictures(count)):
+            Image.fromarray(image).save(tmp_path / name / f"{index}.png")
+    inputs, labels = collected(load(tmp_path))
+    assert len(inputs["x"]) == 3
+    np.testing.assert_array_equal(labels, wanted)
+
+
+def test_npz_with_images(tmp_path):
+    images = pictures(5)
+    np.savez(tmp_path / "d.npz", images=images, labels=np.arange(5))
+    inputs, labels = collected(load(tmp_path / "d.npz"))
+    np.testing.assert_allclose(inputs["x"], expected(images), atol=1e-6)
+    np.testing.assert_array_equal(labels, range(5))
+
+
+def test_bgr_normalises_first_and_reorders_then(tmp_path):
+    images = pictures(2)
+    np.savez(tmp_path / "d.npz", images=images, labels=np.arange(2))
+    inputs, _ = collected(load(tmp_path / "d.npz", channel_order="bgr"))
+    np.testing.assert_allclose(inputs["x"], expected(images)[:, ::-1], atol=1e-6)
+
+
+def test_gray_network_takes_colour_and_gray_pictures(tmp_path):
+    gray = pictures(3, (4, 6))
+    np.savez(tmp_path / "gray.npz", images=gray, labels=np.arange(3))
+    np.savez(tmp_path / "colour.npz", images=np.repeat(gray[..., None], 3, axis=3), labels=np.arange(3))
+    for name in ("gray", "colour"):
+        inputs, _ = collected(load(tmp_path / f"{name}.npz", (GRAY,), (0.0,), (1 / 255,)))
+        np.testing.assert_allclose(inputs["x"], gray[:, None], atol=1e-4)
+
+
+def test_colour_network_takes_gray_pictures(tmp_path):
+    Image.fromarray(pictures(1, (4, 6))[0]).save(tmp_path / "a.png")
+    (tmp_path / "labels.csv").write_text("a.png,0\n")
+    inputs, _ = collected(load(tmp_path, mean=(0.0,), std=(1.0,)))
+    np.testing.assert_array_equal(inputs["x"][0, 0], inputs["x"][0, 2])
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 255))
+def test_any_size_is_brought_to_the_networks(rows, columns, level):
+    prepare = Preparation(height=9, width=7, mean=(0.0,), std=(1 / 255,), channel_order="rgb")
+    result = prepare(np.full((rows, columns, 3), level, np.uint8))
+    assert result.shape == (3, 9, 7)
+    np.testing.assert_allclose(result, level, atol=1e-3)
+
+
+def test_larger_pictures_keep_their_middle():
+    image = np.zeros((9, 21, 3), np.uint8)
+    image[:, 6:15] = 255  # the middle third survives the cut to a square
+    prepare = Preparation(height=9, width=9, mean=(0.0,), std=(1.0,), channel_order="rgb")
+    np.testing.assert_array_equal(prepare(image), np.ones((3, 9, 9)))
+
+
+def test_arrays_named_like_the_inputs_go_in_as_they_are(tmp_path):
+    x = np.random.default_rng(0).standard_normal((5, 3, 4, 6))
+    s = np.random.default_rng(1).standard_normal((5, 7))
+    np.savez(tmp_path / "d.npz", x=x, s=s)
+    inputs, labels = collected(load(tmp_path / "d.npz", (RGB, SIGNAL)))
+    assert labels is None
+    np.testing.assert_array_equal(inputs["x"], x.astype(np.float32))
+    np.testing.assert_array_equal(inputs["s"], s.astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "specs", "words"),
+    [
+        ({"x": np.zeros((2, 3, 5, 6))}, (RGB,), r"x must have shape \(N, 3, 4, 6\), got \(2, 3, 5, 6\)"),
+        ({"images": np.zeros((2, 4, 6, 3))}, (RGB,), "images must be uint8 .* got float64"),
+        ({"images": pictures(2)}, (SIGNAL,), r"wanted the model's inputs \(s\), or images and labels"),
+        ({"other": np.zeros(2)}, (RGB,), r"holds other; wanted"),
+        ({"images": pictures(2), "labels": np.arange(3)}, (RGB,), r"got lengths \[2, 3\]"),
+        ({"images": pictures(0), "labels": np.arange(0)}, (RGB,), r"at least one, got lengths \[0\]"),
+    ],
+)
+def test_wrong_arrays_are_refused(tmp_path, arrays, specs, words):
+    np.savez(tmp_path / "d.npz", **arrays)
+    with pytest.raises(ConfigError, match=words):
+        load(tmp_path / "d.npz", specs)
+
+
+def test_wrong_places_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"wants a folder or an \.npz file"):
+        load(tmp_path / "absent")
+    with pytest.raises(ConfigError, match=r"neither a labels\.csv"):
+        load(tmp_path)
+    with pytest.raises(ConfigError, match="does not take one picture"):
+        load(tmp_path, (SIGNAL,))
+    (tmp_path / "labels.csv").write_text("a.png,0\nb.png,1\n")
+    with pytest.raises(ConfigError, match=r"names a\.png, which is not in .*\(2 files are missing\)"):
+        load(tmp_path)
+    (tmp_path / "labels.csv").write_text("file,label\na.png,0\nb.png,one\n")
+    with pytest.raises(ConfigError, match=r"entry 2: wanted file,label with a whole number"):
+        load(tmp_path)
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    (tmp_path / "labels.csv").write_text("a.png,0\n")
+    with pytest.raises(ConfigError, match="as a picture"):
+        collected(load(tmp_path))
+    with pytest.raises(ConfigError, match="mean has 2 numbers, but the input 'x' has 3 channels"):
+        load(tmp_path, mean=(0.0, 0.0))
+    (tmp_path / "d.npz").write_bytes(b"no archive")
+    with pytest.raises(ConfigError, match="cannot read"):
+        load(tmp_path / "d.npz")

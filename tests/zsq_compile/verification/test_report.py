@@ -1,0 +1,116 @@
+import dataclasses
+import hashlib
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from passes.plan import Refusal
+from zsq_compile.verification.fusion import Fusion
+from zsq_compile.verification.labelled import LabelledQuality
+from zsq_compile.verification.latency import Latency
+from zsq_compile.verification.report import Report, file_sha256, installed_versions
+from zsq_compile.verification.simulation import SimulationMatch
+from zsq_compile.verification.validate import OutputQuality, Validation
+
+
+def latency(milliseconds):
+    return Latency(median_ms=milliseconds, p10_ms=milliseconds, p90_ms=milliseconds, runs=5)
+
+
+@pytest.fixture
+def report():
+    validation = Validation(
+        samples=16,
+        outputs=(
+            OutputQuality(name="logits", sqnr_db=math.inf, agreement=0.9875),
+            OutputQuality(name="class", sqnr_db=None, agreement=1.0),
+        ),
+        fusion=Fusion(
+            fused=9,
+            fused_others=2,
+            unfused=("conv1",),
+            left_float=("up",),
+            quantize_nodes=1,
+            dequantize_nodes=1,
+            operators=(("QLinearConv", 9),),
+        ),
+        simulation=SimulationMatch(output="logits", step=0.1, share_beyond_step=0.01, largest=0.2, agreement=1.0),
+        labelled=LabelledQuality(samples=10, top1_float=0.9, top1_quantized=0.8, agreement=0.85),
+        float_bytes=4_000_000,
+        quantized_bytes=600_000,
+        latency={"float": latency(3.0), "quantized": latency(1.0)},
+        failures=("it broke",),
+        warnings=("one layer runs in float",),
+    )
+    return Report(
+        model=Path("m.onnx"),
+        emitted=Path("m.w4a8.onnx"),
+        settings={"bits": np.int64(4), "range": (0.0, np.float32(1.0))},
+        seed=0,
+        stages={"load": 0.5, "synthesize": 12.0},
+        coverage="BN found behind 19 of 19 convolutions",
+        contract={"name": "imagenet", "margin": math.nan},
+        data="128 synthetic images",
+        refusals=tuple(Refusal(where=f"n{i}", op_type="Tanh", reason="no integer kernel") for i in range(7)),
+        notes=("opset raised from 11 to 21",),
+        validation=validation,
+    )
+
+
+def test_json_round_trips_and_holds_only_finite_numbers(report):
+    plain = report.to_json()
+    assert json.loads(json.dumps(plain, allow_nan=False)) == plain
+    assert plain["settings"] == {"bits": 4, "range": [0.0, 1.0]}
+    assert plain["stages"] == {"load": 0.5, "synthesize": 12.0}
+    assert plain["model"] == "m.onnx"
+    assert plain["contract"] == {"name": "imagenet", "margin": None}
+    assert plain["refusals"][0] == {"where": "n0", "op_type": "Tanh", "reason": "no integer kernel"}
+    assert plain["validation"]["agreement"] == 0.9875
+    assert plain["validation"]["sqnr_db"] is None
+    assert plain["validation"]["speedup"] == 3.0
+    assert plain["validation"]["labelled"]["top1_quantized"] == 0.8
+    assert plain["versions"] == installed_versions()
+    assert plain["baseline"] is None
+
+
+def test_summary_tells_the_figures(report):
+    text = report.summary()
+    for words in (
+        "4.00 MB -> 600.0 kB (0.15 of it)",
+        "BN found behind 19 of 19 convolutions",
+        "128 synthetic images",
+        "9 in integers, 1 quantized but run in float, 1 left in float",
+        "98.75% of the decisions unchanged on 16 samples",
+        "top-1 90.00% -> 80.00%, 85.00% of the decisions unchanged on 10 samples",
+        "3 ms -> 1 ms (3.00 times as fast)",
+        "12.5 s",
+        "n0 (Tanh): no integer kernel",
+        "2 more, see the JSON report",
+        "opset raised from 11 to 21",
+        "one layer runs in float",
+        "FAILED      it broke",
+    ):
+        assert words in text
+    assert "inf" in text
+
+
+def test_summary_of_a_bare_validation(report):
+    bare = dataclasses.replace(
+        report.validation, simulation=None, labelled=None, latency={}, failures=(), warnings=(), outputs=()
+    )
+    text = dataclasses.replace(report, validation=bare, refusals=(), notes=()).summary()
+    for word in ("FAILED", "latency", "your data", "simulation", "refused", "note"):
+        assert word not in text
+
+
+def test_file_sha256(tmp_path):
+    path = tmp_path / "f"
+    path.write_bytes(b"some bytes")
+    assert file_sha256(path) == hashlib.sha256(b"some bytes").hexdigest()
+
+
+def test_versions_name_what_a_result_depends_on():
+    assert {"python", "machine", "onnx", "onnxruntime", "torch", "numpy"} <= set(installed_versions())
