@@ -1,4 +1,4 @@
-"""Accuracy without data against FP32 and against onnxruntime's own quantizer with and without data, on the same images."""
+"""Accuracy without data against FP32 and onnxruntime's own quantizer with and without data, on the same images."""
 
 import argparse
 import sys
@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from harness import Rows, compile_model, model_key, runtime_key, source_key, table, write_result
+from harness import Rows, compiled, last_words, runtime_key, source_key, table, write_result
 from zoo import LABELLED, Labelled, add_common_options, chosen
 
 from backends.session import open_session
 from zsq_compile.verification.baseline import METHODS, BaselineSettings, quantize_with_onnxruntime
 from zsq_compile.verification.metrics import agreement, top1
+from zsq_compile.verification.report import file_sha256
 from zsq_compile.verification.running import run_batched
 
 BASELINES = ("ORT defaults, real data", "ORT best, real data", "ORT defaults, random data", "ORT best, random data")
@@ -49,12 +50,10 @@ def float_row(judge: Judge) -> dict[str, Any]:
     return judge.scores(judge.model.path(judge.assets))
 
 
-def our_row(judge: Judge, bits: int, work: Path, extra: str) -> dict[str, Any]:
-    done = compile_model(judge.model.path(judge.assets), bits, work, extra)
-    row: dict[str, Any] = {"seconds": done.seconds, "peak_mb": done.peak_mb, "exit_code": done.exit_code}
-    if done.path.is_file():
-        return row | judge.scores(done.path)
-    return row | {"error": done.words.splitlines()[-1] if done.words else f"exit code {done.exit_code}"}
+def our_row(judge: Judge, done: dict[str, Any]) -> dict[str, Any]:
+    row = {name: done[name] for name in ("seconds", "peak_mb", "exit_code")}
+    path = Path(done["path"])
+    return row | (judge.scores(path) if path.is_file() else {"error": last_words(done)})
 
 
 def onnxruntime_row(judge: Judge, settings: BaselineSettings | None, real: bool) -> dict[str, Any]:
@@ -73,13 +72,14 @@ def onnxruntime_row(judge: Judge, settings: BaselineSettings | None, real: bool)
 
 def gather(judge: Judge, bits: int, name: str, rows: Rows, options: argparse.Namespace) -> dict[str, Any] | None:
     """Return one cell of the table: from the finished rows, or made now when it was asked for."""
-    base = [model_key(judge.model.path(options.assets)), str(bits)]
+    base = [file_sha256(judge.model.path(options.assets)), str(bits)]
     wanted = options.only is None or options.only == ("ours" if name == "ours" else "baseline")
     if name == "FP32":
         return rows.get(["fp32", base[0], runtime_key()], lambda: float_row(judge))
     if name == "ours":
+        done = compiled(judge.model.path(options.assets), bits, rows, options, make=wanted)
         key = ["ours", *base, source_key(), runtime_key(), options.compile_args]
-        return rows.get(key, (lambda: our_row(judge, bits, options.work, options.compile_args)) if wanted else None)
+        return None if done is None else rows.get(key, lambda: our_row(judge, done))
     real = name.endswith("real data")
     if "defaults" in name:
         if bits != 8:
@@ -117,7 +117,9 @@ def main() -> None:
     add_common_options(parser)
     parser.add_argument("--models", nargs="*", help="models, or the beginnings of their names (default: all)")
     parser.add_argument("--bits", nargs="*", type=int, default=[8, 4], help="weight bits")
-    parser.add_argument("--only", choices=("ours", "baseline"), help="run only these; finished rows are shown all the same")
+    parser.add_argument(
+        "--only", choices=("ours", "baseline"), help="run only these; finished rows are shown all the same"
+    )
     options = parser.parse_args()
     if not options.assets.is_dir():
         sys.exit(f"there is no folder {options.assets}: give --assets or set ZSQ_ASSETS")
@@ -135,10 +137,11 @@ def main() -> None:
             lines.append([key if name == "FP32" else "", name, *cells])
     header = ["model", "method", *(f"W{bits}A8" for bits in options.bits)]
     body = (
-        "Top-1 in percent, in brackets the agreement with FP32. Ours: no data, default options, seed 0, time from process "
-        "start and peak memory.\nBest of onnxruntime: uint8 activations, per-channel weights, after quant_pre_process, the "
-        "calibration method (named) with the highest top-1 on these very images.\nReal data: 256 CIFAR-10 or MNIST images, "
-        "64 ImageNet images. Random data: as many, uniform in [0, 1).\n\n" + table(header, lines)
+        "Top-1 in percent, in brackets the agreement with FP32. Ours: no data, default options, seed 0, time from "
+        "process start and peak memory.\nBest of onnxruntime: uint8 activations, per-channel weights, after "
+        "quant_pre_process, the calibration method (named) with the highest top-1 on these very images.\n"
+        "Real data: 256 CIFAR-10 or MNIST images, 64 ImageNet images. Random data: as many, uniform in [0, 1).\n\n"
+        + table(header, lines)
     )
     write_result("accuracy", "Accuracy", body)
 

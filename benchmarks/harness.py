@@ -1,6 +1,8 @@
 """What the benchmarks share: calling zsq-compile as a user does, keeping finished rows, and writing tables."""
 
+import argparse
 import datetime
+import functools
 import hashlib
 import json
 import os
@@ -10,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +20,6 @@ from zoo import ROOT
 from zsq_compile.verification.report import file_sha256, installed_versions
 
 RESULTS = Path(__file__).resolve().parent / "results"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Compiled:
-    """One call of the command line.
-
-    ``seconds`` run from process start to exit; ``peak_mb`` is the largest resident set of the process.
-    """
-
-    path: Path
-    exit_code: int
-    seconds: float
-    peak_mb: float
-    report: dict[str, Any]
-    words: str
 
 
 class Rows:
@@ -46,31 +32,48 @@ class Rows:
         self._folder = folder / "rows"
         self._folder.mkdir(parents=True, exist_ok=True)
         self._fresh = fresh
+        self._made: set[Path] = set()
 
-    def get(self, key: Sequence[str], make: Callable[[], dict[str, Any]] | None) -> dict[str, Any] | None:
+    def get(
+        self, key: Sequence[str], make: Callable[[], dict[str, Any]] | None, *, again: bool = False
+    ) -> dict[str, Any] | None:
         """Return the row of a key, made now if it must be; None when it is not there and ``make`` is None."""
         place = self._folder / f"{hashlib.sha256(json.dumps(list(key)).encode()).hexdigest()[:24]}.json"
-        if place.is_file() and not (self._fresh and make is not None):
+        if place.is_file() and not (make is not None and (again or (self._fresh and place not in self._made))):
             return dict(json.loads(place.read_text()))
         if make is None:
             return None
         row = make()
+        self._made.add(place)
         scratch = place.with_suffix(".part")
         scratch.write_text(json.dumps({"key": list(key), **row}, indent=1))
         scratch.replace(place)
         return row
 
 
-def compile_model(
-    model: Path, bits: int, work: Path, extra: str = "", *, quiet: bool = True
-) -> Compiled:
-    """Run ``zsq-compile MODEL --bits N -o OUT --seed 0 --json -q`` in a process of its own."""
-    stem = f"{model.stem}.w{bits}a8" + (f".{hashlib.sha256(extra.encode()).hexdigest()[:6]}" if extra else "")
-    output = work / "ours" / f"{stem}.onnx"
+def compiled(
+    model: Path, bits: int, rows: Rows, options: argparse.Namespace, *, make: bool = True
+) -> dict[str, Any] | None:
+    """Return what one call of the command line gave, run now unless it ran before from the same source.
+
+    The row holds path, exit_code, seconds from process start to exit, peak_mb (largest resident set of the process),
+    the JSON report, and the words on stderr. None when it did not run before and ``make`` is False.
+    """
+    source = source_key()
+    key = ["compiled", file_sha256(model), str(bits), source, runtime_key(), options.compile_args]
+    suffix = f".{hashlib.sha256(options.compile_args.encode()).hexdigest()[:6]}" if options.compile_args else ""
+    output = options.work / "ours" / source[:12] / f"{model.stem}.w{bits}a8{suffix}.onnx"
+    row = rows.get(key, (lambda: _compile(model, bits, output, options.compile_args)) if make else None)
+    if row is not None and row["exit_code"] in (0, 4) and not output.is_file():
+        return rows.get(key, lambda: _compile(model, bits, output, options.compile_args), again=True) if make else None
+    return row
+
+
+def _compile(model: Path, bits: int, output: Path, extra: str) -> dict[str, Any]:
     output.parent.mkdir(parents=True, exist_ok=True)
     output.unlink(missing_ok=True)
     command = [sys.executable, "-m", "zsq_compile", str(model), "--bits", str(bits), "-o", str(output), "--seed", "0"]
-    command += ["--json", *(["-q"] if quiet else []), *shlex.split(extra)]
+    command += ["--json", "-q", *shlex.split(extra)]
     logs = output.with_suffix(".stdout"), output.with_suffix(".stderr")
     start = time.perf_counter()
     with logs[0].open("wb") as out, logs[1].open("wb") as err:
@@ -78,17 +81,23 @@ def compile_model(
         _, status, usage = os.wait4(process.pid, 0)  # the usage of this child alone
         process.returncode = os.waitstatus_to_exitcode(status)
     seconds = time.perf_counter() - start
-    kilobytes = usage.ru_maxrss / (1024 if platform.system() == "Darwin" else 1)
-    return Compiled(
-        path=output,
-        exit_code=process.returncode,
-        seconds=seconds,
-        peak_mb=kilobytes / 1024,
-        report=_parsed(logs[0].read_text(errors="replace")),
-        words=logs[1].read_text(errors="replace").strip(),
-    )
+    return {
+        "path": str(output),
+        "exit_code": process.returncode,
+        "seconds": seconds,
+        "peak_mb": usage.ru_maxrss / (2**20 if platform.system() == "Darwin" else 1024),
+        "report": _parsed(logs[0].read_text(errors="replace")),
+        "words": logs[1].read_text(errors="replace").strip(),
+    }
 
 
+def last_words(row: dict[str, Any]) -> str:
+    """Return the sentence with which a failed compilation ended."""
+    lines = [line.strip() for line in row["words"].splitlines() if line.strip()]
+    return lines[-1] if lines else f"exit code {row['exit_code']}, without a word"
+
+
+@functools.cache
 def source_key() -> str:
     """Hash of the compiler's own source: rows of ours hold for this source only."""
     digest = hashlib.sha256()
@@ -105,10 +114,6 @@ def runtime_key() -> str:
     return " ".join(f"{name} {versions.get(name, '-')}" for name in ("onnx", "onnxruntime"))
 
 
-def model_key(model: Path) -> str:
-    return file_sha256(model)
-
-
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Lay out a Markdown table."""
     lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
@@ -119,7 +124,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def write_result(name: str, title: str, body: str) -> None:
     """Print a result and write it to results/NAME.md with the command, the date and the versions."""
     versions = ", ".join(f"{key} {value}" for key, value in installed_versions().items())
-    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *(shlex.quote(word) for word in sys.argv[1:])])
+    command = " ".join(
+        ["python", f"benchmarks/{Path(sys.argv[0]).name}", *(shlex.quote(word) for word in sys.argv[1:])]
+    )
     head = (
         f"# {title}\n\nCommand: `{command}`\n\nDate: {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC. "
         f"{os.cpu_count()} processors. {versions}.\n\n"

@@ -1,4 +1,4 @@
-"""What is true of the assets' models and images: labels, preprocessing, calibration images. Nothing of it enters the product."""
+"""What is true of the assets' models and images: labels, preprocessing. Nothing of it enters the product."""
 
 import argparse
 import os
@@ -31,6 +31,7 @@ class Labelled:
     calibration_count: int = 256
 
     def path(self, assets: Path) -> Path:
+        """Return the model's file."""
         return assets / "models" / self.file
 
     def evaluation(self, assets: Path) -> Dataset:
@@ -55,10 +56,12 @@ class Labelled:
         ]
 
     def batch(self, assets: Path) -> int:
+        """Return the model's fixed batch, or the one used where it is open."""
         spec = self.spec(assets)
         return spec.shape[0] or 16
 
     def spec(self, assets: Path) -> InputSpec:
+        """Return the model's only input."""
         session = open_session(self.path(assets), optimize="none")
         name = session.input_names[0]
         return InputSpec(name=name, shape=session.input_shapes[name], dtype=session.input_dtypes[name])

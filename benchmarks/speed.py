@@ -1,0 +1,104 @@
+"""Compile time by stage, peak memory, and latency of FP32, onnxruntime's best QDQ file and ours, taken in turns."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from harness import Rows, compiled, last_words, table, write_result
+from zoo import LABELLED, Labelled, add_common_options, chosen
+
+from zsq_compile.verification.baseline import BaselineSettings, quantize_with_onnxruntime
+from zsq_compile.verification.fusion import inspect_fusion
+from zsq_compile.verification.latency import measure_latency
+from zsq_compile.verification.running import file_bytes
+
+DEFAULT = ["resnet8_cifar10_bn", "resnet20_bn", "resnet56_bn", "mobilenetv1_075_bn"]
+
+
+def onnxruntime_file(model: Labelled, options: argparse.Namespace) -> Path:
+    """Write onnxruntime's fastest form: uint8 activations, int8 per-channel weights."""
+    path: Path = options.work / "onnxruntime" / f"{model.key}.u8s8.onnx"
+    if not path.is_file() or options.fresh:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        batches = model.calibration_batches(options.assets)
+        quantize_with_onnxruntime(model.path(options.assets), path, batches, BaselineSettings())
+    return path
+
+
+def compile_line(model: Labelled, bits: int, row: dict[str, Any]) -> list[str]:
+    stages = row["report"].get("stages", {})
+    words = ", ".join(f"{name} {seconds:.1f}" for name, seconds in stages.items())
+    if row["exit_code"] not in (0, 4):
+        words = last_words(row)
+    return [model.key, f"W{bits}A8", f"{row['seconds']:.1f}", f"{row['peak_mb']:.0f}", words]
+
+
+def latency_lines(model: Labelled, files: dict[str, Path], options: argparse.Namespace) -> list[list[str]]:
+    spec = model.spec(options.assets)
+    feeds = {spec.name: np.random.default_rng(0).random(spec.batched(1), np.float32)}
+    times = measure_latency(files, feeds, threads=options.threads, seconds=options.seconds)
+    lines = []
+    for name, path in files.items():
+        fusion = inspect_fusion(path)
+        layers = fusion.fused + len(fusion.unfused) + len(fusion.left_float)
+        median = times[name].median_ms
+        lines.append(
+            [
+                model.key if name == "FP32" else "",
+                name,
+                f"{median:.3f} ({times[name].p10_ms:.3f} to {times[name].p90_ms:.3f})",
+                f"{times['FP32'].median_ms / median:.2f}",
+                f"{median / times['ORT U8S8'].median_ms:.2f}",
+                f"{fusion.fused} of {layers}",
+                f"{fusion.quantize_nodes + fusion.dequantize_nodes}",
+                f"{file_bytes(path) / 1e3:.1f}",
+                f"{file_bytes(path) / file_bytes(files['FP32']):.3f}",
+            ]
+        )
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_common_options(parser)
+    parser.add_argument("--models", nargs="*", default=DEFAULT, help="models, or the beginnings of their names")
+    parser.add_argument("--bits", nargs="*", type=int, default=[8, 4], help="weight bits")
+    parser.add_argument("--seconds", type=float, default=20.0, help="time for the latencies of one model")
+    options = parser.parse_args()
+    if not options.assets.is_dir():
+        sys.exit(f"there is no folder {options.assets}: give --assets or set ZSQ_ASSETS")
+    rows = Rows(options.work, options.fresh)
+    models = {model.key: model for model in LABELLED}
+    compiling, latencies = [], []
+    for key in chosen(options.models, tuple(models)):
+        model = models[key]
+        files = {"FP32": model.path(options.assets), "ORT U8S8": onnxruntime_file(model, options)}
+        for bits in options.bits:
+            print(f"{key}, W{bits}A8 ...", file=sys.stderr, flush=True)
+            row = compiled(files["FP32"], bits, rows, options)
+            if row is not None:
+                compiling.append(compile_line(model, bits, row))
+                if row["exit_code"] in (0, 4):
+                    files[f"ours INT{bits}"] = Path(row["path"])
+        latencies += latency_lines(model, files, options)
+    columns = [
+        "model",
+        "file",
+        "median ms (10 % to 90 %)",
+        "times as fast as FP32",
+        "of ORT's time",
+        "layers in integers",
+    ]
+    body = (
+        "## Latency\n\nBatch 1, all files of a model in turns in one run, each turn after a run that is not counted.\n\n"
+        + table([*columns, "Q/DQ nodes left", "kB", "of FP32's size"], latencies)
+        + "\n\n## Compile time\n\nDefault options, seed 0, in a process of its own, from its start to its end.\n\n"
+        + table(["model", "bits", "seconds", "peak MB", "seconds by stage"], compiling)
+    )
+    write_result("speed", "Speed", body)
+
+
+if __name__ == "__main__":
+    main()

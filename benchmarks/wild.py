@@ -1,0 +1,64 @@
+"""Every wild model of the assets through the command line: what comes out, or in which words it is refused."""
+
+import argparse
+import sys
+from typing import Any
+
+from harness import Rows, compiled, last_words, table, write_result
+from zoo import WILD, add_common_options, chosen
+
+
+def line(key: str, row: dict[str, Any]) -> list[str]:
+    report = row["report"]
+    validation = report.get("validation") or {}
+    fusion = validation.get("fusion") or {}
+    if row["exit_code"] in (0, 4) and validation:
+        result, layers = (
+            "compiled",
+            f"{fusion['fused']} fused, {len(fusion['unfused'])} not, {len(fusion['left_float'])} float",
+        )
+        notes = [*validation.get("failures", []), *validation.get("warnings", []), *report.get("notes", [])]
+        words = "; ".join([str(report.get("coverage", "")), *notes])
+    else:
+        result, layers, words = ("refused" if row["exit_code"] == 3 else "FAILED"), "", last_words(row)
+    return [
+        key,
+        result,
+        str(row["exit_code"]),
+        _number(validation.get("sqnr_db"), "{:.1f}"),
+        _number(validation.get("agreement"), "{:.2%}"),
+        layers,
+        f"{row['seconds']:.0f}",
+        words,
+    ]
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else form.format(value)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_common_options(parser)
+    parser.add_argument("--models", nargs="*", help="models, or the beginnings of their names (default: all)")
+    parser.add_argument("--bits", type=int, default=8, help="weight bits")
+    options = parser.parse_args()
+    if not options.assets.is_dir():
+        sys.exit(f"there is no folder {options.assets}: give --assets or set ZSQ_ASSETS")
+    rows = Rows(options.work, options.fresh)
+    lines = []
+    for key in chosen(options.models, WILD):
+        print(f"{key} ...", file=sys.stderr, flush=True)
+        row = compiled(options.assets / "models" / "wild" / f"{key}.onnx", options.bits, rows, options)
+        if row is not None:
+            lines.append(line(key, row))
+    header = ["model", "result", "exit code", "lowest SQNR, dB", "agreement", "layers", "seconds", "in its words"]
+    body = (
+        f"`zsq-compile MODEL --bits {options.bits}` with no other option that matters. SQNR and agreement with the "
+        "float model in ONNX Runtime, on held-out synthetic data.\n\n" + table(header, lines)
+    )
+    write_result("wild", "Wild models", body)
+
+
+if __name__ == "__main__":
+    main()
