@@ -1,0 +1,166 @@
+"""Which numbers does the network expect of an image? Its first BatchNormalizations know.
+
+Each candidate contract is applied to the same procedural images; the statistics that the network then shows are
+compared with those it has kept. The first layer sees the input through a linear map, so it tells most; every layer
+behind it counts for half of the one before, as each normalises more of the evidence away.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import onnx_ir as ir
+import torch
+
+from passes.harvest_batchnorm import BatchNormStatistics
+from zsq_compile.differentiable.module import TorchGraph
+from zsq_compile.signature import InputSpec
+from zsq_compile.synthesis.generator import InputContract
+from zsq_compile.synthesis.losses import Moments, gaussian_kl
+from zsq_compile.synthesis.prior import prior_images
+from zsq_compile.synthesis.probe import layer_inputs, layer_targets, measure_moments, runs
+
+CONTRACT_IMAGES = 16
+"""Procedural images that the candidates are judged by."""
+
+_LARGEST_SIDE = 96
+_LAYERS = 4
+_SCALING = ("Add", "Sub", "Mul", "Div")
+_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_CAFFE_MEAN = (123.0 / 255, 117.0 / 255, 104.0 / 255)
+_GRAY_MEAN, _GRAY_STD = (0.449,), (0.226,)
+
+
+def candidate_contracts(channels: int) -> tuple[InputContract, ...]:
+    """Contracts in common use for images of 3 or 1 channels."""
+    order: Literal["rgb", "gray"] = "rgb" if channels == 3 else "gray"
+    imagenet = (_IMAGENET_MEAN, _IMAGENET_STD) if channels == 3 else (_GRAY_MEAN, _GRAY_STD)
+    rows: list[tuple[str, tuple[float, ...], tuple[float, ...], Literal["rgb", "bgr", "gray"]]] = [
+        ("unit", (0.0,) * channels, (1.0,) * channels, order),
+        ("symmetric", (0.5,) * channels, (0.5,) * channels, order),
+        ("imagenet", *imagenet, order),
+        ("byte", (0.0,) * channels, (1.0 / 255,) * channels, order),
+    ]
+    if channels == 3:
+        rows.append(("byte_bgr", _CAFFE_MEAN, (1.0 / 255,) * 3, "bgr"))
+    return tuple(
+        InputContract(name=name, mean=mean, std=std, channel_order=given, inferred=False, margin=None)
+        for name, mean, std, given in rows
+    )
+
+
+def given_contract(
+    channels: int,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    input_range: tuple[float, float] | None = None,
+) -> InputContract:
+    """Contract from a user's mean and std in pixel units of [0, 1], or from the numbers that black and white become.
+
+    A single number stands for every channel.
+
+    Raises:
+        ValueError: neither form is complete, or the lengths do not fit the channels.
+
+    """
+    if input_range is not None:
+        low, high = input_range
+        mean, std = (-low / (high - low),), (1.0 / (high - low),)
+    if mean is None or std is None:
+        raise ValueError("wanted mean and std, or input_range; got neither in full")
+    wide = [tuple(map(float, values)) * (channels if len(values) == 1 else 1) for values in (mean, std)]
+    if any(len(values) != channels for values in wide):
+        raise ValueError(f"wanted 1 or {channels} numbers for mean and std, got {len(mean)} and {len(std)}")
+    order: Literal["rgb", "gray"] = "rgb" if channels == 3 else "gray"
+    return InputContract(name="given", mean=wide[0], std=wide[1], channel_order=order, inferred=False, margin=None)
+
+
+def infer_contract(
+    teacher: TorchGraph,
+    statistics: BatchNormStatistics,
+    spec: InputSpec,
+    rng: torch.Generator,
+    *,
+    others: Mapping[str, torch.Tensor] | None = None,
+) -> InputContract:
+    """Choose the contract whose images come nearest to the BatchNormalization statistics.
+
+    ``others`` are feeds for the network's other inputs, of ``spec.shape[0]`` or else ``CONTRACT_IMAGES`` samples.
+    Without usable statistics the contract is assumed, with ``inferred=False`` and no margin.
+    """
+    channels, height, width = (int(size or 1) for size in spec.shape[1:])
+    candidates = candidate_contracts(channels)
+    layers = statistics.usable[:_LAYERS]
+    if not layers:
+        return _assumed(teacher, spec, candidates, others or {})
+    taps = layer_inputs(layers)
+    batch = int(spec.shape[0] or CONTRACT_IMAGES)
+    sizes = _smaller(height, width)
+    if not runs(teacher, {spec.name: torch.zeros(batch, channels, *sizes), **(others or {})}, taps):
+        sizes = (height, width)
+    images = prior_images(CONTRACT_IMAGES, channels, *sizes, rng).to(teacher.device)
+    losses = []
+    for candidate in candidates:
+        feeds = {spec.name: candidate.encode(images)}
+        measured = measure_moments(teacher, layers, feeds, batch, shared=others or {})
+        losses.append(_nearness(measured, layer_targets(layers, teacher.device)))
+    best, second = sorted(range(len(candidates)), key=losses.__getitem__)[:2]
+    return replace(candidates[best], inferred=True, margin=losses[second] / max(losses[best], 1e-12))
+
+
+def _nearness(measured: Sequence[Moments], targets: Sequence[Moments]) -> float:
+    terms = [float(gaussian_kl(one, other)) for one, other in zip(measured, targets, strict=True)]
+    weights = [0.5**depth for depth in range(len(terms))]
+    return sum(weight * term for weight, term in zip(weights, terms, strict=True)) / sum(weights)
+
+
+def _smaller(height: int, width: int) -> tuple[int, int]:
+    """Sizes of at most _LARGEST_SIDE with about the same shape, in steps of 16 as strided networks like them."""
+    scale = min(1.0, _LARGEST_SIDE / max(height, width))
+    if scale == 1.0:
+        return height, width
+    return max(16, round(height * scale / 16) * 16), max(16, round(width * scale / 16) * 16)
+
+
+def _assumed(
+    teacher: TorchGraph, spec: InputSpec, candidates: Sequence[InputContract], others: Mapping[str, torch.Tensor]
+) -> InputContract:
+    """Without statistics: raw pixels if the graph scales its input itself, else the commonest contract.
+
+    Mean and std of ImageNet are what most published classifiers and backbones expect, and they span the widest range
+    of the three small ones: a range too wide costs some resolution, one too narrow clips.
+    """
+    named = {candidate.name: candidate for candidate in candidates}
+    divisor = _own_scaling(teacher, spec, others)
+    if divisor is None:
+        return named["imagenet"]
+    return named["byte" if divisor >= 16.0 else "unit"]
+
+
+def _own_scaling(teacher: TorchGraph, spec: InputSpec, others: Mapping[str, torch.Tensor]) -> float | None:
+    """Largest constant by which the graph shifts or divides its input before the first weighted node, else None."""
+    follows = {spec.name}
+    found: list[float] = []
+    reached = False
+
+    def look(node: ir.Node, results: tuple[torch.Tensor, ...]) -> None:
+        nonlocal reached
+        names = [value.name for value in node.inputs if value is not None and value.name]
+        if reached or not follows.intersection(names):
+            return
+        if node.op_type in _WEIGHTED or node.op_type == "BatchNormalization":
+            reached = True
+            return
+        follows.update(value.name for value in node.outputs if value.name)
+        for name in names:
+            constant = teacher.initializers.get(name)
+            if node.op_type in _SCALING and constant is not None and constant.is_floating_point() and constant.numel():
+                size = float(constant.abs().max())
+                found.append(1.0 / max(size, 1e-9) if node.op_type == "Mul" else size)
+
+    feeds = {spec.name: torch.zeros(spec.batched(int(spec.shape[0] or 1)), device=teacher.device)}
+    with torch.no_grad():
+        teacher.run({**feeds, **{name: value[: len(feeds[spec.name])] for name, value in others.items()}}, visit=look)
+    return max(found) if found else None

@@ -1,0 +1,105 @@
+"""Questions to a network before and while data is made: what it costs, at which sizes it runs, what its layers see."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+import torch
+
+from passes.harvest_batchnorm import BatchNorm
+from zsq_compile.differentiable.module import TorchGraph
+from zsq_compile.errors import ZsqError
+from zsq_compile.synthesis.losses import Moments, batch_moments, joined
+
+Feeds = Mapping[str, torch.Tensor]
+
+_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cost:
+    """What one sample takes, forward only."""
+
+    multiplications: int
+    elements: int
+
+
+def layer_inputs(layers: Sequence[BatchNorm]) -> tuple[str, ...]:
+    """Names of the values that the layers read, each once, in order; two may share one value."""
+    return tuple(dict.fromkeys(layer.input for layer in layers))
+
+
+def layer_targets(layers: Sequence[BatchNorm], device: torch.device) -> list[Moments]:
+    """Take the moments that the layers remember, as float32 tensors (C,) without the dead channels."""
+    return [
+        Moments(
+            mean=torch.tensor(layer.mean[~layer.dead], dtype=torch.float32, device=device),
+            variance=torch.tensor(layer.variance[~layer.dead], dtype=torch.float32, device=device),
+        )
+        for layer in layers
+    ]
+
+
+def layer_moments(layers: Sequence[BatchNorm], values: Feeds) -> list[Moments]:
+    """Moments of the values that the layers read, without the dead channels; differentiable."""
+    found = {name: batch_moments(values[name]) for name in layer_inputs(layers)}
+    measured = []
+    for layer in layers:
+        moments = found[layer.input]
+        alive = torch.from_numpy(~layer.dead).to(moments.mean.device)
+        measured.append(Moments(mean=moments.mean[alive], variance=moments.variance[alive]))
+    return measured
+
+
+def measure_moments(
+    teacher: TorchGraph, layers: Sequence[BatchNorm], feeds: Feeds, size: int, *, shared: Feeds | None = None
+) -> list[Moments]:
+    """Moments of the layers' inputs over all samples of ``feeds``, run ``size`` at a time, without gradient.
+
+    ``shared`` are feeds that every run gets as they are.
+    """
+    parts: list[list[Moments]] = []
+    sizes: list[int] = []
+    for batch in batches(feeds, size):
+        with torch.no_grad():
+            values = teacher.run({**batch, **(shared or {})}, layer_inputs(layers))
+        parts.append(layer_moments(layers, values))
+        sizes.append(min(len(value) for value in batch.values()))
+    return [joined([part[index] for part in parts], sizes) for index in range(len(layers))]
+
+
+def batches(feeds: Feeds, size: int) -> Iterator[dict[str, torch.Tensor]]:
+    """Cut feeds into batches of ``size`` samples; the last may be smaller."""
+    count = min(len(value) for value in feeds.values())
+    for start in range(0, count, size):
+        yield {name: value[start : start + size] for name, value in feeds.items()}
+
+
+def runs(teacher: TorchGraph, feeds: Feeds, outputs: Sequence[str]) -> bool:
+    """Tell whether the network can compute ``outputs`` from feeds of these sizes."""
+    try:
+        with torch.no_grad():
+            teacher.run(feeds, outputs)
+    except (RuntimeError, ValueError, IndexError, ZsqError):
+        return False
+    return True
+
+
+def measure_cost(teacher: TorchGraph, feeds: Feeds, outputs: Sequence[str]) -> Cost:
+    """Count per sample the multiplications of the weighted nodes, and the elements that all nodes write."""
+    multiplications, elements = 0, 0
+    samples = max(1, min(len(value) for value in feeds.values()))
+
+    def count(node: ir.Node, results: tuple[torch.Tensor, ...]) -> None:
+        nonlocal multiplications, elements
+        elements += sum(result.numel() for result in results)
+        weight = (
+            teacher.initializers.get(node.inputs[1].name or "") if len(node.inputs) > 1 and node.inputs[1] else None
+        )
+        if node.op_type in _WEIGHTED and weight is not None and weight.ndim >= 2:
+            channels = results[0].shape[1 if "Conv" in node.op_type else -1]
+            multiplications += results[0].numel() * weight.numel() // max(1, channels)
+
+    with torch.no_grad():
+        teacher.run(feeds, outputs, visit=count)
+    return Cost(multiplications=multiplications // samples, elements=elements // samples)

@@ -1,0 +1,77 @@
+"""Random fields with a power-law spectrum, and low-pass filters; the texture of natural images and of most signals.
+
+The amplitude spectrum of natural images falls as 1/f, the same over all orientations (Field 1987).
+"""
+
+import math
+
+import torch
+
+
+def power_law_field(
+    shape: tuple[int, ...], exponent: torch.Tensor, rng: torch.Generator, *, axes: int = 2
+) -> torch.Tensor:
+    """Gaussian fields whose amplitude spectrum falls as f^-exponent over the last ``axes`` (1 or 2) axes.
+
+    ``exponent`` has shape (shape[0],). Every field has mean 0 and standard deviation 1, where its size allows.
+    """
+    sizes = shape[-axes:]
+    dims = tuple(range(-axes, 0))
+    spectrum = torch.fft.rfftn(torch.randn(shape, generator=rng, device=rng.device), dim=dims)
+    frequency = radial_frequency(sizes, rng.device)
+    lowest = 1.0 / max(sizes)
+    per_sample = exponent.view(-1, *[1] * (len(shape) - 1))
+    spectrum = spectrum * frequency.clamp_min(lowest) ** -per_sample * (frequency > 0)
+    fields: torch.Tensor = torch.fft.irfftn(spectrum, s=sizes, dim=dims)
+    return _standardised(fields, axes)
+
+
+def oriented_field(shape: tuple[int, int, int, int], rng: torch.Generator) -> torch.Tensor:
+    """(N, K, H, W) band-limited random fields, each with one random orientation and wavelength: fur, grass, ripples.
+
+    Wavelengths lie between 3 pixels and a third of the smaller side. Mean 0, standard deviation 1.
+    """
+    count, kinds, height, width = shape
+    draw = torch.rand(count, kinds, 2, generator=rng, device=rng.device)
+    shortest, longest = 3.0, max(4.0, min(height, width) / 3)
+    centre = 1.0 / (shortest * (longest / shortest) ** draw[..., 0])
+    angle = math.pi * draw[..., 1]
+    rows = torch.fft.fftfreq(height, device=rng.device).view(1, 1, -1, 1)
+    columns = torch.fft.rfftfreq(width, device=rng.device).view(1, 1, 1, -1)
+    at_row, at_column = ((centre * part)[..., None, None] for part in (angle.sin(), angle.cos()))
+    bandwidth = 0.35 * centre[..., None, None]
+    near = torch.zeros(count, kinds, height, columns.shape[-1], device=rng.device)
+    for sign in (1.0, -1.0):
+        away = (rows - sign * at_row).square() + (columns - sign * at_column).square()
+        near = near + (-away / (2 * bandwidth.square())).exp()
+    near[..., 0, 0] = 0.0
+    spectrum = torch.fft.rfft2(torch.randn(shape, generator=rng, device=rng.device)) * near
+    fields: torch.Tensor = torch.fft.irfft2(spectrum, s=(height, width))
+    return _standardised(fields, 2)
+
+
+def radial_frequency(sizes: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """Distance from frequency zero, in cycles per sample, on the grid of ``rfftn`` over ``sizes`` (1 or 2 axes)."""
+    columns: torch.Tensor = torch.fft.rfftfreq(sizes[-1], device=device)
+    if len(sizes) == 1:
+        return columns
+    rows: torch.Tensor = torch.fft.fftfreq(sizes[-2], device=device)
+    return (rows.square()[:, None] + columns.square()[None, :]).sqrt()
+
+
+def low_pass(images: torch.Tensor, cutoff: float) -> torch.Tensor:
+    """Damp (N, C, H, W) images by exp(-f² / 2 cutoff²), f and ``cutoff`` in cycles per pixel (0.5 is the finest).
+
+    The picture is mirrored at its borders first, so that no border leaks to the one opposite.
+    """
+    height, width = images.shape[-2:]
+    mirrored = torch.cat([images, images.flip(-1)], -1)
+    mirrored = torch.cat([mirrored, mirrored.flip(-2)], -2)
+    frequency = radial_frequency((2 * height, 2 * width), images.device)
+    gain = (-frequency.square() / (2 * cutoff**2)).exp()
+    filtered: torch.Tensor = torch.fft.irfft2(torch.fft.rfft2(mirrored) * gain, s=(2 * height, 2 * width))
+    return filtered[..., :height, :width]
+
+
+def _standardised(fields: torch.Tensor, axes: int) -> torch.Tensor:
+    return fields / fields.std(dim=tuple(range(-axes, 0)), keepdim=True, correction=0).clamp_min(1e-6)
