@@ -45,7 +45,9 @@ def class_axis(shape: tuple[int, ...]) -> int | None:
     return min((axis for axis in (1, last) if shape[axis] > 1), key=lambda axis: shape[axis], default=None)
 
 
-def agreement(a_logits: NDArray[Any], b_logits: NDArray[Any], *, axis: int | None = None, ties: bool = False) -> float:
+def agreement(
+    a_logits: NDArray[Any], b_logits: NDArray[Any], *, axis: int | None = None, slack: float | None = None
+) -> float:
     """Share of decisions, 0 to 1, that two results have in common.
 
     A decision is the argmax along ``axis`` (default: see class_axis), one for each sample, box or pixel. Integer arrays
@@ -55,8 +57,8 @@ def agreement(a_logits: NDArray[Any], b_logits: NDArray[Any], *, axis: int | Non
         a_logits: the reference.
         b_logits: what is judged, of the same shape.
         axis: class axis.
-        ties: count a decision as common when ``b`` reaches its maximum at the reference's class, even if it reaches it
-            somewhere else first; codes on a coarse grid tie often.
+        slack: count a decision as common when ``b`` has, at the reference's class, its maximum or at most this much less;
+            None asks for the same argmax. 0 forgives ties, which are frequent between codes of a coarse grid.
 
     Raises:
         ValueError: the shapes differ, or there is nothing to compare.
@@ -69,10 +71,10 @@ def agreement(a_logits: NDArray[Any], b_logits: NDArray[Any], *, axis: int | Non
     if along is None or not np.issubdtype(a_logits.dtype, np.floating):
         return float(np.mean(a_logits == b_logits))
     chosen = np.argmax(a_logits, axis=along)
-    if not ties:
+    if slack is None:
         return float(np.mean(chosen == np.argmax(b_logits, axis=along)))
     there = np.take_along_axis(b_logits, np.expand_dims(chosen, along), axis=along).squeeze(along)
-    return float(np.mean(there == np.max(b_logits, axis=along)))
+    return float(np.mean(there >= np.max(b_logits, axis=along) - slack))
 
 
 def top1(logits: NDArray[Any], labels: NDArray[Any]) -> float:

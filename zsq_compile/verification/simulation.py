@@ -28,7 +28,7 @@ class SimulationMatch:
         step: what counts as one step there.
         share_beyond_step: share of elements further apart than one step.
         largest: greatest difference, in the output's unit.
-        agreement: share of common decisions, ties counted as common; the lowest over all outputs.
+        agreement: share of common decisions, where values within one step of the largest tie; the lowest over all outputs.
 
     """
 
@@ -56,7 +56,7 @@ def match_simulation(simulation: Mapping[str, NDArray[Any]], got: Mapping[str, N
         step = _step(theirs)
         difference = np.abs(np.asarray(ours, np.float64) - np.asarray(theirs, np.float64))
         share = share_beyond(theirs, ours, step)
-        lowest = min(lowest, agreement(theirs, ours, ties=True) if theirs.size else 1.0)
+        lowest = min(lowest, agreement(theirs, ours, slack=step) if theirs.size else 1.0)
         if worst is None or share > worst.share_beyond_step:
             largest = float(np.max(difference, initial=0.0))
             worst = SimulationMatch(output=name, step=step, share_beyond_step=share, largest=largest, agreement=lowest)

@@ -59,8 +59,9 @@ def test_agreement_counts_every_decision():
 def test_agreement_can_forgive_ties():
     a, b = np.float32([[0, 1]]), np.float32([[1, 1]])
     assert agreement(a, b) == 0.0
-    assert agreement(a, b, ties=True) == 1.0
-    assert agreement(a, np.float32([[1, 0.9]]), ties=True) == 0.0
+    assert agreement(a, b, slack=0.0) == 1.0
+    assert agreement(a, np.float32([[1, 0.75]]), slack=0.0) == 0.0
+    assert agreement(a, np.float32([[1, 0.75]]), slack=0.25) == 1.0
 
 
 def test_top1():
