@@ -1,15 +1,18 @@
 """Write a finished quantization plan into the graph as QuantizeLinear / DequantizeLinear.
 
-    activation   v            ->  v -> [Clip] -> QuantizeLinear -> DequantizeLinear -> readers of v
+    activation   v            ->  v -> QuantizeLinear -> [Clip] -> DequantizeLinear -> readers of v
     moved codes  Pad(v)       ->  v -> QuantizeLinear -> Pad -> DequantizeLinear -> readers of Pad(v)
     weight       w (float)    ->  w_quantized (int8) -> DequantizeLinear(axis) -> node
     bias         b (float)    ->  b_quantized (int32) -> DequantizeLinear(axis=0) -> node
 
-The scale of a bias is scale(data) * scale(weight), the only one that integer kernels take. The Clip stands only where a
-grid of fewer codes than its storage type is wanted (3 and 2 bit activations in UINT4). Graph outputs keep their float
-value. Weights of any width are written as int8 codes; PackWeights packs them later.
+The scale of a bias is scale(data) * scale(weight), the only one that integer kernels take. The Clip works on codes and
+stands only where a grid of fewer codes than its storage type is wanted: 4 bits are uint8 codes cut to 0..15, because
+ONNX Runtime fuses convolutions between UINT4 quantizers into nodes that it cannot load. Graph outputs keep their float
+value unless the plan says otherwise. Weights of any width are written as int8 codes; PackWeights packs them later.
 """
 
+import itertools
+from collections import Counter
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -54,13 +57,21 @@ class InsertQdq(ir.passes.InPlacePass):
     plan: QuantizationPlan
 
     def requires(self, model: ir.Model) -> None:
-        """Refuse a plan with missing scales."""
+        """Refuse a plan with missing scales, or with a bias that would need two scales."""
         missing = {site.group for site in self.plan.activations} - set(self.plan.activation_scales)
         missing |= {site.initializer for site in self.plan.weights} - set(self.plan.weight_scales)
         if missing:
             raise ir.passes.PreconditionError(
                 f"InsertQdq wants a scale for every site of the plan, got none for {sorted(missing)[:5]}: "
                 "calibrate first"
+            )
+        shared = [
+            bias for bias, count in Counter(site.bias for site in self.plan.weights).items() if bias and count > 1
+        ]
+        if shared:
+            raise ir.passes.PreconditionError(
+                f"InsertQdq wants a bias of its own for every layer, got several layers that share {shared[:5]}: "
+                "run AddMissingBias before the plan is made"
             )
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -72,130 +83,141 @@ class InsertQdq(ir.passes.InPlacePass):
         for activation in self.plan.activations:
             modified |= writer.activation(activation)
         if modified:
-            writer.drop_unused_floats()
+            writer.drop_unused()
         return ir.passes.PassResult(model, modified)
 
 
 class _Writer:
-    """Adds quantizers to one graph; initializers of a same-scale group are made once."""
+    """Adds quantizers to one graph; initializers of a same-scale group, and of a shared weight, are made once."""
 
     def __init__(self, graph: ir.Graph, plan: QuantizationPlan) -> None:
         self.graph = graph
         self.plan = plan
-        self.values = _values_by_name(graph)
         self.groups = {site.value: site.group for site in plan.activations}
+        self.nodes = {node.name: node for node in graph}
+        self.values = _values_by_name(graph)
+        self.codes: dict[str, ir.Value] = {}
+        self._names = {**self.values, **graph.initializers}
+        self._made: dict[str, ir.Value] = {}
         self._replaced: list[ir.Value] = []
 
     def weight(self, site: WeightSite) -> bool:
         """Quantize one weight and its bias; False when it was done before."""
-        name = f"{site.initializer}_quantized"
-        if name in self.graph.initializers:
+        node = self.nodes[site.node]
+        weight = node.inputs[1]
+        if weight is None or weight.name != site.initializer or weight.const_value is None:
             return False
-        node = next(node for node in self.graph if node.name == site.node)
         scale = self.plan.weight_scales[site.initializer]
-        codes = quantize_array(self._float(site.initializer), scale, site.number_format, site.axis)
-        stored = ir.Value(name=name, const_value=ir.tensor(codes.astype(np.int8), name=name))
-        self._dequantize_initializer(node, 1, stored, site.initializer, scale, site.axis, ir.DataType.INT8)
+        dequantized = self._made.get(f"{site.initializer}_dequantized")
+        if dequantized is None:
+            codes = quantize_array(_float(weight), scale, site.number_format, site.axis).astype(np.int8)
+            dequantized = self._dequantized_constant(node, codes, site.initializer, scale, site.axis)
+        self._replace(node, 1, dequantized)
         if site.bias is not None and site.data_input in self.groups:
             self._bias(node, site, scale)
         return True
 
     def _bias(self, node: ir.Node, site: WeightSite, weight_scale: Scale) -> None:
-        assert site.bias is not None
         data_scale = self.plan.activation_scales[self.groups[site.data_input]].scale
-        bias = self._float(site.bias).reshape(-1)
+        bias = _float(node.inputs[2]).reshape(-1)
         step = (data_scale * weight_scale.scale * np.ones_like(bias)).astype(np.float32)
         codes = np.clip(np.rint(bias.astype(np.float64) / step), -_INT32_LIMIT, _INT32_LIMIT).astype(np.int32)
         scale = Scale(scale=step, zero_point=np.zeros(step.shape, np.int32))
-        stored = ir.Value(name=f"{site.bias}_quantized", const_value=ir.tensor(codes, name=f"{site.bias}_quantized"))
-        self._dequantize_initializer(node, 2, stored, site.bias, scale, 0, ir.DataType.INT32)
+        self._replace(node, 2, self._dequantized_constant(node, codes, str(site.bias), scale, 0))
 
-    def _dequantize_initializer(
-        self, node: ir.Node, index: int, stored: ir.Value, name: str, scale: Scale, axis: int, dtype: ir.DataType
-    ) -> None:
-        assert stored.const_value is not None
-        _set_type(stored, stored.const_value)
-        self.graph.register_initializer(stored)
+    def _dequantized_constant(
+        self, node: ir.Node, codes: NDArray[np.integer], name: str, scale: Scale, axis: int
+    ) -> ir.Value:
+        stored = self._initializer(f"{name}_quantized", ir.tensor(codes))
+        assert stored.dtype is not None
         dequantize = ir.node(
             "DequantizeLinear",
-            [stored, *self._parameters(name, scale, dtype)],
+            [stored, *self._parameters(name, scale, stored.dtype)],
             {"axis": axis},
             name=f"{name}_DequantizeLinear",
         )
-        _name_output(dequantize, f"{name}_dequantized", ir.DataType.FLOAT, stored.shape)
+        self._name_output(dequantize, f"{name}_dequantized", ir.DataType.FLOAT, stored.shape)
         self.graph.insert_before(node, dequantize)
-        old = node.inputs[index]
-        assert old is not None
-        self._replaced.append(old)
-        node.replace_input_with(index, dequantize.outputs[0])
+        return dequantize.outputs[0]
 
     def activation(self, site: ActivationSite) -> bool:
-        """Quantize one value; False when it was done before."""
+        """Quantize one value; False when it was done before, or when nobody would read it."""
+        done = {f"{site.value}_QuantizeLinear", f"{site.value}_DequantizeLinear"}
         value = self.values[site.value]
-        uses = list(value.uses())
-        if not uses or f"{site.value}_dequantized" in self.values:
+        exposed = self.plan.quantize_outputs and value.is_graph_output()
+        if done & self.nodes.keys() or not (value.uses() or exposed):
             return False
-        scale = self.plan.activation_scales[site.group]
-        storage, limited = _storage(site.number_format)
-        if site.moved_from is not None:
-            return self._moved_codes(site, value, scale, storage)
-        nodes: list[ir.Node] = []
-        source = value
-        if limited:
-            nodes.append(self._clip(site, value, scale))
-            source = nodes[-1].outputs[0]
+        readers = list(value.uses())
+        nodes = self._quantize(site, value) if site.moved_from is None else self._move_codes(site, value)
+        scale, storage = self.plan.activation_scales[site.group], _storage(site.number_format)
+        codes = self.codes[site.value]
         parameters = self._parameters(site.group, scale, storage)
-        nodes.append(ir.node("QuantizeLinear", [source, *parameters], name=f"{site.value}_QuantizeLinear"))
-        nodes.append(
-            ir.node("DequantizeLinear", [nodes[-1].outputs[0], *parameters], name=f"{site.value}_DequantizeLinear")
-        )
-        _name_output(nodes[-2], f"{site.value}_quantized", storage, value.shape)
-        _name_output(nodes[-1], f"{site.value}_dequantized", ir.DataType.FLOAT, value.shape)
+        nodes.append(ir.node("DequantizeLinear", [codes, *parameters], name=f"{site.value}_DequantizeLinear"))
+        self._name_output(nodes[-1], f"{site.value}_dequantized", ir.DataType.FLOAT, value.shape)
         self._insert_behind(value, nodes)
-        self.values[f"{site.value}_quantized"] = nodes[-2].outputs[0]
-        for use in uses:
+        for use in readers:
             use.node.replace_input_with(use.idx, nodes[-1].outputs[0])
+        if exposed:
+            self._expose(value, nodes[-1].outputs[0])
         return True
 
-    def _moved_codes(self, site: ActivationSite, value: ir.Value, scale: Scale, storage: ir.DataType) -> bool:
-        """Let the producer read and make codes, and dequantize behind it."""
-        node = value.producer()
-        codes = self.values.get(f"{site.moved_from}_quantized")
-        assert node is not None and codes is not None, "sites are in graph order, so the source was quantized before"
-        node.replace_input_with(0, codes)
-        if node.op_type == "Pad":
-            self._fill_with_code(node, site, scale, storage)
+    def _quantize(self, site: ActivationSite, value: ir.Value) -> list[ir.Node]:
+        """Make the nodes from a float value to its codes."""
+        storage, scale = _storage(site.number_format), self.plan.activation_scales[site.group]
+        lowest, highest = site.number_format.qmin, site.number_format.qmax
+        limited = highest - lowest + 1 < 1 << storage.bitwidth
+        source = self._before_clip(value, scale, site.number_format) if limited else value
         parameters = self._parameters(site.group, scale, storage)
-        dequantize = ir.node("DequantizeLinear", [value, *parameters], name=f"{site.value}_DequantizeLinear")
-        _name_output(dequantize, f"{site.value}_dequantized", ir.DataType.FLOAT, value.shape)
-        uses = list(value.uses())
-        self._insert_behind(value, [dequantize])
-        for use in uses:
-            if use.node is not dequantize:
-                use.node.replace_input_with(use.idx, dequantize.outputs[0])
-        value.dtype = storage
-        self.values[f"{site.value}_quantized"] = value
-        return True
+        quantize = ir.node("QuantizeLinear", [source, *parameters], name=f"{site.value}_QuantizeLinear")
+        self._name_output(quantize, f"{site.value}_{'rounded' if limited else 'quantized'}", storage, value.shape)
+        nodes = [quantize]
+        if limited:
+            limits = [
+                self._initializer(f"{site.group}_{name}_code", ir.tensor(np.array(code, storage.numpy())))
+                for name, code in (("lowest", lowest), ("highest", highest))
+            ]
+            nodes.append(ir.node("Clip", [quantize.outputs[0], *limits], name=f"{site.value}_Clip"))
+            self._name_output(nodes[-1], f"{site.value}_quantized", storage, value.shape)
+        self.codes[site.value] = nodes[-1].outputs[0]
+        return nodes
 
-    def _fill_with_code(self, node: ir.Node, site: ActivationSite, scale: Scale, storage: ir.DataType) -> None:
-        fill = node.inputs[2] if len(node.inputs) > 2 else None
-        real = np.zeros((), np.float32) if fill is None else self._float(str(fill.name)).reshape(())
-        code = quantize_array(real, scale, site.number_format).astype(storage.numpy())
-        node.resize_inputs(max(3, len(node.inputs)))
-        node.replace_input_with(2, self._initializer(f"{site.value}_fill", ir.tensor(code, dtype=storage)))
-        if fill is not None:
-            self._replaced.append(fill)
+    def _before_clip(self, value: ir.Value, scale: Scale, number_format: NumberFormat) -> ir.Value:
+        """Pass by a float Clip that a grid narrower than its type makes redundant: no runtime folds it into that."""
+        node = value.producer()
+        if node is None or node.op_type != "Clip" or len(node.inputs) != 3 or node.inputs[0] is None:
+            return value
+        if any(limit is None or limit.const_value is None for limit in node.inputs[1:]):
+            return value
+        low, high = (np.rint(_float(limit).item() / scale.scale) + scale.zero_point for limit in node.inputs[1:])
+        if low > number_format.qmin or high < number_format.qmax:
+            return value
+        self._replaced.append(value)
+        return node.inputs[0]
 
-    def _clip(self, site: ActivationSite, value: ir.Value, scale: Scale) -> ir.Node:
-        codes = np.array([site.number_format.qmin, site.number_format.qmax], np.int32)
-        low, high = dequantize_array(codes, scale)
-        limits = [
-            self._initializer(f"{site.group}_{name}", ir.tensor(np.float32(limit)))
-            for name, limit in (("low", low), ("high", high))
-        ]
-        clip = ir.node("Clip", [value, *limits], name=f"{site.value}_Clip")
-        _name_output(clip, f"{site.value}_clipped", ir.DataType.FLOAT, value.shape)
-        return clip
+    def _move_codes(self, site: ActivationSite, value: ir.Value) -> list[ir.Node]:
+        """Let the producer of a value read and make codes; no node is needed for that."""
+        node, storage = value.producer(), _storage(site.number_format)
+        assert node is not None and site.moved_from is not None
+        # sites are in graph order, so the source was quantized before
+        self._replace(node, 0, self.codes[site.moved_from])
+        if node.op_type == "Pad":
+            fill = node.inputs[2] if len(node.inputs) > 2 else None
+            real = np.zeros((), np.float32) if fill is None else _float(fill).reshape(())
+            scale = self.plan.activation_scales[site.group]
+            code = quantize_array(real, scale, site.number_format).astype(storage.numpy())
+            node.resize_inputs(max(3, len(node.inputs)))
+            self._replace(node, 2, self._initializer(f"{site.value}_fill", ir.tensor(code)))
+        value.type = ir.TensorType(storage)  # not value.dtype: a clone shares the type object with its original
+        self.codes[site.value] = value
+        return []
+
+    def _expose(self, value: ir.Value, dequantized: ir.Value) -> None:
+        """Make a dequantized value the graph output, under the name of the float one."""
+        outputs, name = self.graph.outputs, value.name
+        for index in [index for index, output in enumerate(outputs) if output is value]:
+            outputs[index] = dequantized
+        self._claim(f"{name}_float")
+        value.name, dequantized.name = f"{name}_float", name
 
     def _insert_behind(self, value: ir.Value, nodes: list[ir.Node]) -> None:
         producer = value.producer()
@@ -212,30 +234,63 @@ class _Writer:
         )
 
     def _initializer(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
-        if name not in self.graph.initializers:
-            value = ir.Value(name=name, const_value=tensor)
-            _set_type(value, tensor)
+        if name not in self._made:
+            self._claim(name)
+            kind, shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
+            value = ir.Value(name=name, const_value=tensor, type=kind, shape=shape)
             self.graph.register_initializer(value)
-        return self.graph.initializers[name]
+            self._made[name] = value
+        return self._made[name]
 
-    def _float(self, name: str) -> NDArray[np.float32]:
-        tensor = self.graph.initializers[name].const_value
-        assert tensor is not None
-        return np.asarray(tensor.numpy(), np.float32)
+    def _name_output(self, node: ir.Node, name: str, dtype: ir.DataType, shape: ir.Shape | None) -> None:
+        self._claim(name)
+        output = node.outputs[0]
+        output.name, output.type, output.shape = name, ir.TensorType(dtype), None if shape is None else shape.copy()
+        self._made[name] = output
 
-    def drop_unused_floats(self) -> None:
-        """Remove the float initializers that nothing reads any more."""
-        for value in self._replaced:
-            if not value.uses() and value.name in self.graph.initializers:
+    def _claim(self, name: str) -> None:
+        """Rename the value of the model, if any, that happens to have a name which is needed here."""
+        value = self._names.pop(name, None)
+        if value is None:
+            return
+        if value.is_graph_input() or value.is_graph_output():
+            raise ir.passes.PassError(
+                f"InsertQdq wants the name '{name}' for a value of its own, got a graph input or output of that name: "
+                "rename it in the model"
+            )
+        value.name = next(free for free in (f"{name}_{i}" for i in itertools.count(1)) if free not in self._names)
+        self._names[value.name] = value
+
+    def _replace(self, node: ir.Node, index: int, new: ir.Value) -> None:
+        old = node.inputs[index]
+        node.replace_input_with(index, new)
+        if old is not None:
+            self._replaced.append(old)
+
+    def drop_unused(self) -> None:
+        """Remove what was replaced and has no readers left: float constants, Clips, dequantizers of moved codes."""
+        pending = list(dict.fromkeys(self._replaced))
+        while pending:
+            value = pending.pop()
+            node = value.producer()
+            if value.uses() or value.is_graph_output():
+                continue
+            if node is not None and node.graph is not None:
+                pending.extend(source for source in node.inputs if source is not None and source.is_initializer())
+                self.graph.remove(node, safe=True)
+            elif value.is_initializer() and value.name in self.graph.initializers:
                 del self.graph.initializers[str(value.name)]
 
 
-def _storage(number_format: NumberFormat) -> tuple[ir.DataType, bool]:
-    """ONNX type that holds the codes, and whether it has more codes than the grid."""
-    width = next(width for width in (4, 8, 16) if width >= number_format.bits)
-    dtype = ir.DataType[f"{'' if number_format.signed else 'U'}INT{width}"]
-    limited = number_format.bits < width or number_format.narrow
-    return dtype, limited
+def _storage(number_format: NumberFormat) -> ir.DataType:
+    """ONNX type that holds the codes: at least a byte, see the head of this module."""
+    width = next(width for width in (8, 16) if width >= number_format.bits)
+    return ir.DataType[f"{'' if number_format.signed else 'U'}INT{width}"]
+
+
+def _float(value: ir.Value | None) -> NDArray[np.float32]:
+    assert value is not None and value.const_value is not None
+    return np.asarray(value.const_value.numpy(), np.float32)
 
 
 def _along(parameter: NDArray[_Number], rank: int, axis: int | None) -> NDArray[_Number]:
@@ -244,15 +299,6 @@ def _along(parameter: NDArray[_Number], rank: int, axis: int | None) -> NDArray[
     shape = [1] * rank
     shape[axis] = -1
     return parameter.reshape(shape)
-
-
-def _name_output(node: ir.Node, name: str, dtype: ir.DataType, shape: ir.Shape | None) -> None:
-    output = node.outputs[0]
-    output.name, output.dtype, output.shape = name, dtype, shape
-
-
-def _set_type(value: ir.Value, tensor: ir.TensorProtocol) -> None:
-    value.dtype, value.shape = tensor.dtype, ir.Shape(tensor.shape.numpy())
 
 
 def _values_by_name(graph: ir.Graph) -> dict[str, ir.Value]:

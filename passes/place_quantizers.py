@@ -68,7 +68,12 @@ def place_quantizers(
         )
         for name, value in placement.sites.items()
     )
-    return QuantizationPlan(activations=activations, weights=weights, refusals=tuple(placement.refusals))
+    return QuantizationPlan(
+        activations=activations,
+        weights=weights,
+        refusals=tuple(placement.refusals),
+        quantize_outputs=quantize_outputs,
+    )
 
 
 class _Placement:

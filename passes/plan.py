@@ -74,13 +74,24 @@ class WeightSite:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class QuantizationPlan:
-    """Sites, refusals, and (after calibration) a scale for every activation group and weight initializer."""
+    """Sites, refusals, and (after calibration) a scale for every activation group and weight initializer.
+
+    Attributes:
+        activations: in graph order.
+        weights: in graph order; several nodes may share an initializer, and then its axis and format too.
+        refusals: what stays float, and why.
+        activation_scales: by group.
+        weight_scales: by initializer.
+        quantize_outputs: a site that is a graph output becomes the output itself; else the output stays float.
+
+    """
 
     activations: tuple[ActivationSite, ...]
     weights: tuple[WeightSite, ...]
     refusals: tuple[Refusal, ...]
-    activation_scales: Mapping[str, Scale] = field(default_factory=dict)  # by group
-    weight_scales: Mapping[str, Scale] = field(default_factory=dict)  # by initializer
+    activation_scales: Mapping[str, Scale] = field(default_factory=dict)
+    weight_scales: Mapping[str, Scale] = field(default_factory=dict)
+    quantize_outputs: bool = False
 
     def with_scales(
         self, *, activations: Mapping[str, Scale] | None = None, weights: Mapping[str, Scale] | None = None
