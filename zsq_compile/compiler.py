@@ -267,7 +267,7 @@ def _validate(
 
 
 def _simulated(quantized: ir.Model, loaded: LoadedModel, samples: CalibrationData) -> dict[str, NDArray[Any]]:
-    """Outputs of the emitted graph in torch on the held-out samples."""
+    """Run the emitted graph in torch on the held-out samples."""
     graph = TorchGraph(quantized)
     with torch.inference_mode():
         parts = [graph.run(feed) for feed in feeds(samples.held_out, loaded.inputs)]
