@@ -19,6 +19,7 @@ from zoo import ROOT
 
 from zsq_compile.verification.report import file_sha256, installed_versions
 
+_FINAL = frozenset({0, 3, 4, 5, 6})  # exit codes that the same source gives again; a crash or a kill is tried again
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
@@ -45,6 +46,8 @@ class Rows:
             return None
         row = make()
         self._made.add(place)
+        if row.get("exit_code", 0) not in _FINAL:
+            return row
         scratch = place.with_suffix(".part")
         scratch.write_text(json.dumps({"key": list(key), **row}, indent=1))
         scratch.replace(place)

@@ -57,8 +57,8 @@ def agreement(
         a_logits: the reference.
         b_logits: what is judged, of the same shape.
         axis: class axis.
-        slack: count a decision as common when ``b`` has, at the reference's class, its maximum or at most this much less;
-            None asks for the same argmax. 0 forgives ties, which are frequent between codes of a coarse grid.
+        slack: count a decision as common when ``b`` has, at the reference's class, its maximum or at most this much
+            less; None asks for the same argmax. 0 forgives ties, which are frequent between codes of a coarse grid.
 
     Raises:
         ValueError: the shapes differ, or there is nothing to compare.

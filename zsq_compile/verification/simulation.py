@@ -28,7 +28,8 @@ class SimulationMatch:
         step: what counts as one step there.
         share_beyond_step: share of elements further apart than one step.
         largest: greatest difference, in the output's unit.
-        agreement: share of common decisions, where values within one step of the largest tie; the lowest over all outputs.
+        agreement: share of common decisions, values within one step of the largest counted as tied; the lowest over all
+            outputs.
 
     """
 
