@@ -6,8 +6,9 @@ Reads the graph and returns a plan; writes nothing. The rules:
    refused, with the reason.
 2. Its inputs are quantized, and its output, read behind the Relu or Clip that the target folds into it.
 3. Operators that only move codes about (``same_scale``) join the groups on either side of them.
-4. Graph outputs, and whatever leads to them through operators that only move values, stay float unless asked for:
-   clipping a logit or a box coordinate costs more accuracy than any inner layer does.
+4. Graph outputs, and whatever leads to them through operators that only move, rescale or squash values, stay float
+   unless asked for: clipping a logit or a box coordinate costs more accuracy than any inner layer does, and the range
+   of a detector's logits is not seen on data that holds nothing to detect.
 5. Weights of the first and the last weighted layers keep at least ``edge_bits``, and so do the activations that
    enter them (BRECQ, Li et al. 2021, section 4).
 """
@@ -20,7 +21,10 @@ from backends.target import NumberFormat, OperatorRule, Target
 from passes.plan import ActivationSite, QuantizationPlan, Refusal, WeightSite
 
 _BOUNDED: dict[str, tuple[float, float]] = {"Sigmoid": (0.0, 1.0), "Softmax": (0.0, 1.0), "HardSigmoid": (0.0, 1.0)}
-_MOVERS = frozenset({"Concat", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Slice", "Split"})
+_MOVERS = "Concat Reshape Transpose Flatten Squeeze Unsqueeze Identity Slice Split Gather DepthToSpace Resize Upsample"
+_SQUASHERS = "Relu Clip Softmax LogSoftmax Sigmoid HardSigmoid Tanh Exp ArgMax TopK"
+_TAIL = frozenset(f"{_MOVERS} {_SQUASHERS}".split())
+_RESCALERS = frozenset({"Add", "Sub", "Mul", "Div"})  # with a constant
 
 
 def place_quantizers(
@@ -112,6 +116,9 @@ class _Placement:
         rule = None if node is None else self.target.rule(node.op_type)
         if node is None or rule is None or not rule.on_codes or node.inputs[0] is None:
             return None
+        fill = node.inputs[2] if len(node.inputs) > 2 else None
+        if value.is_graph_output() or (fill is not None and fill.const_value is None):
+            return None  # the output would turn to codes; a fill value that is computed has no code
         source = str(node.inputs[0].name)
         return source if source in self.sites and self.group(source) == self.group(str(value.name)) else None
 
@@ -123,15 +130,17 @@ class _Placement:
 
     def _mark_compute(self, nodes: list[tuple[ir.Node, OperatorRule]]) -> None:
         for node, rule in nodes:
-            data = [node.inputs[i] for i in _data_inputs(node, rule)]
-            for value in data:
-                self._mark(value)
             output = self._behind_activation(node)
-            if output.name not in self._float_region:
-                self._mark(output)
-            elif rule.kind == "weighted" and not rule.float_output:
-                reason = "its output leads straight to a graph output, which stays float, so the layer runs in float"
+            exposed = output.name in self._float_region
+            if exposed and not rule.float_output:
+                reason = "its output leads straight to a graph output, which stays float, so it runs in float"
                 self.refusals.append(Refusal(where=node.name or "", op_type=node.op_type, reason=reason))
+            if exposed and rule.kind == "quantized":
+                continue
+            for index in _data_inputs(node, rule):
+                self._mark(node.inputs[index])
+            if not exposed:
+                self._mark(output)
 
     def _join_movers(self, movers: list[ir.Node]) -> None:
         changed = True
@@ -139,7 +148,7 @@ class _Placement:
             changed = False
             for node in movers:
                 ins = [v for v in _mover_inputs(node) if v is not None]
-                outs = [v for v in node.outputs if v.name not in self._float_region]
+                outs = [v for v in node.outputs if v.name and _is_float(v) and v.name not in self._float_region]
                 if any(v.name in self.sites for v in (*ins, *outs)):
                     changed |= any([self._mark(v) for v in (*ins, *outs)])
                     changed |= self._unite([str(v.name) for v in (*ins, *outs)])
@@ -169,18 +178,17 @@ def _refusal(node: ir.Node, rule: OperatorRule | None) -> str | None:
         heavy = any(_constant(node, i) and _rank(node.inputs[i]) >= 2 for i in range(1, len(node.inputs)))
         return f"the target has no integer kernel for {node.op_type}" if heavy or _is_float(node.outputs[0]) else ""
     if not _is_float(node.outputs[0]):
-        return ""
-    mode = node.attributes.get("mode")
-    if rule.modes and (mode is None or mode.value not in rule.modes):
+        kind = node.outputs[0].dtype
+        return f"its data are {kind.name}, and only float32 is quantized" if kind and kind.is_floating_point() else ""
+    if rule.modes and node.attributes.get_string("mode", "nearest") not in rule.modes:  # the default of Resize
         return f"its mode is not {' or '.join(rule.modes)}"
+    constant = next((i for i in _data_inputs(node, rule) if _constant(node, i)), None)
+    if constant is not None:
+        return f"operand {constant} is a constant"
     if rule.kind == "weighted":
         return _weighted_refusal(node)
-    if rule.kind == "quantized":
-        for index in _data_inputs(node, rule):
-            if node.inputs[index] is not None and _constant(node, index):
-                return f"operand {index} is a constant"
     if rule.kind == "activation" and node.op_type == "Clip" and not all(_constant(node, i) for i in (1, 2)):
-        return "its limits are not constants"
+        return "one of its limits is missing or computed"
     return None
 
 
@@ -193,8 +201,15 @@ def _weighted_refusal(node: ir.Node) -> str | None:
         scaled = [name for name in ("alpha", "beta") if _attribute(node, name, 1.0) != 1.0]
         if scaled or _attribute(node, "transA", 0):
             return f"its {', '.join(scaled) or 'transA'} is not the default"
-    if len(node.inputs) > 2 and node.inputs[2] is not None and not _constant(node, 2):
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    if bias is not None and bias.const_value is None:
         return "its bias is computed at run time"
+    if (
+        bias is not None
+        and bias.const_value is not None
+        and any(size != 1 for size in bias.const_value.shape.numpy()[:-1])
+    ):
+        return "its bias differs from row to row"
     return None
 
 
@@ -251,14 +266,12 @@ def _edge_layers(weighted: list[ir.Node]) -> tuple[set[ir.Node], set[ir.Node]]:
 
 
 def _output_region(graph: ir.Graph) -> set[str]:
-    """Names of the graph outputs and of all values that reach one through moving operators only."""
+    """Names of the graph outputs and of all values that reach one without meeting a layer or another value."""
     region = {str(value.name) for value in graph.outputs}
     for node in reversed(list(graph)):
-        if node.op_type in _MOVERS and any(value.name in region for value in node.outputs):
-            region.update(str(value.name) for value in _mover_inputs(node) if value is not None)
-    for node in reversed(list(graph)):  # the activation that makes an output belongs to it
-        if node.op_type in ("Relu", "Clip") and node.outputs[0].name in region and node.inputs[0] is not None:
-            region.add(str(node.inputs[0].name))
+        rescales = node.op_type in _RESCALERS and (_constant(node, 0) or _constant(node, 1))
+        if (node.op_type in _TAIL or rescales) and any(value.name in region for value in node.outputs):
+            region.update(str(value.name) for value in node.inputs if value is not None and value.const_value is None)
     return region
 
 
