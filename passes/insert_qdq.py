@@ -57,7 +57,7 @@ class InsertQdq(ir.passes.InPlacePass):
     plan: QuantizationPlan
 
     def requires(self, model: ir.Model) -> None:
-        """Refuse a plan with missing scales, or with a bias that would need two scales."""
+        """Refuse a plan with missing scales, or with constants that would need two scales."""
         missing = {site.group for site in self.plan.activations} - set(self.plan.activation_scales)
         missing |= {site.initializer for site in self.plan.weights} - set(self.plan.weight_scales)
         if missing:
@@ -65,13 +65,12 @@ class InsertQdq(ir.passes.InPlacePass):
                 f"InsertQdq wants a scale for every site of the plan, got none for {sorted(missing)[:5]}: "
                 "calibrate first"
             )
-        shared = [
-            bias for bias, count in Counter(site.bias for site in self.plan.weights).items() if bias and count > 1
-        ]
+        readers = Counter(name for site in self.plan.weights for name in (site.initializer, site.bias) if name)
+        shared = [name for name, count in readers.items() if count > 1]
         if shared:
             raise ir.passes.PreconditionError(
-                f"InsertQdq wants a bias of its own for every layer, got several layers that share {shared[:5]}: "
-                "run AddMissingBias before the plan is made"
+                f"InsertQdq wants a weight and a bias of its own for every layer, got several that share {shared[:5]}: "
+                "run OwnWeights before the plan is made"
             )
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -88,7 +87,7 @@ class InsertQdq(ir.passes.InPlacePass):
 
 
 class _Writer:
-    """Adds quantizers to one graph; initializers of a same-scale group, and of a shared weight, are made once."""
+    """Adds quantizers to one graph; initializers of a same-scale group are made once."""
 
     def __init__(self, graph: ir.Graph, plan: QuantizationPlan) -> None:
         self.graph = graph
@@ -108,11 +107,8 @@ class _Writer:
         if weight is None or weight.name != site.initializer or weight.const_value is None:
             return False
         scale = self.plan.weight_scales[site.initializer]
-        dequantized = self._made.get(f"{site.initializer}_dequantized")
-        if dequantized is None:
-            codes = quantize_array(_float(weight), scale, site.number_format, site.axis).astype(np.int8)
-            dequantized = self._dequantized_constant(node, codes, site.initializer, scale, site.axis)
-        self._replace(node, 1, dequantized)
+        codes = quantize_array(_float(weight), scale, site.number_format, site.axis).astype(np.int8)
+        self._replace(node, 1, self._dequantized_constant(node, codes, site.initializer, scale, site.axis))
         if site.bias is not None and site.data_input in self.groups:
             self._bias(node, site, scale)
         return True
@@ -246,7 +242,6 @@ class _Writer:
         self._claim(name)
         output = node.outputs[0]
         output.name, output.type, output.shape = name, ir.TensorType(dtype), None if shape is None else shape.copy()
-        self._made[name] = output
 
     def _claim(self, name: str) -> None:
         """Rename the value of the model, if any, that happens to have a name which is needed here."""

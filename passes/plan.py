@@ -78,7 +78,7 @@ class QuantizationPlan:
 
     Attributes:
         activations: in graph order.
-        weights: in graph order; several nodes may share an initializer, and then its axis and format too.
+        weights: in graph order, each with an initializer and a bias of its own.
         refusals: what stays float, and why.
         activation_scales: by group.
         weight_scales: by initializer.
