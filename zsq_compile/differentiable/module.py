@@ -187,7 +187,9 @@ def _name(value: ir.Value | None) -> str:
 
 
 def _prepare(node: ir.Node, opsets: Mapping[str, int], device: torch.device) -> _Call:
-    kernel, host = build_kernel(node, opsets.get(node.domain))
+    # onnx_ir writes the standard domain as "" on nodes, but leaves the model's imports as they were
+    opset = opsets.get(node.domain) if node.domain or "" in opsets else opsets.get("ai.onnx")
+    kernel, host = build_kernel(node, opset)
     inputs = list(map(_name, node.inputs))
     while inputs and not inputs[-1]:
         inputs.pop()
@@ -201,7 +203,7 @@ def _on_device(kernel: Kernel, host: tuple[int, ...], device: torch.device) -> K
 
     def run(*arguments: torch.Tensor | None) -> torch.Tensor | tuple[torch.Tensor, ...]:
         mixed = any(
-            value is not None and position not in host and value.device == device
+            value is not None and position not in host and value.device.type != "cpu"
             for position, value in enumerate(arguments)
         )
         if not mixed:

@@ -85,6 +85,20 @@ class _Grid:
         return values.reshape(*(1,) * axis, -1, *(1,) * (like.dim() - 1 - axis))
 
 
+class _ZeroTest:
+    """Tells whether an integer zero point is all zeros, reading each tensor once."""
+
+    def __init__(self) -> None:
+        self._tensor: Tensor | None = None
+        self._zero = False
+
+    def __call__(self, tensor: Tensor) -> bool:
+        if tensor is not self._tensor:
+            self._zero = not tensor.is_floating_point() and not tensor.to(torch.float32).any().item()
+            self._tensor = tensor
+        return self._zero
+
+
 def _quantized_type(node: ir.Node) -> ir.DataType:
     kind = None
     zero_point = node.inputs[2] if has_input(node, 2) else None
@@ -113,31 +127,17 @@ def _at_least_float32(*tensors: Tensor) -> torch.dtype:
 
 def _quantize(node: ir.Node) -> Kernel:
     low, high = RANGES[_quantized_type(node)]
-    grid = _Grid(node)
+    grid, is_zero = _Grid(node), _ZeroTest()
 
     def run(x: Tensor, scale: Tensor, zero_point: Tensor | None = None) -> Tensor:
         # codes up to 65535 do not fit half precision, whatever the neighbours compute in
         kind = _at_least_float32(x, scale)
         x = x.to(kind)
-        shift = None if zero_point is None else grid.spread(zero_point.to(kind), x)
+        shift = None if zero_point is None or is_zero(zero_point) else grid.spread(zero_point.to(kind), x)
         codes: Tensor = _Quantize.apply(x, grid.spread(scale.to(kind), x), shift, low, high)  # type: ignore[no-untyped-call]
         return codes
 
     return run
-
-
-class _ZeroTest:
-    """Tells whether an integer zero point is all zeros, reading each tensor once."""
-
-    def __init__(self) -> None:
-        self._tensor: Tensor | None = None
-        self._zero = False
-
-    def __call__(self, tensor: Tensor) -> bool:
-        if tensor is not self._tensor:
-            self._zero = not tensor.is_floating_point() and not bool((tensor != 0).any())
-            self._tensor = tensor
-        return self._zero
 
 
 def _dequantize(node: ir.Node) -> Kernel:

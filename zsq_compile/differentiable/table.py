@@ -24,7 +24,6 @@ from zsq_compile.differentiable.arguments import Kernel, Operator, Row, describe
 from zsq_compile.errors import UnsupportedModelError
 
 NEWEST_OPSET = 28  # newest ONNX opset whose schemas the table was held against
-_CONTROL_FLOW = ("If", "Loop", "Scan", "SequenceMap")
 
 
 def _expand(rows: Iterable[Row]) -> dict[tuple[str, str, int], Operator]:
@@ -69,24 +68,26 @@ def find_operator(node: ir.Node, opset: int | None) -> Operator:
         attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for attribute in node.attributes.values()
     ):
         message = (
-            f"{where} holds a subgraph; control flow ({', '.join(_CONTROL_FLOW)}) cannot be executed in torch. "
+            f"{where} holds a subgraph; control flow (If, Loop, Scan) cannot be executed in torch. "
             "Export the model with the branch taken or the loop unrolled."
         )
         raise UnsupportedModelError(message)
-    domain = "" if node.domain == "ai.onnx" else node.domain
-    known = _VERSIONS.get((domain, node.op_type), [])
+    known = _VERSIONS.get((node.domain, node.op_type), [])
     if opset is None or opset > NEWEST_OPSET:
         message = f"{where}: opsets up to {NEWEST_OPSET} can be executed in torch, the model imports {opset}."
         raise UnsupportedModelError(message)
     fitting = [since for since in known if since <= opset]
     if not fitting:
-        oldest = f"only from opset {known[0]} on" if known else "at no opset"
-        message = (
-            f"{where} at opset {opset}: this operator can be executed in torch {oldest}. "
-            "Simplify the model so that the operator goes away, or cut the model before this node."
-        )
+        if known:
+            advice = f"it can be executed in torch from opset {known[0]} on. Convert the model to a newer opset."
+        else:
+            advice = (
+                "there is no torch kernel for this operator. "
+                "Simplify the model so that it goes away, or cut the model before this node."
+            )
+        message = f"{where} at opset {opset}: {advice}"
         raise UnsupportedModelError(message)
-    return OPERATORS[domain, node.op_type, fitting[-1]]
+    return OPERATORS[node.domain, node.op_type, fitting[-1]]
 
 
 def build_kernel(node: ir.Node, opset: int | None) -> tuple[Kernel, tuple[int, ...]]:
