@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection
+from pathlib import Path
 
 from zsq_compile.errors import ConfigError
 
@@ -42,3 +43,9 @@ def require_shape(name: str, shape: Shape) -> None:
     """Raise ConfigError unless every size is at least 1 or None."""
     if not all(size is None or (isinstance(size, int) and size >= 1) for size in shape) or not shape:
         raise ConfigError(f"{name} needs sizes of at least 1, or none for dynamic ones, got {shape!r}")
+
+
+def require_folder(path: Path) -> None:
+    """Raise ConfigError unless a file can be put at ``path``: its folder exists, and no folder has its name."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise ConfigError(f"wanted the name of a file in a folder that exists, got {path}")

@@ -1,0 +1,223 @@
+"""The command line: words to a CompileConfig, errors to exit codes, the result to a table or to JSON.
+
+Anything that can be done here, ``zsq_compile.compile_model`` and ``zsq_compile.synthesize`` can do as well. What needs
+torch or a runtime is imported when the work begins, so that ``--help`` answers at once.
+"""
+
+import json
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+import zsq_compile.options as given
+from zsq_compile import __version__
+from zsq_compile.config import CompileConfig
+from zsq_compile.errors import BudgetError, ConfigError, ZsqError
+from zsq_compile.progress import Progress, Silent
+from zsq_compile.requirements import require_folder
+
+if TYPE_CHECKING:
+    from zsq_compile.compiler import CompileResult
+
+GATE_MISSED, INTERRUPTED, INTERNAL = 4, 130, 1
+
+_SETTINGS = {
+    # Snake case is what onnxruntime and its neighbours write: --act_bits is --act-bits.
+    "token_normalize_func": lambda name: name.replace("_", "-"),
+    "help_option_names": ["--help", "-h"],
+}
+_EXIT_CODES = (
+    "Exit codes: 0 done; 1 internal error; 2 wrong usage; 3 model invalid or unsupported; 4 --min-agreement missed, "
+    "file written; 5 the file fails in the runtime; 6 out of memory or time; 130 interrupted."
+)
+
+compile_app = typer.Typer(add_completion=False, context_settings=_SETTINGS)
+synth_app = typer.Typer(add_completion=False, context_settings=_SETTINGS)
+COMMANDS = {"synth": synth_app}
+"""Commands by their first word; without one of these words the command line compiles."""
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Run the command line; ``words`` None takes those of the process. Always ends in SystemExit."""
+    arguments = list(sys.argv[1:] if words is None else words)
+    app = COMMANDS.get(arguments[0]) if arguments else None
+    if app is not None:
+        app(arguments[1:], prog_name=f"zsq-compile {arguments[0]}")
+    compile_app(arguments or ["--help"], prog_name="zsq-compile")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"zsq-compile {__version__}")
+        raise typer.Exit
+
+
+Version = Annotated[bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)]
+
+
+@compile_app.command(epilog=f"{_EXIT_CODES} Another command: zsq-compile synth MODEL, see zsq-compile synth --help.")
+def compile_command(
+    context: typer.Context,
+    model: given.Model,
+    output: given.Output = None,
+    bits: given.Bits = None,
+    act_bits: given.ActBits = None,
+    edge_bits: given.EdgeBits = None,
+    target: given.Target = None,
+    calibration_method: given.Calibration = None,
+    bias_correction: given.Bias = None,
+    generator: given.Generator = None,
+    samples: given.Samples = None,
+    effort: given.EffortOption = None,
+    seed: given.Seed = None,
+    calib: given.Calib = None,
+    save_calib: given.SaveCalib = None,
+    input_shape: given.InputShape = None,
+    mean: given.Mean = None,
+    std: given.Std = None,
+    input_range: given.InputRange = None,
+    data: given.Data = None,
+    min_agreement: given.MinAgreement = None,
+    json_wanted: given.Json = False,
+    config: given.ConfigFile = None,
+    quiet: given.Quiet = False,
+    verbose: given.Verbose = False,
+    version: Version = False,
+) -> None:
+    """Quantize a trained float ONNX model without any data, and prove the result in ONNX Runtime."""
+    with _guard(json_wanted, quiet, verbose) as progress:
+        settings = given.build_config(context.params)
+        if save_calib is not None:
+            if calib is not None:
+                raise ConfigError("--save-calib keeps synthetic data, but --calib brings its own: leave one out")
+            require_folder(save_calib)
+        from zsq_compile.arrays import read_arrays, write_arrays
+        from zsq_compile.compiler import compile_model
+
+        calibration = None if calib is None else read_arrays(calib)
+        result = compile_model(model, output, settings, calibration=calibration, data=data, progress=progress)
+        if save_calib is not None and result.synthetic is not None:
+            write_arrays(save_calib, {name: tensor.numpy() for name, tensor in result.synthetic.inputs.items()})
+    _answer(result, settings, json_wanted, quiet)
+    raise typer.Exit(GATE_MISSED if result.gate_missed else 0)
+
+
+@synth_app.command(epilog=_EXIT_CODES)
+def synth_command(
+    context: typer.Context,
+    model: given.Model,
+    output: given.ArraysOutput = None,
+    generator: given.Generator = None,
+    samples: given.Samples = None,
+    effort: given.EffortOption = None,
+    seed: given.Seed = None,
+    input_shape: given.InputShape = None,
+    mean: given.Mean = None,
+    std: given.Std = None,
+    input_range: given.InputRange = None,
+    json_wanted: given.Json = False,
+    config: given.ConfigFile = None,
+    quiet: given.Quiet = False,
+    verbose: given.Verbose = False,
+) -> None:
+    """Make calibration data for a float ONNX model out of the model alone, for any quantizer."""
+    path = output or model.with_name(f"{model.stem}.calib.npz")
+    with _guard(json_wanted, quiet, verbose) as progress:
+        require_folder(path)
+        settings = given.build_config(context.params)
+        from zsq_compile.arrays import write_arrays
+        from zsq_compile.compiler import synthesize
+
+        made = synthesize(model, settings, progress=progress)
+        arrays = {name: tensor.numpy() for name, tensor in made.inputs.items()}
+        write_arrays(path, arrays)
+    shapes = {name: list(array.shape) for name, array in arrays.items()}
+    if json_wanted:
+        _print_json({"output": str(path), "algorithm": made.algorithm, "inputs": shapes, "exit_code": 0})
+    elif quiet:
+        typer.echo(path)
+    else:
+        typer.echo(f"{made.algorithm}: {', '.join(f'{name} {shape}' for name, shape in shapes.items())}")
+        typer.echo(f"written to {path}")
+
+
+def _answer(result: "CompileResult", settings: CompileConfig, json_wanted: bool, quiet: bool) -> None:
+    if json_wanted:
+        code = GATE_MISSED if result.gate_missed else 0
+        _print_json({**result.report.to_json(), "gate_missed": result.gate_missed, "exit_code": code})
+    elif quiet:
+        typer.echo(result.path)
+    else:
+        from zsq_compile.console import print_result
+
+        print_result(Console(), result)
+    if result.gate_missed:
+        agreement = result.report.validation.agreement
+        got = "the model has no output with classes" if agreement is None else f"it is {agreement:.4f}"
+        typer.echo(f"--min-agreement {settings.min_agreement} was missed: {got}; {result.path} was written", err=True)
+
+
+def _print_json(value: Mapping[str, Any]) -> None:
+    typer.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
+@contextmanager
+def _guard(json_wanted: bool, quiet: bool, verbose: bool) -> Iterator[Progress]:
+    """Keep stdout for the answer while the work goes on, and end in an exit code where it fails."""
+    try:
+        with _stdout_kept(), warnings.catch_warnings():
+            if not verbose:
+                warnings.simplefilter("ignore")
+            yield _progress(quiet, verbose)
+    except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, typer.Exit):
+            raise
+        code, words = _verdict(error)
+        if verbose:
+            traceback.print_exc()
+        if json_wanted:
+            _print_json({"error": {"type": type(error).__name__, "message": words}, "exit_code": code})
+        Console(stderr=True).print(words, style="red", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(code) from error
+
+
+def _progress(quiet: bool, verbose: bool) -> Progress:
+    if quiet:
+        return Silent()
+    from zsq_compile.console import ConsoleProgress
+
+    return ConsoleProgress(Console(stderr=True), verbose=verbose)
+
+
+def _verdict(error: BaseException) -> tuple[int, str]:
+    """Exit code and words for whatever ended the work."""
+    if isinstance(error, ZsqError):
+        return error.exit_code, f"error: {error}"
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED, "interrupted: nothing half-written was left behind"
+    # torch reports a failed allocation as a plain RuntimeError.
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return BudgetError.exit_code, "error: memory ran out: try fewer --samples, --effort fast, or a larger machine"
+    first = str(error).strip().split("\n")[0]
+    return INTERNAL, f"internal error: {type(error).__name__}: {first} (-v shows the traceback; please report it)"
+
+
+@contextmanager
+def _stdout_kept() -> Iterator[None]:
+    """Send to stderr whatever libraries print to stdout, native ones too: stdout is for the answer."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)

@@ -1,0 +1,159 @@
+"""What a person at a terminal sees: how the work goes on, and what came of it.
+
+Progress goes to stderr, as bars with an estimate on a terminal and as plain lines anywhere else; the closing table goes
+to stdout.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from zsq_compile.compiler import CompileResult
+    from zsq_compile.verification.report import Report
+    from zsq_compile.verification.validate import Validation
+
+_PLAIN_EVERY = 10.0
+"""Seconds between two plain lines about the same stage."""
+
+MISSING = "-"
+
+
+class ConsoleProgress:
+    """A Progress on a console: bars where it is a terminal, plain lines where it is not.
+
+    Args:
+        console: where to; the command line gives it stderr.
+        verbose: also show how long each stage took.
+
+    """
+
+    def __init__(self, console: Console, *, verbose: bool = False) -> None:
+        self._console = console
+        self._verbose = verbose
+        self._open = 0
+        self._bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            transient=True,
+        )
+
+    @contextmanager
+    def stage(self, name: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+        """See Progress.stage."""
+        started = time.monotonic()
+        with self._bar(name, total) if self._console.is_terminal else self._lines(name, total) as advance:
+            yield advance
+        if self._verbose:
+            self._print(f"{name}: {time.monotonic() - started:.1f} s")
+
+    def note(self, text: str) -> None:
+        """See Progress.note."""
+        self._print(text)
+
+    def warn(self, text: str) -> None:
+        """See Progress.warn."""
+        self._print(f"warning: {text}", style="yellow")
+
+    @contextmanager
+    def _bar(self, name: str, total: int | None) -> Iterator[Callable[[int], None]]:
+        # Stages may stand inside each other; the drawing starts with the outermost and ends with it.
+        if self._open == 0:
+            self._bars.start()
+        self._open += 1
+        task = self._bars.add_task(name, total=total)
+        try:
+            yield lambda steps: self._bars.advance(task, steps)
+        finally:
+            self._bars.remove_task(task)
+            self._open -= 1
+            if self._open == 0:
+                self._bars.stop()
+
+    @contextmanager
+    def _lines(self, name: str, total: int | None) -> Iterator[Callable[[int], None]]:
+        self._print(f"{name} ...")
+        started = told = time.monotonic()
+        done = 0
+
+        def advance(steps: int) -> None:
+            nonlocal done, told
+            done += steps
+            now = time.monotonic()
+            if now - told >= _PLAIN_EVERY and total and done:
+                told = now
+                left = (now - started) / done * (total - done)
+                self._print(f"{name}: {done} of {total}, about {math.ceil(left)} s left")
+
+        yield advance
+
+    def _print(self, text: str, style: str | None = None) -> None:
+        self._console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_result(console: Console, result: "CompileResult") -> None:
+    """Print the closing table: float against quantized, and where the file is."""
+    report = result.report
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("", "float", "quantized"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for row in comparison(report.validation):
+        table.add_row(*row)
+    console.print(table)
+    for line in _sentences(report):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(f"written to {result.path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def comparison(validation: "Validation") -> list[tuple[str, str, str]]:
+    """Rows of the closing table: what, float, quantized."""
+    shrunk = validation.quantized_bytes / max(validation.float_bytes, 1)
+    rows = [("size", size_words(validation.float_bytes), f"{size_words(validation.quantized_bytes)} ({shrunk:.0%})")]
+    real = validation.labelled
+    if real is not None:
+        if real.top1_float is not None and real.top1_quantized is not None:
+            rows.append((f"top-1 on {real.samples} samples", f"{real.top1_float:.2%}", f"{real.top1_quantized:.2%}"))
+        rows.append(("same class on these", MISSING, f"{real.agreement:.2%}"))
+    if validation.agreement is not None:
+        label = f"same class on {validation.samples} held-out samples"
+        rows.append((label, MISSING, f"{validation.agreement:.2%}"))
+    if validation.sqnr_db is not None:
+        rows.append(("signal to quantization noise", MISSING, f"{validation.sqnr_db:.1f} dB"))
+    if validation.latency:
+        before, after = (validation.latency[name].median_ms for name in ("float", "quantized"))
+        rows.append(("latency", f"{before:.3g} ms", f"{after:.3g} ms ({before / after:.1f}x)"))
+    fusion = validation.fusion
+    layers = fusion.fused + len(fusion.unfused) + len(fusion.left_float)
+    rows.append(("layers run in integers", MISSING, f"{fusion.fused} of {layers}"))
+    return rows
+
+
+def size_words(count: int) -> str:
+    """Say a number of bytes, in units of 1000."""
+    return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
+
+
+def _sentences(report: "Report") -> list[str]:
+    lines = [f"data: {report.data}"]
+    if report.contract is not None:
+        margin = report.contract.get("margin")
+        sure = f", {margin:.2f} times better than the next" if margin is not None else ""
+        how = "inferred" if report.contract.get("inferred") else "assumed or given"
+        lines.append(f"input: {report.contract['name']} ({how}{sure})")
+    shown = [f"left in float: {one.where} ({one.op_type}): {one.reason}" for one in report.refusals[:5]]
+    lines += shown
+    if len(report.refusals) > len(shown):
+        lines.append(f"left in float: {len(report.refusals) - len(shown)} more, see --json")
+    lines += [f"warning: {text}" for text in report.validation.warnings]
+    return lines

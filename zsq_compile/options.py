@@ -1,0 +1,251 @@
+"""The options of the command line, each with its help, and how they become a CompileConfig.
+
+An option that was not given is None and leaves the configuration file's value, or the default, as it is.
+"""
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import typer
+
+from zsq_compile.config import (
+    GENERATORS,
+    BiasCorrection,
+    CalibrationMethod,
+    CompileConfig,
+    Effort,
+    GeneratorConfig,
+    InputConfig,
+    QuantizationConfig,
+    parse_shape,
+    read_config,
+)
+from zsq_compile.errors import ConfigError
+from zsq_compile.requirements import Shape
+
+_PRECISION, _DATA, _INPUT, _OUTPUT, _RUN = "Precision", "Calibration data", "Network input", "Result", "Run"
+
+GeneratorName = Literal["auto", "noise", "prior", "pixels"]
+Section = TypeVar("Section", CompileConfig, InputConfig, QuantizationConfig)
+
+Model = Annotated[Path, typer.Argument(help="The float ONNX model.", metavar="MODEL.onnx", show_default=False)]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help="The quantized model.",
+        show_default="MODEL.w8a8.onnx beside the input",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+ArraysOutput = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help="The .npz file to write, one array per network input.",
+        show_default="MODEL.calib.npz beside the input",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        help="Real images with labels, only to measure the result: a folder with labels.csv, or an .npz file with "
+        "images and labels.",
+        metavar="DIR|FILE.npz",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+MinAgreement = Annotated[
+    float | None,
+    typer.Option(
+        help="Least share, 0 to 1, of held-out samples on which the quantized model must choose as the float one does; "
+        "below it the file is written and the exit code is 4.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="One JSON object on stdout, everything else on stderr.", rich_help_panel=_OUTPUT)
+]
+Bits = Annotated[
+    int | None,
+    typer.Option(help="Bits of weights.", metavar="8|4|3|2", show_default="8", rich_help_panel=_PRECISION),
+]
+ActBits = Annotated[
+    int | None,
+    typer.Option(help="Bits of activations.", metavar="8|4|3|2", show_default="8", rich_help_panel=_PRECISION),
+]
+EdgeBits = Annotated[
+    int | None,
+    typer.Option(
+        help="Bits of the first and last layer's weights, where that is more than --bits.",
+        metavar="8|4|3|2",
+        show_default="8",
+        rich_help_panel=_PRECISION,
+    ),
+]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        help="What the model is to run on: a name, or a target file of your own.",
+        metavar="NAME|FILE.toml",
+        show_default="ort_cpu",
+        rich_help_panel=_PRECISION,
+    ),
+]
+Calibration = Annotated[
+    CalibrationMethod | None,
+    typer.Option(help="How activation ranges are chosen.", show_default="mse", rich_help_panel=_PRECISION),
+]
+Bias = Annotated[
+    BiasCorrection | None,
+    typer.Option(
+        help="How the mean error of rounding is taken out of the biases.",
+        show_default="auto",
+        rich_help_panel=_PRECISION,
+    ),
+]
+Generator = Annotated[
+    GeneratorName | None,
+    typer.Option(
+        help="How calibration data is made. auto: pixels where the model has batch normalisation, else prior.",
+        show_default="auto",
+        rich_help_panel=_DATA,
+    ),
+]
+Samples = Annotated[
+    int | None, typer.Option(help="Calibration samples.", show_default="from the effort", rich_help_panel=_DATA)
+]
+EffortOption = Annotated[
+    Effort | None,
+    typer.Option("--effort", help="Time against accuracy.", show_default="balanced", rich_help_panel=_DATA),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(help="Same seed, same machine: same bytes.", show_default="0", rich_help_panel=_DATA),
+]
+Calib = Annotated[
+    Path | None,
+    typer.Option(
+        help="Calibrate on these network inputs instead of synthetic ones: an array per input, ready to feed.",
+        metavar="FILE.npz",
+        rich_help_panel=_DATA,
+    ),
+]
+SaveCalib = Annotated[
+    Path | None,
+    typer.Option(help="Keep the synthetic calibration data.", metavar="FILE.npz", rich_help_panel=_DATA),
+]
+InputShape = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Sizes of an input that the model leaves open, ? for dynamic; once for each such input.",
+        metavar="NAME:1x3x224x224",
+        rich_help_panel=_INPUT,
+    ),
+]
+Mean = Annotated[
+    str | None,
+    typer.Option(
+        help="Mean per channel of pixels in 0..1, such as .485,.456,.406.",
+        metavar="A,B,C",
+        show_default="inferred",
+        rich_help_panel=_INPUT,
+    ),
+]
+Std = Annotated[
+    str | None,
+    typer.Option(help="Likewise, the standard deviation.", metavar="A,B,C", rich_help_panel=_INPUT),
+]
+InputRange = Annotated[
+    str | None,
+    typer.Option(
+        help="Numbers that black and white become, such as 0,255 or -1,1; instead of --mean and --std.",
+        metavar="LOW,HIGH",
+        show_default="inferred",
+        rich_help_panel=_INPUT,
+    ),
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        help="TOML file with the same settings; options given here win.",
+        metavar="FILE.toml",
+        rich_help_panel=_RUN,
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Errors, and the path of the result.", rich_help_panel=_RUN)]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Times of the stages; tracebacks of errors.", rich_help_panel=_RUN)
+]
+
+
+def build_config(given: Mapping[str, Any]) -> CompileConfig:
+    """Lay what was given on the command line over the configuration file, or over the defaults.
+
+    Args:
+        given: values of the options by their Python names, None where not given; names that are no setting are ignored.
+
+    Raises:
+        ConfigError: a value is wrong, alone or together with others.
+
+    """
+    file = given.get("config")
+    config = read_config(file) if file is not None else CompileConfig()
+    return _laid_over(
+        replace(
+            config,
+            input=_input(config.input, given),
+            quantization=_laid_over(config.quantization, given),
+            generator=_chosen_generator(config.generator, given.get("generator")),
+        ),
+        {name: value for name, value in given.items() if name not in ("input", "quantization", "generator")},
+    )
+
+
+def _input(configured: InputConfig, given: Mapping[str, Any]) -> InputConfig:
+    shapes = dict(_named_shape(text) for text in given.get("input_shape") or ())
+    numbers = {name: _numbers(name, given.get(name)) for name in ("mean", "std", "input_range")}
+    # A range on the command line takes the place of the file's mean and std, and the other way round.
+    if numbers["input_range"] is not None:
+        configured = replace(configured, mean=None, std=None)
+    elif numbers["mean"] is not None:
+        configured = replace(configured, input_range=None)
+    return _laid_over(configured, {"shapes": {**configured.shapes, **shapes}, **numbers})
+
+
+def _laid_over(section: Section, given: Mapping[str, Any]) -> Section:
+    known = {field.name for field in fields(section)}
+    return replace(section, **{name: value for name, value in given.items() if name in known and value is not None})
+
+
+def _chosen_generator(configured: GeneratorConfig | None, name: GeneratorName | None) -> GeneratorConfig | None:
+    if name is None:
+        return configured
+    if name == "auto":
+        return None
+    kind = GENERATORS[name]
+    return configured if isinstance(configured, kind) else kind()
+
+
+def _named_shape(text: str) -> tuple[str, Shape]:
+    # Names may hold colons (ImageTensor:0), so the last one separates.
+    name, separator, sizes = text.rpartition(":")
+    if not separator or not name:
+        raise ConfigError(f"--input-shape is written NAME:1x3x224x224, got {text!r}")
+    return name, parse_shape(sizes)
+
+
+def _numbers(name: str, text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(number) for number in text.split(","))
+    except ValueError as error:
+        option = name.replace("_", "-")
+        raise ConfigError(f"--{option} takes numbers with commas between them, got {text!r}") from error
