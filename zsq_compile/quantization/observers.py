@@ -15,6 +15,7 @@ from backends.target import NumberFormat
 CalibrationMethod = Literal["minmax", "percentile", "mse", "entropy"]
 BINS = 2048
 _CANDIDATES = 100
+_CHUNK = 1 << 23  # torch.histc counts in float32 and stands still at 2^24 in one bin
 _PERCENTILE = 99.99
 _NORM = 2.4  # BRECQ and QDrop search clipping ranges under this norm; 2 clips rare large values too early
 
@@ -50,7 +51,8 @@ class Histogram:
     def observe(self, values: Tensor) -> None:
         """Count a batch of any shape."""
         if self.high > self.low:
-            self.counts += torch.histc(values.detach().float(), BINS, self.low, self.high).double().cpu()
+            for part in torch.split(values.detach().float().flatten(), _CHUNK):
+                self.counts += torch.histc(part, BINS, self.low, self.high).double().cpu()
 
     def centres(self) -> Tensor:
         """Middle of each bin, float64, (BINS,)."""
@@ -123,18 +125,19 @@ def _divergence(histogram: Histogram, number_format: NumberFormat, low: Tensor, 
     """Divergence from the clipped histogram to its quantized version for each candidate, (candidates,)."""
     codes, _ = _quantized_centres(histogram, number_format, low, high)
     inside = torch.searchsorted(histogram.centres(), torch.stack([low, high]))
+    counts = _without_zero_peak(histogram)
     results = []
     for row, first, last in zip(codes.long(), inside[0].tolist(), inside[1].tolist(), strict=True):
-        clipped = histogram.counts[first:last].clone()
+        clipped = counts[first:last].clone()
         if len(clipped) == 0:
             results.append(float("inf"))
             continue
-        clipped[0] += histogram.counts[:first].sum()
-        clipped[-1] += histogram.counts[last:].sum()
-        occupied = (histogram.counts[first:last] > 0).double()
+        clipped[0] += counts[:first].sum()
+        clipped[-1] += counts[last:].sum()
+        occupied = (counts[first:last] > 0).double()
         code = row[first:last]
         levels = number_format.qmax - number_format.qmin + 1
-        mass = torch.zeros(levels, dtype=torch.float64).index_add_(0, code, histogram.counts[first:last])
+        mass = torch.zeros(levels, dtype=torch.float64).index_add_(0, code, counts[first:last])
         bins = torch.zeros(levels, dtype=torch.float64).index_add_(0, code, occupied)
         spread = torch.where(occupied > 0, mass[code] / bins[code].clamp(min=1.0), 0.0)
         reference, quantized = clipped / clipped.sum(), spread / spread.sum().clamp(min=1e-300)
@@ -142,3 +145,16 @@ def _divergence(histogram: Histogram, number_format: NumberFormat, low: Tensor, 
         ratio = reference[positive] / quantized[positive].clamp(min=1e-12)
         results.append(float((reference[positive] * ratio.log()).sum()))
     return torch.tensor(results, dtype=torch.float64)
+
+
+def _without_zero_peak(histogram: Histogram) -> Tensor:
+    """Lower the bin of 0 to its neighbours.
+
+    The zeros that a Relu makes are exact on every grid; taken for a peak of the distribution they would draw the range
+    down to themselves. Published implementations of the method leave them out too.
+    """
+    counts = histogram.counts.clone()
+    zero = min(BINS - 1, int(-histogram.low / (histogram.high - histogram.low) * BINS))
+    beside = [counts[index] for index in (zero - 1, zero + 1) if 0 <= index < BINS]
+    counts[zero] = torch.minimum(counts[zero], torch.stack(beside).max())
+    return counts
