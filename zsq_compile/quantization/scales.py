@@ -21,23 +21,24 @@ _SMALLEST = 1e-12
 def scale_from_range(low: float, high: float, number_format: NumberFormat) -> Scale:
     """Per-tensor scale and zero point that cover [low, high] and 0.
 
-    The upper end is never exceeded: scale * (qmax - zero_point) <= high where low is 0, so that a Clip whose limits
-    the range equals is redundant behind the quantizer.
+    The asymmetric grid never reaches beyond the range by rounding the scale up: a Clip whose limits the range equals
+    then falls on its lowest and highest codes, which is what lets a runtime drop the Clip. A range that holds only 0
+    gets the scale of [0, 1]: the smallest of all scales would blow up the weights' scales behind it.
     """
     low, high = min(low, 0.0), max(high, 0.0)
-    levels = number_format.qmax - number_format.qmin
+    if low == high:
+        high = 1.0
     if number_format.symmetric:
-        reach = max(-low, high)
         middle = 0 if number_format.signed else (number_format.qmax + 1) // 2
-        step = reach / (number_format.qmax - middle)
-        zero_point = middle
-    else:
-        step = (high - low) / levels
-        zero_point = number_format.qmin if step == 0.0 else round(number_format.qmin - low / step)
-    stored = np.float32(max(step, _SMALLEST))
-    if low == 0.0 and high > 0.0 and float(stored) * levels > high:
-        stored = np.nextafter(stored, np.float32(0.0))
-    return Scale(scale=np.asarray(stored, np.float32), zero_point=np.asarray(zero_point, np.int32))
+        step = np.float32(max(max(-low, high) / (number_format.qmax - middle), _SMALLEST))
+        return Scale(scale=np.asarray(step), zero_point=np.asarray(middle, np.int32))
+    levels = number_format.qmax - number_format.qmin
+    step = np.float32(max((high - low) / levels, _SMALLEST))
+    ends = np.array([-low, high], np.float32)
+    if float(step) * levels > high - low or np.rint(ends / step).sum() < levels:
+        step = np.nextafter(step, np.float32(0.0))
+    zero_point = number_format.qmin + min(int(np.rint(ends[0] / step)), levels)
+    return Scale(scale=np.asarray(step), zero_point=np.asarray(zero_point, np.int32))
 
 
 def weight_scales(
@@ -65,9 +66,9 @@ def _weight_scale(
     weight = initializers[site.initializer].detach().double().movedim(site.axis, 0).flatten(1)
     step = channel_steps(weight, site.number_format, method)
     dead = step <= _SMALLEST
-    if bool(dead.any()):
+    if bool(dead.any()):  # any scale would do for zeros, but the bias is measured in it
         alive = step[~dead]
-        step = torch.where(dead, alive.median() if len(alive) else torch.ones(()).double(), step)
+        step = torch.where(dead, alive.median() if len(alive) else step.new_tensor(1.0 / site.number_format.qmax), step)
     groups = {activation.value: activation.group for activation in plan.activations}
     if site.bias is not None and site.data_input in groups:
         data_step = float(plan.activation_scales[groups[site.data_input]].scale)
