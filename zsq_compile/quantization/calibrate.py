@@ -13,6 +13,7 @@ from zsq_compile.quantization.observers import CalibrationMethod, Extremes, Hist
 from zsq_compile.quantization.scales import scale_from_range
 
 Batch = Mapping[str, Tensor]
+_LOWEST = -3e38  # what stands below is minus infinity, or the float32 that some exporters write for it
 
 
 def calibrate(
@@ -32,12 +33,15 @@ def calibrate(
         advance: told the number of batches done.
 
     Returns:
-        Scales by group. The sites of a group share the range that covers all of them.
+        Scales by group. The sites of a group share the range that covers all of them. The lowest number of all, which
+        a Pad in front of a MaxPool fills in, is not covered: the lowest code does the same there.
 
     Raises:
-        QuantizationError: a value holds NaN or infinity on the calibration data.
+        QuantizationError: there is no data, or a value holds NaN or infinity on it.
 
     """
+    if not batches:
+        raise QuantizationError("calibration wants at least one batch of data, got none: give or synthesize samples")
     groups = {site.value: site.group for site in plan.activations}
     extremes = {group: Extremes() for group in groups.values()}
     _watch(teacher, batches, groups, lambda group, value: extremes[group].observe(value), advance)
@@ -68,7 +72,7 @@ def _watch(
     def visit(node: ir.Node, outputs: tuple[Tensor, ...]) -> None:
         for value, tensor in zip(node.outputs, outputs, strict=False):
             if value.name is not None and value.name in groups:
-                observe(groups[value.name], tensor)
+                observe(groups[value.name], tensor[tensor > _LOWEST] if node.op_type == "Pad" else tensor)
 
     with torch.inference_mode():
         for batch in batches:
