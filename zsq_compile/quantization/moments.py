@@ -16,12 +16,13 @@ With a = (low - m) / s, c = (high - m) / s, phi and Phi the standard normal dens
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from passes.harvest_batchnorm import BatchNormStatistics
 
@@ -73,7 +74,9 @@ def propagate_moments(
     known = {
         entry.output: Moments(
             mean=torch.tensor(entry.shift, dtype=torch.float64),
-            variance=torch.tensor(entry.scale, dtype=torch.float64) ** 2,
+            # scale ** 2 but for epsilon, which is all there is in a dead channel
+            variance=torch.tensor(entry.scale, dtype=torch.float64) ** 2
+            * torch.tensor(entry.variance / (entry.variance + entry.epsilon), dtype=torch.float64),
         )
         for entry in statistics.usable
     }
@@ -120,28 +123,31 @@ def _through(node: ir.Node, found: Mapping[str, Moments], initializers: Mapping[
 
 
 def _keeps_channels(node: ir.Node, moments: Moments) -> bool:
-    """Whether a reshaped value still has its channels on axis 1 (and nothing else is mixed into it)."""
-    shape = node.outputs[0].shape
-    return shape is not None and len(shape) >= 2 and shape[1] == len(moments.mean)
+    """Whether a reshaped value still has its channels on axis 1: there are as many, each with as many numbers."""
+    source, shape = None if node.inputs[0] is None else node.inputs[0].shape, node.outputs[0].shape
+    if source is None or shape is None or len(source) < 2 or len(shape) < 2:
+        return False
+    inner = [size for size in (*source[2:], *shape[2:]) if not isinstance(size, int)]
+    return not inner and shape[1] == len(moments.mean) and _product(source[2:]) == _product(shape[2:])
+
+
+def _product(sizes: Iterable[int | ir.SymbolicDim]) -> int:
+    return math.prod(size for size in sizes if isinstance(size, int))
 
 
 def _moved(node: ir.Node, moments: Moments, initializers: Mapping[str, Tensor]) -> Moments | None:
-    """Zero padding or cutting along the channel axis; spatial cuts leave the means alone, spatial padding does not."""
+    """Pad or cut along the channel axis; spatial cuts leave the means alone, spatial padding does not."""
     shape = node.inputs[0].shape if node.inputs[0] is not None else None
     constants = [None if v is None else initializers.get(str(v.name)) for v in node.inputs[1:]]
     if shape is None or not constants or constants[0] is None:
         return None
     rank = len(shape)
+    computed = [v is not None and c is None for v, c in zip(node.inputs[1:], constants, strict=True)]
+    if any(computed):
+        return None
     if node.op_type == "Pad":
-        pads = constants[0].tolist()
-        if len(pads) != 2 * rank or any(pads[i] or pads[i + rank] for i in range(rank) if i != 1):
-            return None
-        before, after = int(pads[1]), int(pads[1 + rank])
-        return Moments(
-            mean=torch.nn.functional.pad(moments.mean, (before, after)),
-            variance=torch.nn.functional.pad(moments.variance, (before, after)),
-        )
-    if any(constant is None for constant in constants[:2]) or constants[1] is None:
+        return _padded(node, moments, rank, initializers)
+    if len(constants) < 2 or constants[1] is None:
         return None
     starts, ends = constants[0].tolist(), constants[1].tolist()
     axes = constants[2].tolist() if len(constants) > 2 and constants[2] is not None else list(range(len(starts)))
@@ -152,6 +158,20 @@ def _moved(node: ir.Node, moments: Moments, initializers: Mapping[str, Tensor]) 
                 return None
             moments = Moments(mean=moments.mean[start:end:step], variance=moments.variance[start:end:step])
     return moments
+
+
+def _padded(node: ir.Node, moments: Moments, rank: int, initializers: Mapping[str, Tensor]) -> Moments | None:
+    mode = node.attributes.get_string("mode", "constant")
+    assert node.inputs[1] is not None
+    pads = initializers[str(node.inputs[1].name)].tolist()
+    if mode != "constant" or len(node.inputs) > 3 or len(pads) != 2 * rank:
+        return None
+    if any(pads[i] or pads[i + rank] for i in range(rank) if i != 1):
+        return None
+    fill, amount = _scalar(node, 2, initializers, 0.0), (int(pads[1]), int(pads[1 + rank]))
+    return Moments(
+        mean=functional.pad(moments.mean, amount, value=fill), variance=functional.pad(moments.variance, amount)
+    )
 
 
 def _weighted(node: ir.Node, moments: Moments, initializers: Mapping[str, Tensor]) -> Moments | None:
@@ -167,6 +187,8 @@ def _weighted(node: ir.Node, moments: Moments, initializers: Mapping[str, Tensor
         return None
     bias = torch.zeros(len(weight), dtype=torch.float64)
     if len(node.inputs) > 2 and node.inputs[2] is not None:
+        if str(node.inputs[2].name) not in initializers:
+            return None
         bias = initializers[str(node.inputs[2].name)].double().reshape(-1)
     mean = per_channel_sum(weight.flatten(2).sum(2) if weight.ndim > 2 else weight, moments.mean, groups)
     spread = per_channel_sum((weight**2).flatten(2).sum(2) if weight.ndim > 2 else weight**2, moments.variance, groups)
