@@ -13,7 +13,6 @@ from collections.abc import Collection, Mapping, Sequence
 import onnx_ir as ir
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from passes.plan import QuantizationPlan, WeightSite
 from zsq_compile.differentiable.module import TorchGraph
@@ -175,26 +174,35 @@ def _mean_shift(node: ir.Node, error: Tensor, mean: Tensor) -> Tensor | None:
     count = 1 if groups is None else int(groups.value)
     if error.ndim < 3 or error.shape[1] * count != len(mean):
         return None
-    coverage = _tap_coverage(node, error).reshape(1, 1, *error.shape[2:])
+    coverage = _tap_coverage(node, tuple(error.shape[2:]))
+    if coverage is None:
+        return None
     return per_channel_sum((error * coverage).flatten(2).sum(2), mean, count)
 
 
-def _tap_coverage(node: ir.Node, weight: Tensor) -> Tensor:
+def _tap_coverage(node: ir.Node, kernel: tuple[int, ...]) -> Tensor | None:
     """Share of the output positions at which each tap of a kernel reads the image and not its zero border.
 
-    On a 7x7 map with padding 1 every outer tap misses a seventh of the positions. All ones where sizes are unknown.
+    On a 7x7 map with padding 1 every outer tap misses a seventh of the positions. Each axis has its share, and a tap
+    the product of them. None where padding meets an unknown size.
     """
-    kernel = tuple(weight.shape[2:])
+    rank = len(kernel)
+    pads = node.attributes.get_ints("pads", [0] * (2 * rank))
+    strides, dilations = (node.attributes.get_ints(name, [1] * rank) for name in ("strides", "dilations"))
+    if node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        return None
     shape = node.inputs[0].shape if node.inputs[0] is not None else None
-    sizes = [] if shape is None else [size for size in shape[2:] if isinstance(size, int)]
-    pads = node.attributes.get("pads")
-    if len(sizes) != 2 or len(kernel) != 2 or pads is None:
-        return torch.ones(kernel, dtype=torch.float64)
-    top, left, bottom, right = (int(pad) for pad in pads.value)
-    strides, dilations = (
-        tuple(int(n) for n in attribute.value) if attribute is not None else (1, 1)
-        for attribute in (node.attributes.get("strides"), node.attributes.get("dilations"))
-    )
-    image = functional.pad(torch.ones(1, 1, *sizes, dtype=torch.float64), (left, right, top, bottom))
-    taps = torch.eye(kernel[0] * kernel[1], dtype=torch.float64).reshape(-1, 1, *kernel)
-    return functional.conv2d(image, taps, stride=strides, dilation=dilations).mean((0, 2, 3)).reshape(kernel)
+    coverage = torch.ones(kernel, dtype=torch.float64)
+    for axis, taps in enumerate(kernel):
+        before, after = pads[axis], pads[axis + rank]
+        if not before and not after:
+            continue
+        size = None if shape is None else shape[axis + 2]
+        if not isinstance(size, int):
+            return None
+        positions = (before + size + after - dilations[axis] * (taps - 1) - 1) // strides[axis] + 1
+        first = torch.arange(positions) * strides[axis] - before
+        read = first[None, :] + torch.arange(taps)[:, None] * dilations[axis]
+        share = ((read >= 0) & (read < size)).double().mean(1)
+        coverage = coverage * share.reshape([-1 if other == axis else 1 for other in range(rank)])
+    return coverage
