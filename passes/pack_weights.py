@@ -40,6 +40,8 @@ class PackWeights(ir.passes.InPlacePass):
                 f"in '{value.name}': give it more bits in the plan"
             )
         readers = list(value.uses())
+        if not readers:
+            return False
         value.const_value = ir.tensor(codes.astype(ir.DataType.INT4.numpy()), dtype=ir.DataType.INT4, name=value.name)
         value.dtype = ir.DataType.INT4
         cast = ir.node("Cast", [value], {"to": ir.DataType.INT8.value}, name=f"{value.name}_Cast")
