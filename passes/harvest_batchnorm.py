@@ -1,7 +1,7 @@
 """Read what BatchNormalization remembers of the training data: per channel, mean and variance of the value it reads.
 
-``layer -> value x -> BatchNormalization(x; scale, shift, mean, variance)`` says: over the training set, channel c of x had
-mean ``mean[c]`` and variance ``variance[c]``. That is all the data-free methods know of the data.
+``layer -> value x -> BatchNormalization(x; scale, shift, mean, variance)`` says: over the training set, channel c of x
+had mean ``mean[c]`` and variance ``variance[c]``. That is all the data-free methods know of the data.
 """
 
 from dataclasses import dataclass
@@ -80,12 +80,12 @@ class BatchNormStatistics:
 
 
 def folded_advice() -> str:
-    """What to tell the owner of a model whose BatchNormalization was folded away at export."""
+    """Return what to tell the owner of a model whose BatchNormalization was folded away at export."""
     return (
-        "The model holds no BatchNormalization: its exporter folded them into the convolutions, and with them went what "
-        "they remembered of the training data. To keep them, export again from PyTorch with torch.onnx.export(model.eval(), "
-        "..., dynamo=False, training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False), or with "
-        "torch.onnx.export(model.eval(), ..., dynamo=True, optimize=False)."
+        "The model holds no BatchNormalization: exporters fold it into the convolutions, and with it goes what it "
+        "remembered of the training data. To keep it, export again from PyTorch with "
+        "torch.onnx.export(model.eval(), ..., dynamo=False, training=torch.onnx.TrainingMode.PRESERVE, "
+        "do_constant_folding=False), or with torch.onnx.export(model.eval(), ..., dynamo=True, optimize=False)."
     )
 
 

@@ -8,7 +8,16 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from passes.drop_identity import DropIdentity
 from passes.fold_constants import FoldConstants
+from passes.fold_pad import FoldPad
+from passes.fuse_bias import FuseBias
+from passes.infer_shapes import InferShapes
+from passes.name_nodes import NameNodes
+from passes.own_weights import OwnWeights
+from passes.resolve_auto_pad import ResolveAutoPad
+from passes.resolve_shapes import ResolveShapes
+from passes.unify_operators import UnifyOperators
 
 
 class SimplifierError(ValueError):
@@ -16,10 +25,7 @@ class SimplifierError(ValueError):
 
 
 def normalize(model: ir.Model, *, simplify: bool = True) -> ir.Model:
-    """Return the graph in normal form; the model given is not changed.
-
-    The result has no Constant nodes, dead code, Identity or Dropout, no initializer among the graph inputs, unique node
-    names, and known shapes.
+    """Return the graph in normal form (door NORMALIZED of passes/checks.py); the model given is not changed.
 
     Args:
         model: a valid model of opset 21 or later.
@@ -30,46 +36,43 @@ def normalize(model: ir.Model, *, simplify: bool = True) -> ir.Model:
 
     """
     proto = ir.to_proto(model)
-    working = ir.from_proto(_simplified(proto) if simplify else proto)
-    pipeline = ir.passes.Sequential(
+    working = ir.from_proto(simplified(proto) if simplify else proto)
+    return _passes()(working).model
+
+
+def _passes() -> ir.passes.Sequential:
+    return ir.passes.Sequential(
         common.RemoveInitializersFromInputsPass(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        FoldConstants(),
-        common.IdentityEliminationPass(),
-        common.RemoveUnusedNodesPass(),
         NameNodes(),
-        common.ShapeInferencePass(),
+        DropIdentity(),
+        FoldConstants(),
+        # a resolved Reshape lets shapes behind it be inferred, and those resolve further ones
+        ir.passes.PassManager([InferShapes(), ResolveShapes(), FoldConstants()], steps=4),
+        UnifyOperators(),
+        ResolveAutoPad(),
+        FoldPad(),
+        FuseBias(),
+        common.RemoveUnusedNodesPass(),
+        OwnWeights(),
+        NameNodes(),
+        InferShapes(),
     )
-    return pipeline(working).model
 
 
-def _simplified(proto: onnx.ModelProto) -> onnx.ModelProto:
+def simplified(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the graph as onnxsim rewrites it, BatchNormalization kept.
+
+    Raises:
+        SimplifierError: it failed, or made a graph that ONNX's checker rejects.
+
+    """
     import onnxsim  # takes a second, and brings torch with it
 
     try:
-        simplified, _ = onnxsim.simplify(proto, skip_fuse_bn=True, certify=False)
-        onnx.checker.check_model(simplified)
+        result, _ = onnxsim.simplify(proto, skip_fuse_bn=True, certify=False)
+        onnx.checker.check_model(result)
     except Exception as error:  # its C++ core raises bare RuntimeError and worse
         raise SimplifierError(f"onnxsim could not simplify the graph: {error}") from error
-    assert isinstance(simplified, onnx.ModelProto)
-    return simplified
-
-
-class NameNodes(ir.passes.InPlacePass):
-    """Give every node a unique name: its own where it has one, else its operator and first output."""
-
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Name them; the first of several nodes of one name keeps it."""
-        taken: set[str] = set()
-        modified = False
-        for node in model.graph:
-            wanted = node.name or f"{node.op_type}_{node.outputs[0].name}"
-            name, count = wanted, 0
-            while name in taken:
-                count += 1
-                name = f"{wanted}_{count}"
-            taken.add(name)
-            if name != node.name:
-                node.name = name
-                modified = True
-        return ir.passes.PassResult(model, modified)
+    assert isinstance(result, onnx.ModelProto)
+    return result

@@ -1,0 +1,143 @@
+"""Fold a Pad node into the convolutions and poolings that read it.
+
+    Pad(x) -> Conv(pads=p)         ->  Conv(x, pads=p + pad)
+    Pad(x) -> AveragePool(pads=p)  ->  AveragePool(x, pads=p + pad, count_include_pad=1)
+    Pad(x) -> MaxPool(pads=p)      ->  MaxPool(x, pads=p + pad)
+
+A Pad that stays costs a copy of the tensor, and a quantizer that has to represent its zeros.
+"""
+
+import numpy as np
+import onnx_ir as ir
+
+from passes.fold_constants import constant_value
+from passes.pipeline import Outcome
+from passes.plan import Refusal
+from passes.surgery import drop_unused, is_standard
+
+_NOT_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Exp", "Abs")
+
+
+class FoldPad(ir.passes.InPlacePass):
+    """Fold constant padding of spatial axes.
+
+    1. Conv takes a padding with 0.
+    2. AveragePool takes a padding with 0 if it counts padding anyway or has none of its own, and no ceil_mode.
+    3. MaxPool takes a padding with the lowest number, or with 0 where the input is never negative.
+
+    Every reader is served by itself; the Pad goes when none is left.
+    """
+
+    def call(self, model: ir.Model) -> Outcome:
+        """Fold; the outcome's refusals name each Pad that stays, and why."""
+        refusals: list[Refusal] = []
+        modified = False
+        for node in list(model.graph):
+            if not is_standard(node, "Pad"):
+                continue
+            reasons = self._fold(node)
+            reason = next((text for text in reasons if text is not None), None)
+            modified |= None in reasons
+            if reason is not None:
+                refusals.append(Refusal(where=node.name or "", op_type="Pad", reason=reason))
+            elif not node.outputs[0].is_graph_output():
+                inputs = tuple(node.inputs)
+                model.graph.remove(node, safe=True)
+                drop_unused(model.graph, inputs)
+        return Outcome(model, modified, tuple(refusals))
+
+    def _fold(self, node: ir.Node) -> list[str | None]:
+        """Return for every reader None if it took the padding, else why not."""
+        padding = _padding(node)
+        if isinstance(padding, str):
+            return [padding]
+        begins, ends, fill = padding
+        reasons: list[str | None] = ["it is an output of the graph"] if node.outputs[0].is_graph_output() else []
+        for reader, position in tuple(node.outputs[0].uses()):
+            reason = _obstacle(reader, position, node.inputs[0], begins, ends, fill)
+            if reason is None:
+                own = list(reader.attributes.get_ints("pads", [0] * (2 * len(begins))))
+                total = [int(mine + more) for mine, more in zip(own, begins + ends, strict=True)]
+                reader.attributes["pads"] = ir.AttrInt64s("pads", total)
+                reader.attributes.pop("auto_pad", None)
+                if reader.op_type == "AveragePool":
+                    reader.attributes["count_include_pad"] = ir.AttrInt64("count_include_pad", 1)
+                reader.replace_input_with(0, node.inputs[0])
+            reasons.append(reason)
+        return reasons
+
+
+def _padding(node: ir.Node) -> tuple[list[int], list[int], float] | str:
+    """Return the padding before and behind every spatial axis and what it is filled with, or why there is none."""
+    if node.attributes.get_string("mode", "constant") != "constant":
+        return f"it pads by '{node.attributes.get_string('mode')}', not with a constant"
+    pads = constant_value(node.inputs[1])
+    fill = _optional(node, 2)
+    axes = _optional(node, 3)
+    shape = node.inputs[0].shape if node.inputs[0] is not None else None
+    if pads is None or fill is None or axes is None:
+        return "its padding is computed at run time"
+    if shape is None:
+        return "the rank of its input is not known"
+    rank = len(shape)
+    full = np.zeros((2, rank), np.int64)
+    full[:, axes.astype(np.int64) if axes.size else slice(None)] = pads.reshape(2, -1)
+    if (full < 0).any():
+        return "it crops (negative padding)"
+    if full[:, :2].any():
+        return "it pads the batch or the channels"
+    return full[0, 2:].tolist(), full[1, 2:].tolist(), float(fill.reshape(-1)[0]) if fill.size else 0.0
+
+
+def _optional(node: ir.Node, position: int) -> np.ndarray | None:
+    """Value of an optional input: empty if it is absent, None if it is not constant."""
+    if len(node.inputs) <= position or node.inputs[position] is None:
+        return np.empty(0)
+    return constant_value(node.inputs[position])
+
+
+def _obstacle(
+    reader: ir.Node, position: int, source: ir.Value | None, begins: list[int], ends: list[int], fill: float
+) -> str | None:
+    """Why a reader cannot take the padding, or None."""
+    if position != 0 or not is_standard(reader, "Conv", "AveragePool", "MaxPool"):
+        return f"'{reader.name}' ({reader.op_type}) reads it and has no padding of its own"
+    if reader.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        return f"'{reader.name}' computes its own padding (auto_pad)"
+    if reader.op_type == "Conv":
+        return None if fill == 0.0 else f"it pads with {fill:g}, and convolutions pad with 0"
+    if reader.attributes.get_int("ceil_mode", 0):
+        return f"'{reader.name}' rounds its output size up (ceil_mode)"
+    own = list(reader.attributes.get_ints("pads", [0] * (2 * len(begins))))
+    kernel = list(reader.attributes.get_ints("kernel_shape", []))
+    if any(mine + more >= size for mine, more, size in zip(own, begins + ends, kernel * 2, strict=True)):
+        return f"'{reader.name}' would pad by its whole window"
+    if reader.op_type == "AveragePool":
+        if fill != 0.0:
+            return f"it pads with {fill:g}, and AveragePool pads with 0"
+        if any(own) and not reader.attributes.get_int("count_include_pad", 0):
+            return f"'{reader.name}' leaves its own padding out of the average"
+        return None
+    return _max_obstacle(reader, source, fill)
+
+
+def _max_obstacle(reader: ir.Node, source: ir.Value | None, fill: float) -> str | None:
+    if sum(bool(output.name) for output in reader.outputs) > 1:
+        return f"'{reader.name}' returns positions, which padding moves"
+    if any(step != 1 for step in reader.attributes.get_ints("dilations", [])):
+        return f"'{reader.name}' is dilated: a window could lie in the padding alone"
+    if fill == -np.inf or fill <= np.finfo(np.float32).min:
+        return None
+    if fill == 0.0 and _never_negative(source):
+        return None
+    return f"it pads with {fill:g}, which can win against negative inputs of '{reader.name}'"
+
+
+def _never_negative(value: ir.Value | None) -> bool:
+    node = value.producer() if value is not None else None
+    if node is None:
+        return False
+    if is_standard(node, "Clip"):
+        low = constant_value(node.inputs[1]) if len(node.inputs) > 1 else None
+        return low is not None and float(low) >= 0.0
+    return is_standard(node, *_NOT_NEGATIVE)

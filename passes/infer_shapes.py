@@ -1,0 +1,118 @@
+"""Make the shape of every value known, as far as the graph allows, with only the batch left open."""
+
+import onnx
+import onnx_ir as ir
+
+Sizes = list[int | str | None]
+_SMALL = 1024  # elements; larger initializers cannot be sizes, and need not travel to the inference
+
+
+class InferShapes(ir.passes.InPlacePass):
+    """Infer the shape of every value anew with ONNX's own inference.
+
+    1. Once with the graph as it is.
+    2. If sizes beside the batch stay open, once more with every open batch set to 2 and once to 3: what comes out equal
+       does not depend on the batch, and is taken over.
+    3. What cannot be inferred keeps the annotation it had.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Infer; annotations of the main graph change, nothing else."""
+        values = [value for node in model.graph for value in node.outputs if value.name]
+        proto = _skeleton(model)
+        found, types = _inferred(proto, None)
+        if any(not _is_settled(found.get(value.name or "")) for value in values) and _has_open_batch(proto):
+            (first, _), (second, _) = _inferred(proto, 2), _inferred(proto, 3)
+            for name, one in first.items():
+                found[name] = _merged(found.get(name), one, second.get(name, []))
+        modified = False
+        for value in values:
+            name = value.name or ""
+            modified |= _annotate(value, found.get(name), types.get(name, ir.DataType.UNDEFINED))
+        return ir.passes.PassResult(model, modified)
+
+
+def _skeleton(model: ir.Model) -> onnx.ModelProto:
+    """Return the graph without large weights and without annotations but those of inputs and outputs."""
+    proto = ir.to_proto(model)
+    del proto.graph.value_info[:]
+    for tensor in proto.graph.initializer:
+        count = 1
+        for size in tensor.dims:
+            count *= size
+        if count > _SMALL:
+            tensor.ClearField("raw_data")
+            tensor.ClearField("float_data")
+    return proto
+
+
+def _inferred(proto: onnx.ModelProto, batch: int | None) -> tuple[dict[str, Sizes], dict[str, ir.DataType]]:
+    """Shapes and element types by value name, with every open batch set to ``batch`` if it is given."""
+    trial = onnx.ModelProto()
+    trial.CopyFrom(proto)
+    for value in trial.graph.input:
+        dims = value.type.tensor_type.shape.dim
+        if batch is not None and dims and not dims[0].HasField("dim_value"):
+            dims[0].dim_value = batch
+    for value in trial.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    trial = _run(trial)
+    values = [*trial.graph.value_info, *trial.graph.output]
+    shapes: dict[str, Sizes] = {
+        value.name: [
+            dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None
+            for dim in value.type.tensor_type.shape.dim
+        ]
+        for value in values
+        if value.type.tensor_type.HasField("shape")
+    }
+    return shapes, {value.name: ir.DataType(value.type.tensor_type.elem_type) for value in values}
+
+
+def _run(proto: onnx.ModelProto) -> onnx.ModelProto:
+    for propagate in (True, False):  # following the values of sizes fails on some graphs that can be inferred without
+        try:
+            return onnx.shape_inference.infer_shapes(proto, data_prop=propagate)
+        except onnx.shape_inference.InferenceError:
+            continue
+    return proto
+
+
+def _is_settled(sizes: Sizes | None) -> bool:
+    return sizes is not None and all(isinstance(size, int) for size in sizes[1:])
+
+
+def _has_open_batch(proto: onnx.ModelProto) -> bool:
+    shapes = [value.type.tensor_type.shape.dim for value in proto.graph.input]
+    return any(dims and not dims[0].HasField("dim_value") for dims in shapes)
+
+
+def _merged(found: Sizes | None, one: Sizes, other: Sizes) -> Sizes:
+    if len(one) != len(other):
+        return found or []
+    fixed: Sizes = [size if size == again else None for size, again in zip(one, other, strict=True)]
+    if found is None or len(found) != len(fixed):
+        return fixed
+    return [
+        size if isinstance(size, int) or better is None else better for size, better in zip(found, fixed, strict=True)
+    ]
+
+
+def _annotate(value: ir.Value, sizes: Sizes | None, dtype: ir.DataType) -> bool:
+    modified = False
+    if dtype != ir.DataType.UNDEFINED and value.dtype != dtype:
+        value.dtype = dtype
+        modified = True
+    if sizes is None:
+        return modified
+    if value.is_graph_output() and value.shape is not None and len(value.shape) == len(sizes):
+        # the user's own names of open sizes are better than made up ones
+        sizes = [
+            size if isinstance(size, int) else ours if isinstance(ours, int) else ours.value
+            for size, ours in zip(sizes, value.shape, strict=True)
+        ]
+    shape = ir.Shape(sizes)
+    if value.shape != shape:
+        value.shape = shape
+        modified = True
+    return modified
