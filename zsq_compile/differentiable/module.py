@@ -99,13 +99,7 @@ class TorchGraph:
 
         """
         wanted = self.output_names if outputs is None else tuple(outputs)
-        values = dict(self.initializers)
-        if replace is not None:
-            if not replace.keys() <= values.keys():
-                unknown = sorted(replace.keys() - values.keys())
-                message = f"replace names {unknown}, but the graph has no initializers of these names"
-                raise KeyError(message)
-            values.update(replace)
+        values = self._constants(replace or {})
         values.update(feeds)
         for step in self._schedule(frozenset(feeds), wanted):
             call = step.call
@@ -125,6 +119,13 @@ class TorchGraph:
             for name in step.free:
                 del values[name]
         return {name: self._finish(name, values[name]) for name in wanted}
+
+    def _constants(self, replace: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        if not replace.keys() <= self.initializers.keys():
+            unknown = sorted(replace.keys() - self.initializers.keys())
+            message = f"replace names {unknown}, but the graph has no initializers of these names"
+            raise KeyError(message)
+        return {**self.initializers, **replace}
 
     def _finish(self, name: str, value: torch.Tensor) -> torch.Tensor:
         declared = self._integer_outputs.get(name)

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from zsq_compile.differentiable.arguments import Kernel, Numbers, Row, integers, refuse, text
 
-_PAD_BY_INDEX = {"reflect": "reflect", "edge": "edge", "wrap": "wrap"}
+_MODES = ("constant", "reflect", "edge", "wrap")
 
 
 def pad(x: Tensor, begins: Sequence[int], ends: Sequence[int], mode: str, value: float | None) -> Tensor:
@@ -32,13 +32,13 @@ def _pad_indices(length: int, begin: int, end: int, mode: str) -> Tensor:
     indices = np.arange(length)[max(-begin, 0) : length - max(-end, 0)]
     around = (max(begin, 0), max(end, 0))
     if mode == "reflect":
-        return torch.from_numpy(np.pad(indices, around, mode="reflect"))
-    return torch.from_numpy(np.pad(indices, around, mode="edge") if mode == "edge" else np.pad(indices, around, "wrap"))
+        return torch.from_numpy(np.pad(indices, around, "reflect"))
+    return torch.from_numpy(np.pad(indices, around, "edge") if mode == "edge" else np.pad(indices, around, "wrap"))
 
 
 def _check_mode(node: ir.Node) -> str:
     mode = text(node, "mode", "constant")
-    if mode != "constant" and mode not in _PAD_BY_INDEX:
+    if mode not in _MODES:
         refuse(node, f"padding mode {mode!r} is not known")
     return mode
 

@@ -8,7 +8,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from zsq_compile.differentiable.arguments import Builder, Kernel, Row, integer, refuse, text
+from zsq_compile.differentiable.arguments import Kernel, Row, integer, refuse, text
 
 State: TypeAlias = tuple[Tensor, ...]
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -96,77 +96,90 @@ def _sweep(x: Tensor, state: State, cell: Cell, weights: _Weights, lengths: Tens
     return torch.stack(made), state
 
 
-def _recurrent(gates: int, states: int, names: tuple[str, ...], make_cell: Callable[..., Cell]) -> Builder:
-    def build(node: ir.Node) -> Kernel:
-        direction, batch_first = text(node, "direction", "forward"), integer(node, "layout")
+class _Layer:
+    """A recurrent node: one cell per direction, swept over time."""
+
+    def __init__(
+        self, node: ir.Node, gates: int, states: int, names: tuple[str, ...], make_cell: Callable[..., Cell]
+    ) -> None:
         for name in ("clip", "input_forget", "activation_alpha", "activation_beta"):
             if name in node.attributes and node.attributes[name].value:
                 refuse(node, f"attribute {name} has no kernel here")
-        count = 2 if direction == "bidirectional" else 1
+        direction = text(node, "direction", "forward")
+        self._backward = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}[direction]
+        self._gates, self._states = gates, states
+        self._batch_first = bool(integer(node, "layout"))
         listed = node.attributes.get("activations")
-        functions = [name.lower() for name in (listed.as_strings() if listed is not None else names * count)]
+        functions = [
+            name.lower() for name in (listed.as_strings() if listed is not None else names * len(self._backward))
+        ]
         unknown = sorted(set(functions) - _ACTIVATIONS.keys())
         if unknown:
             refuse(node, f"activations {unknown} have no kernel here")
         per = len(names)
-        cells = [
-            make_cell([_ACTIVATIONS[name] for name in functions[k * per : (k + 1) * per]], node) for k in range(count)
+        self._cells = [
+            make_cell([_ACTIVATIONS[name] for name in functions[k * per : (k + 1) * per]], node)
+            for k in range(len(self._backward))
         ]
 
-        def run(
-            x: Tensor,
-            weight: Tensor,
-            recurrent: Tensor,
-            bias: Tensor | None = None,
-            lengths: Tensor | None = None,
-            *rest: Tensor | None,
-        ) -> tuple[Tensor, ...]:
-            hidden = recurrent.shape[-1]
-            if batch_first:
-                x = x.transpose(0, 1)
-            if bias is None:
-                bias = x.new_zeros(count, 2 * gates * hidden)
-            peephole = rest[2] if len(rest) > 2 else None
-            if peephole is None:
-                peephole = x.new_zeros(count, 3 * hidden)
-            starts = [_start(rest, k, count, x, hidden, batch_first=bool(batch_first)) for k in range(states)]
-            outputs, finals = [], []
-            for k in range(count):
-                backward = direction == "reverse" or k == 1
-                steps = _turned(x, lengths) if backward else x
-                in_bias, recurrent_bias = bias[k].chunk(2)
-                weights = _Weights(recurrent[k], recurrent_bias, peephole[k])
-                y, final = _sweep(
-                    steps @ weight[k].t() + in_bias, tuple(start[k] for start in starts), cells[k], weights, lengths
-                )
-                outputs.append(_turned(y, lengths) if backward else y)
-                finals.append(final)
-            last = [torch.stack([final[k] for final in finals]) for k in range(states)]
-            y = torch.stack(outputs, 1)
-            if batch_first:
-                return y.permute(2, 0, 1, 3), *(state.transpose(0, 1) for state in last)
-            return y, *last
+    def __call__(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        recurrent: Tensor,
+        bias: Tensor | None = None,
+        lengths: Tensor | None = None,
+        *rest: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        """Run the node; ``rest`` are the initial states, then the peephole weights of an LSTM."""
+        hidden, count = recurrent.shape[-1], len(self._cells)
+        if self._batch_first:
+            x = x.transpose(0, 1)
+        if bias is None:
+            bias = x.new_zeros(count, 2 * self._gates * hidden)
+        peephole = rest[2] if len(rest) > 2 else None
+        if peephole is None:
+            peephole = x.new_zeros(count, 3 * hidden)
+        starts = [self._start(rest, k, x, hidden) for k in range(self._states)]
+        outputs, finals = [], []
+        for k, (cell, backward) in enumerate(zip(self._cells, self._backward, strict=True)):
+            in_bias, recurrent_bias = bias[k].chunk(2)
+            weights = _Weights(recurrent[k], recurrent_bias, peephole[k])
+            steps = (_turned(x, lengths) if backward else x) @ weight[k].t() + in_bias
+            y, final = _sweep(steps, tuple(start[k] for start in starts), cell, weights, lengths)
+            outputs.append(_turned(y, lengths) if backward else y)
+            finals.append(final)
+        last = [torch.stack([final[k] for final in finals]) for k in range(self._states)]
+        y = torch.stack(outputs, 1)
+        if self._batch_first:
+            return y.permute(2, 0, 1, 3), *(state.transpose(0, 1) for state in last)
+        return y, *last
 
-        return run
-
-    return build
+    def _start(self, rest: Sequence[Tensor | None], which: int, x: Tensor, hidden: int) -> Tensor:
+        given = rest[which] if which < len(rest) else None
+        if given is None:
+            return x.new_zeros(len(self._cells), x.shape[1], hidden)
+        return given.transpose(0, 1) if self._batch_first else given
 
 
 def _turned(x: Tensor, lengths: Tensor | None) -> Tensor:
     return x.flip(0) if lengths is None else reverse_sequence(x, lengths)
 
 
-def _start(
-    rest: Sequence[Tensor | None], which: int, count: int, x: Tensor, hidden: int, *, batch_first: bool
-) -> Tensor:
-    given = rest[which] if which < len(rest) else None
-    if given is None:
-        return x.new_zeros(count, x.shape[1], hidden)
-    return given.transpose(0, 1) if batch_first else given
+def _rnn(node: ir.Node) -> Kernel:
+    return _Layer(node, 1, 1, ("Tanh",), _rnn_cell)
+
+
+def _gru(node: ir.Node) -> Kernel:
+    return _Layer(node, 3, 1, ("Sigmoid", "Tanh"), _gru_cell)
+
+
+def _lstm(node: ir.Node) -> Kernel:
+    return _Layer(node, 4, 2, ("Sigmoid", "Tanh", "Tanh"), _lstm_cell)
 
 
 ROWS: tuple[Row, ...] = (
-    ("RNN", (7, 14, 22), _recurrent(1, 1, ("Tanh",), _rnn_cell)),
-    ("GRU", (7, 14, 22), _recurrent(3, 1, ("Sigmoid", "Tanh"), _gru_cell)),
-    ("LSTM", (7, 14, 22), _recurrent(4, 2, ("Sigmoid", "Tanh", "Tanh"), _lstm_cell)),
+    ("RNN", (7, 14, 22), _rnn),
+    ("GRU", (7, 14, 22), _gru),
+    ("LSTM", (7, 14, 22), _lstm),
 )

@@ -19,12 +19,12 @@ def _complex(x: Tensor) -> Tensor:
 def _spectrum(x: Tensor, length: int | None, axis: int, *, inverse: bool, onesided: bool) -> Tensor:
     signal = _complex(x)
     if inverse and onesided:
-        return torch.fft.irfft(signal, length, axis).unsqueeze(-1)
+        real: Tensor = torch.fft.irfft(signal, length, axis)
+        return real.unsqueeze(-1)
     if inverse:
         return torch.view_as_real(torch.fft.ifft(signal, length, axis))
-    if onesided:
-        return torch.view_as_real(torch.fft.rfft(signal, length, axis))
-    return torch.view_as_real(torch.fft.fft(signal, length, axis))
+    transform = torch.fft.rfft if onesided else torch.fft.fft
+    return torch.view_as_real(transform(signal, length, axis))
 
 
 def _dft_attribute(node: ir.Node) -> Kernel:
