@@ -1,0 +1,207 @@
+"""What a legal graph is at each door between stages, so that a mistake is found where it was made.
+
+NORMALIZED -> harvest, synthesis, folding; FOLDED -> placing quantizers; EMITTED -> the runtime.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from enum import Enum
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from passes.fold_constants import constant_value
+from passes.plan import Refusal
+from passes.surgery import is_standard
+
+MINIMUM_OPSET = 21
+_BIAS_TOLERANCE = 1e-6
+
+
+class Door(Enum):
+    """A point between two stages."""
+
+    NORMALIZED = "normalized"
+    FOLDED = "folded"
+    EMITTED = "emitted"
+
+
+class IllegalGraphError(ValueError):
+    """A graph does not have the form that a door asks for; ``violations`` says where and why."""
+
+    def __init__(self, door: Door, violations: tuple[Refusal, ...]) -> None:
+        first = "; ".join(f"{item.op_type} '{item.where}': {item.reason}" for item in violations[:3])
+        more = f"; and {len(violations) - 3} more" if len(violations) > 3 else ""
+        super().__init__(f"the graph is not {door.value}: {first}{more}")
+        self.violations = violations
+
+
+def check(model: ir.Model, door: Door) -> None:
+    """Raise IllegalGraphError if the graph may not pass the door."""
+    found = violations(model, door)
+    if found:
+        raise IllegalGraphError(door, found)
+
+
+def violations(model: ir.Model, door: Door) -> tuple[Refusal, ...]:
+    """Return everything that keeps the graph from passing the door.
+
+    NORMALIZED: opset 21 or later; no Constant, Identity or control flow; unique node names; initializers are no inputs;
+        the shape of every value known but for open batches; no BatchNormalization in training mode.
+    FOLDED: NORMALIZED, and no BatchNormalization that could be folded into the layer before it.
+    EMITTED: every scale is constant, positive and finite; zero points have the type of the codes; a scale per channel
+        has an axis that exists and is the layer's output axis; an int32 bias has scale(data) * scale(weight).
+    """
+    rules: dict[Door, tuple[Callable[[ir.Model], Iterator[Refusal]], ...]] = {
+        Door.NORMALIZED: (_opset, _node_names, _operators, _inputs, _shapes),
+        Door.FOLDED: (_opset, _node_names, _operators, _inputs, _shapes, _unfolded),
+        Door.EMITTED: (_opset, _node_names, _grids, _weights, _biases),
+    }
+    return tuple(refusal for rule in rules[door] for refusal in rule(model))
+
+
+def _at(node: ir.Node, reason: str) -> Refusal:
+    return Refusal(where=node.name or "", op_type=node.op_type, reason=reason)
+
+
+def _opset(model: ir.Model) -> Iterator[Refusal]:
+    version = model.graph.opset_imports.get("")
+    if version is None or version < MINIMUM_OPSET:
+        reason = f"it uses opset {version}; wanted {MINIMUM_OPSET} or later"
+        yield Refusal(where=model.graph.name or "", op_type="graph", reason=reason)
+
+
+def _node_names(model: ir.Model) -> Iterator[Refusal]:
+    counts = Counter(node.name for node in model.graph)
+    for node in model.graph:
+        if not node.name:
+            yield _at(node, "it has no name")
+        elif counts[node.name] > 1:
+            yield _at(node, f"{counts[node.name]} nodes have this name")
+
+
+def _operators(model: ir.Model) -> Iterator[Refusal]:
+    for node in model.graph:
+        if is_standard(node, "Constant"):
+            yield _at(node, "constants must be initializers")
+        elif is_standard(node, "BatchNormalization") and node.attributes.get_int("training_mode", 0) == 1:
+            yield _at(node, "it is in training mode")
+        elif any(attr.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for attr in node.attributes.values()):
+            yield _at(node, "it holds a graph of its own")
+
+
+def _inputs(model: ir.Model) -> Iterator[Refusal]:
+    for value in model.graph.inputs:
+        if value.is_initializer():
+            yield Refusal(where=value.name or "", op_type="input", reason="an initializer is listed as a graph input")
+
+
+def _shapes(model: ir.Model) -> Iterator[Refusal]:
+    for node in model.graph:
+        for value in node.outputs:
+            if value.name and value.shape is None:
+                yield _at(node, f"the shape of '{value.name}' is not known")
+
+
+def _unfolded(model: ir.Model) -> Iterator[Refusal]:
+    for node in model.graph:
+        if not is_standard(node, "BatchNormalization") or node.inputs[0] is None:
+            continue
+        source = node.inputs[0]
+        layer = source.producer()
+        if layer is None or not is_standard(layer, "Conv", "ConvTranspose", "Gemm"):
+            continue
+        if len(source.uses()) == 1 and not source.is_graph_output() and constant_value(layer.inputs[1]) is not None:
+            yield _at(node, f"it stands directly behind '{layer.name}' and is not folded into it")
+
+
+def _grids(model: ir.Model) -> Iterator[Refusal]:
+    for node in model.graph:
+        if is_standard(node, "QuantizeLinear", "DequantizeLinear"):
+            reason = _grid_fault(node)
+            if reason is not None:
+                yield _at(node, reason)
+
+
+def _grid_fault(node: ir.Node) -> str | None:
+    scale = constant_value(node.inputs[1])
+    if scale is None:
+        return "its scale is not constant"
+    numbers = scale.astype(np.float64)
+    if not np.isfinite(numbers).all() or not (numbers > 0).all():
+        return f"its scale must be positive and finite, got {scale.reshape(-1)[:4].tolist()}"
+    codes = node.inputs[0] if node.op_type == "DequantizeLinear" else node.outputs[0]
+    zero = node.inputs[2] if len(node.inputs) > 2 else None
+    if zero is not None:
+        zeros = constant_value(zero)
+        if zeros is None or zeros.shape != scale.shape:
+            return f"its zero point must be constant and have the shape of its scale, {scale.shape}"
+        if codes is not None and codes.dtype is not None and zero.dtype is not None and codes.dtype != zero.dtype:
+            return f"its zero point is {zero.dtype.name}, its codes are {codes.dtype.name}"
+        if zero.dtype == ir.DataType.INT32 and zeros.any():
+            return "int32 codes must have the zero point 0"
+    return _axis_fault(node, scale)
+
+
+def _axis_fault(node: ir.Node, scale: NDArray[np.generic]) -> str | None:
+    shape = node.inputs[0].shape if node.inputs[0] is not None else None
+    if scale.ndim == 0 or shape is None:
+        return None
+    axis = node.attributes.get_int("axis", 1)
+    if not -len(shape) <= axis < len(shape):
+        return f"its axis {axis} does not exist in {shape}"
+    if node.attributes.get_int("block_size", 0) == 0 and scale.shape != (shape[axis],):
+        return f"it has {scale.size} scales for axis {axis} of {shape}"
+    return None
+
+
+def _weights(model: ir.Model) -> Iterator[Refusal]:
+    for node in model.graph:
+        if not is_standard(node, "Conv", "ConvTranspose", "Gemm", "MatMul"):
+            continue
+        weight = _dequantizer(node, 1)
+        scale = constant_value(weight.inputs[1]) if weight is not None else None
+        if weight is None or scale is None or scale.ndim == 0 or weight.inputs[0] is None:
+            continue
+        rank = len(weight.inputs[0].shape or ())
+        axis = weight.attributes.get_int("axis", 1) % max(rank, 1)
+        wanted = _output_axis(node, rank)
+        if constant_value(weight.inputs[0]) is not None and axis != wanted:
+            yield _at(node, f"its weight has a scale for every index of axis {axis}; its outputs are axis {wanted}")
+
+
+def _output_axis(layer: ir.Node, rank: int) -> int:
+    match layer.op_type:
+        case "Conv":
+            return 0
+        case "Gemm":
+            return 0 if layer.attributes.get_int("transB", 0) else 1
+        case "MatMul":
+            return rank - 1
+        case _:
+            return 1
+
+
+def _biases(model: ir.Model) -> Iterator[Refusal]:
+    for node in model.graph:
+        if not is_standard(node, "Conv", "ConvTranspose", "Gemm"):
+            continue
+        bias = _dequantizer(node, 2)
+        if bias is None or bias.inputs[0] is None or bias.inputs[0].dtype != ir.DataType.INT32:
+            continue
+        factors = [_dequantizer(node, 0), _dequantizer(node, 1), bias]
+        scales = [constant_value(factor.inputs[1]) if factor is not None else None for factor in factors]
+        data, weight, own = scales
+        if data is None or weight is None or own is None:
+            yield _at(node, "its bias is int32, but its data or its weight is not quantized")
+            continue
+        wanted = data.astype(np.float64) * weight.astype(np.float64)
+        if own.size not in (1, wanted.size) or not np.allclose(own, wanted, rtol=_BIAS_TOLERANCE, atol=0.0):
+            yield _at(node, "the scale of its int32 bias is not the product of its data's and its weight's scales")
+
+
+def _dequantizer(node: ir.Node, position: int) -> ir.Node | None:
+    value = node.inputs[position] if len(node.inputs) > position else None
+    producer = value.producer() if value is not None else None
+    return producer if producer is not None and is_standard(producer, "DequantizeLinear") else None

@@ -1,0 +1,63 @@
+"""Does a rewritten graph still compute what the user's file computes? Asked of ONNX Runtime, on random inputs."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from backends.session import open_session
+from zsq_compile.signature import InputSpec
+
+TOLERANCE = 1e-3
+"""Largest difference, relative to the output's largest magnitude, that rounding may make of a rewritten graph."""
+
+_BATCH = 2
+
+
+class Reference:
+    """Outputs of a model on two random batches: normal numbers, and numbers from 0 to 255.
+
+    RuntimeModelError, from here or from ``difference``, when the runtime cannot load or run a model.
+    """
+
+    def __init__(self, model: onnx.ModelProto, inputs: Sequence[InputSpec], *, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        self._feeds = [{spec.name: _random(spec, rng, wide=wide) for spec in inputs} for wide in (False, True)]
+        self._outputs = self._run(model, None)
+
+    def difference(self, model: onnx.ModelProto) -> float:
+        """Largest difference of any output, relative to its largest magnitude; infinite if shapes or NaNs differ."""
+        pairs = zip(self._outputs, self._run(model, list(self._outputs[0])), strict=True)
+        return max((_difference(one[name], other[name]) for one, other in pairs for name in one), default=0.0)
+
+    def _run(self, model: onnx.ModelProto, names: list[str] | None) -> list[dict[str, NDArray[Any]]]:
+        session = open_session(model)
+        return [session.run(feed, names) for feed in self._feeds]
+
+
+def _random(spec: InputSpec, rng: np.random.Generator, *, wide: bool) -> NDArray[Any]:
+    shape = tuple(_BATCH if size is None else size for size in spec.shape)
+    if np.issubdtype(spec.dtype, np.floating):
+        numbers = rng.uniform(0.0, 255.0, shape) if wide else rng.standard_normal(shape)
+        return numbers.astype(spec.dtype)
+    if spec.dtype == np.bool_:
+        return rng.integers(0, 2, shape).astype(np.bool_)
+    if spec.dtype.itemsize == 1:
+        return rng.integers(0, 128, shape).astype(spec.dtype)  # bytes of an image
+    return np.full(shape, int(wide), spec.dtype)  # indices or lengths: small ones are valid almost everywhere
+
+
+def _difference(one: NDArray[Any], other: NDArray[Any]) -> float:
+    if one.shape != other.shape:
+        return float("inf")
+    if not np.issubdtype(one.dtype, np.floating):
+        # rounding may turn a few near ties of an ArgMax over, and no more
+        return 0.0 if one.size == 0 or np.mean(one != other) <= 0.01 else float("inf")
+    finite = np.isfinite(one)
+    if not np.array_equal(one[~finite], other[~finite], equal_nan=True) or not np.isfinite(other[finite]).all():
+        return float("inf")
+    left, right = one[finite].astype(np.float64), other[finite].astype(np.float64)
+    scale = max(float(np.abs(left).max(initial=0.0)), float(np.finfo(np.float32).tiny))
+    return float(np.abs(left - right).max(initial=0.0)) / scale

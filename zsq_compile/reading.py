@@ -1,0 +1,185 @@
+"""From bytes to a model that could be compiled, or the reason in words why it could not."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+import onnx.inliner
+
+from zsq_compile.errors import LoadError, UnsupportedModelError
+
+OLDEST_OPSET = 7
+_STANDARD = ("", "ai.onnx")
+_WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+_QUANTIZED = frozenset(
+    {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"}
+    | {"QLinearConv", "QLinearMatMul"}
+)
+_WIDE_OR_HALF = {
+    onnx.TensorProto.FLOAT16: "float16",
+    onnx.TensorProto.BFLOAT16: "bfloat16",
+    onnx.TensorProto.DOUBLE: "float64",
+}
+
+
+def read_model(path: Path) -> onnx.ModelProto:
+    """Read a model with its external data, its local functions inlined.
+
+    Raises:
+        LoadError: there is no such file, it is not ONNX, it is cut off, or its external data is missing.
+
+    """
+    if not path.is_file():
+        raise LoadError(f"there is no file {path}" if not path.exists() else f"{path} is not a file")
+    start = _first_bytes(path)
+    if not start:
+        raise LoadError(f"{path} is empty: wanted an ONNX model")
+    if start.startswith(b"version https://git-lfs"):
+        raise LoadError(f"{path} is a Git LFS pointer, not the model itself: fetch it with `git lfs pull`")
+    try:
+        proto = onnx.load_model(path, format="protobuf", load_external_data=False)
+    except Exception as error:  # the protobuf back ends raise different types
+        raise LoadError(f"{path} is no ONNX model, or is cut off: {error}") from error
+    if not proto.graph.node:
+        raise LoadError(f"{path} is no ONNX model, or an empty one: it has no nodes")
+    _read_external_data(proto, path)
+    if proto.functions:
+        proto = onnx.inliner.inline_local_functions(proto)
+    for holder in (*proto.opset_import, *_nodes(proto.graph)):
+        if holder.domain == "ai.onnx":  # its long name; everything below knows the short one
+            holder.domain = ""
+    return proto
+
+
+def _first_bytes(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(64)
+    except OSError as error:
+        raise LoadError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _read_external_data(proto: onnx.ModelProto, path: Path) -> None:
+    try:
+        onnx.external_data_helper.load_external_data_for_model(proto, str(path.parent))
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        files = sorted({entry.value for tensor in _external(proto) for entry in tensor if entry.key == "location"})
+        raise LoadError(
+            f"{path} keeps its weights in {', '.join(files) or 'other files'}, "
+            f"which must lie beside it and be whole: {error}"
+        ) from error
+
+
+def _external(proto: onnx.ModelProto) -> list[list[onnx.StringStringEntryProto]]:
+    return [list(tensor.external_data) for tensor in proto.graph.initializer if tensor.external_data]
+
+
+def opset_of(proto: onnx.ModelProto, path: Path) -> int:
+    """Version of ONNX's operators that the model uses.
+
+    Raises:
+        LoadError: it names none, or one that is older than 7 or newer than this program's ONNX.
+
+    """
+    versions = [int(entry.version) for entry in proto.opset_import if entry.domain in _STANDARD]
+    newest = int(onnx.defs.onnx_opset_version())
+    if not versions:
+        raise LoadError(
+            f"{path} does not say which version of the operators it uses (opset_import is missing), so no runtime can "
+            "tell what its nodes mean: export it again, or add the version that it was exported with"
+        )
+    if versions[0] < OLDEST_OPSET:
+        raise LoadError(f"{path} uses opset {versions[0]}; wanted {OLDEST_OPSET} or later: export it again")
+    if versions[0] > newest:
+        raise LoadError(
+            f"{path} uses opset {versions[0]}, and the installed onnx {onnx.__version__} knows opsets up to {newest}: "
+            "upgrade onnx, or export with an older opset"
+        )
+    return versions[0]
+
+
+def require_supported(proto: onnx.ModelProto, path: Path) -> None:
+    """Refuse what the compiler cannot work on.
+
+    Raises:
+        UnsupportedModelError: foreign operators, an already quantized graph, weights or inputs that are not float32,
+            or inputs that are no tensors.
+
+    """
+    foreign = Counter(f"{node.domain}.{node.op_type}" for node in _nodes(proto.graph) if node.domain)
+    if foreign:
+        raise UnsupportedModelError(
+            f"{path} uses operators that are not ONNX's own: {_list(foreign)}. Give the file as it was exported, "
+            "before a runtime optimised it for itself"
+        )
+    quantized = Counter(node.op_type for node in _nodes(proto.graph) if node.op_type in _QUANTIZED)
+    if quantized:
+        raise UnsupportedModelError(
+            f"{path} is quantized already ({_list(quantized)}): give the float model it was made from"
+        )
+    _require_float32(proto, path)
+    initializers = {tensor.name for tensor in proto.graph.initializer}
+    for value in proto.graph.input:
+        if value.name not in initializers and not value.type.HasField("tensor_type"):
+            raise UnsupportedModelError(f"input '{value.name}' of {path} is not a tensor, and only tensors can be fed")
+        if value.type.tensor_type.elem_type == onnx.TensorProto.STRING:
+            raise UnsupportedModelError(
+                f"input '{value.name}' of {path} takes text: cut the part that takes numbers out"
+            )
+
+
+def _require_float32(proto: onnx.ModelProto, path: Path) -> None:
+    types = {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
+    for node in proto.graph.node:
+        for attribute in node.attribute if node.op_type == "Constant" else ():
+            if attribute.name == "value":
+                types[node.output[0]] = attribute.t.data_type
+    weights = Counter(
+        _WIDE_OR_HALF[types[name]]
+        for node in proto.graph.node
+        if node.op_type in _WEIGHTED
+        for name in node.input[1:2]
+        if types.get(name) in _WIDE_OR_HALF
+    )
+    inputs = [value for value in proto.graph.input if value.type.tensor_type.elem_type in _WIDE_OR_HALF]
+    if not weights and not inputs:
+        return
+    where = f"weights of {sum(weights.values())} layers" if weights else f"input '{inputs[0].name}'"
+    what = next(iter(weights), "") or _WIDE_OR_HALF[inputs[0].type.tensor_type.elem_type]
+    raise UnsupportedModelError(
+        f"{path} computes in {what} ({where}); wanted float32: export the model in float32, before any conversion"
+    )
+
+
+def has_branches(proto: onnx.ModelProto) -> Counter[str]:
+    """Count the nodes that hold graphs of their own: If, Loop, Scan."""
+    graphs = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+    return Counter(
+        node.op_type for node in proto.graph.node if any(attribute.type in graphs for attribute in node.attribute)
+    )
+
+
+def refuse_branches(branches: Counter[str], proto: onnx.ModelProto, path: Path) -> UnsupportedModelError:
+    """Say why a graph with control flow cannot be compiled."""
+    outside = sum(node.op_type in _WEIGHTED for node in proto.graph.node)
+    amount = f"and {outside} of its layers outside of them" if outside else "and not one layer outside of them"
+    return UnsupportedModelError(
+        f"{path} decides at run time what to compute: it has graphs inside of {_list(branches)}, {amount}. Wanted one "
+        "graph without branches: export the model with fixed settings (one sampling rate, no optional inputs), or "
+        "the branch that you need"
+    )
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """All nodes, those of inner graphs included."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs) if attribute.HasField("g") or attribute.graphs else ():
+                yield from _nodes(inner)
+
+
+def _list(counts: Counter[str]) -> str:
+    shown = ", ".join(f"{count} x {name}" for name, count in counts.most_common(4))
+    return shown if len(counts) <= 4 else f"{shown} and {len(counts) - 4} more"
