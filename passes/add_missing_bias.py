@@ -8,6 +8,8 @@ An integer kernel adds its int32 bias for nothing, and bias correction needs a p
 import numpy as np
 import onnx_ir as ir
 
+from passes.surgery import add_constant, is_standard, set_input
+
 
 class AddMissingBias(ir.passes.InPlacePass):
     """Add a zero bias to every Conv and Gemm whose weight is constant and whose bias is absent."""
@@ -15,8 +17,8 @@ class AddMissingBias(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Visit all nodes once."""
         modified = False
-        for node in list(model.graph):
-            if node.op_type in ("Conv", "Gemm") and node.domain == "":
+        for node in model.graph:
+            if is_standard(node, "Conv", "Gemm"):
                 modified |= _add_bias(model.graph, node)
         return ir.passes.PassResult(model, modified)
 
@@ -27,13 +29,7 @@ def _add_bias(graph: ir.Graph, node: ir.Node) -> bool:
     weight = node.inputs[1]
     if weight is None or weight.const_value is None:
         return False
-    transposed = node.attributes.get("transB")
-    axis = 0 if node.op_type == "Conv" or (transposed is not None and transposed.value) else 1
-    name = f"{node.name}_bias"
-    channels = weight.const_value.shape.numpy()[axis]
-    tensor = ir.tensor(np.zeros(channels, np.float32), name=name)
-    bias = ir.Value(name=name, const_value=tensor, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([channels]))
-    graph.register_initializer(bias)
-    node.resize_inputs(3)
-    node.replace_input_with(2, bias)
+    axis = 0 if node.op_type == "Conv" or node.attributes.get_int("transB") else 1
+    zeros = np.zeros(weight.const_value.shape.numpy()[axis], weight.const_value.dtype.numpy())
+    set_input(node, 2, add_constant(graph, f"{node.name}_bias", zeros))
     return True
