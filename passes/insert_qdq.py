@@ -138,10 +138,11 @@ class _Writer:
 
     def activation(self, site: ActivationSite) -> bool:
         """Quantize one value; False when it was done before, or when nobody would read it."""
-        done = {f"{site.value}_QuantizeLinear", f"{site.value}_DequantizeLinear"}
+        if f"{site.value}_QuantizeLinear" in self.nodes:
+            return False
         value = self.values[site.value]
         exposed = self.plan.quantize_outputs and value.is_graph_output()
-        if done & self.nodes.keys() or not (value.uses() or exposed):
+        if value.dtype == _storage(site.number_format) or not (value.uses() or exposed):
             return False
         readers = list(value.uses())
         nodes = self._quantize(site, value) if site.moved_from is None else self._move_codes(site, value)
