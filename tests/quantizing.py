@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.reference
 import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes import common
@@ -15,15 +16,18 @@ from backends.target import NumberFormat
 from passes.add_missing_bias import AddMissingBias
 from passes.fold_batchnorm import FoldBatchNorm
 from passes.insert_qdq import InsertQdq
+from passes.own_weights import OwnWeights
 from passes.plan import QuantizationPlan, Scale
 
 Arrays = dict[str, NDArray[Any]]
 
 
 def prepare(model: onnx.ModelProto) -> ir.Model:
-    """Fold BatchNormalization, add biases, and infer shapes: the form that place_quantizers reads."""
+    """Fold BatchNormalization, own weights and biases for every layer, known shapes: what place_quantizers reads."""
     working = ir.from_proto(model)
-    return ir.passes.Sequential(FoldBatchNorm(), AddMissingBias(), common.ShapeInferencePass())(working).model
+    return ir.passes.Sequential(OwnWeights(), FoldBatchNorm(), AddMissingBias(), common.ShapeInferencePass())(
+        working
+    ).model
 
 
 def execute(model: ir.Model | onnx.ModelProto, feeds: Mapping[str, NDArray[Any]], *, optimize: Any = "all") -> Arrays:
@@ -71,6 +75,60 @@ def _asymmetric(low: float, high: float, number_format: NumberFormat) -> Scale:
     return Scale(scale=np.asarray(step, np.float32), zero_point=np.asarray(zero_point, np.int32))
 
 
+def fake_quantized(array: NDArray[Any], scale: Scale, number_format: NumberFormat, axis: int | None = None) -> Any:
+    """Round to the grid and back, in float32 as ONNX defines QuantizeLinear and DequantizeLinear."""
+    shape = [1] * array.ndim
+    if axis is not None:
+        shape[axis] = -1
+    step, zero = scale.scale.reshape(shape), scale.zero_point.reshape(shape)
+    codes = np.clip(np.rint(array / step) + zero, number_format.qmin, number_format.qmax)
+    return ((codes - zero) * step).astype(np.float32).reshape(array.shape)
+
+
+def simulate(model: ir.Model, plan: QuantizationPlan, feeds: Mapping[str, NDArray[Any]]) -> Arrays:
+    """Run the float graph node by node in numpy, rounding every site of the plan to its grid as soon as it is made."""
+    proto = ir.to_proto(model)
+    values: Arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    groups = {site.value: site.group for site in plan.activations}
+    for site in plan.weights:
+        scale = plan.weight_scales[site.initializer]
+        values[site.initializer] = fake_quantized(values[site.initializer], scale, site.number_format, site.axis)
+        if site.bias is not None:
+            step = plan.activation_scales[groups[site.data_input]].scale * scale.scale
+            values[site.bias] = (np.rint(values[site.bias] / step) * step).astype(np.float32)
+    rounded = {site.value: site for site in plan.activations}
+    outputs: Arrays = {}
+
+    def made(name: str, array: NDArray[Any]) -> None:
+        values[name] = outputs[name] = array
+        if name in rounded:
+            site = rounded[name]
+            values[name] = fake_quantized(array, plan.activation_scales[site.group], site.number_format)
+            outputs[name] = values[name] if plan.quantize_outputs else array
+
+    for name, array in feeds.items():
+        made(name, array)
+    for node in proto.graph.node:
+        inputs = {name: values[name] for name in node.input if name}
+        for name, array in zip(node.output, _one_node(node, inputs, proto), strict=True):
+            made(name, array)
+    return {value.name: outputs[value.name] for value in proto.graph.output}
+
+
+def _one_node(node: onnx.NodeProto, inputs: Arrays, proto: onnx.ModelProto) -> list[Any]:
+    graph = onnx.helper.make_graph(
+        [node],
+        "one",
+        [
+            onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+            for name, array in inputs.items()
+        ],
+        [onnx.ValueInfoProto(name=name) for name in node.output],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=proto.opset_import)
+    return list(onnx.reference.ReferenceEvaluator(model).run(None, inputs))
+
+
 def inserted(model: ir.Model, plan: QuantizationPlan) -> ir.Model:
     """A copy of the model with the plan written in."""
     copy = model.clone()
@@ -97,8 +155,8 @@ def random_feeds(model: ir.Model | onnx.ModelProto, *, batch: int = 4, seed: int
     proto = ir.to_proto(model) if isinstance(model, ir.Model) else model
     rng = np.random.default_rng(seed)
     return {
-        value.name: rng.standard_normal(
-            [dim.dim_value or batch for dim in value.type.tensor_type.shape.dim]
-        ).astype(np.float32)
+        value.name: rng.standard_normal([dim.dim_value or batch for dim in value.type.tensor_type.shape.dim]).astype(
+            np.float32
+        )
         for value in proto.graph.input
     }
