@@ -50,6 +50,7 @@ def test_figures_equal_those_computed_by_hand(pair):
     assert (result.failures, result.warnings, result.labelled) == ((), (), None)
     assert result.simulation is not None
     assert (result.simulation.share_beyond_step, result.simulation.agreement) == (0.0, 1.0)
+    assert result.simulation.agrees
 
 
 def test_a_simulation_that_differs_is_a_failure(pair):
@@ -64,7 +65,7 @@ def test_a_simulation_that_differs_is_a_failure(pair):
     assert result.simulation.share_beyond_step == pytest.approx(0.2)
     assert result.simulation.largest == pytest.approx(1.0, rel=1e-5)
     assert len(result.failures) == 1
-    assert "20.0% of the elements lie more than one step" in result.failures[0]
+    assert "20.0% of the elements lie more than one step (" in result.failures[0]
 
 
 def test_labelled_data_give_top1(pair):
