@@ -92,8 +92,8 @@ def main() -> None:
         "layers in integers",
     ]
     body = (
-        "## Latency\n\nBatch 1, all files of a model in turns; the first run of each turn is not counted. Ratios of the "
-        "medians, in brackets those of the fastest tenth, which a busy machine disturbs less.\n\n"
+        "## Latency\n\nBatch 1, all files of a model in turns; the first run of each turn is not counted. Ratios of "
+        "the medians, in brackets those of the fastest tenth, which a busy machine disturbs less.\n\n"
         + table([*columns, "Q/DQ nodes left", "kB", "of FP32's size"], latencies)
         + "\n\n## Compile time\n\nDefault options, seed 0, in a process of its own, from its start to its end.\n\n"
         + table(["model", "bits", "seconds", "peak MB", "seconds by stage"], compiling)

@@ -16,11 +16,11 @@ ALLOWED_SHARE = 0.05
 NOISE_MARGIN_DB = 10.0
 """Beyond that share, the difference must still be this far below the quantization noise at that output.
 
-The runtime rounds the products of scales differently from the simulation, so single codes flip by one inside of a network.
-A flip travels on as any quantization error does: where layers are many, or their noise reaches the output enlarged, many
-elements move by more than a step. Measured on real networks the difference stays 15 dB and more below the quantization
-noise (landmarks 41 against 25 dB, segmentation 34 against 17 dB), while layers that the runtime computed with weights of
-its own making came within 8 dB of it.
+The runtime rounds the products of scales differently from the simulation, so single codes flip by one inside of a
+network. A flip travels on as any quantization error does: where layers are many, or their noise reaches the output
+enlarged, many elements move by more than a step. Measured on real networks the difference stays 15 dB and more below
+the quantization noise (landmarks 41 against 25 dB, segmentation 34 against 17 dB), while layers that the runtime
+computed with weights of its own making came within 8 dB of it.
 """
 
 
