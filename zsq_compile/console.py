@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from zsq_compile.compiler import CompileResult
@@ -43,7 +44,7 @@ class ConsoleProgress:
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
-            MofNCompleteColumn(),
+            _Done(),
             TimeRemainingColumn(compact=True),
             console=console,
             transient=True,
@@ -100,6 +101,13 @@ class ConsoleProgress:
 
     def _print(self, text: str, style: str | None = None) -> None:
         self._console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+class _Done(ProgressColumn):
+    """Steps done of all; nothing for a stage that does not count."""
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.total is None else f"{task.completed:.0f}/{task.total:.0f}")
 
 
 def print_result(console: Console, result: "CompileResult") -> None:

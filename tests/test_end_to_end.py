@@ -1,0 +1,126 @@
+"""The whole line on small networks: a float file in, a quantized file out, and the runtime as the judge."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+
+from backends.session import open_session
+from tests import models
+from zsq_compile import CompileConfig, PixelsConfig, QuantizationConfig, UnsupportedModelError, compile_model
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = ROOT / "examples"
+QUICK = CompileConfig(generator=PixelsConfig(iterations=10), samples=32, effort="fast")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """Three convolutions with batch normalisation, a residual addition and a classifier."""
+    path = tmp_path / "net.onnx"
+    onnx.save(models.residual(), path)
+    return path
+
+
+def logits(path: Path, samples: NDArray[Any]) -> NDArray[Any]:
+    return open_session(path).run({"x": samples})["logits"]
+
+
+def noise_ratio(wanted: NDArray[Any], got: NDArray[Any]) -> float:
+    """Power of the error over the power of the signal."""
+    return float(np.sum((got - wanted) ** 2) / np.sum(wanted**2))
+
+
+def initializer_types(path: Path) -> set[int]:
+    return {tensor.data_type for tensor in onnx.load(path).graph.initializer}
+
+
+def test_all_stages_at_eight_bits(model: Path) -> None:
+    result = compile_model(model, config=QUICK)
+    assert result.path == model.with_name("net.w8a8.onnx")
+    assert not result.gate_missed
+    assert result.synthetic is not None
+    assert result.synthetic.algorithm == "pixels"
+    onnx.checker.check_model(onnx.load(result.path), full_check=True)
+    samples = np.asarray(result.synthetic.inputs["x"])
+    # Measured here, not taken from the report: 8 bits leave less than 1 % of noise power (20 dB).
+    assert noise_ratio(logits(model, samples), logits(result.path, samples)) < 0.01
+    validation = result.report.validation
+    assert validation.failures == ()
+    assert (validation.fusion.fused, validation.fusion.unfused) == (4, ())
+    assert result.report.coverage == "BN found behind 3 of 3 convolutions"
+
+
+def test_four_bits_are_stored_in_half_the_bytes(model: Path) -> None:
+    eight, four = (
+        compile_model(
+            model,
+            config=CompileConfig(
+                generator=QUICK.generator, samples=16, quantization=QuantizationConfig(bits=bits, edge_bits=bits)
+            ),
+        )
+        for bits in (8, 4)
+    )
+    assert onnx.TensorProto.INT4 in initializer_types(four.path)
+    assert onnx.TensorProto.INT4 not in initializer_types(eight.path)
+    assert four.report.validation.fusion.unfused == ()
+    assert four.synthetic is not None
+    samples = np.asarray(four.synthetic.inputs["x"])
+    wanted = logits(model, samples)
+    # Sixteen levels cost more than 256 do, and still leave the signal well above the noise (5 % is 13 dB).
+    assert noise_ratio(wanted, logits(eight.path, samples)) < noise_ratio(wanted, logits(four.path, samples)) < 0.05
+
+
+def test_the_same_seed_gives_the_same_bytes(model: Path, tmp_path: Path) -> None:
+    first, second = (compile_model(model, tmp_path / name, QUICK).path.read_bytes() for name in ("a.onnx", "b.onnx"))
+    assert first == second
+
+
+def test_the_input_file_is_left_as_it_was_and_nothing_else_is(model: Path) -> None:
+    before = model.read_bytes()
+    compile_model(model, config=QUICK)
+    assert model.read_bytes() == before
+    assert sorted(path.name for path in model.parent.iterdir()) == ["net.onnx", "net.w8a8.onnx"]
+
+
+def test_a_gate_that_cannot_be_met_is_missed_with_the_file_written(model: Path) -> None:
+    config = CompileConfig(
+        generator=QUICK.generator,
+        samples=64,
+        min_agreement=1.0,
+        quantization=QuantizationConfig(bits=2, act_bits=2, edge_bits=2),
+    )
+    result = compile_model(model, config=config)
+    assert result.gate_missed
+    assert result.path.is_file()
+
+
+def test_a_model_with_nothing_to_quantize_is_refused_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "relu.onnx"
+    onnx.save(models.parse("relu (float[N,3,8,8] x) => (float[N,3,8,8] y) { [r] y = Relu(x) }"), path)
+    with pytest.raises(UnsupportedModelError, match="nothing in this model can be quantized"):
+        compile_model(path, config=CompileConfig(samples=4))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.long
+def test_the_readme_s_command_on_the_example(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "zsq_compile", str(EXAMPLES / "digits.onnx"), "--bits", "4", "--effort", "fast"]
+    command += ["--data", str(EXAMPLES / "digits_test.npz"), "-o", str(tmp_path / "digits.onnx"), "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    real = told["validation"]["labelled"]
+    assert real["samples"] == 360
+    assert real["top1_float"] > 0.99
+    assert real["top1_quantized"] >= real["top1_float"] - 0.02
+    assert told["contract"]["name"] == "unit"
+    assert told["validation"]["quantized_bytes"] < 0.5 * told["validation"]["float_bytes"]

@@ -1,0 +1,312 @@
+"""The command line as a user meets it: words in, streams and exit codes out."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import zsq_compile
+from tests import models
+from zsq_compile import cli, compiler
+from zsq_compile.config import GENERATORS, CompileConfig, InputConfig, PixelsConfig, PriorConfig, QuantizationConfig
+from zsq_compile.errors import BudgetError, LoadError, SynthesisError, ValidationError
+from zsq_compile.options import GeneratorName
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+QUICK = ["--generator", "prior", "--samples", "8", "--effort", "fast"]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a call of the command line ended."""
+
+    code: int | str | None
+    out: str
+    err: str
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+    def run(*words: object) -> Ended:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main([str(word) for word in words])
+        return Ended(ended.value.code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "net.onnx"
+    onnx.save(models.residual(), path)
+    return path
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Record what compile_model is called with, and stop there."""
+    arguments: dict[str, Any] = {}
+
+    def record(model: Path, output: Path | None, config: CompileConfig, **others: Any) -> None:
+        arguments.update(model=model, output=output, config=config, **others)
+        raise SynthesisError("stopped by the test")
+
+    monkeypatch.setattr(compiler, "compile_model", record)
+    return arguments
+
+
+@contextmanager
+def raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> Iterator[None]:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(compiler, "compile_model", fail)
+        yield
+
+
+def test_help_names_every_option_exit_code_and_the_other_command(call: Callable[..., Ended]) -> None:
+    ended = call("--help")
+    assert ended.code == 0
+    for word in ("--bits", "--save-calib", "--min-agreement", "Exit codes", "130", "zsq-compile synth"):
+        assert word in ended.out
+    assert "--bits" not in call("synth", "--help").out
+
+
+def test_no_word_at_all_is_a_question_for_help(call: Callable[..., Ended]) -> None:
+    ended = call()
+    assert ended.code == 0
+    assert "Usage: zsq-compile" in ended.out
+
+
+def test_version(call: Callable[..., Ended]) -> None:
+    ended = call("--version")
+    assert (ended.code, ended.out) == (0, f"zsq-compile {zsq_compile.__version__}\n")
+
+
+def test_the_names_of_generators_are_those_of_the_configuration() -> None:
+    assert {"auto", *GENERATORS} == set(GeneratorName.__args__)
+
+
+def test_defaults_are_the_configuration_s(call: Callable[..., Ended], model: Path, seen: dict[str, Any]) -> None:
+    assert call(model).code == 1
+    assert seen["config"] == CompileConfig()
+    assert (seen["model"], seen["output"], seen["calibration"], seen["data"]) == (model, None, None, None)
+
+
+def test_every_option_arrives(call: Callable[..., Ended], model: Path, seen: dict[str, Any]) -> None:
+    words = (
+        "-o out.onnx --bits 4 --act-bits 4 --edge-bits 4 --target t.toml --generator prior --samples 9 --effort best"
+    )
+    words += (
+        " --seed 7 --calibration-method entropy --bias-correction none --input-shape a:0:1x3x8x8 --input-shape b:?x2"
+    )
+    words += " --mean .5,.4,.3 --std 1,1,1 --min-agreement 0.9 --data d.npz"
+    call(model, *words.split())
+    assert seen["output"] == Path("out.onnx")
+    assert seen["data"] == Path("d.npz")
+    assert seen["config"] == CompileConfig(
+        input=InputConfig(shapes={"a:0": (1, 3, 8, 8), "b": (None, 2)}, mean=(0.5, 0.4, 0.3), std=(1.0, 1.0, 1.0)),
+        generator=PriorConfig(),
+        quantization=QuantizationConfig(
+            bits=4, act_bits=4, edge_bits=4, calibration_method="entropy", bias_correction="none"
+        ),
+        target="t.toml",
+        samples=9,
+        effort="best",
+        seed=7,
+        min_agreement=0.9,
+    )
+
+
+def test_snake_case_is_understood(call: Callable[..., Ended], model: Path, seen: dict[str, Any]) -> None:
+    call(model, "--act_bits", "4", "--calibration_method=minmax", "--input_range", "-1,1")
+    assert seen["config"].quantization == QuantizationConfig(act_bits=4, calibration_method="minmax")
+    assert seen["config"].input.input_range == (-1.0, 1.0)
+
+
+def test_options_win_over_the_file(
+    call: Callable[..., Ended], model: Path, seen: dict[str, Any], tmp_path: Path
+) -> None:
+    file = tmp_path / "zsq.toml"
+    file.write_text(
+        "seed = 3\n[input]\ninput_range = [0, 255]\n[quantization]\nbits = 4\nact_bits = 4\n"
+        '[generator]\nkind = "pixels"\niterations = 5\n'
+    )
+    call(model, "--config", file, "--act-bits", "8", "--mean", "0", "--std", "1", "--generator", "pixels")
+    assert seen["config"] == CompileConfig(
+        seed=3,
+        input=InputConfig(mean=(0.0,), std=(1.0,)),
+        quantization=QuantizationConfig(bits=4, act_bits=8),
+        generator=PixelsConfig(iterations=5),  # the same kind keeps the file's settings
+    )
+    call(model, "--config", file, "--generator", "prior")
+    assert seen["config"].generator == PriorConfig()
+    assert seen["config"].input == InputConfig(input_range=(0.0, 255.0))
+    call(model, "--config", file, "--generator", "auto")
+    assert seen["config"].generator is None
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--bits", "5"], "quantization.bits must be one of 8, 4, 3, 2, got 5"),
+        (["--mean", "0.5"], "give both or neither"),
+        (["--mean", "a", "--std", "1"], "--mean takes numbers with commas between them, got 'a'"),
+        (["--input-range", "1"], "two numbers, lowest and highest"),
+        (["--input-shape", "1x3x8x8"], "--input-shape is written NAME:1x3x224x224"),
+        (["--min-agreement", "97"], "97 % is written 0.97"),
+        (["--config", "absent.toml"], "absent.toml cannot be read"),
+        (["--calib", "absent.npz"], "absent.npz cannot be read"),
+        (["--calib", "a.npz", "--save-calib", "b.npz"], "leave one out"),
+        (["--save-calib", "no/such/folder.npz"], "a file in a folder that exists"),
+        (["--target", "ort_cpus"], "did you mean 'ort_cpu'?"),
+        (["-o", "no/such/folder.onnx"], "folder that exists"),
+        (["--effort", "much"], "much"),
+        (["--bist", "4"], "--bist"),
+        (["another.onnx"], "another.onnx"),
+    ],
+    ids=lambda value: "_".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_usage_is_exit_code_2(
+    words: list[str], message: str, call: Callable[..., Ended], model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(model.parent)
+    ended = call(model, *words)
+    assert ended.code == 2
+    assert message in re.sub(r"[\s│]+", " ", ended.err)
+    assert ended.out == ""
+    assert list(model.parent.iterdir()) == [model]
+
+
+def test_a_model_that_is_none_is_exit_code_3(call: Callable[..., Ended], tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    path.write_bytes(b"no model at all")
+    for words in ([path], ["synth", path], [tmp_path / "absent.onnx"]):
+        ended = call(*words, "-q")
+        assert ended.code == 3
+        assert len(ended.err.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (LoadError("what to do"), 3, "error: what to do"),
+        (SynthesisError("what to do"), 1, "error: what to do"),
+        (ValidationError("what to do"), 5, "error: what to do"),
+        (BudgetError("what to do"), 6, "error: what to do"),
+        (MemoryError(), 6, "error: memory ran out"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 6, "error: memory ran out"),
+        (KeyboardInterrupt(), 130, "interrupted: nothing half-written was left behind"),
+        (TypeError("no such\nthing"), 1, "internal error: TypeError: no such (-v shows the traceback"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)
+def test_each_failure_has_its_exit_code_and_one_line(
+    error: BaseException,
+    code: int,
+    words: str,
+    call: Callable[..., Ended],
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with raising(monkeypatch, error):
+        ended = call(model)
+        assert (ended.code, ended.out) == (code, "")
+        assert ended.err.startswith(words)
+        assert len(ended.err.splitlines()) == 1
+        verbose = call(model, "-v")
+        assert verbose.code == code
+        assert "Traceback" in verbose.err
+        told = json.loads(call(model, "--json").out)
+        assert told["exit_code"] == code
+        assert told["error"]["type"] == type(error).__name__
+
+
+def test_with_json_stdout_is_one_object(call: Callable[..., Ended], model: Path) -> None:
+    ended = call(model, *QUICK, "--json", "--bits", "4")
+    assert ended.code == 0, ended.err
+    told = json.loads(ended.out)
+    assert told["exit_code"] == 0
+    assert told["gate_missed"] is False
+    assert Path(told["emitted"]) == model.with_name("net.w4a8.onnx")
+    assert 0 <= told["validation"]["agreement"] <= 1
+    assert "load ..." in ended.err
+
+
+def test_quiet_says_the_path_and_no_more(call: Callable[..., Ended], model: Path, tmp_path: Path) -> None:
+    ended = call(model, *QUICK, "-q", "-o", tmp_path / "out.onnx")
+    assert ended == Ended(0, f"{tmp_path / 'out.onnx'}\n", "")
+    onnx.checker.check_model(onnx.load(tmp_path / "out.onnx"), full_check=True)
+
+
+def test_a_missed_gate_is_exit_code_4_and_the_file_is_there(call: Callable[..., Ended], tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    onnx.save(models.conv_bn_relu(), path)
+    # Two bits everywhere cannot agree with the float model at each of 1,024 places.
+    ended = call(path, *QUICK, "--bits", "2", "--act-bits", "2", "--edge-bits", "2", "--min-agreement", "1")
+    assert ended.code == 4
+    assert "--min-agreement 1.0 was missed" in ended.err
+    assert path.with_name("net.w2a2.onnx").is_file()
+
+
+def test_saved_calibration_data_can_be_given_back(call: Callable[..., Ended], model: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "kept.npz"
+    assert call(model, *QUICK, "-q", "--save-calib", kept).code == 0
+    with np.load(kept) as arrays:
+        assert arrays["x"].shape == (10, 3, 8, 8)  # eight to calibrate on, two held out
+    assert call(model, "-q", "--calib", kept, "-o", tmp_path / "again.onnx").code == 0
+
+
+def test_calibration_data_without_a_name_is_refused(call: Callable[..., Ended], model: Path, tmp_path: Path) -> None:
+    with (tmp_path / "bare.npz").open("wb") as file:
+        np.save(file, np.zeros((4, 3, 8, 8), np.float32))
+    ended = call(model, "--calib", tmp_path / "bare.npz")
+    assert ended.code == 2
+    assert "one array without a name" in ended.err
+
+
+def test_synth_writes_network_inputs(call: Callable[..., Ended], model: Path) -> None:
+    ended = call("synth", model, *QUICK)
+    assert ended.code == 0, ended.err
+    assert ended.out.splitlines() == ["prior: x [8, 3, 8, 8]", f"written to {model.with_name('net.calib.npz')}"]
+    with np.load(model.with_name("net.calib.npz")) as arrays:
+        assert {name: arrays[name].shape for name in arrays.files} == {"x": (8, 3, 8, 8)}
+    told = json.loads(call("synth", model, *QUICK, "--json", "-o", model.with_name("other.npz")).out)
+    assert told["inputs"] == {"x": [8, 3, 8, 8]}
+    assert call("synth", model, *QUICK, "-q").out == f"{model.with_name('net.calib.npz')}\n"
+
+
+def test_what_libraries_print_does_not_reach_stdout(tmp_path: Path) -> None:
+    code = """
+import os, sys
+from zsq_compile import cli, compiler
+def noisy(*args, **options):
+    os.write(1, b"native noise\\n"); print("noise")
+    raise KeyboardInterrupt
+compiler.compile_model = noisy
+cli.main(["net.onnx", "--json"])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 130
+    assert json.loads(done.stdout)["exit_code"] == 130
+    assert "native noise" in done.stderr

@@ -1,0 +1,175 @@
+import dataclasses
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from zsq_compile.config import (
+    GENERATORS,
+    WIDTHS,
+    CompileConfig,
+    InputConfig,
+    NoiseConfig,
+    PixelsConfig,
+    PriorConfig,
+    QuantizationConfig,
+    parse_shape,
+    read_config,
+)
+from zsq_compile.errors import ConfigError
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "zsq.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
+    assert read_config(written(tmp_path, "")) == CompileConfig()
+
+
+def test_every_section_is_read(tmp_path: Path) -> None:
+    text = """
+    target = "ort_cpu"
+    samples = 64
+    effort = "best"
+    seed = 3
+    min_agreement = 0.97
+
+    [input]
+    mean = [0.5, 0.5, 0.5]
+    std = [1, 0.5, 0.5]
+
+    [input.shapes]
+    image = "?x3x8x8"
+    "scale:0" = [1, 2]
+
+    [generator]
+    kind = "pixels"
+    iterations = 50
+    learning_rate = 1
+
+    [quantization]
+    bits = 4
+    calibration_method = "entropy"
+    quantize_outputs = true
+    """
+    assert read_config(written(tmp_path, text)) == CompileConfig(
+        samples=64,
+        effort="best",
+        seed=3,
+        min_agreement=0.97,
+        input=InputConfig(
+            mean=(0.5, 0.5, 0.5), std=(1.0, 0.5, 0.5), shapes={"image": (None, 3, 8, 8), "scale:0": (1, 2)}
+        ),
+        generator=PixelsConfig(iterations=50, learning_rate=1.0),
+        quantization=QuantizationConfig(bits=4, calibration_method="entropy", quantize_outputs=True),
+    )
+
+
+@pytest.mark.parametrize("kind", GENERATORS)
+def test_a_generator_is_chosen_by_its_kind(kind: str, tmp_path: Path) -> None:
+    read = read_config(written(tmp_path, f'[generator]\nkind = "{kind}"'))
+    assert read.generator == GENERATORS[kind]()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("bitz = 3", "unknown key 'bitz' in the top level: did you mean 'quantization.bits'?"),
+        ("[quantization]\nbit = 4", "unknown key 'bit' in table [quantization]: did you mean 'bits'?"),
+        ("[quantization]\nact-bits = 4", "did you mean 'act_bits'?"),
+        ('[generator]\nkind = "pixels"\nlearning_rat = 1', "table [generator]: did you mean 'learning_rate'?"),
+        ('[generator]\nkind = "prior"\nx = 1', "this table takes no keys"),
+        ('[generator]\nkind = "pix"', "\"kind\" must be one of noise, prior, pixels, got 'pix'"),
+        ("generator = 3", 'generator: wanted a table with a key "kind", got 3'),
+        ("quantization = 3", "quantization is a table of keys, written [quantization], got 3"),
+        ('[quantization]\nbits = "4"', "quantization.bits: wanted a whole number, got '4'"),
+        ("[quantization]\nbits = 4.5", "quantization.bits: wanted a whole number, got 4.5"),
+        ("[quantization]\nquantize_outputs = 1", "quantization.quantize_outputs: wanted true or false, got 1"),
+        ("seed = true", "seed: wanted a whole number, got True"),
+        ("target = 3", "target: wanted a text, got 3"),
+        ('[input]\nmean = [1, "a"]', "input.mean: wanted a number, got 'a'"),
+        ("[input]\nmean = 1", "input.mean: wanted a list, got 1"),
+        ('[input.shapes]\na = "1xq"', "a shape is written 1x3x224x224, with ? for a dynamic size, got '1xq'"),
+        ("[input.shapes]\na = true", 'wanted a shape such as "1x3x224x224"'),
+        ("seed = ", "is not valid TOML"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_said_with_its_place(text: str, words: str, tmp_path: Path) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(ConfigError, match=re.escape(words)) as caught:
+        read_config(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"absent\.toml cannot be read: No such file"):
+        read_config(tmp_path / "absent.toml")
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: QuantizationConfig(bits=5), "quantization.bits must be one of 8, 4, 3, 2, got 5"),
+        (lambda: QuantizationConfig(act_bits=16), "quantization.act_bits must be one of"),
+        (lambda: QuantizationConfig(edge_bits=1), "quantization.edge_bits must be one of"),
+        (lambda: QuantizationConfig(calibration_method="max"), "must be one of minmax, percentile, mse, entropy"),  # type: ignore[arg-type]
+        (lambda: QuantizationConfig(bias_correction="on"), "must be one of auto, analytic, empirical, none"),  # type: ignore[arg-type]
+        (lambda: QuantizationConfig(weight_scales="max"), "must be one of minmax, mse"),  # type: ignore[arg-type]
+        (lambda: NoiseConfig(distribution="flat"), "must be one of normal, uniform"),  # type: ignore[arg-type]
+        (lambda: PixelsConfig(iterations=0), "generator.iterations must be a whole number of at least 1, got 0"),
+        (lambda: PixelsConfig(batch_size=-1), "generator.batch_size must be"),
+        (lambda: PixelsConfig(learning_rate=0.0), "generator.learning_rate must be a finite number above 0, got 0.0"),
+        (lambda: PixelsConfig(class_weight=float("nan")), "class_weight must be a finite number of at least 0"),
+        (lambda: InputConfig(mean=(0.5,)), "give both or neither"),
+        (lambda: InputConfig(mean=(0.5,), std=(1.0, 1.0)), "one number per channel each, got 1 and 2"),
+        (lambda: InputConfig(mean=(), std=()), "one number per channel each, got 0 and 0"),
+        (lambda: InputConfig(mean=(0.5,), std=(0.0,)), "input.std[0] must be a finite number above 0"),
+        (lambda: InputConfig(mean=(0.5,), std=(1.0,), input_range=(0.0, 1.0)), "give one or the other"),
+        (lambda: InputConfig(input_range=(1.0, 1.0)), "input.input_range[1] must be a finite number above 1"),
+        (lambda: InputConfig(input_range=(1.0,)), "two numbers, lowest and highest, got 1"),  # type: ignore[arg-type]
+        (lambda: InputConfig(shapes={"x": (1, 0)}), "input.shapes.x needs sizes of at least 1"),
+        (lambda: InputConfig(shapes={"x": ()}), "input.shapes.x needs sizes"),
+        (lambda: CompileConfig(target=""), "target needs the name"),
+        (lambda: CompileConfig(samples=0), "samples must be a whole number of at least 1, got 0"),
+        (lambda: CompileConfig(effort="much"), "effort must be one of fast, balanced, best, got 'much'"),  # type: ignore[arg-type]
+        (lambda: CompileConfig(seed=-1), "seed needs a whole number"),
+        (lambda: CompileConfig(min_agreement=97.0), "97 % is written 0.97"),
+    ],
+)
+def test_a_wrong_value_is_refused_where_it_is_made(make: Callable[[], object], words: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        make()
+
+
+@pytest.mark.parametrize(
+    "kind", [CompileConfig, InputConfig, QuantizationConfig, NoiseConfig, PriorConfig, PixelsConfig]
+)
+def test_configs_are_values(kind: type) -> None:
+    config = kind()
+    assert config == kind()
+    for field in dataclasses.fields(config):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(config, field.name, None)
+        assert f"{field.name}:" in (kind.__doc__ or ""), f"{kind.__name__}.{field.name} is not described"
+
+
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_every_width_is_taken(bits: int) -> None:
+    assert QuantizationConfig(bits=bits, act_bits=bits, edge_bits=bits).bits == bits
+
+
+@pytest.mark.parametrize(
+    ("text", "shape"), [("1x3x224x224", (1, 3, 224, 224)), ("?x42", (None, 42)), ("1X3", (1, 3)), ("7", (7,))]
+)
+def test_a_shape_is_read(text: str, shape: tuple[int | None, ...]) -> None:
+    assert parse_shape(text) == shape
+
+
+@pytest.mark.parametrize("text", ["", "x", "1x", "1x-3", "1x3.5", "0x3", "1,3", "nx3"])
+def test_what_is_no_shape_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError):
+        parse_shape(text)
