@@ -14,8 +14,7 @@ from passes.fold_constants import constant_value
 from passes.pipeline import Outcome
 from passes.plan import Refusal
 from passes.surgery import drop_unused, is_standard
-
-_NOT_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Exp", "Abs")
+from passes.value_ranges import never_negative
 
 
 class FoldPad(ir.passes.InPlacePass):
@@ -128,16 +127,6 @@ def _max_obstacle(reader: ir.Node, source: ir.Value | None, fill: float) -> str 
         return f"'{reader.name}' is dilated: a window could lie in the padding alone"
     if fill == -np.inf or fill <= np.finfo(np.float32).min:
         return None
-    if fill == 0.0 and _never_negative(source):
+    if fill == 0.0 and never_negative(source):
         return None
     return f"it pads with {fill:g}, which can win against negative inputs of '{reader.name}'"
-
-
-def _never_negative(value: ir.Value | None) -> bool:
-    node = value.producer() if value is not None else None
-    if node is None:
-        return False
-    if is_standard(node, "Clip"):
-        low = constant_value(node.inputs[1]) if len(node.inputs) > 1 else None
-        return low is not None and float(low) >= 0.0
-    return is_standard(node, *_NOT_NEGATIVE)

@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 
 from passes.fold_constants import constant_value
 from passes.plan import Refusal
+from passes.surgery import is_standard
+from passes.value_ranges import never_negative
 
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 _DENSE = ("Gemm", "MatMul")
 _DEAD_ABSOLUTE = 1e-10
-_DEAD_RELATIVE = 1e-5
+_DEAD_RELATIVE = 1e-5  # of the median of the channels that vary at all
+_ZERO_MEAN = 1e-4  # of the standard deviation
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -59,6 +62,7 @@ class BatchNormStatistics:
         layers_total: convolutions of the graph (fully connected layers, if it has no convolution).
         layers_covered: those of them that have a BatchNormalization behind them.
         degenerate: names of the entries whose statistics must not be matched.
+        layer_kind: what ``layers_total`` counts, for the reader.
 
     """
 
@@ -67,6 +71,7 @@ class BatchNormStatistics:
     layers_total: int
     layers_covered: int
     degenerate: tuple[str, ...]
+    layer_kind: str = "convolutions"
 
     @property
     def usable(self) -> tuple[BatchNorm, ...]:
@@ -75,8 +80,11 @@ class BatchNormStatistics:
 
     def coverage(self) -> str:
         """How much of the network the statistics describe, in one line."""
-        text = f"BN found behind {self.layers_covered} of {self.layers_total} convolutions"
-        return text if not self.degenerate else f"{text} ({len(self.degenerate)} BN unusable)"
+        text = f"BN found behind {self.layers_covered} of {self.layers_total} {self.layer_kind}"
+        elsewhere = sum(entry.layer is None for entry in self.entries)
+        remarks = [f"{elsewhere} more elsewhere"] if elsewhere else []
+        remarks += [f"{len(self.degenerate)} of them unusable"] if self.degenerate else []
+        return f"{text} ({', '.join(remarks)})" if remarks else text
 
 
 def folded_advice() -> str:
@@ -98,8 +106,9 @@ def harvest_batchnorm(model: ir.Model) -> BatchNormStatistics:
     entries: list[BatchNorm] = []
     refusals: list[Refusal] = []
     covered: set[ir.Node] = set()
+    degenerate: dict[str, str] = {}
     for node in model.graph:
-        if node.op_type != "BatchNormalization" or node.domain not in ("", "ai.onnx"):
+        if not is_standard(node, "BatchNormalization"):
             continue
         layer = _layer(node.inputs[0])
         entry = _read(node, layer)
@@ -108,7 +117,9 @@ def harvest_batchnorm(model: ir.Model) -> BatchNormStatistics:
         else:
             entries.append(entry)
             covered |= set() if layer is None else {layer}
-    degenerate = {entry.node: reason for entry in entries if (reason := _distrust(entry)) is not None}
+            reason = _distrust(entry, layer)
+            if reason is not None:
+                degenerate[entry.node] = reason
     refusals.extend(
         Refusal(where=name, op_type="BatchNormalization", reason=reason) for name, reason in degenerate.items()
     )
@@ -120,6 +131,7 @@ def harvest_batchnorm(model: ir.Model) -> BatchNormStatistics:
         layers_total=sum(node.op_type in layers for node in model.graph),
         layers_covered=sum(node.op_type in layers for node in covered),
         degenerate=tuple(degenerate),
+        layer_kind="convolutions" if layers is _CONVOLUTIONS else "fully connected layers",
     )
 
 
@@ -150,7 +162,7 @@ def _read(node: ir.Node, layer: ir.Node | None) -> BatchNorm | str:
         output=node.outputs[0].name or "",
         epsilon=node.attributes.get_float("epsilon", 1e-5),
         layer=layer.name if layer is not None else None,
-        dead=(variance < _DEAD_ABSOLUTE) | (variance < _DEAD_RELATIVE * np.median(variance)),
+        dead=_dead(variance),
         **arrays,
     )
 
@@ -166,11 +178,26 @@ def _layer(value: ir.Value | None) -> ir.Node | None:
     return node
 
 
-def _distrust(entry: BatchNorm) -> str | None:
-    """Why the figures cannot be those of a trained network, or None."""
+def _dead(variance: NDArray[np.float32]) -> NDArray[np.bool_]:
+    dead = variance < _DEAD_ABSOLUTE
+    if dead.all():
+        return dead
+    return dead | (variance < _DEAD_RELATIVE * np.median(variance[~dead]))
+
+
+def _distrust(entry: BatchNorm, layer: ir.Node | None) -> str | None:
+    """Why the figures cannot be those of a trained network, or None.
+
+    Means of about 0 alone are no reason: behind a layer without bias they are right wherever its inputs have mean 0, as
+    behind the linear bottlenecks of MobileNetV2. Behind a Relu they cannot be.
+    """
     alive = ~entry.dead
     if not alive.any():
         return "all its variances are about 0"
-    if np.allclose(entry.mean, 0.0, atol=1e-6) and np.allclose(entry.variance, 1.0, atol=1e-6):
-        return "its moments are those of a fresh layer (means 0, variances 1): it was never trained"
+    if entry.mean.size > 1 and np.ptp(entry.mean) == 0 and np.ptp(entry.variance) == 0:
+        moments = f"mean {entry.mean[0]:g}, variance {entry.variance[0]:g}"
+        return f"every channel has the same moments ({moments}): they were never taken from data"
+    ratio = np.sqrt(np.mean(entry.mean[alive].astype(np.float64) ** 2) / np.median(entry.variance[alive]))
+    if layer is not None and ratio < _ZERO_MEAN and never_negative(layer.inputs[0]):
+        return f"all its means are about 0, which cannot be behind '{layer.name}', whose inputs are never negative"
     return None

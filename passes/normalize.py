@@ -48,8 +48,7 @@ def _passes() -> ir.passes.Sequential:
         DropIdentity(),
         FoldConstants(),
         # a resolved Reshape lets shapes behind it be inferred, and those resolve further ones
-        ir.passes.PassManager([InferShapes(), ResolveShapes(), FoldConstants()], steps=4),
-        UnifyOperators(),
+        ir.passes.PassManager([InferShapes(), UnifyOperators(), ResolveShapes(), FoldConstants()], steps=4),
         ResolveAutoPad(),
         FoldPad(),
         FuseBias(),

@@ -23,6 +23,8 @@ class UnifyOperators(ir.passes.InPlacePass):
             elif is_standard(node, "Sum") and len(node.inputs) >= 2:
                 _add(model.graph, node)
                 modified = True
+            elif is_standard(node, "CastLike"):
+                modified |= _cast(node)
         return ir.passes.PassResult(model, modified)
 
 
@@ -71,3 +73,14 @@ def _add(graph: ir.Graph, node: ir.Node) -> None:
     node.resize_inputs(2)
     node.replace_input_with(0, total)
     node.replace_input_with(1, last)
+
+
+def _cast(node: ir.Node) -> bool:
+    """Forget the second input, of which only the type was asked: behind a constant, the result is constant too."""
+    model = node.inputs[1]
+    if model is None or model.dtype is None:
+        return False
+    node.op_type = "Cast"
+    node.attributes["to"] = ir.AttrInt64("to", int(model.dtype))
+    node.resize_inputs(1)
+    return True
