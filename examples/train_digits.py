@@ -121,7 +121,7 @@ def export(model: nn.Module, path: Path) -> None:
         model,
         (torch.zeros(1, 1, 16, 16),),
         str(path),
-        dynamo=False,  # the newer exporter folds batch normalisation and offers no switch
+        dynamo=False,  # the newer exporter needs one more package, onnxscript
         training=torch.onnx.TrainingMode.PRESERVE,
         do_constant_folding=False,
         opset_version=17,
