@@ -76,6 +76,7 @@ def empirical_correction(
     """
     sites = {site.node: site for site in _with_bias(plan, quantized) if layers is None or site.node in layers}
     wanted: dict[str, list[Tensor]] = {name: [] for name in sites}
+    sizes = [len(next(iter(batch.values()))) for batch in batches]
     outputs: dict[str, str] = {}
 
     def remember(node: ir.Node, made: tuple[Tensor, ...]) -> None:
@@ -86,11 +87,11 @@ def empirical_correction(
     with torch.no_grad():
         for batch in batches:
             teacher.run(batch, visit=remember)
-        means = {name: torch.stack(found).mean(0) for name, found in wanted.items() if found}
+        means = {name: _mean(found, sizes) for name, found in wanted.items() if found}
         in_order = [(sites[name], means[name], outputs[name]) for name in outputs]
         if len(batches) == 1:
             return _corrected_in_one_run(plan, quantized, batches[0], in_order)
-        return _corrected_in_turn(plan, quantized, batches, in_order)
+        return _corrected_in_turn(plan, quantized, batches, sizes, in_order)
 
 
 def _corrected_in_one_run(
@@ -121,14 +122,21 @@ def _corrected_in_turn(
     plan: QuantizationPlan,
     quantized: TorchGraph,
     batches: Sequence[Mapping[str, Tensor]],
+    sizes: Sequence[int],
     layers: Sequence[tuple[WeightSite, Tensor, str]],
 ) -> dict[str, Tensor]:
     changed: dict[str, Tensor] = {}
+    found: dict[str, list[Tensor]] = {site.node: [] for site, _, _ in layers}
     for site, mean, output in layers:
-        found = [_channel_means(quantized.run(batch, [output])[output]) for batch in batches]
-        name = f"{site.bias}_quantized"
-        changed[name] = _moved_bias(plan, site, quantized, mean - torch.stack(found).mean(0))
-        quantized.initializers[name] = changed[name]
+        # by node: a quantized graph output has its layer's name, but is not what the layer makes
+        def remember(node: ir.Node, made: tuple[Tensor, ...], wanted: str = site.node) -> None:
+            if node.name == wanted:
+                found[wanted].append(_channel_means(made[0]))
+
+        for batch in batches:
+            quantized.run(batch, [output], replace=changed, visit=remember)
+        shift = mean - _mean(found[site.node], sizes)
+        changed[f"{site.bias}_quantized"] = _moved_bias(plan, site, quantized, shift)
     return changed
 
 
@@ -162,6 +170,12 @@ def _moved_bias(plan: QuantizationPlan, site: WeightSite, quantized: TorchGraph,
 def _channel_means(output: Tensor) -> Tensor:
     """Mean over everything but axis 1, (channels,)."""
     return output.double().mean([axis for axis in range(output.ndim) if axis != 1])
+
+
+def _mean(means: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
+    """Mean over batches of different sizes."""
+    weights = torch.tensor(sizes, dtype=torch.float64, device=means[0].device)
+    return torch.stack(tuple(means)).T @ (weights / weights.sum())
 
 
 def _mean_shift(node: ir.Node, error: Tensor, mean: Tensor) -> Tensor | None:
