@@ -31,7 +31,7 @@ class FoldPad(ir.passes.InPlacePass):
         """Fold; the outcome's refusals name each Pad that stays, and why."""
         refusals: list[Refusal] = []
         modified = False
-        for node in list(model.graph):
+        for node in reversed(list(model.graph)):  # the last of several in a row first: then the others follow
             if not is_standard(node, "Pad"):
                 continue
             reasons = self._fold(node)
@@ -73,12 +73,12 @@ def _padding(node: ir.Node) -> tuple[list[int], list[int], float] | str:
     pads = constant_value(node.inputs[1])
     fill = _optional(node, 2)
     axes = _optional(node, 3)
-    shape = node.inputs[0].shape if node.inputs[0] is not None else None
     if pads is None or fill is None or axes is None:
         return "its padding is computed at run time"
-    if shape is None:
+    shape = node.inputs[0].shape if node.inputs[0] is not None else None
+    rank = len(shape) if shape is not None else pads.size // 2
+    if axes.size and shape is None:
         return "the rank of its input is not known"
-    rank = len(shape)
     full = np.zeros((2, rank), np.int64)
     full[:, axes.astype(np.int64) if axes.size else slice(None)] = pads.reshape(2, -1)
     if (full < 0).any():

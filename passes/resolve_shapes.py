@@ -86,7 +86,7 @@ def _shape(node: ir.Node) -> Sizes | None:
 
 
 def _gather(node: ir.Node, inputs: list[Sizes]) -> Sizes | None:
-    return _objects(np.take(inputs[0], inputs[1].astype(np.int64), axis=0))
+    return _objects(inputs[0][inputs[1].astype(np.int64)])
 
 
 def _slice(node: ir.Node, inputs: list[Sizes]) -> Sizes | None:
@@ -120,14 +120,14 @@ def _arithmetic(node: ir.Node, inputs: list[Sizes]) -> Sizes | None:
     left, right = (array.astype(np.int64) for array in inputs)  # raises on an open dimension
     match node.op_type:
         case "Add":
-            return _objects(left + right)
+            return _objects((left + right).tolist())
         case "Sub":
-            return _objects(left - right)
+            return _objects((left - right).tolist())
         case "Mul":
-            return _objects(left * right)
+            return _objects((left * right).tolist())
         case _:
             # ONNX divides integers towards zero, numpy towards minus infinity
-            return _objects(left // right) if (left >= 0).all() and (right > 0).all() else None
+            return _objects((left // right).tolist()) if (left >= 0).all() and (right > 0).all() else None
 
 
 _RULES: dict[str, Callable[[ir.Node, list[Sizes]], Sizes | None]] = {

@@ -9,7 +9,10 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 import onnx.parser
+import onnx_ir as ir
 from numpy.typing import NDArray
+
+from backends.session import open_session
 
 HEADER = '<ir_version: 10, opset_import: ["" : 21]>\n'
 
@@ -138,3 +141,48 @@ def branches(*, seed: int = 0) -> onnx.ModelProto:
         """,
         seed=seed,
     )
+
+
+def graph(text: str, *, seed: int = 0, weights: Mapping[str, NDArray[np.generic]] | None = None) -> ir.Model:
+    """The same as ``parse``, for passes."""
+    return ir.from_proto(parse(text, seed=seed, weights=weights))
+
+
+def operators(model: ir.Model) -> list[str]:
+    """Operators of the main graph, in order."""
+    return [node.op_type for node in model.graph]
+
+
+def random_feeds(model: onnx.ModelProto, *, batch: int = 2, seed: int = 0) -> dict[str, NDArray[np.generic]]:
+    """Random numbers for every graph input; sizes that are open become ``batch``."""
+    rng = np.random.default_rng(seed)
+    constants = {tensor.name for tensor in model.graph.initializer}
+    made: dict[str, NDArray[np.generic]] = {}
+    for value in model.graph.input:
+        if value.name not in constants:
+            tensor_type = value.type.tensor_type
+            shape = [dim.dim_value if dim.HasField("dim_value") else batch for dim in tensor_type.shape.dim]
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor_type.elem_type)
+            made[value.name] = (2.0 * rng.standard_normal(shape)).astype(dtype)
+    return made
+
+
+def to_proto(model: onnx.ModelProto | ir.Model) -> onnx.ModelProto:
+    """The model as protobuf, whichever it is."""
+    return model if isinstance(model, onnx.ModelProto) else ir.to_proto(model)
+
+
+def largest_difference(before: onnx.ModelProto | ir.Model, after: onnx.ModelProto | ir.Model) -> float:
+    """Run both in ONNX Runtime on one random batch: largest difference of any output, relative to its magnitude.
+
+    The runtime's own rewriting is off: it would do to the first model what the pass did to the second, right or wrong.
+    """
+    one, other = to_proto(before), to_proto(after)
+    feeds = random_feeds(one)
+    expected, got = (open_session(model, threads=1, optimize="none").run(feeds) for model in (one, other))
+    assert list(expected) == list(got), "the graph outputs changed"
+    ratios = []
+    for name, array in expected.items():
+        assert array.shape == got[name].shape, f"the shape of {name} changed"
+        ratios.append(np.abs(array - got[name]).max(initial=0.0) / max(float(np.abs(array).max(initial=0.0)), 1e-30))
+    return float(max(ratios))
