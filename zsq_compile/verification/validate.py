@@ -17,7 +17,7 @@ from zsq_compile.verification.labelled import LabelledQuality, labelled_quality
 from zsq_compile.verification.latency import Latency, measure_latency
 from zsq_compile.verification.metrics import agreement, class_axis, sqnr_db
 from zsq_compile.verification.running import file_bytes, first_sample, run_batched
-from zsq_compile.verification.simulation import ALLOWED_SHARE, SimulationMatch, match_simulation
+from zsq_compile.verification.simulation import SimulationMatch, match_simulation
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,13 +124,11 @@ def validate(
     except RuntimeModelError as error:
         raise ValidationError(f"the emitted model {emitted} failed in the runtime: {error}") from error
     _check_outputs(wanted, got, emitted)
-    outputs = tuple(_quality(name, wanted[name], got[name]) for name in wanted)
-    noise_db = {output.name: output.sqnr_db for output in outputs}
-    match = None if simulation is None else match_simulation(simulation, got, noise_db)
+    match = None if simulation is None else match_simulation(simulation, got, wanted)
     first = first_sample(session, held_out)
     return Validation(
         samples=min(len(array) for array in held_out.values()),
-        outputs=outputs,
+        outputs=tuple(_quality(name, wanted[name], got[name]) for name in wanted),
         fusion=fusion,
         simulation=match,
         labelled=quality,
@@ -138,7 +136,7 @@ def validate(
         quantized_bytes=file_bytes(emitted),
         latency=_latency(original, emitted, first, threads, latency_seconds, providers),
         failures=_failures(wanted, got, match),
-        warnings=_warnings(fusion),
+        warnings=_warnings(fusion, match),
     )
 
 
@@ -175,21 +173,28 @@ def _failures(
         for name, array in wanted.items()
         if np.issubdtype(array.dtype, np.floating) and np.any(np.isfinite(array) & ~np.isfinite(got[name]))
     ]
-    if match is not None and not match.agrees:
-        ratio = "" if match.sqnr_db is None else f", the ratio to it {match.sqnr_db:.1f} dB"
-        failures.append(
-            f"output {match.output!r}: the runtime does not compute what the simulation did: "
-            f"{match.share_beyond_step:.1%} of the elements lie more than one step ({match.step:.3g}) apart, "
-            f"at most {ALLOWED_SHARE:.0%} may; the largest difference is {match.largest:.3g}{ratio}"
-        )
+    if match is not None and match.broken:
+        failures.append(f"the runtime does not compute what the simulation did: {_difference(match)}")
     return tuple(failures)
 
 
-def _warnings(fusion: Fusion) -> tuple[str, ...]:
-    if not fusion.unfused:
-        return ()
-    names = ", ".join(fusion.unfused[:5]) + (" ..." if len(fusion.unfused) > 5 else "")
-    return (f"{len(fusion.unfused)} quantized layers run in float, because the runtime did not fuse them: {names}",)
+def _warnings(fusion: Fusion, match: SimulationMatch | None) -> tuple[str, ...]:
+    warnings = []
+    if fusion.unfused:
+        names = ", ".join(fusion.unfused[:5]) + (" ..." if len(fusion.unfused) > 5 else "")
+        count = len(fusion.unfused)
+        warnings.append(f"{count} quantized layers run in float, because the runtime did not fuse them: {names}")
+    if match is not None and not (match.close or match.broken):
+        warnings.append(f"the runtime's roundings differ from the simulation's, and it shows: {_difference(match)}")
+    return tuple(warnings)
+
+
+def _difference(match: SimulationMatch) -> str:
+    ratio = "" if match.sqnr_db is None else f", and the ratio to it {match.sqnr_db:.1f} dB"
+    return (
+        f"at the output {match.output!r} {match.share_beyond_step:.1%} of the elements lie more than one step "
+        f"({match.step:.3g}) apart, the largest difference is {match.largest:.3g}{ratio}"
+    )
 
 
 def _latency(

@@ -39,11 +39,11 @@ def report():
         ),
         simulation=SimulationMatch(
             output="logits",
-            agrees=True,
             step=0.1,
             share_beyond_step=0.01,
             largest=0.2,
             sqnr_db=40.0,
+            margin_db=15.0,
             agreement=1.0,
         ),
         labelled=LabelledQuality(samples=10, top1_float=0.9, top1_quantized=0.8, agreement=0.85),

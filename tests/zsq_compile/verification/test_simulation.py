@@ -17,54 +17,65 @@ def output():
 
 
 @pytest.mark.parametrize(
-    ("difference_db", "noise_db", "agrees"),
+    ("noise_db", "difference_db", "close", "broken"),
     [
-        (60.0, 55.0, True),  # hardly any element is a step away
-        (35.0, 20.0, True),  # many are, but far below the quantization noise
-        (25.0, 20.0, False),
-        (15.0, 20.0, False),
+        (55.0, 60.0, True, False),  # hardly any element is a step away
+        (20.0, 35.0, True, False),  # many are, but far below the quantization noise
+        (20.0, 25.0, False, False),
+        (20.0, 17.0, False, False),  # as far apart as two draws of the noise
+        (20.0, 10.0, False, True),
     ],
 )
-def test_a_difference_counts_against_the_step_and_against_the_noise(output, difference_db, noise_db, agrees):
-    match = match_simulation({"y": noisy(output, difference_db)}, {"y": output}, {"y": noise_db})
+def test_a_difference_counts_against_the_step_and_against_the_noise(output, noise_db, difference_db, close, broken):
+    simulated = noisy(output, noise_db)
+    got = noisy(simulated, difference_db, seed=2)
+    match = match_simulation({"y": simulated}, {"y": got}, {"y": output})
     assert match is not None
-    assert match.agrees == agrees
-    assert match.sqnr_db == pytest.approx(difference_db, abs=0.01)
-    assert match.step == pytest.approx(np.ptp(output) / 255)
+    assert (match.close, match.broken) == (close, broken)
+    assert match.sqnr_db == pytest.approx(difference_db, abs=0.5)
+    assert match.margin_db == pytest.approx(difference_db - noise_db, abs=0.5)
+    assert match.step == pytest.approx(np.ptp(got) / 255)
 
 
 def test_the_worst_output_is_reported_with_the_lowest_agreement(output):
-    got = {"good": output, "bad": output, "integer": np.arange(100)}
-    simulated = {"good": noisy(output, 60.0), "bad": noisy(output, 5.0), "integer": np.arange(100)}
-    match = match_simulation(simulated, got, {"good": 30.0, "bad": 30.0, "integer": None})
+    wanted = {"good": noisy(output, 30.0), "bad": noisy(output, 30.0), "integer": np.arange(100)}
+    got = {"good": noisy(output, 60.0), "bad": noisy(output, 5.0, seed=2), "integer": np.arange(100)}
+    match = match_simulation({"good": output, "bad": output, "integer": np.arange(100)}, got, wanted)
     assert match is not None
-    assert (match.output, match.agrees) == ("bad", False)
+    assert (match.output, match.broken) == ("bad", True)
     assert match.agreement < 1.0
 
 
-@pytest.mark.parametrize(("wrong", "agrees"), [(3, True), (8, False)])
-def test_integers_must_be_equal_but_for_a_few(wrong, agrees):
+@pytest.mark.parametrize(("wrong", "broken"), [(3, False), (8, True)])
+def test_integers_must_be_equal_but_for_a_few(wrong, broken):
     got = np.arange(100)
     simulated = np.where(got < wrong, got + 1, got)
-    match = match_simulation({"y": simulated}, {"y": got}, {"y": None})
+    match = match_simulation({"y": simulated}, {"y": got}, {"y": got})
     assert match is not None
-    assert (match.agrees, match.sqnr_db, match.step) == (agrees, None, 0.0)
+    assert (match.broken, match.sqnr_db, match.margin_db, match.step) == (broken, None, None, 0.0)
     assert match.share_beyond_step == pytest.approx(wrong / 100)
 
 
+def test_outputs_without_classes_hold_no_decisions(output):
+    mask = output[:, None, :, None]
+    match = match_simulation({"y": mask}, {"y": mask + 1e-6}, {"y": mask})
+    assert match is not None
+    assert match.agreement == 1.0
+
+
 def test_samples_that_a_fixed_batch_dropped_are_left_out(output):
-    match = match_simulation({"y": output}, {"y": output[:96]}, {"y": 30.0})
+    match = match_simulation({"y": output}, {"y": output[:96]}, {"y": noisy(output[:96], 30.0)})
     assert match is not None
     assert match.share_beyond_step == 0.0
 
 
 def test_nan_does_not_agree(output):
-    match = match_simulation({"y": np.full_like(output, np.nan)}, {"y": output}, {"y": 30.0})
+    match = match_simulation({"y": np.full_like(output, np.nan)}, {"y": output}, {"y": noisy(output, 30.0)})
     assert match is not None
-    assert not match.agrees
+    assert match.broken
 
 
 def test_other_shapes_are_an_error(output):
     with pytest.raises(ValidationError, match="the simulation gives"):
-        match_simulation({"y": output[:, :3]}, {"y": output}, {"y": 30.0})
+        match_simulation({"y": output[:, :3]}, {"y": output}, {"y": noisy(output, 30.0)})
     assert match_simulation({}, {"y": output}, {}) is None

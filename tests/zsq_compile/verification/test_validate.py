@@ -50,7 +50,7 @@ def test_figures_equal_those_computed_by_hand(pair):
     assert (result.failures, result.warnings, result.labelled) == ((), (), None)
     assert result.simulation is not None
     assert (result.simulation.share_beyond_step, result.simulation.agreement) == (0.0, 1.0)
-    assert result.simulation.agrees
+    assert result.simulation.close
 
 
 def test_a_simulation_that_differs_is_a_failure(pair):
