@@ -109,6 +109,7 @@ def cell(row: dict[str, Any] | None, name: str) -> str:
         text += f" {row['settings'].rsplit(', ', 1)[-1]}"
     if name == "ours":
         text += f", {row['seconds']:.0f} s, {row['peak_mb'] / 1024:.1f} GB"
+        text += "" if row["exit_code"] == 0 else f", exit code {row['exit_code']}"
     return text
 
 

@@ -17,8 +17,8 @@ def line(key: str, row: dict[str, Any]) -> list[str]:
             "compiled",
             f"{fusion['fused']} fused, {len(fusion['unfused'])} not, {len(fusion['left_float'])} float",
         )
-        notes = [*validation.get("failures", []), *validation.get("warnings", []), *report.get("notes", [])]
-        words = "; ".join([str(report.get("coverage", "")), *notes])
+        told = [*validation.get("failures", []), *validation.get("warnings", [])]
+        words = "; ".join([str(report.get("coverage", "")), *told])
     else:
         result, layers, words = ("refused" if row["exit_code"] == 3 else "FAILED"), "", last_words(row)
     return [
@@ -54,7 +54,7 @@ def main() -> None:
             lines.append(line(key, row))
     header = ["model", "result", "exit code", "lowest SQNR, dB", "agreement", "layers", "seconds", "in its words"]
     body = (
-        f"`zsq-compile MODEL --bits {options.bits}` with no other option that matters. SQNR and agreement with the "
+        f"`zsq-compile MODEL --bits {options.bits}`. SQNR and agreement with the "
         "float model in ONNX Runtime, on held-out synthetic data.\n\n" + table(header, lines)
     )
     write_result("wild", "Wild models", body)
