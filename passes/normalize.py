@@ -49,6 +49,7 @@ def _passes() -> ir.passes.Sequential:
         FoldConstants(),
         # a resolved Reshape lets shapes behind it be inferred, and those resolve further ones
         ir.passes.PassManager([InferShapes(), UnifyOperators(), ResolveShapes(), FoldConstants()], steps=4),
+        common.RemoveUnusedNodesPass(),  # a dead reader would keep a Pad or an Add from being fused
         ResolveAutoPad(),
         FoldPad(),
         FuseBias(),
