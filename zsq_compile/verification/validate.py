@@ -1,6 +1,7 @@
 """Check an emitted file in its runtime, and tell what quantization cost."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,29 +116,32 @@ def validate(
 
     """
     _check_file(emitted)
-    try:
-        reference = open_session(original, providers=providers, threads=threads)
-        session = open_session(emitted, providers=providers, threads=threads)
+    with _in_words(emitted):
+        reference, session = (open_session(m, providers=providers, threads=threads) for m in (original, emitted))
         wanted, got = run_batched(reference, held_out), run_batched(session, held_out)
+        _check_outputs(wanted, got, emitted)
+        match = None if simulation is None else match_simulation(simulation, got, wanted)
         fusion = inspect_fusion(emitted, providers=providers)
-        quality = None if labelled is None else labelled_quality(reference, session, labelled)
+        return Validation(
+            samples=min(len(array) for array in held_out.values()),
+            outputs=tuple(_quality(name, wanted[name], got[name]) for name in wanted),
+            fusion=fusion,
+            simulation=match,
+            labelled=None if labelled is None else labelled_quality(reference, session, labelled),
+            float_bytes=original.ByteSize() if float_bytes is None else float_bytes,
+            quantized_bytes=file_bytes(emitted),
+            latency=_latency(original, emitted, first_sample(session, held_out), threads, latency_seconds, providers),
+            failures=_failures(wanted, got, match),
+            warnings=_warnings(fusion, match),
+        )
+
+
+@contextmanager
+def _in_words(emitted: Path) -> Iterator[None]:
+    try:
+        yield
     except RuntimeModelError as error:
         raise ValidationError(f"the emitted model {emitted} failed in the runtime: {error}") from error
-    _check_outputs(wanted, got, emitted)
-    match = None if simulation is None else match_simulation(simulation, got, wanted)
-    first = first_sample(session, held_out)
-    return Validation(
-        samples=min(len(array) for array in held_out.values()),
-        outputs=tuple(_quality(name, wanted[name], got[name]) for name in wanted),
-        fusion=fusion,
-        simulation=match,
-        labelled=quality,
-        float_bytes=original.ByteSize() if float_bytes is None else float_bytes,
-        quantized_bytes=file_bytes(emitted),
-        latency=_latency(original, emitted, first, threads, latency_seconds, providers),
-        failures=_failures(wanted, got, match),
-        warnings=_warnings(fusion, match),
-    )
 
 
 def _check_file(emitted: Path) -> None:
