@@ -1,0 +1,324 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from passes.checks import Door, check
+from passes.harvest_batchnorm import harvest_batchnorm
+from passes.normalize import SimplifierError
+from tests import models
+from zsq_compile import loading
+from zsq_compile.errors import ConfigError, LoadError, UnsupportedModelError
+from zsq_compile.loading import LoadedModel, load_model
+
+TOLERANCE = 1e-5  # of the output's magnitude
+
+
+def save(model: onnx.ModelProto | str, folder: Path, name: str = "model.onnx") -> Path:
+    path = folder / name
+    onnx.save(onnx.parser.parse_model(model) if isinstance(model, str) else model, path)
+    return path
+
+
+def text(body: str, inputs: str = "float[N,3,8,8] x", outputs: str = "float[A,B,C,D] y", version: int = 21) -> str:
+    return (
+        f'<ir_version: 10, opset_import: ["" : {version}]> g ({inputs}) => ({outputs}) '
+        f"<float[2,3,1,1] w = {{1.0,2.0,3.0,4.0,5.0,6.0}}> {{ {body} }}"
+    )
+
+
+CONV = "y = Conv(x, w)"
+
+
+@pytest.mark.parametrize("make", [models.conv_bn_relu, models.residual, models.depthwise, models.branches])
+def test_a_network_is_loaded_in_normal_form(make, tmp_path):
+    before = make()
+    loaded = load_model(save(before, tmp_path))
+    assert isinstance(loaded, LoadedModel)
+    check(loaded.model, Door.NORMALIZED)
+    (spec,) = loaded.inputs
+    assert spec.name == "x" and spec.shape[0] is None and spec.dtype == np.float32
+    assert loaded.outputs == tuple(value.name for value in before.graph.output)
+    assert loaded.opset == 21 and loaded.notes == ()
+    assert models.largest_difference(before, loaded.model) < TOLERANCE
+    assert models.largest_difference(before, loaded.original) == 0.0
+
+
+def test_statistics_survive_loading(tmp_path):
+    loaded = load_model(save(models.residual(), tmp_path))
+    assert harvest_batchnorm(loaded.model).coverage() == "BN found behind 3 of 3 convolutions"
+
+
+def test_an_old_opset_is_raised_with_a_note(tmp_path):
+    old = text('y = Upsample<mode="linear", scales=[1.0,1.0,2.0,2.0]>(x)', version=8)
+    loaded = load_model(save(old, tmp_path))
+    assert loaded.opset == 8 and loaded.original.opset_import[0].version == 21
+    assert any("opset 8 was raised to 21" in note for note in loaded.notes)
+    assert models.largest_difference(onnx.parser.parse_model(old), loaded.model) < TOLERANCE
+
+
+def test_initializers_are_no_inputs(tmp_path):
+    proto = models.conv_bn_relu()
+    for tensor in proto.graph.initializer:
+        proto.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    proto.ir_version = 3
+    loaded = load_model(save(proto, tmp_path))
+    assert [spec.name for spec in loaded.inputs] == ["x"]
+    assert [value.name for value in loaded.original.graph.input] == ["x"]
+    assert [value.name for value in loaded.model.graph.inputs] == ["x"]
+
+
+def test_several_inputs_and_outputs(tmp_path):
+    given = text(
+        "y = Conv(x, w) z = Add(y, v)", "float[N,3,8,8] x, float[N,2,1,1] v", "float[N,2,8,8] y, float[N,2,8,8] z"
+    )
+    loaded = load_model(save(given, tmp_path))
+    assert [spec.name for spec in loaded.inputs] == ["x", "v"] and loaded.outputs == ("y", "z")
+
+
+def test_weights_in_external_files(tmp_path):
+    before = models.residual()
+    path = tmp_path / "model.onnx"
+    copy = onnx.ModelProto()
+    copy.CopyFrom(before)
+    onnx.save(copy, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    assert models.largest_difference(before, load_model(path).model) < TOLERANCE
+    (tmp_path / "weights.bin").unlink()
+    with pytest.raises(LoadError, match=r"keeps its weights in weights\.bin"):
+        load_model(path)
+
+
+def test_open_sizes_are_asked_for_with_the_option_to_add(tmp_path):
+    path = save(text(CONV, "float[N,3,h,w] x"), tmp_path)
+    with pytest.raises(ConfigError, match=r'--input-shape "x:\?x3x224x224"'):
+        load_model(path)
+    loaded = load_model(path, input_shapes={"x": (None, 3, 16, 12)})
+    assert loaded.inputs[0].shape == (None, 3, 16, 12)
+    assert list(loaded.model.graph[0].outputs[0].shape)[1:] == [2, 16, 12]
+    assert load_model(path, input_shapes={"x": (4, 3, 16, 12)}).inputs[0].shape == (4, 3, 16, 12)
+
+
+def test_an_input_without_a_shape_needs_one(tmp_path):
+    proto = onnx.parser.parse_model(text(CONV))
+    proto.graph.input[0].type.tensor_type.ClearField("shape")
+    path = save(proto, tmp_path)
+    with pytest.raises(ConfigError, match="has no shape"):
+        load_model(path)
+    assert load_model(path, input_shapes={"x": (1, 3, 8, 8)}).inputs[0].shape == (1, 3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "words"),
+    [
+        ({"X": (1, 3, 8, 8)}, "names 'X', but the inputs of .* are 'x'"),
+        ({"x": (1, 3, 8)}, "gives 'x' 3 sizes"),
+        ({"x": (1, 1, 8, 8)}, "axis 1 of 'x' the size 1, but the file fixes it to 3"),
+    ],
+)
+def test_shapes_that_contradict_the_file_are_refused(shapes, words, tmp_path):
+    with pytest.raises(ConfigError, match=words):
+        load_model(save(text(CONV), tmp_path), input_shapes=shapes)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "there is no file"),
+        (b"", "is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"),
+        (b"<html>not a model</html>", "no ONNX model"),
+        (models.residual().SerializeToString()[:2000], "no ONNX model, or is cut off"),
+        (onnx.ModelProto(ir_version=8).SerializeToString(), "no nodes"),
+    ],
+)
+def test_files_that_are_no_models(content, words, tmp_path):
+    path = tmp_path / "model.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(LoadError, match=words):
+        load_model(path)
+
+
+def test_a_folder_is_no_model(tmp_path):
+    with pytest.raises(LoadError, match="is not a file"):
+        load_model(tmp_path)
+
+
+def test_opsets_that_nobody_can_read(tmp_path):
+    proto = models.residual()
+    proto.opset_import[0].version = 6
+    with pytest.raises(LoadError, match="opset 6; wanted 7 or later"):
+        load_model(save(proto, tmp_path))
+    proto.opset_import[0].version = 999
+    with pytest.raises(LoadError, match="upgrade onnx"):
+        load_model(save(proto, tmp_path))
+    del proto.opset_import[:]
+    with pytest.raises(LoadError, match="opset_import is missing"):
+        load_model(save(proto, tmp_path))
+
+
+def test_what_the_runtime_rejects(tmp_path):
+    proto = models.residual()
+    proto.graph.node[3].op_type = "NoSuchOperator"
+    with pytest.raises(LoadError, match="cannot be run"):
+        load_model(save(proto, tmp_path))
+
+
+BRANCH = """y = If (c) <then_branch = t () => (float[N,2,8,8] a) { a = Conv(x, w) },
+                        else_branch = e () => (float[N,2,8,8] b) { d = Conv(x, w) b = Relu(d) }>"""
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (
+            text("q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, s, z)").replace(
+                "<float[2", "<float s = {0.1}, uint8 z = {3}, float[2"
+            ),
+            "is quantized already",
+        ),
+        (
+            text("a = FusedConv(x, w) y = Relu(a)")
+            .replace("FusedConv", "com.microsoft.FusedConv")
+            .replace('["" : 21]', '["" : 21, "com.microsoft" : 1]'),
+            "com.microsoft.FusedConv",
+        ),
+        (text(BRANCH, "float[N,3,8,8] x, bool c"), "1 x If, and not one layer outside"),
+        (text("y = Conv(x, x)", "double[3,3,1,1] x", "double[A,B,C,D] y"), "float64 .input 'x'"),
+        (
+            text(
+                "n = BatchNormalization<spatial=0>(x, a, a, a, a) y = Conv(n, w)",
+                "float[N,3,8,8] x, float[3,8,8] a",
+                version=8,
+            ),
+            "opset 8 to 21",
+        ),
+        (
+            text("n, y, v = BatchNormalization<training_mode=1>(x, s, s, s, s)", outputs="float[3] y").replace(
+                "<float[2", "<float[3] s = {1.0,2.0,3.0}, float[2"
+            ),
+            "model.eval",
+        ),
+    ],
+)
+def test_models_that_cannot_be_compiled_are_refused_in_words(model, words, tmp_path):
+    with pytest.raises(UnsupportedModelError, match=words):
+        load_model(save(model, tmp_path))
+
+
+def test_half_precision_is_refused(tmp_path):
+    proto = onnx.parser.parse_model(text("h = Cast<to=10>(x) c = Conv(h, w) y = Cast<to=1>(c)"))
+    weight = onnx.numpy_helper.to_array(proto.graph.initializer[0]).astype(np.float16)
+    proto.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weight, "w"))
+    with pytest.raises(UnsupportedModelError, match=r"computes in float16 .weights of 1 layers.; wanted float32"):
+        load_model(save(proto, tmp_path))
+
+
+def test_weights_that_are_only_stored_in_half_precision_are_fine(tmp_path):
+    proto = onnx.parser.parse_model(text("f = Cast<to=1>(w) y = Conv(x, f)"))
+    weight = onnx.numpy_helper.to_array(proto.graph.initializer[0]).astype(np.float16)
+    proto.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weight, "w"))
+    loaded = load_model(save(proto, tmp_path))
+    assert models.operators(loaded.model) == ["Conv"]
+
+
+def test_a_misspelt_input_is_answered_with_the_nearest(tmp_path):
+    path = save(text("y = Conv(image, w)", "float[N,3,h,w] image"), tmp_path)
+    with pytest.raises(ConfigError, match="did you mean 'image'"):
+        load_model(path, input_shapes={"imag": (1, 3, 8, 8)})
+
+
+def test_a_branch_that_is_decided_is_taken(tmp_path):
+    model = text(f"c = Constant<value = bool {{1}}>() {BRANCH}")
+    loaded = load_model(save(model, tmp_path))
+    assert models.operators(loaded.model) == ["Conv"]
+
+
+def test_training_mode_is_left_with_a_note(tmp_path):
+    body = "c = Conv(x, w) y, m, v = BatchNormalization<training_mode=1>(c, s, s, s, s)"
+    model = text(body).replace("<float[2", "<float[2] s = {1.0,2.0}, float[2")
+    loaded = load_model(save(model, tmp_path))
+    assert any("training mode" in note for note in loaded.notes)
+    used = onnx.parser.parse_model(
+        model.replace("y, m, v = BatchNormalization<training_mode=1>", "y = BatchNormalization")
+    )
+    assert models.largest_difference(used, loaded.model) < TOLERANCE
+
+
+def test_a_batch_that_is_not_open_after_all_is_fixed(tmp_path):
+    model = text("c = Conv(x, w) y = Reshape(c, s)", outputs="float[N,128] y").replace(
+        "<float[2", "<int64[2] s = {1, 128}, float[2"
+    )
+    loaded = load_model(save(model, tmp_path))
+    assert loaded.inputs[0].shape == (1, 3, 8, 8)
+    assert any("batch was fixed to 1" in note for note in loaded.notes)
+
+
+def test_local_functions_are_written_out(tmp_path):
+    model = """<ir_version: 10, opset_import: ["" : 21, "own" : 1]>
+        g (float[N,4] x) => (float[N,4] y) { y = own.twice(x) }
+        <domain: "own", opset_import: ["" : 21]> twice (a) => (b) { b = Add(a, a) }"""
+    assert models.operators(load_model(save(model, tmp_path)).model) == ["Add"]
+
+
+def test_the_long_name_of_the_default_domain(tmp_path):
+    proto = onnx.parser.parse_model(text(CONV))
+    proto.opset_import[0].domain = proto.graph.node[0].domain = "ai.onnx"
+    assert load_model(save(proto, tmp_path)).model.graph[0].domain == ""
+
+
+def test_a_simplifier_that_lies_is_not_believed(tmp_path, monkeypatch):
+    right = loading.normalize
+
+    def wrong(model: ir.Model, *, simplify: bool) -> ir.Model:
+        return right(ir.from_proto(models.residual(seed=1)) if simplify else model, simplify=simplify)
+
+    monkeypatch.setattr(loading, "normalize", wrong)
+    loaded = load_model(save(models.residual(), tmp_path))
+    assert any("simplified graph was not used: its outputs differ" in note for note in loaded.notes)
+    assert models.largest_difference(models.residual(), loaded.model) < TOLERANCE
+
+
+def test_a_simplifier_that_fails_is_done_without(tmp_path, monkeypatch):
+    right = loading.normalize
+
+    def failing(model: ir.Model, *, simplify: bool) -> ir.Model:
+        if simplify:
+            raise SimplifierError("onnxsim could not simplify the graph: bad luck")
+        return right(model, simplify=False)
+
+    monkeypatch.setattr(loading, "normalize", failing)
+    assert any("bad luck" in note for note in load_model(save(models.residual(), tmp_path)).notes)
+
+
+def test_a_conversion_that_changes_the_outputs_is_refused(tmp_path, monkeypatch):
+    def wrong(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+        return models.residual(seed=1)
+
+    monkeypatch.setattr(loading, "raise_opset", wrong)
+    with pytest.raises(UnsupportedModelError, match="computes something else once it is raised"):
+        load_model(save(models.residual(), tmp_path))
+
+
+ASSETS = Path(os.environ.get("ZSQ_ASSETS", Path(__file__).resolve().parents[2] / "../shared/assets")) / "models"
+
+
+@pytest.mark.skipif(not ASSETS.is_dir(), reason="the real models of ZSQ_ASSETS are not here")
+@pytest.mark.parametrize(
+    ("name", "operators"),
+    [
+        ("cifar10/resnet20_bn", "Conv BatchNormalization Relu Add Slice Pad GlobalAveragePool Flatten Gemm"),
+        ("imagenet/mobilenetv1_075_bn", "Conv BatchNormalization Clip GlobalAveragePool Flatten Gemm"),
+        ("wild/pfld_landmark", "Conv BatchNormalization Relu Add AveragePool Reshape Concat Gemm"),
+        ("wild/ultraface_rfb320", None),
+        ("wild/mnist_cntk", "Conv Relu MaxPool Reshape Gemm"),
+    ],
+)
+def test_real_models_load(name, operators):
+    loaded = load_model(ASSETS / f"{name}.onnx")
+    check(loaded.model, Door.NORMALIZED)
+    assert operators is None or set(models.operators(loaded.model)) == set(operators.split())
+    assert not any("simplified" in note for note in loaded.notes)
