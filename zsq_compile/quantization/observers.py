@@ -4,6 +4,7 @@ A range is found in two passes over the data (extremes first, then a histogram b
 grow with the number of batches and the result does not depend on how the data were cut into batches.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -79,11 +80,9 @@ def choose_range(histogram: Histogram, number_format: NumberFormat, method: Cali
         case "percentile":
             return _percentile_range(histogram)
         case "mse":
-            cost = _error(histogram, number_format, *(ranges := _candidates(histogram)))
+            return _search(histogram, lambda low, high: _error(histogram, number_format, low, high))
         case "entropy":
-            cost = _divergence(histogram, number_format, *(ranges := _candidates(histogram)))
-    best = int(torch.argmin(cost))
-    return float(ranges[0][best]), float(ranges[1][best])
+            return _search(histogram, lambda low, high: _divergence(histogram, number_format, low, high))
 
 
 def _percentile_range(histogram: Histogram) -> tuple[float, float]:
@@ -95,13 +94,22 @@ def _percentile_range(histogram: Histogram) -> tuple[float, float]:
     return min(low, 0.0), max(high, 0.0)
 
 
-def _candidates(histogram: Histogram) -> tuple[Tensor, Tensor]:
-    """Lower and upper ends to try: one end shrinks for one-sided values, each end on its own for two-sided ones."""
+def _search(histogram: Histogram, cost: Callable[[Tensor, Tensor], Tensor]) -> tuple[float, float]:
+    """Range of least cost: one-sided values shrink one end, two-sided ones each end on its own, coarse then fine."""
     if histogram.low == 0.0 or histogram.high == 0.0:
         shrunk = torch.linspace(0.1, 1.0, _CANDIDATES, dtype=torch.float64)
-        return histogram.low * shrunk, histogram.high * shrunk
-    low, high = torch.meshgrid(*(torch.linspace(0.2, 1.0, 33, dtype=torch.float64),) * 2, indexing="ij")
-    return histogram.low * low.flatten(), histogram.high * high.flatten()
+        best = float(shrunk[int(torch.argmin(cost(histogram.low * shrunk, histogram.high * shrunk)))])
+        return histogram.low * best, histogram.high * best
+    low, high, reach = 0.6, 0.6, 0.4
+    for _ in range(2):
+        lows, highs = (
+            torch.linspace(max(centre - reach, 0.1), min(centre + reach, 1.0), 9, dtype=torch.float64)
+            for centre in (low, high)
+        )
+        pairs = torch.cartesian_prod(lows, highs)
+        low, high = pairs[int(torch.argmin(cost(histogram.low * pairs[:, 0], histogram.high * pairs[:, 1])))].tolist()
+        reach /= 4.0
+    return histogram.low * low, histogram.high * high
 
 
 def _quantized_centres(
