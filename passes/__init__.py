@@ -3,23 +3,35 @@
 Imports only go down: this package may use ``backends``, and nothing of ``zsq_compile``.
 """
 
+from passes.add_missing_bias import AddMissingBias
+from passes.checks import Door, IllegalGraphError, check
 from passes.fold_batchnorm import FoldBatchNorm
 from passes.harvest_batchnorm import BatchNorm, BatchNormStatistics, folded_advice, harvest_batchnorm
+from passes.insert_qdq import InsertQdq
 from passes.normalize import normalize
+from passes.pack_weights import PackWeights
 from passes.pipeline import Outcome
+from passes.place_quantizers import place_quantizers
 from passes.plan import ActivationSite, QuantizationPlan, Refusal, Scale, WeightSite
 
 __all__ = [
     "ActivationSite",
+    "AddMissingBias",
     "BatchNorm",
     "BatchNormStatistics",
+    "Door",
     "FoldBatchNorm",
+    "IllegalGraphError",
+    "InsertQdq",
     "Outcome",
+    "PackWeights",
     "QuantizationPlan",
     "Refusal",
     "Scale",
     "WeightSite",
+    "check",
     "folded_advice",
     "harvest_batchnorm",
     "normalize",
+    "place_quantizers",
 ]
