@@ -122,14 +122,14 @@ class _Writer:
         self._replace(node, 2, self._dequantized_constant(node, codes, str(site.bias), scale, 0))
 
     def _dequantized_constant(
-        self, node: ir.Node, codes: NDArray[np.integer], name: str, scale: Scale, axis: int
+        self, node: ir.Node, codes: NDArray[np.integer], name: str, scale: Scale, axis: int | None
     ) -> ir.Value:
         stored = self._initializer(f"{name}_quantized", ir.tensor(codes))
         assert stored.dtype is not None
         dequantize = ir.node(
             "DequantizeLinear",
             [stored, *self._parameters(name, scale, stored.dtype)],
-            {"axis": axis},
+            {} if axis is None else {"axis": axis},
             name=f"{name}_DequantizeLinear",
         )
         self._name_output(dequantize, f"{name}_dequantized", ir.DataType.FLOAT, stored.shape)

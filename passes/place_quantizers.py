@@ -151,14 +151,13 @@ class _Placement:
                 outs = [v for v in node.outputs if v.name and _is_float(v) and v.name not in self._float_region]
                 if any(v.name in self.sites for v in (*ins, *outs)):
                     changed |= any([self._mark(v) for v in (*ins, *outs)])
-                    changed |= self._unite([str(v.name) for v in (*ins, *outs)])
+                    self._unite([str(v.name) for v in (*ins, *outs)])
 
-    def _unite(self, names: list[str]) -> bool:
+    def _unite(self, names: list[str]) -> None:
         roots = {self.group(name) for name in names}
         leader = min(roots)
         for root in roots:
             self._parent[root] = leader
-        return len(roots) > 1
 
     def _behind_activation(self, node: ir.Node) -> ir.Value:
         """Output of a node, or of the Relu or Clip that alone reads it and that the target folds into it."""
@@ -217,17 +216,27 @@ def _weight_site(node: ir.Node, number_format: NumberFormat) -> WeightSite:
     data, weight = node.inputs[0], node.inputs[1]
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     assert data is not None and weight is not None
-    axis = {"Conv": 0, "MatMul": 1}.get(node.op_type)
-    if axis is None:  # Gemm
-        axis = 0 if _attribute(node, "transB", 0) else 1
     return WeightSite(
         node=str(node.name),
         initializer=str(weight.name),
-        axis=axis,
+        axis=_channel_axis(node),
         number_format=number_format,
         data_input=str(data.name),
         bias=None if bias is None else str(bias.name),
     )
+
+
+def _channel_axis(node: ir.Node) -> int | None:
+    """Axis of a weight along which the node's output channels lie."""
+    match node.op_type:
+        case "Conv":
+            return 0
+        case "ConvTranspose":
+            return 1 if _attribute(node, "group", 1) == 1 else None
+        case "Gemm":
+            return 0 if _attribute(node, "transB", 0) else 1
+        case _:
+            return 1
 
 
 def _narrowed(number_format: NumberFormat, bits: int) -> NumberFormat:

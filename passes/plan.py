@@ -52,12 +52,13 @@ class ActivationSite:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WeightSite:
-    """A constant weight of one node, quantized per channel.
+    """A constant weight of one node, quantized per channel where its channels have an axis.
 
     Attributes:
         node: name of the node that reads it.
         initializer: name of the float initializer.
-        axis: channel axis of the initializer, output channels of the node.
+        axis: channel axis of the initializer, output channels of the node; None where they lie along no single axis
+            (a grouped ConvTranspose), which leaves one scale for the whole weight.
         number_format: its integer grid.
         data_input: name of the value that the weight multiplies.
         bias: name of the bias initializer, or None; it becomes int32 with scale = scale(data_input) * scale(weight).
@@ -66,7 +67,7 @@ class WeightSite:
 
     node: str
     initializer: str
-    axis: int
+    axis: int | None
     number_format: NumberFormat
     data_input: str
     bias: str | None

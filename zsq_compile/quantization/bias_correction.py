@@ -143,9 +143,11 @@ def _corrected_in_turn(
 def dequantized_weight(plan: QuantizationPlan, site: WeightSite, quantized: TorchGraph) -> Tensor:
     """Real values of a quantized weight, float32, in the shape of the float one."""
     codes = quantized.initializers[f"{site.initializer}_quantized"]
+    step = torch.from_numpy(plan.weight_scales[site.initializer].scale).to(codes.device)
+    if site.axis is None:
+        return codes.float() * step
     shape = [1] * codes.ndim
     shape[site.axis] = -1
-    step = torch.from_numpy(plan.weight_scales[site.initializer].scale).to(codes.device)
     return codes.float() * step.reshape(shape)
 
 
@@ -184,6 +186,8 @@ def _mean_shift(node: ir.Node, error: Tensor, mean: Tensor) -> Tensor | None:
         transposed = node.attributes.get("transB")
         error = error if transposed is not None and transposed.value else error.T
         return error @ mean if error.shape[1] == len(mean) else None
+    if node.op_type == "ConvTranspose":  # which taps reach an output position depends on the position
+        return None
     groups = node.attributes.get("group")
     count = 1 if groups is None else int(groups.value)
     if error.ndim < 3 or error.shape[1] * count != len(mean):

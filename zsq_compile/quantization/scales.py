@@ -54,7 +54,7 @@ def weight_scales(
             least error under the 2.4-norm (BRECQ, Li et al. 2021).
 
     Returns:
-        Scales by initializer, each with shape (channels,).
+        Scales by initializer, each with shape (channels,), or () for a weight without a channel axis.
 
     """
     return {site.initializer: _weight_scale(plan, site, initializers, method) for site in plan.weights}
@@ -63,7 +63,8 @@ def weight_scales(
 def _weight_scale(
     plan: QuantizationPlan, site: WeightSite, initializers: Mapping[str, Tensor], method: WeightScales
 ) -> Scale:
-    weight = initializers[site.initializer].detach().double().movedim(site.axis, 0).flatten(1)
+    weight = initializers[site.initializer].detach().double()
+    weight = weight.reshape(1, -1) if site.axis is None else weight.movedim(site.axis, 0).flatten(1)
     step = channel_steps(weight, site.number_format, method)
     dead = step <= _SMALLEST
     if bool(dead.any()):  # any scale would do for zeros, but the bias is measured in it
@@ -73,7 +74,9 @@ def _weight_scale(
     if site.bias is not None and site.data_input in groups:
         data_step = float(plan.activation_scales[groups[site.data_input]].scale)
         bias = initializers[site.bias].detach().double().reshape(-1)
-        step = torch.maximum(step, bias.abs() / (data_step * _BIAS_CODES))
+        least = bias.abs() / (data_step * _BIAS_CODES)
+        step = torch.maximum(step, least.amax() if site.axis is None else least)
+    step = step.reshape(()) if site.axis is None else step
     scale: NDArray[np.float32] = step.clamp(min=_SMALLEST).float().cpu().numpy()
     return Scale(scale=scale, zero_point=np.zeros(scale.shape, np.int32))
 
