@@ -256,6 +256,23 @@ def test_an_activation_is_swallowed_only_when_it_alone_reads() -> None:
     assert values(plan) == ["x", "a", "r", "s"]
 
 
+def test_a_layer_read_past_its_activation_is_quantized_in_front_of_it() -> None:
+    plan = planned(
+        parse(
+            """
+            g (float[N,4] x) => (float[N,4] y, float[N,4] z) <float[4,4] w0, float[4,4] w1>
+            {
+                [first] a = Gemm(x, w0)
+                [relu] r = Relu(a)
+                [other] z = Erf(a)
+                [second] y = Gemm(r, w1)
+            }
+            """
+        )
+    )
+    assert values(plan) == ["x", "a", "r"]
+
+
 def test_without_a_rule_for_relu_the_layer_in_front_of_it_is_quantized_itself() -> None:
     bare = replace(TARGET, operators=tuple(rule for rule in TARGET.operators if rule.op_type != "Relu"))
     plan = planned(models.residual(), target=bare)
