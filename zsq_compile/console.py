@@ -92,7 +92,8 @@ class ConsoleProgress:
             nonlocal done, told
             done += steps
             now = time.monotonic()
-            if now - told >= _PLAIN_EVERY and total and done:
+            # The first steps are slower than the rest, and an estimate from them alone frightens.
+            if now - told >= _PLAIN_EVERY and total and 10 * done >= total:
                 told = now
                 left = (now - started) / done * (total - done)
                 self._print(f"{name}: {done} of {total}, about {math.ceil(left)} s left")
