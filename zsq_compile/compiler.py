@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from backends.catalog import TargetError, load_target
 from backends.target import Target
 from passes.add_missing_bias import AddMissingBias
+from passes.checks import Door, check
 from passes.fold_batchnorm import FoldBatchNorm
 from passes.harvest_batchnorm import BatchNormStatistics, folded_advice, harvest_batchnorm
 from passes.pack_weights import PackWeights
@@ -68,7 +69,7 @@ def compile_model(
     Args:
         model: path of the float model.
         output: path of the quantized model; None writes ``<model>.w<bits>a<bits>.onnx`` beside it.
-        config: everything that can be decided; None takes the defaults.
+        config: everything that can be decided.
         calibration: network inputs by name, (count, ...), to use instead of synthesized ones.
         data: labelled images or arrays, only to measure the result with (see ``verification.dataset``).
         progress: is told of stages, notes and warnings.
@@ -100,23 +101,11 @@ def compile_model(
         correct_biases(float_model, quantized, plan, teacher, statistics, together, config.quantization)
     with clock.stage("write"):
         _pack(quantized, plan, target)
+        check(quantized, Door.EMITTED)
         write_model(quantized, path)
     with clock.stage("validate"):
         validation = _validate(loaded, quantized, path, samples, target, labelled)
-    report = Report(
-        model=loaded.path,
-        emitted=path,
-        settings=dataclasses.asdict(config),
-        seed=config.seed,
-        stages=clock.seconds,
-        coverage=statistics.coverage(),
-        contract=None if samples.contract is None else dataclasses.asdict(samples.contract),
-        data=samples.description,
-        refusals=(*statistics.refusals, *plan.refusals),
-        notes=tuple(told.texts),
-        validation=validation,
-        sha256={"model": file_sha256(loaded.path), "emitted": file_sha256(path)},
-    )
+    report = _report(loaded, path, config, statistics, samples, plan, validation, told.texts, clock)
     if validation.failures:
         raise ValidationError(f"{path} was written, but must not be used: {'; '.join(validation.failures)}")
     missed = config.min_agreement is not None and (validation.agreement or 0.0) < config.min_agreement
@@ -144,6 +133,33 @@ def synthesize(
     ).synthetic
     assert made is not None
     return made
+
+
+def _report(
+    loaded: LoadedModel,
+    path: Path,
+    config: CompileConfig,
+    statistics: BatchNormStatistics,
+    samples: CalibrationData,
+    plan: QuantizationPlan,
+    validation: Validation,
+    notes: Sequence[str],
+    clock: Clock,
+) -> Report:
+    return Report(
+        model=loaded.path,
+        emitted=path,
+        settings=dataclasses.asdict(config),
+        seed=config.seed,
+        stages=clock.seconds,
+        coverage=statistics.coverage(),
+        contract=None if samples.contract is None else dataclasses.asdict(samples.contract),
+        data=samples.description,
+        refusals=(*statistics.refusals, *plan.refusals),
+        notes=tuple(notes),
+        validation=validation,
+        sha256={"model": file_sha256(loaded.path), "emitted": file_sha256(path)},
+    )
 
 
 class _Remembering:
@@ -182,7 +198,7 @@ def _output_path(model: Path, output: str | Path | None, config: CompileConfig) 
 
 def _tell_loaded(loaded: LoadedModel, statistics: BatchNormStatistics, progress: Progress) -> None:
     for text in loaded.notes:
-        progress.warn(text)
+        progress.note(text)
     if statistics.usable:
         progress.note(statistics.coverage())
     else:
@@ -213,6 +229,7 @@ def _folded(model: ir.Model) -> ir.Model:
     folded = model.clone()
     FoldBatchNorm()(folded)
     AddMissingBias()(folded)
+    check(folded, Door.FOLDED)
     return folded
 
 
