@@ -38,6 +38,7 @@ class Objective:
     Attributes:
         layers: whose statistics are matched; may be empty if ``classes`` is not None.
         view: (samples of one batch, rng) -> feeds; differentiable, may shift and flip at random.
+        smooth: (name of an input, gradient of a batch) -> direction of the move.
         project: brings samples back into the legal range, in place.
         classes: class targets, if any.
 
@@ -45,6 +46,7 @@ class Objective:
 
     layers: Sequence[BatchNorm]
     view: Callable[[Samples, torch.Generator], Mapping[str, torch.Tensor]]
+    smooth: Callable[[str, torch.Tensor], torch.Tensor]
     project: Callable[[Samples], None]
     classes: Classes | None = None
 
@@ -58,11 +60,13 @@ def match_statistics(
     iterations: int,
     learning_rate: float,
     batch_size: int,
+    enough: float,
     advance: Callable[[int], None],
 ) -> tuple[Samples, tuple[float, ...]]:
-    """Improve ``samples`` by ``iterations`` turns of every batch; returns them with the mean loss per iteration.
+    """Give every batch at most ``iterations`` turns; returns the better samples and the mean loss per iteration.
 
-    Adam with a cosine decay to a tenth of the learning rate. ``advance(1)`` is called once per batch and iteration.
+    Ends early once the mean loss is below ``enough``. Adam with a cosine decay to a tenth of the learning rate.
+    ``advance`` is called with the turns that are done, or that an early end saves.
     """
     count = min(len(value) for value in samples.values())
     parts = [
@@ -70,7 +74,7 @@ def match_statistics(
         for start in range(0, count, batch_size)
     ]
     sizes = [min(batch_size, count - start) for start in range(0, count, batch_size)]
-    optimizers = [torch.optim.Adam(part.values(), lr=learning_rate, betas=(0.9, 0.99), eps=1e-12) for part in parts]
+    optimizers = [torch.optim.Adam(part.values(), lr=learning_rate, betas=(0.7, 0.9), eps=1e-12) for part in parts]
     matcher = _Matcher(teacher, objective, sizes)
     for index, part in enumerate(parts):
         matcher.remember(index, part, rng)
@@ -84,6 +88,9 @@ def match_statistics(
             objective.project(part)
             advance(1)
         curve.append(sum(losses) / len(losses))
+        if curve[-1] < enough:
+            advance((iterations - iteration - 1) * len(parts))
+            break
     matched = {name: torch.cat([part[name].detach() for part in parts]) for name in samples}
     return matched, tuple(curve)
 
@@ -111,9 +118,9 @@ class _Matcher:
         with reduced_precision(self._teacher.device):
             values = self._teacher.run(self._objective.view(part, rng), self._outputs)
         loss = self._loss(index, values)
-        leaves = list(part.values())
-        for leaf, gradient in zip(leaves, torch.autograd.grad(loss, leaves, allow_unused=True), strict=True):
-            leaf.grad = gradient
+        gradients = torch.autograd.grad(loss, list(part.values()), allow_unused=True)
+        for (name, leaf), gradient in zip(part.items(), gradients, strict=True):
+            leaf.grad = None if gradient is None else self._objective.smooth(name, gradient)
         optimizer.step()
         return float(loss.detach())
 

@@ -18,11 +18,17 @@ from zsq_compile.signature import InputSpec
 from zsq_compile.synthesis.budget import Budget, plan_budget
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet
 from zsq_compile.synthesis.matching import Classes, Objective, Samples, match_statistics
-from zsq_compile.synthesis.probe import Cost, layer_inputs, measure_cost, runs
+from zsq_compile.synthesis.probe import layer_inputs, measure_cost
 from zsq_compile.synthesis.procedural import check_inputs, draw_prior, find_contracts
+from zsq_compile.synthesis.spectral import power_law_filter
 
-_REDUCED_ABOVE = 128
-_SHIFT = 2
+_SHIFT = 1
+# Moves of the smoothed gradient are the same all over a neighbourhood: one a fifth as large shows as much as a move of
+# independent pixels, which is what the configured rate is meant for.
+_SMOOTH_RATE = 0.2
+# The training data themselves, in sets of a thousand, lie 0.01 to 0.04 away from the running statistics. Moving
+# pictures closer than that makes them worse, as any fit beyond the noise does.
+_NATURAL_DISTANCE = 0.015
 
 
 class PixelsGenerator:
@@ -64,41 +70,36 @@ class PixelsGenerator:
                 "the model has no such statistics: use --generator prior"
             )
         samples = {spec.name: draw_prior(spec, made, rng).to(teacher.device) for spec in self._inputs}
-        budget = work.budget(made, self._config, self._effort)
-        samples, curve = self._optimize(work, samples, classes, budget, rng)
+        samples, curve = self._optimize(work, samples, classes, rng)
         with torch.no_grad():
-            fed = {name: value[:count].float().cpu() for name, value in work.fed(samples).items()}
-        return SyntheticSet(inputs=fed, algorithm="pixels", seed=seed, loss_curve=curve, contracts=contracts)
+            inputs = {name: value[:count].float().cpu() for name, value in work.fed(samples).items()}
+        return SyntheticSet(inputs=inputs, algorithm="pixels", seed=seed, loss_curve=curve, contracts=contracts)
 
     def _optimize(
-        self, work: "_Work", samples: Samples, classes: Classes | None, budget: Budget, rng: torch.Generator
+        self, work: "_Work", samples: Samples, classes: Classes | None, rng: torch.Generator
     ) -> tuple[Samples, tuple[float, ...]]:
-        """Optimise at the reduced size first, where there is one, and carry the change over to the full size."""
+        budget = work.budget(samples, self._config, self._effort)
+        if budget.iterations == 0:
+            self._progress.warn(
+                "the network is too large to optimise data for it at this effort: procedural data is used as it is"
+            )
+            return samples, ()
         count = len(next(iter(samples.values())))
-        turns = [-(-count // size) for size in (budget.coarse_batch, budget.fine_batch)]
-        total = budget.coarse * turns[0] + budget.fine * turns[1]
-        curve: tuple[float, ...] = ()
-        with self._progress.stage("synthesis", total) as advance:
-            for iterations, batch_size, reduced in (
-                (budget.coarse, budget.coarse_batch, True),
-                (budget.fine, budget.fine_batch, False),
-            ):
-                if iterations == 0:
-                    continue
-                start = work.reduced(samples) if reduced else samples
-                matched, losses = match_statistics(
-                    work.teacher,
-                    Objective(layers=work.layers, view=work.view, project=work.project, classes=classes),
-                    start,
-                    rng,
-                    iterations=iterations,
-                    learning_rate=self._config.learning_rate,
-                    batch_size=batch_size,
-                    advance=advance,
-                )
-                samples = work.restored(samples, start, matched) if reduced else matched
-                curve += losses
-        return samples, curve
+        objective = Objective(
+            layers=work.layers, view=work.view, smooth=work.smooth, project=work.project, classes=classes
+        )
+        with self._progress.stage("synthesis", budget.iterations * -(-count // budget.batch_size)) as advance:
+            return match_statistics(
+                work.teacher,
+                objective,
+                samples,
+                rng,
+                iterations=budget.iterations,
+                learning_rate=_SMOOTH_RATE * self._config.learning_rate,
+                batch_size=budget.batch_size,
+                enough=_NATURAL_DISTANCE if classes is None else 0.0,
+                advance=advance,
+            )
 
     def _classes(self, work: "_Work", count: int, rng: torch.Generator) -> Classes | None:
         """Balanced random labels, if classes are wanted and an output of the network looks like logits."""
@@ -125,26 +126,18 @@ class _Work:
         self.layers = layers
         self.teacher = teacher
         self._fixed_batch = next((int(spec.shape[0]) for spec in inputs if spec.shape[0] is not None), None)
-        self._sizes = {spec.name: _reduced_size(spec) for spec in inputs if spec.is_image}
 
     def rounded(self, count: int) -> int:
         """``count``, or the next multiple of the batch that the network insists on."""
         return count if self._fixed_batch is None else -(-count // self._fixed_batch) * self._fixed_batch
 
-    def budget(self, count: int, config: PixelsConfig, effort: Effort) -> Budget:
-        """Probe the network at its sizes and plan the work."""
-        probe = {
-            spec.name: torch.zeros(spec.batched(self._fixed_batch or 1), device=self.teacher.device)
-            for spec in self.inputs
-        }
-        taps = layer_inputs(self.layers) or self.teacher.output_names
-        full = measure_cost(self.teacher, probe, taps)
-        small = self.reduced(probe)
-        reduced: Cost | None = None
-        if any(small[name].shape != probe[name].shape for name in probe) and config.class_weight == 0.0:
-            reduced = measure_cost(self.teacher, small, taps) if runs(self.teacher, small, taps) else None
+    def budget(self, samples: Samples, config: PixelsConfig, effort: Effort) -> Budget:
+        """Measure the network on one sample and plan the work on all."""
+        one = {name: value[: self._fixed_batch or 1] for name, value in samples.items()}
+        cost = measure_cost(self.teacher, self.fed(one), layer_inputs(self.layers) or self.teacher.output_names)
         batch = self._fixed_batch or config.batch_size
-        return plan_budget(count, effort, full, reduced, iterations=config.iterations, batch_size=batch)
+        count = len(next(iter(samples.values())))
+        return plan_budget(count, effort, cost, iterations=config.iterations, batch_size=batch)
 
     def logits(self) -> tuple[str, int]:
         """Name of the output that looks like class scores, and the number of classes.
@@ -191,32 +184,9 @@ class _Work:
             for name in self.contracts:
                 samples[name].clamp_(0.0, 1.0)
 
-    def reduced(self, samples: Samples) -> Samples:
-        """Pictures at the reduced size; other inputs as they are."""
-        return {
-            name: functional.interpolate(value, self._sizes[name], mode="bilinear", antialias=True)
-            if name in self._sizes and tuple(value.shape[2:]) != self._sizes[name]
-            else value
-            for name, value in samples.items()
-        }
-
-    def restored(self, samples: Samples, start: Samples, matched: Samples) -> Samples:
-        """Full-size samples plus what optimisation changed at the reduced size; the fine detail stays."""
-        restored = {}
-        for name, value in samples.items():
-            if start[name].shape == value.shape:
-                restored[name] = matched[name]
-                continue
-            change = functional.interpolate(matched[name] - start[name], value.shape[2:], mode="bicubic")
-            restored[name] = (value + change).clamp(0.0, 1.0)
-        return restored
-
-
-def _reduced_size(spec: InputSpec) -> tuple[int, int]:
-    height, width = int(spec.shape[2] or 1), int(spec.shape[3] or 1)
-    if max(height, width) <= _REDUCED_ABOVE:
-        return height, width
-    return max(16, round(height / 32) * 16), max(16, round(width / 32) * 16)
+    def smooth(self, name: str, gradient: torch.Tensor) -> torch.Tensor:
+        """Turn the gradient of a picture into a move with the spectrum of pictures, 1/f; others stay."""
+        return power_law_filter(gradient) if name in self.contracts else gradient
 
 
 def _shifted(pictures: torch.Tensor, down: int, right: int, *, mirrored: bool) -> torch.Tensor:

@@ -54,7 +54,7 @@ def check_inputs(inputs: Sequence[InputSpec]) -> tuple[InputSpec, ...]:
     for spec in inputs:
         if not np.issubdtype(spec.dtype, np.floating):
             raise SynthesisError(
-                f"input {spec.name!r} takes {spec.dtype} of shape {spec.shape}: such values (token ids, lengths, masks) "
+                f"input {spec.name!r} takes {spec.dtype} of shape {spec.shape}: values such as token ids or masks "
                 "have a meaning that cannot be made up; give real samples with --calib FILE.npz"
             )
     return tuple(inputs)

@@ -1,4 +1,4 @@
-"""Random fields with a power-law spectrum, and low-pass filters; the texture of natural images and of most signals.
+"""Random fields with a power-law spectrum, and a filter of that shape.
 
 The amplitude spectrum of natural images falls as 1/f, the same over all orientations (Field 1987).
 """
@@ -59,16 +59,17 @@ def radial_frequency(sizes: tuple[int, ...], device: torch.device) -> torch.Tens
     return (rows.square()[:, None] + columns.square()[None, :]).sqrt()
 
 
-def low_pass(images: torch.Tensor, cutoff: float) -> torch.Tensor:
-    """Damp (N, C, H, W) images by exp(-f² / 2 cutoff²), f and ``cutoff`` in cycles per pixel (0.5 is the finest).
+def power_law_filter(pictures: torch.Tensor, exponent: float = 1.0) -> torch.Tensor:
+    """Weigh the frequencies of (N, C, H, W) pictures by f^-exponent, the lowest by 1, the mean as the lowest.
 
     The picture is mirrored at its borders first, so that no border leaks to the one opposite.
     """
-    height, width = images.shape[-2:]
-    mirrored = torch.cat([images, images.flip(-1)], -1)
+    height, width = pictures.shape[-2:]
+    mirrored = torch.cat([pictures, pictures.flip(-1)], -1)
     mirrored = torch.cat([mirrored, mirrored.flip(-2)], -2)
-    frequency = radial_frequency((2 * height, 2 * width), images.device)
-    gain = (-frequency.square() / (2 * cutoff**2)).exp()
+    lowest = 0.5 / max(height, width)
+    frequency = radial_frequency((2 * height, 2 * width), pictures.device)
+    gain = (frequency.clamp_min(lowest) / lowest) ** -exponent
     filtered: torch.Tensor = torch.fft.irfft2(torch.fft.rfft2(mirrored) * gain, s=(2 * height, 2 * width))
     return filtered[..., :height, :width]
 
