@@ -1,6 +1,6 @@
 """Give layers without a bias a zero one.
 
-    Conv(x, w)  ->  Conv(x, w, 0)        Gemm(a, b)  ->  Gemm(a, b, 0)
+    Conv(x, w)  ->  Conv(x, w, 0)        ConvTranspose and Gemm alike
 
 An integer kernel adds its int32 bias for nothing, and bias correction needs a place to put its correction.
 """
@@ -12,13 +12,13 @@ from passes.surgery import add_constant, is_standard, set_input
 
 
 class AddMissingBias(ir.passes.InPlacePass):
-    """Add a zero bias to every Conv and Gemm whose weight is constant and whose bias is absent."""
+    """Add a zero bias to every Conv, ConvTranspose and Gemm whose weight is constant and whose bias is absent."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Visit all nodes once."""
         modified = False
         for node in model.graph:
-            if is_standard(node, "Conv", "Gemm"):
+            if is_standard(node, "Conv", "ConvTranspose", "Gemm"):
                 modified |= _add_bias(model.graph, node)
         return ir.passes.PassResult(model, modified)
 
@@ -30,6 +30,7 @@ def _add_bias(graph: ir.Graph, node: ir.Node) -> bool:
     if weight is None or weight.const_value is None:
         return False
     axis = 0 if node.op_type == "Conv" or node.attributes.get_int("transB") else 1
-    zeros = np.zeros(weight.const_value.shape.numpy()[axis], weight.const_value.dtype.numpy())
+    groups = node.attributes.get_int("group", 1) if node.op_type == "ConvTranspose" else 1
+    zeros = np.zeros(weight.const_value.shape.numpy()[axis] * groups, weight.const_value.dtype.numpy())
     set_input(node, 2, add_constant(graph, f"{node.name}_bias", zeros))
     return True

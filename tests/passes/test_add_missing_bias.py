@@ -15,6 +15,10 @@ GRAPHS = {
         "g (float[N,4,6] x) => (float[N,8,6] y) <float[8,2,1] w> { [layer] y = Conv<group=2>(x, w) }",
         8,
     ),
+    "transposed conv": (
+        "g (float[N,4,3] x) => (float[N,6,4] y) <float[4,3,2] w> { [layer] y = ConvTranspose<group=2>(x, w) }",
+        6,
+    ),
     "gemm": ("g (float[N,3] x) => (float[N,5] y) <float[3,5] w> { [layer] y = Gemm(x, w) }", 5),
     "gemm transposed": ("g (float[N,3] x) => (float[N,5] y) <float[5,3] w> { [layer] y = Gemm<transB=1>(x, w) }", 5),
     "bias left empty": ('g (float[N,3] x) => (float[N,5] y) <float[3,5] w> { [layer] y = Gemm(x, w, "") }', 5),

@@ -48,6 +48,19 @@ OWN = {
             [gemm] y = Gemm(e, w2, b2)
         }
         """,
+    "transposed": """
+        g (float[N,4,5,5] x) => (float[N,2,1,1] y)
+        <float[4,4,3,3] w0, float[4,6,2,2] w1, float[6] b1, float[6,2,3,3] w2, float[2,4,1,1] w3>
+        {
+            [conv0] a = Conv<pads=[1,1,1,1]>(x, w0)
+            [relu0] b = Relu(a)
+            [up] c = ConvTranspose<strides=[2,2]>(b, w1, b1)
+            [relu1] d = Relu(c)
+            [grouped] e = ConvTranspose<group=2>(d, w2)
+            [conv1] f = Conv(e, w3)
+            [pool] y = GlobalAveragePool(f)
+        }
+        """,
     "dense": """
         g (float[N,5] x) => (float[N,3] y)
         <float[5,6] w0, float[1,6] b0, float[6,6] w1, float[4,6] w2, float[4] b2, float[4,3] w3>

@@ -464,6 +464,15 @@ def test_matmul_of_two_activations_is_quantized_on_both_sides() -> None:
     assert [(site.node, site.axis, site.bias) for site in plan.weights] == [("key", 1, None), ("next", 1, None)]
 
 
+@pytest.mark.parametrize(("group", "axis"), [(1, 1), (2, None)])
+def test_channels_of_a_transposed_convolution(group: int, axis: int | None) -> None:
+    layer = f"c = ConvTranspose<group={group}>(x, w) y = Conv(c, w1)"
+    text = f"g (float[N,4,6] x) => (float[N,2,7] y) <float[4,{4 // group},2] w, float[2,4,1] w1> {{ {layer} }}"
+    plan = planned(parse(text))
+    assert plan.weights[0].axis == axis
+    assert values(plan) == ["x", "c"]
+
+
 @pytest.mark.parametrize(("transposed", "axis"), [(0, 1), (1, 0)])
 def test_gemm_channels_follow_trans_b(transposed: int, axis: int) -> None:
     layer = f"y = Gemm<transB={transposed}>(x, w)"
