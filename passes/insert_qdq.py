@@ -5,14 +5,16 @@
     weight       w (float)    ->  w_quantized (int8) -> DequantizeLinear(axis) -> node
     bias         b (float)    ->  b_quantized (int32) -> DequantizeLinear(axis=0) -> node
 
-The scale of a bias is scale(data) * scale(weight), the only one that integer kernels take. The Clip works on codes and
-stands only where a grid of fewer codes than its storage type is wanted: 4 bits are uint8 codes cut to 0..15, because
-ONNX Runtime fuses convolutions between UINT4 quantizers into nodes that it cannot load. Graph outputs keep their float
-value unless the plan says otherwise. Weights of any width are written as int8 codes; PackWeights packs them later.
+The scale of a bias is scale(data) * scale(weight), the only one that integer kernels take. It is written as that product,
+which a runtime computes once, at load: so it stays true while scales are learned, and takes no room. The Clip works on
+codes and stands only where a grid of fewer codes than its storage type is wanted: 4 bits are uint8 codes cut to 0..15,
+because ONNX Runtime fuses convolutions between UINT4 quantizers into nodes that it cannot load. Graph outputs keep their
+float value unless the plan says otherwise. Weights of any width are written as int8 codes; PackWeights packs them later.
 """
 
 import itertools
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -108,27 +110,32 @@ class _Writer:
             return False
         scale = self.plan.weight_scales[site.initializer]
         codes = quantize_array(_float(weight), scale, site.number_format, site.axis).astype(np.int8)
-        self._replace(node, 1, self._dequantized_constant(node, codes, site.initializer, scale, site.axis))
+        parameters = self._parameters(site.initializer, scale, ir.DataType.INT8)
+        self._replace(node, 1, self._dequantized_constant(node, codes, site.initializer, parameters, site.axis))
         if site.bias is not None and site.data_input in self.groups:
             self._bias(node, site, scale)
         return True
 
     def _bias(self, node: ir.Node, site: WeightSite, weight_scale: Scale) -> None:
-        data_scale = self.plan.activation_scales[self.groups[site.data_input]].scale
+        group = self.groups[site.data_input]
+        data_scale = self.plan.activation_scales[group].scale
         bias = _float(node.inputs[2]).reshape(-1)
         step = (data_scale * weight_scale.scale * np.ones_like(bias)).astype(np.float32)
         codes = np.clip(np.rint(bias.astype(np.float64) / step), -_INT32_LIMIT, _INT32_LIMIT).astype(np.int32)
-        scale = Scale(scale=step, zero_point=np.zeros(step.shape, np.int32))
-        self._replace(node, 2, self._dequantized_constant(node, codes, str(site.bias), scale, 0))
+        factors = [self._scale(group, data_scale), self._scale(site.initializer, weight_scale.scale)]
+        product = ir.node("Mul", factors, name=f"{site.bias}_scale_Mul")
+        self._name_output(product, f"{site.bias}_scale", ir.DataType.FLOAT, factors[1].shape)
+        self.graph.insert_before(node, product)
+        axis = None if weight_scale.scale.ndim == 0 else 0
+        self._replace(node, 2, self._dequantized_constant(node, codes, str(site.bias), product.outputs, axis))
 
     def _dequantized_constant(
-        self, node: ir.Node, codes: NDArray[np.integer], name: str, scale: Scale, axis: int | None
+        self, node: ir.Node, codes: NDArray[np.integer], name: str, parameters: Sequence[ir.Value], axis: int | None
     ) -> ir.Value:
         stored = self._initializer(f"{name}_quantized", ir.tensor(codes))
-        assert stored.dtype is not None
         dequantize = ir.node(
             "DequantizeLinear",
-            [stored, *self._parameters(name, scale, stored.dtype)],
+            [stored, *parameters],
             {} if axis is None else {"axis": axis},
             name=f"{name}_DequantizeLinear",
         )
@@ -225,10 +232,10 @@ class _Writer:
 
     def _parameters(self, name: str, scale: Scale, dtype: ir.DataType) -> tuple[ir.Value, ir.Value]:
         zero_point = ir.tensor(scale.zero_point.astype(dtype.numpy()), dtype=dtype)
-        return (
-            self._initializer(f"{name}_scale", ir.tensor(scale.scale.astype(np.float32))),
-            self._initializer(f"{name}_zero_point", zero_point),
-        )
+        return self._scale(name, scale.scale), self._initializer(f"{name}_zero_point", zero_point)
+
+    def _scale(self, name: str, scale: NDArray[np.float32]) -> ir.Value:
+        return self._initializer(f"{name}_scale", ir.tensor(scale.astype(np.float32)))
 
     def _initializer(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
         if name not in self._made:

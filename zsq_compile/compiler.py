@@ -21,6 +21,7 @@ from passes.harvest_batchnorm import BatchNormStatistics, folded_advice, harvest
 from passes.pack_weights import PackWeights
 from passes.place_quantizers import place_quantizers
 from passes.plan import QuantizationPlan
+from passes.slim import Slim
 from zsq_compile.calibration_data import CalibrationData, feeds, given_data, synthetic_data
 from zsq_compile.clock import Clock
 from zsq_compile.config import CompileConfig
@@ -85,13 +86,13 @@ def compile_model(
         loaded = load_model(Path(model), input_shapes=config.input.shapes)
         statistics = harvest_batchnorm(loaded.model)
         _tell_loaded(loaded, statistics, told)
+    with clock.stage("plan"):
+        float_model = _folded(loaded.model)
+        plan = _plan(float_model, target, config)
+        teacher = TorchGraph(float_model)
     with clock.stage("synthesize" if calibration is None else "read calibration data"):
         samples = _calibration_data(loaded, statistics, config, calibration, told)
-    with clock.stage("plan"):
         labelled = None if data is None else _labelled(data, loaded, samples.contract)
-        float_model = _folded(loaded.model)
-        teacher = TorchGraph(float_model)
-        plan = _plan(float_model, target, config)
     batches = samples.batches(loaded.inputs)
     with clock.stage("calibrate", 2 * len(batches)) as advance:
         plan = calibrated_plan(plan, teacher, batches, config.quantization, advance)
@@ -102,6 +103,7 @@ def compile_model(
     with clock.stage("write"):
         _pack(quantized, plan, target)
         check(quantized, Door.EMITTED)
+        Slim()(quantized)
         write_model(quantized, path)
     with clock.stage("validate"):
         validation = _validate(loaded, quantized, path, samples, target, labelled)

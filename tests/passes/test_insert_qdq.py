@@ -214,13 +214,15 @@ def test_golden_graph() -> None:
         "[x_Q] x_quantized = Q (x, x_scale, x_zero_point)",
         "[x_DQ] x_dequantized = DQ (x_quantized, x_scale, x_zero_point)",
         "[w0_DQ] w0_dequantized = DQ <axis = 1> (w0_quantized, w0_scale, w0_zero_point)",
-        "[b0_DQ] b0_dequantized = DQ <axis = 0> (b0_quantized, b0_scale, b0_zero_point)",
+        "[b0_scale_Mul] b0_scale = Mul (x_scale, w0_scale)",
+        "[b0_DQ] b0_dequantized = DQ <axis = 0> (b0_quantized, b0_scale)",
         "[first] a = Gemm (x_dequantized, w0_dequantized, b0_dequantized)",
         "[relu] r = Relu (a)",
         "[r_Q] r_quantized = Q (r, r_scale, r_zero_point)",
         "[r_DQ] r_dequantized = DQ (r_quantized, r_scale, r_zero_point)",
         "[w1_DQ] w1_dequantized = DQ <axis = 1> (w1_quantized, w1_scale, w1_zero_point)",
-        "[b1_DQ] b1_dequantized = DQ <axis = 0> (b1_quantized, b1_scale, b1_zero_point)",
+        "[b1_scale_Mul] b1_scale = Mul (r_scale, w1_scale)",
+        "[b1_DQ] b1_dequantized = DQ <axis = 0> (b1_quantized, b1_scale)",
         "[second] y = Gemm (r_dequantized, w1_dequantized, b1_dequantized)",
     ]
 
@@ -239,24 +241,34 @@ def test_values_of_one_group_read_the_same_scale() -> None:
     read = {node.name: [value.name for value in node.inputs[1:] if value] for node in quantized.graph}
     assert read["j_QuantizeLinear"] == read["p_QuantizeLinear"] == read["p_DequantizeLinear"]
     assert read["r0_QuantizeLinear"] != read["r1_QuantizeLinear"]
-    assert sum(name.endswith("_scale") for name in quantized.graph.initializers) == len(plan.activation_scales) + 2 * 4
+    kept = {name for name in quantized.graph.initializers if name.endswith("_scale")}
+    assert kept & {f"{site.value}_scale" for site in plan.activations} == {
+        f"{name}_scale" for name in plan.activation_scales
+    }
 
 
 def test_a_bias_has_the_scale_of_data_times_weight() -> None:
-    model, plan, _ = calibrated("residual", bits=4)
+    model, plan, feeds = calibrated("residual", bits=4)
     quantized = inserted(model, plan)
+    found = every_value(quantized, feeds)
     groups = {site.value: site.group for site in plan.activations}
-
-    def array(name: str) -> NDArray[Any]:
-        tensor = quantized.graph.initializers[name].const_value
-        assert tensor is not None
-        return np.asarray(tensor.numpy())
-
     for site in plan.weights:
-        step = array(f"{groups[site.data_input]}_scale") * array(f"{site.initializer}_scale")
-        np.testing.assert_array_equal(array(f"{site.bias}_scale"), step)
-        assert array(f"{site.bias}_quantized").dtype == np.int32
-        assert array(f"{site.initializer}_quantized").dtype == np.int8
+        step = plan.activation_scales[groups[site.data_input]].scale * plan.weight_scales[site.initializer].scale
+        np.testing.assert_array_equal(found[f"{site.bias}_scale"], step)
+        codes = quantized.graph.initializers[f"{site.bias}_quantized"].const_value
+        assert codes is not None and codes.dtype == ir.DataType.INT32
+        np.testing.assert_array_equal(found[f"{site.bias}_dequantized"], codes.numpy().astype(np.float32) * step)
+        assert quantized.graph.initializers[f"{site.initializer}_quantized"].dtype == ir.DataType.INT8
+
+
+def test_a_bias_follows_when_scales_are_learned() -> None:
+    model, plan, feeds = calibrated("residual")
+    quantized = inserted(model, plan)
+    before = every_value(quantized, feeds)["b3_scale"]
+    scale = quantized.graph.initializers["f_scale"]
+    assert scale.const_value is not None
+    scale.const_value = ir.tensor(np.float32(3.0) * scale.const_value.numpy(), name=scale.name)
+    np.testing.assert_allclose(every_value(quantized, feeds)["b3_scale"], 3.0 * before, rtol=1e-6)
 
 
 def test_graph_outputs_stay_float_unless_asked_for() -> None:

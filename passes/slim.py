@@ -1,0 +1,50 @@
+"""Leave out of an emitted model what a runtime does not read: in a 4-bit file it is a tenth.
+
+1. Types and shapes of inner values and initializers: every reader infers them.
+2. The simplifier's log, which it keeps in the model's metadata.
+3. Names of the nodes that quantization added, and long names of what they make; nodes and values of the user's model
+   keep theirs.
+4. Equal initializers, such as the zero points of all layers with the same number of channels, are stored once.
+"""
+
+import itertools
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+_ADDED = frozenset({"QuantizeLinear", "DequantizeLinear"})
+
+
+class Slim(ir.passes.InPlacePass):
+    """Make the last step before writing: later passes find neither shapes nor names."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Strip all nodes and values of the main graph."""
+        modified = bool(common.DeduplicateInitializersPass()(model).modified)
+        for key in [key for key in model.metadata_props if key.startswith("onnxsim.")]:
+            modified = True
+            del model.metadata_props[key]
+        graph = model.graph
+        values = [*graph.initializers.values(), *(value for node in graph for value in node.outputs)]
+        taken = {value.name for value in (*graph.inputs, *values)}
+        free = (name for name in (f"q{count}" for count in itertools.count()) if name not in taken)
+        for node in graph:
+            if node.name and _is_added(node):
+                modified = True
+                node.name = None
+                for value in node.outputs:
+                    value.name = value.name if value.is_graph_output() else next(free)
+        for value in values:
+            if not value.is_graph_output() and (value.type is not None or value.shape is not None):
+                modified = True
+                value.type, value.shape = None, None
+        return ir.passes.PassResult(model, modified)
+
+
+def _is_added(node: ir.Node) -> bool:
+    """Whether quantization added a node: quantizers, and what leads from constants to them."""
+    if node.op_type in _ADDED:
+        return True
+    readers = [use.node for value in node.outputs for use in value.uses()]
+    constant = all(value is not None and value.is_initializer() for value in node.inputs)
+    return constant and bool(readers) and all(reader.op_type == "DequantizeLinear" for reader in readers)
