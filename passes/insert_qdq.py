@@ -5,11 +5,12 @@
     weight       w (float)    ->  w_quantized (int8) -> DequantizeLinear(axis) -> node
     bias         b (float)    ->  b_quantized (int32) -> DequantizeLinear(axis=0) -> node
 
-The scale of a bias is scale(data) * scale(weight), the only one that integer kernels take. It is written as that product,
-which a runtime computes once, at load: so it stays true while scales are learned, and takes no room. The Clip works on
-codes and stands only where a grid of fewer codes than its storage type is wanted: 4 bits are uint8 codes cut to 0..15,
-because ONNX Runtime fuses convolutions between UINT4 quantizers into nodes that it cannot load. Graph outputs keep their
-float value unless the plan says otherwise. Weights of any width are written as int8 codes; PackWeights packs them later.
+The scale of a bias is scale(data) * scale(weight), the only one that integer kernels take. It is written as that
+product, which a runtime computes once, at load: so it stays true while scales are learned, and takes no room. The Clip
+works on codes and stands only where a grid of fewer codes than its storage type is wanted: 4 bits are uint8 codes cut
+to 0..15, because ONNX Runtime fuses convolutions between UINT4 quantizers into nodes that it cannot load. Graph outputs
+keep their float value unless the plan says otherwise. Weights of any width are written as int8 codes; PackWeights packs
+them later.
 """
 
 import itertools
