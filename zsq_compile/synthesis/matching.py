@@ -74,7 +74,7 @@ def match_statistics(
         for start in range(0, count, batch_size)
     ]
     sizes = [min(batch_size, count - start) for start in range(0, count, batch_size)]
-    optimizers = [torch.optim.Adam(part.values(), lr=learning_rate, betas=(0.7, 0.9), eps=1e-12) for part in parts]
+    optimizers = [torch.optim.Adam(part.values(), lr=learning_rate, betas=(0.5, 0.9), eps=1e-12) for part in parts]
     matcher = _Matcher(teacher, objective, sizes)
     for index, part in enumerate(parts):
         matcher.remember(index, part, rng)

@@ -17,6 +17,8 @@ from zsq_compile.synthesis.spectral import oriented_field, power_law_field
 
 _SUPERSAMPLED_BELOW = 96
 _TEXTURES = 3
+_STRAIGHT = 0.35
+_EVENED_FROM = 8
 
 # Principal axes of RGB in photographs, as published for ImageNet: brightness, blue against yellow, green against
 # magenta. The spreads are the square roots of the shares of a total variance of 3 x 0.23².
@@ -52,7 +54,7 @@ def prior_images(count: int, channels: int, height: int, width: int, rng: torch.
     images = _colour_labels(labels, _draw_leaves(count, leaf_count, rng), rng)
     if factor > 1:
         images = functional.avg_pool2d(images, factor)
-    images = _expose(_soften(_light(images, rng), rng), rng).clamp(0.0, 1.0)
+    images = _film(_expose(_soften(_light(images, rng), rng), rng))
     return images.mean(1, keepdim=True) if channels == 1 else images
 
 
@@ -106,7 +108,7 @@ def _draw_leaves(count: int, leaves: int, rng: torch.Generator) -> _Leaves:
     axes = torch.tensor(_COLOUR_AXES, device=device)
     spread = torch.tensor(_COLOUR_SPREAD, device=device)
     # Colours of one picture belong together: a common cast, and leaves around it. Chroma has long tails.
-    cast = normal(count, 1, 3) * torch.tensor((0.45, 0.7, 0.7), device=device)
+    cast = _evened(normal(count, 1, 3)) * torch.tensor((0.45, 0.7, 0.7), device=device)
     own = normal(count, leaves, 3)
     own[..., 1:] *= (0.8 * normal(count, leaves, 1)).exp() * 0.7
     contrast = (0.3 * normal(count, 1, 1)).exp()
@@ -166,6 +168,21 @@ def _soften(images: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
 
 def _expose(images: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     """Give every picture its own contrast around its mean; photographs differ by a factor of two and more."""
-    gain = (0.25 * torch.randn(images.shape[0], 1, 1, 1, generator=rng, device=images.device)).exp()
+    gain = (0.25 * _evened(torch.randn(images.shape[0], 1, 1, 1, generator=rng, device=images.device))).exp()
     mean = images.mean((1, 2, 3), keepdim=True)
     return mean + gain * (images - mean)
+
+
+def _film(images: torch.Tensor) -> torch.Tensor:
+    """Bend what is too dark or too bright back into [0, 1], as film and cameras do, instead of cutting it."""
+    away = images - 0.5
+    size = away.abs()
+    bent = _STRAIGHT + (0.5 - _STRAIGHT) * torch.tanh((size - _STRAIGHT) / (0.5 - _STRAIGHT))
+    return 0.5 + away.sign() * torch.where(size > _STRAIGHT, bent, size)
+
+
+def _evened(values: torch.Tensor) -> torch.Tensor:
+    """Give normal numbers mean 0 and deviation 1 over the first axis: a small set gets as balanced as a large one."""
+    if len(values) < _EVENED_FROM:
+        return values
+    return (values - values.mean(0)) / values.std(0, correction=0).clamp_min(1e-6)
