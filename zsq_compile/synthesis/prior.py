@@ -62,24 +62,26 @@ def _paint_labels(count: int, size: tuple[int, int], rng: torch.Generator) -> tu
     """Paint shapes over each other, one per image and step; returns (N, H, W) int64 labels and their number.
 
     The radius is drawn per step from a density ∝ r^-2 between a pixel or two and a third of the picture, so that a
-    step touches only a window of twice its radius, wherever each image has it.
+    step touches only a window of twice its radius, wherever each image has it. Some pictures are crowded and some
+    nearly empty: each takes part from a random step on.
     """
     height, width = size
     labels = torch.zeros(count, height, width, dtype=torch.int64, device=rng.device)
     smallest, largest = 2.0, max(3.0, min(size) / 2.5)
     steps = int(max(24.0, 1.6 * min(size) ** 0.85))
+    joins = (steps * torch.rand(count, 1, 1, generator=rng, device=rng.device)).long()
     for leaf in range(1, steps + 1):
         share = float(torch.rand((), generator=rng, device=rng.device))
         radius = 1.0 / (1.0 / largest + share * (1.0 / smallest - 1.0 / largest))
-        _paint_leaf(labels, leaf, radius, rng)
+        _paint_leaf(labels, leaf, radius, joins, rng)
     return labels, steps + 1
 
 
-def _paint_leaf(labels: torch.Tensor, leaf: int, radius: float, rng: torch.Generator) -> None:
-    """Paint an ellipse or a box of about ``radius`` at a random place of every image, in place."""
+def _paint_leaf(labels: torch.Tensor, leaf: int, radius: float, joins: torch.Tensor, rng: torch.Generator) -> None:
+    """Paint an ellipse or a box of about ``radius`` at a random place of every image that has joined, in place."""
     count, height, width = labels.shape
     device = labels.device
-    draw = torch.rand(7, count, 1, 1, generator=rng, device=device)
+    draw = torch.rand(5, count, 1, 1, generator=rng, device=device)
     centre_row, centre_column = draw[0] * height, draw[1] * width
     aspect = (2.0 * (draw[2] - 0.5)).exp()
     cosine, sine = (math.pi * draw[3]).cos(), (math.pi * draw[3]).sin()
@@ -94,7 +96,7 @@ def _paint_leaf(labels: torch.Tensor, leaf: int, radius: float, rng: torch.Gener
     beside = (cosine * down - sine * across).abs() / (radius / aspect.sqrt())
     round_shape = along.square() + beside.square() < 1.0
     box_shape = torch.maximum(along, beside) < 0.9
-    inside = torch.where(draw[4] < 0.6, round_shape, box_shape)
+    inside = torch.where(draw[4] < 0.6, round_shape, box_shape) & (leaf > joins)
     image = torch.arange(count, device=device).view(-1, 1, 1)
     labels[image, rows, columns] = torch.where(inside, leaf, labels[image, rows, columns])
 
