@@ -47,7 +47,7 @@ COMMANDS = {"synth": synth_app}
 def main(words: Sequence[str] | None = None) -> None:
     """Run the command line; ``words`` None takes those of the process. Always ends in SystemExit."""
     # Idle threads of torch's OpenMP spin by default. Beside one other busy process that made the synthesis twenty times
-    # slower on two cores; sleeping costs a tenth where nothing else runs. Read when torch is imported, so it is set here.
+    # slower on two cores; sleeping costs a tenth where nothing else runs. Read when torch is imported, so set here.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = list(sys.argv[1:] if words is None else words)
     app = COMMANDS.get(arguments[0]) if arguments else None
