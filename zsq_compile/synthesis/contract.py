@@ -98,7 +98,9 @@ def infer_contract(
     taps = layer_inputs(layers)
     batch = int(spec.shape[0] or CONTRACT_IMAGES)
     sizes = _smaller(height, width)
-    if not runs(teacher, {spec.name: torch.zeros(batch, channels, *sizes), **(others or {})}, taps):
+    if not runs(
+        teacher, {spec.name: torch.zeros(batch, channels, *sizes, device=teacher.device), **(others or {})}, taps
+    ):
         sizes = (height, width)
     images = prior_images(CONTRACT_IMAGES, channels, *sizes, rng).to(teacher.device)
     losses = []
@@ -111,7 +113,7 @@ def infer_contract(
 
 
 def _nearness(measured: Sequence[Moments], targets: Sequence[Moments]) -> float:
-    terms = [float(gaussian_kl(one, other)) for one, other in zip(measured, targets, strict=True)]
+    terms = [float(gaussian_kl(one, other).mean()) for one, other in zip(measured, targets, strict=True)]
     weights = [0.5**depth for depth in range(len(terms))]
     return sum(weight * term for weight, term in zip(weights, terms, strict=True)) / sum(weights)
 

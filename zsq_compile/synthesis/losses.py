@@ -5,7 +5,7 @@ With a measured mean m and variance v and the running mean M and variance V of o
     wasserstein:  ((m - M)² + (√v - √V)²) / V     squared 2-Wasserstein distance of the Gaussians, in units of V
     kl:           ((m - M)² + v) / 2V - ln √(v/V) - 1/2     = KL(N(m, v) ‖ N(M, V)), the form of DFAKD and ZS-CGAN
 
-Both are free of the layer's scale, so a sum over layers needs no weights of its own.
+Both are free of the layer's scale, so the mean over a layer's channels can be averaged over layers as it is.
 """
 
 from collections.abc import Sequence
@@ -26,17 +26,10 @@ class Moments:
 
 
 def batch_moments(values: torch.Tensor) -> Moments:
-    """Moments over every axis but the channel axis 1 of (N, C, ...) values; taken in float32 whatever their type."""
-    precise = values.float()
+    """Take the moments over every axis but the channel axis 1 of (N, C, ...) values, in float32 at least."""
+    precise = values if values.dtype == torch.float64 else values.float()
     axes = [axis for axis in range(precise.ndim) if axis != 1]
     variance, mean = torch.var_mean(precise, dim=axes, correction=0)
-    return Moments(mean=mean, variance=variance)
-
-
-def image_moments(values: torch.Tensor) -> Moments:
-    """Moments per sample, (N, C), over the axes after the channel axis 1 of (N, C, H, W) values."""
-    precise = values.float()
-    variance, mean = torch.var_mean(precise, dim=list(range(2, precise.ndim)), correction=0)
     return Moments(mean=mean, variance=variance)
 
 
@@ -50,34 +43,18 @@ def joined(parts: Sequence[Moments], sizes: Sequence[int]) -> Moments:
 
 
 def wasserstein(measured: Moments, target: Moments) -> torch.Tensor:
-    """Mean over channels of the squared 2-Wasserstein distance in units of the target's variance."""
-    deviation = (measured.variance + _VARIANCE_FLOOR).sqrt()
+    """(C,) squared 2-Wasserstein distances in units of the target's variance."""
+    deviation = (measured.variance.clamp_min(0.0) + _VARIANCE_FLOOR).sqrt()
     wanted = target.variance.clamp_min(_VARIANCE_FLOOR)
-    distance = (measured.mean - target.mean).square() + (deviation - wanted.sqrt()).square()
-    return (distance / wanted).mean()
+    return ((measured.mean - target.mean).square() + (deviation - wanted.sqrt()).square()) / wanted
 
 
 def gaussian_kl(measured: Moments, target: Moments) -> torch.Tensor:
-    """Mean over channels of KL(N(measured) ‖ N(target)); a measured variance of zero is taken as a ten-thousandth."""
+    """(C,) KL(N(measured) ‖ N(target)); a variance below a ten-thousandth of the target's is taken as that."""
     wanted = target.variance.clamp_min(_VARIANCE_FLOOR)
     ratio = (measured.variance / wanted).clamp_min(1e-4)
     shift = (measured.mean - target.mean).square() / wanted
-    return 0.5 * (shift + ratio - ratio.log() - 1.0).mean()
-
-
-def statistics_loss(measured: Sequence[Moments], targets: Sequence[Moments]) -> torch.Tensor:
-    """Mean over layers of the Wasserstein distance.
-
-    Raises:
-        ValueError: the sequences are empty or differ in length.
-
-    """
-    if not targets or len(measured) != len(targets):
-        raise ValueError(
-            f"wanted as many measured as target moments and at least one, got {len(measured)}, {len(targets)}"
-        )
-    terms = [wasserstein(one, other) for one, other in zip(measured, targets, strict=True)]
-    return torch.stack(terms).mean()
+    return 0.5 * (shift + ratio - ratio.log() - 1.0)
 
 
 def class_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
 from math import cos, pi
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import torch
 
 from passes.harvest_batchnorm import BatchNorm
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.synthesis.losses import Moments, class_loss, joined, statistics_loss
+from zsq_compile.synthesis.losses import Moments, class_loss, wasserstein
 from zsq_compile.synthesis.probe import layer_inputs, layer_moments, layer_targets
 
 Samples = dict[str, torch.Tensor]
@@ -39,6 +40,7 @@ class Objective:
         layers: whose statistics are matched; may be empty if ``classes`` is not None.
         view: (samples of one batch, rng) -> feeds; differentiable, may shift and flip at random.
         smooth: (name of an input, gradient of a batch) -> direction of the move.
+        rates: learning rate by the name of the input.
         project: brings samples back into the legal range, in place.
         classes: class targets, if any.
 
@@ -47,6 +49,7 @@ class Objective:
     layers: Sequence[BatchNorm]
     view: Callable[[Samples, torch.Generator], Mapping[str, torch.Tensor]]
     smooth: Callable[[str, torch.Tensor], torch.Tensor]
+    rates: Mapping[str, float]
     project: Callable[[Samples], None]
     classes: Classes | None = None
 
@@ -58,32 +61,31 @@ def match_statistics(
     rng: torch.Generator,
     *,
     iterations: int,
-    learning_rate: float,
     batch_size: int,
     enough: float,
     advance: Callable[[int], None],
 ) -> tuple[Samples, tuple[float, ...]]:
     """Give every batch at most ``iterations`` turns; returns the better samples and the mean loss per iteration.
 
-    Ends early once the mean loss is below ``enough``. Adam with a cosine decay to a tenth of the learning rate.
+    Ends early once the mean loss is below ``enough``. Adam with a cosine decay to a tenth of the learning rates.
     ``advance`` is called with the turns that are done, or that an early end saves.
     """
     count = min(len(value) for value in samples.values())
+    starts = range(0, count, batch_size)
     parts = [
         {name: value[start : start + batch_size].clone().requires_grad_() for name, value in samples.items()}
-        for start in range(0, count, batch_size)
+        for start in starts
     ]
-    sizes = [min(batch_size, count - start) for start in range(0, count, batch_size)]
-    optimizers = [torch.optim.Adam(part.values(), lr=learning_rate, betas=(0.5, 0.9), eps=1e-12) for part in parts]
-    matcher = _Matcher(teacher, objective, sizes)
-    for index, part in enumerate(parts):
-        matcher.remember(index, part, rng)
+    matcher = _Matcher(teacher, objective, [min(batch_size, count - start) for start in starts])
+    optimizers = [_optimizer(part, objective.rates) for part in parts]
+    matcher.remember(parts, rng)
     curve = []
     for iteration in range(iterations):
-        rate = learning_rate * (0.55 + 0.45 * cos(pi * iteration / iterations))
+        slowing = 0.55 + 0.45 * cos(pi * iteration / iterations)
         losses = []
         for index, (part, optimizer) in enumerate(zip(parts, optimizers, strict=True)):
-            optimizer.param_groups[0]["lr"] = rate
+            for group in optimizer.param_groups:
+                group["lr"] = slowing * group["full_rate"]
             losses.append(matcher.descend(index, part, optimizer, rng))
             objective.project(part)
             advance(1)
@@ -91,58 +93,89 @@ def match_statistics(
         if curve[-1] < enough:
             advance((iterations - iteration - 1) * len(parts))
             break
-    matched = {name: torch.cat([part[name].detach() for part in parts]) for name in samples}
-    return matched, tuple(curve)
+    return {name: torch.cat([part[name].detach() for part in parts]) for name in samples}, tuple(curve)
+
+
+def _optimizer(part: Samples, rates: Mapping[str, float]) -> torch.optim.Optimizer:
+    """Adam with a short memory, as there are few steps, and no floor under gradients that are small by nature."""
+    groups = [{"params": [value], "full_rate": rates[name]} for name, value in part.items()]
+    return torch.optim.Adam(groups, betas=(0.5, 0.9), eps=1e-12)
 
 
 class _Matcher:
-    """Keeps the moments of every batch, and takes one step on one batch at a time."""
+    """Knows the moments of the whole set, and takes one step on one batch at a time.
+
+    All channels of all layers lie in one row of C numbers. ``_first`` and ``_second`` (batches, C) are the means of x
+    and x² of every batch, x taken from the remembered mean on, so that no digits are lost.
+    """
 
     def __init__(self, teacher: TorchGraph, objective: Objective, sizes: Sequence[int]) -> None:
         self._teacher = teacher
         self._objective = objective
-        self._sizes = sizes
-        self._targets = layer_targets(objective.layers, teacher.device)
-        self._kept: list[list[Moments]] = [[] for _ in sizes]
+        self._shares = torch.tensor(sizes, dtype=torch.float64, device=teacher.device) / sum(sizes)
+        self._ends = list(accumulate(sizes))
         taps = layer_inputs(objective.layers)
         self._outputs = taps if objective.classes is None else (*taps, objective.classes.output)
+        targets = layer_targets(objective.layers, teacher.device)
+        row = _row(targets)
+        self._middle = row.mean
+        self._target = Moments(mean=torch.zeros_like(row.mean), variance=row.variance)
+        weights = [torch.full_like(one.mean, 1.0 / (len(targets) * max(1, len(one.mean)))) for one in targets]
+        self._weights = torch.cat(weights) if weights else row.mean
+        self._first = torch.zeros(len(sizes), len(row.mean), device=teacher.device)
+        self._second = torch.zeros_like(self._first)
 
-    def remember(self, index: int, part: Samples, rng: torch.Generator) -> None:
-        """Measure a batch that has not had its turn yet."""
-        with torch.no_grad(), reduced_precision(self._teacher.device):
-            values = self._teacher.run(self._objective.view(part, rng), self._outputs)
-        self._kept[index] = layer_moments(self._objective.layers, values)
+    def remember(self, parts: Sequence[Samples], rng: torch.Generator) -> None:
+        """Measure every batch before the first has its turn."""
+        for index, part in enumerate(parts):
+            with torch.no_grad():
+                self._first[index], self._second[index] = self._measure(self._run(part, rng))
 
     def descend(self, index: int, part: Samples, optimizer: torch.optim.Optimizer, rng: torch.Generator) -> float:
-        """One optimiser step on batch ``index``; returns the loss before it."""
-        with reduced_precision(self._teacher.device):
-            values = self._teacher.run(self._objective.view(part, rng), self._outputs)
-        loss = self._loss(index, values)
+        """Take one optimiser step on batch ``index``; returns the loss before it."""
+        values = self._run(part, rng)
+        loss = self._matching_loss(index, values) + self._class_loss(index, values)
         gradients = torch.autograd.grad(loss, list(part.values()), allow_unused=True)
         for (name, leaf), gradient in zip(part.items(), gradients, strict=True):
             leaf.grad = None if gradient is None else self._objective.smooth(name, gradient)
         optimizer.step()
         return float(loss.detach())
 
-    def _loss(self, index: int, values: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        total = torch.zeros((), device=self._teacher.device)
-        if self._targets:
-            fresh = layer_moments(self._objective.layers, values)
-            together = [
-                joined(
-                    [fresh[layer] if other == index else self._kept[other][layer] for other in range(len(self._sizes))],
-                    self._sizes,
-                )
-                for layer in range(len(fresh))
-            ]
-            total = total + statistics_loss(together, self._targets)
-            self._kept[index] = [Moments(mean=one.mean.detach(), variance=one.variance.detach()) for one in fresh]
+    def _run(self, part: Samples, rng: torch.Generator) -> dict[str, torch.Tensor]:
+        with reduced_precision(self._teacher.device):
+            return self._teacher.run(self._objective.view(part, rng), self._outputs)
+
+    def _measure(self, values: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        row = _row(layer_moments(self._objective.layers, values))
+        first = row.mean - self._middle
+        return first, row.variance + first.square()
+
+    def _matching_loss(self, index: int, values: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        if not self._objective.layers:
+            return torch.zeros((), device=self._teacher.device)
+        fresh = self._measure(values)
+        whole = []
+        for kept, one in zip((self._first, self._second), fresh, strict=True):
+            kept[index] = one.detach()
+            rest = (self._shares @ kept.double() - self._shares[index] * kept[index]).float()
+            whole.append(rest + float(self._shares[index]) * one)
+        together = Moments(mean=whole[0], variance=whole[1] - whole[0].square())
+        return (self._weights * wasserstein(together, self._target)).sum()
+
+    def _class_loss(self, index: int, values: Mapping[str, torch.Tensor]) -> torch.Tensor:
         classes = self._objective.classes
-        if classes is not None:
-            start = sum(self._sizes[:index])
-            labels = classes.labels[start : start + self._sizes[index]]
-            total = total + classes.weight * class_loss(values[classes.output], labels)
-        return total
+        if classes is None:
+            return torch.zeros((), device=self._teacher.device)
+        logits = values[classes.output]
+        labels = classes.labels[self._ends[index] - len(logits) : self._ends[index]]
+        return classes.weight * class_loss(logits, labels)
+
+
+def _row(moments: Sequence[Moments]) -> Moments:
+    """Moments of all channels of all layers, one after the other."""
+    if not moments:
+        return Moments(mean=torch.zeros(0), variance=torch.zeros(0))
+    return Moments(mean=torch.cat([one.mean for one in moments]), variance=torch.cat([one.variance for one in moments]))
 
 
 def reduced_precision(device: torch.device) -> AbstractContextManager[object]:

@@ -84,7 +84,12 @@ class PixelsGenerator:
             return samples, ()
         count = len(next(iter(samples.values())))
         objective = Objective(
-            layers=work.layers, view=work.view, smooth=work.smooth, project=work.project, classes=classes
+            layers=work.layers,
+            view=work.view,
+            smooth=work.smooth,
+            rates=work.rates(self._config.learning_rate),
+            project=work.project,
+            classes=classes,
         )
         with self._progress.stage("synthesis", budget.iterations * -(-count // budget.batch_size)) as advance:
             return match_statistics(
@@ -93,7 +98,6 @@ class PixelsGenerator:
                 samples,
                 rng,
                 iterations=budget.iterations,
-                learning_rate=_SMOOTH_RATE * self._config.learning_rate,
                 batch_size=budget.batch_size,
                 enough=_NATURAL_DISTANCE if classes is None else 0.0,
                 advance=advance,
@@ -173,6 +177,12 @@ class _Work:
         return {
             name: self.contracts[name].encode(value) if name in self.contracts else value
             for name, value in samples.items()
+        }
+
+    def rates(self, learning_rate: float) -> dict[str, float]:
+        """Learning rate by input."""
+        return {
+            spec.name: learning_rate * (_SMOOTH_RATE if spec.name in self.contracts else 1.0) for spec in self.inputs
         }
 
     def project(self, samples: Samples) -> None:

@@ -46,8 +46,10 @@ def layer_moments(layers: Sequence[BatchNorm], values: Feeds) -> list[Moments]:
     measured = []
     for layer in layers:
         moments = found[layer.input]
-        alive = torch.from_numpy(~layer.dead).to(moments.mean.device)
-        measured.append(Moments(mean=moments.mean[alive], variance=moments.variance[alive]))
+        if layer.dead.any():
+            alive = torch.from_numpy(~layer.dead).to(moments.mean.device)
+            moments = Moments(mean=moments.mean[alive], variance=moments.variance[alive])
+        measured.append(moments)
     return measured
 
 

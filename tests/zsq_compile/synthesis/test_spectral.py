@@ -1,0 +1,60 @@
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from tests.zsq_compile.synthesis.networks import seeded
+from zsq_compile.synthesis.spectral import oriented_field, power_law_field, power_law_filter, radial_frequency
+
+
+def slope(fields: torch.Tensor, axes: int) -> float:
+    """Exponent of the amplitude spectrum, by a straight line through log-spaced rings."""
+    sizes = tuple(fields.shape[-axes:])
+    amplitude = torch.fft.rfftn(fields, dim=tuple(range(-axes, 0))).abs().square().flatten(0, -axes - 1).mean(0).sqrt()
+    frequency = radial_frequency(sizes, torch.device("cpu"))
+    rings = np.geomspace(2.0 / max(sizes), 0.45, 8)
+    points = [
+        (np.log((low * high) ** 0.5), np.log(amplitude[(frequency >= low) & (frequency < high)].mean().item()))
+        for low, high in pairwise(rings)
+    ]
+    return float(np.polyfit(*zip(*points, strict=True), 1)[0])
+
+
+@pytest.mark.parametrize("exponent", [0.0, 1.0, 2.0])
+def test_fields_have_the_wanted_spectrum(exponent: float) -> None:
+    fields = power_law_field((24, 1, 64, 64), torch.full((24,), exponent), seeded())
+    assert slope(fields, 2) == pytest.approx(-exponent, abs=0.1)
+
+
+def test_one_dimensional_fields_have_the_wanted_spectrum() -> None:
+    fields = power_law_field((64, 2, 512), torch.ones(64), seeded(), axes=1)
+    assert slope(fields, 1) == pytest.approx(-1.0, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [power_law_field((6, 2, 20, 33), torch.ones(6), seeded()), oriented_field((6, 2, 20, 33), seeded())],
+    ids=["power law", "oriented"],
+)
+def test_fields_are_standardised(fields: torch.Tensor) -> None:
+    assert fields.shape == (6, 2, 20, 33)
+    torch.testing.assert_close(fields.mean((2, 3)), torch.zeros(6, 2), atol=1e-5, rtol=0)
+    torch.testing.assert_close(fields.std((2, 3), correction=0), torch.ones(6, 2), atol=1e-4, rtol=0)
+
+
+def test_the_filter_keeps_a_constant_and_damps_by_one_over_f() -> None:
+    height, width = 1, 64
+    constant = torch.full((1, 1, height, width), 3.0)
+    torch.testing.assert_close(power_law_filter(constant), constant)
+    wave = torch.cos(np.pi * (torch.arange(width) + 0.5) * 16 / width)  # a mode of the mirrored picture
+    damped = power_law_filter(wave.view(1, 1, 1, width))
+    torch.testing.assert_close(damped, wave.view(1, 1, 1, width) / 16.0, atol=1e-5, rtol=0)
+
+
+def test_the_filter_is_symmetric_and_positive_so_that_a_filtered_gradient_still_leads_down() -> None:
+    one, other = torch.randn(2, 1, 1, 9, 12, generator=seeded())
+    assert (power_law_filter(one) * other).sum().item() == pytest.approx(
+        (one * power_law_filter(other)).sum().item(), rel=1e-4
+    )
+    assert (power_law_filter(one) * one).sum() > 0
