@@ -76,6 +76,7 @@ def compile_command(
     target: given.Target = None,
     calibration_method: given.Calibration = None,
     bias_correction: given.Bias = None,
+    rounding: given.Round = None,
     generator: given.Generator = None,
     samples: given.Samples = None,
     effort: given.EffortOption = None,

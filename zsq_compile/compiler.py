@@ -29,7 +29,7 @@ from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError, UnsupportedModelError, ValidationError
 from zsq_compile.loading import LoadedModel, load_model
 from zsq_compile.progress import Progress, Silent
-from zsq_compile.quantization.quantize import calibrated_plan, correct_biases, insert_quantizers
+from zsq_compile.quantization.quantize import calibrated_plan, correct_biases, insert_quantizers, rounded_model
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet
 from zsq_compile.verification.dataset import Dataset, load_data
 from zsq_compile.verification.report import Report, file_sha256
@@ -96,8 +96,10 @@ def compile_model(
     batches = samples.batches(loaded.inputs)
     with clock.stage("calibrate", 2 * len(batches)) as advance:
         plan = calibrated_plan(plan, teacher, batches, config.quantization, advance)
+    with clock.stage("round", len(batches)) as advance:
+        rounded, plan = rounded_model(float_model, plan, teacher, batches, config.quantization, advance)
     with clock.stage("quantize"):
-        quantized = insert_quantizers(float_model, plan)
+        quantized = insert_quantizers(rounded, plan)
         together = samples.joined(loaded.inputs, _largest_value(float_model))
         correct_biases(float_model, quantized, plan, teacher, statistics, together, config.quantization)
     with clock.stage("write"):

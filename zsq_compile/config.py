@@ -19,6 +19,7 @@ Distribution = Literal["normal", "uniform"]
 CalibrationMethod = Literal["minmax", "percentile", "mse", "entropy"]
 BiasCorrection = Literal["auto", "analytic", "empirical", "none"]
 WeightScales = Literal["minmax", "mse"]
+Rounding = Literal["nearest", "gptq"]
 
 WIDTHS = (8, 4, 3, 2)
 """Widths in bits that weights and activations can be given."""
@@ -150,6 +151,8 @@ class QuantizationConfig:
             rare extremes where that lowers the total error.
         bias_correction: how the mean error of quantized weights is taken back out of the biases. ``auto`` uses the
             closed form where batch normalisation gives the moments and the calibration data where it does not.
+        rounding: ``gptq`` rounds weights one column after the other and lets those to come make up for the error, as
+            the second moments of the layer's inputs on the calibration data tell; ``nearest`` looks at no data.
         weight_scales: ``mse`` searches the scale of each output channel, ``minmax`` takes its largest weight.
         quantize_outputs: also quantize the graph outputs. Off by default: quantized logits clip the top classes.
 
@@ -160,6 +163,7 @@ class QuantizationConfig:
     edge_bits: int = 8
     calibration_method: CalibrationMethod = "mse"
     bias_correction: BiasCorrection = "auto"
+    rounding: Rounding = "gptq"
     weight_scales: WeightScales = "mse"
     quantize_outputs: bool = False
 
@@ -169,6 +173,7 @@ class QuantizationConfig:
             require_choice(f"quantization.{name}", getattr(self, name), WIDTHS)
         require_choice("quantization.calibration_method", self.calibration_method, get_args(CalibrationMethod))
         require_choice("quantization.bias_correction", self.bias_correction, get_args(BiasCorrection))
+        require_choice("quantization.rounding", self.rounding, get_args(Rounding))
         require_choice("quantization.weight_scales", self.weight_scales, get_args(WeightScales))
 
 

@@ -19,6 +19,7 @@ from zsq_compile.config import (
     GeneratorConfig,
     InputConfig,
     QuantizationConfig,
+    Rounding,
     parse_shape,
     read_config,
 )
@@ -106,6 +107,14 @@ Bias = Annotated[
     typer.Option(
         help="How the mean error of rounding is taken out of the biases.",
         show_default="auto",
+        rich_help_panel=_PRECISION,
+    ),
+]
+Round = Annotated[
+    Rounding | None,
+    typer.Option(
+        help="How weights become integers: gptq lets the other weights of a channel make up for each one's error.",
+        show_default="gptq",
         rich_help_panel=_PRECISION,
     ),
 ]

@@ -10,7 +10,6 @@ from passes.slim import Slim
 from tests import models
 from tests.quantizing import execute, inserted, prepare, random_feeds, with_scales
 
-
 TARGET = load_target("ort_cpu")
 
 

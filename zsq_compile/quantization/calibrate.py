@@ -44,7 +44,7 @@ def calibrate(
         raise QuantizationError("calibration wants at least one batch of data, got none: give or synthesize samples")
     groups = {site.value: site.group for site in plan.activations}
     extremes = {group: Extremes() for group in groups.values()}
-    _watch(teacher, batches, groups, lambda group, value: extremes[group].observe(value), advance)
+    _observe(extremes, teacher, batches, groups, advance)
     for group, seen in extremes.items():
         if not seen.high - seen.low < float("inf"):
             raise QuantizationError(
@@ -52,7 +52,7 @@ def calibrate(
             )
     histograms = {group: Histogram(seen) for group, seen in extremes.items()}
     if method != "minmax":
-        _watch(teacher, batches, groups, lambda group, value: histograms[group].observe(value), advance)
+        _observe(histograms, teacher, batches, groups, advance)
     scales = {}
     for group, members in _by_group(plan.activations).items():
         low, high = extremes[group].low, extremes[group].high
@@ -62,25 +62,41 @@ def calibrate(
     return scales
 
 
-def _watch(
+def watch(
     teacher: TorchGraph,
     batches: Sequence[Batch],
     groups: Mapping[str, str],
-    observe: Callable[[str, Tensor], None],
+    observe: Callable[[str, Tensor, ir.Node | None], None],
     advance: Callable[[int], None],
 ) -> None:
+    """Run batches and hand every value that ``groups`` names to ``observe``: (its group, the value, its producer)."""
+
     def visit(node: ir.Node, outputs: tuple[Tensor, ...]) -> None:
         for value, tensor in zip(node.outputs, outputs, strict=False):
             if value.name is not None and value.name in groups:
-                observe(groups[value.name], tensor[tensor > _LOWEST] if node.op_type == "Pad" else tensor)
+                observe(groups[value.name], tensor, node)
 
     with torch.inference_mode():
         for batch in batches:
             for name, tensor in batch.items():
                 if name in groups:
-                    observe(groups[name], tensor)
+                    observe(groups[name], tensor, None)
             teacher.run(batch, visit=visit)
             advance(1)
+
+
+def _observe(
+    observers: Mapping[str, Extremes] | Mapping[str, Histogram],
+    teacher: TorchGraph,
+    batches: Sequence[Batch],
+    groups: Mapping[str, str],
+    advance: Callable[[int], None],
+) -> None:
+    def observe(group: str, value: Tensor, node: ir.Node | None) -> None:
+        # a Pad may have filled in minus infinity, for a MaxPool behind it
+        observers[group].observe(value[value > _LOWEST] if node is not None and node.op_type == "Pad" else value)
+
+    watch(teacher, batches, groups, observe, advance)
 
 
 def _by_group(sites: Sequence[ActivationSite]) -> dict[str, list[ActivationSite]]:

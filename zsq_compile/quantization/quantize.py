@@ -1,4 +1,4 @@
-"""From a plan and calibration data to the QDQ graph, in closed form: ranges, scales, insertion, bias correction."""
+"""From a plan and data to the QDQ graph, in closed form: ranges, scales, rounding, insertion, bias correction."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -12,8 +12,10 @@ from zsq_compile.config import QuantizationConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.quantization.bias_correction import analytic_correction, empirical_correction
 from zsq_compile.quantization.calibrate import Batch, calibrate
+from zsq_compile.quantization.gptq import compensated_rounding
 from zsq_compile.quantization.moments import propagate_moments
 from zsq_compile.quantization.scales import weight_scales
+from zsq_compile.quantization.second_moments import measure_second_moments
 
 
 def calibrated_plan(
@@ -26,6 +28,37 @@ def calibrated_plan(
     """Give a plan all its scales: activations from the data, weights from the weights themselves."""
     plan = plan.with_scales(activations=calibrate(plan, teacher, batches, config.calibration_method, advance))
     return plan.with_scales(weights=weight_scales(plan, teacher.initializers, config.weight_scales))
+
+
+def rounded_model(
+    model: ir.Model,
+    plan: QuantizationPlan,
+    teacher: TorchGraph,
+    batches: Sequence[Batch],
+    config: QuantizationConfig,
+    advance: Callable[[int], None] = lambda steps: None,
+) -> tuple[ir.Model, QuantizationPlan]:
+    """Copy a float model with every weight moved onto its grid, as ``config.rounding`` chooses the codes.
+
+    Args:
+        model: the float model; ``teacher`` runs it.
+        plan: the calibrated plan; its weight scales start the search for better ones.
+        teacher: the float graph.
+        batches: calibration data, seen once (not at all for ``nearest``).
+        config: ``rounding`` chooses the method.
+        advance: told the number of batches done.
+
+    Returns:
+        The copy, and the plan with the scales of its grids. Inserting that plan finds the codes again, exactly.
+
+    """
+    copy = model.clone()
+    if config.rounding == "nearest":
+        return copy, plan
+    moments = measure_second_moments(model, plan, teacher, batches, advance)
+    rounded = compensated_rounding(plan, teacher.initializers, moments)
+    write_initializers(copy, {name: weight for name, (weight, _) in rounded.items()})
+    return copy, plan.with_scales(weights={name: scale for name, (_, scale) in rounded.items()})
 
 
 def insert_quantizers(model: ir.Model, plan: QuantizationPlan) -> ir.Model:

@@ -10,7 +10,7 @@ from zsq_compile.synthesis.prior import prior_images
 
 
 @pytest.mark.parametrize("contract", candidate_contracts(3), ids=lambda contract: contract.name)
-@pytest.mark.parametrize("batch", [None, 1])
+@pytest.mark.parametrize("batch", [None, 1, 3])
 def test_the_contract_that_a_network_was_trained_under_is_found(contract: InputContract, batch: int | None) -> None:
     pictures = contract.encode(prior_images(64, 3, 20, 20, seeded(99))).numpy()
     teacher, statistics = teacher_of(trained_on(pictures))
@@ -42,6 +42,19 @@ def test_without_statistics_the_contract_is_assumed() -> None:
     teacher, _ = teacher_of(models.residual())
     found = infer_contract(teacher, NO_STATISTICS, spec(None, 3, 8, 8), seeded())
     assert (found.name, found.inferred, found.margin) == ("imagenet", False, None)
+
+
+def test_raw_pixels_are_assumed_where_biases_dwarf_all_others() -> None:
+    weights = np.random.default_rng(0).normal(0.0, 0.003, (4, 3, 3, 3))
+    model = models.parse(
+        """
+        raw (float[N,3,8,8] x) => (float[N,4,6,6] y) <float[4,3,3,3] w, float[4] b>
+        { y = Conv(x, w, b) }
+        """,
+        weights={"w": weights, "b": np.array([1.0, -1.0, 2.0, 0.5])},
+    )
+    teacher, _ = teacher_of(model)
+    assert infer_contract(teacher, NO_STATISTICS, spec(None, 3, 8, 8), seeded()).name == "byte"
 
 
 @pytest.mark.parametrize(
