@@ -16,7 +16,7 @@ from passes.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.signature import InputSpec
 from zsq_compile.synthesis.generator import InputContract
-from zsq_compile.synthesis.losses import Moments, gaussian_kl
+from zsq_compile.synthesis.losses import Moments, batch_moments, gaussian_kl
 from zsq_compile.synthesis.prior import prior_images
 from zsq_compile.synthesis.probe import layer_inputs, layer_targets, measure_moments, runs
 
@@ -25,6 +25,7 @@ CONTRACT_IMAGES = 16
 
 _LARGEST_SIDE = 96
 _LAYERS = 4
+_DWARFED = 10.0
 _SCALING = ("Add", "Sub", "Mul", "Div")
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
@@ -94,7 +95,7 @@ def infer_contract(
     candidates = candidate_contracts(channels)
     layers = statistics.usable[:_LAYERS]
     if not layers:
-        return _assumed(teacher, spec, candidates, others or {})
+        return _assumed(teacher, spec, candidates, rng, others or {})
     taps = layer_inputs(layers)
     batch = int(spec.shape[0] or CONTRACT_IMAGES)
     sizes = _smaller(height, width)
@@ -102,7 +103,7 @@ def infer_contract(
         teacher, {spec.name: torch.zeros(batch, channels, *sizes, device=teacher.device), **(others or {})}, taps
     ):
         sizes = (height, width)
-    images = prior_images(CONTRACT_IMAGES, channels, *sizes, rng).to(teacher.device)
+    images = prior_images(-(-CONTRACT_IMAGES // batch) * batch, channels, *sizes, rng).to(teacher.device)
     losses = []
     for candidate in candidates:
         feeds = {spec.name: candidate.encode(images)}
@@ -127,42 +128,59 @@ def _smaller(height: int, width: int) -> tuple[int, int]:
 
 
 def _assumed(
-    teacher: TorchGraph, spec: InputSpec, candidates: Sequence[InputContract], others: Mapping[str, torch.Tensor]
+    teacher: TorchGraph,
+    spec: InputSpec,
+    candidates: Sequence[InputContract],
+    rng: torch.Generator,
+    others: Mapping[str, torch.Tensor],
 ) -> InputContract:
-    """Without statistics: raw pixels if the graph scales its input itself, else the commonest contract.
+    """Without statistics: what the opening of the graph lets expect, else the commonest contract.
 
     Mean and std of ImageNet are what most published classifiers and backbones expect, and they span the widest range
-    of the three small ones: a range too wide costs some resolution, one too narrow clips.
+    of the three small ones: a range too wide costs some resolution, one too narrow clips. Raw pixels are assumed where
+    the graph scales them itself, or where biases dwarf what pictures of the small ranges could contribute.
     """
     named = {candidate.name: candidate for candidate in candidates}
-    divisor = _own_scaling(teacher, spec, others)
-    if divisor is None:
-        return named["imagenet"]
-    return named["byte" if divisor >= 16.0 else "unit"]
+    usual = named["imagenet"]
+    batch, channels, height, width = (int(size or 1) for size in spec.shape)
+    pictures = prior_images(batch, channels, height, width, rng).to(teacher.device)
+    shared = {name: value[: len(pictures)] for name, value in others.items()}
+    divisor, response = _opening(teacher, spec.name, {spec.name: usual.encode(pictures), **shared})
+    if divisor is not None:
+        return named["byte" if divisor >= 16.0 else "unit"]
+    if response is not None and response.ndim == 4:
+        moments = batch_moments(response)
+        if float((moments.mean.abs() / moments.variance.sqrt().clamp_min(1e-12)).median()) > _DWARFED:
+            return named["byte"]
+    return usual
 
 
-def _own_scaling(teacher: TorchGraph, spec: InputSpec, others: Mapping[str, torch.Tensor]) -> float | None:
-    """Largest constant by which the graph shifts or divides its input before the first weighted node, else None."""
-    follows = {spec.name}
+def _opening(
+    teacher: TorchGraph, name: str, feeds: Mapping[str, torch.Tensor]
+) -> tuple[float | None, torch.Tensor | None]:
+    """Look at what happens to input ``name`` first.
+
+    Returns the largest constant by which the graph shifts or divides it before the first weighted node, and what that
+    node makes of it; None for what is not there.
+    """
+    follows = {name}
     found: list[float] = []
-    reached = False
+    response: torch.Tensor | None = None
 
     def look(node: ir.Node, results: tuple[torch.Tensor, ...]) -> None:
-        nonlocal reached
+        nonlocal response
         names = [value.name for value in node.inputs if value is not None and value.name]
-        if reached or not follows.intersection(names):
+        if response is not None or not follows.intersection(names):
             return
         if node.op_type in _WEIGHTED or node.op_type == "BatchNormalization":
-            reached = True
+            response = results[0]
             return
         follows.update(value.name for value in node.outputs if value.name)
-        for name in names:
-            constant = teacher.initializers.get(name)
-            if node.op_type in _SCALING and constant is not None and constant.is_floating_point() and constant.numel():
+        for constant in (teacher.initializers[name] for name in names if name in teacher.initializers):
+            if node.op_type in _SCALING and constant.is_floating_point() and constant.numel():
                 size = float(constant.abs().max())
                 found.append(1.0 / max(size, 1e-9) if node.op_type == "Mul" else size)
 
-    feeds = {spec.name: torch.zeros(spec.batched(int(spec.shape[0] or 1)), device=teacher.device)}
     with torch.no_grad():
-        teacher.run({**feeds, **{name: value[: len(feeds[spec.name])] for name, value in others.items()}}, visit=look)
-    return max(found) if found else None
+        teacher.run(feeds, visit=look)
+    return (max(found) if found else None), response
