@@ -25,6 +25,7 @@ CONTRACT_IMAGES = 16
 
 _LARGEST_SIDE = 96
 _LAYERS = 4
+_FAR = 1.5
 _DWARFED = 10.0
 _SCALING = ("Add", "Sub", "Mul", "Div")
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -89,7 +90,8 @@ def infer_contract(
     """Choose the contract whose images come nearest to the BatchNormalization statistics.
 
     ``others`` are feeds for the network's other inputs, of ``spec.shape[0]`` or else ``CONTRACT_IMAGES`` samples.
-    Without usable statistics the contract is assumed, with ``inferred=False`` and no margin.
+    The contract is assumed, with ``inferred=False`` and no margin, where no usable statistics are, or where no
+    candidate comes near them.
     """
     channels, height, width = (int(size or 1) for size in spec.shape[1:])
     candidates = candidate_contracts(channels)
@@ -110,11 +112,14 @@ def infer_contract(
         measured = measure_moments(teacher, layers, feeds, batch, shared=others or {})
         losses.append(_nearness(measured, layer_targets(layers, teacher.device)))
     best, second = sorted(range(len(candidates)), key=losses.__getitem__)[:2]
+    if losses[best] > _FAR:
+        return _assumed(teacher, spec, candidates, rng, others or {})
     return replace(candidates[best], inferred=True, margin=losses[second] / max(losses[best], 1e-12))
 
 
 def _nearness(measured: Sequence[Moments], targets: Sequence[Moments]) -> float:
-    terms = [float(gaussian_kl(one, other).mean()) for one, other in zip(measured, targets, strict=True)]
+    """Weighted mean over layers of the median over channels, as a few odd or dying channels must not decide."""
+    terms = [float(gaussian_kl(one, other).median()) for one, other in zip(measured, targets, strict=True)]
     weights = [0.5**depth for depth in range(len(terms))]
     return sum(weight * term for weight, term in zip(weights, terms, strict=True)) / sum(weights)
 

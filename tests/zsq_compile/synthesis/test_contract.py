@@ -38,6 +38,12 @@ def test_large_images_are_judged_at_a_reduced_size() -> None:
     assert set(seen) == {(16, 3, 96, 80)}
 
 
+def test_statistics_that_no_contract_explains_decide_nothing() -> None:
+    teacher, statistics = teacher_of(trained_on(30.0 + prior_images(16, 3, 20, 20, seeded(99)).numpy()))
+    found = infer_contract(teacher, statistics, spec(None, 3, 20, 20), seeded())
+    assert (found.name, found.inferred, found.margin) == ("imagenet", False, None)
+
+
 def test_without_statistics_the_contract_is_assumed() -> None:
     teacher, _ = teacher_of(models.residual())
     found = infer_contract(teacher, NO_STATISTICS, spec(None, 3, 8, 8), seeded())
