@@ -82,6 +82,8 @@ def compile_model(
     config, told = config or CompileConfig(), _Remembering(progress or Silent())
     clock, target = Clock(told), _target(config)
     path = _output_path(Path(model), output, config)
+    if data is not None and not data.exists():  # an hour of work should not end in a misspelt name
+        raise ConfigError(f"--data wants a folder or an .npz file, got {data}, which does not exist")
     with clock.stage("load"):
         loaded = load_model(Path(model), input_shapes=config.input.shapes)
         statistics = harvest_batchnorm(loaded.model)
