@@ -12,7 +12,7 @@ from zsq_compile.synthesis.probe import Cost
 _MULTIPLICATIONS_PER_SECOND = 40e9
 _ELEMENTS_PER_SECOND = 0.4e9
 _BYTES_PER_ELEMENT = 12
-_BATCH_BYTES = 1 << 29
+_BATCH_BYTES = 1 << 30
 _LARGEST_BATCH = 128
 
 _ITERATIONS: dict[Effort, int] = {"fast": 8, "balanced": 24, "best": 80}
