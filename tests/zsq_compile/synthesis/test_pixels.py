@@ -8,6 +8,7 @@ from tests.zsq_compile.synthesis.networks import NO_STATISTICS, Listener, seeded
 from zsq_compile.config import PixelsConfig
 from zsq_compile.errors import SynthesisError
 from zsq_compile.synthesis import make_generator, matching
+from zsq_compile.synthesis.classes import Classes
 from zsq_compile.synthesis.contract import given_contract
 from zsq_compile.synthesis.losses import wasserstein
 from zsq_compile.synthesis.prior import prior_images
@@ -97,7 +98,7 @@ def test_class_targets_raise_the_teachers_probability_of_the_targets(network: mo
             smooth=lambda name, gradient: gradient,
             rates={"x": 0.05},
             project=lambda samples: None,
-            classes=matching.Classes(output="logits", labels=labels, weight=1.0),
+            classes=Classes(output="logits", labels=labels, weight=1.0, slack=0.0),
         ),
         {"x": pictures},
         seeded(),
@@ -129,7 +130,9 @@ def test_without_statistics_there_is_nothing_to_match() -> None:
 def test_class_targets_need_an_output_of_class_scores() -> None:
     teacher, statistics = teacher_of(models.conv_bn_relu())
     generator = make_generator(PixelsConfig(class_weight=1.0), (spec(None, 3, 8, 8),), UNIT)
-    with pytest.raises(SynthesisError, match=r"class_weight needs an output of shape \(N, classes\), got"):
+    with pytest.raises(
+        SynthesisError, match=r"class_weight needs an output of shape \(N, classes\), and none of y has it"
+    ):
         generator.synthesize(teacher, statistics, 4, seeded())
 
 
