@@ -58,5 +58,5 @@ def gaussian_kl(measured: Moments, target: Moments) -> torch.Tensor:
 
 
 def class_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """(N,) cross-entropies of (N, classes) logits against (N,) labels."""
-    return functional.cross_entropy(logits.float(), labels, reduction="none")
+    """Mean cross-entropy of (N, classes) logits against (N,) labels; (N, classes, 1, 1) is accepted too."""
+    return functional.cross_entropy(logits.float().flatten(1), labels)

@@ -17,11 +17,19 @@ import torch
 
 from passes.harvest_batchnorm import BatchNorm
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.synthesis.classes import Classes
-from zsq_compile.synthesis.losses import Moments, wasserstein
+from zsq_compile.synthesis.losses import Moments, class_loss, wasserstein
 from zsq_compile.synthesis.probe import layer_inputs, layer_moments, layer_targets
 
 Samples = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Classes:
+    """What class each sample shall belong to."""
+
+    output: str
+    labels: torch.Tensor
+    weight: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -105,7 +113,7 @@ class _Matcher:
         self._teacher = teacher
         self._objective = objective
         self._shares = torch.tensor(sizes, dtype=torch.float64, device=teacher.device) / sum(sizes)
-        self._starts = list(accumulate(sizes, initial=0))
+        self._ends = list(accumulate(sizes))
         taps = layer_inputs(objective.layers)
         self._outputs = taps if objective.classes is None else (*taps, objective.classes.output)
         targets = layer_targets(objective.layers, teacher.device)
@@ -126,9 +134,7 @@ class _Matcher:
     def descend(self, index: int, part: Samples, optimizer: torch.optim.Optimizer, rng: torch.Generator) -> float:
         """Take one optimiser step on batch ``index``; returns the loss before it."""
         values = self._run(part, rng)
-        loss = self._matching_loss(index, values)
-        if self._objective.classes is not None:
-            loss = loss + self._objective.classes.loss(values, self._starts[index])
+        loss = self._matching_loss(index, values) + self._class_loss(index, values)
         gradients = torch.autograd.grad(loss, list(part.values()), allow_unused=True)
         for (name, leaf), gradient in zip(part.items(), gradients, strict=True):
             leaf.grad = None if gradient is None else self._objective.smooth(name, gradient)
@@ -155,6 +161,14 @@ class _Matcher:
             whole.append(rest + float(self._shares[index]) * one)
         together = Moments(mean=whole[0], variance=whole[1] - whole[0].square())
         return (self._weights * wasserstein(together, self._target)).sum()
+
+    def _class_loss(self, index: int, values: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        classes = self._objective.classes
+        if classes is None:
+            return torch.zeros((), device=self._teacher.device)
+        logits = values[classes.output]
+        labels = classes.labels[self._ends[index] - len(logits) : self._ends[index]]
+        return classes.weight * class_loss(logits, labels)
 
 
 def _row(moments: Sequence[Moments]) -> Moments:

@@ -5,7 +5,6 @@ generator network: the start is already natural, so few iterations are enough, a
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import torch
 
@@ -16,10 +15,9 @@ from zsq_compile.errors import SynthesisError
 from zsq_compile.progress import Progress
 from zsq_compile.signature import InputSpec
 from zsq_compile.synthesis.budget import Budget, plan_budget
-from zsq_compile.synthesis.classes import Classes, decided_classes, random_classes, score_output
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet
-from zsq_compile.synthesis.matching import Objective, Samples, match_statistics, reduced_precision
-from zsq_compile.synthesis.probe import batches, layer_inputs, measure_cost
+from zsq_compile.synthesis.matching import Classes, Objective, Samples, match_statistics
+from zsq_compile.synthesis.probe import layer_inputs, measure_cost
 from zsq_compile.synthesis.procedural import check_inputs, draw_prior, find_contracts
 from zsq_compile.synthesis.spectral import power_law_filter
 
@@ -28,7 +26,7 @@ from zsq_compile.synthesis.spectral import power_law_filter
 _SMOOTH_RATE = 0.15
 # The training data themselves, in sets of a thousand, lie 0.01 to 0.04 away from the running statistics. Moving
 # pictures closer than that makes them worse, as any fit beyond the noise does.
-_NATURAL_DISTANCE = 0.02
+_NATURAL_DISTANCE = 0.018
 
 
 class PixelsGenerator:
@@ -63,18 +61,21 @@ class PixelsGenerator:
         contracts = find_contracts(self._inputs, self._contract, teacher, statistics, rng, self._progress)
         work = _Work(self._inputs, contracts, layers, teacher)
         made = work.rounded(count)
-        if not layers and self._config.class_weight == 0.0:
+        classes = self._classes(work, made, rng)
+        if not layers and classes is None:
             raise SynthesisError(
                 "the pixels generator needs BatchNormalization statistics, or a classifier and a class_weight above 0; "
                 "the model has no such statistics: use --generator prior"
             )
         samples = {spec.name: draw_prior(spec, made, rng).to(teacher.device) for spec in self._inputs}
-        samples, curve = self._optimize(work, samples, rng)
+        samples, curve = self._optimize(work, samples, classes, rng)
         with torch.no_grad():
             inputs = {name: value[:count].float().cpu() for name, value in work.fed(samples).items()}
         return SyntheticSet(inputs=inputs, algorithm="pixels", seed=seed, loss_curve=curve, contracts=contracts)
 
-    def _optimize(self, work: "_Work", samples: Samples, rng: torch.Generator) -> tuple[Samples, tuple[float, ...]]:
+    def _optimize(
+        self, work: "_Work", samples: Samples, classes: Classes | None, rng: torch.Generator
+    ) -> tuple[Samples, tuple[float, ...]]:
         budget = work.budget(samples, self._config, self._effort)
         if budget.iterations == 0:
             self._progress.warn(
@@ -82,7 +83,6 @@ class PixelsGenerator:
             )
             return samples, ()
         count = len(next(iter(samples.values())))
-        classes = self._classes(work, samples, budget.batch_size, rng)
         objective = Objective(
             layers=work.layers,
             view=work.view,
@@ -99,24 +99,18 @@ class PixelsGenerator:
                 rng,
                 iterations=budget.iterations,
                 batch_size=budget.batch_size,
-                enough=_NATURAL_DISTANCE if self._config.class_weight == 0.0 else 0.0,
+                enough=_NATURAL_DISTANCE if classes is None else 0.0,
                 advance=advance,
             )
 
-    def _classes(self, work: "_Work", samples: Samples, batch_size: int, rng: torch.Generator) -> Classes | None:
-        """Random targets if the user gave them weight, else decided ones if the network is a classifier."""
-        scores = work.scores(samples, batch_size)
-        weight = self._config.class_weight
-        if weight == 0.0:
-            return None if scores is None else decided_classes(*scores)
-        if scores is None:
-            raise SynthesisError(
-                "class_weight needs an output of shape (N, classes), and none of "
-                f"{', '.join(work.teacher.output_names)} has it; set class_weight to 0"
-            )
-        output, values = scores
-        random = random_classes(output, values[0].numel(), len(values), weight, rng)
-        return replace(random, labels=random.labels.to(work.teacher.device))
+    def _classes(self, work: "_Work", count: int, rng: torch.Generator) -> Classes | None:
+        """Balanced random labels, if classes are wanted and an output of the network looks like logits."""
+        if self._config.class_weight == 0.0:
+            return None
+        output, classes = work.logits()
+        labels = torch.arange(count) % classes
+        labels = labels[torch.randperm(count, generator=rng, device=rng.device).cpu()].to(work.teacher.device)
+        return Classes(output=output, labels=labels, weight=self._config.class_weight)
 
 
 class _Work:
@@ -147,18 +141,29 @@ class _Work:
         count = len(next(iter(samples.values())))
         return plan_budget(count, effort, cost, iterations=config.iterations, batch_size=batch)
 
-    def scores(self, samples: Samples, batch_size: int) -> tuple[str, torch.Tensor] | None:
-        """Name of the output that looks like class scores and its values for all samples; None if there is none."""
-        found: str | None = None
-        values = []
-        for batch in batches(samples, batch_size):
-            with torch.no_grad(), reduced_precision(self.teacher.device):
-                outputs = self.teacher.run(self.fed(batch), None if found is None else (found,))
-            found = found or score_output(outputs)
-            if found is None:
-                return None
-            values.append(outputs[found])
-        return None if found is None else (found, torch.cat(values))
+    def logits(self) -> tuple[str, int]:
+        """Name of the output that looks like class scores, and the number of classes.
+
+        Raises:
+            SynthesisError: no output has the shape (N, classes).
+
+        """
+        probe = {
+            spec.name: torch.zeros(spec.batched(self._fixed_batch or 1), device=self.teacher.device)
+            for spec in self.inputs
+        }
+        with torch.no_grad():
+            outputs = self.teacher.run(probe)
+        for name, value in outputs.items():
+            if (
+                value.is_floating_point()
+                and value.ndim >= 2
+                and value.shape[1] > 1
+                and value[0].numel() == value.shape[1]
+            ):
+                return name, value.shape[1]
+        shapes = {name: tuple(value.shape) for name, value in outputs.items()}
+        raise SynthesisError(f"class_weight needs an output of shape (N, classes), got {shapes}; set class_weight to 0")
 
     def view(self, samples: Samples, rng: torch.Generator) -> dict[str, torch.Tensor]:
         """Make feeds of a batch, its pictures mirrored every other time, at random."""

@@ -84,7 +84,9 @@ def test_a_constant_channel_keeps_loss_and_gradient_finite(distance) -> None:
     assert torch.isfinite(gradient).all()
 
 
-def test_class_loss_is_the_cross_entropy_of_each_sample() -> None:
+def test_class_loss_is_cross_entropy_also_of_one_by_one_maps() -> None:
     logits = torch.tensor([[2.0, 0.0, -1.0], [0.0, 0.0, 0.0]])
-    expected = [np.log(np.exp([2.0, 0.0, -1.0]).sum()) - 2.0, np.log(3.0)]
-    np.testing.assert_allclose(class_loss(logits, torch.tensor([0, 2])), expected, rtol=1e-6)
+    labels = torch.tensor([0, 2])
+    expected = -np.mean([2.0 - np.log(np.exp([2.0, 0.0, -1.0]).sum()), -np.log(3.0)])
+    assert class_loss(logits, labels).item() == pytest.approx(expected, rel=1e-6)
+    assert class_loss(logits[:, :, None, None], labels).item() == pytest.approx(expected, rel=1e-6)

@@ -8,7 +8,6 @@ from tests.zsq_compile.synthesis.networks import NO_STATISTICS, Listener, seeded
 from zsq_compile.config import PixelsConfig
 from zsq_compile.errors import SynthesisError
 from zsq_compile.synthesis import make_generator, matching
-from zsq_compile.synthesis.classes import Classes
 from zsq_compile.synthesis.contract import given_contract
 from zsq_compile.synthesis.losses import wasserstein
 from zsq_compile.synthesis.prior import prior_images
@@ -98,7 +97,7 @@ def test_class_targets_raise_the_teachers_probability_of_the_targets(network: mo
             smooth=lambda name, gradient: gradient,
             rates={"x": 0.05},
             project=lambda samples: None,
-            classes=Classes(output="logits", labels=labels, weight=1.0, slack=0.0),
+            classes=matching.Classes(output="logits", labels=labels, weight=1.0),
         ),
         {"x": pictures},
         seeded(),
@@ -130,9 +129,7 @@ def test_without_statistics_there_is_nothing_to_match() -> None:
 def test_class_targets_need_an_output_of_class_scores() -> None:
     teacher, statistics = teacher_of(models.conv_bn_relu())
     generator = make_generator(PixelsConfig(class_weight=1.0), (spec(None, 3, 8, 8),), UNIT)
-    with pytest.raises(
-        SynthesisError, match=r"class_weight needs an output of shape \(N, classes\), and none of y has it"
-    ):
+    with pytest.raises(SynthesisError, match=r"class_weight needs an output of shape \(N, classes\), got"):
         generator.synthesize(teacher, statistics, 4, seeded())
 
 
