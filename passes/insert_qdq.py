@@ -55,9 +55,14 @@ def dequantize_array(codes: NDArray[np.integer], scale: Scale, axis: int | None 
 
 @dataclass(frozen=True, slots=True)
 class InsertQdq(ir.passes.InPlacePass):
-    """Insert the quantizers of a plan whose scales are all known."""
+    """Insert the quantizers of a plan whose scales are all known.
+
+    With ``final`` a Clip that the scale of its quantizer makes redundant is passed by; a graph whose scales are still
+    to be learned keeps it.
+    """
 
     plan: QuantizationPlan
+    final: bool = True
 
     def requires(self, model: ir.Model) -> None:
         """Refuse a plan with missing scales, or with constants that would need two scales."""
@@ -78,7 +83,7 @@ class InsertQdq(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Insert all sites that are not there yet."""
-        writer = _Writer(model.graph, self.plan)
+        writer = _Writer(model.graph, self.plan, self.final)
         modified = False
         for site in self.plan.weights:
             modified |= writer.weight(site)
@@ -92,8 +97,9 @@ class InsertQdq(ir.passes.InPlacePass):
 class _Writer:
     """Adds quantizers to one graph; initializers of a same-scale group are made once."""
 
-    def __init__(self, graph: ir.Graph, plan: QuantizationPlan) -> None:
+    def __init__(self, graph: ir.Graph, plan: QuantizationPlan, final: bool) -> None:
         self.graph = graph
+        self.final = final
         self.plan = plan
         self.groups = {site.value: site.group for site in plan.activations}
         self.nodes = {node.name: node for node in graph}
@@ -171,7 +177,7 @@ class _Writer:
         storage, scale = _storage(site.number_format), self.plan.activation_scales[site.group]
         lowest, highest = site.number_format.qmin, site.number_format.qmax
         limited = highest - lowest + 1 < 1 << storage.bitwidth
-        source = self._before_clip(value, scale, site.number_format) if limited else value
+        source = self._before_clip(value, scale, site.number_format) if limited and self.final else value
         parameters = self._parameters(site.group, scale, storage)
         quantize = ir.node("QuantizeLinear", [source, *parameters], name=f"{site.value}_QuantizeLinear")
         self._name_output(quantize, f"{site.value}_{'rounded' if limited else 'quantized'}", storage, value.shape)

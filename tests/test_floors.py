@@ -24,9 +24,11 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "zsq_compile.reading",
         "zsq_compile.requirements",
     ),
+    ("zsq_compile.units",),
     ("zsq_compile.config", "zsq_compile.loading", "zsq_compile.differentiable", "zsq_compile.writing"),
     ("zsq_compile.synthesis", "zsq_compile.quantization", "zsq_compile.verification"),
-    ("zsq_compile.calibration_data", "zsq_compile.arrays"),
+    ("zsq_compile.calibration_data", "zsq_compile.arrays", "zsq_compile.config_file"),
+    ("zsq_compile.quantize_network",),
     ("zsq_compile.compiler",),
     ("zsq_compile.reader", "zsq_compile.console", "zsq_compile.options"),
     ("zsq_compile",),  # the public face: what its __init__ imports
@@ -39,6 +41,7 @@ TORCH = (
     "zsq_compile.quantization",
     "zsq_compile.calibration_data",
     "zsq_compile.compiler",
+    "zsq_compile.quantize_network",
 )
 ONNXRUNTIME = ("backends.session", "zsq_compile.verification.baseline")
 FOREIGN_TO_PASSES = frozenset({"onnx", "onnx_ir", "onnxsim", "numpy"})

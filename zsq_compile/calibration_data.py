@@ -1,10 +1,12 @@
 """Where calibration data comes from: the user's own, or synthesis; and which part of it is held out."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -14,6 +16,7 @@ from zsq_compile.config import CompileConfig, PixelsConfig, PriorConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError
 from zsq_compile.progress import Progress
+from zsq_compile.quantization.reconstruct import Samples
 from zsq_compile.signature import InputSpec
 from zsq_compile.synthesis import make_generator
 from zsq_compile.synthesis.contract import CONTRACT_IMAGES, given_contract, infer_contract
@@ -49,15 +52,14 @@ class CalibrationData:
         """Cut the calibration part into feeds: of the model's fixed batch size, or of at most ``largest`` samples."""
         return feeds(self.calibration, inputs, largest=largest)
 
-    def joined(self, inputs: Sequence[InputSpec], sample_bytes: int) -> list[dict[str, Tensor]]:
-        """As many calibration samples as fit into memory in one feed, or all of them in feeds of a fixed batch size.
+    def for_learning(self, inputs: Sequence[InputSpec]) -> Samples:
+        """Give the calibration part to whoever draws from it at random."""
+        fixed = fixed_batch(inputs)
+        return Samples(inputs=self.calibration, feed=fixed or _BATCH, fixed=fixed is not None)
 
-        Args:
-            inputs: of the network.
-            sample_bytes: size of the network's largest value for one sample.
-
-        """
-        fitting = max(_JOINED_BYTES // sample_bytes, 1)
+    def joined(self, inputs: Sequence[InputSpec], model: ir.Model) -> list[dict[str, Tensor]]:
+        """As many calibration samples as fit a model in one feed, or all of them in feeds of a fixed batch size."""
+        fitting = max(_JOINED_BYTES // _largest_value(model), 1)
         batches = self.batches(inputs, largest=fitting)
         return batches if fixed_batch(inputs) else batches[:1]
 
@@ -70,6 +72,12 @@ def feeds(
     size, count = fixed or largest, min(len(tensor) for tensor in samples.values())
     stop = count - count % size if fixed else count
     return [{name: tensor[i : i + size] for name, tensor in samples.items()} for i in range(0, stop, size)]
+
+
+def _largest_value(model: ir.Model) -> int:
+    """Bytes that the largest value of the graph takes for one sample."""
+    shapes = (value.shape for node in model.graph for value in node.outputs if value.shape is not None)
+    return max((4 * math.prod(size for size in shape[1:] if isinstance(size, int)) for shape in shapes), default=4)
 
 
 def fixed_batch(inputs: Sequence[InputSpec]) -> int | None:

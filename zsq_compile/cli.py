@@ -80,6 +80,8 @@ def compile_command(
     generator: given.Generator = None,
     samples: given.Samples = None,
     effort: given.EffortOption = None,
+    time_budget: given.TimeBudget = None,
+    memory: given.Memory = None,
     seed: given.Seed = None,
     calib: given.Calib = None,
     save_calib: given.SaveCalib = None,

@@ -18,6 +18,15 @@ class Clock:
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self.seconds: dict[str, float] = {}
+        self._started = time.perf_counter()
+
+    def deadline(self, budget: float | None) -> float | None:
+        """Moment, on the clock of ``time.perf_counter``, at which learning has to end to keep a budget of seconds.
+
+        What comes behind it runs the float and the quantized network on the data held out: about as long as calibrating
+        took. None without a budget.
+        """
+        return None if budget is None else self._started + budget - self.seconds.get("calibrate", 0.0)
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Callable[[int], None]]:

@@ -1,7 +1,6 @@
 """compile_model: the sentence that zsq-compile is, one named call per stage, read from top to bottom."""
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError, UnsupportedModelError, ValidationError
 from zsq_compile.loading import LoadedModel, load_model
 from zsq_compile.progress import Progress, Silent
-from zsq_compile.quantization.quantize import calibrated_plan, correct_biases, insert_quantizers, rounded_model
+from zsq_compile.quantize_network import QuantizedNetwork, quantize_network
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet
 from zsq_compile.verification.dataset import Dataset, load_data
 from zsq_compile.verification.report import Report, file_sha256
@@ -91,27 +90,18 @@ def compile_model(
     with clock.stage("plan"):
         float_model = _folded(loaded.model)
         plan = _plan(float_model, target, config)
-        teacher = TorchGraph(float_model)
     with clock.stage("synthesize" if calibration is None else "read calibration data"):
         samples = _calibration_data(loaded, statistics, config, calibration, told)
         labelled = None if data is None else _labelled(data, loaded, samples.contract)
-    batches = samples.batches(loaded.inputs)
-    with clock.stage("calibrate", 2 * len(batches)) as advance:
-        plan = calibrated_plan(plan, teacher, batches, config.quantization, advance)
-    with clock.stage("round", len(batches)) as advance:
-        rounded, plan = rounded_model(float_model, plan, teacher, batches, config.quantization, advance)
-    with clock.stage("quantize"):
-        quantized = insert_quantizers(rounded, plan)
-        together = samples.joined(loaded.inputs, _largest_value(float_model))
-        correct_biases(float_model, quantized, plan, teacher, statistics, together, config.quantization)
+    quantized = quantize_network(float_model, plan, statistics, samples, loaded.inputs, config, clock)
     with clock.stage("write"):
-        _pack(quantized, plan, target)
-        check(quantized, Door.EMITTED)
-        Slim()(quantized)
-        write_model(quantized, path)
+        _pack(quantized.model, plan, target)
+        check(quantized.model, Door.EMITTED)
+        Slim()(quantized.model)
+        write_model(quantized.model, path)
     with clock.stage("validate"):
-        validation = _validate(loaded, quantized, path, samples, target, labelled)
-    report = _report(loaded, path, config, statistics, samples, plan, validation, told.texts, clock)
+        validation = _validate(loaded, quantized.model, path, samples, target, labelled)
+    report = _report(loaded, path, config, statistics, samples, quantized, validation, told.texts, clock)
     if validation.failures:
         raise ValidationError(f"{path} was written, but must not be used: {'; '.join(validation.failures)}")
     missed = config.min_agreement is not None and (validation.agreement or 0.0) < config.min_agreement
@@ -147,7 +137,7 @@ def _report(
     config: CompileConfig,
     statistics: BatchNormStatistics,
     samples: CalibrationData,
-    plan: QuantizationPlan,
+    quantized: QuantizedNetwork,
     validation: Validation,
     notes: Sequence[str],
     clock: Clock,
@@ -161,7 +151,8 @@ def _report(
         coverage=statistics.coverage(),
         contract=None if samples.contract is None else dataclasses.asdict(samples.contract),
         data=samples.description,
-        refusals=(*statistics.refusals, *plan.refusals),
+        learning=tuple(dataclasses.asdict(block) for block in quantized.blocks),
+        refusals=(*statistics.refusals, *quantized.plan.refusals),
         notes=tuple(notes),
         validation=validation,
         sha256={"model": file_sha256(loaded.path), "emitted": file_sha256(path)},
@@ -256,12 +247,6 @@ def _plan(model: ir.Model, target: Target, config: CompileConfig) -> Quantizatio
             f"weights{', but ' + reasons if reasons else ' and has none'}"
         )
     return plan
-
-
-def _largest_value(model: ir.Model) -> int:
-    """Bytes that the largest value of the graph takes for one sample."""
-    shapes = (value.shape for node in model.graph for value in node.outputs if value.shape is not None)
-    return max((4 * math.prod(size for size in shape[1:] if isinstance(size, int)) for shape in shapes), default=4)
 
 
 def _pack(model: ir.Model, plan: QuantizationPlan, target: Target) -> None:

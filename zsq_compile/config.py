@@ -4,12 +4,9 @@ The same values are built by the command line, by a TOML file (``read_config``) 
 is refused in the same words on all three ways in. Each stage receives its own section only.
 """
 
-import difflib
-import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from zsq_compile.errors import ConfigError
 from zsq_compile.requirements import Shape, require_choice, require_count, require_number, require_shape
@@ -19,7 +16,8 @@ Distribution = Literal["normal", "uniform"]
 CalibrationMethod = Literal["minmax", "percentile", "mse", "entropy"]
 BiasCorrection = Literal["auto", "analytic", "empirical", "none"]
 WeightScales = Literal["minmax", "mse"]
-Rounding = Literal["nearest", "gptq"]
+Rounding = Literal["nearest", "gptq", "adaround", "genie-m", "lsq"]
+LearnedRounding = Literal["adaround", "genie-m", "lsq"]
 
 WIDTHS = (8, 4, 3, 2)
 """Widths in bits that weights and activations can be given."""
@@ -152,7 +150,10 @@ class QuantizationConfig:
         bias_correction: how the mean error of quantized weights is taken back out of the biases. ``auto`` uses the
             closed form where batch normalisation gives the moments and the calibration data where it does not.
         rounding: ``gptq`` rounds weights one column after the other and lets those to come make up for the error, as
-            the second moments of the layer's inputs on the calibration data tell; ``nearest`` looks at no data.
+            the second moments of the layer's inputs on the calibration data tell; ``nearest`` looks at no data. The
+            others start from gptq and learn, block by block, wherever there are fewer than 8 bits: ``adaround`` the
+            codes, ``genie-m`` codes and steps, both by soft rounding, ``lsq`` codes and steps straight through the
+            rounding. None, the default, takes gptq at the effort ``fast`` and lsq above.
         weight_scales: ``mse`` searches the scale of each output channel, ``minmax`` takes its largest weight.
         quantize_outputs: also quantize the graph outputs. Off by default: quantized logits clip the top classes.
 
@@ -163,7 +164,7 @@ class QuantizationConfig:
     edge_bits: int = 8
     calibration_method: CalibrationMethod = "mse"
     bias_correction: BiasCorrection = "auto"
-    rounding: Rounding = "gptq"
+    rounding: Rounding | None = None
     weight_scales: WeightScales = "mse"
     quantize_outputs: bool = False
 
@@ -173,7 +174,8 @@ class QuantizationConfig:
             require_choice(f"quantization.{name}", getattr(self, name), WIDTHS)
         require_choice("quantization.calibration_method", self.calibration_method, get_args(CalibrationMethod))
         require_choice("quantization.bias_correction", self.bias_correction, get_args(BiasCorrection))
-        require_choice("quantization.rounding", self.rounding, get_args(Rounding))
+        if self.rounding is not None:
+            require_choice("quantization.rounding", self.rounding, get_args(Rounding))
         require_choice("quantization.weight_scales", self.weight_scales, get_args(WeightScales))
 
 
@@ -188,7 +190,10 @@ class CompileConfig:
         quantization: how numbers become integers.
         target: name of a shipped target or path of a target's TOML file.
         samples: calibration samples to make. None, the default, takes the number from the effort.
-        effort: time against accuracy; ``balanced`` is meant for every day.
+        effort: time against accuracy; ``balanced`` is meant for every day. ``fast`` learns nothing, it only computes.
+        time_budget: seconds that the whole compilation may take; learning takes what is left of them. None, the
+            default, lets the effort decide, and only then do the same seeds give the same bytes.
+        memory: bytes of activations that are held in memory while blocks are learned; what is more goes to files.
         seed: start of all randomness: same seed, same machine, same bytes out.
         min_agreement: share from 0 to 1 of the samples held out on which the quantized model must choose the same class
             as the float one. Below it the result is marked as missing its gate; the file is written all the same.
@@ -201,6 +206,8 @@ class CompileConfig:
     target: str = "ort_cpu"
     samples: int | None = None
     effort: Effort = "balanced"
+    time_budget: float | None = None
+    memory: int = 2 << 30
     seed: int = 0
     min_agreement: float | None = None
 
@@ -210,134 +217,17 @@ class CompileConfig:
             raise ConfigError("target needs the name of a target or the path of a target file, got an empty text")
         require_count("samples", self.samples)
         require_choice("effort", self.effort, get_args(Effort))
+        if self.time_budget is not None:
+            require_number("time_budget", self.time_budget, above=0.0)
+        if self.memory < 0:
+            raise ConfigError(f"memory needs a number of bytes of at least 0, got {self.memory}")
         if not 0 <= self.seed < 1 << 63:
             raise ConfigError(f"seed needs a whole number from 0 to 2**63 - 1, got {self.seed}")
         if self.min_agreement is not None:
             require_number("min_agreement", self.min_agreement, low=0.0, high=1.0, hint="97 % is written 0.97")
 
-
-_SECTIONS = {"input": InputConfig, "quantization": QuantizationConfig}
-
-
-def parse_shape(text: str) -> Shape:
-    """Read ``1x3x224x224``; ``?`` stands for a size that stays dynamic. ConfigError when it is none."""
-    sizes = [size.strip() for size in text.lower().split("x")]
-    if not all(size == "?" or size.isdecimal() for size in sizes):
-        raise ConfigError(f"a shape is written 1x3x224x224, with ? for a dynamic size, got {text!r}")
-    shape = tuple(None if size == "?" else int(size) for size in sizes)
-    require_shape("shape", shape)
-    return shape
-
-
-def read_config(path: Path) -> CompileConfig:
-    """Read a TOML file whose tables are the sections of CompileConfig.
-
-    The generator is named by ``kind`` in its table: ``[generator] kind = "pixels"``; the table's other keys are the
-    fields of that generator's config. ConfigError when the file, a key or a value is wrong; an unknown key is answered
-    with the nearest valid one.
-    """
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"configuration file {path} cannot be read: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"configuration file {path} is not valid TOML: {error}") from error
-    try:
-        return _structure(table)
-    except ConfigError as error:
-        raise ConfigError(f"configuration file {path}: {error}") from error
-
-
-def _structure(table: Mapping[str, Any]) -> CompileConfig:
-    # Imported here: cattrs takes longer to import than everything else that `--help` needs.
-    from cattrs import Converter
-
-    converter = Converter(forbid_extra_keys=True)
-    for kind in (int, float, bool, str):
-        converter.register_structure_hook(kind, _strict)
-    # The configs' own checks know the valid words and counts, and say more than cattrs would.
-    converter.register_structure_hook_func(_is_literal, lambda value, _: value)
-    converter.register_structure_hook_func(
-        lambda kind: kind in (tuple[float, ...], tuple[float, float]),
-        lambda value, _: tuple(_strict(number, float) for number in _strict(value, list)),
-    )
-    converter.register_structure_hook_func(lambda kind: kind == Shape, _structure_shape)
-    converter.register_structure_hook(
-        GeneratorConfig | None, lambda value, _: converter.structure(*_generator_table(value))
-    )
-    for name in _SECTIONS.keys() & table.keys():
-        if not isinstance(table[name], dict):
-            raise ConfigError(f"{name} is a table of keys, written [{name}], got {table[name]!r}")
-    try:
-        return converter.structure(table, CompileConfig)
-    except Exception as error:  # cattrs groups whatever the hooks raise
-        raise ConfigError(_first_message(error)) from error
-
-
-def _is_literal(kind: Any) -> bool:
-    return get_origin(kind) is Literal
-
-
-def _strict(value: object, kind: type) -> Any:
-    """Refuse the conversions that int(), str() and their like would make in silence."""
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-        raise ConfigError(f"wanted {_TYPE_WORDS[kind]}, got {value!r}")
-    return value
-
-
-_TYPE_WORDS = {
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    str: "a text",
-    list: "a list",
-}
-
-
-def _structure_shape(value: object, _: object) -> Shape:
-    if isinstance(value, str):
-        return parse_shape(value)
-    if isinstance(value, list):
-        return tuple(_strict(size, int) for size in value)
-    raise ConfigError(f'wanted a shape such as "1x3x224x224" or [1, 3, 224, 224], got {value!r}')
-
-
-def _generator_table(value: object) -> tuple[dict[str, Any], type]:
-    if not isinstance(value, Mapping):
-        raise ConfigError(f'wanted a table with a key "kind", got {value!r}')
-    rest = dict(value)
-    kind = rest.pop("kind", None)
-    if kind not in GENERATORS:
-        raise ConfigError(f'"kind" must be one of {", ".join(GENERATORS)}, got {kind!r}')
-    return rest, GENERATORS[kind]
-
-
-def _first_message(error: BaseException, where: str = "") -> str:
-    """Find the first cause inside what cattrs raised, with the path of the key that it stands at."""
-    from cattrs import AttributeValidationNote, ForbiddenExtraKeysError, IterableValidationNote
-
-    for note in getattr(error, "__notes__", ()):
-        if isinstance(note, AttributeValidationNote):
-            where = f"{where}.{note.name}" if where else note.name
-        elif isinstance(note, IterableValidationNote):
-            where = f"{where}[{note.index!r}]"
-    if isinstance(error, BaseExceptionGroup):
-        return _first_message(error.exceptions[0], where)
-    if isinstance(error, ForbiddenExtraKeysError):
-        return _unknown_key(min(error.extra_fields), [one.name for one in fields(error.cl)], where)
-    text = str(error)
-    return text if not where or text.startswith(where.split(".")[0]) else f"{where}: {text}"
-
-
-def _unknown_key(key: str, valid: list[str], where: str) -> str:
-    place = f"table [{where}]" if where else "the top level"
-    if not valid:
-        return f"unknown key {key!r} in {place}: this table takes no keys"
-    # At the top level a section's key is often meant, so those are candidates as well.
-    sections = (
-        {} if where else {one.name: f"{name}.{one.name}" for name, kind in _SECTIONS.items() for one in fields(kind)}
-    )
-    near = difflib.get_close_matches(key.replace("-", "_"), [*valid, *sections], n=1, cutoff=0.0)[0]
-    return f"unknown key {key!r} in {place}: did you mean {sections.get(near, near)!r}? Valid keys: {', '.join(valid)}"
+    @property
+    def learned_rounding(self) -> LearnedRounding | None:
+        """How codes are learned; None where nothing is learned."""
+        chosen = self.quantization.rounding or ("gptq" if self.effort == "fast" else "lsq")
+        return next((name for name in get_args(LearnedRounding) if name == chosen), None)

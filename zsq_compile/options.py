@@ -20,11 +20,11 @@ from zsq_compile.config import (
     InputConfig,
     QuantizationConfig,
     Rounding,
-    parse_shape,
-    read_config,
 )
+from zsq_compile.config_file import read_config
 from zsq_compile.errors import ConfigError
 from zsq_compile.requirements import Shape
+from zsq_compile.units import parse_bytes, parse_seconds, parse_shape
 
 _PRECISION, _DATA, _INPUT, _OUTPUT, _RUN = "Precision", "Calibration data", "Network input", "Result", "Run"
 
@@ -113,8 +113,9 @@ Bias = Annotated[
 Round = Annotated[
     Rounding | None,
     typer.Option(
-        help="How weights become integers: gptq lets the other weights of a channel make up for each one's error.",
-        show_default="gptq",
+        help="How weights become integers: gptq lets the other weights of a channel make up for each one's error; "
+        "adaround, genie-m and lsq learn on from there, block by block, below 8 bits.",
+        show_default="gptq at the effort fast, else lsq",
         rich_help_panel=_PRECISION,
     ),
 ]
@@ -132,6 +133,24 @@ Samples = Annotated[
 EffortOption = Annotated[
     Effort | None,
     typer.Option("--effort", help="Time against accuracy.", show_default="balanced", rich_help_panel=_DATA),
+]
+TimeBudget = Annotated[
+    str | None,
+    typer.Option(
+        help="Time for the whole compilation, such as 90s, 10m or 1h; learning takes what is left of it.",
+        metavar="TIME",
+        show_default="from the effort",
+        rich_help_panel=_RUN,
+    ),
+]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        help="Activations held in memory while learning, such as 500M or 2G; more goes to temporary files.",
+        metavar="SIZE",
+        show_default="2G",
+        rich_help_panel=_RUN,
+    ),
 ]
 Seed = Annotated[
     int | None,
@@ -205,6 +224,8 @@ def build_config(given: Mapping[str, Any]) -> CompileConfig:
 
     """
     file = given.get("config")
+    units = {"time_budget": parse_seconds, "memory": parse_bytes}
+    given = {**given, **{name: parse(given[name]) for name, parse in units.items() if given.get(name) is not None}}
     config = read_config(file) if file is not None else CompileConfig()
     return _laid_over(
         replace(

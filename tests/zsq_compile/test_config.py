@@ -14,10 +14,10 @@ from zsq_compile.config import (
     PixelsConfig,
     PriorConfig,
     QuantizationConfig,
-    parse_shape,
-    read_config,
 )
+from zsq_compile.config_file import read_config
 from zsq_compile.errors import ConfigError
+from zsq_compile.units import parse_shape
 
 
 def written(folder: Path, text: str) -> Path:

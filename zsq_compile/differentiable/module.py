@@ -1,6 +1,6 @@
 """TorchGraph: runs an ``onnx_ir.Model`` in torch, eagerly and differentiably, whole or in part."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -9,6 +9,7 @@ import torch
 
 from zsq_compile.differentiable.arguments import TORCH_TYPES, Kernel, describe
 from zsq_compile.differentiable.constants import to_tensor
+from zsq_compile.differentiable.fake_quantize import chains, fused
 from zsq_compile.differentiable.table import build_kernel
 from zsq_compile.errors import UnsupportedModelError
 
@@ -71,6 +72,7 @@ class TorchGraph:
             and value.dtype != ir.DataType.BOOL
         }
         self._calls = tuple(_prepare(node, model.opset_imports, self.device) for node in graph)
+        self._chains = chains([call.node for call in self._calls])
         self._producers = {name: index for index, call in enumerate(self._calls) for name in call.outputs if name}
         self._schedules: dict[tuple[frozenset[str], tuple[str, ...]], tuple[_Step, ...]] = {}
 
@@ -89,7 +91,8 @@ class TorchGraph:
             outputs: names of any values, feeds and initializers included; default: the graph outputs.
             replace: initializers for this call only, such as torch Parameters; gradients flow to them.
             visit: called after each node with the node and the tensors it made; what it returns takes their place,
-                unless that is None.
+                unless that is None. A quantizer and its dequantizer run as one, the latter, where nothing else reads
+                the codes.
 
         Returns:
             The wanted values by name. Graph outputs declared integer have that type; QuantizeLinear outputs inside
@@ -167,10 +170,10 @@ class TorchGraph:
 
     def _lay_out(self, needed: list[int], feeds: frozenset[str], wanted: tuple[str, ...]) -> tuple[_Step, ...]:
         """Make steps of calls: drop what nobody reads, free each computed value after its last reader."""
-        last_use = {name: index for index in needed for name in self._calls[index].inputs if name}
+        calls = self._fused({index: self._calls[index] for index in needed}, feeds | set(wanted))
+        last_use = {name: index for index, call in calls.items() for name in call.inputs if name}
         steps = []
-        for index in needed:
-            call = self._calls[index]
+        for index, call in calls.items():
             keep = tuple(
                 name if name not in feeds and (name in last_use or name in wanted) else "" for name in call.outputs
             )
@@ -181,6 +184,18 @@ class TorchGraph:
             )
             steps.append(_Step(call, keep, free))
         return tuple(steps)
+
+    def _fused(self, calls: dict[int, _Call], named: Set[str]) -> dict[int, _Call]:
+        """Put one call in the place of each quantizer and its dequantizer, where nobody named a value in between."""
+        for place, inner in self._chains.items():
+            members = [calls.get(index) for index in inner]
+            if place not in calls or not all(call and call.outputs[0] not in named for call in members):
+                continue
+            chain = [calls.pop(index) for index in inner]
+            limits = [name for call in chain[1:] for name in call.inputs[1:]]
+            kernel, inputs = fused(chain[0].node, bool(limits)), (*chain[0].inputs, *limits)
+            calls[place] = _Call(calls[place].node, kernel, inputs, calls[place].outputs)
+        return calls
 
 
 def _name(value: ir.Value | None) -> str:

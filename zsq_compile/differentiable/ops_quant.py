@@ -99,7 +99,8 @@ class _ZeroTest:
         return self._zero
 
 
-def _quantized_type(node: ir.Node) -> ir.DataType:
+def quantized_type(node: ir.Node) -> ir.DataType:
+    """Type of the codes that a QuantizeLinear makes."""
     kind = None
     zero_point = node.inputs[2] if has_input(node, 2) else None
     if zero_point is not None:
@@ -126,7 +127,7 @@ def _at_least_float32(*tensors: Tensor) -> torch.dtype:
 
 
 def _quantize(node: ir.Node) -> Kernel:
-    low, high = RANGES[_quantized_type(node)]
+    low, high = RANGES[quantized_type(node)]
     grid, is_zero = _Grid(node), _ZeroTest()
 
     def run(x: Tensor, scale: Tensor, zero_point: Tensor | None = None) -> Tensor:

@@ -158,6 +158,14 @@ def bias_step(plan: QuantizationPlan, site: WeightSite) -> Tensor:
     return data_step * torch.from_numpy(plan.weight_scales[site.initializer].scale)
 
 
+def real_biases(plan: QuantizationPlan, quantized: TorchGraph) -> dict[str, Tensor]:
+    """Real values of the int32 biases of a QDQ graph, float32, by the name of the float bias."""
+    return {
+        str(site.bias): quantized.initializers[f"{site.bias}_quantized"].float() * bias_step(plan, site)
+        for site in _with_bias(plan, quantized)
+    }
+
+
 def _with_bias(plan: QuantizationPlan, quantized: TorchGraph) -> list[WeightSite]:
     return [site for site in plan.weights if site.bias and f"{site.bias}_quantized" in quantized.initializers]
 

@@ -61,10 +61,10 @@ def rounded_model(
     return copy, plan.with_scales(weights={name: scale for name, (_, scale) in rounded.items()})
 
 
-def insert_quantizers(model: ir.Model, plan: QuantizationPlan) -> ir.Model:
-    """Copy a float model and write a calibrated plan into the copy."""
+def insert_quantizers(model: ir.Model, plan: QuantizationPlan, *, final: bool = True) -> ir.Model:
+    """Copy a float model and write a calibrated plan into the copy; not ``final`` where scales are to be learned."""
     quantized = model.clone()
-    InsertQdq(plan)(quantized)
+    InsertQdq(plan, final)(quantized)
     return quantized
 
 

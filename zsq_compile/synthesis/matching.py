@@ -6,17 +6,15 @@ memory of one batch, images may differ from each other, and a network with a fix
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cache
 from itertools import accumulate
 from math import cos, pi
-from pathlib import Path
 
 import torch
 
 from passes.harvest_batchnorm import BatchNorm
 from zsq_compile.differentiable.module import TorchGraph
+from zsq_compile.differentiable.precision import reduced_precision
 from zsq_compile.synthesis.losses import Moments, class_loss, wasserstein
 from zsq_compile.synthesis.probe import layer_inputs, layer_moments, layer_targets
 
@@ -176,20 +174,3 @@ def _row(moments: Sequence[Moments]) -> Moments:
     if not moments:
         return Moments(mean=torch.zeros(0), variance=torch.zeros(0))
     return Moments(mean=torch.cat([one.mean for one in moments]), variance=torch.cat([one.variance for one in moments]))
-
-
-def reduced_precision(device: torch.device) -> AbstractContextManager[object]:
-    """bfloat16 autocast where the processor multiplies bfloat16 natively; else nothing."""
-    if device.type == "cpu" and not _multiplies_bfloat16():
-        return nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
-
-
-@cache
-def _multiplies_bfloat16() -> bool:
-    """Tell by the flags that Linux prints; elsewhere float32 is the safe answer."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags

@@ -34,6 +34,7 @@ class Report:
         refusals: nodes and values that were left in float, with reasons.
         notes: what the user should know, in words.
         validation: float against quantized model in the runtime.
+        learning: what became of each block that was learned, as plain values; empty where nothing was.
         baseline: onnxruntime's own quantizer on the same model, as plain values; None when it was not asked for.
         versions: of Python and of the packages, see installed_versions.
         sha256: of the files, by role ("model", "emitted").
@@ -51,6 +52,7 @@ class Report:
     refusals: tuple[Refusal, ...]
     notes: tuple[str, ...]
     validation: Validation
+    learning: tuple[Mapping[str, Any], ...] = ()
     baseline: Mapping[str, Any] | None = None
     versions: Mapping[str, str] = field(default_factory=lambda: installed_versions())
     sha256: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,113 @@
+"""QuantizeLinear -> [Clip of the codes] -> DequantizeLinear as one operation: the same in half the passes over memory.
+
+The gradients are those of learned step size quantization (Esser et al., "Learned Step Size Quantization", ICLR 2020,
+equation 3), which the operators give as well when they run one by one (see ``ops_quant``).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from zsq_compile.differentiable.arguments import Kernel
+from zsq_compile.differentiable.ops_quant import RANGES, quantized_type
+
+
+class _FakeQuantize(torch.autograd.Function):
+    """``scale`` and ``zero_point`` have one element; the result has the type and the memory order of ``x``."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: float, low: float, high: float) -> Tensor:
+        step = scale.detach().reshape(()).to(x.dtype)
+        ctx.limits = low - zero_point, high - zero_point
+        real = torch.div(x.detach(), step).round_().clamp_(*ctx.limits).mul_(step)
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(x, real, scale)
+        return real
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, real, scale = ctx.saved_tensors
+        step = float(scale)
+        # what of the gradient comes from inside the grid; this kernel is ten times as fast as a mask of booleans
+        low, high = ((limit + side) * step for limit, side in zip(ctx.limits, (-0.5, 0.5), strict=True))
+        passed = torch.ops.aten.hardtanh_backward(gradients[0], x, low, high)
+        to_scale = None
+        if ctx.needs_input_grad[1]:  # round(x / s) - x / s inside, the code outside
+            total = (gradients[0] * real).sum(dtype=torch.float32) - (passed * x).sum(dtype=torch.float32)
+            to_scale = (total / step).to(scale.dtype).reshape(scale.shape)
+        return passed if ctx.needs_input_grad[0] else None, to_scale, None, None, None
+
+
+def fused(quantize: ir.Node, clipped: bool) -> Kernel:
+    """Kernel of (x, scale, zero_point, [lowest code, highest code]) -> real values, per tensor.
+
+    Under autocast a half-precision ``x`` is quantized in its own precision, so that a network running in bfloat16 stays
+    in it; else in float32 at least, like the operators themselves.
+    """
+    low, high = map(float, RANGES[quantized_type(quantize)])
+    numbers = _Numbers()
+
+    def run(x: Tensor, scale: Tensor, *codes: Tensor) -> Tensor:
+        zero_point, *limits = map(numbers, codes)
+        lowest, highest = (max(low, limits[0]), min(high, limits[1])) if clipped else (low, high)
+        if x.dtype != torch.float32 and not torch.is_autocast_enabled(x.device.type):
+            x = x.to(torch.promote_types(x.dtype, torch.float32))
+        real: Tensor = _FakeQuantize.apply(x, scale, zero_point, lowest, highest)  # type: ignore[no-untyped-call]
+        return real
+
+    return run
+
+
+class _Numbers:
+    """Reads one-element tensors as numbers, each once."""
+
+    def __init__(self) -> None:
+        self._known: list[tuple[Tensor, float]] = []
+
+    def __call__(self, tensor: Tensor) -> float:
+        for known, number in self._known:
+            if known is tensor:
+                return number
+        self._known.append((tensor, float(tensor)))
+        return self._known[-1][1]
+
+
+def chains(nodes: Sequence[ir.Node]) -> dict[int, tuple[int, ...]]:
+    """Find runs of QuantizeLinear -> [Clip] -> DequantizeLinear on one grid per tensor.
+
+    Returns:
+        Indices of the nodes in front of each DequantizeLinear, by its index; nothing else reads what they make.
+
+    """
+    index = {node: place for place, node in enumerate(nodes)}
+    found = {}
+    for place, node in enumerate(nodes):
+        if node.op_type != "DequantizeLinear" or node.inputs[0] is None:
+            continue
+        before = node.inputs[0].producer()
+        clip = before if before is not None and before.op_type == "Clip" else None
+        quantize = before if clip is None else clip.inputs[0].producer() if clip.inputs[0] is not None else None
+        if quantize is None or quantize.op_type != "QuantizeLinear" or not _same_grid(quantize, node):
+            continue
+        inner = [member for member in (quantize, clip) if member is not None]
+        alone = all(len(member.outputs[0].uses()) == 1 and not member.outputs[0].is_graph_output() for member in inner)
+        limited = clip is None or (len(clip.inputs) == 3 and all(map(_is_single, clip.inputs[1:])))
+        if alone and limited and all(member in index for member in inner):
+            found[place] = tuple(index[member] for member in inner)
+    return found
+
+
+def _same_grid(quantize: ir.Node, dequantize: ir.Node) -> bool:
+    return (
+        len(quantize.inputs) == 3
+        and tuple(quantize.inputs[1:]) == tuple(dequantize.inputs[1:])
+        and all(map(_is_single, quantize.inputs[1:]))
+        and "output_dtype" not in dequantize.attributes
+    )
+
+
+def _is_single(value: ir.Value | None) -> bool:
+    return value is not None and value.const_value is not None and value.const_value.size == 1

@@ -1,0 +1,155 @@
+"""Weights whose integer codes are learned: what a gradient sees of them, and the codes that come out in the end.
+
+All start from codes that a closed form chose, so that a learning step of length 0 changes nothing.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from backends.target import NumberFormat
+from zsq_compile.config import LearnedRounding
+
+_STRETCH = 0.1
+_SIDE = 0.45
+_INSIDE = 0.02
+
+
+class LearnedWeight(Protocol):
+    """One weight while its layer is learned.
+
+    Attributes:
+        logits: what decides the codes, in the shape of the weight.
+        growth: natural logarithm of what each channel's step has grown by, broadcastable to the weight; None where
+            steps are not learned. Steps of depthwise layers differ a hundredfold, so they move by shares of themselves.
+
+    """
+
+    logits: nn.Parameter
+    growth: nn.Parameter | None
+
+    def step(self) -> Tensor:
+        """Step of each channel, broadcastable to the weight."""
+
+    def values(self) -> Tensor:
+        """Real values with a gradient to ``logits`` and ``step``."""
+
+    def codes(self) -> Tensor:
+        """Integer codes that stand for them, as floats."""
+
+    def regulariser(self, progress: float) -> Tensor | None:
+        """Sum of what pushes undecided codes to one side, ``progress`` going from 0 to 1; None where none are."""
+
+    def unsettled(self) -> float:
+        """Share of the codes that the last step has left between two integers."""
+
+
+class StraightThrough(nn.Module):
+    """Codes round(U), with the gradient of U (Esser et al., "Learned Step Size Quantization", ICLR 2020).
+
+    What the forward pass computes is at any time the network that would ship. A code may move by more than one. U
+    remembers the side on which the float weight lies of the code it starts from, but never so far that rounding would
+    undo the start.
+    """
+
+    def __init__(self, weight: Tensor, codes: Tensor, step: Tensor, number_format: NumberFormat) -> None:
+        super().__init__()
+        self._low, self._high = number_format.qmin, number_format.qmax
+        self.logits = nn.Parameter(codes + (weight / step - codes).clamp(-_SIDE, _SIDE))
+        self._start = step
+        self.growth: nn.Parameter | None = nn.Parameter(torch.zeros_like(step))
+
+    def step(self) -> Tensor:
+        """See LearnedWeight."""
+        return grown(self._start, self.growth)
+
+    def values(self) -> Tensor:
+        """See LearnedWeight."""
+        inside = self.logits.clamp(self._low, self._high)
+        return (inside + (inside.round() - inside).detach()) * self.step()
+
+    def codes(self) -> Tensor:
+        """See LearnedWeight."""
+        return self.logits.detach().round().clamp(self._low, self._high)
+
+    def regulariser(self, progress: float) -> Tensor | None:
+        """See LearnedWeight; the codes are decided at any time."""
+        return None
+
+    def unsettled(self) -> float:
+        """See LearnedWeight."""
+        return 0.0
+
+
+class SoftRounding(nn.Module):
+    """Codes B + h(V) with h the rectified sigmoid (AdaRound, Nagel et al. 2020, equations 21 to 24).
+
+    With ``learn_step`` it is Genie-M (Jeon et al. 2023, section 3.2): B is fixed once, so the step can be learned along
+    without changing what is being rounded. B and B + 1 are the start's code and its neighbour towards the float
+    weight.
+    """
+
+    def __init__(
+        self, weight: Tensor, codes: Tensor, step: Tensor, number_format: NumberFormat, *, learn_step: bool
+    ) -> None:
+        super().__init__()
+        self._low, self._high = number_format.qmin, number_format.qmax
+        real = weight / step
+        self._base = torch.where(real < codes, codes - 1, codes)
+        share = (real - self._base).clamp(0, 1)
+        share = torch.where(codes > self._base, share.clamp(min=0.5), share.clamp(max=0.5 - _INSIDE))
+        share = share.clamp(_INSIDE, 1 - _INSIDE)
+        self.logits = nn.Parameter(torch.log((share + _STRETCH) / (1 + _STRETCH - share)))
+        self._start = step
+        self.growth: nn.Parameter | None = nn.Parameter(torch.zeros_like(step)) if learn_step else None
+
+    def step(self) -> Tensor:
+        """See LearnedWeight."""
+        return grown(self._start, self.growth)
+
+    def _share(self) -> Tensor:
+        return ((1 + 2 * _STRETCH) * torch.sigmoid(self.logits) - _STRETCH).clamp(0, 1)
+
+    def values(self) -> Tensor:
+        """See LearnedWeight."""
+        return (self._base + self._share()).clamp(self._low, self._high) * self.step()
+
+    def codes(self) -> Tensor:
+        """See LearnedWeight."""
+        return (self._base + (self._share().detach() >= 0.5)).clamp(self._low, self._high)
+
+    def regulariser(self, progress: float) -> Tensor | None:
+        """See LearnedWeight: 1 - |2h - 1|^beta with beta from 20 down to 2, after a fifth of the way."""
+        if progress < 0.2:
+            return None
+        beta = 20.0 - 18.0 * (progress - 0.2) / 0.8
+        return (1 - (2 * self._share() - 1).abs().pow(beta)).sum()
+
+    def unsettled(self) -> float:
+        """See LearnedWeight."""
+        share = self._share().detach()
+        return float(((share > 0.05) & (share < 0.95)).float().mean())
+
+
+def grown(start: Tensor, growth: Tensor | None) -> Tensor:
+    """Step that has grown: always positive."""
+    return start if growth is None else start * growth.exp()
+
+
+def learned_weight(
+    rounding: LearnedRounding, weight: Tensor, codes: Tensor, step: Tensor, number_format: NumberFormat
+) -> LearnedWeight:
+    """Make a weight learnable.
+
+    Args:
+        rounding: how.
+        weight: the float weight.
+        codes: where its codes start, floats in its shape.
+        step: broadcastable to it.
+        number_format: symmetric grid.
+
+    """
+    if rounding == "lsq":
+        return StraightThrough(weight, codes, step, number_format)
+    return SoftRounding(weight, codes, step, number_format, learn_step=rounding == "genie-m")

@@ -1,0 +1,82 @@
+"""From a quantized network as the closed forms leave it to a learned one."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import onnx_ir as ir
+import torch
+
+from passes.plan import QuantizationPlan
+from zsq_compile.config import LearnedRounding
+from zsq_compile.differentiable.module import TorchGraph
+from zsq_compile.quantization.activation_cache import ActivationCache
+from zsq_compile.quantization.bias_correction import real_biases
+from zsq_compile.quantization.block_values import starting_values, written
+from zsq_compile.quantization.learning_budget import LearningBudget
+from zsq_compile.quantization.quantize import insert_quantizers
+from zsq_compile.quantization.reconstruct import BlockRecord, Reconstruction, Samples
+
+
+def is_learnable(plan: QuantizationPlan) -> bool:
+    """Whether anything has fewer than 8 bits; from 8 on the closed forms leave nothing to gain."""
+    formats = [*(site.number_format for site in plan.weights), *(site.number_format for site in plan.activations)]
+    return any(number_format.bits < 8 for number_format in formats)
+
+
+class Learning:
+    """All that is needed to learn one network, and what came of it.
+
+    Attributes:
+        total: optimiser steps that are planned; None where the clock decides.
+        records: what became of each block.
+
+    """
+
+    def __init__(self, model: ir.Model, plan: QuantizationPlan, reconstruction: Reconstruction) -> None:
+        self._model, self._plan, self._reconstruction = model, plan, reconstruction
+        self.total = reconstruction.total
+        self.records: list[BlockRecord] = reconstruction.records
+
+    def run(self, advance: Callable[[int], None]) -> tuple[ir.Model, QuantizationPlan]:
+        """Learn; returns a copy of the float model with weights on the grids of the returned plan, and that plan."""
+        return written(self._model, self._plan, self._reconstruction.run(advance))
+
+
+@contextmanager
+def learning(
+    model: ir.Model,
+    rounded: ir.Model,
+    quantized: ir.Model,
+    plan: QuantizationPlan,
+    teacher: TorchGraph,
+    samples: Samples,
+    *,
+    rounding: LearnedRounding,
+    budget: LearningBudget,
+    memory: int,
+    seed: int,
+) -> Iterator[Learning]:
+    """Make all ready to learn, and clean up behind it.
+
+    Args:
+        model: the float model; ``teacher`` runs it.
+        rounded: the same with weights on the grids of the plan.
+        quantized: the QDQ model of both, biases corrected.
+        plan: with all its scales.
+        teacher: the float graph.
+        samples: calibration data.
+        rounding: how codes are learned.
+        budget: how long.
+        memory: bytes of activations to hold in memory.
+        seed: start of all randomness.
+
+    """
+    biases = real_biases(plan, TorchGraph(quantized))
+    start = starting_values(plan, TorchGraph(rounded).initializers, biases)
+    student = TorchGraph(insert_quantizers(rounded, plan, final=False))
+    rng = torch.Generator().manual_seed(seed)
+    with ActivationCache(memory) as cache:
+        reconstruction = Reconstruction(
+            model, plan, student, teacher, samples, cache, start, rounding=rounding, budget=budget, rng=rng
+        )
+        yield Learning(model, plan, reconstruction)

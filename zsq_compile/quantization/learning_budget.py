@@ -1,0 +1,86 @@
+"""How many optimiser steps each block gets: more where its error is larger, within the time that there is.
+
+Without a time limit the numbers follow from the network and the effort alone, so that the same seed gives the same
+bytes; with one they follow from the clock.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from zsq_compile.config import Effort
+
+_ITERATIONS: dict[Effort, int] = {"fast": 0, "balanced": 600, "best": 3000}
+_SECONDS: dict[Effort, float] = {"fast": 0.0, "balanced": 240.0, "best": 3600.0}
+_FEWEST = 20
+# seconds on two cores for one multiplication, and for one element of an activation, forwards and backwards
+_MULTIPLICATION = 1.0 / 40e9
+_ELEMENT = 1.0 / 60e6
+_STEP = 2e-3
+_SLACK = 0.95
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BlockCost:
+    """Work of one sample through one block.
+
+    Attributes:
+        multiplications: of its layers, forwards.
+        elements: of all values that it makes.
+        error: squared error that its closed form makes on float inputs, relative to the variance of its outputs.
+
+    """
+
+    multiplications: int
+    elements: int
+    error: float
+
+
+@dataclass(kw_only=True, slots=True)
+class LearningBudget:
+    """Shares optimiser steps among blocks.
+
+    Attributes:
+        effort: decides the number of steps where no deadline does.
+        deadline: on the clock of ``time.perf_counter``, or None.
+
+    """
+
+    effort: Effort
+    deadline: float | None = None
+    _shares: list[float] = field(default_factory=list)
+    _steps: list[int] = field(default_factory=list)
+
+    def plan(self, costs: Sequence[BlockCost], batch: int) -> None:
+        """Learn what there is to do: blocks in order, those that nothing is to be learned in with an error of 0."""
+        errors = [cost.error for cost in costs]
+        mean = sum(errors) / max(sum(error > 0 for error in errors), 1)
+        weights = [min(max(error / mean, 0.5), 2.0) if error > 0 else 0.0 for error in errors]
+        seconds = [
+            _STEP + batch * (6 * cost.multiplications * _MULTIPLICATION + cost.elements * _ELEMENT) for cost in costs
+        ]
+        total = sum(weight * second for weight, second in zip(weights, seconds, strict=True))
+        base = min(_ITERATIONS[self.effort], _SECONDS[self.effort] / max(total, 1e-9))
+        steps = [round(weight * base) for weight in weights]
+        self._steps = [count if count >= _FEWEST else 0 for count in steps]
+        self._shares = [weight * second for weight, second in zip(weights, seconds, strict=True)]
+
+    @property
+    def planned(self) -> int | None:
+        """Optimiser steps of all blocks; None where the clock decides."""
+        return None if self.deadline is not None else sum(self._steps)
+
+    def pace(self, block: int) -> Iterator[float]:
+        """Progress, from 0 towards 1, at the start of each optimiser step of a block."""
+        if self.deadline is None:
+            count = self._steps[block]
+            return (step / count for step in range(count))
+        left = self.deadline - time.perf_counter()
+        share = self._shares[block] / max(sum(self._shares[block:]), 1e-12)
+        return _by_clock(_SLACK * left * share)
+
+
+def _by_clock(seconds: float) -> Iterator[float]:
+    started = time.perf_counter()
+    while (progress := (time.perf_counter() - started) / max(seconds, 1e-9)) < 1.0:
+        yield progress

@@ -1,0 +1,295 @@
+"""Reconstruction: learn a quantized network block by block on calibration data, without labels.
+
+The order of BRECQ (Li et al. 2021): each block is learned on what the quantized network in front of it makes, towards
+what the float network makes, and the next one sees the result. A block keeps its closed form where learning did not
+lower its error on samples that it was not learned on.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from passes.plan import QuantizationPlan
+from zsq_compile.config import LearnedRounding
+from zsq_compile.differentiable.module import TorchGraph
+from zsq_compile.differentiable.precision import reduced_precision, reduced_type
+from zsq_compile.quantization.activation_cache import ActivationCache
+from zsq_compile.quantization.block_learning import BlockStudent, Dropper, LearningRates, learn
+from zsq_compile.quantization.block_values import QuantizedValues
+from zsq_compile.quantization.blocks import Block, find_blocks
+from zsq_compile.quantization.learning_budget import BlockCost, LearningBudget
+
+_JUDGED = 8  # one feed in so many judges
+_BATCH = 32
+_MEASURED = 8
+_QUANTIZED_SHARE = 0.5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BlockRecord:
+    """What became of a block.
+
+    Attributes:
+        name: of its last layer.
+        layers: names of its weighted nodes.
+        before: squared error of its outputs relative to their variance, on samples that it is judged on, as the closed
+            forms leave it.
+        after: the same with what was learned.
+        kept: what was learned is in the model; else the closed form is.
+        unsettled: share of the codes that learning left between two integers.
+        steps: of the optimiser.
+        seconds: spent on them.
+
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    before: float
+    after: float
+    kept: bool
+    unsettled: float
+    steps: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Samples:
+    """Calibration data of one network.
+
+    Attributes:
+        inputs: (count, ...) by name.
+        feed: samples of one feed: the batch size that the model insists on, or a convenient one.
+        fixed: whether the model insists on it.
+
+    """
+
+    inputs: Mapping[str, Tensor]
+    feed: int
+    fixed: bool
+
+    @property
+    def count(self) -> int:
+        """Samples that fill feeds."""
+        count = min(len(value) for value in self.inputs.values())
+        return count - count % self.feed if self.fixed else count
+
+
+class Reconstruction:
+    """Learns the blocks of one network, one after the other.
+
+    Args:
+        model: the float model.
+        plan: calibrated, with the steps of the start.
+        student: the QDQ graph of that plan, inserted as not ``final``.
+        teacher: the float graph.
+        samples: calibration data.
+        cache: for activations.
+        start: what the closed forms left.
+        rounding: how codes are learned.
+        budget: how long.
+        rng: start of all randomness.
+
+    """
+
+    def __init__(
+        self,
+        model: ir.Model,
+        plan: QuantizationPlan,
+        student: TorchGraph,
+        teacher: TorchGraph,
+        samples: Samples,
+        cache: ActivationCache,
+        start: QuantizedValues,
+        *,
+        rounding: LearnedRounding,
+        budget: LearningBudget,
+        rng: torch.Generator,
+    ) -> None:
+        self._plan, self._student, self._teacher = plan, student, teacher
+        self._samples, self._cache, self._start = samples, cache, start
+        self._rounding, self._budget, self._rng = rounding, budget, rng
+        self.blocks = find_blocks(model, plan, _batched(teacher, samples))
+        self.records: list[BlockRecord] = []
+        self._made_by = {str(node.name): str(node.outputs[0].name) for node in model.graph}
+        self._batch = samples.feed if samples.fixed else min(_BATCH, samples.count)
+        self._learned_scales: set[str] = set()
+        groups = torch.arange(samples.count) // (samples.feed if samples.fixed else 1)
+        judged = groups % _JUDGED == _JUDGED - 1 if int(groups[-1]) >= _JUDGED else torch.zeros(samples.count).bool()
+        self._dropper = Dropper(rng, _QUANTIZED_SHARE, reduced_type(teacher.device))
+        self._judged = torch.arange(samples.count)[judged]
+        self._trained = torch.arange(samples.count)[~judged]
+        budget.plan(self._costs(), self._batch)
+
+    @property
+    def total(self) -> int | None:
+        """Optimiser steps that are planned; None where the clock decides."""
+        return self._budget.planned
+
+    def run(self, advance: Callable[[int], None] = lambda steps: None) -> QuantizedValues:
+        """Learn all blocks.
+
+        Args:
+            advance: told the optimiser steps done.
+
+        Returns:
+            The values of the whole network, learned where that was better. ``records`` says what became of the blocks.
+
+        """
+        values = self._start
+        for name, tensor in self._samples.inputs.items():
+            self._write(("float", name), 0, tensor[: self._samples.count])
+            self._write(("quantized", name), 0, tensor[: self._samples.count])
+        for place, block in enumerate(self.blocks):
+            self._forward("float", block, None)
+            values = values.merged(self._learned(place, block, values, advance))
+            self._forward("quantized", block, values)
+            needed = {name for later in self.blocks[place + 1 :] for name in later.inputs}
+            self._cache.keep({(side, name) for side in ("float", "quantized") for name in needed})
+        return values
+
+    def _costs(self) -> list[BlockCost]:
+        """Measure on a few samples what a step on each block takes, and what its closed form loses by itself."""
+        samples = {
+            name: value[: self._samples.feed if self._samples.fixed else _MEASURED]
+            for name, value in self._samples.inputs.items()
+        }
+        count = len(next(iter(samples.values())))
+        made: dict[str, int] = {}
+
+        def measure(node: ir.Node, outputs: tuple[Tensor, ...]) -> None:
+            made.update({str(node.outputs[0].name): sum(output.numel() for output in outputs)})
+
+        names = dict.fromkeys(name for block in self.blocks for name in (*block.inputs, *block.outputs))
+        with torch.inference_mode():
+            values = self._teacher.run(samples, tuple(names), visit=measure)
+        costs = []
+        for block in self.blocks:
+            outputs = self._outputs(block, {name: values[name] for name in block.inputs}, self._start)
+            error = float(self._distance(outputs, {name: values[name] for name in block.outputs}).mean())
+            multiplications = sum(
+                self._teacher.initializers[site.initializer][0].numel() * made.get(self._made_by[site.node], 0)
+                for site in block.layers
+            )
+            elements = sum(made.get(name, 0) for name in block.values)
+            learnable = self._block_student(block, self._start).learnable
+            costs.append(
+                BlockCost(
+                    multiplications=multiplications // count,
+                    elements=elements // count,
+                    error=error if learnable else 0.0,
+                )
+            )
+        return costs
+
+    def _write(self, key: tuple[str, str], start: int, part: Tensor) -> None:
+        kind = reduced_type(self._teacher.device) if part.is_floating_point() else part.dtype
+        self._cache.write(key, start, self._samples.count, part.to(kind))
+
+    def _forward(self, side: str, block: Block, values: QuantizedValues | None) -> None:
+        """Run all samples through a block, ``values`` None standing for the float network, and keep what it makes."""
+        step = self._samples.feed
+        for start in range(0, self._samples.count, step):
+            feeds = {name: self._cache.take((side, name), slice(start, start + step)) for name in block.inputs}
+            for name, value in self._outputs(block, feeds, values).items():
+                self._write((side, name), start, value)
+
+    def _outputs(self, block: Block, feeds: Mapping[str, Tensor], values: QuantizedValues | None) -> dict[str, Tensor]:
+        with torch.inference_mode(), reduced_precision(self._teacher.device):
+            if values is None:
+                return self._teacher.run(feeds, block.outputs)
+            constants = values.feeds(block.layers)
+            return self._student.run({**feeds, **constants}, block.outputs, replace=values.replacements())
+
+    def _learned(
+        self, place: int, block: Block, values: QuantizedValues, advance: Callable[[int], None]
+    ) -> QuantizedValues:
+        """Learn one block, and return its new values, or its old ones where they are better."""
+        student = self._block_student(block, values)
+        before = after = self._error(block, values)
+        steps, seconds, newer = 0, 0.0, values
+        if student.learnable and before > 0:
+            started = time.perf_counter()
+            with reduced_precision(self._teacher.device):
+                steps = learn(
+                    student,
+                    lambda: self._drawn(block),
+                    lambda outputs, targets: self._distance(outputs, targets).mean() / before,
+                    self._budget.pace(place),
+                    self._dropper,
+                    LearningRates(),
+                    advance,
+                )
+            seconds = time.perf_counter() - started
+        if steps:
+            newer = values.merged(student.values())
+            after = self._error(block, newer)
+        self._learned_scales.update(student.growths)
+        self.records.append(
+            BlockRecord(
+                name=block.name,
+                layers=tuple(site.node for site in block.layers),
+                before=before,
+                after=after,
+                kept=after < before,
+                unsettled=student.unsettled(),
+                steps=steps,
+                seconds=seconds,
+            )
+        )
+        return newer if after < before else values
+
+    def _block_student(self, block: Block, values: QuantizedValues) -> BlockStudent:
+        weights = self._teacher.initializers
+        return BlockStudent(self._student, block, self._plan, values, weights, self._learned_scales, self._rounding)
+
+    def _drawn(self, block: Block) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        """Draw some samples: inputs from both networks, and targets."""
+        size = self._samples.feed
+        if self._samples.fixed:  # whole feeds only
+            start = int(torch.randint(len(self._trained) // size, (1,), generator=self._rng)) * size
+            index = self._trained[start : start + size]
+        else:
+            index = self._trained[torch.randint(len(self._trained), (self._batch,), generator=self._rng)]
+        quantized = {name: self._cache.take(("quantized", name), index) for name in block.inputs}
+        floats = {name: self._cache.take(("float", name), index) for name in block.inputs}
+        return quantized, floats, {name: self._cache.take(("float", name), index) for name in block.outputs}
+
+    def _error(self, block: Block, values: QuantizedValues) -> float:
+        """Mean distance of the outputs on the samples that judge, with codes rounded for good."""
+        parts = []
+        for index in torch.split(self._judged, self._samples.feed):
+            feeds = {name: self._cache.take(("quantized", name), index) for name in block.inputs}
+            targets = {name: self._cache.take(("float", name), index) for name in block.outputs}
+            parts.append(self._distance(self._outputs(block, feeds, values), targets))
+        return float(torch.cat(parts).mean())
+
+    @staticmethod
+    def _distance(outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
+        """Squared error of each sample, relative to the variance of the targets, over all float outputs."""
+        total = torch.zeros(())
+        for name, target in targets.items():
+            if target.is_floating_point():
+                wanted = target.float()
+                error = (outputs[name].float() - wanted).square().flatten(1).mean(1)
+                total = total + error / wanted.var().clamp_min(1e-12)
+        return total
+
+
+def _batched(teacher: TorchGraph, samples: Samples) -> frozenset[str]:
+    """Names of the values whose first axis counts samples, seen by running two batches of different sizes."""
+    found: list[set[str]] = []
+    for size in [samples.feed] if samples.fixed else [2, 3]:
+        names = set(samples.inputs)
+
+        def remember(node: ir.Node, outputs: tuple[Tensor, ...], size: int = size, names: set[str] = names) -> None:
+            made = zip(node.outputs, outputs, strict=False)
+            names.update(str(value.name) for value, tensor in made if tensor.ndim and len(tensor) == size)
+
+        with torch.inference_mode():
+            teacher.run({name: value[:size] for name, value in samples.inputs.items()}, visit=remember)
+        found.append(names)
+    return frozenset(set.intersection(*found))
