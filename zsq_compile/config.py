@@ -19,7 +19,7 @@ Distribution = Literal["normal", "uniform"]
 CalibrationMethod = Literal["minmax", "percentile", "mse", "entropy"]
 BiasCorrection = Literal["auto", "analytic", "empirical", "none"]
 WeightScales = Literal["minmax", "mse"]
-Rounding = Literal["nearest", "gptq"]
+Rounding = Literal["nearest", "squant", "gptq"]
 
 WIDTHS = (8, 4, 3, 2)
 """Widths in bits that weights and activations can be given."""
@@ -152,7 +152,8 @@ class QuantizationConfig:
         bias_correction: how the mean error of quantized weights is taken back out of the biases. ``auto`` uses the
             closed form where batch normalisation gives the moments and the calibration data where it does not.
         rounding: ``gptq`` rounds weights one column after the other and lets those to come make up for the error, as
-            the second moments of the layer's inputs on the calibration data tell; ``nearest`` looks at no data.
+            the second moments of the layer's inputs on the calibration data tell; ``nearest`` and ``squant`` look at no
+            data, and ``squant`` makes the rounding errors of each kernel and each channel cancel.
         weight_scales: ``mse`` searches the scale of each output channel, ``minmax`` takes its largest weight.
         quantize_outputs: also quantize the graph outputs. Off by default: quantized logits clip the top classes.
 

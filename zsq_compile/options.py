@@ -113,7 +113,8 @@ Bias = Annotated[
 Round = Annotated[
     Rounding | None,
     typer.Option(
-        help="How weights become integers: gptq lets the other weights of a channel make up for each one's error.",
+        help="How weights become integers: gptq lets the other weights of a channel make up for each one's error; "
+        "squant, without data, only makes the errors of a channel cancel.",
         show_default="gptq",
         rich_help_panel=_PRECISION,
     ),
