@@ -60,7 +60,7 @@ def rounded_model(
         case "squant":
             write_initializers(copy, squant_rounding(plan, teacher.initializers))
             return copy, plan
-        case "gptq":
+        case _:  # gptq, from which learning starts as well
             moments = measure_second_moments(model, plan, teacher, batches, advance)
             rounded = compensated_rounding(plan, teacher.initializers, moments)
             write_initializers(copy, {name: weight for name, (weight, _) in rounded.items()})
