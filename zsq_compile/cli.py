@@ -77,6 +77,7 @@ def compile_command(
     calibration_method: given.Calibration = None,
     bias_correction: given.Bias = None,
     rounding: given.Round = None,
+    equalize: given.Equalize = None,
     generator: given.Generator = None,
     samples: given.Samples = None,
     effort: given.EffortOption = None,

@@ -15,6 +15,7 @@ from backends.catalog import TargetError, load_target
 from backends.target import Target
 from passes.add_missing_bias import AddMissingBias
 from passes.checks import Door, check
+from passes.equalize_channels import EqualizeChannels
 from passes.fold_batchnorm import FoldBatchNorm
 from passes.harvest_batchnorm import BatchNormStatistics, folded_advice, harvest_batchnorm
 from passes.pack_weights import PackWeights
@@ -88,7 +89,7 @@ def compile_model(
         statistics = harvest_batchnorm(loaded.model)
         _tell_loaded(loaded, statistics, told)
     with clock.stage("plan"):
-        float_model = _folded(loaded.model)
+        float_model = _folded(loaded.model, config.quantization.equalize)
         plan = _plan(float_model, target, config)
     with clock.stage("synthesize" if calibration is None else "read calibration data"):
         samples = _calibration_data(loaded, statistics, config, calibration, told)
@@ -221,11 +222,13 @@ def _labelled(data: Path, loaded: LoadedModel, contract: InputContract | None) -
     return load_data(data, loaded.inputs, mean=contract.mean, std=contract.std, channel_order=contract.channel_order)
 
 
-def _folded(model: ir.Model) -> ir.Model:
+def _folded(model: ir.Model, equalize: bool) -> ir.Model:
     """Copy a model with BatchNormalization folded and a bias in every layer that can have one."""
     folded = model.clone()
     FoldBatchNorm()(folded)
     AddMissingBias()(folded)
+    if equalize:
+        EqualizeChannels()(folded)
     check(folded, Door.FOLDED)
     return folded
 

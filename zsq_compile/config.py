@@ -155,6 +155,9 @@ class QuantizationConfig:
             gptq and learn, block by block, wherever there are fewer than 8 bits: ``adaround`` the codes, ``genie-m``
             codes and steps, both by soft rounding, ``lsq`` codes and steps straight through the rounding. None, the
             default, takes gptq at the effort ``fast`` and lsq above.
+        equalize: even the channel ranges of one layer out against those of the next before anything is quantized. Off
+            by default: with a scale per channel it changed agreement by less than the noise on four networks, and lost
+            a little of every layer's accuracy. For targets with one scale per tensor.
         weight_scales: ``mse`` searches the scale of each output channel, ``minmax`` takes its largest weight.
         quantize_outputs: also quantize the graph outputs. Off by default: quantized logits clip the top classes.
 
@@ -166,6 +169,7 @@ class QuantizationConfig:
     calibration_method: CalibrationMethod = "mse"
     bias_correction: BiasCorrection = "auto"
     rounding: Rounding | None = None
+    equalize: bool = False
     weight_scales: WeightScales = "mse"
     quantize_outputs: bool = False
 

@@ -120,6 +120,15 @@ Round = Annotated[
         rich_help_panel=_PRECISION,
     ),
 ]
+Equalize = Annotated[
+    bool | None,
+    typer.Option(
+        "--equalize",
+        help="Even out channel ranges between layers first; for targets with one weight scale per tensor.",
+        show_default="off",
+        rich_help_panel=_PRECISION,
+    ),
+]
 Generator = Annotated[
     GeneratorName | None,
     typer.Option(

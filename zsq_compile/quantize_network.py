@@ -1,7 +1,7 @@
 """The middle of the sentence: from a float network and calibration data to the QDQ network, closed forms first."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
@@ -62,7 +62,9 @@ def quantize_network(
         rounded, plan = rounded_model(model, plan, teacher, batches, chosen, advance)
     with clock.stage("quantize"):
         quantized = insert_quantizers(rounded, plan)
-        correct_biases(model, quantized, plan, teacher, statistics, samples.joined(inputs, model), chosen)
+        # the statistics are those of the channels as they were before they were equalized
+        known = replace(statistics, entries=()) if chosen.equalize else statistics
+        correct_biases(model, quantized, plan, teacher, known, samples.joined(inputs, model), chosen)
     if config.learned_rounding is None or not is_learnable(plan):
         return QuantizedNetwork(model=quantized, plan=plan)
     learner = learning(
