@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from harness import Rows, compiled, last_words, table, write_result
+from learning import block_lines
 from zoo import LABELLED, Labelled, add_common_options, chosen
 
 from zsq_compile.verification.baseline import BaselineSettings, quantize_with_onnxruntime
@@ -71,7 +72,7 @@ def main() -> None:
         sys.exit(f"there is no folder {options.assets}: give --assets or set ZSQ_ASSETS")
     rows = Rows(options.work, options.fresh)
     models = {model.key: model for model in LABELLED}
-    compiling, latencies = [], []
+    compiling, latencies, learning = [], [], []
     for key in chosen(options.models, tuple(models)):
         model = models[key]
         files = {"FP32": model.path(options.assets), "ORT U8S8": onnxruntime_file(model, options)}
@@ -82,6 +83,7 @@ def main() -> None:
                 compiling.append(compile_line(model, bits, row))
                 if row["exit_code"] in (0, 4):
                     files[f"ours INT{bits}"] = Path(row["path"])
+                learning += block_lines(f"{key}, W{bits}A8", files["FP32"], row["report"])
         latencies += latency_lines(model, files, options)
     columns = [
         "model",
@@ -97,6 +99,9 @@ def main() -> None:
         + table([*columns, "Q/DQ nodes left", "kB", "of FP32's size"], latencies)
         + "\n\n## Compile time\n\nDefault options, seed 0, in a process of its own, from its start to its end.\n\n"
         + table(["model", "bits", "seconds", "peak MB", "seconds by stage"], compiling)
+        + "\n\n## Learning\n\nImages per second through forward and backward pass while a block is learned, optimiser "
+        "and sampling included, beside those of a plain pass through the float block in the same precision.\n\n"
+        + table(["model", "block", "steps", "seconds", "learning", "float block", "ratio"], learning)
     )
     write_result("speed", "Speed", body)
 

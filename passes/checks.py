@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from passes.fold_constants import constant_value
 from passes.plan import Refusal
 from passes.surgery import is_standard
+from passes.weight_layout import channel_axis
 
 MINIMUM_OPSET = 21
 _BIAS_TOLERANCE = 1e-6
@@ -166,21 +167,10 @@ def _weights(model: ir.Model) -> Iterator[Refusal]:
             continue
         rank = len(weight.inputs[0].shape or ())
         axis = weight.attributes.get_int("axis", 1) % max(rank, 1)
-        wanted = _output_axis(node, rank)
+        wanted = channel_axis(node, rank)
         if constant_value(weight.inputs[0]) is not None and axis != wanted:
-            yield _at(node, f"its weight has a scale for every index of axis {axis}; its outputs are axis {wanted}")
-
-
-def _output_axis(layer: ir.Node, rank: int) -> int:
-    match layer.op_type:
-        case "Conv":
-            return 0
-        case "Gemm":
-            return 0 if layer.attributes.get_int("transB", 0) else 1
-        case "MatMul":
-            return rank - 1
-        case _:
-            return 1
+            place = "along no single axis" if wanted is None else f"axis {wanted}"
+            yield _at(node, f"its weight has a scale for every index of axis {axis}; its outputs are {place}")
 
 
 def _biases(model: ir.Model) -> Iterator[Refusal]:

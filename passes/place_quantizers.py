@@ -19,8 +19,8 @@ import onnx_ir as ir
 
 from backends.target import NumberFormat, OperatorRule, Target
 from passes.plan import ActivationSite, QuantizationPlan, Refusal, WeightSite
+from passes.weight_layout import channel_axis
 
-_BOUNDED: dict[str, tuple[float, float]] = {"Sigmoid": (0.0, 1.0), "Softmax": (0.0, 1.0), "HardSigmoid": (0.0, 1.0)}
 _MOVERS = "Concat Reshape Transpose Flatten Squeeze Unsqueeze Identity Slice Split Gather DepthToSpace Resize Upsample"
 _SQUASHERS = "Relu Clip Softmax LogSoftmax Sigmoid HardSigmoid Tanh Exp ArgMax TopK"
 _TAIL = frozenset(f"{_MOVERS} {_SQUASHERS}".split())
@@ -67,7 +67,6 @@ def place_quantizers(
                 target.activation, max(act_bits, edge_bits) if placement.group(name) in wide_groups else act_bits
             ),
             group=placement.group(name),
-            limits=_limits(value),
             moved_from=placement.moved_from(value),
         )
         for name, value in placement.sites.items()
@@ -197,8 +196,8 @@ def _weighted_refusal(node: ir.Node) -> str | None:
     if node.op_type == "MatMul" and _rank(node.inputs[1]) != 2:
         return f"its constant operand has rank {_rank(node.inputs[1])}, and per-channel scales need rank 2"
     if node.op_type == "Gemm":
-        scaled = [name for name in ("alpha", "beta") if _attribute(node, name, 1.0) != 1.0]
-        if scaled or _attribute(node, "transA", 0):
+        scaled = [name for name in ("alpha", "beta") if node.attributes.get_float(name, 1.0) != 1.0]
+        if scaled or node.attributes.get_int("transA", 0) != 0:
             return f"its {', '.join(scaled) or 'transA'} is not the default"
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     if bias is not None and bias.const_value is None:
@@ -219,24 +218,11 @@ def _weight_site(node: ir.Node, number_format: NumberFormat) -> WeightSite:
     return WeightSite(
         node=str(node.name),
         initializer=str(weight.name),
-        axis=_channel_axis(node),
+        axis=channel_axis(node, _rank(weight)),
         number_format=number_format,
         data_input=str(data.name),
         bias=None if bias is None else str(bias.name),
     )
-
-
-def _channel_axis(node: ir.Node) -> int | None:
-    """Axis of a weight along which the node's output channels lie."""
-    match node.op_type:
-        case "Conv":
-            return 0
-        case "ConvTranspose":
-            return 1 if _attribute(node, "group", 1) == 1 else None
-        case "Gemm":
-            return 0 if _attribute(node, "transB", 0) else 1
-        case _:
-            return 1
 
 
 def _narrowed(number_format: NumberFormat, bits: int) -> NumberFormat:
@@ -284,11 +270,6 @@ def _output_region(graph: ir.Graph) -> set[str]:
     return region
 
 
-def _attribute(node: ir.Node, name: str, default: float) -> float:
-    attribute = node.attributes.get(name)
-    return default if attribute is None else float(attribute.value)
-
-
 def _data_inputs(node: ir.Node, rule: OperatorRule) -> tuple[int, ...]:
     if rule.kind == "weighted":
         return (0,) if _constant(node, 1) else (0, 1)
@@ -310,23 +291,3 @@ def _rank(value: ir.Value | None) -> int:
 
 def _is_float(value: ir.Value) -> bool:
     return value.dtype is None or value.dtype == ir.DataType.FLOAT
-
-
-def _limits(value: ir.Value) -> tuple[float | None, float | None]:
-    """Range that the graph itself guarantees for a value."""
-    node = value.producer()
-    if node is None:
-        return (None, None)
-    if node.op_type == "Relu":
-        return (0.0, None)
-    if node.op_type == "Clip":
-        low, high = (_scalar(node, index) for index in (1, 2))
-        return (low, high)
-    return _BOUNDED.get(node.op_type, (None, None))
-
-
-def _scalar(node: ir.Node, index: int) -> float | None:
-    value = node.inputs[index] if index < len(node.inputs) else None
-    if value is None or value.const_value is None:
-        return None
-    return float(value.const_value.numpy().reshape(()))

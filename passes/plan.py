@@ -37,7 +37,6 @@ class ActivationSite:
         value: name of the value.
         number_format: its integer grid.
         group: sites of one group share one scale (MaxPool, Reshape, Concat...); the group's name is one of its values.
-        limits: range that the graph itself guarantees (after Relu: (0, None), after Clip(0, 6): (0, 6)).
         moved_from: name of the value of the same group whose codes the producer moves as they are (Pad on codes), or
             None; then the producer is put between that value's QuantizeLinear and this one's DequantizeLinear.
 
@@ -46,7 +45,6 @@ class ActivationSite:
     value: str
     number_format: NumberFormat
     group: str
-    limits: tuple[float | None, float | None] = (None, None)
     moved_from: str | None = None
 
 

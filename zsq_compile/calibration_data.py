@@ -85,9 +85,13 @@ def fixed_batch(inputs: Sequence[InputSpec]) -> int | None:
     return next((spec.shape[0] for spec in inputs if spec.shape and spec.shape[0] is not None), None)
 
 
+def _first_image(inputs: Sequence[InputSpec]) -> InputSpec | None:
+    return next((spec for spec in inputs if spec.is_image), None)
+
+
 def _given_contract(inputs: Sequence[InputSpec], config: CompileConfig) -> InputContract | None:
     """Contract that the user gave for the image inputs; None when it is to be inferred."""
-    spec, given = next((spec for spec in inputs if spec.is_image), None), config.input
+    spec, given = _first_image(inputs), config.input
     if spec is None or (given.mean is None and given.input_range is None):
         return None
     try:
@@ -169,7 +173,7 @@ def _inferred_contract(
     config: CompileConfig,
 ) -> InputContract | None:
     """Contract of the first image input, in case that labelled pictures are to be read for it."""
-    spec = next((spec for spec in inputs if spec.is_image), None)
+    spec = _first_image(inputs)
     if spec is None:
         return None
     rng = torch.Generator().manual_seed(config.seed)
@@ -179,7 +183,7 @@ def _inferred_contract(
 
 def _default_count(inputs: Sequence[InputSpec], config: CompileConfig) -> int:
     small, large = _COUNTS[config.effort]
-    image = next((spec for spec in inputs if spec.is_image), None)
+    image = _first_image(inputs)
     if image is None:
         return small
     return small if int(image.shape[2] or 1) * int(image.shape[3] or 1) <= _SMALL_IMAGE else large

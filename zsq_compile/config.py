@@ -16,7 +16,7 @@ Distribution = Literal["normal", "uniform"]
 CalibrationMethod = Literal["minmax", "percentile", "mse", "entropy"]
 BiasCorrection = Literal["auto", "analytic", "empirical", "none"]
 WeightScales = Literal["minmax", "mse"]
-Rounding = Literal["nearest", "gptq", "adaround", "genie-m", "lsq"]
+Rounding = Literal["nearest", "squant", "gptq", "adaround", "genie-m", "lsq"]
 LearnedRounding = Literal["adaround", "genie-m", "lsq"]
 
 WIDTHS = (8, 4, 3, 2)
@@ -150,10 +150,11 @@ class QuantizationConfig:
         bias_correction: how the mean error of quantized weights is taken back out of the biases. ``auto`` uses the
             closed form where batch normalisation gives the moments and the calibration data where it does not.
         rounding: ``gptq`` rounds weights one column after the other and lets those to come make up for the error, as
-            the second moments of the layer's inputs on the calibration data tell; ``nearest`` looks at no data. The
-            others start from gptq and learn, block by block, wherever there are fewer than 8 bits: ``adaround`` the
-            codes, ``genie-m`` codes and steps, both by soft rounding, ``lsq`` codes and steps straight through the
-            rounding. None, the default, takes gptq at the effort ``fast`` and lsq above.
+            the second moments of the layer's inputs on the calibration data tell; ``nearest`` and ``squant`` look at no
+            data, and ``squant`` makes the rounding errors of each kernel and each channel cancel. The others start from
+            gptq and learn, block by block, wherever there are fewer than 8 bits: ``adaround`` the codes, ``genie-m``
+            codes and steps, both by soft rounding, ``lsq`` codes and steps straight through the rounding. None, the
+            default, takes gptq at the effort ``fast`` and lsq above.
         weight_scales: ``mse`` searches the scale of each output channel, ``minmax`` takes its largest weight.
         quantize_outputs: also quantize the graph outputs. Off by default: quantized logits clip the top classes.
 

@@ -114,7 +114,8 @@ Round = Annotated[
     Rounding | None,
     typer.Option(
         help="How weights become integers: gptq lets the other weights of a channel make up for each one's error; "
-        "adaround, genie-m and lsq learn on from there, block by block, below 8 bits.",
+        "squant, without data, only makes the errors of a channel cancel; adaround, genie-m and lsq learn on from "
+        "gptq, block by block, below 8 bits.",
         show_default="gptq at the effort fast, else lsq",
         rich_help_panel=_PRECISION,
     ),

@@ -160,3 +160,11 @@ def test_a_computed_scale_is_refused():
     text = """g (float[4] x, float s) => (float[4] y) <uint8 z = {0}>
         { [q] a = QuantizeLinear(x, s, z) [d] y = DequantizeLinear(a, s, z) }"""
     assert "not constant" in reasons(models.graph(text), Door.EMITTED)
+
+
+def test_a_transposed_convolution_in_groups_has_no_axis_for_its_output_channels():
+    text = """g (float[N,4,3,3] x) => (float[N,4,H,W] y)
+        <float sx = {0.5}, uint8 zx = {3}, int8[4,2,2,2] w, float[2] sw = {0.25, 0.125}>
+        { xq = QuantizeLinear(x, sx, zx) xd = DequantizeLinear(xq, sx, zx)
+          wd = DequantizeLinear<axis=1>(w, sw) [up] y = ConvTranspose<group=2>(xd, wd) }"""
+    assert "its outputs are along no single axis" in reasons(models.graph(text), Door.EMITTED)

@@ -41,9 +41,6 @@ def test_residual_block_is_quantized_around_every_layer_and_on_both_sides_of_its
     plan = planned(models.residual())
     assert values(plan) == ["x", "r0", "r1", "n2", "r2", "p", "f"]  # no conv output in front of a Relu, no logits
     assert groups(plan) == {frozenset({name}) for name in ("x", "r0", "r1", "n2", "r2")} | {frozenset({"p", "f"})}
-    assert {site.value: site.limits for site in plan.activations if site.limits != (None, None)} == {
-        name: (0.0, None) for name in ("r0", "r1", "r2")
-    }
     assert [(site.node, site.initializer, site.axis, site.data_input, site.bias) for site in plan.weights] == [
         ("conv0", "w0", 0, "x", "conv0.bias"),
         ("conv1", "w1", 0, "r0", "conv1.bias"),
@@ -115,13 +112,6 @@ def test_every_stem_and_every_head_is_an_edge() -> None:
         "b": 4,
         "c": 4,
         "e": 8,
-    }
-
-
-def test_clip_limits_come_along() -> None:
-    plan = planned(models.depthwise())
-    assert {site.value: site.limits for site in plan.activations if site.limits != (None, None)} == {
-        name: (0.0, 6.0) for name in ("r0", "r1", "r2")
     }
 
 

@@ -191,13 +191,11 @@ def _mean(means: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
 def _mean_shift(node: ir.Node, error: Tensor, mean: Tensor) -> Tensor | None:
     """Predict the shift of a layer's output channels from a weight error and input means, (channels,)."""
     if node.op_type == "Gemm":
-        transposed = node.attributes.get("transB")
-        error = error if transposed is not None and transposed.value else error.T
+        error = error if node.attributes.get_int("transB", 0) else error.T
         return error @ mean if error.shape[1] == len(mean) else None
     if node.op_type == "ConvTranspose":  # which taps reach an output position depends on the position
         return None
-    groups = node.attributes.get("group")
-    count = 1 if groups is None else int(groups.value)
+    count = node.attributes.get_int("group", 1)
     if error.ndim < 3 or error.shape[1] * count != len(mean):
         return None
     coverage = _tap_coverage(node, tuple(error.shape[2:]))

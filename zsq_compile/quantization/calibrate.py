@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from passes.plan import ActivationSite, QuantizationPlan, Scale
+from zsq_compile.config import CalibrationMethod
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import QuantizationError
-from zsq_compile.quantization.observers import CalibrationMethod, Extremes, Histogram, choose_range
+from zsq_compile.quantization.observers import Extremes, Histogram, choose_range
 from zsq_compile.quantization.scales import scale_from_range
 
 Batch = Mapping[str, Tensor]
@@ -58,7 +59,7 @@ def calibrate(
         low, high = extremes[group].low, extremes[group].high
         if method != "minmax":
             low, high = choose_range(histograms[group], members[0].number_format, method)
-        scales[group] = scale_from_range(*_within(low, high, members), members[0].number_format)
+        scales[group] = scale_from_range(low, high, members[0].number_format)
     return scales
 
 
@@ -104,14 +105,3 @@ def _by_group(sites: Sequence[ActivationSite]) -> dict[str, list[ActivationSite]
     for site in sites:
         members.setdefault(site.group, []).append(site)
     return members
-
-
-def _within(low: float, high: float, members: Sequence[ActivationSite]) -> tuple[float, float]:
-    """Cut a range to what the graph guarantees for every member of a group."""
-    floors = [site.limits[0] for site in members]
-    ceilings = [site.limits[1] for site in members]
-    if all(limit is not None for limit in floors):
-        low = max(low, min(limit for limit in floors if limit is not None))
-    if all(limit is not None for limit in ceilings):
-        high = min(high, max(limit for limit in ceilings if limit is not None))
-    return low, high

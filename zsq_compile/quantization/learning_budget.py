@@ -59,8 +59,10 @@ class LearningBudget:
         seconds = [
             _STEP + batch * (6 * cost.multiplications * _MULTIPLICATION + cost.elements * _ELEMENT) for cost in costs
         ]
+        typical = sum(seconds) / len(seconds)
+        weights = [weight * (typical / second) ** 0.5 for weight, second in zip(weights, seconds, strict=True)]
         total = sum(weight * second for weight, second in zip(weights, seconds, strict=True))
-        base = min(_ITERATIONS[self.effort], _SECONDS[self.effort] / max(total, 1e-9))
+        base = min(_ITERATIONS[self.effort] * sum(seconds), _SECONDS[self.effort]) / max(total, 1e-9)
         steps = [round(weight * base) for weight in weights]
         self._steps = [count if count >= _FEWEST else 0 for count in steps]
         self._shares = [weight * second for weight, second in zip(weights, seconds, strict=True)]

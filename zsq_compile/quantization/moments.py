@@ -97,7 +97,7 @@ def _through(node: ir.Node, found: Mapping[str, Moments], initializers: Mapping[
             if first.mean.shape != inputs[1].mean.shape:
                 return None
             return Moments(mean=first.mean + inputs[1].mean, variance=first.variance + inputs[1].variance)
-        case "Concat" if _attribute(node, "axis", -1) == 1 and all(m is not None for m in inputs):
+        case "Concat" if node.attributes.get_int("axis", -1) == 1 and all(m is not None for m in inputs):
             return Moments(
                 mean=torch.cat([m.mean for m in inputs if m is not None]),
                 variance=torch.cat([m.variance for m in inputs if m is not None]),
@@ -181,8 +181,8 @@ def _weighted(node: ir.Node, moments: Moments, initializers: Mapping[str, Tensor
         return None
     weight = weight.double()
     if node.op_type == "Gemm":
-        weight = weight if _attribute(node, "transB", 0) else weight.T
-    groups = int(_attribute(node, "group", 1))
+        weight = weight if node.attributes.get_int("transB", 0) else weight.T
+    groups = node.attributes.get_int("group", 1)
     if weight.shape[1] * groups != len(moments.mean):
         return None
     bias = torch.zeros(len(weight), dtype=torch.float64)
@@ -199,11 +199,6 @@ def per_channel_sum(weight: Tensor, channels: Tensor, groups: int) -> Tensor:
     """Sum over the input channels of a grouped layer: (out, in / groups) weights and (in,) numbers give (out,)."""
     grouped = channels.reshape(groups, 1, -1).expand(groups, len(weight) // groups, -1).reshape(len(weight), -1)
     return (weight * grouped).sum(1)
-
-
-def _attribute(node: ir.Node, name: str, default: int) -> int:
-    attribute = node.attributes.get(name)
-    return default if attribute is None else int(attribute.value)
 
 
 def _scalar(node: ir.Node, index: int, initializers: Mapping[str, Tensor], default: float) -> float:

@@ -6,19 +6,18 @@ grow with the number of batches and the result does not depend on how the data w
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from backends.target import NumberFormat
+from zsq_compile.config import CalibrationMethod
 
-CalibrationMethod = Literal["minmax", "percentile", "mse", "entropy"]
 BINS = 2048
+CLIPPING_NORM = 2.4  # BRECQ and QDrop search clipping ranges under this norm; 2 clips rare large values too early
 _CANDIDATES = 100
 _CHUNK = 1 << 23  # torch.histc counts in float32 and stands still at 2^24 in one bin
 _PERCENTILE = 99.99
-_NORM = 2.4  # BRECQ and QDrop search clipping ranges under this norm; 2 clips rare large values too early
 
 
 @dataclass(slots=True)
@@ -126,7 +125,7 @@ def _quantized_centres(
 def _error(histogram: Histogram, number_format: NumberFormat, low: Tensor, high: Tensor) -> Tensor:
     """Sum of |value - quantized value| ** 2.4 for each candidate, (candidates,)."""
     _, values = _quantized_centres(histogram, number_format, low, high)
-    return ((values - histogram.centres()).abs() ** _NORM) @ histogram.counts
+    return ((values - histogram.centres()).abs() ** CLIPPING_NORM) @ histogram.counts
 
 
 def _divergence(histogram: Histogram, number_format: NumberFormat, low: Tensor, high: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from zsq_compile.quantization.gptq import compensated_rounding
 from zsq_compile.quantization.moments import propagate_moments
 from zsq_compile.quantization.scales import weight_scales
 from zsq_compile.quantization.second_moments import measure_second_moments
+from zsq_compile.quantization.squant import squant_rounding
 
 
 def calibrated_plan(
@@ -44,7 +45,7 @@ def rounded_model(
         model: the float model; ``teacher`` runs it.
         plan: the calibrated plan; its weight scales start the search for better ones.
         teacher: the float graph.
-        batches: calibration data, seen once (not at all for ``nearest``).
+        batches: calibration data, seen once for ``gptq`` and not at all for the others.
         config: ``rounding`` chooses the method.
         advance: told the number of batches done.
 
@@ -53,12 +54,17 @@ def rounded_model(
 
     """
     copy = model.clone()
-    if config.rounding == "nearest":
-        return copy, plan
-    moments = measure_second_moments(model, plan, teacher, batches, advance)
-    rounded = compensated_rounding(plan, teacher.initializers, moments)
-    write_initializers(copy, {name: weight for name, (weight, _) in rounded.items()})
-    return copy, plan.with_scales(weights={name: scale for name, (_, scale) in rounded.items()})
+    match config.rounding:
+        case "nearest":
+            return copy, plan
+        case "squant":
+            write_initializers(copy, squant_rounding(plan, teacher.initializers))
+            return copy, plan
+        case _:  # gptq, from which learning starts as well
+            moments = measure_second_moments(model, plan, teacher, batches, advance)
+            rounded = compensated_rounding(plan, teacher.initializers, moments)
+            write_initializers(copy, {name: weight for name, (weight, _) in rounded.items()})
+            return copy, plan.with_scales(weights={name: scale for name, (_, scale) in rounded.items()})
 
 
 def insert_quantizers(model: ir.Model, plan: QuantizationPlan, *, final: bool = True) -> ir.Model:

@@ -42,7 +42,8 @@ class BlockRecord:
         kept: what was learned is in the model; else the closed form is.
         unsettled: share of the codes that learning left between two integers.
         steps: of the optimiser.
-        seconds: spent on them.
+        batch: samples of a step.
+        seconds: spent on all steps.
 
     """
 
@@ -53,6 +54,7 @@ class BlockRecord:
     kept: bool
     unsettled: float
     steps: int
+    batch: int
     seconds: float
 
 
@@ -237,6 +239,7 @@ class Reconstruction:
                 kept=after < before,
                 unsettled=student.unsettled(),
                 steps=steps,
+                batch=self._batch,
                 seconds=seconds,
             )
         )

@@ -1,7 +1,6 @@
 """From ranges and weights to scales and zero points."""
 
 from collections.abc import Mapping
-from typing import Literal
 
 import numpy as np
 import torch
@@ -10,9 +9,9 @@ from torch import Tensor
 
 from backends.target import NumberFormat
 from passes.plan import QuantizationPlan, Scale, WeightSite
+from zsq_compile.config import WeightScales
+from zsq_compile.quantization.observers import CLIPPING_NORM
 
-WeightScales = Literal["minmax", "mse"]
-_NORM = 2.4
 _CANDIDATES = 100
 _BIAS_CODES = 2.0**30  # a bias keeps one bit of headroom below int32, for later corrections
 _SMALLEST = 1e-12
@@ -91,7 +90,7 @@ def channel_steps(weight: Tensor, number_format: NumberFormat, method: WeightSca
     for fraction in torch.linspace(0.2, 1.0, _CANDIDATES, dtype=weight.dtype).flip(0):
         step = (reach * fraction / number_format.qmax).clamp(min=_SMALLEST)
         codes = torch.clamp(torch.round(weight / step[:, None]), number_format.qmin, number_format.qmax)
-        error = ((codes * step[:, None] - weight).abs() ** _NORM).sum(1)
+        error = ((codes * step[:, None] - weight).abs() ** CLIPPING_NORM).sum(1)
         better = error < best_error
         best_error, best_step = torch.where(better, error, best_error), torch.where(better, step, best_step)
     return torch.where(reach > 0, best_step, torch.zeros_like(reach))

@@ -11,10 +11,10 @@ from passes.place_quantizers import place_quantizers
 from passes.plan import QuantizationPlan, Scale
 from tests import models
 from tests.quantizing import every_value, prepare
+from zsq_compile.config import CalibrationMethod
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import QuantizationError
 from zsq_compile.quantization.calibrate import calibrate
-from zsq_compile.quantization.observers import CalibrationMethod
 
 TARGET = load_target("ort_cpu")
 

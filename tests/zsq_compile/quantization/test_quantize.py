@@ -20,9 +20,8 @@ from passes.place_quantizers import place_quantizers
 from passes.plan import QuantizationPlan
 from tests import models
 from tests.quantizing import execute, optimized_operators, sqnr
-from zsq_compile.config import QuantizationConfig
+from zsq_compile.config import CalibrationMethod, QuantizationConfig
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.quantization.observers import CalibrationMethod
 from zsq_compile.quantization.quantize import calibrated_plan, correct_biases, insert_quantizers, write_initializers
 
 TARGET = load_target("ort_cpu")
