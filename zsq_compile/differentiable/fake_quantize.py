@@ -41,24 +41,42 @@ class _FakeQuantize(torch.autograd.Function):
         return passed if ctx.needs_input_grad[0] else None, to_scale, None, None, None
 
 
-def fused(quantize: ir.Node, clipped: bool) -> Kernel:
+def fused(quantize: ir.Node, kernels: Sequence[Kernel]) -> Kernel:
     """Kernel of (x, scale, zero_point, [lowest code, highest code]) -> real values, per tensor.
 
     Under autocast a half-precision ``x`` is quantized in its own precision, so that a network running in bfloat16 stays
     in it; else in float32 at least, like the operators themselves.
+
+    Args:
+        quantize: the QuantizeLinear.
+        kernels: of the operators, which run where a zero point or a limit of the codes is to get a gradient.
+
     """
     low, high = map(float, RANGES[quantized_type(quantize)])
-    numbers = _Numbers()
+    numbers, clipped = _Numbers(), len(kernels) == 3
 
     def run(x: Tensor, scale: Tensor, *codes: Tensor) -> Tensor:
+        if any(code.requires_grad for code in codes):
+            return _one_by_one(kernels, x, scale, *codes)
         zero_point, *limits = map(numbers, codes)
         lowest, highest = (max(low, limits[0]), min(high, limits[1])) if clipped else (low, high)
-        if x.dtype != torch.float32 and not torch.is_autocast_enabled(x.device.type):
+        autocast = torch.is_autocast_enabled(x.device.type)
+        if x.dtype != torch.float32 and not autocast:
             x = x.to(torch.promote_types(x.dtype, torch.float32))
         real: Tensor = _FakeQuantize.apply(x, scale, zero_point, lowest, highest)  # type: ignore[no-untyped-call]
-        return real
+        return real.to(scale.dtype) if scale.dtype in (torch.float16, torch.bfloat16) and not autocast else real
 
     return run
+
+
+def _one_by_one(kernels: Sequence[Kernel], x: Tensor, scale: Tensor, zero_point: Tensor, *limits: Tensor) -> Tensor:
+    quantize, *clip, dequantize = kernels
+    codes = quantize(x, scale, zero_point)
+    for kernel in clip:
+        codes = kernel(codes, *limits)
+    real = dequantize(codes, scale, zero_point)
+    assert isinstance(real, Tensor)
+    return real
 
 
 class _Numbers:

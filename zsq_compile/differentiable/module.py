@@ -193,8 +193,8 @@ class TorchGraph:
                 continue
             chain = [calls.pop(index) for index in inner]
             limits = [name for call in chain[1:] for name in call.inputs[1:]]
-            kernel, inputs = fused(chain[0].node, bool(limits)), (*chain[0].inputs, *limits)
-            calls[place] = _Call(calls[place].node, kernel, inputs, calls[place].outputs)
+            kernel = fused(chain[0].node, [call.kernel for call in (*chain, calls[place])])
+            calls[place] = _Call(calls[place].node, kernel, (*chain[0].inputs, *limits), calls[place].outputs)
         return calls
 
 

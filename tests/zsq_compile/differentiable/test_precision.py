@@ -1,0 +1,49 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from zsq_compile.differentiable import precision
+from zsq_compile.differentiable.precision import reduced_precision, reduced_type
+
+
+@pytest.fixture(autouse=True)
+def _forgotten() -> Iterator[None]:
+    precision._multiplies_bfloat16.cache_clear()
+    yield
+    precision._multiplies_bfloat16.cache_clear()
+
+
+def processor(monkeypatch: pytest.MonkeyPatch, flags: str | None) -> None:
+    def read(path: Path, **_: str) -> str:
+        assert path == Path("/proc/cpuinfo")
+        if flags is None:
+            raise FileNotFoundError
+        return f"processor : 0\nflags : fpu {flags} sse\n"
+
+    monkeypatch.setattr(Path, "read_text", read)
+
+
+@pytest.mark.parametrize("flags", ["avx512_bf16", "amx_bf16", "avx512f avx512_bf16 amx_bf16"])
+def test_bfloat16_where_the_processor_multiplies_it(flags: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    processor(monkeypatch, flags)
+    assert reduced_type(torch.device("cpu")) == torch.bfloat16
+    x = torch.ones(2, 2)
+    with reduced_precision(torch.device("cpu")):
+        assert (x @ x).dtype == torch.bfloat16
+    assert (x @ x).dtype == torch.float32
+
+
+@pytest.mark.parametrize("flags", ["avx2 avx512f avx512_vnni", None])
+def test_float32_elsewhere(flags: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    processor(monkeypatch, flags)
+    assert reduced_type(torch.device("cpu")) == torch.float32
+    x = torch.ones(2, 2)
+    with reduced_precision(torch.device("cpu")):
+        assert (x @ x).dtype == torch.float32
+
+
+def test_other_devices_are_not_asked_for_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    processor(monkeypatch, "sse2")
+    assert reduced_type(torch.device("cuda")) == torch.bfloat16
