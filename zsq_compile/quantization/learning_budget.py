@@ -27,12 +27,14 @@ class BlockCost:
     Attributes:
         multiplications: of its layers, forwards.
         elements: of all values that it makes.
+        batch: samples of one step.
         error: squared error that its closed form makes on float inputs, relative to the variance of its outputs.
 
     """
 
     multiplications: int
     elements: int
+    batch: int
     error: float
 
 
@@ -51,13 +53,14 @@ class LearningBudget:
     _shares: list[float] = field(default_factory=list)
     _steps: list[int] = field(default_factory=list)
 
-    def plan(self, costs: Sequence[BlockCost], batch: int) -> None:
+    def plan(self, costs: Sequence[BlockCost]) -> None:
         """Learn what there is to do: blocks in order, those that nothing is to be learned in with an error of 0."""
         errors = [cost.error for cost in costs]
         mean = sum(errors) / max(sum(error > 0 for error in errors), 1)
         weights = [min(max(error / mean, 0.5), 2.0) if error > 0 else 0.0 for error in errors]
         seconds = [
-            _STEP + batch * (6 * cost.multiplications * _MULTIPLICATION + cost.elements * _ELEMENT) for cost in costs
+            _STEP + cost.batch * (6 * cost.multiplications * _MULTIPLICATION + cost.elements * _ELEMENT)
+            for cost in costs
         ]
         typical = sum(seconds) / len(seconds)
         weights = [weight * (typical / second) ** 0.5 for weight, second in zip(weights, seconds, strict=True)]
