@@ -23,7 +23,7 @@ _HELD_OUT = 4  # one sample in so many judges the result and takes no part in ma
 _SMALL_IMAGE = 64 * 64
 _COUNTS = {"fast": (128, 32), "balanced": (256, 64), "best": (1024, 128)}
 _BATCH = 32
-_JOINED_BYTES = 256_000_000  # for one value of the graph; a few of them live at the same time
+_JOINED_BYTES = 256_000_000  # for the values of the graph that are counted; a few more live at the same time
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -60,6 +60,17 @@ class CalibrationData:
         fitting = max(_JOINED_BYTES // sample_bytes, 1)
         batches = self.batches(inputs, largest=fitting)
         return batches if fixed_batch(inputs) else batches[:1]
+
+    def judging(self, inputs: Sequence[InputSpec], sample_bytes: int) -> list[dict[str, Tensor]]:
+        """At most 32 samples held out: as many as fit into memory in one feed, or several feeds of a fixed batch size.
+
+        Args:
+            inputs: of the network.
+            sample_bytes: size of all the network's values together for one sample.
+
+        """
+        fitting, fixed = max(min(_JOINED_BYTES // sample_bytes, _BATCH), 1), fixed_batch(inputs)
+        return feeds(self.held_out, inputs, largest=fitting)[: max(_BATCH // fixed, 1) if fixed else 1]
 
 
 def feeds(

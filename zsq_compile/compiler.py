@@ -27,8 +27,10 @@ from zsq_compile.clock import Clock
 from zsq_compile.config import CompileConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError, UnsupportedModelError, ValidationError
+from zsq_compile.layer_quality import LayerQuality
 from zsq_compile.loading import LoadedModel, load_model
 from zsq_compile.progress import Progress, Silent
+from zsq_compile.quantization.layer_noise import layer_qualities
 from zsq_compile.quantization.quantize import calibrated_plan, correct_biases, insert_quantizers, rounded_model
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet
 from zsq_compile.verification.dataset import Dataset, load_data
@@ -98,12 +100,18 @@ def compile_model(
     batches = samples.batches(loaded.inputs)
     with clock.stage("calibrate", 2 * len(batches)) as advance:
         plan = calibrated_plan(plan, teacher, batches, config.quantization, advance)
+        steps = {"scales": insert_quantizers(float_model, plan)}
     with clock.stage("round", len(batches)) as advance:
         rounded, plan = rounded_model(float_model, plan, teacher, batches, config.quantization, advance)
     with clock.stage("quantize"):
         quantized = insert_quantizers(rounded, plan)
-        together = samples.joined(loaded.inputs, _largest_value(float_model))
+        steps["round"] = quantized.clone()
+        together = samples.joined(loaded.inputs, max(_value_bytes(float_model)))
         correct_biases(float_model, quantized, plan, teacher, statistics, together, config.quantization)
+        steps["biases"] = quantized
+    with clock.stage("measure"):
+        judging = samples.judging(loaded.inputs, sum(_value_bytes(float_model)))
+        layers = layer_qualities(float_model, plan, target, teacher, steps, judging)
     with clock.stage("write"):
         _pack(quantized, plan, target)
         check(quantized, Door.EMITTED)
@@ -111,11 +119,8 @@ def compile_model(
         write_model(quantized, path)
     with clock.stage("validate"):
         validation = _validate(loaded, quantized, path, samples, target, labelled)
-    report = _report(loaded, path, config, statistics, samples, plan, validation, told.texts, clock)
-    if validation.failures:
-        raise ValidationError(f"{path} was written, but must not be used: {'; '.join(validation.failures)}")
-    missed = config.min_agreement is not None and (validation.agreement or 0.0) < config.min_agreement
-    return CompileResult(path=path, report=report, synthetic=samples.synthetic, gate_missed=missed)
+    report = _report(loaded, path, config, statistics, samples, plan, validation, layers, told.texts, clock)
+    return _concluded(report, config, samples.synthetic)
 
 
 def synthesize(
@@ -141,6 +146,15 @@ def synthesize(
     return made
 
 
+def _concluded(report: Report, config: CompileConfig, synthetic: SyntheticSet | None) -> CompileResult:
+    """Refuse a file that its runtime does not compute, and see whether the agreement asked for was reached."""
+    validation = report.validation
+    if validation.failures:
+        raise ValidationError(f"{report.emitted} was written, but must not be used: {'; '.join(validation.failures)}")
+    missed = config.min_agreement is not None and (validation.agreement or 0.0) < config.min_agreement
+    return CompileResult(path=report.emitted, report=report, synthetic=synthetic, gate_missed=missed)
+
+
 def _report(
     loaded: LoadedModel,
     path: Path,
@@ -149,6 +163,7 @@ def _report(
     samples: CalibrationData,
     plan: QuantizationPlan,
     validation: Validation,
+    layers: tuple[LayerQuality, ...],
     notes: Sequence[str],
     clock: Clock,
 ) -> Report:
@@ -164,6 +179,7 @@ def _report(
         refusals=(*statistics.refusals, *plan.refusals),
         notes=tuple(notes),
         validation=validation,
+        layers=layers,
         sha256={"model": file_sha256(loaded.path), "emitted": file_sha256(path)},
     )
 
@@ -258,10 +274,10 @@ def _plan(model: ir.Model, target: Target, config: CompileConfig) -> Quantizatio
     return plan
 
 
-def _largest_value(model: ir.Model) -> int:
-    """Bytes that the largest value of the graph takes for one sample."""
+def _value_bytes(model: ir.Model) -> list[int]:
+    """Bytes that each value of the graph takes for one sample."""
     shapes = (value.shape for node in model.graph for value in node.outputs if value.shape is not None)
-    return max((4 * math.prod(size for size in shape[1:] if isinstance(size, int)) for shape in shapes), default=4)
+    return [4 * math.prod(size for size in shape[1:] if isinstance(size, int)) for shape in shapes] or [4]
 
 
 def _pack(model: ir.Model, plan: QuantizationPlan, target: Target) -> None:
