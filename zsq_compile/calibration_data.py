@@ -62,7 +62,7 @@ class CalibrationData:
         return batches if fixed_batch(inputs) else batches[:1]
 
     def judging(self, inputs: Sequence[InputSpec], sample_bytes: int) -> list[dict[str, Tensor]]:
-        """At most 32 samples held out: as many as fit into memory in one feed, or several feeds of a fixed batch size.
+        """At most 32 samples held out, fewer of a large network: one feed, or several of a fixed batch size.
 
         Args:
             inputs: of the network.
@@ -70,7 +70,7 @@ class CalibrationData:
 
         """
         fitting, fixed = max(min(_JOINED_BYTES // sample_bytes, _BATCH), 1), fixed_batch(inputs)
-        return feeds(self.held_out, inputs, largest=fitting)[: max(_BATCH // fixed, 1) if fixed else 1]
+        return feeds(self.held_out, inputs, largest=fitting)[: max(fitting // fixed, 1) if fixed else 1]
 
 
 def feeds(

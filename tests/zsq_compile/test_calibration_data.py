@@ -22,7 +22,9 @@ def data(held_out: int) -> CalibrationData:
         (None, 10, 4, [10]),
         (None, 64, 64 * MEGABYTE, [4]),  # as many as fit into 256 MB
         (None, 64, 1000 * MEGABYTE, [1]),
-        (1, 64, 1000 * MEGABYTE, [1] * 32),
+        (1, 64, 4, [1] * 32),
+        (1, 64, 100 * MEGABYTE, [1, 1]),
+        (50, 64, 1000 * MEGABYTE, [50]),
         (12, 64, 4, [12, 12]),
         (50, 64, 4, [50]),
         (50, 49, 4, []),

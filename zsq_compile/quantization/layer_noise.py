@@ -197,8 +197,8 @@ class _Variation:
 
     def add(self, error: Tensor) -> None:
         """Add a batch, (channels, elements)."""
-        error = error.double()
-        sums = torch.stack([error.square().sum(1), error.sum(1), torch.full_like(error[:, 0], error.shape[1])])
+        count = torch.full_like(error[:, 0], error.shape[1])
+        sums = torch.stack([error.square().sum(1), error.sum(1), count]).double()
         self._sums = sums if self._sums is None else self._sums + sums
 
     def power(self) -> Tensor:
@@ -214,4 +214,4 @@ def _limited(made: Tensor, layer: MeasuredLayer) -> Tensor:
 
 
 def _power(values: Tensor) -> float:
-    return float(values.square().sum(dtype=torch.float64))
+    return float(values.square().sum())

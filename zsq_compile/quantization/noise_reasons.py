@@ -51,7 +51,7 @@ class GridNoise:
         name: of the value.
         cut: squared error of numbers beyond the grid's ends.
         rounded: squared error of all others.
-        beyond: how many are beyond the ends.
+        beyond: how many numbers are beyond the ends.
         elements: how many there are.
         largest: greatest magnitude.
         usual: 99.9 % quantile of the magnitudes that are not 0, which a Relu makes; the greatest over batches.
@@ -62,29 +62,31 @@ class GridNoise:
         self.name = name
         self.bits = number_format.bits
         self.cut = self.rounded = self.largest = self.usual = 0.0
-        self.beyond = self.elements = 0
+        self.beyond = self.elements = 0.0
         self._limits = number_format.qmin, number_format.qmax
         self._channels: Tensor | None = None
 
     def observe(self, values: Tensor, scale: Tensor, zero_point: Tensor, channel_axis: int) -> None:
-        """Add a batch of float values, any shape, on a grid of one scale."""
-        codes = torch.round(values / scale) + zero_point
+        """Add a batch of float values, any shape, on a grid of one scale; of many values a part stands for all."""
+        low, high = torch.aminmax(values)
+        self.largest = max(self.largest, -float(low), float(high))
+        rows = by_channel(values, channel_axis)
+        rows = rows[:, :: rows.numel() // _SAMPLE + 1]
+        weight = values.numel() / rows.numel()
+        codes = torch.round(rows / scale) + zero_point
         inside = codes.clamp(*self._limits)
-        errors = ((inside - zero_point) * scale - values).square()
+        errors = ((inside - zero_point) * scale - rows).square_()
         outside = codes != inside
-        cut = float(errors[outside].sum(dtype=torch.float64))
+        cut = weight * float((errors * outside).sum())
         self.cut += cut
-        self.rounded += float(errors.sum(dtype=torch.float64)) - cut
-        self.beyond += int(outside.sum())
+        self.rounded += max(weight * float(errors.sum()) - cut, 0.0)
+        self.beyond += weight * int(outside.sum())
         self.elements += values.numel()
-        magnitudes = values.abs()
-        self.largest = max(self.largest, float(magnitudes.max()) if values.numel() else 0.0)
-        self.usual = max(self.usual, _usual(magnitudes))
-        self._add_channels(magnitudes, channel_axis)
-
-    def _add_channels(self, magnitudes: Tensor, axis: int) -> None:
-        rows = by_channel(magnitudes, axis)
-        sums = torch.stack([rows.sum(1, dtype=torch.float64), (rows > 0).sum(1).double()])
+        magnitudes = rows.abs()
+        present = magnitudes[magnitudes > 0]
+        if len(present):
+            self.usual = max(self.usual, float(present.kthvalue(max(int(_QUANTILE * len(present)), 1)).values))
+        sums = torch.stack([magnitudes.sum(1), (magnitudes > 0).sum(1)]).double()
         self._channels = sums if self._channels is None else self._channels + sums
 
     def spread(self) -> float:
@@ -103,15 +105,6 @@ class GridNoise:
 def by_channel(values: Tensor, axis: int) -> Tensor:
     """Rows of the channels, (channels, elements of each); one row for a value that has no such axis."""
     return values.reshape(1, -1) if values.ndim < 2 else values.movedim(axis, 0).flatten(1)
-
-
-def _usual(magnitudes: Tensor) -> float:
-    flat = magnitudes.flatten()
-    sample = flat[:: max(flat.numel() // _SAMPLE, 1)]
-    sample = sample[sample > 0]
-    if not len(sample):
-        return 0.0
-    return float(sample.kthvalue(max(int(_QUANTILE * len(sample)), 1)).values)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
