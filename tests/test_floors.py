@@ -15,7 +15,7 @@ LONGEST_FILE, LONGEST_FUNCTION = 350, 50
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("backends",),
     ("passes",),
-    ("zsq_compile.errors", "zsq_compile.progress", "zsq_compile.signature"),
+    ("zsq_compile.errors", "zsq_compile.layer_quality", "zsq_compile.progress", "zsq_compile.signature"),
     (
         "zsq_compile.agreement",
         "zsq_compile.clock",

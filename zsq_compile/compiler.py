@@ -94,7 +94,7 @@ def compile_model(
     with clock.stage("synthesize" if calibration is None else "read calibration data"):
         samples = _calibration_data(loaded, statistics, config, calibration, told)
         labelled = None if data is None else _labelled(data, loaded, samples.contract)
-    quantized = quantize_network(float_model, plan, statistics, samples, loaded.inputs, config, clock)
+    quantized = quantize_network(float_model, plan, target, statistics, samples, loaded.inputs, config, clock)
     with clock.stage("write"):
         _pack(quantized.model, plan, target)
         check(quantized.model, Door.EMITTED)
@@ -103,10 +103,7 @@ def compile_model(
     with clock.stage("validate"):
         validation = _validate(loaded, quantized.model, path, samples, target, labelled)
     report = _report(loaded, path, config, statistics, samples, quantized, validation, told.texts, clock)
-    if validation.failures:
-        raise ValidationError(f"{path} was written, but must not be used: {'; '.join(validation.failures)}")
-    missed = config.min_agreement is not None and (validation.agreement or 0.0) < config.min_agreement
-    return CompileResult(path=path, report=report, synthetic=samples.synthetic, gate_missed=missed)
+    return _concluded(report, config, samples.synthetic)
 
 
 def synthesize(
@@ -130,6 +127,15 @@ def synthesize(
     ).synthetic
     assert made is not None
     return made
+
+
+def _concluded(report: Report, config: CompileConfig, synthetic: SyntheticSet | None) -> CompileResult:
+    """Refuse a file that its runtime does not compute, and see whether the agreement asked for was reached."""
+    validation = report.validation
+    if validation.failures:
+        raise ValidationError(f"{report.emitted} was written, but must not be used: {'; '.join(validation.failures)}")
+    missed = config.min_agreement is not None and (validation.agreement or 0.0) < config.min_agreement
+    return CompileResult(path=report.emitted, report=report, synthetic=synthetic, gate_missed=missed)
 
 
 def _report(
@@ -156,6 +162,7 @@ def _report(
         refusals=(*statistics.refusals, *quantized.plan.refusals),
         notes=tuple(notes),
         validation=validation,
+        layers=quantized.layers,
         sha256={"model": file_sha256(loaded.path), "emitted": file_sha256(path)},
     )
 

@@ -16,6 +16,8 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.table import Table
 from rich.text import Text
 
+from zsq_compile.layer_quality import worst_layers
+
 if TYPE_CHECKING:
     from zsq_compile.compiler import CompileResult
     from zsq_compile.verification.report import Report
@@ -164,5 +166,6 @@ def _sentences(report: "Report") -> list[str]:
     lines += shown
     if len(report.refusals) > len(shown):
         lines.append(f"left in float: {len(report.refusals) - len(shown)} more, see --json")
+    lines += [f"worst layer: {layer.words()}" for layer in worst_layers(report.layers)]
     lines += [f"warning: {text}" for text in report.validation.warnings]
     return lines
