@@ -23,9 +23,10 @@ class Block:
     Attributes:
         name: of its last weighted node.
         inputs: names of the float values that enter from the blocks before it, or from outside the network.
-        outputs: names of the values made in it that later blocks or the outside read.
+        outputs: names of the values made in it that later blocks or the outside read; their first axis counts samples.
         layers: its weighted layers.
         values: names of all values that it makes.
+        read: names of all values that its nodes read.
 
     """
 
@@ -34,6 +35,7 @@ class Block:
     outputs: tuple[str, ...]
     layers: tuple[WeightSite, ...]
     values: frozenset[str]
+    read: frozenset[str]
 
 
 def find_blocks(model: ir.Model, plan: QuantizationPlan, batched: Collection[str]) -> tuple[Block, ...]:
@@ -60,7 +62,7 @@ class _Cuts:
 
     def __init__(self, model: ir.Model, plan: QuantizationPlan, batched: Collection[str]) -> None:
         self.nodes = list(model.graph)
-        self.outputs = {str(value.name) for value in model.graph.outputs}
+        self.outputs = {str(value.name) for value in model.graph.outputs} & set(batched)
         self.layers = {site.node: site for site in plan.weights}
         moved = {site.value for site in plan.activations if site.moved_from is not None}
         inputs = [value for value in model.graph.inputs if not value.is_initializer()]
@@ -171,4 +173,5 @@ def _block(cuts: _Cuts, start: int, stop: int) -> Block:
         outputs=tuple(name for name in (*behind, *sorted(cuts.outputs - set(behind))) if name in made),
         layers=tuple(layers),
         values=frozenset(made),
+        read=frozenset(read),
     )
