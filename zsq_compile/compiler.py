@@ -16,12 +16,11 @@ from backends.catalog import TargetError, load_target
 from backends.target import Target
 from passes.add_missing_bias import AddMissingBias
 from passes.checks import Door, check
+from passes.emit import emit
 from passes.fold_batchnorm import FoldBatchNorm
 from passes.harvest_batchnorm import BatchNormStatistics, folded_advice, harvest_batchnorm
-from passes.pack_weights import PackWeights
 from passes.place_quantizers import place_quantizers
 from passes.plan import QuantizationPlan
-from passes.slim import Slim
 from zsq_compile.calibration_data import CalibrationData, feeds, given_data, synthetic_data
 from zsq_compile.clock import Clock
 from zsq_compile.config import CompileConfig
@@ -105,9 +104,7 @@ def compile_model(
         together = samples.joined(loaded.inputs, _largest_value(float_model))
         correct_biases(float_model, quantized, plan, teacher, statistics, together, config.quantization)
     with clock.stage("write"):
-        _pack(quantized, plan, target)
-        check(quantized, Door.EMITTED)
-        Slim()(quantized)
+        emit(quantized, plan, target)
         write_model(quantized, path)
     with clock.stage("validate"):
         validation = _validate(loaded, quantized, path, samples, target, labelled)
@@ -262,11 +259,6 @@ def _largest_value(model: ir.Model) -> int:
     """Bytes that the largest value of the graph takes for one sample."""
     shapes = (value.shape for node in model.graph for value in node.outputs if value.shape is not None)
     return max((4 * math.prod(size for size in shape[1:] if isinstance(size, int)) for shape in shapes), default=4)
-
-
-def _pack(model: ir.Model, plan: QuantizationPlan, target: Target) -> None:
-    narrow = (site for site in plan.weights if site.number_format.bits <= target.packed_weight_bits)
-    PackWeights(frozenset(f"{site.initializer}_quantized" for site in narrow))(model)
 
 
 def _validate(
