@@ -28,9 +28,14 @@ _WORD_BITS = 63
 _NODES_BYTES = 300  # what the nodes and constants of one weight take in the file, more than INT4 and its Cast do
 
 
+def digits_bytes(count: int, bits: int) -> int:
+    """Bytes that so many codes take in the file as words, with their nodes."""
+    return 8 * -(-count // (_WORD_BITS // bits)) + _NODES_BYTES
+
+
 def digits_pay(count: int, bits: int) -> bool:
     """Whether words take fewer bytes of the file than INT4 does, for a weight of so many codes."""
-    return bits in DENSE_BITS and 8 * -(-count // (_WORD_BITS // bits)) + _NODES_BYTES < (count + 1) // 2
+    return bits in DENSE_BITS and digits_bytes(count, bits) < (count + 1) // 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)

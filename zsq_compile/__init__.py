@@ -20,8 +20,8 @@ from zsq_compile.config import (
     PixelsConfig,
     PriorConfig,
     QuantizationConfig,
-    read_config,
 )
+from zsq_compile.config_file import read_config
 from zsq_compile.errors import (
     BudgetError,
     ConfigError,

@@ -19,21 +19,26 @@ from passes.checks import Door, check
 from passes.emit import emit
 from passes.fold_batchnorm import FoldBatchNorm
 from passes.harvest_batchnorm import BatchNormStatistics, folded_advice, harvest_batchnorm
-from passes.place_quantizers import place_quantizers
+from passes.override_widths import override_widths
 from passes.plan import QuantizationPlan
 from zsq_compile.calibration_data import CalibrationData, feeds, given_data, synthetic_data
 from zsq_compile.clock import Clock
 from zsq_compile.config import CompileConfig
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.errors import ConfigError, UnsupportedModelError, ValidationError
+from zsq_compile.errors import ConfigError, ValidationError
 from zsq_compile.loading import LoadedModel, load_model
+from zsq_compile.mixed_precision import MixedChoice, choose_widths, explained
+from zsq_compile.plan_file import PlanFile, saved_plan
+from zsq_compile.planning import narrowest_plan, planned, size_limit
 from zsq_compile.progress import Progress, Silent
 from zsq_compile.quantization.quantize import calibrated_plan, correct_biases, insert_quantizers, rounded_model
+from zsq_compile.quantization.second_moments import SecondMoments
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet
 from zsq_compile.verification.dataset import Dataset, load_data
 from zsq_compile.verification.report import Report, file_sha256
 from zsq_compile.verification.running import file_bytes
 from zsq_compile.verification.validate import Validation, validate
+from zsq_compile.width_trials import Workpiece, samples_at_a_time
 from zsq_compile.writing import write_model
 
 
@@ -46,6 +51,7 @@ class CompileResult:
         report: the evidence.
         synthetic: the data that was synthesized; None when the user gave calibration data.
         gate_missed: the agreement asked for by ``min_agreement`` was not reached; the file is there all the same.
+        plan: the width of every layer and value, to be given to another compilation.
 
     """
 
@@ -53,6 +59,7 @@ class CompileResult:
     report: Report
     synthetic: SyntheticSet | None
     gate_missed: bool
+    plan: PlanFile
 
 
 def compile_model(
@@ -62,6 +69,7 @@ def compile_model(
     *,
     calibration: Mapping[str, NDArray[Any]] | None = None,
     data: Path | None = None,
+    given_plan: PlanFile | None = None,
     progress: Progress | None = None,
 ) -> CompileResult:
     """Compile a float ONNX model into a quantized one, and prove it in the runtime.
@@ -72,6 +80,7 @@ def compile_model(
         config: everything that can be decided.
         calibration: network inputs by name, (count, ...), to use instead of synthesized ones.
         data: labelled images or arrays, only to measure the result with (see ``verification.dataset``).
+        given_plan: widths of single layers and values; what it does not name is as ``config`` says.
         progress: is told of stages, notes and warnings.
 
     Raises:
@@ -79,40 +88,43 @@ def compile_model(
 
     """
     config, told = config or CompileConfig(), _Remembering(progress or Silent())
-    clock, target = Clock(told), _target(config)
-    path = _output_path(Path(model), output, config)
-    if data is not None and not data.exists():  # an hour of work should not end in a misspelt name
-        raise ConfigError(f"--data wants a folder or an .npz file, got {data}, which does not exist")
+    clock, target, quantization = Clock(told), _target(config), config.quantization
+    path = _output_path(Path(model), output, data, config)
     with clock.stage("load"):
         loaded = load_model(Path(model), input_shapes=config.input.shapes)
         statistics = harvest_batchnorm(loaded.model)
         _tell_loaded(loaded, statistics, told)
     with clock.stage("plan"):
         float_model = _folded(loaded.model)
-        plan = _plan(float_model, target, config)
+        plan = planned(float_model, target, config, _fitting(given_plan, loaded, config, told))
+        limit = size_limit(float_model, target, config, file_bytes(loaded.path))
         teacher = TorchGraph(float_model)
     with clock.stage("synthesize" if calibration is None else "read calibration data"):
         samples = _calibration_data(loaded, statistics, config, calibration, told)
         labelled = None if data is None else _labelled(data, loaded, samples.contract)
     batches = samples.batches(loaded.inputs)
     with clock.stage("calibrate", 2 * len(batches)) as advance:
-        plan = calibrated_plan(plan, teacher, batches, config.quantization, advance)
+        plan = calibrated_plan(plan, teacher, batches, quantization, advance)
+    together = samples.joined(loaded.inputs, _largest_value(float_model))
+    plan, choice, moments = _mixed(
+        float_model, plan, teacher, target, statistics, samples, together, loaded, config, limit, clock
+    )
     with clock.stage("round", len(batches)) as advance:
-        rounded, plan = rounded_model(float_model, plan, teacher, batches, config.quantization, advance)
+        rounded, plan = rounded_model(float_model, plan, teacher, batches, quantization, advance, moments=moments)
     with clock.stage("quantize"):
         quantized = insert_quantizers(rounded, plan)
-        together = samples.joined(loaded.inputs, _largest_value(float_model))
-        correct_biases(float_model, quantized, plan, teacher, statistics, together, config.quantization)
+        correct_biases(float_model, quantized, plan, teacher, statistics, together, quantization)
     with clock.stage("write"):
         emit(quantized, plan, target)
         write_model(quantized, path)
     with clock.stage("validate"):
         validation = _validate(loaded, quantized, path, samples, target, labelled)
-    report = _report(loaded, path, config, statistics, samples, plan, validation, told.texts, clock)
+    report = _report(loaded, path, config, statistics, samples, plan, choice, validation, told.texts, clock)
     if validation.failures:
         raise ValidationError(f"{path} was written, but must not be used: {'; '.join(validation.failures)}")
     missed = config.min_agreement is not None and (validation.agreement or 0.0) < config.min_agreement
-    return CompileResult(path=path, report=report, synthetic=samples.synthetic, gate_missed=missed)
+    saved = saved_plan(plan, report.sha256["model"])
+    return CompileResult(path=path, report=report, synthetic=samples.synthetic, gate_missed=missed, plan=saved)
 
 
 def synthesize(
@@ -145,6 +157,7 @@ def _report(
     statistics: BatchNormStatistics,
     samples: CalibrationData,
     plan: QuantizationPlan,
+    choice: MixedChoice | None,
     validation: Validation,
     notes: Sequence[str],
     clock: Clock,
@@ -158,6 +171,7 @@ def _report(
         coverage=statistics.coverage(),
         contract=None if samples.contract is None else dataclasses.asdict(samples.contract),
         data=samples.description,
+        mixed=None if choice is None else explained(choice),
         refusals=(*statistics.refusals, *plan.refusals),
         notes=tuple(notes),
         validation=validation,
@@ -189,8 +203,11 @@ def _target(config: CompileConfig) -> Target:
         raise ConfigError(str(error)) from error
 
 
-def _output_path(model: Path, output: str | Path | None, config: CompileConfig) -> Path:
-    widths = f"w{config.quantization.bits}a{config.quantization.act_bits}"
+def _output_path(model: Path, output: str | Path | None, data: Path | None, config: CompileConfig) -> Path:
+    """Where to write; an hour of work should not end in a name that is misspelt, nor that of the data."""
+    if data is not None and not data.exists():
+        raise ConfigError(f"--data wants a folder or an .npz file, got {data}, which does not exist")
+    widths = "mixed" if config.mixed else f"w{config.quantization.bits}a{config.quantization.act_bits}"
     path = Path(output) if output is not None else model.with_name(f"{model.stem}.{widths}.onnx")
     if path.resolve() == model.resolve():
         raise ConfigError(f"the output {path} is the input itself: give another name with -o")
@@ -236,23 +253,50 @@ def _folded(model: ir.Model) -> ir.Model:
     return folded
 
 
-def _plan(model: ir.Model, target: Target, config: CompileConfig) -> QuantizationPlan:
-    chosen = config.quantization
-    plan = place_quantizers(
-        model,
-        target,
-        bits=chosen.bits,
-        act_bits=chosen.act_bits,
-        edge_bits=chosen.edge_bits,
-        quantize_outputs=chosen.quantize_outputs,
+def _fitting(given: PlanFile | None, loaded: LoadedModel, config: CompileConfig, progress: Progress) -> PlanFile | None:
+    """Warn of a plan that was made for another file, and refuse one beside ``mixed``."""
+    if given is None:
+        return None
+    if config.mixed:
+        raise ConfigError("mixed chooses widths and a plan gives them: leave one out")
+    if given.model_sha256 and given.model_sha256 != file_sha256(loaded.path):
+        progress.warn(f"the plan was made for another file than {loaded.path}: its widths may not suit this one")
+    return given
+
+
+def _mixed(
+    model: ir.Model,
+    plan: QuantizationPlan,
+    teacher: TorchGraph,
+    target: Target,
+    statistics: BatchNormStatistics,
+    samples: CalibrationData,
+    together: Sequence[Mapping[str, torch.Tensor]],
+    loaded: LoadedModel,
+    config: CompileConfig,
+    limit: int | None,
+    clock: Clock,
+) -> tuple[QuantizationPlan, MixedChoice | None, Mapping[str, SecondMoments] | None]:
+    """Give a calibrated plan the widths that suit best, where that is asked for."""
+    if not config.mixed:
+        return plan, None, None
+    work = Workpiece(
+        model=model,
+        teacher=teacher,
+        target=target,
+        statistics=statistics,
+        widest=plan,
+        narrowest=narrowest_plan(model, target, config),
+        config=config,
+        batches=samples.batches(loaded.inputs),
+        joined=together,
+        held_out=feeds(samples.held_out, loaded.inputs, largest=samples_at_a_time(model)),
     )
-    if not plan.weights:
-        reasons = "; ".join(f"{refusal.where} ({refusal.op_type}): {refusal.reason}" for refusal in plan.refusals[:3])
-        raise UnsupportedModelError(
-            f"nothing in this model can be quantized for {target.name}: it needs a Conv, Gemm or MatMul with constant "
-            f"weights{', but ' + reasons if reasons else ' and has none'}"
-        )
-    return plan
+    with clock.stage("choose widths", work.steps) as advance:
+        choice, moments = choose_widths(work, limit=limit, floor=config.min_agreement, advance=advance)
+        plan = override_widths(plan, target, choice.chosen.widths)
+        plan = calibrated_plan(plan, teacher, work.batches, config.quantization)
+    return plan, choice, moments
 
 
 def _largest_value(model: ir.Model) -> int:

@@ -4,15 +4,19 @@ The same values are built by the command line, by a TOML file (``read_config``) 
 is refused in the same words on all three ways in. Each stage receives its own section only.
 """
 
-import difflib
-import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from zsq_compile.errors import ConfigError
-from zsq_compile.requirements import Shape, require_choice, require_count, require_number, require_shape
+from zsq_compile.requirements import (
+    Shape,
+    require_choice,
+    require_count,
+    require_mixed_goal,
+    require_number,
+    require_shape,
+)
 
 Effort = Literal["fast", "balanced", "best"]
 Distribution = Literal["normal", "uniform"]
@@ -145,8 +149,8 @@ class QuantizationConfig:
     Attributes:
         bits: width of weights in bits. 8 by default: no model that we know of loses from it.
         act_bits: width of activations in bits. 8 by default: runtimes are fastest there; fewer bits save no time today.
-        edge_bits: width of the first and the last layer's weights, where it is more than ``bits``. 8 by default: they
-            hold few weights and cost the most accuracy.
+        edge_bits: width of the first and the last layer's weights, where it is more than ``bits``. None, the default,
+            is 8, because they often cost the most accuracy; ``mixed`` measures that, and keeps to a number only.
         calibration_method: how an activation range is read off the calibration data. ``mse`` by default: it gives up
             rare extremes where that lowers the total error.
         bias_correction: how the mean error of quantized weights is taken back out of the biases. ``auto`` uses the
@@ -160,7 +164,7 @@ class QuantizationConfig:
 
     bits: int = 8
     act_bits: int = 8
-    edge_bits: int = 8
+    edge_bits: int | None = None
     calibration_method: CalibrationMethod = "mse"
     bias_correction: BiasCorrection = "auto"
     rounding: Rounding = "gptq"
@@ -169,7 +173,7 @@ class QuantizationConfig:
 
     def __post_init__(self) -> None:
         """Check the values; ConfigError when one is wrong."""
-        for name in ("bits", "act_bits", "edge_bits"):
+        for name in ("bits", "act_bits") if self.edge_bits is None else ("bits", "act_bits", "edge_bits"):
             require_choice(f"quantization.{name}", getattr(self, name), WIDTHS)
         require_choice("quantization.calibration_method", self.calibration_method, get_args(CalibrationMethod))
         require_choice("quantization.bias_correction", self.bias_correction, get_args(BiasCorrection))
@@ -192,6 +196,9 @@ class CompileConfig:
         seed: start of all randomness: same seed, same machine, same bytes out.
         min_agreement: share from 0 to 1 of the samples held out on which the quantized model must choose the same class
             as the float one. Below it the result is marked as missing its gate; the file is written all the same.
+        mixed: choose the bits of every layer, ``bits`` at most, by what they cost the outputs: least harm under
+            ``max_size``, or without it the smallest file that keeps ``min_agreement``.
+        max_size: most bytes of the file, such as 200k or 1.5M, or its share of the float file, such as 0.15.
 
     """
 
@@ -203,6 +210,8 @@ class CompileConfig:
     effort: Effort = "balanced"
     seed: int = 0
     min_agreement: float | None = None
+    mixed: bool = False
+    max_size: str | None = None
 
     def __post_init__(self) -> None:
         """Check the values; ConfigError when one is wrong."""
@@ -214,9 +223,7 @@ class CompileConfig:
             raise ConfigError(f"seed needs a whole number from 0 to 2**63 - 1, got {self.seed}")
         if self.min_agreement is not None:
             require_number("min_agreement", self.min_agreement, low=0.0, high=1.0, hint="97 % is written 0.97")
-
-
-_SECTIONS = {"input": InputConfig, "quantization": QuantizationConfig}
+        require_mixed_goal(self.mixed, self.max_size, self.min_agreement)
 
 
 def parse_shape(text: str) -> Shape:
@@ -227,117 +234,3 @@ def parse_shape(text: str) -> Shape:
     shape = tuple(None if size == "?" else int(size) for size in sizes)
     require_shape("shape", shape)
     return shape
-
-
-def read_config(path: Path) -> CompileConfig:
-    """Read a TOML file whose tables are the sections of CompileConfig.
-
-    The generator is named by ``kind`` in its table: ``[generator] kind = "pixels"``; the table's other keys are the
-    fields of that generator's config. ConfigError when the file, a key or a value is wrong; an unknown key is answered
-    with the nearest valid one.
-    """
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"configuration file {path} cannot be read: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"configuration file {path} is not valid TOML: {error}") from error
-    try:
-        return _structure(table)
-    except ConfigError as error:
-        raise ConfigError(f"configuration file {path}: {error}") from error
-
-
-def _structure(table: Mapping[str, Any]) -> CompileConfig:
-    # Imported here: cattrs takes longer to import than everything else that `--help` needs.
-    from cattrs import Converter
-
-    converter = Converter(forbid_extra_keys=True)
-    for kind in (int, float, bool, str):
-        converter.register_structure_hook(kind, _strict)
-    # The configs' own checks know the valid words and counts, and say more than cattrs would.
-    converter.register_structure_hook_func(_is_literal, lambda value, _: value)
-    converter.register_structure_hook_func(
-        lambda kind: kind in (tuple[float, ...], tuple[float, float]),
-        lambda value, _: tuple(_strict(number, float) for number in _strict(value, list)),
-    )
-    converter.register_structure_hook_func(lambda kind: kind == Shape, _structure_shape)
-    converter.register_structure_hook(
-        GeneratorConfig | None, lambda value, _: converter.structure(*_generator_table(value))
-    )
-    for name in _SECTIONS.keys() & table.keys():
-        if not isinstance(table[name], dict):
-            raise ConfigError(f"{name} is a table of keys, written [{name}], got {table[name]!r}")
-    try:
-        return converter.structure(table, CompileConfig)
-    except Exception as error:  # cattrs groups whatever the hooks raise
-        raise ConfigError(_first_message(error)) from error
-
-
-def _is_literal(kind: Any) -> bool:
-    return get_origin(kind) is Literal
-
-
-def _strict(value: object, kind: type) -> Any:
-    """Refuse the conversions that int(), str() and their like would make in silence."""
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-        raise ConfigError(f"wanted {_TYPE_WORDS[kind]}, got {value!r}")
-    return value
-
-
-_TYPE_WORDS = {
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    str: "a text",
-    list: "a list",
-}
-
-
-def _structure_shape(value: object, _: object) -> Shape:
-    if isinstance(value, str):
-        return parse_shape(value)
-    if isinstance(value, list):
-        return tuple(_strict(size, int) for size in value)
-    raise ConfigError(f'wanted a shape such as "1x3x224x224" or [1, 3, 224, 224], got {value!r}')
-
-
-def _generator_table(value: object) -> tuple[dict[str, Any], type]:
-    if not isinstance(value, Mapping):
-        raise ConfigError(f'wanted a table with a key "kind", got {value!r}')
-    rest = dict(value)
-    kind = rest.pop("kind", None)
-    if kind not in GENERATORS:
-        raise ConfigError(f'"kind" must be one of {", ".join(GENERATORS)}, got {kind!r}')
-    return rest, GENERATORS[kind]
-
-
-def _first_message(error: BaseException, where: str = "") -> str:
-    """Find the first cause inside what cattrs raised, with the path of the key that it stands at."""
-    from cattrs import AttributeValidationNote, ForbiddenExtraKeysError, IterableValidationNote
-
-    for note in getattr(error, "__notes__", ()):
-        if isinstance(note, AttributeValidationNote):
-            where = f"{where}.{note.name}" if where else note.name
-        elif isinstance(note, IterableValidationNote):
-            where = f"{where}[{note.index!r}]"
-    if isinstance(error, BaseExceptionGroup):
-        return _first_message(error.exceptions[0], where)
-    if isinstance(error, ForbiddenExtraKeysError):
-        return _unknown_key(min(error.extra_fields), [one.name for one in fields(error.cl)], where)
-    text = str(error)
-    return text if not where or text.startswith(where.split(".")[0]) else f"{where}: {text}"
-
-
-def _unknown_key(key: str, valid: list[str], where: str) -> str:
-    place = f"table [{where}]" if where else "the top level"
-    if not valid:
-        return f"unknown key {key!r} in {place}: this table takes no keys"
-    # At the top level a section's key is often meant, so those are candidates as well.
-    sections = (
-        {} if where else {one.name: f"{name}.{one.name}" for name, kind in _SECTIONS.items() for one in fields(kind)}
-    )
-    near = difflib.get_close_matches(key.replace("-", "_"), [*valid, *sections], n=1, cutoff=0.0)[0]
-    return f"unknown key {key!r} in {place}: did you mean {sections.get(near, near)!r}? Valid keys: {', '.join(valid)}"

@@ -15,8 +15,8 @@ from zsq_compile.config import (
     PriorConfig,
     QuantizationConfig,
     parse_shape,
-    read_config,
 )
+from zsq_compile.config_file import read_config
 from zsq_compile.errors import ConfigError
 
 

@@ -15,7 +15,7 @@ from zsq_compile.quantization.calibrate import Batch, calibrate
 from zsq_compile.quantization.gptq import compensated_rounding
 from zsq_compile.quantization.moments import propagate_moments
 from zsq_compile.quantization.scales import weight_scales
-from zsq_compile.quantization.second_moments import measure_second_moments
+from zsq_compile.quantization.second_moments import SecondMoments, measure_second_moments
 
 
 def calibrated_plan(
@@ -37,6 +37,8 @@ def rounded_model(
     batches: Sequence[Batch],
     config: QuantizationConfig,
     advance: Callable[[int], None] = lambda steps: None,
+    *,
+    moments: Mapping[str, SecondMoments] | None = None,
 ) -> tuple[ir.Model, QuantizationPlan]:
     """Copy a float model with every weight moved onto its grid, as ``config.rounding`` chooses the codes.
 
@@ -47,6 +49,7 @@ def rounded_model(
         batches: calibration data, seen once (not at all for ``nearest``).
         config: ``rounding`` chooses the method.
         advance: told the number of batches done.
+        moments: second moments of these very data by node name, where they are known; None measures them.
 
     Returns:
         The copy, and the plan with the scales of its grids. Inserting that plan finds the codes again, exactly.
@@ -55,7 +58,8 @@ def rounded_model(
     copy = model.clone()
     if config.rounding == "nearest":
         return copy, plan
-    moments = measure_second_moments(model, plan, teacher, batches, advance)
+    if moments is None:
+        moments = measure_second_moments(model, plan, teacher, batches, advance)
     rounded = compensated_rounding(plan, teacher.initializers, moments)
     write_initializers(copy, {name: weight for name, (weight, _) in rounded.items()})
     return copy, plan.with_scales(weights={name: scale for name, (_, scale) in rounded.items()})

@@ -34,6 +34,8 @@ class Report:
         refusals: nodes and values that were left in float, with reasons.
         notes: what the user should know, in words.
         validation: float against quantized model in the runtime.
+        mixed: how widths were chosen for every layer, as plain values; two lines of it stand under "summary". None when
+            they were not.
         baseline: onnxruntime's own quantizer on the same model, as plain values; None when it was not asked for.
         versions: of Python and of the packages, see installed_versions.
         sha256: of the files, by role ("model", "emitted").
@@ -51,6 +53,7 @@ class Report:
     refusals: tuple[Refusal, ...]
     notes: tuple[str, ...]
     validation: Validation
+    mixed: Mapping[str, Any] | None = None
     baseline: Mapping[str, Any] | None = None
     versions: Mapping[str, str] = field(default_factory=lambda: installed_versions())
     sha256: Mapping[str, str] = field(default_factory=dict)
@@ -77,6 +80,7 @@ class Report:
             f"data        {self.data}",
             f"layers      {_layers(validation)}",
         ]
+        lines.extend(f"widths      {line}" for line in (self.mixed or {}).get("summary", ()))
         lines.extend(_quality_lines(validation))
         if validation.latency:
             before, after = (validation.latency[name].median_ms for name in ("float", "quantized"))
