@@ -7,7 +7,7 @@ from torch import Tensor
 
 from passes.harvest_batchnorm import BatchNormStatistics
 from passes.insert_qdq import InsertQdq
-from passes.plan import QuantizationPlan
+from passes.plan import QuantizationPlan, WeightSite
 from zsq_compile.config import QuantizationConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.quantization.bias_correction import analytic_correction, empirical_correction
@@ -85,7 +85,7 @@ def correct_biases(
 
     Args:
         model: the float model; ``teacher`` runs it.
-        quantized_model: made from it by ``insert_quantizers``; its int32 biases are replaced.
+        quantized_model: made from it by ``insert_quantizers``; its biases are replaced.
         plan: the calibrated plan.
         teacher: the float graph.
         statistics: BatchNormalization statistics of the float model, possibly none.
@@ -106,14 +106,18 @@ def correct_biases(
         changed = analytic_correction(model, plan, quantized, teacher, moments)
         quantized.initializers.update(changed)
         write_initializers(quantized_model, changed)
-        used = {site.node: "analytic" for site in plan.weights if f"{site.bias}_quantized" in changed}
+        used = {site.node: "analytic" for site in plan.weights if _has_changed(site, changed)}
     if config.bias_correction in ("auto", "empirical"):
         rest = [site.node for site in plan.weights if site.node not in used]
         changed = empirical_correction(plan, quantized, teacher, batches, rest)
         write_initializers(quantized_model, changed)
-        behind = {site.node: f"{site.bias}_quantized" for site in plan.weights if site.node in rest}
-        used |= {node: "empirical" for node, bias in behind.items() if bias in changed}
+        behind = (site for site in plan.weights if site.node in rest)
+        used |= {site.node: "empirical" for site in behind if _has_changed(site, changed)}
     return used
+
+
+def _has_changed(site: WeightSite, changed: Mapping[str, Tensor]) -> bool:
+    return site.bias in changed or f"{site.bias}_quantized" in changed
 
 
 def write_initializers(model: ir.Model, changed: Mapping[str, Tensor]) -> None:
