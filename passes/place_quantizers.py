@@ -24,6 +24,7 @@ from passes.weight_layout import channel_axis
 _MOVERS = "Concat Reshape Transpose Flatten Squeeze Unsqueeze Identity Slice Split Gather DepthToSpace Resize Upsample"
 _SQUASHERS = "Relu Clip Softmax LogSoftmax Sigmoid HardSigmoid Tanh Exp ArgMax TopK"
 _TAIL = frozenset(f"{_MOVERS} {_SQUASHERS}".split())
+_EDGE_BITS = 8
 _RESCALERS = frozenset({"Add", "Sub", "Mul", "Div"})  # with a constant
 
 
@@ -33,7 +34,7 @@ def place_quantizers(
     *,
     bits: int = 8,
     act_bits: int = 8,
-    edge_bits: int = 8,
+    edge_bits: int | None = None,
     quantize_outputs: bool = False,
 ) -> QuantizationPlan:
     """Plan the quantization of a folded float model for a target.
@@ -43,7 +44,7 @@ def place_quantizers(
         target: what the runtime executes in integers.
         bits: weight bits, 2 to 8.
         act_bits: activation bits, 2 to 8 (or the width of the target's own format).
-        edge_bits: least bits of the first and last weighted layers and of the activations that enter them.
+        edge_bits: least bits of the first and last weighted layers and of the activations that enter them; None is 8.
         quantize_outputs: quantize graph outputs as well.
 
     Returns:
@@ -52,6 +53,7 @@ def place_quantizers(
     """
     placement = _Placement(model, target, quantize_outputs)
     first, last = _edge_layers(placement.weighted)
+    edge_bits = _EDGE_BITS if edge_bits is None else edge_bits
     narrow_weight = _narrowed(target.weight, bits)
     edge_weight = _narrowed(target.weight, max(bits, edge_bits))
     weights = tuple(

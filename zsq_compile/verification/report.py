@@ -37,6 +37,8 @@ class Report:
         validation: float against quantized model in the runtime.
         learning: what became of each block that was learned, as plain values; empty where nothing was.
         layers: float against quantized model layer by layer, in the simulation, in graph order.
+        mixed: how widths were chosen for every layer, as plain values; two lines of it stand under "summary". None when
+            they were not.
         baseline: onnxruntime's own quantizer on the same model, as plain values; None when it was not asked for.
         versions: of Python and of the packages, see installed_versions.
         sha256: of the files, by role ("model", "emitted").
@@ -56,6 +58,7 @@ class Report:
     validation: Validation
     learning: tuple[Mapping[str, Any], ...] = ()
     layers: tuple[LayerQuality, ...] = ()
+    mixed: Mapping[str, Any] | None = None
     baseline: Mapping[str, Any] | None = None
     versions: Mapping[str, str] = field(default_factory=lambda: installed_versions())
     sha256: Mapping[str, str] = field(default_factory=dict)
@@ -83,6 +86,7 @@ class Report:
             f"data        {self.data}",
             f"layers      {_layers(validation)}",
         ]
+        lines.extend(f"widths      {line}" for line in (self.mixed or {}).get("summary", ()))
         lines.extend(_quality_lines(validation))
         if validation.latency:
             before, after = (validation.latency[name].median_ms for name in ("float", "quantized"))

@@ -125,6 +125,14 @@ def test_summary_tells_the_figures(report):
     assert "inf" in text
 
 
+def test_widths_that_were_chosen_are_told(report):
+    mixed = {"layers": {"conv1": {"bits": 4, "harm": {8: 0.0, 4: math.inf}}}, "summary": ["one line", "another"]}
+    told = dataclasses.replace(report, mixed=mixed)
+    assert told.to_json()["mixed"]["layers"] == {"conv1": {"bits": 4, "harm": {"8": 0.0, "4": None}}}
+    assert "widths      one line\nwidths      another\n" in told.summary()
+    assert report.to_json()["mixed"] is None
+
+
 def test_summary_of_a_bare_validation(report):
     bare = dataclasses.replace(
         report.validation, simulation=None, labelled=None, latency={}, failures=(), warnings=(), outputs=()
