@@ -29,7 +29,7 @@ from zsq_compile.errors import ConfigError, ValidationError
 from zsq_compile.loading import LoadedModel, load_model
 from zsq_compile.mixed_precision import MixedChoice, choose_widths, explained
 from zsq_compile.plan_file import PlanFile, saved_plan
-from zsq_compile.planning import narrowest_plan, planned, size_limit
+from zsq_compile.planning import narrowest_plan, planned, require_within, size_limit
 from zsq_compile.progress import Progress, Silent
 from zsq_compile.quantization.quantize import calibrated_plan, correct_biases, insert_quantizers, rounded_model
 from zsq_compile.quantization.second_moments import SecondMoments
@@ -116,6 +116,7 @@ def compile_model(
         correct_biases(float_model, quantized, plan, teacher, statistics, together, quantization)
     with clock.stage("write"):
         emit(quantized, plan, target)
+        require_within(quantized, limit)
         write_model(quantized, path)
     with clock.stage("validate"):
         validation = _validate(loaded, quantized, path, samples, target, labelled)
