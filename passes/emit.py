@@ -69,8 +69,8 @@ def _with_all_scales(model: ir.Model, plan: QuantizationPlan) -> QuantizationPla
         constant = model.graph.initializers[site.initializer].const_value
         assert constant is not None
         shape = () if site.axis is None else (constant.shape.numpy()[site.axis],)
-        step = max(float(np.abs(constant.numpy()).max(initial=0.0)), 1e-12) / site.number_format.qmax
-        steps = np.full(shape, step * (1.0 + number / 4096.0), np.float32)
+        reach = max(float(np.abs(constant.numpy()).max(initial=0.0)), 1e-12)
+        steps = np.full(shape, reach / site.number_format.qmax * (1.0 + number / 4096.0), np.float32)
         weights[site.initializer] = Scale(scale=steps, zero_point=np.zeros(shape, np.int32))
     return plan.with_scales(
         activations={**activations, **plan.activation_scales}, weights={**weights, **plan.weight_scales}

@@ -27,7 +27,7 @@ from zsq_compile.errors import ConfigError, ValidationError
 from zsq_compile.loading import LoadedModel, load_model
 from zsq_compile.mixed_precision import explained
 from zsq_compile.plan_file import PlanFile, saved_plan
-from zsq_compile.planning import planned, size_limit
+from zsq_compile.planning import planned, require_within, size_limit
 from zsq_compile.progress import Progress, Silent
 from zsq_compile.quantize_network import FloatNetwork, QuantizedNetwork, quantize_network
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet
@@ -110,6 +110,7 @@ def compile_model(
     quantized = quantize_network(network, plan, clock)
     with clock.stage("write"):
         emit(quantized.model, quantized.plan, target)
+        require_within(quantized.model, limit)
         write_model(quantized.model, path)
     with clock.stage("validate"):
         validation = _validate(loaded, quantized.model, path, samples, target, labelled)

@@ -188,6 +188,7 @@ def explained(choice: MixedChoice) -> dict[str, Any]:
         },
         "values": {name: {"width": width, "harm": choice.values[name]} for name, width in values.items()},
         "trials": [_plain(trial) for trial in choice.trials],
+        "notes": _notes(choice.layers),
         "summary": list(_summary(choice)),
     }
 
@@ -200,6 +201,20 @@ def _plain(trial: Trial) -> dict[str, Any]:
         "agreement": trial.agreement,
         "bits": count_words(trial.widths.weights.values()),
     }
+
+
+def _notes(layers: Iterable[LayerOptions]) -> list[str]:
+    """Say which widths could not be chosen because a wider one takes no more bytes."""
+    useless = [
+        bits
+        for layer in layers
+        for bits in layer.size
+        if any(wider > bits and layer.size[wider] <= layer.size[bits] for wider in layer.size)
+    ]
+    return [
+        f"{bits} bits were not considered for {count} layer{'' if count == 1 else 's'}: more bits take no more bytes"
+        for bits, count in sorted(Counter(useless).items())
+    ]
 
 
 def _summary(choice: MixedChoice) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from passes.override_widths import WidthsError, override_widths
 from passes.place_quantizers import place_quantizers
 from passes.plan import QuantizationPlan
 from zsq_compile.config import WIDTHS, CompileConfig
-from zsq_compile.errors import ConfigError, UnsupportedModelError
+from zsq_compile.errors import ConfigError, QuantizationError, UnsupportedModelError
 from zsq_compile.plan_file import PlanFile
 from zsq_compile.requirements import parse_size
 
@@ -85,6 +85,16 @@ def size_limit(model: ir.Model, target: Target, config: CompileConfig, float_byt
             f"({smallest / float_bytes:.3f} of the float file), with {bits}: allow that many{edges}"
         )
     return limit
+
+
+def require_within(model: ir.Model, limit: int | None) -> None:
+    """Raise QuantizationError where a model that is ready to be written takes more bytes than its limit."""
+    size = 0 if limit is None else int(ir.to_proto(model).ByteSize())
+    if limit is not None and size > limit:
+        raise QuantizationError(
+            f"the file would have {size} bytes, and max_size allows {limit}: a later step has made it larger than the "
+            f"widths were chosen for; allow {size - limit} bytes more, or ask for that many less"
+        )
 
 
 def count_words(bits: Iterable[int]) -> str:

@@ -77,7 +77,12 @@ def test_three_bits_are_not_taken_where_they_are_stored_as_four() -> None:
     loose = replace(TARGET, dense_weight_bits=0)
     work = workpiece(chain(), CompileConfig(mixed=True, max_size="1M"), target=loose)
     limit = (emitted_bytes(work.model, work.narrowest, loose) + emitted_bytes(work.model, work.widest, loose)) // 2
-    assert set(bits_of(chosen(chain(), limit=limit, target=loose)).values()) == {4, 8}
+    choice = chosen(chain(), limit=limit, target=loose)
+    assert set(bits_of(choice).values()) == {4, 8}
+    assert explained(choice)["notes"] == [
+        "2 bits were not considered for 5 layers: more bits take no more bytes",
+        "3 bits were not considered for 5 layers: more bits take no more bytes",
+    ]
     assert set(bits_of(chosen(chain(), limit=limit, target=loose, bits=3, edge_bits=3)).values()) == {3}
 
 

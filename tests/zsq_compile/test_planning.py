@@ -6,9 +6,9 @@ from passes.emit import emitted_bytes
 from tests import models
 from tests.quantizing import prepare
 from zsq_compile.config import CompileConfig, QuantizationConfig
-from zsq_compile.errors import ConfigError
+from zsq_compile.errors import ConfigError, QuantizationError
 from zsq_compile.plan_file import PlanFile
-from zsq_compile.planning import count_words, narrowest_plan, planned, size_limit
+from zsq_compile.planning import count_words, narrowest_plan, planned, require_within, size_limit
 
 TARGET = load_target("ort_cpu")
 
@@ -60,6 +60,14 @@ def test_a_plan_that_names_no_layer_of_the_model_is_refused_with_the_nearest(mod
     plan = planned(model, TARGET, CompileConfig(), given)
     assert [site.number_format.bits for site in plan.weights] == [8, 4, 8, 8]
     assert "r1" not in {site.value for site in plan.activations}
+
+
+def test_a_file_that_has_grown_beyond_its_limit_is_not_written(model: ir.Model) -> None:
+    size = ir.to_proto(model).ByteSize()
+    require_within(model, None)
+    require_within(model, size)
+    with pytest.raises(QuantizationError, match=f"would have {size} bytes, and max_size allows {size - 1}"):
+        require_within(model, size - 1)
 
 
 def test_widths_in_words() -> None:
