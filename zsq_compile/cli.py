@@ -7,6 +7,7 @@ torch or a runtime is imported when the work begins, so that ``--help`` answers 
 import json
 import os
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ from zsq_compile.requirements import require_folder
 if TYPE_CHECKING:
     from zsq_compile.compiler import CompileResult
 
+_STARTED = time.perf_counter()  # importing torch takes seconds, which a time budget counts
 GATE_MISSED, INTERRUPTED, INTERNAL = 4, 130, 1
 
 _SETTINGS = {
@@ -139,6 +141,7 @@ def _compile(
         calibration=None if calib is None else read_arrays(calib),
         data=data,
         given_plan=None if plan is None else read_plan(plan),
+        started=_STARTED,
         progress=progress,
     )
     if save_calib is not None and result.synthetic is not None:

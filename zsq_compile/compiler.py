@@ -66,6 +66,7 @@ def compile_model(
     calibration: Mapping[str, NDArray[Any]] | None = None,
     data: Path | None = None,
     given_plan: PlanFile | None = None,
+    started: float | None = None,
     progress: Progress | None = None,
 ) -> CompileResult:
     """Compile a float ONNX model into a quantized one, and prove it in the runtime.
@@ -77,6 +78,7 @@ def compile_model(
         calibration: network inputs by name, (count, ...), to use instead of synthesized ones.
         data: labelled images or arrays, only to measure the result with (see ``verification.dataset``).
         given_plan: widths of single layers and values; what it does not name is as ``config`` says.
+        started: moment, on the clock of ``time.perf_counter``, from which ``time_budget`` counts; None is now.
         progress: is told of stages, notes and warnings.
 
     Raises:
@@ -84,7 +86,7 @@ def compile_model(
 
     """
     config, told = config or CompileConfig(), _Remembering(progress or Silent())
-    clock, target = Clock(told), _target(config)
+    clock, target = Clock(told, started), _target(config)
     path = _output_path(Path(model), output, data, config)
     with clock.stage("load"):
         loaded = load_model(Path(model), input_shapes=config.input.shapes)

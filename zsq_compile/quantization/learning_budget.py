@@ -1,4 +1,6 @@
-"""How many optimiser steps each block gets: more where its error is larger, within the time that there is.
+"""How many optimiser steps each block gets: as much time as its error asks for, within the time that there is.
+
+Cheap blocks, mostly the last ones, so get many steps: they also make up for what the blocks before them lost.
 
 Without a time limit the numbers follow from the network and the effort alone, so that the same seed gives the same
 bytes; with one they follow from the clock.
@@ -28,7 +30,7 @@ class BlockCost:
         multiplications: of its layers, forwards.
         elements: of all values that it makes.
         batch: samples of one step.
-        error: squared error that its closed form makes on float inputs, relative to the variance of its outputs.
+        error: squared error of its outputs behind the closed forms, relative to their variance.
 
     """
 
@@ -62,13 +64,10 @@ class LearningBudget:
             _STEP + cost.batch * (6 * cost.multiplications * _MULTIPLICATION + cost.elements * _ELEMENT)
             for cost in costs
         ]
-        typical = sum(seconds) / len(seconds)
-        weights = [weight * (typical / second) ** 0.5 for weight, second in zip(weights, seconds, strict=True)]
-        total = sum(weight * second for weight, second in zip(weights, seconds, strict=True))
-        base = min(_ITERATIONS[self.effort] * sum(seconds), _SECONDS[self.effort]) / max(total, 1e-9)
-        steps = [round(weight * base) for weight in weights]
+        unit = min(_ITERATIONS[self.effort] * sum(seconds), _SECONDS[self.effort]) / max(sum(weights), 1e-9)
+        steps = [round(unit * weight / second) for weight, second in zip(weights, seconds, strict=True)]
         self._steps = [count if count >= _FEWEST else 0 for count in steps]
-        self._shares = [weight * second for weight, second in zip(weights, seconds, strict=True)]
+        self._shares = weights
 
     @property
     def planned(self) -> int | None:

@@ -155,7 +155,7 @@ class Reconstruction:
         return values
 
     def _measured_costs(self) -> list[BlockCost]:
-        """Measure on a few samples what a step on each block takes, and what its closed form loses by itself."""
+        """Measure on a few samples what a step on each block takes, and what the closed forms have lost behind it."""
         samples = {
             name: value[: self._samples.feed if self._samples.fixed else _MEASURED]
             for name, value in self._samples.inputs.items()
@@ -169,9 +169,10 @@ class Reconstruction:
         names = dict.fromkeys(name for block in self.blocks for name in (*block.inputs, *block.outputs))
         with torch.inference_mode():
             values = self._teacher.run(samples, tuple(names), visit=measure)
-        costs = []
+        costs, quantized = [], dict(samples)
         for block in self.blocks:
-            outputs = self._outputs(block, {name: values[name] for name in block.inputs}, self._start)
+            outputs = self._outputs(block, {name: quantized[name] for name in block.inputs}, self._start)
+            quantized.update(outputs)
             error = float(self._distance(outputs, {name: values[name] for name in block.outputs}).mean())
             multiplications = sum(
                 self._teacher.initializers[site.initializer][0].numel() * made.get(self._made_by[site.node], 0)
