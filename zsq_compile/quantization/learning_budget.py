@@ -84,5 +84,5 @@ class LearningBudget:
 
 def _by_clock(seconds: float) -> Iterator[float]:
     started = time.perf_counter()
-    while (progress := (time.perf_counter() - started) / max(seconds, 1e-9)) < 1.0:
+    while seconds > 0 and (progress := (time.perf_counter() - started) / seconds) < 1.0:
         yield progress
