@@ -85,9 +85,8 @@ class BlockStudent:
         rounding: LearnedRounding,
     ) -> None:
         self._graph, self._block, self._plan, self._start = graph, block, plan, start
-        inside = (block.values | set(block.inputs)) - set(block.outputs)
         self._sites = {
-            site.value: site for site in plan.activations if site.moved_from is None and site.value in inside
+            site.value: site for site in plan.activations if site.moved_from is None and site.value in block.read
         }
         self.codes: dict[str, LearnedWeight] = {
             site.initializer: _learnable(site, start, weights, rounding)
@@ -137,10 +136,8 @@ class BlockStudent:
         real = dict(floats)
 
         def drop(node: ir.Node, made: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-            name = str(node.outputs[0].name)
-            if name in self._sites:
-                real[name] = made[0]
-            value = name.removesuffix("_dequantized")
+            real.update({str(v.name): x for v, x in zip(node.outputs, made, strict=False) if v.name in self._sites})
+            value = str(node.outputs[0].name).removesuffix("_dequantized")
             if node.op_type != "DequantizeLinear" or value not in self._sites:
                 return None
             x = real.pop(value)
@@ -148,7 +145,7 @@ class BlockStudent:
                 return (x,)  # such fine steps only slow the learning down
             return (torch.lerp(x, made[0].to(x.dtype), dropper.like(x)),)
 
-        feeds = self._start.feeds(self._block.layers)
+        feeds = self._start.feeds(self._block.layers, self._plan)
         feeds |= {f"{name}_dequantized": code.values() for name, code in self.codes.items()}
         feeds |= {f"{name}_dequantized": bias for name, bias in self._biases().items()}
         scales = {**self._start.replacements(), **{f"{group}_scale": scale for group, scale in self._scales().items()}}

@@ -29,14 +29,18 @@ class QuantizedValues:
     biases: Mapping[str, Tensor]
     scales: Mapping[str, Tensor]
 
-    def feeds(self, layers: Sequence[WeightSite]) -> dict[str, Tensor]:
-        """Values of the QDQ graph to run some of its layers with, in the place of what it dequantizes."""
-        weights = {f"{site.initializer}_dequantized": self.weights[site.initializer] for site in layers}
-        return weights | {
-            f"{site.bias}_dequantized": self.biases[site.bias]
-            for site in layers
-            if site.bias and site.bias in self.biases
-        }
+    def feeds(self, layers: Sequence[WeightSite], plan: QuantizationPlan) -> dict[str, Tensor]:
+        """Values of the QDQ graph to run some of its layers with, in the place of what it dequantizes.
+
+        Biases are rounded to the step that they have with these scales: at few bits it is too coarse to be left out.
+        """
+        groups = {site.value: site.group for site in plan.activations}
+        made = {f"{site.initializer}_dequantized": self.weights[site.initializer] for site in layers}
+        for site in layers:
+            if site.bias and site.bias in self.biases:
+                step = self.scales[groups[site.data_input]] * self.steps[site.initializer].flatten()
+                made[f"{site.bias}_dequantized"] = torch.round(self.biases[site.bias] / step) * step
+        return made
 
     def replacements(self) -> dict[str, Tensor]:
         """Return initializers of the QDQ graph to run it with."""

@@ -120,10 +120,11 @@ class Reconstruction:
         self._batch = samples.feed if samples.fixed else min(_BATCH, samples.count)
         self._learned_scales: set[str] = set()
         groups = torch.arange(samples.count) // (samples.feed if samples.fixed else 1)
-        judged = groups % _JUDGED == _JUDGED - 1 if int(groups[-1]) >= _JUDGED else torch.zeros(samples.count).bool()
+        period = min(_JUDGED, int(groups[-1]) + 1)
+        judged = groups % period == period - 1
         self._dropper = Dropper(rng, _QUANTIZED_SHARE, reduced_type(teacher.device))
         self._judged = torch.arange(samples.count)[judged]
-        self._trained = torch.arange(samples.count)[~judged]
+        self._trained = torch.arange(samples.count)[~judged] if period > 1 else self._judged
         budget.plan(self._costs(), self._batch)
 
     @property
@@ -203,7 +204,7 @@ class Reconstruction:
         with torch.inference_mode(), reduced_precision(self._teacher.device):
             if values is None:
                 return self._teacher.run(feeds, block.outputs)
-            constants = values.feeds(block.layers)
+            constants = values.feeds(block.layers, self._plan)
             return self._student.run({**feeds, **constants}, block.outputs, replace=values.replacements())
 
     def _learned(
@@ -273,12 +274,12 @@ class Reconstruction:
     @staticmethod
     def _distance(outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
         """Squared error of each sample, relative to the variance of the targets, over all float outputs."""
-        total = torch.zeros(())
+        total = torch.zeros(max(map(len, targets.values()), default=1))
         for name, target in targets.items():
             if target.is_floating_point():
                 wanted = target.float()
-                error = (outputs[name].float() - wanted).square().flatten(1).mean(1)
-                total = total + error / wanted.var().clamp_min(1e-12)
+                error = (outputs[name].float() - wanted).square().reshape(len(wanted), -1).mean(1)
+                total = total + error / wanted.var(correction=0).clamp_min(1e-12)
         return total
 
 
@@ -293,6 +294,7 @@ def _batched(teacher: TorchGraph, samples: Samples) -> frozenset[str]:
             names.update(str(value.name) for value, tensor in made if tensor.ndim and len(tensor) == size)
 
         with torch.inference_mode():
-            teacher.run({name: value[:size] for name, value in samples.inputs.items()}, visit=remember)
+            first = torch.arange(size)
+            teacher.run({name: value[first % len(value)] for name, value in samples.inputs.items()}, visit=remember)
         found.append(names)
     return frozenset(set.intersection(*found))

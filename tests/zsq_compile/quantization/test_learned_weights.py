@@ -217,11 +217,11 @@ def test_learning_finds_better_codes_than_those_it_starts_from(rounding: Learned
 
     before = error()
     parameters = [learned.logits] if learned.growth is None else [learned.logits, learned.growth]
-    optimizer = torch.optim.Adam(parameters, lr=0.02)
-    for i in range(200):
+    optimizer = torch.optim.Adam(parameters, lr=0.05)
+    for i in range(150):
         loss = (data @ learned.values().T - wanted).square().mean() / before
-        push = learned.regulariser(i / 200)
+        push = learned.regulariser(i / 150)
         optimizer.zero_grad()
-        (loss if push is None else loss + 0.05 * push / weight.numel()).backward()
+        (loss if push is None else loss + 0.5 * push / weight.numel()).backward()
         optimizer.step()
-    assert error() < 0.85 * before
+    assert error() < 0.7 * before
