@@ -79,6 +79,10 @@ class Target:
         weight: format of weights at 8 bits; fewer bits keep its sign and symmetry.
         packed_weight_bits: weights of at most this many bits are stored packed, behind a Cast; 0 means never.
         operators: what runs in integers; anything else stays float.
+        dense_weight_bits: weights of at most this many bits are stored without gaps, as digits of words, where that
+            takes fewer bytes; 0 means never.
+        wide_activation_bits: width above that of ``activation`` which the target runs in integers as well, for values
+            that 8 bits harm; 0 means that there is none, and such a value stays float.
 
     """
 
@@ -90,6 +94,8 @@ class Target:
     weight: NumberFormat
     packed_weight_bits: int
     operators: tuple[OperatorRule, ...]
+    dense_weight_bits: int = 0
+    wide_activation_bits: int = 0
 
     def rule(self, op_type: str) -> OperatorRule | None:
         """Return the rule of an operator, or None when it stays float."""

@@ -7,53 +7,14 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from harness import Rows, compiled, last_words, runtime_key, source_key, table, write_result
-from zoo import LABELLED, Labelled, add_common_options, chosen
+from harness import Rows, Setting, runtime_key, table, write_result
+from judge import Judge, float_row, our_row
+from zoo import LABELLED, add_common_options, chosen
 
-from backends.session import open_session
 from zsq_compile.verification.baseline import METHODS, BaselineSettings, quantize_with_onnxruntime
-from zsq_compile.verification.metrics import agreement, top1
 from zsq_compile.verification.report import file_sha256
-from zsq_compile.verification.running import run_batched
 
 BASELINES = ("ORT defaults, real data", "ORT best, real data", "ORT defaults, random data", "ORT best, random data")
-
-
-class Judge:
-    """Judges files of one model on its labelled images; the float logits are computed once."""
-
-    def __init__(self, model: Labelled, assets: Path) -> None:
-        self.model = model
-        self.assets = assets
-        self._float: tuple[np.ndarray, np.ndarray] | None = None
-
-    def scores(self, path: Path) -> dict[str, Any]:
-        """Return top-1 and agreement with FP32 of a file, 0 to 1."""
-        if self._float is None:
-            self._float = self._logits(self.model.path(self.assets))
-        reference, labels = self._float
-        logits = self._logits(path)[0]
-        return {"top1": top1(logits, labels), "agreement": agreement(reference, logits)}
-
-    def _logits(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
-        session = open_session(path)
-        outputs, labels = [], []
-        for feeds, truth in self.model.evaluation(self.assets).batches(50):
-            if truth is not None:
-                outputs.append(next(iter(run_batched(session, feeds).values())))
-                labels.append(truth)
-        return np.concatenate(outputs), np.concatenate(labels)
-
-
-def float_row(judge: Judge) -> dict[str, Any]:
-    return judge.scores(judge.model.path(judge.assets))
-
-
-def our_row(judge: Judge, done: dict[str, Any]) -> dict[str, Any]:
-    row = {name: done[name] for name in ("seconds", "peak_mb", "exit_code")}
-    path = Path(done["path"])
-    return row | (judge.scores(path) if path.is_file() else {"error": last_words(done)})
 
 
 def onnxruntime_row(judge: Judge, settings: BaselineSettings | None, real: bool) -> dict[str, Any]:
@@ -63,7 +24,7 @@ def onnxruntime_row(judge: Judge, settings: BaselineSettings | None, real: bool)
         output = Path(folder) / "quantized.onnx"
         start = time.perf_counter()
         try:
-            quantize_with_onnxruntime(model.path(judge.assets), output, batches, settings)
+            quantize_with_onnxruntime(judge.path, output, batches, settings)
             row: dict[str, Any] = {"seconds": time.perf_counter() - start, "settings": str(settings or "defaults")}
             return row | judge.scores(output)
         except ValueError as error:
@@ -72,14 +33,12 @@ def onnxruntime_row(judge: Judge, settings: BaselineSettings | None, real: bool)
 
 def gather(judge: Judge, bits: int, name: str, rows: Rows, options: argparse.Namespace) -> dict[str, Any] | None:
     """Return one cell of the table: from the finished rows, or made now when it was asked for."""
-    base = [file_sha256(judge.model.path(options.assets)), str(bits)]
+    base = [file_sha256(judge.path), str(bits)]
     wanted = options.only is None or options.only == ("ours" if name == "ours" else "baseline")
     if name == "FP32":
-        return rows.get(["fp32", base[0], runtime_key()], lambda: float_row(judge))
+        return float_row(judge, rows)
     if name == "ours":
-        done = compiled(judge.model.path(options.assets), bits, rows, options, make=wanted)
-        key = ["ours", *base, source_key(), runtime_key(), options.compile_args]
-        return None if done is None else rows.get(key, lambda: our_row(judge, done))
+        return our_row(judge, Setting(bits=bits), rows, options, make=wanted)
     real = name.endswith("real data")
     if "defaults" in name:
         if bits != 8:

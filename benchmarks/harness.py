@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,33 @@ class Rows:
         return row
 
 
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What one compilation is told: widths in bits, a seed, and calibration data where it need not make its own."""
+
+    bits: int = 8
+    act_bits: int = 8
+    seed: int = 0
+    calib: Path | None = None
+
+    def key(self) -> list[str]:
+        """Say what a row depends on."""
+        data = "" if self.calib is None else file_sha256(self.calib)
+        return [str(self.bits), str(self.act_bits), str(self.seed), data]
+
+    def file_name(self, stem: str) -> str:
+        """Name the quantized file, without its ending."""
+        data = "" if self.calib is None else ".real"
+        return f"{stem}.w{self.bits}a{self.act_bits}.s{self.seed}{data}"
+
+    def words(self) -> list[str]:
+        """Say it to the command line."""
+        words = ["--bits", str(self.bits), "--act-bits", str(self.act_bits), "--seed", str(self.seed)]
+        return words if self.calib is None else [*words, "--calib", str(self.calib)]
+
+
 def compiled(
-    model: Path, bits: int, rows: Rows, options: argparse.Namespace, *, make: bool = True
+    model: Path, setting: Setting, rows: Rows, options: argparse.Namespace, *, make: bool = True
 ) -> dict[str, Any] | None:
     """Return what one call of the command line gave, run now unless it ran before from the same source.
 
@@ -63,19 +89,21 @@ def compiled(
     the JSON report, and the words on stderr. None when it did not run before and ``make`` is False.
     """
     source = source_key()
-    key = ["compiled", file_sha256(model), str(bits), source, runtime_key(), options.compile_args]
+    key = ["compiled", file_sha256(model), *setting.key(), source, runtime_key(), options.compile_args]
     suffix = f".{hashlib.sha256(options.compile_args.encode()).hexdigest()[:6]}" if options.compile_args else ""
-    output = options.work / "ours" / source[:12] / f"{model.stem}.w{bits}a8{suffix}.onnx"
-    row = rows.get(key, (lambda: _compile(model, bits, output, options.compile_args)) if make else None)
+    output = options.work / "ours" / source[:12] / f"{setting.file_name(model.stem)}{suffix}.onnx"
+    row = rows.get(key, (lambda: _compile(model, setting, output, options.compile_args)) if make else None)
     if row is not None and row["exit_code"] in (0, 4) and not output.is_file():
-        return rows.get(key, lambda: _compile(model, bits, output, options.compile_args), again=True) if make else None
+        if not make:
+            return None
+        return rows.get(key, lambda: _compile(model, setting, output, options.compile_args), again=True)
     return row
 
 
-def _compile(model: Path, bits: int, output: Path, extra: str) -> dict[str, Any]:
+def _compile(model: Path, setting: Setting, output: Path, extra: str) -> dict[str, Any]:
     output.parent.mkdir(parents=True, exist_ok=True)
     output.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "zsq_compile", str(model), "--bits", str(bits), "-o", str(output), "--seed", "0"]
+    command = [sys.executable, "-m", "zsq_compile", str(model), "-o", str(output), *setting.words()]
     command += ["--json", "-q", *shlex.split(extra)]
     logs = output.with_suffix(".stdout"), output.with_suffix(".stderr")
     start = time.perf_counter()

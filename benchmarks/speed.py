@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import Rows, compiled, last_words, table, write_result
+from harness import Rows, Setting, compiled, last_words, table, write_result
 from learning import block_lines
 from zoo import LABELLED, Labelled, add_common_options, chosen
 
@@ -78,7 +78,7 @@ def main() -> None:
         files = {"FP32": model.path(options.assets), "ORT U8S8": onnxruntime_file(model, options)}
         for bits in options.bits:
             print(f"{key}, W{bits}A8 ...", file=sys.stderr, flush=True)
-            row = compiled(files["FP32"], bits, rows, options)
+            row = compiled(files["FP32"], Setting(bits=bits), rows, options)
             if row is not None:
                 compiling.append(compile_line(model, bits, row))
                 if row["exit_code"] in (0, 4):

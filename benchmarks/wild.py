@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import Any
 
-from harness import Rows, compiled, last_words, table, write_result
+from harness import Rows, Setting, compiled, last_words, table, write_result
 from zoo import WILD, add_common_options, chosen
 
 
@@ -49,7 +49,7 @@ def main() -> None:
     lines = []
     for key in chosen(options.models, WILD):
         print(f"{key} ...", file=sys.stderr, flush=True)
-        row = compiled(options.assets / "models" / "wild" / f"{key}.onnx", options.bits, rows, options)
+        row = compiled(options.assets / "models" / "wild" / f"{key}.onnx", Setting(bits=options.bits), rows, options)
         if row is not None:
             lines.append(line(key, row))
     header = ["model", "result", "exit code", "lowest SQNR, dB", "agreement", "layers", "seconds", "in its words"]

@@ -5,10 +5,12 @@ Imports only go down: this package may use ``backends``, and nothing of ``zsq_co
 
 from passes.add_missing_bias import AddMissingBias
 from passes.checks import Door, IllegalGraphError, check
+from passes.emit import emit
 from passes.fold_batchnorm import FoldBatchNorm
 from passes.harvest_batchnorm import BatchNorm, BatchNormStatistics, folded_advice, harvest_batchnorm
 from passes.insert_qdq import InsertQdq
 from passes.normalize import normalize
+from passes.pack_digits import PackDigits
 from passes.pack_weights import PackWeights
 from passes.pipeline import Outcome
 from passes.place_quantizers import place_quantizers
@@ -24,12 +26,14 @@ __all__ = [
     "IllegalGraphError",
     "InsertQdq",
     "Outcome",
+    "PackDigits",
     "PackWeights",
     "QuantizationPlan",
     "Refusal",
     "Scale",
     "WeightSite",
     "check",
+    "emit",
     "folded_advice",
     "harvest_batchnorm",
     "normalize",

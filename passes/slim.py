@@ -46,5 +46,13 @@ def _is_added(node: ir.Node) -> bool:
     if node.op_type in _ADDED:
         return True
     readers = [use.node for value in node.outputs for use in value.uses()]
-    constant = all(value is not None and value.is_initializer() for value in node.inputs)
-    return constant and bool(readers) and all(reader.op_type == "DequantizeLinear" for reader in readers)
+    return bool(readers) and _is_constant(node) and all(_is_added(reader) for reader in readers)
+
+
+def _is_constant(node: ir.Node) -> bool:
+    """Whether a node reads nothing but constants, directly or through nodes that read nothing else."""
+    for value in node.inputs:
+        maker = None if value is None else value.producer()
+        if value is None or not (value.is_initializer() or (maker is not None and _is_constant(maker))):
+            return False
+    return True

@@ -143,6 +143,23 @@ def branches(*, seed: int = 0) -> onnx.ModelProto:
     )
 
 
+def padded(*, seed: int = 0) -> onnx.ModelProto:
+    """A Pad between two convolutions, unevenly: (N, 2, 6, 6) -> (N, 3, 4, 4)."""
+    return parse(
+        """
+        padded (float[N,2,6,6] x) => (float[N,3,4,4] y)
+        <float[4,2,3,3] w0, float[4] b0, int64[8] pads = {0,0,1,1,0,0,1,1}, float[3,4,3,3] w1, float[3] b1>
+        {
+            [first] c = Conv(x, w0, b0)
+            [relu] r = Relu(c)
+            [pad] p = Pad(r, pads)
+            [second] y = Conv(p, w1, b1)
+        }
+        """,
+        seed=seed,
+    )
+
+
 def graph(text: str, *, seed: int = 0, weights: Mapping[str, NDArray[np.generic]] | None = None) -> ir.Model:
     """The same as ``parse``, for passes."""
     return ir.from_proto(parse(text, seed=seed, weights=weights))

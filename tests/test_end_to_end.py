@@ -1,9 +1,11 @@
 """The whole line on small networks: a float file in, a quantized file out, and the runtime as the judge."""
 
 import json
+import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 from backends.session import open_session
 from tests import models
 from zsq_compile import CompileConfig, PixelsConfig, QuantizationConfig, UnsupportedModelError, compile_model
+from zsq_compile.layer_quality import worst_layers
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
@@ -56,6 +59,34 @@ def test_all_stages_at_eight_bits(model: Path) -> None:
     assert validation.failures == ()
     assert (validation.fusion.fused, validation.fusion.unfused) == (4, ())
     assert result.report.coverage == "BN found behind 3 of 3 convolutions"
+
+
+def test_every_layer_is_measured_after_every_step(model: Path) -> None:
+    config = replace(QUICK, quantization=QuantizationConfig(bits=2, act_bits=8))
+    report = compile_model(model, config=config).report
+    layers = {layer.node: layer for layer in report.layers}
+    assert list(layers) == ["conv0", "conv1", "conv2", "add", "pool", "gemm"]
+    for layer in layers.values():
+        assert list(layer.sqnr_db) == ["scales", "round", "biases"]
+        assert all(math.isfinite(ratio) for ratio in (*layer.sqnr_db.values(), layer.own_sqnr_db))
+    # the first and the last layer keep 8 bits
+    assert {layer.node for layer in worst_layers(report.layers, 2)} == {"conv1", "conv2"}
+    for name in ("conv1", "conv2"):
+        assert str(layers[name].reason).startswith("few bits: 2-bit weights")
+    assert "measure" in report.stages
+    told = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert told["worst_layers"][0]["node"] in ("conv1", "conv2")
+
+
+def test_a_fixed_batch_is_measured_too(tmp_path: Path) -> None:
+    path = tmp_path / "fixed.onnx"
+    network = models.residual()
+    for value in (*network.graph.input, *network.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 2
+    onnx.save(network, path)
+    report = compile_model(path, config=QUICK).report
+    assert len(report.layers) == 6
+    assert all(layer.own_sqnr_db > 20.0 for layer in report.layers)
 
 
 def test_four_bits_are_stored_in_half_the_bytes(model: Path) -> None:

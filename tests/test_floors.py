@@ -15,7 +15,7 @@ LONGEST_FILE, LONGEST_FUNCTION = 350, 50
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("backends",),
     ("passes",),
-    ("zsq_compile.errors", "zsq_compile.progress", "zsq_compile.signature"),
+    ("zsq_compile.errors", "zsq_compile.layer_quality", "zsq_compile.progress", "zsq_compile.signature"),
     (
         "zsq_compile.agreement",
         "zsq_compile.clock",
@@ -27,7 +27,15 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("zsq_compile.units",),
     ("zsq_compile.config", "zsq_compile.loading", "zsq_compile.differentiable", "zsq_compile.writing"),
     ("zsq_compile.synthesis", "zsq_compile.quantization", "zsq_compile.verification"),
-    ("zsq_compile.calibration_data", "zsq_compile.arrays", "zsq_compile.config_file"),
+    (
+        "zsq_compile.arrays",
+        "zsq_compile.calibration_data",
+        "zsq_compile.config_file",
+        "zsq_compile.plan_file",
+        "zsq_compile.width_trials",
+    ),
+    ("zsq_compile.planning",),
+    ("zsq_compile.mixed_precision",),
     ("zsq_compile.quantize_network",),
     ("zsq_compile.compiler",),
     ("zsq_compile.reader", "zsq_compile.console", "zsq_compile.options"),
@@ -42,6 +50,7 @@ TORCH = (
     "zsq_compile.calibration_data",
     "zsq_compile.compiler",
     "zsq_compile.quantize_network",
+    "zsq_compile.width_trials",
 )
 ONNXRUNTIME = ("backends.session", "zsq_compile.verification.baseline")
 FOREIGN_TO_PASSES = frozenset({"onnx", "onnx_ir", "onnxsim", "numpy"})

@@ -24,9 +24,10 @@ from zsq_compile.synthesis.generator import InputContract, SyntheticSet
 
 _HELD_OUT = 4  # one sample in so many judges the result and takes no part in making it
 _SMALL_IMAGE = 64 * 64
-_COUNTS = {"fast": (128, 32), "balanced": (256, 64), "best": (1024, 128)}
+_COUNTS = {"fast": (128, 32), "balanced": (256, 64), "best": (1024, 128)}  # of small and of large images
+_TO_LEARN_FROM = 2  # times as many where codes are learned: few samples are learned by heart
 _BATCH = 32
-_JOINED_BYTES = 256_000_000  # for one value of the graph; a few of them live at the same time
+_JOINED_BYTES = 256_000_000  # for the values of the graph that are counted; a few more live at the same time
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -59,9 +60,14 @@ class CalibrationData:
 
     def joined(self, inputs: Sequence[InputSpec], model: ir.Model) -> list[dict[str, Tensor]]:
         """As many calibration samples as fit a model in one feed, or all of them in feeds of a fixed batch size."""
-        fitting = max(_JOINED_BYTES // _largest_value(model), 1)
+        fitting = max(_JOINED_BYTES // max(_value_bytes(model)), 1)
         batches = self.batches(inputs, largest=fitting)
         return batches if fixed_batch(inputs) else batches[:1]
+
+    def judging(self, inputs: Sequence[InputSpec], model: ir.Model) -> list[dict[str, Tensor]]:
+        """At most 32 samples held out, fewer of a large network: one feed, or several of a fixed batch size."""
+        fitting, fixed = max(min(_JOINED_BYTES // sum(_value_bytes(model)), _BATCH), 1), fixed_batch(inputs)
+        return feeds(self.held_out, inputs, largest=fitting)[: max(fitting // fixed, 1) if fixed else 1]
 
 
 def feeds(
@@ -74,10 +80,10 @@ def feeds(
     return [{name: tensor[i : i + size] for name, tensor in samples.items()} for i in range(0, stop, size)]
 
 
-def _largest_value(model: ir.Model) -> int:
-    """Bytes that the largest value of the graph takes for one sample."""
+def _value_bytes(model: ir.Model) -> list[int]:
+    """Bytes that each value of the graph takes for one sample."""
     shapes = (value.shape for node in model.graph for value in node.outputs if value.shape is not None)
-    return max((4 * math.prod(size for size in shape[1:] if isinstance(size, int)) for shape in shapes), default=4)
+    return [4 * math.prod(size for size in shape[1:] if isinstance(size, int)) for shape in shapes] or [4]
 
 
 def fixed_batch(inputs: Sequence[InputSpec]) -> int | None:
@@ -184,9 +190,9 @@ def _inferred_contract(
 def _default_count(inputs: Sequence[InputSpec], config: CompileConfig) -> int:
     small, large = _COUNTS[config.effort]
     image = _first_image(inputs)
-    if image is None:
-        return small
-    return small if int(image.shape[2] or 1) * int(image.shape[3] or 1) <= _SMALL_IMAGE else large
+    is_small = image is None or int(image.shape[2] or 1) * int(image.shape[3] or 1) <= _SMALL_IMAGE
+    learned = config.learned_rounding is not None and min(config.quantization.bits, config.quantization.act_bits) < 8
+    return (small if is_small else large) * (_TO_LEARN_FROM if learned else 1)
 
 
 def _split(samples: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -7,10 +7,12 @@ torch or a runtime is imported when the work begins, so that ``--help`` answers 
 import json
 import os
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -26,6 +28,7 @@ from zsq_compile.requirements import require_folder
 if TYPE_CHECKING:
     from zsq_compile.compiler import CompileResult
 
+_STARTED = time.perf_counter()  # importing torch takes seconds, which a time budget counts
 GATE_MISSED, INTERRUPTED, INTERNAL = 4, 130, 1
 
 _SETTINGS = {
@@ -73,10 +76,15 @@ def compile_command(
     bits: given.Bits = None,
     act_bits: given.ActBits = None,
     edge_bits: given.EdgeBits = None,
+    mixed: given.Mixed = None,
+    max_size: given.MaxSize = None,
+    plan: given.Plan = None,
+    save_plan: given.SavePlan = None,
     target: given.Target = None,
     calibration_method: given.Calibration = None,
     bias_correction: given.Bias = None,
     rounding: given.Round = None,
+    equalize: given.Equalize = None,
     generator: given.Generator = None,
     samples: given.Samples = None,
     effort: given.EffortOption = None,
@@ -100,19 +108,47 @@ def compile_command(
     """Quantize a trained float ONNX model without any data, and prove the result in ONNX Runtime."""
     with _guard(json_wanted, quiet, verbose) as progress:
         settings = given.build_config(context.params)
-        if save_calib is not None:
-            if calib is not None:
-                raise ConfigError("--save-calib keeps synthetic data, but --calib brings its own: leave one out")
-            require_folder(save_calib)
-        from zsq_compile.arrays import read_arrays, write_arrays
-        from zsq_compile.compiler import compile_model
-
-        calibration = None if calib is None else read_arrays(calib)
-        result = compile_model(model, output, settings, calibration=calibration, data=data, progress=progress)
-        if save_calib is not None and result.synthetic is not None:
-            write_arrays(save_calib, {name: tensor.numpy() for name, tensor in result.synthetic.inputs.items()})
+        result = _compile(model, output, settings, calib, save_calib, plan, save_plan, data, progress)
     _answer(result, settings, json_wanted, quiet)
     raise typer.Exit(GATE_MISSED if result.gate_missed else 0)
+
+
+def _compile(
+    model: Path,
+    output: Path | None,
+    settings: CompileConfig,
+    calib: Path | None,
+    save_calib: Path | None,
+    plan: Path | None,
+    save_plan: Path | None,
+    data: Path | None,
+    progress: Progress,
+) -> "CompileResult":
+    """Read what is given beside the settings, compile, and keep what is asked for."""
+    if save_calib is not None and calib is not None:
+        raise ConfigError("--save-calib keeps synthetic data, but --calib brings its own: leave one out")
+    for kept in (save_calib, save_plan):
+        if kept is not None:
+            require_folder(kept)
+    from zsq_compile.arrays import read_arrays, write_arrays
+    from zsq_compile.compiler import compile_model
+    from zsq_compile.plan_file import read_plan, write_plan
+
+    result = compile_model(
+        model,
+        output,
+        settings,
+        calibration=None if calib is None else read_arrays(calib),
+        data=data,
+        given_plan=None if plan is None else read_plan(plan),
+        started=_STARTED,
+        progress=progress,
+    )
+    if save_calib is not None and result.synthetic is not None:
+        write_arrays(save_calib, {name: tensor.numpy() for name, tensor in result.synthetic.inputs.items()})
+    if save_plan is not None:
+        write_plan(save_plan, result.plan)
+    return result
 
 
 @synth_app.command(epilog=_EXIT_CODES)

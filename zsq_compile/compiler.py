@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +15,21 @@ from backends.catalog import TargetError, load_target
 from backends.target import Target
 from passes.add_missing_bias import AddMissingBias
 from passes.checks import Door, check
+from passes.emit import emit
+from passes.equalize_channels import EqualizeChannels
 from passes.fold_batchnorm import FoldBatchNorm
 from passes.harvest_batchnorm import BatchNormStatistics, folded_advice, harvest_batchnorm
-from passes.pack_weights import PackWeights
-from passes.place_quantizers import place_quantizers
-from passes.plan import QuantizationPlan
-from passes.slim import Slim
 from zsq_compile.calibration_data import CalibrationData, feeds, given_data, synthetic_data
 from zsq_compile.clock import Clock
 from zsq_compile.config import CompileConfig
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.errors import ConfigError, UnsupportedModelError, ValidationError
+from zsq_compile.errors import ConfigError, ValidationError
 from zsq_compile.loading import LoadedModel, load_model
+from zsq_compile.mixed_precision import explained
+from zsq_compile.plan_file import PlanFile, saved_plan
+from zsq_compile.planning import planned, require_within, size_limit
 from zsq_compile.progress import Progress, Silent
-from zsq_compile.quantize_network import QuantizedNetwork, quantize_network
+from zsq_compile.quantize_network import FloatNetwork, QuantizedNetwork, quantize_network
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet
 from zsq_compile.verification.dataset import Dataset, load_data
 from zsq_compile.verification.report import Report, file_sha256
@@ -46,6 +47,7 @@ class CompileResult:
         report: the evidence.
         synthetic: the data that was synthesized; None when the user gave calibration data.
         gate_missed: the agreement asked for by ``min_agreement`` was not reached; the file is there all the same.
+        plan: the width of every layer and value, to be given to another compilation.
 
     """
 
@@ -53,6 +55,7 @@ class CompileResult:
     report: Report
     synthetic: SyntheticSet | None
     gate_missed: bool
+    plan: PlanFile
 
 
 def compile_model(
@@ -62,6 +65,8 @@ def compile_model(
     *,
     calibration: Mapping[str, NDArray[Any]] | None = None,
     data: Path | None = None,
+    given_plan: PlanFile | None = None,
+    started: float | None = None,
     progress: Progress | None = None,
 ) -> CompileResult:
     """Compile a float ONNX model into a quantized one, and prove it in the runtime.
@@ -72,6 +77,8 @@ def compile_model(
         config: everything that can be decided.
         calibration: network inputs by name, (count, ...), to use instead of synthesized ones.
         data: labelled images or arrays, only to measure the result with (see ``verification.dataset``).
+        given_plan: widths of single layers and values; what it does not name is as ``config`` says.
+        started: moment, on the clock of ``time.perf_counter``, from which ``time_budget`` counts; None is now.
         progress: is told of stages, notes and warnings.
 
     Raises:
@@ -79,33 +86,38 @@ def compile_model(
 
     """
     config, told = config or CompileConfig(), _Remembering(progress or Silent())
-    clock, target = Clock(told), _target(config)
-    path = _output_path(Path(model), output, config)
-    if data is not None and not data.exists():  # an hour of work should not end in a misspelt name
-        raise ConfigError(f"--data wants a folder or an .npz file, got {data}, which does not exist")
+    clock, target = Clock(told, started), _target(config)
+    path = _output_path(Path(model), output, data, config)
     with clock.stage("load"):
         loaded = load_model(Path(model), input_shapes=config.input.shapes)
         statistics = harvest_batchnorm(loaded.model)
         _tell_loaded(loaded, statistics, told)
     with clock.stage("plan"):
-        float_model = _folded(loaded.model)
-        plan = _plan(float_model, target, config)
+        float_model = _folded(loaded.model, config.quantization.equalize)
+        plan = planned(float_model, target, config, _fitting(given_plan, loaded, config, told))
+        limit = size_limit(float_model, target, config, file_bytes(loaded.path))
     with clock.stage("synthesize" if calibration is None else "read calibration data"):
         samples = _calibration_data(loaded, statistics, config, calibration, told)
         labelled = None if data is None else _labelled(data, loaded, samples.contract)
-    quantized = quantize_network(float_model, plan, statistics, samples, loaded.inputs, config, clock)
+    network = FloatNetwork(
+        model=float_model,
+        target=target,
+        # those of a model whose channels were equalized hold no longer
+        statistics=replace(statistics, entries=()) if config.quantization.equalize else statistics,
+        samples=samples,
+        inputs=loaded.inputs,
+        config=config,
+        limit=limit,
+    )
+    quantized = quantize_network(network, plan, clock)
     with clock.stage("write"):
-        _pack(quantized.model, plan, target)
-        check(quantized.model, Door.EMITTED)
-        Slim()(quantized.model)
+        emit(quantized.model, quantized.plan, target)
+        require_within(quantized.model, limit)
         write_model(quantized.model, path)
     with clock.stage("validate"):
         validation = _validate(loaded, quantized.model, path, samples, target, labelled)
     report = _report(loaded, path, config, statistics, samples, quantized, validation, told.texts, clock)
-    if validation.failures:
-        raise ValidationError(f"{path} was written, but must not be used: {'; '.join(validation.failures)}")
-    missed = config.min_agreement is not None and (validation.agreement or 0.0) < config.min_agreement
-    return CompileResult(path=path, report=report, synthetic=samples.synthetic, gate_missed=missed)
+    return _concluded(report, config, samples.synthetic, saved_plan(quantized.plan, report.sha256["model"]))
 
 
 def synthesize(
@@ -131,6 +143,15 @@ def synthesize(
     return made
 
 
+def _concluded(report: Report, config: CompileConfig, synthetic: SyntheticSet | None, plan: PlanFile) -> CompileResult:
+    """Refuse a file that its runtime does not compute, and see whether the agreement asked for was reached."""
+    validation = report.validation
+    if validation.failures:
+        raise ValidationError(f"{report.emitted} was written, but must not be used: {'; '.join(validation.failures)}")
+    missed = config.min_agreement is not None and (validation.agreement or 0.0) < config.min_agreement
+    return CompileResult(path=report.emitted, report=report, synthetic=synthetic, gate_missed=missed, plan=plan)
+
+
 def _report(
     loaded: LoadedModel,
     path: Path,
@@ -152,9 +173,11 @@ def _report(
         contract=None if samples.contract is None else dataclasses.asdict(samples.contract),
         data=samples.description,
         learning=tuple(dataclasses.asdict(block) for block in quantized.blocks),
+        mixed=None if quantized.choice is None else explained(quantized.choice),
         refusals=(*statistics.refusals, *quantized.plan.refusals),
         notes=tuple(notes),
         validation=validation,
+        layers=quantized.layers,
         sha256={"model": file_sha256(loaded.path), "emitted": file_sha256(path)},
     )
 
@@ -183,8 +206,11 @@ def _target(config: CompileConfig) -> Target:
         raise ConfigError(str(error)) from error
 
 
-def _output_path(model: Path, output: str | Path | None, config: CompileConfig) -> Path:
-    widths = f"w{config.quantization.bits}a{config.quantization.act_bits}"
+def _output_path(model: Path, output: str | Path | None, data: Path | None, config: CompileConfig) -> Path:
+    """Where to write; an hour of work should not end in a name that is misspelt, nor that of the data."""
+    if data is not None and not data.exists():
+        raise ConfigError(f"--data wants a folder or an .npz file, got {data}, which does not exist")
+    widths = "mixed" if config.mixed else f"w{config.quantization.bits}a{config.quantization.act_bits}"
     path = Path(output) if output is not None else model.with_name(f"{model.stem}.{widths}.onnx")
     if path.resolve() == model.resolve():
         raise ConfigError(f"the output {path} is the input itself: give another name with -o")
@@ -221,37 +247,26 @@ def _labelled(data: Path, loaded: LoadedModel, contract: InputContract | None) -
     return load_data(data, loaded.inputs, mean=contract.mean, std=contract.std, channel_order=contract.channel_order)
 
 
-def _folded(model: ir.Model) -> ir.Model:
+def _folded(model: ir.Model, equalize: bool) -> ir.Model:
     """Copy a model with BatchNormalization folded and a bias in every layer that can have one."""
     folded = model.clone()
     FoldBatchNorm()(folded)
     AddMissingBias()(folded)
+    if equalize:
+        EqualizeChannels()(folded)
     check(folded, Door.FOLDED)
     return folded
 
 
-def _plan(model: ir.Model, target: Target, config: CompileConfig) -> QuantizationPlan:
-    chosen = config.quantization
-    plan = place_quantizers(
-        model,
-        target,
-        bits=chosen.bits,
-        act_bits=chosen.act_bits,
-        edge_bits=chosen.edge_bits,
-        quantize_outputs=chosen.quantize_outputs,
-    )
-    if not plan.weights:
-        reasons = "; ".join(f"{refusal.where} ({refusal.op_type}): {refusal.reason}" for refusal in plan.refusals[:3])
-        raise UnsupportedModelError(
-            f"nothing in this model can be quantized for {target.name}: it needs a Conv, Gemm or MatMul with constant "
-            f"weights{', but ' + reasons if reasons else ' and has none'}"
-        )
-    return plan
-
-
-def _pack(model: ir.Model, plan: QuantizationPlan, target: Target) -> None:
-    narrow = (site for site in plan.weights if site.number_format.bits <= target.packed_weight_bits)
-    PackWeights(frozenset(f"{site.initializer}_quantized" for site in narrow))(model)
+def _fitting(given: PlanFile | None, loaded: LoadedModel, config: CompileConfig, progress: Progress) -> PlanFile | None:
+    """Warn of a plan that was made for another file, and refuse one beside ``mixed``."""
+    if given is None:
+        return None
+    if config.mixed:
+        raise ConfigError("mixed chooses widths and a plan gives them: leave one out")
+    if given.model_sha256 and given.model_sha256 != file_sha256(loaded.path):
+        progress.warn(f"the plan was made for another file than {loaded.path}: its widths may not suit this one")
+    return given
 
 
 def _validate(

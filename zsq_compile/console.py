@@ -16,6 +16,8 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.table import Table
 from rich.text import Text
 
+from zsq_compile.layer_quality import worst_layers
+
 if TYPE_CHECKING:
     from zsq_compile.compiler import CompileResult
     from zsq_compile.verification.report import Report
@@ -160,9 +162,11 @@ def _sentences(report: "Report") -> list[str]:
         sure = f", {margin:.2f} times better than the next" if margin is not None else ""
         how = "inferred" if report.contract.get("inferred") else "assumed or given"
         lines.append(f"input: {report.contract['name']} ({how}{sure})")
+    lines += [f"widths: {line}" for line in (report.mixed or {}).get("summary", ())]
     shown = [f"left in float: {one.where} ({one.op_type}): {one.reason}" for one in report.refusals[:5]]
     lines += shown
     if len(report.refusals) > len(shown):
         lines.append(f"left in float: {len(report.refusals) - len(shown)} more, see --json")
+    lines += [f"worst layer: {layer.words()}" for layer in worst_layers(report.layers)]
     lines += [f"warning: {text}" for text in report.validation.warnings]
     return lines

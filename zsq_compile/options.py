@@ -85,9 +85,39 @@ EdgeBits = Annotated[
     typer.Option(
         help="Bits of the first and last layer's weights, where that is more than --bits.",
         metavar="8|4|3|2",
-        show_default="8",
+        show_default="8; none with --mixed",
         rich_help_panel=_PRECISION,
     ),
+]
+Mixed = Annotated[
+    bool | None,
+    typer.Option(
+        "--mixed",
+        help="Choose the bits of every layer, --bits at most, by what they cost: the least harm within --max-size, or "
+        "without it the smallest file that keeps --min-agreement.",
+        show_default=False,
+        rich_help_panel=_PRECISION,
+    ),
+]
+MaxSize = Annotated[
+    str | None,
+    typer.Option(
+        help="With --mixed: most bytes of the file, or its share of the float file.",
+        metavar="200k|1.5M|0.15",
+        rich_help_panel=_PRECISION,
+    ),
+]
+Plan = Annotated[
+    Path | None,
+    typer.Option(
+        help="Widths of single layers and values, as --save-plan writes them; they win over the other options.",
+        metavar="FILE.json",
+        rich_help_panel=_PRECISION,
+    ),
+]
+SavePlan = Annotated[
+    Path | None,
+    typer.Option(help="Keep the width of every layer and value.", metavar="FILE.json", rich_help_panel=_PRECISION),
 ]
 Target = Annotated[
     str | None,
@@ -117,6 +147,15 @@ Round = Annotated[
         "squant, without data, only makes the errors of a channel cancel; adaround, genie-m and lsq learn on from "
         "gptq, block by block, below 8 bits.",
         show_default="gptq at the effort fast, else lsq",
+        rich_help_panel=_PRECISION,
+    ),
+]
+Equalize = Annotated[
+    bool | None,
+    typer.Option(
+        "--equalize",
+        help="Even out channel ranges between layers first; for targets with one weight scale per tensor.",
+        show_default="off",
         rich_help_panel=_PRECISION,
     ),
 ]

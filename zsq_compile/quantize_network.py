@@ -1,21 +1,30 @@
 """The middle of the sentence: from a float network and calibration data to the QDQ network, closed forms first."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from backends.target import Target
 from passes.harvest_batchnorm import BatchNormStatistics
+from passes.override_widths import override_widths
 from passes.plan import QuantizationPlan
-from zsq_compile.calibration_data import CalibrationData
+from zsq_compile.calibration_data import CalibrationData, feeds
 from zsq_compile.clock import Clock
 from zsq_compile.config import CompileConfig
 from zsq_compile.differentiable.module import TorchGraph
+from zsq_compile.layer_quality import LayerQuality
+from zsq_compile.mixed_precision import MixedChoice, choose_widths
+from zsq_compile.planning import narrowest_plan
+from zsq_compile.quantization.calibrate import Batch
+from zsq_compile.quantization.layer_noise import layer_qualities
 from zsq_compile.quantization.learning import is_learnable, learning
 from zsq_compile.quantization.learning_budget import LearningBudget
 from zsq_compile.quantization.quantize import calibrated_plan, correct_biases, insert_quantizers, rounded_model
 from zsq_compile.quantization.reconstruct import BlockRecord
+from zsq_compile.quantization.second_moments import SecondMoments
 from zsq_compile.signature import InputSpec
+from zsq_compile.width_trials import Workpiece, samples_at_a_time
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -26,57 +35,119 @@ class QuantizedNetwork:
         model: the QDQ model, weights not packed yet.
         plan: with all scales.
         blocks: what became of each block that was learned; empty where nothing was.
+        layers: what each layer lost, after each step of quantization.
+        choice: of the widths, where they were chosen.
 
     """
 
     model: ir.Model
     plan: QuantizationPlan
-    blocks: Sequence[BlockRecord] = ()
+    blocks: tuple[BlockRecord, ...]
+    layers: tuple[LayerQuality, ...]
+    choice: MixedChoice | None
 
 
-def quantize_network(
-    model: ir.Model,
-    plan: QuantizationPlan,
-    statistics: BatchNormStatistics,
-    samples: CalibrationData,
-    inputs: Sequence[InputSpec],
-    config: CompileConfig,
-    clock: Clock,
-) -> QuantizedNetwork:
-    """Quantize a float network as a plan says.
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class FloatNetwork:
+    """What is quantized, and with what.
 
-    Args:
+    Attributes:
         model: folded, with a bias in every layer that can have one.
-        plan: without scales.
-        statistics: BatchNormalization statistics of the model before it was folded, possibly none.
+        target: where it will run.
+        statistics: BatchNormalization statistics of the channels as they are in ``model``, possibly none.
         samples: calibration data.
         inputs: of the network.
         config: everything that can be decided.
-        clock: times and shows the stages.
+        limit: bytes that the file may have, where widths are chosen for that.
 
     """
-    teacher, batches, chosen = TorchGraph(model), samples.batches(inputs), config.quantization
+
+    model: ir.Model
+    target: Target
+    statistics: BatchNormStatistics
+    samples: CalibrationData
+    inputs: Sequence[InputSpec]
+    config: CompileConfig
+    limit: int | None = None
+
+
+def quantize_network(network: FloatNetwork, plan: QuantizationPlan, clock: Clock) -> QuantizedNetwork:
+    """Quantize a float network as a plan says; ``clock`` times and shows the stages."""
+    model, samples, inputs, chosen = network.model, network.samples, network.inputs, network.config.quantization
+    teacher, batches = TorchGraph(model), samples.batches(inputs)
     with clock.stage("calibrate", 2 * len(batches)) as advance:
         plan = calibrated_plan(plan, teacher, batches, chosen, advance)
+    together, choice, moments = samples.joined(inputs, model), None, None
+    if network.config.mixed:
+        plan, choice, moments = _mixed(network, plan, teacher, batches, together, clock)
+    steps = {"scales": insert_quantizers(model, plan)}
     with clock.stage("round", len(batches)) as advance:
-        rounded, plan = rounded_model(model, plan, teacher, batches, chosen, advance)
+        rounded, plan = rounded_model(model, plan, teacher, batches, chosen, advance, moments=moments)
     with clock.stage("quantize"):
         quantized = insert_quantizers(rounded, plan)
-        correct_biases(model, quantized, plan, teacher, statistics, samples.joined(inputs, model), chosen)
-    if config.learned_rounding is None or not is_learnable(plan):
-        return QuantizedNetwork(model=quantized, plan=plan)
+        steps["round"] = quantized.clone()
+        correct_biases(model, quantized, plan, teacher, network.statistics, together, chosen)
+        steps["biases"] = quantized
+    blocks: tuple[BlockRecord, ...] = ()
+    if network.config.learned_rounding is not None and is_learnable(plan):
+        quantized, plan, blocks = _learned(network, rounded, quantized, plan, teacher, clock)
+        steps["learn"] = quantized
+    with clock.stage("measure"):
+        layers = layer_qualities(model, plan, network.target, teacher, steps, samples.judging(inputs, model))
+    return QuantizedNetwork(model=quantized, plan=plan, blocks=blocks, layers=layers, choice=choice)
+
+
+def _mixed(
+    network: FloatNetwork,
+    plan: QuantizationPlan,
+    teacher: TorchGraph,
+    batches: Sequence[Batch],
+    together: Sequence[Batch],
+    clock: Clock,
+) -> tuple[QuantizationPlan, MixedChoice, Mapping[str, SecondMoments]]:
+    """Give a calibrated plan the widths that suit best."""
+    model, config = network.model, network.config
+    work = Workpiece(
+        model=model,
+        teacher=teacher,
+        target=network.target,
+        statistics=network.statistics,
+        widest=plan,
+        narrowest=narrowest_plan(model, network.target, config),
+        config=config,
+        batches=batches,
+        joined=together,
+        held_out=feeds(network.samples.held_out, network.inputs, largest=samples_at_a_time(model)),
+    )
+    with clock.stage("choose widths", work.steps) as advance:
+        choice, moments = choose_widths(work, limit=network.limit, floor=config.min_agreement, advance=advance)
+        plan = override_widths(plan, network.target, choice.chosen.widths)
+        return calibrated_plan(plan, teacher, batches, config.quantization), choice, moments
+
+
+def _learned(
+    network: FloatNetwork,
+    rounded: ir.Model,
+    quantized: ir.Model,
+    plan: QuantizationPlan,
+    teacher: TorchGraph,
+    clock: Clock,
+) -> tuple[ir.Model, QuantizationPlan, tuple[BlockRecord, ...]]:
+    """Learn on from what the closed forms left."""
+    config = network.config
+    assert config.learned_rounding is not None
     learner = learning(
-        model,
+        network.model,
         rounded,
         quantized,
         plan,
         teacher,
-        samples.for_learning(inputs),
+        network.samples.for_learning(network.inputs),
         rounding=config.learned_rounding,
         budget=LearningBudget(effort=config.effort, deadline=clock.deadline(config.time_budget)),
         memory=config.memory,
         seed=config.seed,
     )
     with learner as ready, clock.stage("learn", ready.total) as advance:
-        rounded, plan = ready.run(advance)
-    return QuantizedNetwork(model=insert_quantizers(rounded, plan), plan=plan, blocks=tuple(ready.records))
+        model, plan = ready.run(advance)
+    return insert_quantizers(model, plan), plan, tuple(ready.records)

@@ -39,6 +39,33 @@ def require_number(
     )
 
 
+def parse_size(text: str) -> int | float:
+    """Read a size of a file: ``200k`` or ``1.5M`` (units of 1000), plain bytes, or a share of another file up to 1.
+
+    Returns an int for bytes and a float for a share. ConfigError when it is neither.
+    """
+    units = {"k": 1e3, "m": 1e6, "g": 1e9}
+    plain = text.strip().lower().removesuffix("b")
+    factor = units.get(plain[-1:], 1.0)
+    try:
+        number = float(plain[:-1] if plain[-1:] in units else plain) * factor
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number > 0.0):
+        raise ConfigError(f"a size is written 200k, 1.5M or, as a share of the float file, 0.15, got {text!r}")
+    return number if number <= 1.0 else int(number)
+
+
+def require_mixed_goal(mixed: bool, max_size: str | None, min_agreement: float | None) -> None:
+    """Raise ConfigError where mixed widths have no goal, or a limit of size is given without them."""
+    if max_size is not None:
+        parse_size(max_size)
+        if not mixed:
+            raise ConfigError("max_size is kept by choosing widths: give mixed (--mixed) as well")
+    elif mixed and min_agreement is None:
+        raise ConfigError("mixed needs a goal: max_size (--max-size 200k or 0.15), or min_agreement (0.97)")
+
+
 def require_shape(name: str, shape: Shape) -> None:
     """Raise ConfigError unless every size is at least 1 or None."""
     if not all(size is None or (isinstance(size, int) and size >= 1) for size in shape) or not shape:

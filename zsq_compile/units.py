@@ -1,9 +1,7 @@
 """Sizes, times and shapes as people write them."""
 
-from collections.abc import Mapping
-
 from zsq_compile.errors import ConfigError
-from zsq_compile.requirements import Shape, require_number, require_shape
+from zsq_compile.requirements import Shape, parse_size, require_number, require_shape
 
 
 def parse_shape(text: str) -> Shape:
@@ -18,19 +16,16 @@ def parse_shape(text: str) -> Shape:
 
 def parse_seconds(text: str) -> float:
     """Read ``90s``, ``10m``, ``1.5h`` or plain seconds; ConfigError when it is none."""
-    return _measure(text, {"s": 1.0, "m": 60.0, "h": 3600.0}, "a time is written 90s, 10m or 1h")
-
-
-def parse_bytes(text: str) -> int:
-    """Read ``500M``, ``2G`` or plain bytes; ConfigError when it is none."""
-    return int(_measure(text.removesuffix("B"), {"K": 1e3, "M": 1e6, "G": 1e9}, "a size is written 500M or 2G"))
-
-
-def _measure(text: str, units: Mapping[str, float], wanted: str) -> float:
-    factor = next((factor for unit, factor in units.items() if text.lower().endswith(unit.lower())), None)
+    units, wanted = {"s": 1.0, "m": 60.0, "h": 3600.0}, "a time is written 90s, 10m or 1h"
+    factor = units.get(text[-1:].lower())
     try:
         number = float(text if factor is None else text[:-1])
     except ValueError as error:
         raise ConfigError(f"{wanted}, got {text!r}") from error
-    require_number(wanted, number, above=0.0)
+    require_number("a time", number, above=0.0, hint=wanted)
     return number * (factor or 1.0)
+
+
+def parse_bytes(text: str) -> int:
+    """Read ``500M``, ``2G`` or plain bytes; ConfigError when it is none."""
+    return int(parse_size(text))

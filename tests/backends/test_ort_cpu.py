@@ -257,6 +257,20 @@ def test_operators_without_a_row_stay_float(tmp_path, build):
     assert optimised(tmp_path, build, IMAGE)["QuantizeLinear"] == 2
 
 
+def test_sixteen_bit_activations_keep_the_conv_float(tmp_path):
+    def build(graph, x):
+        parameters = [graph.constant(np.float32(0.0001)), graph.constant(np.uint16(32768))]
+
+        def wide(value):
+            return graph.op("DequantizeLinear", [graph.op("QuantizeLinear", [value, *parameters]), *parameters])
+
+        return wide(graph.op("Conv", [wide(x), graph.weight((8, 8, 3, 3)), graph.bias(8, 0.000001)]))
+
+    counts = optimised(tmp_path, build, IMAGE)
+    assert (counts["QLinearConv"], counts["QuantizeLinear"]) == (0, 2), counts
+    assert TARGET.wide_activation_bits == 0
+
+
 def test_narrow_activations_fuse_as_uint8_behind_a_clip(tmp_path):
     def narrow(graph, value):
         parameters = [graph.constant(np.float32(0.02)), graph.constant(np.uint8(8))]

@@ -186,7 +186,7 @@ def test_the_comparison_notices_a_plan_that_is_slightly_wrong(
 
 @pytest.mark.parametrize("name", [*OWN, "residual", "depthwise", "branches"])
 def test_a_second_run_changes_nothing(name: str) -> None:
-    model, plan, _ = calibrated(name, act_bits=4, quantize_outputs=True)
+    model, plan, _ = calibrated(name, act_bits=4, added_bits=4, quantize_outputs=True)
     assert InsertQdq(plan)(model).modified is True
     before = onnx.printer.to_text(ir.to_proto(model))
     assert InsertQdq(plan)(model).modified is False
@@ -228,7 +228,7 @@ def test_golden_graph() -> None:
 
 
 def test_the_float_model_is_left_as_it_was() -> None:
-    model, plan, feeds = calibrated("pads", act_bits=4, quantize_outputs=True)
+    model, plan, feeds = calibrated("pads", act_bits=4, added_bits=4, quantize_outputs=True)
     before = onnx.printer.to_text(ir.to_proto(model))
     inserted(model, plan)
     assert onnx.printer.to_text(ir.to_proto(model)) == before
@@ -299,7 +299,7 @@ def test_an_output_that_is_read_inside_keeps_its_float_value() -> None:
 @pytest.mark.parametrize("name", ["residual", "depthwise", "branches", "pads", "signed clip"])
 @pytest.mark.parametrize("act_bits", [4, 3, 2])
 def test_narrow_activations_use_no_more_codes_than_they_have(name: str, act_bits: int) -> None:
-    model, plan, feeds = calibrated(name, act_bits=act_bits, edge_bits=act_bits)
+    model, plan, feeds = calibrated(name, act_bits=act_bits, edge_bits=act_bits, added_bits=act_bits)
     found = every_value(inserted(model, plan), feeds)
     for site in plan.activations:
         if site.moved_from is None:
@@ -309,7 +309,7 @@ def test_narrow_activations_use_no_more_codes_than_they_have(name: str, act_bits
 
 
 def test_a_float_clip_leaves_where_the_narrow_grid_does_its_work(tmp_path: Path) -> None:
-    model, plan, feeds = calibrated("depthwise", act_bits=4)
+    model, plan, feeds = calibrated("depthwise", act_bits=4, added_bits=4)
     quantized = inserted(model, plan)
     assert not any(node.name.startswith("clip") for node in quantized.graph)
     assert not {"low", "high"} & quantized.graph.initializers.keys()

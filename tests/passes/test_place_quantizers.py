@@ -63,8 +63,15 @@ def test_fewer_bits_for_inner_layers_only() -> None:
     narrow = plan.weights[1].number_format
     assert (narrow.qmin, narrow.qmax, narrow.symmetric) == (-8, 7, True)
     widths = {site.value: site.number_format.bits for site in plan.activations}
-    # p shares the grid of f, which enters the last layer
-    assert widths == {"x": 8, "r0": 4, "r1": 4, "n2": 4, "r2": 4, "p": 8, "f": 8}
+    # n2 and r2 are added and pooled, by nothing multiplied; p shares the grid of f, which enters the last layer
+    assert widths == {"x": 8, "r0": 4, "r1": 4, "n2": 8, "r2": 8, "p": 8, "f": 8}
+
+
+@pytest.mark.parametrize(("act_bits", "added_bits", "expected"), [(4, 4, 4), (4, None, 8), (2, 3, 3)])
+def test_what_is_only_added_has_a_width_of_its_own(act_bits: int, added_bits: int | None, expected: int) -> None:
+    plan = planned(models.residual(), act_bits=act_bits, added_bits=added_bits)
+    widths = {site.value: site.number_format.bits for site in plan.activations}
+    assert (widths["r1"], widths["n2"], widths["r2"]) == (act_bits, expected, expected)
 
 
 @pytest.mark.parametrize(("edge_bits", "expected"), [(2, [2, 2, 2, 2]), (4, [4, 2, 2, 4]), (8, [8, 2, 2, 8])])
@@ -108,8 +115,8 @@ def test_every_stem_and_every_head_is_an_edge() -> None:
     assert {site.value: site.number_format.bits for site in plan.activations} == {
         "x": 8,
         "z": 8,
-        "a": 4,
-        "b": 4,
+        "a": 8,
+        "b": 8,
         "c": 4,
         "e": 8,
     }

@@ -112,7 +112,7 @@ def test_every_option_arrives(call: Callable[..., Ended], model: Path, seen: dic
     words += (
         " --seed 7 --calibration-method entropy --bias-correction none --input-shape a:0:1x3x8x8 --input-shape b:?x2"
     )
-    words += " --mean .5,.4,.3 --std 1,1,1 --min-agreement 0.9 --data d.npz"
+    words += " --mean .5,.4,.3 --std 1,1,1 --min-agreement 0.9 --data d.npz --mixed --max-size 0.15"
     call(model, *words.split())
     assert seen["output"] == Path("out.onnx")
     assert seen["data"] == Path("d.npz")
@@ -127,7 +127,10 @@ def test_every_option_arrives(call: Callable[..., Ended], model: Path, seen: dic
         effort="best",
         seed=7,
         min_agreement=0.9,
+        mixed=True,
+        max_size="0.15",
     )
+    assert seen["given_plan"] is None
 
 
 def test_snake_case_is_understood(call: Callable[..., Ended], model: Path, seen: dict[str, Any]) -> None:
@@ -167,6 +170,10 @@ def test_options_win_over_the_file(
         (["--input-range", "1"], "two numbers, lowest and highest"),
         (["--input-shape", "1x3x8x8"], "--input-shape is written NAME:1x3x224x224"),
         (["--min-agreement", "97"], "97 % is written 0.97"),
+        (["--mixed"], "mixed needs a goal: max_size"),
+        (["--max-size", "200k"], "give mixed (--mixed) as well"),
+        (["--plan", "absent.json"], "absent.json cannot be read"),
+        (["--save-plan", "no/such/plan.json"], "a file in a folder that exists"),
         (["--config", "absent.toml"], "absent.toml cannot be read"),
         (["--calib", "absent.npz"], "absent.npz cannot be read"),
         (["--calib", "a.npz", "--save-calib", "b.npz"], "leave one out"),
@@ -268,6 +275,21 @@ def test_saved_calibration_data_can_be_given_back(call: Callable[..., Ended], mo
     with np.load(kept) as arrays:
         assert arrays["x"].shape == (10, 3, 8, 8)  # eight to calibrate on, two held out
     assert call(model, "-q", "--calib", kept, "-o", tmp_path / "again.onnx").code == 0
+
+
+def test_a_saved_plan_can_be_given_back(call: Callable[..., Ended], model: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "plan.json"
+    assert call(model, *QUICK, "-q", "--bits", "4", "-o", tmp_path / "first.onnx", "--save-plan", kept).code == 0
+    plan = json.loads(kept.read_text())
+    assert plan["weights"] == {"conv0": 8, "conv1": 4, "conv2": 4, "gemm": 8}
+    assert call(model, *QUICK, "-q", "--plan", kept, "-o", tmp_path / "again.onnx").code == 0
+    assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "first.onnx").read_bytes()
+
+    plan["weights"]["conv7"] = 4
+    kept.write_text(json.dumps(plan))
+    ended = call(model, *QUICK, "-q", "--plan", kept)
+    assert ended.code == 2
+    assert "this model has no layer 'conv7'; did you mean 'conv" in ended.err
 
 
 def test_calibration_data_without_a_name_is_refused(call: Callable[..., Ended], model: Path, tmp_path: Path) -> None:

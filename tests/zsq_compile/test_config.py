@@ -17,6 +17,7 @@ from zsq_compile.config import (
 )
 from zsq_compile.config_file import read_config
 from zsq_compile.errors import ConfigError
+from zsq_compile.requirements import parse_size
 from zsq_compile.units import parse_shape
 
 
@@ -37,6 +38,8 @@ def test_every_section_is_read(tmp_path: Path) -> None:
     effort = "best"
     seed = 3
     min_agreement = 0.97
+    mixed = true
+    max_size = "1.5M"
 
     [input]
     mean = [0.5, 0.5, 0.5]
@@ -61,6 +64,8 @@ def test_every_section_is_read(tmp_path: Path) -> None:
         effort="best",
         seed=3,
         min_agreement=0.97,
+        mixed=True,
+        max_size="1.5M",
         input=InputConfig(
             mean=(0.5, 0.5, 0.5), std=(1.0, 0.5, 0.5), shapes={"image": (None, 3, 8, 8), "scale:0": (1, 2)}
         ),
@@ -138,6 +143,9 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         (lambda: CompileConfig(effort="much"), "effort must be one of fast, balanced, best, got 'much'"),  # type: ignore[arg-type]
         (lambda: CompileConfig(seed=-1), "seed needs a whole number"),
         (lambda: CompileConfig(min_agreement=97.0), "97 % is written 0.97"),
+        (lambda: CompileConfig(mixed=True), "mixed needs a goal: max_size (--max-size 200k or 0.15), or min_agreement"),
+        (lambda: CompileConfig(max_size="200k"), "max_size is kept by choosing widths: give mixed (--mixed) as well"),
+        (lambda: CompileConfig(mixed=True, max_size="small"), "a size is written 200k, 1.5M or"),
     ],
 )
 def test_a_wrong_value_is_refused_where_it_is_made(make: Callable[[], object], words: str) -> None:
@@ -155,6 +163,21 @@ def test_configs_are_values(kind: type) -> None:
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(config, field.name, None)
         assert f"{field.name}:" in (kind.__doc__ or ""), f"{kind.__name__}.{field.name} is not described"
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("200k", 200_000), ("1.5M", 1_500_000), ("2GB", 2 * 10**9), ("4096", 4096), ("0.15", 0.15), ("1", 1.0)],
+)
+def test_a_size_is_bytes_or_a_share(text: str, size: int | float) -> None:
+    assert parse_size(text) == size
+    assert type(parse_size(text)) is type(size)
+
+
+@pytest.mark.parametrize("text", ["", "k", "-1k", "0", "1.5X", "nan", "15%"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="a size is written 200k"):
+        parse_size(text)
 
 
 @pytest.mark.parametrize("bits", WIDTHS)

@@ -10,6 +10,8 @@ from passes.plan import Refusal
 from zsq_compile import console as module
 from zsq_compile.compiler import CompileResult
 from zsq_compile.console import ConsoleProgress, comparison, print_result, size_words
+from zsq_compile.layer_quality import LayerQuality
+from zsq_compile.plan_file import PlanFile
 from zsq_compile.progress import Progress
 from zsq_compile.verification.fusion import Fusion
 from zsq_compile.verification.labelled import LabelledQuality
@@ -66,7 +68,11 @@ def a_result(validation: Validation, **report: Any) -> CompileResult:
         "validation": validation,
     }
     return CompileResult(
-        path=Path("m.w4a8.onnx"), report=Report(**(values | report)), synthetic=None, gate_missed=False
+        path=Path("m.w4a8.onnx"),
+        report=Report(**(values | report)),
+        synthetic=None,
+        gate_missed=False,
+        plan=PlanFile(weights={}, activations={}),
     )
 
 
@@ -97,6 +103,37 @@ def test_the_result_names_data_input_refusals_warnings_and_the_file() -> None:
     assert "left in float: 2 more" in text
     assert "warning: look [here]" in text  # square brackets are no markup
     assert text.rstrip().endswith("written to m.w4a8.onnx")
+
+
+def test_the_three_worst_layers_have_a_line_each() -> None:
+    console, stream = a_console()
+    layers = tuple(
+        LayerQuality(
+            node=f"conv[{i}]",
+            op_type="Conv",
+            value="v",
+            weight_bits=4,
+            activation_bits=8,
+            sqnr_db={"round": 9.0, "biases": 10.0},
+            own_sqnr_db=40.0 - i,
+            reason="saturated: all of it" if i == 4 else None,
+        )
+        for i in range(5)
+    )
+    print_result(console, a_result(a_validation(), layers=layers))
+    lines = [line for line in stream.getvalue().splitlines() if line.startswith("worst layer: ")]
+    assert lines == [
+        "worst layer: conv[4] (Conv, 4-bit weights, 8-bit inputs): 36.0 dB by itself, 10.0 dB in the network; "
+        "saturated: all of it",
+        "worst layer: conv[3] (Conv, 4-bit weights, 8-bit inputs): 37.0 dB by itself, 10.0 dB in the network",
+        "worst layer: conv[2] (Conv, 4-bit weights, 8-bit inputs): 38.0 dB by itself, 10.0 dB in the network",
+    ]
+
+
+def test_widths_that_were_chosen_take_two_lines() -> None:
+    console, stream = a_console()
+    print_result(console, a_result(a_validation(), mixed={"summary": ["2 layers of 8 bits", "noise 20 dB"]}))
+    assert "widths: 2 layers of 8 bits\nwidths: noise 20 dB\n" in stream.getvalue()
 
 
 def test_an_assumed_contract_has_no_margin() -> None:

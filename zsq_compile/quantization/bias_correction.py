@@ -1,4 +1,4 @@
-"""Take the mean error of quantized layers back out of their int32 biases.
+"""Take the mean error of quantized layers back out of their biases: int32 codes, or floats where the data stay float.
 
 Rounding the weights of a channel shifts the mean of its output by (W_q - W) E[x], which no later layer can undo and
 which depthwise layers, with few weights per channel, suffer most from (DFQ, Nagel et al. 2019, section 4.2).
@@ -34,12 +34,12 @@ def analytic_correction(
         moments: of the float graph's values, by name.
 
     Returns:
-        New int32 biases by initializer name.
+        New biases by initializer name.
 
     """
     nodes = {node.name: node for node in model.graph}
     changed = {}
-    for site in _with_bias(plan, quantized):
+    for site in _correctable(plan, quantized):
         known = moments.get(site.data_input)
         if known is None:
             continue
@@ -47,7 +47,7 @@ def analytic_correction(
         error = (dequantized_weight(plan, site, quantized) - teacher.initializers[site.initializer]).double()
         shift = _mean_shift(node, error, known.mean)
         if shift is not None:
-            changed[f"{site.bias}_quantized"] = _moved_bias(plan, site, quantized, -shift)
+            changed[_bias_name(site, quantized)] = _moved_bias(plan, site, quantized, -shift)
     return changed
 
 
@@ -71,10 +71,10 @@ def empirical_correction(
         layers: names of the nodes to correct; None means all.
 
     Returns:
-        New int32 biases by initializer name.
+        New biases by initializer name.
 
     """
-    sites = {site.node: site for site in _with_bias(plan, quantized) if layers is None or site.node in layers}
+    sites = {site.node: site for site in _correctable(plan, quantized) if layers is None or site.node in layers}
     wanted: dict[str, list[Tensor]] = {name: [] for name in sites}
     sizes = [len(next(iter(batch.values()))) for batch in batches]
     outputs: dict[str, str] = {}
@@ -108,9 +108,9 @@ def _corrected_in_one_run(
         if node.name not in wanted:
             return None
         site, mean = wanted[node.name]
-        name = f"{site.bias}_quantized"
+        name = _bias_name(site, quantized)
         changed[name] = _moved_bias(plan, site, quantized, mean - _channel_means(outputs[0]))
-        step = bias_step(plan, site).to(outputs[0])
+        step = bias_step(plan, site).to(outputs[0]) if name != site.bias else outputs[0].new_ones(())
         moved = (changed[name] - quantized.initializers[name]).to(step.dtype) * step
         return (outputs[0] + moved.reshape(1, -1, *[1] * (outputs[0].ndim - 2)), *outputs[1:])
 
@@ -136,7 +136,7 @@ def _corrected_in_turn(
         for batch in batches:
             quantized.run(batch, [output], replace=changed, visit=remember)
         shift = mean - _mean(found[site.node], sizes)
-        changed[f"{site.bias}_quantized"] = _moved_bias(plan, site, quantized, shift)
+        changed[_bias_name(site, quantized)] = _moved_bias(plan, site, quantized, shift)
     return changed
 
 
@@ -162,16 +162,25 @@ def real_biases(plan: QuantizationPlan, quantized: TorchGraph) -> dict[str, Tens
     """Real values of the int32 biases of a QDQ graph, float32, by the name of the float bias."""
     return {
         str(site.bias): quantized.initializers[f"{site.bias}_quantized"].float() * bias_step(plan, site)
-        for site in _with_bias(plan, quantized)
+        for site in plan.weights
+        if f"{site.bias}_quantized" in quantized.initializers
     }
 
 
-def _with_bias(plan: QuantizationPlan, quantized: TorchGraph) -> list[WeightSite]:
-    return [site for site in plan.weights if site.bias and f"{site.bias}_quantized" in quantized.initializers]
+def _correctable(plan: QuantizationPlan, quantized: TorchGraph) -> list[WeightSite]:
+    return [site for site in plan.weights if site.bias and _bias_name(site, quantized) in quantized.initializers]
+
+
+def _bias_name(site: WeightSite, quantized: TorchGraph) -> str:
+    """Name the initializer that holds a layer's bias: int32 codes, or the float one where its data stay float."""
+    codes = f"{site.bias}_quantized"
+    return codes if codes in quantized.initializers else str(site.bias)
 
 
 def _moved_bias(plan: QuantizationPlan, site: WeightSite, quantized: TorchGraph, shift: Tensor) -> Tensor:
-    codes = quantized.initializers[f"{site.bias}_quantized"]
+    codes = quantized.initializers[_bias_name(site, quantized)]
+    if codes.is_floating_point():
+        return codes + shift.to(codes).reshape(codes.shape)
     step = bias_step(plan, site).double().to(codes.device)
     moved = codes.double() + torch.round(shift.double() / step)
     return moved.clamp(-_INT32_LIMIT, _INT32_LIMIT).to(codes.dtype)

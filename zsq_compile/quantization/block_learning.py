@@ -38,7 +38,7 @@ class LearningRates:
 
     codes: float = 1e-2
     weight_steps: float = 2e-3
-    scales: float = 5e-3
+    scales: float = 2e-2
     biases: float = 1e-2
 
 

@@ -13,7 +13,7 @@ from zsq_compile.quantization.activation_cache import ActivationCache
 from zsq_compile.quantization.bias_correction import real_biases
 from zsq_compile.quantization.block_values import starting_values, written
 from zsq_compile.quantization.learning_budget import LearningBudget
-from zsq_compile.quantization.quantize import insert_quantizers
+from zsq_compile.quantization.quantize import insert_quantizers, write_initializers
 from zsq_compile.quantization.reconstruct import BlockRecord, Reconstruction, Samples
 
 
@@ -38,7 +38,7 @@ class Learning:
         self.records: list[BlockRecord] = reconstruction.records
 
     def run(self, advance: Callable[[int], None]) -> tuple[ir.Model, QuantizationPlan]:
-        """Learn; returns a copy of the float model with weights on the grids of the returned plan, and that plan."""
+        """Learn; returns the float model with weights on the grids of the returned plan, and that plan."""
         return written(self._model, self._plan, self._reconstruction.run(advance))
 
 
@@ -71,12 +71,15 @@ def learning(
         seed: start of all randomness.
 
     """
-    biases = real_biases(plan, TorchGraph(quantized))
-    start = starting_values(plan, TorchGraph(rounded).initializers, biases)
-    student = TorchGraph(insert_quantizers(rounded, plan, final=False))
+    corrected = TorchGraph(quantized)
+    start = starting_values(plan, TorchGraph(rounded).initializers, real_biases(plan, corrected))
+    base = rounded.clone()
+    floats = [str(site.bias) for site in plan.weights if site.bias in corrected.initializers]  # of float inputs
+    write_initializers(base, {name: corrected.initializers[name] for name in floats})
+    student = TorchGraph(insert_quantizers(base, plan, final=False))
     rng = torch.Generator().manual_seed(seed)
     with ActivationCache(memory) as cache:
         reconstruction = Reconstruction(
             model, plan, student, teacher, samples, cache, start, rounding=rounding, budget=budget, rng=rng
         )
-        yield Learning(model, plan, reconstruction)
+        yield Learning(base, plan, reconstruction)

@@ -1,4 +1,6 @@
-"""How many optimiser steps each block gets: more where its error is larger, within the time that there is.
+"""How many optimiser steps each block gets: as much time as its error asks for, within the time that there is.
+
+Cheap blocks, mostly the last ones, so get many steps: they also make up for what the blocks before them lost.
 
 Without a time limit the numbers follow from the network and the effort alone, so that the same seed gives the same
 bytes; with one they follow from the clock.
@@ -11,7 +13,7 @@ from dataclasses import dataclass, field
 from zsq_compile.config import Effort
 
 _ITERATIONS: dict[Effort, int] = {"fast": 0, "balanced": 600, "best": 3000}
-_SECONDS: dict[Effort, float] = {"fast": 0.0, "balanced": 240.0, "best": 3600.0}
+_SECONDS: dict[Effort, float] = {"fast": 0.0, "balanced": 400.0, "best": 3600.0}
 _FEWEST = 20
 # seconds on two cores for one multiplication, and for one element of an activation, forwards and backwards
 _MULTIPLICATION = 1.0 / 40e9
@@ -27,12 +29,14 @@ class BlockCost:
     Attributes:
         multiplications: of its layers, forwards.
         elements: of all values that it makes.
-        error: squared error that its closed form makes on float inputs, relative to the variance of its outputs.
+        batch: samples of one step.
+        error: squared error of its outputs behind the closed forms, relative to their variance.
 
     """
 
     multiplications: int
     elements: int
+    batch: int
     error: float
 
 
@@ -51,21 +55,19 @@ class LearningBudget:
     _shares: list[float] = field(default_factory=list)
     _steps: list[int] = field(default_factory=list)
 
-    def plan(self, costs: Sequence[BlockCost], batch: int) -> None:
+    def plan(self, costs: Sequence[BlockCost]) -> None:
         """Learn what there is to do: blocks in order, those that nothing is to be learned in with an error of 0."""
         errors = [cost.error for cost in costs]
         mean = sum(errors) / max(sum(error > 0 for error in errors), 1)
         weights = [min(max(error / mean, 0.5), 2.0) if error > 0 else 0.0 for error in errors]
         seconds = [
-            _STEP + batch * (6 * cost.multiplications * _MULTIPLICATION + cost.elements * _ELEMENT) for cost in costs
+            _STEP + cost.batch * (6 * cost.multiplications * _MULTIPLICATION + cost.elements * _ELEMENT)
+            for cost in costs
         ]
-        typical = sum(seconds) / len(seconds)
-        weights = [weight * (typical / second) ** 0.5 for weight, second in zip(weights, seconds, strict=True)]
-        total = sum(weight * second for weight, second in zip(weights, seconds, strict=True))
-        base = min(_ITERATIONS[self.effort] * sum(seconds), _SECONDS[self.effort]) / max(total, 1e-9)
-        steps = [round(weight * base) for weight in weights]
+        unit = min(_ITERATIONS[self.effort] * sum(seconds), _SECONDS[self.effort]) / max(sum(weights), 1e-9)
+        steps = [round(unit * weight / second) for weight, second in zip(weights, seconds, strict=True)]
         self._steps = [count if count >= _FEWEST else 0 for count in steps]
-        self._shares = [weight * second for weight, second in zip(weights, seconds, strict=True)]
+        self._shares = weights
 
     @property
     def planned(self) -> int | None:

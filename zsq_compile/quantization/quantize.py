@@ -7,7 +7,7 @@ from torch import Tensor
 
 from passes.harvest_batchnorm import BatchNormStatistics
 from passes.insert_qdq import InsertQdq
-from passes.plan import QuantizationPlan
+from passes.plan import QuantizationPlan, WeightSite
 from zsq_compile.config import QuantizationConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.quantization.bias_correction import analytic_correction, empirical_correction
@@ -15,7 +15,7 @@ from zsq_compile.quantization.calibrate import Batch, calibrate
 from zsq_compile.quantization.gptq import compensated_rounding
 from zsq_compile.quantization.moments import propagate_moments
 from zsq_compile.quantization.scales import weight_scales
-from zsq_compile.quantization.second_moments import measure_second_moments
+from zsq_compile.quantization.second_moments import SecondMoments, measure_second_moments
 from zsq_compile.quantization.squant import squant_rounding
 
 
@@ -38,6 +38,8 @@ def rounded_model(
     batches: Sequence[Batch],
     config: QuantizationConfig,
     advance: Callable[[int], None] = lambda steps: None,
+    *,
+    moments: Mapping[str, SecondMoments] | None = None,
 ) -> tuple[ir.Model, QuantizationPlan]:
     """Copy a float model with every weight moved onto its grid, as ``config.rounding`` chooses the codes.
 
@@ -48,6 +50,7 @@ def rounded_model(
         batches: calibration data, seen once for ``gptq`` and not at all for the others.
         config: ``rounding`` chooses the method.
         advance: told the number of batches done.
+        moments: second moments of these very data by node name, where they are known; None measures them.
 
     Returns:
         The copy, and the plan with the scales of its grids. Inserting that plan finds the codes again, exactly.
@@ -61,7 +64,8 @@ def rounded_model(
             write_initializers(copy, squant_rounding(plan, teacher.initializers))
             return copy, plan
         case _:  # gptq, from which learning starts as well
-            moments = measure_second_moments(model, plan, teacher, batches, advance)
+            if moments is None:
+                moments = measure_second_moments(model, plan, teacher, batches, advance)
             rounded = compensated_rounding(plan, teacher.initializers, moments)
             write_initializers(copy, {name: weight for name, (weight, _) in rounded.items()})
             return copy, plan.with_scales(weights={name: scale for name, (_, scale) in rounded.items()})
@@ -87,7 +91,7 @@ def correct_biases(
 
     Args:
         model: the float model; ``teacher`` runs it.
-        quantized_model: made from it by ``insert_quantizers``; its int32 biases are replaced.
+        quantized_model: made from it by ``insert_quantizers``; its biases are replaced.
         plan: the calibrated plan.
         teacher: the float graph.
         statistics: BatchNormalization statistics of the float model, possibly none.
@@ -108,14 +112,18 @@ def correct_biases(
         changed = analytic_correction(model, plan, quantized, teacher, moments)
         quantized.initializers.update(changed)
         write_initializers(quantized_model, changed)
-        used = {site.node: "analytic" for site in plan.weights if f"{site.bias}_quantized" in changed}
+        used = {site.node: "analytic" for site in plan.weights if _has_changed(site, changed)}
     if config.bias_correction in ("auto", "empirical"):
         rest = [site.node for site in plan.weights if site.node not in used]
         changed = empirical_correction(plan, quantized, teacher, batches, rest)
         write_initializers(quantized_model, changed)
-        behind = {site.node: f"{site.bias}_quantized" for site in plan.weights if site.node in rest}
-        used |= {node: "empirical" for node, bias in behind.items() if bias in changed}
+        behind = (site for site in plan.weights if site.node in rest)
+        used |= {site.node: "empirical" for site in behind if _has_changed(site, changed)}
     return used
+
+
+def _has_changed(site: WeightSite, changed: Mapping[str, Tensor]) -> bool:
+    return site.bias in changed or f"{site.bias}_quantized" in changed
 
 
 def write_initializers(model: ir.Model, changed: Mapping[str, Tensor]) -> None:

@@ -6,7 +6,7 @@ lower its error on samples that it was not learned on.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -24,7 +24,8 @@ from zsq_compile.quantization.blocks import Block, find_blocks
 from zsq_compile.quantization.learning_budget import BlockCost, LearningBudget
 
 _JUDGED = 8  # one feed in so many judges
-_BATCH = 32
+_BATCH, _SMALLEST_BATCH = 32, 8
+_POSITIONS = 1 << 14  # of a map, over all samples of a step: more say the same again
 _MEASURED = 8
 _QUANTIZED_SHARE = 0.5
 
@@ -117,7 +118,6 @@ class Reconstruction:
         self.blocks = find_blocks(model, plan, _batched(teacher, samples))
         self.records: list[BlockRecord] = []
         self._made_by = {str(node.name): str(node.outputs[0].name) for node in model.graph}
-        self._batch = samples.feed if samples.fixed else min(_BATCH, samples.count)
         self._learned_scales: set[str] = set()
         groups = torch.arange(samples.count) // (samples.feed if samples.fixed else 1)
         period = min(_JUDGED, int(groups[-1]) + 1)
@@ -125,7 +125,8 @@ class Reconstruction:
         self._dropper = Dropper(rng, _QUANTIZED_SHARE, reduced_type(teacher.device))
         self._judged = torch.arange(samples.count)[judged]
         self._trained = torch.arange(samples.count)[~judged] if period > 1 else self._judged
-        budget.plan(self._costs(), self._batch)
+        self._costs = self._measured_costs()
+        budget.plan(self._costs)
 
     @property
     def total(self) -> int | None:
@@ -154,8 +155,8 @@ class Reconstruction:
             self._cache.keep({(side, name) for side in ("float", "quantized") for name in needed})
         return values
 
-    def _costs(self) -> list[BlockCost]:
-        """Measure on a few samples what a step on each block takes, and what its closed form loses by itself."""
+    def _measured_costs(self) -> list[BlockCost]:
+        """Measure on a few samples what a step on each block takes, and what the closed forms have lost behind it."""
         samples = {
             name: value[: self._samples.feed if self._samples.fixed else _MEASURED]
             for name, value in self._samples.inputs.items()
@@ -169,9 +170,10 @@ class Reconstruction:
         names = dict.fromkeys(name for block in self.blocks for name in (*block.inputs, *block.outputs))
         with torch.inference_mode():
             values = self._teacher.run(samples, tuple(names), visit=measure)
-        costs = []
+        costs, quantized = [], dict(samples)
         for block in self.blocks:
-            outputs = self._outputs(block, {name: values[name] for name in block.inputs}, self._start)
+            outputs = self._outputs(block, {name: quantized[name] for name in block.inputs}, self._start)
+            quantized.update(outputs)
             error = float(self._distance(outputs, {name: values[name] for name in block.outputs}).mean())
             multiplications = sum(
                 self._teacher.initializers[site.initializer][0].numel() * made.get(self._made_by[site.node], 0)
@@ -183,10 +185,18 @@ class Reconstruction:
                 BlockCost(
                     multiplications=multiplications // count,
                     elements=elements // count,
+                    batch=self._batch([values[name] for name in (*block.inputs, *block.outputs)]),
                     error=error if learnable else 0.0,
                 )
             )
         return costs
+
+    def _batch(self, outputs: Sequence[Tensor]) -> int:
+        """Choose the samples of one step on a block with these values: few where each has a large map."""
+        if self._samples.fixed:
+            return self._samples.feed
+        positions = max((value[0, 0].numel() for value in outputs if value.ndim > 2), default=1)
+        return min(max(_POSITIONS // positions, _SMALLEST_BATCH), _BATCH, self._samples.count)
 
     def _write(self, key: tuple[str, str], start: int, part: Tensor) -> None:
         kind = reduced_type(self._teacher.device) if part.is_floating_point() else part.dtype
@@ -219,7 +229,7 @@ class Reconstruction:
             with reduced_precision(self._teacher.device):
                 steps = learn(
                     student,
-                    lambda: self._drawn(block),
+                    lambda: self._drawn(block, self._costs[place].batch),
                     lambda outputs, targets: self._distance(outputs, targets).mean() / before,
                     self._budget.pace(place),
                     self._dropper,
@@ -240,7 +250,7 @@ class Reconstruction:
                 kept=after < before,
                 unsettled=student.unsettled(),
                 steps=steps,
-                batch=self._batch,
+                batch=self._costs[place].batch,
                 seconds=seconds,
             )
         )
@@ -250,14 +260,14 @@ class Reconstruction:
         weights = self._teacher.initializers
         return BlockStudent(self._student, block, self._plan, values, weights, self._learned_scales, self._rounding)
 
-    def _drawn(self, block: Block) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    def _drawn(self, block: Block, batch: int) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         """Draw some samples: inputs from both networks, and targets."""
         size = self._samples.feed
         if self._samples.fixed:  # whole feeds only
             start = int(torch.randint(len(self._trained) // size, (1,), generator=self._rng)) * size
             index = self._trained[start : start + size]
         else:
-            index = self._trained[torch.randint(len(self._trained), (self._batch,), generator=self._rng)]
+            index = self._trained[torch.randint(len(self._trained), (batch,), generator=self._rng)]
         quantized = {name: self._cache.take(("quantized", name), index) for name in block.inputs}
         floats = {name: self._cache.take(("float", name), index) for name in block.inputs}
         return quantized, floats, {name: self._cache.take(("float", name), index) for name in block.outputs}

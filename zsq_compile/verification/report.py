@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from passes.plan import Refusal
+from zsq_compile.layer_quality import LayerQuality, worst_layers
 from zsq_compile.verification.validate import Validation
 
 _PACKAGES = ("zsq-compile", "onnx", "onnx-ir", "onnxsim", "onnxruntime", "onnxruntime-gpu", "torch", "numpy")
@@ -35,6 +36,9 @@ class Report:
         notes: what the user should know, in words.
         validation: float against quantized model in the runtime.
         learning: what became of each block that was learned, as plain values; empty where nothing was.
+        layers: float against quantized model layer by layer, in the simulation, in graph order.
+        mixed: how widths were chosen for every layer, as plain values; two lines of it stand under "summary". None when
+            they were not.
         baseline: onnxruntime's own quantizer on the same model, as plain values; None when it was not asked for.
         versions: of Python and of the packages, see installed_versions.
         sha256: of the files, by role ("model", "emitted").
@@ -53,6 +57,8 @@ class Report:
     notes: tuple[str, ...]
     validation: Validation
     learning: tuple[Mapping[str, Any], ...] = ()
+    layers: tuple[LayerQuality, ...] = ()
+    mixed: Mapping[str, Any] | None = None
     baseline: Mapping[str, Any] | None = None
     versions: Mapping[str, str] = field(default_factory=lambda: installed_versions())
     sha256: Mapping[str, str] = field(default_factory=dict)
@@ -66,6 +72,7 @@ class Report:
             "sqnr_db": _plain(validation.sqnr_db),
             "speedup": _plain(validation.speedup),
         }
+        plain["worst_layers"] = _plain(worst_layers(self.layers))
         return plain
 
     def summary(self) -> str:
@@ -79,6 +86,7 @@ class Report:
             f"data        {self.data}",
             f"layers      {_layers(validation)}",
         ]
+        lines.extend(f"widths      {line}" for line in (self.mixed or {}).get("summary", ()))
         lines.extend(_quality_lines(validation))
         if validation.latency:
             before, after = (validation.latency[name].median_ms for name in ("float", "quantized"))
@@ -89,6 +97,7 @@ class Report:
         )
         if len(self.refusals) > 5:
             lines.append(f"refused     {len(self.refusals) - 5} more, see the JSON report")
+        lines.extend(f"worst       {layer.words()}" for layer in worst_layers(self.layers))
         lines.extend(f"note        {text}" for text in (*self.notes, *validation.warnings))
         lines.extend(f"FAILED      {text}" for text in validation.failures)
         return "\n".join(lines)

@@ -1,7 +1,7 @@
 """Tiny networks of many shapes, quantized by closed forms and ready to be learned."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import onnx
@@ -311,10 +311,15 @@ def closed_form(
     fixed: int | None = None,
     rounding: Rounding = "gptq",
     ranges: Literal["minmax", "mse"] = "minmax",
+    narrow: bool = False,
     **options: Any,
 ) -> ClosedForm:
-    """Calibrate, round, insert, and correct the biases on the data."""
+    """Calibrate, round, insert, and correct the biases on the data; ``narrow`` spares no value from ``act_bits``."""
     model, plan = planned(proto, **options)
+    if narrow:
+        formats = (replace(site.number_format, bits=options["act_bits"]) for site in plan.activations)
+        sites = zip(plan.activations, formats, strict=True)
+        plan = replace(plan, activations=tuple(replace(site, number_format=narrowed) for site, narrowed in sites))
     teacher, size = TorchGraph(model), fixed or 32
     count = min(map(len, data.values()))
     count -= count % size if fixed else 0
@@ -348,7 +353,7 @@ class Steps(LearningBudget):
     count: int = 40
     costs: Sequence[BlockCost] = field(default_factory=list)
 
-    def plan(self, costs: Sequence[BlockCost], batch: int) -> None:
+    def plan(self, costs: Sequence[BlockCost]) -> None:
         self.costs = costs
 
     @property

@@ -64,7 +64,7 @@ def test_the_cut_into_batches_does_not_matter(method: CalibrationMethod) -> None
 
 @pytest.mark.parametrize("method", ["percentile", "mse", "entropy"])
 def test_other_methods_stay_inside_minmax(method: CalibrationMethod) -> None:
-    _, plan, teacher = setup(models.residual(), act_bits=4, edge_bits=4)
+    _, plan, teacher = setup(models.residual(), act_bits=4, edge_bits=4, added_bits=4)
     batches = [{"x": images(8, 3, 8, 8)}]
     widest, chosen = calibrate(plan, teacher, batches, "minmax"), calibrate(plan, teacher, batches, method)
     ratios = [float(chosen[group].scale) / float(widest[group].scale) for group in widest]

@@ -89,6 +89,8 @@ def test_codes_stay_on_the_grid_however_far_learning_goes(
 def test_straight_through_values_have_the_gradients_of_learned_step_size_quantization() -> None:
     learned, _, codes, step = started("lsq", 3, reach=3.0)
     weight = torch.randn(codes.shape, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        learned.logits.add_(0.4 * weight.sign())
     (learned.values() * weight).sum().backward()
     outside = (learned.logits < -4) | (learned.logits > 3)
     assert 0 < int(outside.sum()) < outside.numel()

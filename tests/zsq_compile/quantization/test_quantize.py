@@ -15,6 +15,7 @@ from backends.catalog import load_target
 from passes.add_missing_bias import AddMissingBias
 from passes.fold_batchnorm import FoldBatchNorm
 from passes.harvest_batchnorm import BatchNormStatistics, harvest_batchnorm
+from passes.override_widths import Widths, override_widths
 from passes.pack_weights import PackWeights
 from passes.place_quantizers import place_quantizers
 from passes.plan import QuantizationPlan
@@ -254,3 +255,32 @@ def test_transposed_convolutions_of_any_group_stay_near_the_float_network(group:
     assert used["up"] == "empirical"
     reference = TorchGraph(model).run({"x": data})["y"]
     assert sqnr(reference.numpy(), execute(quantized, {"x": data.numpy()})["y"]) > 35.0
+
+
+@pytest.mark.parametrize("form", ["empirical", "analytic"])
+@pytest.mark.parametrize("split", [1, 2])
+def test_a_layer_whose_data_stay_float_has_its_float_bias_corrected(form: str, split: int) -> None:
+    model, statistics = folded(models.residual())
+    data = images(256, (3, 8, 8))
+    statistics = statistics_of(model, statistics, data)
+    teacher = TorchGraph(model)
+    batches = [{"x": part} for part in torch.chunk(data, split)]
+    plan = override_widths(place_quantizers(model, TARGET, bits=3), TARGET, Widths(activations={"r0": "float"}))
+    errors = {}
+    for correction in ("none", form):
+        config = QuantizationConfig(bits=3, bias_correction=correction)  # type: ignore[arg-type]
+        calibrated = calibrated_plan(plan, teacher, batches, config)
+        quantized = insert_quantizers(model, calibrated)
+        before = TorchGraph(quantized).initializers
+        used = correct_biases(model, quantized, calibrated, teacher, statistics, batches, config)
+        after = TorchGraph(quantized)
+        (site,) = (site for site in plan.weights if site.node == "conv1")  # it reads r0
+        name = str(site.bias)
+        assert name in before and before[name].is_floating_point()
+        assert torch.equal(before[name], after.initializers[name]) == (correction == "none")
+        assert (used.get("conv1") == form) == (correction != "none")
+        wanted, got = (graph.run({"x": data}, ["n1"])["n1"].mean((0, 2, 3)) for graph in (teacher, after))
+        errors[correction] = float((got - wanted).abs().max())
+    assert errors["none"] > 0.01
+    # the statistics do not know what the layers before have got wrong
+    assert errors[form] < (0.01 if form == "empirical" else 0.7) * errors["none"]

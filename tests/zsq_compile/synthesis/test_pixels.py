@@ -6,6 +6,7 @@ from tests import models
 from tests.zsq_compile.synthesis import networks
 from tests.zsq_compile.synthesis.networks import NO_STATISTICS, Listener, seeded, spec, teacher_of, trained_on
 from zsq_compile.config import PixelsConfig
+from zsq_compile.differentiable import precision
 from zsq_compile.errors import SynthesisError
 from zsq_compile.synthesis import make_generator, matching
 from zsq_compile.synthesis.contract import given_contract
@@ -152,7 +153,7 @@ def test_reduced_precision_changes_the_statistics_by_its_rounding_only(
     generator = make_generator(PixelsConfig(iterations=3), PICTURES, UNIT)
     curves = []
     for native in (True, False):
-        monkeypatch.setattr(matching, "_multiplies_bfloat16", lambda native=native: native)
+        monkeypatch.setattr(precision, "_multiplies_bfloat16", lambda native=native: native)
         curves.append(generator.synthesize(teacher, statistics, 32, seeded()).loss_curve)
     assert curves[0] == pytest.approx(curves[1], rel=0.05)
     assert curves[0] != curves[1]

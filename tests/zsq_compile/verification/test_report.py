@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from passes.plan import Refusal
+from zsq_compile.layer_quality import LayerQuality
 from zsq_compile.verification.fusion import Fusion
 from zsq_compile.verification.labelled import LabelledQuality
 from zsq_compile.verification.latency import Latency
@@ -18,6 +19,19 @@ from zsq_compile.verification.validate import OutputQuality, Validation
 
 def latency(milliseconds):
     return Latency(median_ms=milliseconds, p10_ms=milliseconds, p90_ms=milliseconds, runs=5)
+
+
+def layer(number):
+    return LayerQuality(
+        node=f"conv{number}",
+        op_type="Conv",
+        value=f"r{number}",
+        weight_bits=4,
+        activation_bits=8,
+        sqnr_db={"scales": 20.0, "biases": 21.0},
+        own_sqnr_db=30.0 - number,
+        reason="few bits: too few" if number == 4 else None,
+    )
 
 
 @pytest.fixture
@@ -65,6 +79,7 @@ def report():
         refusals=tuple(Refusal(where=f"n{i}", op_type="Tanh", reason="no integer kernel") for i in range(7)),
         notes=("opset raised from 11 to 21",),
         validation=validation,
+        layers=tuple(layer(i) for i in range(5)),
     )
 
 
@@ -82,6 +97,10 @@ def test_json_round_trips_and_holds_only_finite_numbers(report):
     assert plain["validation"]["labelled"]["top1_quantized"] == 0.8
     assert plain["versions"] == installed_versions()
     assert plain["baseline"] is None
+    assert [entry["node"] for entry in plain["layers"]] == [f"conv{i}" for i in range(5)]
+    assert list(plain["layers"][0]["sqnr_db"].items()) == [("scales", 20.0), ("biases", 21.0)]
+    assert plain["worst_layers"] == [plain["layers"][i] for i in (4, 3, 2)]
+    assert plain["worst_layers"][0]["reason"] == "few bits: too few"
 
 
 def test_summary_tells_the_figures(report):
@@ -99,18 +118,27 @@ def test_summary_tells_the_figures(report):
         "2 more, see the JSON report",
         "opset raised from 11 to 21",
         "one layer runs in float",
+        "worst       conv4 (Conv, 4-bit weights, 8-bit inputs): 26.0 dB by itself, 21.0 dB in the network; few bits",
         "FAILED      it broke",
     ):
         assert words in text
     assert "inf" in text
 
 
+def test_widths_that_were_chosen_are_told(report):
+    mixed = {"layers": {"conv1": {"bits": 4, "harm": {8: 0.0, 4: math.inf}}}, "summary": ["one line", "another"]}
+    told = dataclasses.replace(report, mixed=mixed)
+    assert told.to_json()["mixed"]["layers"] == {"conv1": {"bits": 4, "harm": {"8": 0.0, "4": None}}}
+    assert "widths      one line\nwidths      another\n" in told.summary()
+    assert report.to_json()["mixed"] is None
+
+
 def test_summary_of_a_bare_validation(report):
     bare = dataclasses.replace(
         report.validation, simulation=None, labelled=None, latency={}, failures=(), warnings=(), outputs=()
     )
-    text = dataclasses.replace(report, validation=bare, refusals=(), notes=()).summary()
-    for word in ("FAILED", "latency", "your data", "simulation", "refused", "note"):
+    text = dataclasses.replace(report, validation=bare, refusals=(), notes=(), layers=()).summary()
+    for word in ("FAILED", "worst", "latency", "your data", "simulation", "refused", "note"):
         assert word not in text
 
 

@@ -1,0 +1,77 @@
+"""The last step before a QDQ graph is written: weights packed as the target allows, checked, and slim."""
+
+import numpy as np
+import onnx_ir as ir
+
+from backends.target import Target
+from passes.checks import Door, check
+from passes.insert_qdq import InsertQdq
+from passes.pack_digits import PackDigits, digits_bytes, digits_pay
+from passes.pack_weights import PackWeights
+from passes.plan import QuantizationPlan, Scale
+from passes.slim import Slim
+
+_CAST_BYTES = 40  # the node that widens a packed weight, in the file
+
+
+def emit(model: ir.Model, plan: QuantizationPlan, target: Target) -> None:
+    """Bring a QDQ graph in place into the form in which it is written.
+
+    Args:
+        model: made by inserting the plan.
+        plan: tells how many bits each weight's codes have.
+        target: says which widths are stored packed.
+
+    Raises:
+        IllegalGraphError: the graph is not what a runtime can fuse.
+
+    """
+    bits = {f"{site.initializer}_quantized": site.number_format.bits for site in plan.weights}
+    PackDigits({name: width for name, width in bits.items() if width <= target.dense_weight_bits})(model)
+    PackWeights(frozenset(name for name, width in bits.items() if width <= target.packed_weight_bits))(model)
+    check(model, Door.EMITTED)
+    Slim()(model)
+
+
+def weight_bytes(count: int, bits: int, target: Target) -> int:
+    """Bytes that a weight of so many codes takes in the file, with the nodes that its storage needs, nearly."""
+    if bits <= target.dense_weight_bits and digits_pay(count, bits):
+        return digits_bytes(count, bits)
+    if bits <= target.packed_weight_bits:
+        return (count + 1) // 2 + _CAST_BYTES
+    return count
+
+
+def emitted_bytes(model: ir.Model, plan: QuantizationPlan, target: Target) -> int:
+    """Bytes of the file that a plan makes of a float model.
+
+    The plan is carried out on a copy. The values of codes do not change the size, except that equal constants are
+    stored once; so biases are made to differ, as they will after their correction, and so are scales not known yet.
+    """
+    copy = model.clone()
+    InsertQdq(_with_all_scales(model, plan))(copy)
+    for number, site in enumerate(plan.weights):
+        bias = copy.graph.initializers.get(f"{site.bias}_quantized")
+        if bias is not None and bias.const_value is not None:
+            codes = np.arange(bias.const_value.size, dtype=np.int32).reshape(bias.const_value.shape.numpy())
+            bias.const_value = ir.tensor(codes + 4096 * (number + 1), name=bias.name)
+    emit(copy, plan, target)
+    return int(ir.to_proto(copy).ByteSize())
+
+
+def _with_all_scales(model: ir.Model, plan: QuantizationPlan) -> QuantizationPlan:
+    """Give every site that has no scale one of its own, so that no two are stored as one."""
+    activations, weights = {}, {}
+    for number, activation in enumerate(plan.activations):
+        one = np.asarray(1.0 + number / 4096.0, np.float32)
+        activations[activation.group] = Scale(scale=one, zero_point=np.zeros((), np.int32))
+    for number, site in enumerate(plan.weights):
+        constant = model.graph.initializers[site.initializer].const_value
+        assert constant is not None
+        shape = () if site.axis is None else (constant.shape.numpy()[site.axis],)
+        reach = max(float(np.abs(constant.numpy()).max(initial=0.0)), 1e-12)
+        steps = np.full(shape, reach / site.number_format.qmax * (1.0 + number / 4096.0), np.float32)
+        weights[site.initializer] = Scale(scale=steps, zero_point=np.zeros(shape, np.int32))
+    return plan.with_scales(
+        activations={**activations, **plan.activation_scales}, weights={**weights, **plan.weight_scales}
+    )

@@ -1,0 +1,124 @@
+"""Which nodes of a float graph compute with quantized numbers, and where their values are in the QDQ graph."""
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from backends.target import Target
+from passes.plan import ActivationSite, QuantizationPlan, WeightSite
+
+_CHANNELS_LAST = frozenset({"Gemm", "MatMul"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MeasuredLayer:
+    """A node that reads at least one quantized value and computes with it.
+
+    Attributes:
+        node: its name.
+        op_type: its operator.
+        value: name of what it makes, behind the Relu or Clip that is folded into it.
+        limits: of that Relu or Clip; (None, None) where none is folded.
+        inputs: names of the values that it reads and that are no constants.
+        sites: the quantized ones among them.
+        weight: its weights; None where it has no quantized ones.
+        channel_axis: axis of the channels, of its inputs and of what it makes.
+
+    """
+
+    node: str
+    op_type: str
+    value: str
+    limits: tuple[float | None, float | None]
+    inputs: tuple[str, ...]
+    sites: tuple[ActivationSite, ...]
+    weight: WeightSite | None
+    channel_axis: int
+
+
+def measured_layers(model: ir.Model, plan: QuantizationPlan, target: Target) -> tuple[MeasuredLayer, ...]:
+    """Layers of a float model that its plan makes inexact, in graph order.
+
+    Operators that only move codes about (MaxPool, Reshape, ...) are left out: they lose nothing that the reader of
+    their output does not lose as well. An activation that is folded into a layer is a part of that layer.
+    """
+    sites = {site.value: site for site in plan.activations}
+    weights = {site.node: site for site in plan.weights}
+    layers: list[MeasuredLayer] = []
+    for node in model.graph:
+        inputs = [str(value.name) for value in node.inputs if value is not None and value.const_value is None]
+        read = tuple(sites[name] for name in dict.fromkeys(inputs) if name in sites)
+        output = node.outputs[0]
+        if not read or output.dtype not in (None, ir.DataType.FLOAT) or _moves_codes(node, read[0], sites, target):
+            continue
+        value = _behind_activation(node, sites, target)
+        layers.append(
+            MeasuredLayer(
+                node=str(node.name),
+                op_type=node.op_type,
+                value=value,
+                limits=(None, None) if value == output.name else _limits(next(iter(output.uses())).node),
+                inputs=tuple(dict.fromkeys(inputs)),
+                sites=read,
+                weight=weights.get(str(node.name)),
+                channel_axis=-1 if node.op_type in _CHANNELS_LAST else 1,
+            )
+        )
+    return tuple(layers)
+
+
+def _limits(activation: ir.Node) -> tuple[float | None, float | None]:
+    """Range that a Relu, or a Clip with constant limits, leaves."""
+    if activation.op_type == "Relu":
+        return 0.0, None
+    values = [value.const_value for value in activation.inputs[1:] if value is not None]
+    low, high = (float(value.numpy().reshape(())) for value in values if value is not None)
+    return low, high
+
+
+class QdqNames:
+    """Names in a QDQ graph of values of the float graph that it was made from by InsertQdq."""
+
+    def __init__(self, quantized: ir.Model) -> None:
+        self._nodes = {node.name: node for node in quantized.graph}
+
+    def result(self, node: str) -> str:
+        """Value that a node of the float graph makes here."""
+        return str(self._nodes[node].outputs[0].name)
+
+    def before_grid(self, site: ActivationSite) -> str:
+        """Value to feed so that a site's grid takes part."""
+        quantize = self._nodes.get(f"{site.value}_QuantizeLinear")
+        if quantize is None:
+            return site.value
+        assert quantize.inputs[0] is not None
+        return str(quantize.inputs[0].name)  # in front of a Clip that the grid replaces
+
+    def behind_grid(self, site: ActivationSite) -> str:
+        """Value to feed so that a site's grid takes no part."""
+        dequantize = self._nodes.get(f"{site.value}_DequantizeLinear")
+        return site.value if dequantize is None else str(dequantize.outputs[0].name)
+
+
+def origin(site: ActivationSite, plan: QuantizationPlan) -> ActivationSite:
+    """Find the site that is rounded where this one only has that one's codes moved."""
+    by_value = {other.value: other for other in plan.activations}
+    while site.moved_from is not None:
+        site = by_value[site.moved_from]
+    return site
+
+
+def _moves_codes(node: ir.Node, read: ActivationSite, sites: dict[str, ActivationSite], target: Target) -> bool:
+    rule, made = target.rule(node.op_type), sites.get(str(node.outputs[0].name))
+    return rule is not None and rule.kind == "same_scale" and made is not None and made.group == read.group
+
+
+def _behind_activation(node: ir.Node, sites: dict[str, ActivationSite], target: Target) -> str:
+    output = node.outputs[0]
+    uses = list(output.uses())
+    if len(uses) == 1 and output.name not in sites and not output.is_graph_output():
+        reader = uses[0].node
+        rule = target.rule(reader.op_type)
+        if rule is not None and rule.kind == "activation" and reader.outputs[0].name in sites:
+            return str(reader.outputs[0].name)
+    return str(output.name)
