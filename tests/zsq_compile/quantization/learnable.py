@@ -1,8 +1,8 @@
 """Tiny networks of many shapes, quantized by closed forms and ready to be learned."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import onnx
 import onnx_ir as ir
@@ -15,7 +15,9 @@ from passes.plan import QuantizationPlan
 from tests.quantizing import every_value, prepare
 from zsq_compile.config import QuantizationConfig, Rounding
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.quantization.bias_correction import empirical_correction
+from zsq_compile.quantization.bias_correction import empirical_correction, real_biases
+from zsq_compile.quantization.block_values import QuantizedValues, starting_values
+from zsq_compile.quantization.blocks import Block, find_blocks
 from zsq_compile.quantization.learning_budget import BlockCost, LearningBudget
 from zsq_compile.quantization.quantize import calibrated_plan, insert_quantizers, rounded_model, write_initializers
 from zsq_compile.quantization.reconstruct import Samples
@@ -290,7 +292,7 @@ def signal(count: int, proto: onnx.ModelProto, seed: int = 0) -> dict[str, Tenso
     return made
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ClosedForm:
     """A network as the closed forms leave it."""
 
@@ -308,21 +310,39 @@ def closed_form(
     *,
     fixed: int | None = None,
     rounding: Rounding = "gptq",
+    ranges: Literal["minmax", "mse"] = "minmax",
+    narrow: bool = False,
     **options: Any,
 ) -> ClosedForm:
-    """Calibrate, round, insert, and correct the biases on the data."""
+    """Calibrate, round, insert, and correct the biases on the data; ``narrow`` spares no value from ``act_bits``."""
     model, plan = planned(proto, **options)
+    if narrow:
+        formats = (replace(site.number_format, bits=options["act_bits"]) for site in plan.activations)
+        sites = zip(plan.activations, formats, strict=True)
+        plan = replace(plan, activations=tuple(replace(site, number_format=narrowed) for site, narrowed in sites))
     teacher, size = TorchGraph(model), fixed or 32
     count = min(map(len, data.values()))
     count -= count % size if fixed else 0
     batches = [{name: value[i : i + size] for name, value in data.items()} for i in range(0, count, size)]
-    config = QuantizationConfig(rounding=rounding)
+    config = QuantizationConfig(rounding=rounding, calibration_method=ranges, weight_scales=ranges)
     plan = calibrated_plan(plan, teacher, batches, config)
     rounded, plan = rounded_model(model, plan, teacher, batches, config)
     quantized = insert_quantizers(rounded, plan)
     write_initializers(quantized, empirical_correction(plan, TorchGraph(quantized), teacher, batches))
     samples = Samples(inputs=data, feed=size, fixed=fixed is not None)
     return ClosedForm(model=model, rounded=rounded, quantized=quantized, plan=plan, teacher=teacher, samples=samples)
+
+
+def started(closed: ClosedForm) -> tuple[TorchGraph, QuantizedValues]:
+    """The QDQ graph that blocks are learned in, and the values that learning starts from."""
+    biases = real_biases(closed.plan, TorchGraph(closed.quantized))
+    start = starting_values(closed.plan, TorchGraph(closed.rounded).initializers, biases)
+    return TorchGraph(insert_quantizers(closed.rounded, closed.plan, final=False)), start
+
+
+def blocks_of(closed: ClosedForm) -> tuple[Block, ...]:
+    """Blocks of a network."""
+    return find_blocks(closed.model, closed.plan, batched_values(closed.model))
 
 
 @dataclass(kw_only=True, slots=True)
@@ -333,7 +353,7 @@ class Steps(LearningBudget):
     count: int = 40
     costs: Sequence[BlockCost] = field(default_factory=list)
 
-    def plan(self, costs: Sequence[BlockCost], batch: int) -> None:
+    def plan(self, costs: Sequence[BlockCost]) -> None:
         self.costs = costs
 
     @property
