@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from zsq_compile.config import Effort
 
-_ITERATIONS: dict[Effort, int] = {"fast": 0, "balanced": 600, "best": 3000}
+_ITERATIONS: dict[Effort, int] = {"fast": 0, "balanced": 300, "best": 3000}
 _SECONDS: dict[Effort, float] = {"fast": 0.0, "balanced": 400.0, "best": 3600.0}
 _FEWEST = 20
 # seconds on two cores for one multiplication, and for one element of an activation, forwards and backwards
