@@ -26,7 +26,9 @@ _REGULARISER = 100.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LearningRates:
-    """Step sizes of Adam at the start; all go down to 0 along half a cosine.
+    """Step sizes of Adam at the start; all go down to 0 along half a cosine, but for soft codes.
+
+    Soft codes are pushed to one side hardest at the end: at a rate of 0 they would be left where they are.
 
     Attributes:
         codes: in units of a code.
@@ -154,13 +156,16 @@ class BlockStudent:
     def optimizer(self, rates: LearningRates) -> torch.optim.Optimizer:
         """Adam with a rate of its own for each kind of number, relative to its size."""
         growths = [code.growth for code in self.codes.values() if code.growth is not None]
+        soft = self.regulariser(1.0) is not None
         kinds = (
-            ([code.logits for code in self.codes.values()], rates.codes),
-            (growths, rates.weight_steps),
-            (list(self.growths.values()), rates.scales),
-            (list(self.shifts.values()), rates.biases),
+            ([code.logits for code in self.codes.values()], rates.codes, soft),
+            (growths, rates.weight_steps, False),
+            (list(self.growths.values()), rates.scales, False),
+            (list(self.shifts.values()), rates.biases, False),
         )
-        return torch.optim.Adam([{"params": numbers, "lr": rate} for numbers, rate in kinds if numbers])
+        return torch.optim.Adam(
+            [{"params": numbers, "lr": rate, "steady": steady} for numbers, rate, steady in kinds if numbers]
+        )
 
     def regulariser(self, progress: float) -> Tensor | None:
         """Mean push of undecided codes to one side; None when there is none."""
@@ -220,7 +225,7 @@ def learn(
     steps = 0
     for steps, progress in enumerate(pace, 1):  # noqa: B007 - the count is the result
         for group, rate in zip(optimizer.param_groups, first, strict=True):
-            group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * progress))
+            group["lr"] = rate if group["steady"] else rate * 0.5 * (1 + math.cos(math.pi * progress))
         quantized, floats, targets = draw()
         loss = error(student.run(quantized, floats, dropper), targets)
         push = student.regulariser(progress)
