@@ -16,7 +16,7 @@ from zsq_compile.config import CompileConfig, PixelsConfig, PriorConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError
 from zsq_compile.progress import Progress
-from zsq_compile.quantization.reconstruct import Samples
+from zsq_compile.quantization.learning_samples import Samples
 from zsq_compile.signature import InputSpec
 from zsq_compile.synthesis import make_generator
 from zsq_compile.synthesis.contract import CONTRACT_IMAGES, given_contract, infer_contract

@@ -43,26 +43,30 @@ def compensated_rounding(
         if site.axis is None or site.node not in moments:
             continue
         weight = weights[site.initializer]
-        rows = _grouped_rows(weight, site.axis, moments[site.node].groups)
+        rows = grouped_rows(weight, site.axis, moments[site.node].groups)
         step = torch.from_numpy(plan.weight_scales[site.initializer].scale).to(rows).reshape(rows.shape[:2])
-        codes, chosen = _best_step(rows, moments[site.node].matrix(), step, site.number_format)
+        codes, chosen = best_step(rows, moments[site.node].matrix(), step, site.number_format)
         scale = chosen.reshape(-1).float()
-        on_grid = codes.float() * scale.reshape(*chosen.shape, 1)
-        shape = weight.movedim(site.axis, 0).shape
         rounded[site.initializer] = (
-            on_grid.reshape(shape).movedim(0, site.axis).contiguous(),
+            ungrouped_rows(codes.float() * scale.reshape(*chosen.shape, 1), weight.shape, site.axis),
             Scale(scale=scale.cpu().numpy(), zero_point=np.zeros(scale.shape, np.int32)),
         )
     return rounded
 
 
-def _grouped_rows(weight: Tensor, axis: int, groups: int) -> Tensor:
-    """Weight as float64 rows that multiply columns: (groups, rows, K)."""
+def grouped_rows(weight: Tensor, axis: int, groups: int) -> Tensor:
+    """Lay a weight out as float64 rows that multiply columns: (groups, rows, K)."""
     by_channel = weight.detach().double().movedim(axis, 0)
     return by_channel.reshape(groups, len(by_channel) // groups, -1)
 
 
-def _best_step(rows: Tensor, matrix: Tensor, step: Tensor, number_format: NumberFormat) -> tuple[Tensor, Tensor]:
+def ungrouped_rows(rows: Tensor, shape: torch.Size, axis: int) -> Tensor:
+    """Turn rows back into a weight of this shape: the inverse of ``grouped_rows``."""
+    moved = (shape[axis], *shape[:axis], *shape[axis + 1 :])
+    return rows.reshape(moved).movedim(0, axis).contiguous()
+
+
+def best_step(rows: Tensor, matrix: Tensor, step: Tensor, number_format: NumberFormat) -> tuple[Tensor, Tensor]:
     """Round every row with several steps at once; keep each row's best."""
     tries = len(_FRACTIONS)
     steps = (step[:, :, None] * step.new_tensor(_FRACTIONS)).flatten(1)

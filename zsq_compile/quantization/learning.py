@@ -13,8 +13,9 @@ from zsq_compile.quantization.activation_cache import ActivationCache
 from zsq_compile.quantization.bias_correction import real_biases
 from zsq_compile.quantization.block_values import starting_values, written
 from zsq_compile.quantization.learning_budget import LearningBudget
+from zsq_compile.quantization.learning_samples import Samples
 from zsq_compile.quantization.quantize import insert_quantizers, write_initializers
-from zsq_compile.quantization.reconstruct import BlockRecord, Reconstruction, Samples
+from zsq_compile.quantization.reconstruct import BlockRecord, Reconstruction
 
 
 def is_learnable(plan: QuantizationPlan) -> bool:

@@ -74,14 +74,22 @@ class LearningBudget:
         """Optimiser steps of all blocks; None where the clock decides."""
         return None if self.deadline is not None else sum(self._steps)
 
+    def has_time(self, block: int, seconds: float) -> bool:
+        """Whether a block has time for something else that takes so many seconds: at most half of its share."""
+        return self.deadline is None or self._seconds_for(block) > 2 * seconds
+
     def pace(self, block: int) -> Iterator[float]:
         """Progress, from 0 towards 1, at the start of each optimiser step of a block."""
         if self.deadline is None:
             count = self._steps[block]
             return (step / count for step in range(count))
+        return _by_clock(self._seconds_for(block))
+
+    def _seconds_for(self, block: int) -> float:
+        """Share of the time left that a block has, under a deadline."""
+        assert self.deadline is not None
         left = self.deadline - time.perf_counter()
-        share = self._shares[block] / max(sum(self._shares[block:]), 1e-12)
-        return _by_clock(_SLACK * left * share)
+        return _SLACK * left * self._shares[block] / max(sum(self._shares[block:]), 1e-12)
 
 
 def _by_clock(seconds: float) -> Iterator[float]:

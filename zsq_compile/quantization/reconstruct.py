@@ -1,19 +1,19 @@
 """Reconstruction: learn a quantized network block by block on calibration data, without labels.
 
 The order of BRECQ (Li et al. 2021): each block is learned on what the quantized network in front of it makes, towards
-what the float network makes, and the next one sees the result. A block keeps its closed form where learning did not
-lower its error on samples that it was not learned on.
+what the float network makes, and the next one sees the result. Before it is learned its layers are rounded anew on what
+they read (see ``sequential_rounding``). A block keeps what lowered its error on samples that it was not learned on.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from passes.plan import QuantizationPlan
+from passes.plan import QuantizationPlan, WeightSite
 from zsq_compile.config import LearnedRounding
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.differentiable.precision import reduced_precision, reduced_type
@@ -22,6 +22,9 @@ from zsq_compile.quantization.block_learning import BlockStudent, Dropper, Learn
 from zsq_compile.quantization.block_values import QuantizedValues
 from zsq_compile.quantization.blocks import Block, find_blocks
 from zsq_compile.quantization.learning_budget import BlockCost, LearningBudget
+from zsq_compile.quantization.learning_samples import Samples, batched_values
+from zsq_compile.quantization.second_moments import input_columns
+from zsq_compile.quantization.sequential_rounding import InputPair, compensated_layer
 
 _JUDGED = 8  # one feed in so many judges
 _BATCH, _SMALLEST_BATCH = 32, 8
@@ -39,8 +42,8 @@ class BlockRecord:
         layers: names of its weighted nodes.
         before: squared error of its outputs relative to their variance, on samples that it is judged on, as the closed
             forms leave it.
-        after: the same with what was learned.
-        kept: what was learned is in the model; else the closed form is.
+        after: the same with the best of what was tried.
+        kept: what was rounded anew or learned is in the model; else what the closed forms had left is.
         unsettled: share of the codes that learning left between two integers.
         steps: of the optimiser.
         batch: samples of a step.
@@ -57,28 +60,6 @@ class BlockRecord:
     steps: int
     batch: int
     seconds: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Samples:
-    """Calibration data of one network.
-
-    Attributes:
-        inputs: (count, ...) by name.
-        feed: samples of one feed: the batch size that the model insists on, or a convenient one.
-        fixed: whether the model insists on it.
-
-    """
-
-    inputs: Mapping[str, Tensor]
-    feed: int
-    fixed: bool
-
-    @property
-    def count(self) -> int:
-        """Samples that fill feeds."""
-        count = min(len(value) for value in self.inputs.values())
-        return count - count % self.feed if self.fixed else count
 
 
 class Reconstruction:
@@ -115,10 +96,11 @@ class Reconstruction:
         self._plan, self._student, self._teacher = plan, student, teacher
         self._samples, self._cache, self._start = samples, cache, start
         self._rounding, self._budget, self._rng = rounding, budget, rng
-        self.blocks = find_blocks(model, plan, _batched(teacher, samples))
+        self.blocks = find_blocks(model, plan, batched_values(teacher, samples))
         self.records: list[BlockRecord] = []
-        self._made_by = {str(node.name): str(node.outputs[0].name) for node in model.graph}
+        self._nodes = {str(node.name): node for node in model.graph}
         self._learned_scales: set[str] = set()
+        self._longest = 0.0
         groups = torch.arange(samples.count) // (samples.feed if samples.fixed else 1)
         period = min(_JUDGED, int(groups[-1]) + 1)
         judged = groups % period == period - 1
@@ -176,7 +158,8 @@ class Reconstruction:
             quantized.update(outputs)
             error = float(self._distance(outputs, {name: values[name] for name in block.outputs}).mean())
             multiplications = sum(
-                self._teacher.initializers[site.initializer][0].numel() * made.get(self._made_by[site.node], 0)
+                self._teacher.initializers[site.initializer][0].numel()
+                * made.get(str(self._nodes[site.node].outputs[0].name), 0)
                 for site in block.layers
             )
             elements = sum(made.get(name, 0) for name in block.values)
@@ -203,34 +186,48 @@ class Reconstruction:
         self._cache.write(key, start, self._samples.count, part.to(kind))
 
     def _forward(self, side: str, block: Block, values: QuantizedValues | None) -> None:
-        """Run all samples through a block, ``values`` None standing for the float network, and keep what it makes."""
+        """Run all samples through a block, and keep what it makes."""
         step = self._samples.feed
         for start in range(0, self._samples.count, step):
             feeds = {name: self._cache.take((side, name), slice(start, start + step)) for name in block.inputs}
             for name, value in self._outputs(block, feeds, values).items():
                 self._write((side, name), start, value)
 
-    def _outputs(self, block: Block, feeds: Mapping[str, Tensor], values: QuantizedValues | None) -> dict[str, Tensor]:
+    def _outputs(
+        self,
+        block: Block,
+        feeds: Mapping[str, Tensor],
+        values: QuantizedValues | None,
+        wanted: tuple[str, ...] | None = None,
+    ) -> dict[str, Tensor]:
+        """Run a block, ``values`` None standing for the float network; ``wanted`` None for its outputs."""
+        names = block.outputs if wanted is None else wanted
         with torch.inference_mode(), reduced_precision(self._teacher.device):
             if values is None:
-                return self._teacher.run(feeds, block.outputs)
+                return self._teacher.run(feeds, names)
             constants = values.feeds(block.layers, self._plan)
-            return self._student.run({**feeds, **constants}, block.outputs, replace=values.replacements())
+            return self._student.run({**feeds, **constants}, names, replace=values.replacements())
 
     def _learned(
         self, place: int, block: Block, values: QuantizedValues, advance: Callable[[int], None]
     ) -> QuantizedValues:
-        """Learn one block, and return its new values, or its old ones where they are better."""
-        student = self._block_student(block, values)
-        before = after = self._error(block, values)
-        steps, seconds, newer = 0, 0.0, values
-        if student.learnable and before > 0:
+        """Round one block anew and learn it; return its best values, those of before among them."""
+        tried = [(self._error(block, values), values)]
+        if tried[0][0] > 0 and self._budget.has_time(place, self._longest):
+            began = time.perf_counter()
+            rounded = self._compensated(block, values)
+            tried.append((self._error(block, rounded), rounded))
+            self._longest = max(self._longest, time.perf_counter() - began)
+        error, start = min(tried, key=_error_first)
+        student = self._block_student(block, start)
+        steps, seconds = 0, 0.0
+        if student.learnable and error > 0:
             started = time.perf_counter()
             with reduced_precision(self._teacher.device):
                 steps = learn(
                     student,
                     lambda: self._drawn(block, self._costs[place].batch),
-                    lambda outputs, targets: self._distance(outputs, targets).mean() / before,
+                    lambda outputs, targets: self._distance(outputs, targets).mean() / error,
                     self._budget.pace(place),
                     self._dropper,
                     LearningRates(),
@@ -238,23 +235,54 @@ class Reconstruction:
                 )
             seconds = time.perf_counter() - started
         if steps:
-            newer = values.merged(student.values())
-            after = self._error(block, newer)
+            learned = start.merged(student.values())
+            tried.append((self._error(block, learned), learned))
         self._learned_scales.update(student.growths)
+        after, best = min(tried, key=_error_first)
         self.records.append(
             BlockRecord(
                 name=block.name,
                 layers=tuple(site.node for site in block.layers),
-                before=before,
+                before=tried[0][0],
                 after=after,
-                kept=after < before,
+                kept=best is not values,
                 unsettled=student.unsettled(),
                 steps=steps,
                 batch=self._costs[place].batch,
                 seconds=seconds,
             )
         )
-        return newer if after < before else values
+        return best
+
+    def _compensated(self, block: Block, values: QuantizedValues) -> QuantizedValues:
+        """Round the layers below 8 bits of a block one after the other, each on what it reads behind those before."""
+        weights = self._teacher.initializers
+        for site in block.layers:
+            if site.number_format.bits >= 8 or site.axis is None:
+                continue
+            weight, step = weights[site.initializer], self._start.steps[site.initializer]
+            layer = compensated_layer(site, weight, step.flatten(), self._input_pairs(block, site, values))
+            if layer is None:
+                continue
+            newer = {site.initializer: layer.step.reshape(step.shape)}
+            biases = {str(site.bias): weights[str(site.bias)] + layer.shift} if site.bias in values.biases else {}
+            values = values.merged(
+                QuantizedValues(weights={site.initializer: layer.weight}, steps=newer, biases=biases, scales={})
+            )
+        return values
+
+    def _input_pairs(self, block: Block, site: WeightSite, values: QuantizedValues) -> Iterator[InputPair]:
+        """Run all samples through a block up to one of its layers, in both networks."""
+        node, name = self._nodes[site.node], site.data_input
+        made = f"{name}_dequantized" if name in {site.value for site in self._plan.activations} else name
+        for judged, samples in ((False, self._trained), (True, self._judged)):
+            for index in torch.split(samples, self._samples.feed):
+                found = []
+                for side, value, constants in (("quantized", made, values), ("float", name, None)):
+                    feeds = {entry: self._cache.take((side, entry), index) for entry in block.inputs}
+                    found.append(self._outputs(block, feeds, constants, (value,))[value].float())
+                columns = zip(*(input_columns(node, site, self._teacher.initializers, x) for x in found), strict=True)
+                yield from (InputPair(quantized=left, real=right, judged=judged) for left, right in columns)
 
     def _block_student(self, block: Block, values: QuantizedValues) -> BlockStudent:
         weights = self._teacher.initializers
@@ -293,18 +321,5 @@ class Reconstruction:
         return total
 
 
-def _batched(teacher: TorchGraph, samples: Samples) -> frozenset[str]:
-    """Names of the values whose first axis counts samples, seen by running two batches of different sizes."""
-    found: list[set[str]] = []
-    for size in [samples.feed] if samples.fixed else [2, 3]:
-        names = set(samples.inputs)
-
-        def remember(node: ir.Node, outputs: tuple[Tensor, ...], size: int = size, names: set[str] = names) -> None:
-            made = zip(node.outputs, outputs, strict=False)
-            names.update(str(value.name) for value, tensor in made if tensor.ndim and len(tensor) == size)
-
-        with torch.inference_mode():
-            first = torch.arange(size)
-            teacher.run({name: value[first % len(value)] for name, value in samples.inputs.items()}, visit=remember)
-        found.append(names)
-    return frozenset(set.intersection(*found))
+def _error_first(tried: tuple[float, QuantizedValues]) -> float:
+    return tried[0]

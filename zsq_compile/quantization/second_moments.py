@@ -4,6 +4,7 @@ For a convolution a column is what one output position sees of the input (im2col
 a row of the input. A layer's squared output error under a weight error D is then tr(D H D^T), with no sample needed.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import onnx_ir as ir
@@ -18,24 +19,31 @@ from zsq_compile.quantization.calibrate import Batch, watch
 _LARGEST = 8192
 _CHUNK_ELEMENTS = 1 << 24
 _POSITIONS_PER_COLUMN = 16  # an estimate of K x K moments needs a few times K positions, not all of a large map
+_FEWEST_POSITIONS = 1 << 14
 
 
 class SecondMoments:
-    """Running sum of x x^T over the columns x of one layer, per group of channels."""
+    """Running sum of x y^T over the columns x and y of one layer, y mostly being x, per group of channels."""
 
     def __init__(self, groups: int, size: int) -> None:
         self.groups = groups
+        self.count = 0
         self._total = torch.zeros(groups, size, size)
-        self._count = 0
 
-    def observe(self, columns: Tensor) -> None:
-        """Add columns of shape (groups, K, positions)."""
-        self._total += (columns @ columns.transpose(1, 2)).to(self._total.device)
-        self._count += columns.shape[2]
+    def observe(self, columns: Tensor, others: Tensor | None = None) -> None:
+        """Add columns x of shape (groups, K, positions), and others y than x in the same shape, if any."""
+        right = columns if others is None else others
+        self._total += (columns @ right.transpose(1, 2)).to(self._total.device)
+        self.count += columns.shape[2]
+
+    def add(self, other: "SecondMoments") -> None:
+        """Add what another one has seen."""
+        self._total += other._total
+        self.count += other.count
 
     def matrix(self) -> Tensor:
-        """E[x x^T], float64, (groups, K, K)."""
-        return self._total.double() / max(self._count, 1)
+        """E[x y^T], float64, (groups, K, K)."""
+        return self._total.double() / max(self.count, 1)
 
 
 def measure_second_moments(
@@ -84,15 +92,25 @@ def input_columns(node: ir.Node, site: WeightSite, initializers: Mapping[str, Te
     groups = node.attributes.get_int("group", 1)
     size = weight[0].numel()
     padded, kernel, strides, dilations = _two_dimensional(node, value, tuple(weight.shape[2:]))
+    strides = _sparser(padded, kernel, strides, dilations, _POSITIONS_PER_COLUMN * size)
     per_image = max(padded[0].numel() * kernel[0] * kernel[1] // (strides[0] * strides[1]), 1)
-    images = max(_CHUNK_ELEMENTS // per_image, 1)
     chunks = []
-    for part in torch.split(padded, images):
+    for part in torch.split(padded, max(_CHUNK_ELEMENTS // per_image, 1)):
         unfolded = functional.unfold(part, kernel, dilation=dilations, stride=strides)
-        columns = unfolded.reshape(len(part), groups, size, -1).permute(1, 2, 0, 3).reshape(groups, size, -1)
-        stride = max(columns.shape[2] * len(value) // (len(part) * max(_POSITIONS_PER_COLUMN * size, 1 << 14)), 1)
-        chunks.append(columns[:, :, ::stride])
+        chunks.append(unfolded.reshape(len(part), groups, size, -1).permute(1, 2, 0, 3).reshape(groups, size, -1))
     return chunks
+
+
+def _sparser(
+    padded: Tensor, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int], wanted: int
+) -> tuple[int, int]:
+    """Strides with which a large map gives no more positions than are wanted of a feed, spread over all of it."""
+    height, width = (
+        (padded.shape[axis + 2] - dilations[axis] * (kernel[axis] - 1) - 1) // strides[axis] + 1 for axis in range(2)
+    )
+    excess = max(len(padded) * height * width // max(wanted, _FEWEST_POSITIONS), 1)
+    down = min(math.isqrt(excess), height)
+    return strides[0] * down, strides[1] * min(excess // down, width)
 
 
 def _two_dimensional(

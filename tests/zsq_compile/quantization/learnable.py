@@ -19,8 +19,8 @@ from zsq_compile.quantization.bias_correction import empirical_correction, real_
 from zsq_compile.quantization.block_values import QuantizedValues, starting_values
 from zsq_compile.quantization.blocks import Block, find_blocks
 from zsq_compile.quantization.learning_budget import BlockCost, LearningBudget
+from zsq_compile.quantization.learning_samples import Samples
 from zsq_compile.quantization.quantize import calibrated_plan, insert_quantizers, rounded_model, write_initializers
-from zsq_compile.quantization.reconstruct import Samples
 
 TARGET = load_target("ort_cpu")
 

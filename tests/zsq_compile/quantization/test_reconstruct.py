@@ -21,8 +21,9 @@ from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.quantization import block_learning, reconstruct
 from zsq_compile.quantization.block_learning import LearningRates
 from zsq_compile.quantization.learning import Learning, is_learnable, learning
+from zsq_compile.quantization.learning_samples import Samples, batched_values
 from zsq_compile.quantization.quantize import insert_quantizers, write_initializers
-from zsq_compile.quantization.reconstruct import Reconstruction, Samples
+from zsq_compile.quantization.reconstruct import Reconstruction
 
 SMALL = """
     small (float[N,3,5,5] x) => (float[N,4,5,5] y)
@@ -52,7 +53,13 @@ def _same_everywhere_and_small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No layer is rounded anew, so that what changes was learned."""
+    monkeypatch.setattr(reconstruct, "compensated_layer", lambda *_: None)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch, alone: None) -> None:
     """Rates at which a few steps change something."""
     monkeypatch.setattr(reconstruct, "LearningRates", lambda: QUICK)
 
@@ -166,6 +173,7 @@ def measured(closed: ClosedForm, model: ir.Model, ready: Learning) -> dict[str, 
     return errors
 
 
+@pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize("rounding", get_args(LearnedRounding))
 def test_a_block_that_learning_makes_worse_keeps_its_closed_form(
     rounding: LearnedRounding, monkeypatch: pytest.MonkeyPatch
@@ -177,6 +185,19 @@ def test_a_block_that_learning_makes_worse_keeps_its_closed_form(
     assert [record.steps for record in ready.records] == [3] * 4
     assert not any(record.after < record.before for record in ready.records)
     assert serialized(model) == serialized(closed.quantized)
+
+
+@pytest.mark.parametrize("network", ["inverted", "concat"])
+def test_rounding_anew_behind_a_quantized_prefix_lowers_the_error(network: str) -> None:
+    """No step of learning: what changes is the rounding and the biases, and the activation steps do not."""
+    closed = prepared(NETWORKS[network], 256)
+    model, plan, ready = learned(closed, 0)
+    assert any(record.kept for record in ready.records)
+    assert all(record.after <= record.before for record in ready.records)
+    held_out = signal(64, ir.to_proto(closed.model), seed=7)
+    assert distance(closed, model, held_out) < 0.9 * distance(closed, closed.quantized, held_out)
+    same = closed.plan.activation_scales
+    assert all(scale.scale == same[group].scale for group, scale in plan.activation_scales.items())
 
 
 @pytest.mark.usefixtures("quick")
@@ -353,6 +374,7 @@ def test_any_output_will_do(end: str, batch: int | None) -> None:
 
 
 @pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("alone")
 def test_bfloat16_learns_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     closed = prepared(NETWORKS["residual"])
     quantized = spoiled(closed)
@@ -417,7 +439,7 @@ def test_the_float_model_is_not_touched() -> None:
 def test_values_that_count_samples_are_seen_by_running_two_sizes() -> None:
     closed = prepared(NETWORKS["tokens"])
     names = {str(value.name) for node in closed.model.graph for value in node.outputs} | {"x"}
-    found = reconstruct._batched(closed.teacher, closed.samples)
+    found = batched_values(closed.teacher, closed.samples)
     assert names - found == {"t1", "m0", "r1", "m1", "r2"}
     one = Samples(inputs={"x": closed.samples.inputs["x"][:1]}, feed=32, fixed=False)
-    assert reconstruct._batched(closed.teacher, one) == found
+    assert batched_values(closed.teacher, one) == found

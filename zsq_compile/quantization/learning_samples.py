@@ -1,0 +1,49 @@
+"""The samples that a network is learned on, and how they are fed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from zsq_compile.differentiable.module import TorchGraph
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Samples:
+    """Calibration data of one network.
+
+    Attributes:
+        inputs: (count, ...) by name.
+        feed: samples of one feed: the batch size that the model insists on, or a convenient one.
+        fixed: whether the model insists on it.
+
+    """
+
+    inputs: Mapping[str, Tensor]
+    feed: int
+    fixed: bool
+
+    @property
+    def count(self) -> int:
+        """Samples that fill feeds."""
+        count = min(len(value) for value in self.inputs.values())
+        return count - count % self.feed if self.fixed else count
+
+
+def batched_values(teacher: TorchGraph, samples: Samples) -> frozenset[str]:
+    """Names of the values whose first axis counts samples, seen by running two batches of different sizes."""
+    found: list[set[str]] = []
+    for size in [samples.feed] if samples.fixed else [2, 3]:
+        names = set(samples.inputs)
+
+        def remember(node: ir.Node, outputs: tuple[Tensor, ...], size: int = size, names: set[str] = names) -> None:
+            made = zip(node.outputs, outputs, strict=False)
+            names.update(str(value.name) for value, tensor in made if tensor.ndim and len(tensor) == size)
+
+        with torch.inference_mode():
+            first = torch.arange(size)
+            teacher.run({name: value[first % len(value)] for name, value in samples.inputs.items()}, visit=remember)
+        found.append(names)
+    return frozenset(set.intersection(*found))
