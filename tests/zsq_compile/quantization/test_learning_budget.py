@@ -159,3 +159,14 @@ def test_time_that_a_block_leaves_goes_to_those_behind_it(clock: FakeClock) -> N
         for _ in budget.pace(block):
             clock.now += 0.1
     assert 1028.5 < clock.now <= 1030.0
+
+
+def test_other_work_gets_at_most_half_of_what_a_block_has_under_a_deadline(clock: FakeClock) -> None:
+    budget = LearningBudget(effort="balanced", deadline=clock.now + 100)
+    budget.plan(costs([1.0, 1.0]))
+    assert budget.has_time(0, 20)  # the share is 50 seconds, less a reserve
+    assert not budget.has_time(0, 26)
+    assert budget.has_time(1, 40)
+    clock.now += 101
+    assert not budget.has_time(0, 0)
+    assert LearningBudget(effort="balanced").has_time(0, 1e9)
