@@ -25,7 +25,7 @@ from zsq_compile.synthesis.generator import InputContract, SyntheticSet
 _HELD_OUT = 4  # one sample in so many judges the result and takes no part in making it
 _SMALL_IMAGE = 64 * 64
 _COUNTS = {"fast": (128, 32), "balanced": (256, 64), "best": (1024, 128)}  # of small and of large images
-_TO_LEARN_FROM = 2  # times as many where codes are learned: few samples are learned by heart
+_LEARNED_COUNTS = {"fast": (256, 64), "balanced": (1024, 128), "best": (2048, 256)}  # few are learned by heart
 _BATCH = 32
 _JOINED_BYTES = 256_000_000  # for the values of the graph that are counted; a few more live at the same time
 
@@ -188,11 +188,11 @@ def _inferred_contract(
 
 
 def _default_count(inputs: Sequence[InputSpec], config: CompileConfig) -> int:
-    small, large = _COUNTS[config.effort]
     image = _first_image(inputs)
     is_small = image is None or int(image.shape[2] or 1) * int(image.shape[3] or 1) <= _SMALL_IMAGE
     learned = config.learned_rounding is not None and min(config.quantization.bits, config.quantization.act_bits) < 8
-    return (small if is_small else large) * (_TO_LEARN_FROM if learned else 1)
+    small, large = (_LEARNED_COUNTS if learned else _COUNTS)[config.effort]
+    return small if is_small else large
 
 
 def _split(samples: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
