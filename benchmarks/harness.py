@@ -57,26 +57,33 @@ class Rows:
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What one compilation is told: widths in bits, a seed, and calibration data where it need not make its own."""
+    """What one compilation is told: widths in bits, a seed, and where the calibration data comes from.
+
+    ``calib`` is a file of data, ``generator`` the name of what makes it; None for the compiler's own choice.
+    """
 
     bits: int = 8
     act_bits: int = 8
     seed: int = 0
     calib: Path | None = None
+    generator: str | None = None
 
     def key(self) -> list[str]:
         """Say what a row depends on."""
         data = "" if self.calib is None else file_sha256(self.calib)
-        return [str(self.bits), str(self.act_bits), str(self.seed), data]
+        named = [] if self.generator is None else [self.generator]
+        return [str(self.bits), str(self.act_bits), str(self.seed), data, *named]
 
     def file_name(self, stem: str) -> str:
         """Name the quantized file, without its ending."""
-        data = "" if self.calib is None else ".real"
+        data = f".{self.generator}" if self.generator else "" if self.calib is None else ".real"
         return f"{stem}.w{self.bits}a{self.act_bits}.s{self.seed}{data}"
 
     def words(self) -> list[str]:
         """Say it to the command line."""
         words = ["--bits", str(self.bits), "--act-bits", str(self.act_bits), "--seed", str(self.seed)]
+        if self.generator is not None:
+            words += ["--generator", self.generator]
         return words if self.calib is None else [*words, "--calib", str(self.calib)]
 
 
