@@ -126,11 +126,12 @@ def synthetic_data(
     count = config.samples or _default_count(inputs, config)
     total = count + (max(count // _HELD_OUT, 1) if hold_out else 0)
     fixed = fixed_batch(inputs)
-    if fixed:
-        total = -(-total // fixed) * fixed
+    if fixed:  # whole feeds to learn from, and whole feeds that are held out
+        learned = -(-count // fixed)
+        total = (learned + (max(learned // _HELD_OUT, 1) if hold_out else 0)) * fixed
     generator = make_generator(chosen, inputs, contract, progress, effort=config.effort)
     made = generator.synthesize(teacher, statistics, total, torch.Generator().manual_seed(config.seed))
-    calibration, held_out = _split(made.inputs) if hold_out else (made.inputs, {})
+    calibration, held_out = _split(made.inputs, fixed or 1) if hold_out else (made.inputs, {})
     held = len(next(iter(held_out.values()), ()))
     return CalibrationData(
         calibration=calibration,
@@ -160,7 +161,13 @@ def given_data(
         raise ConfigError(
             f"calibration data needs the same number of samples, at least 2, for every input, got {counts}"
         )
-    calibration, held_out = _split(tensors)
+    fixed = fixed_batch(inputs)
+    if fixed and min(counts) < 2 * fixed:
+        raise ConfigError(
+            f"the model takes {fixed} samples at a time: calibration data needs at least {2 * fixed}, half of them to "
+            f"judge the result, got {min(counts)}"
+        )
+    calibration, held_out = _split(tensors, fixed or 1)
     held = len(next(iter(held_out.values())))
     return CalibrationData(
         calibration=calibration,
@@ -190,16 +197,17 @@ def _inferred_contract(
 def _default_count(inputs: Sequence[InputSpec], config: CompileConfig) -> int:
     image = _first_image(inputs)
     is_small = image is None or int(image.shape[2] or 1) * int(image.shape[3] or 1) <= _SMALL_IMAGE
-    learned = config.learned_rounding is not None and min(config.quantization.bits, config.quantization.act_bits) < 8
+    narrow = config.mixed or min(config.quantization.bits, config.quantization.act_bits) < 8
+    learned = config.learned_rounding is not None and narrow
     small, large = (_LEARNED_COUNTS if learned else _COUNTS)[config.effort]
     return small if is_small else large
 
 
-def _split(samples: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Hold out every fifth sample, so that both parts come from every batch that a generator worked on."""
+def _split(samples: Mapping[str, Tensor], feed: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Hold out every fifth feed, so that both parts come from all that a generator worked on."""
     period = _HELD_OUT + 1
-    count = min(len(tensor) for tensor in samples.values())
-    held = torch.arange(count) % period == min(period, count) - 1
+    count = min(len(tensor) for tensor in samples.values()) // feed * feed
+    held = torch.arange(count) // feed % period == min(period, count // feed) - 1
     return {name: t[:count][~held] for name, t in samples.items()}, {
         name: t[:count][held] for name, t in samples.items()
     }

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 
 from zsq_compile.progress import Progress
 
+_TAIL = 1.0  # seconds that writing and loading the file take
+
 
 class Clock:
     """Times the stages of one compilation.
@@ -27,10 +29,17 @@ class Clock:
     def deadline(self, budget: float | None) -> float | None:
         """Moment, on the clock of ``time.perf_counter``, at which learning has to end to keep a budget of seconds.
 
-        What comes behind it runs the float and the quantized network on the data held out, which takes a little longer
-        than calibrating did. None without a budget.
+        What comes behind it runs the float and the quantized network on the data held out, which takes longer than
+        calibrating did. None without a budget. Whoever watches is told when nothing is left of it.
         """
-        return None if budget is None else self._started + budget - 1.5 * self.seconds.get("calibrate", 0.0)
+        if budget is None:
+            return None
+        end = self._started + budget - 1.5 * self.seconds.get("calibrate", 0.0) - _TAIL
+        if time.perf_counter() > end:
+            self._progress.warn(
+                f"the time budget of {budget:g} s was used up before learning could begin: nothing is learned"
+            )
+        return end
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Callable[[int], None]]:

@@ -156,7 +156,8 @@ class QuantizationConfig:
         calibration_method: how an activation range is read off the calibration data. ``mse`` by default: it gives up
             rare extremes where that lowers the total error.
         bias_correction: how the mean error of quantized weights is taken back out of the biases. ``auto`` uses the
-            closed form where batch normalisation gives the moments and the calibration data where it does not.
+            closed form where batch normalisation gives the moments and the calibration data where it does not. Blocks
+            that are learned start from it, and learn their biases along.
         rounding: ``gptq`` rounds weights one column after the other and lets those to come make up for the error, as
             the second moments of the layer's inputs on the calibration data tell; ``nearest`` and ``squant`` look at no
             data, and ``squant`` makes the rounding errors of each kernel and each channel cancel. The others start from
@@ -243,6 +244,11 @@ class CompileConfig:
             raise ConfigError(f"seed needs a whole number from 0 to 2**63 - 1, got {self.seed}")
         if self.min_agreement is not None:
             require_number("min_agreement", self.min_agreement, low=0.0, high=1.0, hint="97 % is written 0.97")
+        if self.effort == "fast" and self.quantization.rounding in get_args(LearnedRounding):
+            raise ConfigError(
+                f"quantization.rounding {self.quantization.rounding} learns, and the effort fast only computes: take "
+                "the effort balanced, or the rounding gptq"
+            )
         require_mixed_goal(self.mixed, self.max_size, self.min_agreement)
 
     @property

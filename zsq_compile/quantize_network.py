@@ -1,5 +1,6 @@
 """The middle of the sentence: from a float network and calibration data to the QDQ network, closed forms first."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -136,6 +137,9 @@ def _learned(
     """Learn on from what the closed forms left."""
     config = network.config
     assert config.learned_rounding is not None
+    deadline = clock.deadline(config.time_budget)
+    if deadline is not None and time.perf_counter() >= deadline:
+        return quantized, plan, ()
     learner = learning(
         network.model,
         rounded,
@@ -144,7 +148,7 @@ def _learned(
         teacher,
         network.samples.for_learning(network.inputs),
         rounding=config.learned_rounding,
-        budget=LearningBudget(effort=config.effort, deadline=clock.deadline(config.time_budget)),
+        budget=LearningBudget(effort=config.effort, deadline=deadline),
         memory=config.memory,
         seed=config.seed,
     )

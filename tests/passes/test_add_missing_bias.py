@@ -82,3 +82,22 @@ def test_the_bias_has_the_type_of_the_weight() -> None:
     model = ir.from_proto(parse("g (double[N,3] x) => (double[N,5] y) <double[3,5] w> { [layer] y = Gemm(x, w) }"))
     AddMissingBias()(model)
     assert execute(model, {"x": np.ones((1, 3))})["y"].dtype == np.float64
+
+
+@pytest.mark.parametrize("shape", ["1", "1,5", "5", "1,1"])
+def test_the_bias_of_a_gemm_is_written_out_for_each_channel(shape: str) -> None:
+    model = ir.from_proto(
+        parse(f"g (float[N,3] x) => (float[N,5] y) <float[3,5] w, float[{shape}] b> {{ [layer] y = Gemm(x, w, b) }}")
+    )
+    feeds = random_feeds(model)
+    before = execute(model, feeds)
+    assert AddMissingBias()(model).modified == (shape != "5")
+    bias = model.graph[0].inputs[2]
+    assert bias is not None and bias.const_value is not None and bias.const_value.shape == [5]
+    assert np.array_equal(execute(model, feeds)["y"], before["y"])
+    assert not AddMissingBias()(model).modified
+
+
+def test_a_bias_with_a_row_for_each_sample_stays() -> None:
+    text = "g (float[2,3] x) => (float[2,5] y) <float[3,5] w, float[2,5] b> { [layer] y = Gemm(x, w, b) }"
+    assert not AddMissingBias()(ir.from_proto(parse(text))).modified

@@ -3,8 +3,13 @@ import onnx_ir as ir
 import pytest
 import torch
 
+from passes.harvest_batchnorm import harvest_batchnorm
 from tests.models import parse
-from zsq_compile.calibration_data import CalibrationData
+from zsq_compile.calibration_data import CalibrationData, given_data, synthetic_data
+from zsq_compile.config import CompileConfig, Effort, NoiseConfig
+from zsq_compile.differentiable.module import TorchGraph
+from zsq_compile.errors import ConfigError
+from zsq_compile.progress import Silent
 from zsq_compile.signature import InputSpec
 
 MEGABYTE = 1_000_000
@@ -41,3 +46,29 @@ def test_layers_are_measured_on_few_samples_that_were_held_out(
     assert [len(feed["x"]) for feed in feeds] == sizes
     if feeds:
         assert torch.cat([feed["x"] for feed in feeds]).flatten().tolist() == list(range(sum(sizes)))
+
+
+@pytest.mark.parametrize("batch", [1, 16, 128, 256])
+@pytest.mark.parametrize("effort", ["fast", "balanced"])
+def test_a_model_that_insists_on_large_batches_gets_some_to_learn_from_and_some_to_be_judged_on(
+    batch: int, effort: Effort
+) -> None:
+    model = ir.from_proto(parse(f"agraph (float[{batch},3] x) => (float[{batch},3] y) {{ y = Relu(x) }}"))
+    inputs = [InputSpec(name="x", shape=(batch, 3), dtype=np.dtype(np.float32))]
+    config = CompileConfig(effort=effort, generator=NoiseConfig())
+    made = synthetic_data(TorchGraph(model), harvest_batchnorm(model), inputs, config, Silent())
+    for part in (made.calibration["x"], made.held_out["x"]):
+        assert len(part) >= batch and len(part) % batch == 0
+    assert made.batches(inputs) and made.judging(inputs, model)
+    assert len(made.held_out["x"]) <= max(len(made.calibration["x"]) // 3, batch)
+
+
+def test_too_few_samples_of_the_users_own_are_refused_before_the_work() -> None:
+    model = ir.from_proto(parse("agraph (float[16,3] x) => (float[16,3] y) { y = Relu(x) }"))
+    inputs = [InputSpec(name="x", shape=(16, 3), dtype=np.dtype(np.float32))]
+    arrays = {"x": np.zeros((40, 3), np.float32)}
+    statistics = harvest_batchnorm(model)
+    given = given_data(arrays, TorchGraph(model), statistics, inputs, CompileConfig())
+    assert (len(given.calibration["x"]), len(given.held_out["x"])) == (16, 16)
+    with pytest.raises(ConfigError, match="at least 32, half of them to judge the result, got 31"):
+        given_data({"x": arrays["x"][:31]}, TorchGraph(model), statistics, inputs, CompileConfig())

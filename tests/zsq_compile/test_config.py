@@ -140,6 +140,11 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         (lambda: InputConfig(shapes={"x": ()}), "input.shapes.x needs sizes"),
         (lambda: CompileConfig(target=""), "target needs the name"),
         (lambda: CompileConfig(samples=0), "samples must be a whole number of at least 1, got 0"),
+        (
+            lambda: CompileConfig(effort="fast", quantization=QuantizationConfig(rounding="lsq")),
+            "quantization.rounding lsq learns, and the effort fast only computes: take the effort balanced, or the "
+            "rounding gptq",
+        ),
         (lambda: CompileConfig(effort="much"), "effort must be one of fast, balanced, best, got 'much'"),  # type: ignore[arg-type]
         (lambda: CompileConfig(seed=-1), "seed needs a whole number"),
         (lambda: CompileConfig(min_agreement=97.0), "97 % is written 0.97"),

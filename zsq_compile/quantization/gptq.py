@@ -14,6 +14,7 @@ from torch import Tensor
 
 from backends.target import NumberFormat
 from passes.plan import QuantizationPlan, Scale
+from zsq_compile.errors import QuantizationError
 from zsq_compile.quantization.second_moments import SecondMoments
 
 _DAMPING = 0.01
@@ -124,4 +125,7 @@ def _inverse_factor(matrix: Tensor) -> Tensor:
             upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
             if not bool(failed.any()):
                 return upper  # type: ignore[no-any-return]
+        if not bool(matrix.isfinite().all()):
+            message = "second moments of a layer's inputs are not finite: does the float model make NaN on its data?"
+            raise QuantizationError(message)
         damping *= 10.0

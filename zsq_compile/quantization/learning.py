@@ -14,6 +14,7 @@ from zsq_compile.quantization.bias_correction import real_biases
 from zsq_compile.quantization.block_values import starting_values, written
 from zsq_compile.quantization.learning_budget import LearningBudget
 from zsq_compile.quantization.learning_samples import Samples
+from zsq_compile.quantization.measured_layers import QdqNames
 from zsq_compile.quantization.quantize import insert_quantizers, write_initializers
 from zsq_compile.quantization.reconstruct import BlockRecord, Reconstruction
 
@@ -77,10 +78,22 @@ def learning(
     base = rounded.clone()
     floats = [str(site.bias) for site in plan.weights if site.bias in corrected.initializers]  # of float inputs
     write_initializers(base, {name: corrected.initializers[name] for name in floats})
-    student = TorchGraph(insert_quantizers(base, plan, final=False))
+    inserted = insert_quantizers(base, plan, final=False)
+    names = QdqNames(inserted)
+    behind_grid = {site.value: names.behind_grid(site) for site in plan.activations}
     rng = torch.Generator().manual_seed(seed)
     with ActivationCache(memory) as cache:
         reconstruction = Reconstruction(
-            model, plan, student, teacher, samples, cache, start, rounding=rounding, budget=budget, rng=rng
+            model,
+            plan,
+            TorchGraph(inserted),
+            teacher,
+            samples,
+            cache,
+            start,
+            behind_grid,
+            rounding=rounding,
+            budget=budget,
+            rng=rng,
         )
         yield Learning(base, plan, reconstruction)

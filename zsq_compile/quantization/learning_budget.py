@@ -6,6 +6,7 @@ Without a time limit the numbers follow from the network and the effort alone, s
 bytes; with one they follow from the clock.
 """
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -57,7 +58,7 @@ class LearningBudget:
 
     def plan(self, costs: Sequence[BlockCost]) -> None:
         """Learn what there is to do: blocks in order, those that nothing is to be learned in with an error of 0."""
-        errors = [cost.error for cost in costs]
+        errors = [cost.error if math.isfinite(cost.error) else 0.0 for cost in costs]
         mean = sum(errors) / max(sum(error > 0 for error in errors), 1)
         weights = [min(max(error / mean, 0.5), 2.0) if error > 0 else 0.0 for error in errors]
         seconds = [
@@ -83,7 +84,7 @@ class LearningBudget:
         if self.deadline is None:
             count = self._steps[block]
             return (step / count for step in range(count))
-        return _by_clock(self._seconds_for(block))
+        return _by_clock(time.perf_counter(), self._seconds_for(block))
 
     def _seconds_for(self, block: int) -> float:
         """Share of the time left that a block has, under a deadline."""
@@ -92,7 +93,6 @@ class LearningBudget:
         return _SLACK * left * self._shares[block] / max(sum(self._shares[block:]), 1e-12)
 
 
-def _by_clock(seconds: float) -> Iterator[float]:
-    started = time.perf_counter()
+def _by_clock(started: float, seconds: float) -> Iterator[float]:
     while seconds > 0 and (progress := (time.perf_counter() - started) / seconds) < 1.0:
         yield progress

@@ -24,7 +24,7 @@ from zsq_compile.quantization.blocks import Block, find_blocks
 from zsq_compile.quantization.learning_budget import BlockCost, LearningBudget
 from zsq_compile.quantization.learning_samples import Samples, batched_values
 from zsq_compile.quantization.second_moments import input_columns
-from zsq_compile.quantization.sequential_rounding import InputPair, compensated_layer
+from zsq_compile.quantization.sequential_rounding import LONGEST_COLUMN, InputPair, compensated_layer
 
 _JUDGED = 8  # one feed in so many judges
 _BATCH, _SMALLEST_BATCH = 32, 8
@@ -73,6 +73,7 @@ class Reconstruction:
         samples: calibration data.
         cache: for activations.
         start: what the closed forms left.
+        behind_grid: names in ``student`` of quantized values, by their names in ``teacher``.
         rounding: how codes are learned.
         budget: how long.
         rng: start of all randomness.
@@ -88,6 +89,7 @@ class Reconstruction:
         samples: Samples,
         cache: ActivationCache,
         start: QuantizedValues,
+        behind_grid: Mapping[str, str],
         *,
         rounding: LearnedRounding,
         budget: LearningBudget,
@@ -99,6 +101,7 @@ class Reconstruction:
         self.blocks = find_blocks(model, plan, batched_values(teacher, samples))
         self.records: list[BlockRecord] = []
         self._nodes = {str(node.name): node for node in model.graph}
+        self._behind_grid = behind_grid
         self._learned_scales: set[str] = set()
         self._longest = 0.0
         groups = torch.arange(samples.count) // (samples.feed if samples.fixed else 1)
@@ -158,9 +161,7 @@ class Reconstruction:
             quantized.update(outputs)
             error = float(self._distance(outputs, {name: values[name] for name in block.outputs}).mean())
             multiplications = sum(
-                self._teacher.initializers[site.initializer][0].numel()
-                * made.get(str(self._nodes[site.node].outputs[0].name), 0)
-                for site in block.layers
+                self._column(site) * made.get(str(self._nodes[site.node].outputs[0].name), 0) for site in block.layers
             )
             elements = sum(made.get(name, 0) for name in block.values)
             learnable = self._block_student(block, self._start).learnable
@@ -173,6 +174,11 @@ class Reconstruction:
                 )
             )
         return costs
+
+    def _column(self, site: WeightSite) -> int:
+        """Weights behind one number of a layer's output."""
+        weight = self._teacher.initializers[site.initializer]
+        return weight.numel() // weight.shape[site.axis or 0]
 
     def _batch(self, outputs: Sequence[Tensor]) -> int:
         """Choose the samples of one step on a block with these values: few where each has a large map."""
@@ -237,8 +243,9 @@ class Reconstruction:
         if steps:
             learned = start.merged(student.values())
             tried.append((self._error(block, learned), learned))
-        self._learned_scales.update(student.growths)
         after, best = min(tried, key=_error_first)
+        if steps and best is tried[-1][1]:
+            self._learned_scales.update(student.growths)
         self.records.append(
             BlockRecord(
                 name=block.name,
@@ -261,6 +268,8 @@ class Reconstruction:
             if site.number_format.bits >= 8 or site.axis is None:
                 continue
             weight, step = weights[site.initializer], self._start.steps[site.initializer]
+            if self._column(site) > LONGEST_COLUMN:
+                continue
             layer = compensated_layer(site, weight, step.flatten(), self._input_pairs(block, site, values))
             if layer is None:
                 continue
@@ -274,7 +283,7 @@ class Reconstruction:
     def _input_pairs(self, block: Block, site: WeightSite, values: QuantizedValues) -> Iterator[InputPair]:
         """Run all samples through a block up to one of its layers, in both networks."""
         node, name = self._nodes[site.node], site.data_input
-        made = f"{name}_dequantized" if name in {site.value for site in self._plan.activations} else name
+        made = self._behind_grid.get(name, name)
         for judged, samples in ((False, self._trained), (True, self._judged)):
             for index in torch.split(samples, self._samples.feed):
                 found = []
@@ -315,9 +324,11 @@ class Reconstruction:
         total = torch.zeros(max(map(len, targets.values()), default=1))
         for name, target in targets.items():
             if target.is_floating_point():
-                wanted = target.float()
-                error = (outputs[name].float() - wanted).square().reshape(len(wanted), -1).mean(1)
-                total = total + error / wanted.var(correction=0).clamp_min(1e-12)
+                wanted, known = target.float(), target.isfinite()  # an infinite logit masks a class
+                wanted = torch.where(known, wanted, 0.0)
+                error = torch.where(known, outputs[name].float() - wanted, 0.0).square().reshape(len(wanted), -1)
+                spread = wanted.var(correction=0) if wanted.numel() > 1 else wanted.square().mean()
+                total = total + error.mean(1) / spread.clamp_min(1e-12)
         return total
 
 

@@ -20,6 +20,8 @@ from passes.plan import WeightSite
 from zsq_compile.quantization.gptq import best_step, grouped_rows, ungrouped_rows
 from zsq_compile.quantization.second_moments import SecondMoments
 
+LONGEST_COLUMN = 4608
+"""More weights to a column than this would take gigabytes for moments and their factors."""
 _DAMPINGS = (0.01, 0.1, 1.0)  # relative to the mean of the diagonal of E[x' x'^T]
 _QUIETEST = 1e-2  # a group of channels that is hardly ever on is damped like one of this share of the mean
 

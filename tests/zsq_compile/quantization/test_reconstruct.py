@@ -443,3 +443,24 @@ def test_values_that_count_samples_are_seen_by_running_two_sizes() -> None:
     assert names - found == {"t1", "m0", "r1", "m1", "r2"}
     one = Samples(inputs={"x": closed.samples.inputs["x"][:1]}, feed=32, fixed=False)
     assert batched_values(closed.teacher, one) == found
+
+
+def test_infinite_targets_are_left_out_of_the_error() -> None:
+    wanted = {"y": torch.tensor([[1.0, 3.0, -math.inf]])}
+    made = {"y": torch.tensor([[1.0, 2.0, -7.0]])}
+    spread = torch.tensor([1.0, 3.0, 0.0]).var(correction=0)
+    assert Reconstruction._distance(made, wanted).tolist() == pytest.approx([float(1 / 3 / spread)])
+
+
+def test_the_error_of_one_lone_number_is_relative_to_its_size() -> None:
+    assert Reconstruction._distance({"y": torch.tensor([2.2])}, {"y": torch.tensor([2.0])}).item() == pytest.approx(
+        0.01
+    )
+
+
+def test_columns_too_long_for_their_moments_are_not_rounded_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = prepared(NETWORKS["inverted"], 64)
+    monkeypatch.setattr(reconstruct, "LONGEST_COLUMN", 0)
+    model, _, ready = learned(closed, 0)
+    assert not any(record.kept for record in ready.records)
+    assert serialized(model) == serialized(closed.quantized)
