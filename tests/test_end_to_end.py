@@ -89,6 +89,42 @@ def test_a_fixed_batch_is_measured_too(tmp_path: Path) -> None:
     assert all(layer.own_sqnr_db > 20.0 for layer in report.layers)
 
 
+def test_channels_can_be_evened_out_first_and_high_biases_absorbed(tmp_path: Path) -> None:
+    """One pair of layers with channels of very different ranges, and one channel that is always far above 0."""
+    proto = models.parse(
+        """
+        agraph (float[N,2,6,6] x) => (float[N,3,6,6] y)
+        <float[4,2,1,1] w0, float[4] gamma, float[4] beta, float[4] mean, float[4] variance, float[3,4,1,1] w1>
+        {
+            [first] c = Conv(x, w0)
+            [norm] n = BatchNormalization(c, gamma, beta, mean, variance)
+            r = Relu(n)
+            [second] y = Conv(r, w1)
+        }
+        """
+    )
+    values = {
+        "w0": np.linspace(-1, 1, 8).reshape(4, 2, 1, 1) * np.array([10, 1, 0.1, 1]).reshape(4, 1, 1, 1),
+        "gamma": [1, 0.5, 1, 0.1],
+        "beta": [0, 0.2, 0.1, 5],
+        "mean": np.zeros(4),
+        "variance": [30, 0.5, 0.01, 1],
+        "w1": np.linspace(1, -1, 12).reshape(3, 4, 1, 1),
+    }
+    for tensor in proto.graph.initializer:
+        tensor.CopyFrom(onnx.numpy_helper.from_array(np.asarray(values[tensor.name], np.float32), tensor.name))
+    path = tmp_path / "uneven.onnx"
+    onnx.save(proto, path)
+    config = replace(QUICK, quantization=QuantizationConfig(equalize=True))
+    result = compile_model(path, config=config)
+    samples = np.random.default_rng(0).normal(size=(64, 2, 6, 6)).astype(np.float32)
+    wanted, got = (open_session(file).run({"x": samples})["y"] for file in (path, result.path))
+    assert noise_ratio(wanted, got) < 0.01
+    codes = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(result.path).graph.initializer}
+    # the second layer had no bias: a correction of its rounding is far below what the first one's mean of 5 brings
+    assert np.abs(codes["second_bias_quantized"]).max() > 1000
+
+
 def test_four_bits_are_stored_in_half_the_bytes(model: Path) -> None:
     eight, four = (
         compile_model(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from backends.catalog import TargetError, load_target
 from backends.target import Target
+from passes.absorb_biases import ChannelMoments
 from passes.add_missing_bias import AddMissingBias
 from passes.checks import Door, check
 from passes.emit import emit
@@ -93,7 +94,7 @@ def compile_model(
         statistics = harvest_batchnorm(loaded.model)
         _tell_loaded(loaded, statistics, told)
     with clock.stage("plan"):
-        float_model = _folded(loaded.model, config.quantization.equalize)
+        float_model = _folded(loaded.model, statistics, config.quantization.equalize)
         plan = planned(float_model, target, config, _fitting(given_plan, loaded, config, told))
         limit = size_limit(float_model, target, config, file_bytes(loaded.path))
     with clock.stage("synthesize" if calibration is None else "read calibration data"):
@@ -247,13 +248,19 @@ def _labelled(data: Path, loaded: LoadedModel, contract: InputContract | None) -
     return load_data(data, loaded.inputs, mean=contract.mean, std=contract.std, channel_order=contract.channel_order)
 
 
-def _folded(model: ir.Model, equalize: bool) -> ir.Model:
+def _folded(model: ir.Model, statistics: BatchNormStatistics, equalize: bool) -> ir.Model:
     """Copy a model with BatchNormalization folded and a bias in every layer that can have one."""
     folded = model.clone()
     FoldBatchNorm()(folded)
     AddMissingBias()(folded)
     if equalize:
-        EqualizeChannels()(folded)
+        moments = {
+            entry.output: ChannelMoments(
+                mean=entry.shift.astype(np.float64), deviation=np.abs(entry.scale.astype(np.float64))
+            )
+            for entry in statistics.usable
+        }
+        EqualizeChannels(moments)(folded)
     check(folded, Door.FOLDED)
     return folded
 
