@@ -128,7 +128,7 @@ def synthetic_data(
     fixed = fixed_batch(inputs)
     if fixed:
         total = -(-total // fixed) * fixed
-    generator = make_generator(chosen, inputs, contract, progress, effort=config.effort)
+    generator = make_generator(chosen, inputs, contract, progress, effort=config.effort, low_pass=config.low_pass)
     made = generator.synthesize(teacher, statistics, total, torch.Generator().manual_seed(config.seed))
     calibration, held_out = _split(made.inputs) if hold_out else (made.inputs, {})
     held = len(next(iter(held_out.values()), ()))
