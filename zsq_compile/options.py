@@ -215,6 +215,14 @@ Calib = Annotated[
         rich_help_panel=_DATA,
     ),
 ]
+Gallery = Annotated[
+    Path | None,
+    typer.Option(
+        help="Show up to 64 of the images in one picture, with the class that the network sees in each.",
+        metavar="FILE.png",
+        rich_help_panel=_OUTPUT,
+    ),
+]
 SaveCalib = Annotated[
     Path | None,
     typer.Option(help="Keep the synthetic calibration data.", metavar="FILE.npz", rich_help_panel=_DATA),
