@@ -1,4 +1,4 @@
-"""Draw pictures as one PNG: a grid, with a title above it and a caption under each picture.
+"""Draw pictures as one PNG: a grid, with a title and a remark above it and a caption under each picture.
 
 Pillow is imported when something is drawn.
 """
@@ -23,7 +23,7 @@ MOST_PICTURES = 64
 """Pictures of one gallery; more would be too small to look at, or too large for a screen."""
 
 _SMALLEST_SIDE, _LARGEST_SIDE = 96, 256
-_MARGIN, _GAP, _TITLE, _CAPTION = 16, 10, 34, 22
+_MARGIN, _GAP, _HEAD, _SECOND_LINE, _CAPTION = 16, 10, 56, 24, 22
 _TITLE_SIZE, _CAPTION_SIZE = 16, 13
 _GROUND, _FRAME, _INK, _FAINT_INK = (255, 255, 255), (208, 208, 208), (24, 24, 24), (96, 96, 96)
 
@@ -53,14 +53,14 @@ class Layout:
         """Left and top of a picture."""
         row, column = divmod(index, self.columns)
         left = _MARGIN + column * (self.cell + _GAP) + (self.cell - self.width) // 2
-        return left, _MARGIN + _TITLE + row * (self.height + self.caption + _GAP)
+        return left, _MARGIN + _HEAD + row * (self.height + self.caption + _GAP)
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height of the grid with its margins and the title's line."""
+        """Width and height of the grid with its margins and the two lines above it."""
         wide = self.columns * (self.cell + _GAP) - _GAP
         tall = self.rows * (self.height + self.caption + _GAP) - _GAP
-        return wide + 2 * _MARGIN, tall + _TITLE + 2 * _MARGIN
+        return wide + 2 * _MARGIN, tall + _HEAD + 2 * _MARGIN
 
 
 def plan_layout(count: int, height: int, width: int, *, captions: bool) -> Layout:
@@ -86,10 +86,12 @@ def plan_layout(count: int, height: int, width: int, *, captions: bool) -> Layou
     )
 
 
-def draw_gallery(pixels: NDArray[np.floating], captions: Sequence[str] | None, title: str) -> "Image.Image":
+def draw_gallery(
+    pixels: NDArray[np.floating], captions: Sequence[str] | None, title: str, remark: str
+) -> "Image.Image":
     """Draw (N, C, H, W) pixels in [0, 1] with C of 1 (gray) or 3 (RGB); what lies outside is cut.
 
-    ``captions`` None leaves none. More than MOST_PICTURES are cut off.
+    ``captions`` None leaves none. ``remark`` stands under the title. More than MOST_PICTURES are cut off.
     """
     from PIL import Image, ImageDraw
 
@@ -97,17 +99,19 @@ def draw_gallery(pixels: NDArray[np.floating], captions: Sequence[str] | None, t
     layout = plan_layout(len(shown), *shown.shape[2:], captions=captions is not None)
     fonts = {size: _font(size) for size in (_TITLE_SIZE, _CAPTION_SIZE)}
     width, height = layout.size
-    width = max(width, math.ceil(fonts[_TITLE_SIZE].getlength(title)) + 2 * _MARGIN)
+    lines = (fonts[_TITLE_SIZE].getlength(title), fonts[_CAPTION_SIZE].getlength(remark))
+    width = max(width, math.ceil(max(lines)) + 2 * _MARGIN)
     sheet = Image.new("RGB", (width, height), _GROUND)
     pen = ImageDraw.Draw(sheet)
     pen.text((_MARGIN, _MARGIN), title, fill=_INK, font=fonts[_TITLE_SIZE])
+    pen.text((_MARGIN, _MARGIN + _SECOND_LINE), remark, fill=_FAINT_INK, font=fonts[_CAPTION_SIZE])
     for index, picture in enumerate(shown):
         left, top = layout.place(index)
         pen.rectangle((left - 1, top - 1, left + layout.width, top + layout.height), outline=_FRAME)
         sheet.paste(_enlarged(picture, layout), (left, top))
         if captions is not None:
             place = (left + layout.width / 2, top + layout.height + 4)
-            pen.text(place, captions[index], fill=_FAINT_INK, font=fonts[_CAPTION_SIZE], anchor="ma")
+            pen.text(place, captions[index], fill=_INK, font=fonts[_CAPTION_SIZE], anchor="ma")
     return sheet
 
 

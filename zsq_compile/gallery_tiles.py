@@ -14,6 +14,8 @@ from zsq_compile.synthesis.generator import SyntheticSet
 from zsq_compile.synthesis.losses import class_probabilities
 from zsq_compile.synthesis.probe import find_scores
 
+_LEGEND = " Under each: the class the network sees, and its confidence."
+
 
 def require_image(inputs: Sequence[InputSpec]) -> InputSpec:
     """Return the first image input.
@@ -45,8 +47,11 @@ def show_synthetic(
     values = made.inputs[name]
     count = min(len(values), MOST_PICTURES)
     pixels = made.contracts[name].decode(values[:count])
-    said = f"{title}: {count} of {len(values)} synthetic images ({made.algorithm}, seed {made.seed})"
-    write_gallery(path, draw_gallery(pixels.numpy(), captions(teacher, inputs, made, count), said))
+    words = captions(teacher, inputs, made, count)
+    number = str(count) if count == len(values) else f"{count} of {len(values)}"
+    said = f"{title}: {number} synthetic images ({made.algorithm}, seed {made.seed})"
+    remark = "Made from the network alone, without data." + ("" if words is None else _LEGEND)
+    write_gallery(path, draw_gallery(pixels.numpy(), words, said, remark))
 
 
 def captions(teacher: TorchGraph, inputs: Sequence[InputSpec], made: SyntheticSet, count: int) -> list[str] | None:

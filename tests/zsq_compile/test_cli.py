@@ -311,6 +311,31 @@ def test_synth_writes_network_inputs(call: Callable[..., Ended], model: Path) ->
     assert call("synth", model, *QUICK, "-q").out == f"{model.with_name('net.calib.npz')}\n"
 
 
+def test_synth_shows_its_images(call: Callable[..., Ended], model: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "shown.png"
+    ended = call("synth", model, *QUICK, "--gallery", picture, "--low-pass", "0.3")
+    assert ended.code == 0, ended.err
+    assert ended.out.splitlines()[0] == "prior, low-pass: x [8, 3, 8, 8]"
+    assert ended.out.splitlines()[-1] == f"shown in {picture}"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    told = json.loads(call("synth", model, *QUICK, "--json", "--gallery", picture).out)
+    assert told["gallery"] == str(picture)
+
+
+def test_a_gallery_of_no_images_and_one_of_another_format_are_refused(
+    call: Callable[..., Ended], model: Path, tmp_path: Path
+) -> None:
+    dense = tmp_path / "dense.onnx"
+    onnx.save(models.parse("dense (float[N,12] x) => (float[N,4] y) <float[12,4] w> { y = MatMul(x, w) }"), dense)
+    ended = call("synth", dense, *QUICK, "-q", "--gallery", tmp_path / "a.png")
+    assert ended.code == 2
+    assert "this network takes 'x' (None, 12): leave --gallery out" in ended.err
+    ended = call("synth", model, *QUICK, "-q", "--gallery", tmp_path / "a.jpg")
+    assert ended.code == 2
+    assert "ends in .png" in ended.err
+    assert not list(tmp_path.glob("*.npz")) and not list(tmp_path.glob("a.*"))
+
+
 def test_what_libraries_print_does_not_reach_stdout(tmp_path: Path) -> None:
     code = """
 import os, sys
