@@ -14,7 +14,7 @@ from zsq_compile.synthesis.generator import SyntheticSet
 from zsq_compile.synthesis.losses import class_probabilities
 from zsq_compile.synthesis.probe import find_scores
 
-_LEGEND = " Under each: the class the network sees, and its confidence."
+_LEGEND = "Captions: the class that the network sees, and its confidence"
 
 
 def require_image(inputs: Sequence[InputSpec]) -> InputSpec:
@@ -50,7 +50,7 @@ def show_synthetic(
     words = captions(teacher, inputs, made, count)
     number = str(count) if count == len(values) else f"{count} of {len(values)}"
     said = f"{title}: {number} synthetic images ({made.algorithm}, seed {made.seed})"
-    remark = "Made from the network alone, without data." + ("" if words is None else _LEGEND)
+    remark = "Made from the network alone, without data" if words is None else _LEGEND
     write_gallery(path, draw_gallery(pixels.numpy(), words, said, remark))
 
 

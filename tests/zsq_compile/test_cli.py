@@ -112,7 +112,7 @@ def test_every_option_arrives(call: Callable[..., Ended], model: Path, seen: dic
     words += (
         " --seed 7 --calibration-method entropy --bias-correction none --input-shape a:0:1x3x8x8 --input-shape b:?x2"
     )
-    words += " --mean .5,.4,.3 --std 1,1,1 --min-agreement 0.9 --data d.npz --mixed --max-size 0.15"
+    words += " --mean .5,.4,.3 --std 1,1,1 --min-agreement 0.9 --data d.npz --mixed --max-size 0.15 --low-pass 0.3"
     call(model, *words.split())
     assert seen["output"] == Path("out.onnx")
     assert seen["data"] == Path("d.npz")
@@ -129,6 +129,7 @@ def test_every_option_arrives(call: Callable[..., Ended], model: Path, seen: dic
         min_agreement=0.9,
         mixed=True,
         max_size="0.15",
+        low_pass=0.3,
     )
     assert seen["given_plan"] is None
 

@@ -127,6 +127,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         (lambda: NoiseConfig(distribution="flat"), "must be one of normal, uniform"),  # type: ignore[arg-type]
         (lambda: PixelsConfig(iterations=0), "generator.iterations must be a whole number of at least 1, got 0"),
         (lambda: PixelsConfig(batch_size=-1), "generator.batch_size must be"),
+        (lambda: CompileConfig(low_pass=0.0), "low_pass must be a finite number above 0, got 0.0"),
         (lambda: PixelsConfig(learning_rate=0.0), "generator.learning_rate must be a finite number above 0, got 0.0"),
         (lambda: PixelsConfig(class_weight=float("nan")), "class_weight must be a finite number of at least 0"),
         (lambda: InputConfig(mean=(0.5,)), "give both or neither"),
@@ -153,9 +154,7 @@ def test_a_wrong_value_is_refused_where_it_is_made(make: Callable[[], object], w
         make()
 
 
-@pytest.mark.parametrize(
-    "kind", [CompileConfig, InputConfig, QuantizationConfig, NoiseConfig, PriorConfig, PixelsConfig]
-)
+@pytest.mark.parametrize("kind", [CompileConfig, InputConfig, QuantizationConfig, *GENERATORS.values()])
 def test_configs_are_values(kind: type) -> None:
     config = kind()
     assert config == kind()

@@ -11,6 +11,7 @@ With the mean m and deviation s of one channel of one image, and M and S as the 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -87,7 +88,7 @@ def image_distance(measured: ImageStatistics, target: ImageStatistics, slack: Sl
 def measured_slack(measured: ImageStatistics, target: ImageStatistics, quantile: float) -> Slack:
     """Slack that leaves this share of the gaps of ``measured``, all images and channels alike, without cost."""
     mean, deviation = (
-        float(torch.quantile((one - other).abs().flatten().double(), quantile))
+        float(np.quantile((one - other).abs().cpu().numpy(), quantile))
         for one, other in ((measured.mean, target.mean), (measured.deviation, target.deviation))
     )
     return Slack(mean=mean, deviation=deviation)
