@@ -12,7 +12,6 @@ from zsq_compile.config import (
     InputConfig,
     NoiseConfig,
     PixelsConfig,
-    PriorConfig,
     QuantizationConfig,
 )
 from zsq_compile.config_file import read_config
