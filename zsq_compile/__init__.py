@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zsq_compile.baseline_config import DsgConfig, IntraqConfig, ZeroqConfig
 from zsq_compile.config import (
     CompileConfig,
     InputConfig,
@@ -44,7 +45,9 @@ __all__ = [
     "CompileConfig",
     "CompileResult",
     "ConfigError",
+    "DsgConfig",
     "InputConfig",
+    "IntraqConfig",
     "LoadError",
     "NoiseConfig",
     "PixelsConfig",
@@ -55,6 +58,7 @@ __all__ = [
     "SyntheticDataReader",
     "UnsupportedModelError",
     "ValidationError",
+    "ZeroqConfig",
     "ZsqError",
     "__version__",
     "compile_model",

@@ -129,7 +129,7 @@ def synthetic_data(
     if fixed:  # whole feeds to learn from, and whole feeds that are held out
         learned = -(-count // fixed)
         total = (learned + (max(learned // _HELD_OUT, 1) if hold_out else 0)) * fixed
-    generator = make_generator(chosen, inputs, contract, progress, effort=config.effort)
+    generator = make_generator(chosen, inputs, contract, progress, effort=config.effort, low_pass=config.low_pass)
     made = generator.synthesize(teacher, statistics, total, torch.Generator().manual_seed(config.seed))
     calibration, held_out = _split(made.inputs, fixed or 1) if hold_out else (made.inputs, {})
     held = len(next(iter(held_out.values()), ()))

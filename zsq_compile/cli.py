@@ -102,6 +102,7 @@ def compile_command(
     rounding: given.Round = None,
     equalize: given.Equalize = None,
     generator: given.Generator = None,
+    low_pass: given.LowPass = None,
     samples: given.Samples = None,
     effort: given.EffortOption = None,
     time_budget: given.TimeBudget = None,
@@ -172,7 +173,9 @@ def synth_command(
     context: typer.Context,
     model: given.Model,
     output: given.ArraysOutput = None,
+    gallery: given.Gallery = None,
     generator: given.Generator = None,
+    low_pass: given.LowPass = None,
     samples: given.Samples = None,
     effort: given.EffortOption = None,
     seed: given.Seed = None,
@@ -193,17 +196,20 @@ def synth_command(
         from zsq_compile.arrays import write_arrays
         from zsq_compile.compiler import synthesize
 
-        made = synthesize(model, settings, progress=progress)
+        made = synthesize(model, settings, gallery=gallery, progress=progress)
         arrays = {name: tensor.numpy() for name, tensor in made.inputs.items()}
         write_arrays(path, arrays)
     shapes = {name: list(array.shape) for name, array in arrays.items()}
     if json_wanted:
-        _print_json({"output": str(path), "algorithm": made.algorithm, "inputs": shapes, "exit_code": 0})
+        drawn = {} if gallery is None else {"gallery": str(gallery)}
+        _print_json({"output": str(path), **drawn, "algorithm": made.algorithm, "inputs": shapes, "exit_code": 0})
     elif quiet:
         typer.echo(path)
     else:
         typer.echo(f"{made.algorithm}: {', '.join(f'{name} {shape}' for name, shape in shapes.items())}")
         typer.echo(f"written to {path}")
+        if gallery is not None:
+            typer.echo(f"shown in {gallery}")
 
 
 def _answer(result: "CompileResult", settings: CompileConfig, json_wanted: bool, quiet: bool) -> None:

@@ -25,6 +25,8 @@ from zsq_compile.clock import Clock
 from zsq_compile.config import CompileConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError, ValidationError
+from zsq_compile.gallery import require_png
+from zsq_compile.gallery_tiles import require_image, show_synthetic
 from zsq_compile.loading import LoadedModel, load_model
 from zsq_compile.mixed_precision import explained
 from zsq_compile.plan_file import PlanFile, saved_plan
@@ -122,25 +124,35 @@ def compile_model(
 
 
 def synthesize(
-    model: str | Path, config: CompileConfig | None = None, *, progress: Progress | None = None
+    model: str | Path,
+    config: CompileConfig | None = None,
+    *,
+    gallery: Path | None = None,
+    progress: Progress | None = None,
 ) -> SyntheticSet:
     """Synthesize calibration data for a float ONNX model, and do nothing else with it.
 
     Args:
         model: path of the float model.
-        config: its input, generator, samples, effort and seed are used.
+        config: its input, generator, low_pass, samples, effort and seed are used.
+        gallery: PNG file to show the images in, with the class that the network sees in each.
         progress: is told of stages, notes and warnings.
 
     """
     config, progress = config or CompileConfig(), progress or Silent()
+    if gallery is not None:
+        require_png(gallery)
     with progress.stage("load"):
         loaded = load_model(Path(model), input_shapes=config.input.shapes)
         statistics = harvest_batchnorm(loaded.model)
         _tell_loaded(loaded, statistics, progress)
-    made = synthetic_data(
-        TorchGraph(loaded.model), statistics, loaded.inputs, config, progress, hold_out=False
-    ).synthetic
+    if gallery is not None:
+        require_image(loaded.inputs)
+    teacher = TorchGraph(loaded.model)
+    made = synthetic_data(teacher, statistics, loaded.inputs, config, progress, hold_out=False).synthetic
     assert made is not None
+    if gallery is not None:
+        show_synthetic(gallery, loaded.path.name, teacher, loaded.inputs, made)
     return made
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from zsq_compile.baseline_config import DsgConfig, IntraqConfig, ZeroqConfig
 from zsq_compile.errors import ConfigError
 from zsq_compile.requirements import (
     Shape,
@@ -80,15 +81,18 @@ class PixelsConfig:
         require_number("generator.class_weight", self.class_weight, low=0.0)
 
 
-GeneratorConfig = NoiseConfig | PriorConfig | PixelsConfig
+GeneratorConfig = NoiseConfig | PriorConfig | PixelsConfig | ZeroqConfig | DsgConfig | IntraqConfig
 """How calibration data is made; the type chooses the algorithm."""
 
 SynthesisConfig = GeneratorConfig
 
-GENERATORS: Mapping[str, type[NoiseConfig] | type[PriorConfig] | type[PixelsConfig]] = {
+GENERATORS: Mapping[str, type[GeneratorConfig]] = {
     "noise": NoiseConfig,
     "prior": PriorConfig,
     "pixels": PixelsConfig,
+    "zeroq": ZeroqConfig,
+    "dsg": DsgConfig,
+    "intraq": IntraqConfig,
 }
 """Generators by the name that the command line and ``[generator] kind`` use."""
 
@@ -204,6 +208,9 @@ class CompileConfig:
         quantization: how numbers become integers.
         target: name of a shipped target or path of a target's TOML file.
         samples: calibration samples to make. None, the default, takes the number from the effort.
+        low_pass: frequency in cycles per pixel where a Gaussian low-pass filter over the finished images lets 61 % of
+            the amplitude through, as SynQ has it (0.36 there at 224 pixels); lower is stronger. None, the default, is
+            no filter.
         effort: time against accuracy; ``balanced`` is meant for every day. ``fast`` learns nothing, it only computes.
         time_budget: seconds that the whole compilation may take; learning takes what is left of them. None, the
             default, lets the effort decide, and only then do the same seeds give the same bytes.
@@ -222,6 +229,7 @@ class CompileConfig:
     quantization: QuantizationConfig = field(default_factory=QuantizationConfig)
     target: str = "ort_cpu"
     samples: int | None = None
+    low_pass: float | None = None
     effort: Effort = "balanced"
     time_budget: float | None = None
     memory: int = 2 << 30
@@ -235,6 +243,8 @@ class CompileConfig:
         if not self.target:
             raise ConfigError("target needs the name of a target or the path of a target file, got an empty text")
         require_count("samples", self.samples)
+        if self.low_pass is not None:
+            require_number("low_pass", self.low_pass, above=0.0)
         require_choice("effort", self.effort, get_args(Effort))
         if self.time_budget is not None:
             require_number("time_budget", self.time_budget, above=0.0)

@@ -28,7 +28,7 @@ from zsq_compile.units import parse_bytes, parse_seconds, parse_shape
 
 _PRECISION, _DATA, _INPUT, _OUTPUT, _RUN = "Precision", "Calibration data", "Network input", "Result", "Run"
 
-GeneratorName = Literal["auto", "noise", "prior", "pixels"]
+GeneratorName = Literal["auto", "noise", "prior", "pixels", "zeroq", "dsg", "intraq"]
 Section = TypeVar("Section", CompileConfig, InputConfig, QuantizationConfig)
 
 Model = Annotated[Path, typer.Argument(help="The float ONNX model.", metavar="MODEL.onnx", show_default=False)]
@@ -162,8 +162,19 @@ Equalize = Annotated[
 Generator = Annotated[
     GeneratorName | None,
     typer.Option(
-        help="How calibration data is made. auto: pixels where the model has batch normalisation, else prior.",
+        help="How calibration data is made. auto: pixels where the model has batch normalisation, else prior. zeroq, "
+        "dsg and intraq are published baselines.",
         show_default="auto",
+        rich_help_panel=_DATA,
+    ),
+]
+LowPass = Annotated[
+    float | None,
+    typer.Option(
+        help="Gaussian low-pass filter over the finished images, by the frequency where it lets through 61 %; lower is "
+        "stronger, 0.36 is usual.",
+        metavar="CYCLES_PER_PIXEL",
+        show_default="off",
         rich_help_panel=_DATA,
     ),
 ]
@@ -202,6 +213,14 @@ Calib = Annotated[
         help="Calibrate on these network inputs instead of synthetic ones: an array per input, ready to feed.",
         metavar="FILE.npz",
         rich_help_panel=_DATA,
+    ),
+]
+Gallery = Annotated[
+    Path | None,
+    typer.Option(
+        help="Show up to 64 of the images in one picture, with the class that the network sees in each.",
+        metavar="FILE.png",
+        rich_help_panel=_OUTPUT,
     ),
 ]
 SaveCalib = Annotated[

@@ -112,7 +112,7 @@ def test_every_option_arrives(call: Callable[..., Ended], model: Path, seen: dic
     words += (
         " --seed 7 --calibration-method entropy --bias-correction none --input-shape a:0:1x3x8x8 --input-shape b:?x2"
     )
-    words += " --mean .5,.4,.3 --std 1,1,1 --min-agreement 0.9 --data d.npz --mixed --max-size 0.15"
+    words += " --mean .5,.4,.3 --std 1,1,1 --min-agreement 0.9 --data d.npz --mixed --max-size 0.15 --low-pass 0.3"
     call(model, *words.split())
     assert seen["output"] == Path("out.onnx")
     assert seen["data"] == Path("d.npz")
@@ -129,6 +129,7 @@ def test_every_option_arrives(call: Callable[..., Ended], model: Path, seen: dic
         min_agreement=0.9,
         mixed=True,
         max_size="0.15",
+        low_pass=0.3,
     )
     assert seen["given_plan"] is None
 
@@ -309,6 +310,31 @@ def test_synth_writes_network_inputs(call: Callable[..., Ended], model: Path) ->
     told = json.loads(call("synth", model, *QUICK, "--json", "-o", model.with_name("other.npz")).out)
     assert told["inputs"] == {"x": [8, 3, 8, 8]}
     assert call("synth", model, *QUICK, "-q").out == f"{model.with_name('net.calib.npz')}\n"
+
+
+def test_synth_shows_its_images(call: Callable[..., Ended], model: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "shown.png"
+    ended = call("synth", model, *QUICK, "--gallery", picture, "--low-pass", "0.3")
+    assert ended.code == 0, ended.err
+    assert ended.out.splitlines()[0] == "prior, low-pass: x [8, 3, 8, 8]"
+    assert ended.out.splitlines()[-1] == f"shown in {picture}"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    told = json.loads(call("synth", model, *QUICK, "--json", "--gallery", picture).out)
+    assert told["gallery"] == str(picture)
+
+
+def test_a_gallery_of_no_images_and_one_of_another_format_are_refused(
+    call: Callable[..., Ended], model: Path, tmp_path: Path
+) -> None:
+    dense = tmp_path / "dense.onnx"
+    onnx.save(models.parse("dense (float[N,12] x) => (float[N,4] y) <float[12,4] w> { y = MatMul(x, w) }"), dense)
+    ended = call("synth", dense, *QUICK, "-q", "--gallery", tmp_path / "a.png")
+    assert ended.code == 2
+    assert "this network takes 'x' (None, 12): leave --gallery out" in ended.err
+    ended = call("synth", model, *QUICK, "-q", "--gallery", tmp_path / "a.jpg")
+    assert ended.code == 2
+    assert "ends in .png" in ended.err
+    assert not list(tmp_path.glob("*.npz")) and not list(tmp_path.glob("a.*"))
 
 
 def test_what_libraries_print_does_not_reach_stdout(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from zsq_compile.config import (
     InputConfig,
     NoiseConfig,
     PixelsConfig,
-    PriorConfig,
     QuantizationConfig,
 )
 from zsq_compile.config_file import read_config
@@ -88,7 +87,7 @@ def test_a_generator_is_chosen_by_its_kind(kind: str, tmp_path: Path) -> None:
         ("[quantization]\nact-bits = 4", "did you mean 'act_bits'?"),
         ('[generator]\nkind = "pixels"\nlearning_rat = 1', "table [generator]: did you mean 'learning_rate'?"),
         ('[generator]\nkind = "prior"\nx = 1', "this table takes no keys"),
-        ('[generator]\nkind = "pix"', "\"kind\" must be one of noise, prior, pixels, got 'pix'"),
+        ('[generator]\nkind = "pix"', "\"kind\" must be one of noise, prior, pixels, zeroq, dsg, intraq, got 'pix'"),
         ("generator = 3", 'generator: wanted a table with a key "kind", got 3'),
         ("quantization = 3", "quantization is a table of keys, written [quantization], got 3"),
         ('[quantization]\nbits = "4"', "quantization.bits: wanted a whole number, got '4'"),
@@ -127,6 +126,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         (lambda: NoiseConfig(distribution="flat"), "must be one of normal, uniform"),  # type: ignore[arg-type]
         (lambda: PixelsConfig(iterations=0), "generator.iterations must be a whole number of at least 1, got 0"),
         (lambda: PixelsConfig(batch_size=-1), "generator.batch_size must be"),
+        (lambda: CompileConfig(low_pass=0.0), "low_pass must be a finite number above 0, got 0.0"),
         (lambda: PixelsConfig(learning_rate=0.0), "generator.learning_rate must be a finite number above 0, got 0.0"),
         (lambda: PixelsConfig(class_weight=float("nan")), "class_weight must be a finite number of at least 0"),
         (lambda: InputConfig(mean=(0.5,)), "give both or neither"),
@@ -158,9 +158,7 @@ def test_a_wrong_value_is_refused_where_it_is_made(make: Callable[[], object], w
         make()
 
 
-@pytest.mark.parametrize(
-    "kind", [CompileConfig, InputConfig, QuantizationConfig, NoiseConfig, PriorConfig, PixelsConfig]
-)
+@pytest.mark.parametrize("kind", [CompileConfig, InputConfig, QuantizationConfig, *GENERATORS.values()])
 def test_configs_are_values(kind: type) -> None:
     config = kind()
     assert config == kind()

@@ -2,13 +2,18 @@
 
 from collections.abc import Sequence
 
+from zsq_compile.baseline_config import DsgConfig, IntraqConfig, ZeroqConfig
 from zsq_compile.config import Effort, NoiseConfig, PixelsConfig, PriorConfig, SynthesisConfig
 from zsq_compile.progress import Progress, Silent
 from zsq_compile.signature import InputSpec
+from zsq_compile.synthesis.dsg import DsgGenerator
 from zsq_compile.synthesis.generator import Generator, InputContract, SyntheticSet
+from zsq_compile.synthesis.intraq import IntraqGenerator
+from zsq_compile.synthesis.low_pass import LowPassGenerator
 from zsq_compile.synthesis.noise import NoiseGenerator
 from zsq_compile.synthesis.pixels import PixelsGenerator
 from zsq_compile.synthesis.procedural import PriorGenerator
+from zsq_compile.synthesis.zeroq import ZeroqGenerator
 
 __all__ = ["Generator", "InputContract", "SyntheticSet", "make_generator"]
 
@@ -20,16 +25,28 @@ def make_generator(
     progress: Progress | None = None,
     *,
     effort: Effort = "balanced",
+    low_pass: float | None = None,
 ) -> Generator:
     """Choose the algorithm by the type of its config.
 
-    ``contract`` None lets the contract of each image input be inferred when data is made.
+    ``contract`` None lets the contract of each image input be inferred when data is made. ``low_pass`` filters the
+    finished images, whichever algorithm makes them (see ``LowPassGenerator``).
 
     Raises:
         SynthesisError: an input takes values that cannot be made up, such as integers.
 
     """
-    told = progress or Silent()
+    generator = _make(config, inputs, contract, progress or Silent(), effort)
+    return generator if low_pass is None else LowPassGenerator(generator, low_pass)
+
+
+def _make(
+    config: SynthesisConfig,
+    inputs: Sequence[InputSpec],
+    contract: InputContract | None,
+    told: Progress,
+    effort: Effort,
+) -> Generator:
     match config:
         case NoiseConfig():
             return NoiseGenerator(config, inputs, contract, told)
@@ -37,3 +54,9 @@ def make_generator(
             return PriorGenerator(inputs, contract, told)
         case PixelsConfig():
             return PixelsGenerator(config, inputs, contract, told, effort=effort)
+        case ZeroqConfig():
+            return ZeroqGenerator(config, inputs, contract, told, effort=effort)
+        case DsgConfig():
+            return DsgGenerator(config, inputs, contract, told, effort=effort)
+        case IntraqConfig():
+            return IntraqGenerator(config, inputs, contract, told, effort=effort)

@@ -60,3 +60,14 @@ def gaussian_kl(measured: Moments, target: Moments) -> torch.Tensor:
 def class_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Mean cross-entropy of (N, classes) logits against (N,) labels; (N, classes, 1, 1) is accepted too."""
     return functional.cross_entropy(logits.float().flatten(1), labels)
+
+
+def class_probabilities(scores: torch.Tensor) -> torch.Tensor:
+    """(N, classes) probabilities: the softmax of scores, or the scores themselves where they are probabilities.
+
+    (N, classes, 1, 1) is accepted too. Probabilities are not negative and sum to 1 within a thousandth.
+    """
+    flat = scores.float().flatten(1)
+    with torch.no_grad():
+        are_probabilities = bool((flat >= 0.0).all() and ((flat.sum(1) - 1.0).abs() < 1e-3).all())
+    return flat if are_probabilities else flat.softmax(1)

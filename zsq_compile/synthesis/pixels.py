@@ -4,20 +4,19 @@ In the line of ZeroQ (Cai et al. 2020), Genie-D (Jeon et al. 2023) and DeepInver
 generator network: the start is already natural, so few iterations are enough, and what was natural about it stays.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 
-from passes.harvest_batchnorm import BatchNorm, BatchNormStatistics
+from passes.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.config import Effort, PixelsConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import SynthesisError
 from zsq_compile.progress import Progress
 from zsq_compile.signature import InputSpec
-from zsq_compile.synthesis.budget import Budget, plan_budget
+from zsq_compile.synthesis.feeding import Feeding
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet
 from zsq_compile.synthesis.matching import Classes, Objective, Samples, match_statistics
-from zsq_compile.synthesis.probe import layer_inputs, measure_cost
 from zsq_compile.synthesis.procedural import check_inputs, draw_prior, find_contracts
 from zsq_compile.synthesis.spectral import power_law_filter
 
@@ -76,7 +75,8 @@ class PixelsGenerator:
     def _optimize(
         self, work: "_Work", samples: Samples, classes: Classes | None, rng: torch.Generator
     ) -> tuple[Samples, tuple[float, ...]]:
-        budget = work.budget(samples, self._config, self._effort)
+        config = self._config
+        budget = work.budget(samples, self._effort, iterations=config.iterations, batch_size=config.batch_size)
         if budget.iterations == 0:
             self._progress.warn(
                 "the network is too large to optimise data for it at this effort: procedural data is used as it is"
@@ -87,7 +87,7 @@ class PixelsGenerator:
             layers=work.layers,
             view=work.view,
             smooth=work.smooth,
-            rates=work.rates(self._config.learning_rate),
+            rates=work.rates(config.learning_rate),
             project=work.project,
             classes=classes,
         )
@@ -107,63 +107,13 @@ class PixelsGenerator:
         """Balanced random labels, if classes are wanted and an output of the network looks like logits."""
         if self._config.class_weight == 0.0:
             return None
-        output, classes = work.logits()
-        labels = torch.arange(count) % classes
-        labels = labels[torch.randperm(count, generator=rng, device=rng.device).cpu()].to(work.teacher.device)
+        output, classes = work.scores("class_weight", "set class_weight to 0")
+        labels = work.balanced_labels(count, classes, rng)
         return Classes(output=output, labels=labels, weight=self._config.class_weight)
 
 
-class _Work:
-    """The network's side of the work: sizes at which it runs, and how pictures become feeds."""
-
-    def __init__(
-        self,
-        inputs: Sequence[InputSpec],
-        contracts: Mapping[str, InputContract],
-        layers: Sequence[BatchNorm],
-        teacher: TorchGraph,
-    ) -> None:
-        self.inputs = inputs
-        self.contracts = contracts
-        self.layers = layers
-        self.teacher = teacher
-        self._fixed_batch = next((int(spec.shape[0]) for spec in inputs if spec.shape[0] is not None), None)
-
-    def rounded(self, count: int) -> int:
-        """``count``, or the next multiple of the batch that the network insists on."""
-        return count if self._fixed_batch is None else -(-count // self._fixed_batch) * self._fixed_batch
-
-    def budget(self, samples: Samples, config: PixelsConfig, effort: Effort) -> Budget:
-        """Measure the network on one sample and plan the work on all."""
-        one = {name: value[: self._fixed_batch or 1] for name, value in samples.items()}
-        cost = measure_cost(self.teacher, self.fed(one), layer_inputs(self.layers) or self.teacher.output_names)
-        batch = self._fixed_batch or config.batch_size
-        count = len(next(iter(samples.values())))
-        return plan_budget(count, effort, cost, iterations=config.iterations, batch_size=batch)
-
-    def logits(self) -> tuple[str, int]:
-        """Name of the output that looks like class scores, and the number of classes.
-
-        Raises:
-            SynthesisError: no output has the shape (N, classes).
-
-        """
-        probe = {
-            spec.name: torch.zeros(spec.batched(self._fixed_batch or 1), device=self.teacher.device)
-            for spec in self.inputs
-        }
-        with torch.no_grad():
-            outputs = self.teacher.run(probe)
-        for name, value in outputs.items():
-            if (
-                value.is_floating_point()
-                and value.ndim >= 2
-                and value.shape[1] > 1
-                and value[0].numel() == value.shape[1]
-            ):
-                return name, value.shape[1]
-        shapes = {name: tuple(value.shape) for name, value in outputs.items()}
-        raise SynthesisError(f"class_weight needs an output of shape (N, classes), got {shapes}; set class_weight to 0")
+class _Work(Feeding):
+    """Feeding, and how pictures are looked at and moved."""
 
     def view(self, samples: Samples, rng: torch.Generator) -> dict[str, torch.Tensor]:
         """Make feeds of a batch, its pictures mirrored every other time, at random."""
@@ -172,24 +122,11 @@ class _Work:
             {name: value.flip(-1) if mirrored and name in self.contracts else value for name, value in samples.items()}
         )
 
-    def fed(self, samples: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Express samples in the network's own units."""
-        return {
-            name: self.contracts[name].encode(value) if name in self.contracts else value
-            for name, value in samples.items()
-        }
-
     def rates(self, learning_rate: float) -> dict[str, float]:
         """Learning rate by input."""
         return {
             spec.name: learning_rate * (_SMOOTH_RATE if spec.name in self.contracts else 1.0) for spec in self.inputs
         }
-
-    def project(self, samples: Samples) -> None:
-        """Cut pixels to [0, 1], in place; other inputs are free."""
-        with torch.no_grad():
-            for name in self.contracts:
-                samples[name].clamp_(0.0, 1.0)
 
     def smooth(self, name: str, gradient: torch.Tensor) -> torch.Tensor:
         """Turn the gradient of a picture into a move with the spectrum of pictures, 1/f; others stay."""

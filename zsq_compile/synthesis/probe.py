@@ -105,3 +105,32 @@ def measure_cost(teacher: TorchGraph, feeds: Feeds, outputs: Sequence[str]) -> C
     with torch.no_grad():
         teacher.run(feeds, outputs, visit=count)
     return Cost(multiplications=multiplications // samples, elements=elements // samples)
+
+
+def find_scores(outputs: Feeds) -> tuple[str, int] | None:
+    """Name of the first output that looks like class scores, and the number of classes.
+
+    Such an output has the shape (N, classes), with sizes of 1 behind it or not; None where there is none.
+    """
+    for name, value in outputs.items():
+        if value.is_floating_point() and value.ndim >= 2 and value.shape[1] > 1 and value[0].numel() == value.shape[1]:
+            return name, value.shape[1]
+    return None
+
+
+def find_features(teacher: TorchGraph, feeds: Feeds, scores: str) -> str | None:
+    """Name of the value that the last weighted node on the way to ``scores`` reads: the penultimate features.
+
+    None where no node on that way has weights, or where the network is fed with what it reads.
+    """
+    last: str | None = None
+
+    def look(node: ir.Node, results: tuple[torch.Tensor, ...]) -> None:
+        nonlocal last
+        names = [value.name if value is not None else None for value in node.inputs]
+        if node.op_type in _WEIGHTED and any(name in teacher.initializers for name in names[1:2]):
+            last = names[0]
+
+    with torch.no_grad():
+        teacher.run(feeds, (scores,), visit=look)
+    return None if last in feeds else last

@@ -4,6 +4,7 @@ The amplitude spectrum of natural images falls as 1/f, the same over all orienta
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 
@@ -60,17 +61,29 @@ def radial_frequency(sizes: tuple[int, ...], device: torch.device) -> torch.Tens
 
 
 def power_law_filter(pictures: torch.Tensor, exponent: float = 1.0) -> torch.Tensor:
-    """Weigh the frequencies of (N, C, H, W) pictures by f^-exponent, the lowest by 1, the mean as the lowest.
+    """Weigh the frequencies of (N, C, H, W) pictures by f^-exponent, the lowest by 1, the mean as the lowest."""
+    lowest = 0.5 / max(pictures.shape[-2:])
+    return _weighed(pictures, lambda frequency: (frequency.clamp_min(lowest) / lowest) ** -exponent)
+
+
+def gaussian_low_pass(pictures: torch.Tensor, deviation: float) -> torch.Tensor:
+    """Weigh the frequencies f of (N, C, H, W) pictures by exp(-f² / 2 deviation²), in cycles per pixel.
+
+    The filter of SynQ (ICLR 2025), whose D0 at S pixels is a deviation of D0 / S. Means stay.
+    """
+    return _weighed(pictures, lambda frequency: (-0.5 * (frequency / deviation).square()).exp())
+
+
+def _weighed(pictures: torch.Tensor, gain: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """Weigh frequencies by what ``gain`` makes of them.
 
     The picture is mirrored at its borders first, so that no border leaks to the one opposite.
     """
     height, width = pictures.shape[-2:]
     mirrored = torch.cat([pictures, pictures.flip(-1)], -1)
     mirrored = torch.cat([mirrored, mirrored.flip(-2)], -2)
-    lowest = 0.5 / max(height, width)
-    frequency = radial_frequency((2 * height, 2 * width), pictures.device)
-    gain = (frequency.clamp_min(lowest) / lowest) ** -exponent
-    filtered: torch.Tensor = torch.fft.irfft2(torch.fft.rfft2(mirrored) * gain, s=(2 * height, 2 * width))
+    weights = gain(radial_frequency((2 * height, 2 * width), pictures.device))
+    filtered: torch.Tensor = torch.fft.irfft2(torch.fft.rfft2(mirrored) * weights, s=(2 * height, 2 * width))
     return filtered[..., :height, :width]
 
 

@@ -6,13 +6,22 @@ import torch
 
 from tests import models
 from tests.zsq_compile.synthesis.networks import NO_STATISTICS, Listener, seeded, spec, teacher_of, trained_on
+from zsq_compile.baseline_config import DsgConfig, IntraqConfig, ZeroqConfig
 from zsq_compile.config import NoiseConfig, PixelsConfig, PriorConfig, SynthesisConfig
 from zsq_compile.errors import SynthesisError
 from zsq_compile.synthesis import make_generator
 from zsq_compile.synthesis.contract import given_contract
 from zsq_compile.synthesis.prior import prior_images
 
-ALL = [NoiseConfig(), NoiseConfig(distribution="uniform"), PriorConfig(), PixelsConfig(iterations=2)]
+ALL = [
+    NoiseConfig(),
+    NoiseConfig(distribution="uniform"),
+    PriorConfig(),
+    PixelsConfig(iterations=2),
+    ZeroqConfig(iterations=2),
+    DsgConfig(iterations=2),
+    IntraqConfig(iterations=2),
+]
 BYTE = given_contract(3, input_range=(0.0, 255.0))
 
 

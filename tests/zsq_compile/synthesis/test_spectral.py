@@ -1,3 +1,4 @@
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -5,7 +6,13 @@ import pytest
 import torch
 
 from tests.zsq_compile.synthesis.networks import seeded
-from zsq_compile.synthesis.spectral import oriented_field, power_law_field, power_law_filter, radial_frequency
+from zsq_compile.synthesis.spectral import (
+    gaussian_low_pass,
+    oriented_field,
+    power_law_field,
+    power_law_filter,
+    radial_frequency,
+)
 
 
 def slope(fields: torch.Tensor, axes: int) -> float:
@@ -58,3 +65,13 @@ def test_the_filter_is_symmetric_and_positive_so_that_a_filtered_gradient_still_
         (one * power_law_filter(other)).sum().item(), rel=1e-4
     )
     assert (power_law_filter(one) * one).sum() > 0
+
+
+def test_the_gaussian_filter_weighs_a_cosine_by_the_closed_form() -> None:
+    """Cosines with any number of half waves over a line are what mirroring at the borders leaves as they are."""
+    places = torch.arange(32, dtype=torch.float64) + 0.5
+    for half_waves in (1, 5, 12):
+        frequency = half_waves / 64
+        wave = torch.cos(2 * torch.pi * frequency * places).expand(1, 1, 16, 32)
+        expected = wave * math.exp(-0.5 * (frequency / 0.2) ** 2)
+        torch.testing.assert_close(gaussian_low_pass(wave, 0.2), expected, rtol=0.0, atol=1e-6)

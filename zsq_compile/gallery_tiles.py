@@ -1,0 +1,71 @@
+"""What a gallery of a synthetic set shows: its images as pixels, and what the network takes each of them for."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from zsq_compile.calibration_data import feeds, fixed_batch
+from zsq_compile.differentiable.module import TorchGraph
+from zsq_compile.errors import ConfigError
+from zsq_compile.gallery import MOST_PICTURES, draw_gallery, write_gallery
+from zsq_compile.signature import InputSpec
+from zsq_compile.synthesis.generator import SyntheticSet
+from zsq_compile.synthesis.losses import class_probabilities
+from zsq_compile.synthesis.probe import find_scores
+
+_LEGEND = "Captions: the class that the network sees, and its confidence"
+
+
+def require_image(inputs: Sequence[InputSpec]) -> InputSpec:
+    """Return the first image input.
+
+    Raises:
+        ConfigError: there is none.
+
+    """
+    for spec in inputs:
+        if spec.is_image:
+            return spec
+    shapes = ", ".join(f"{spec.name!r} {spec.shape}" for spec in inputs)
+    raise ConfigError(
+        f"a gallery shows images, which are float inputs of shape (N, 1 or 3, H, W), and this network takes {shapes}: "
+        "leave --gallery out"
+    )
+
+
+def show_synthetic(
+    path: Path, title: str, teacher: TorchGraph, inputs: Sequence[InputSpec], made: SyntheticSet
+) -> None:
+    """Write the first images of a set as a PNG, with the network's class and its confidence where it has classes.
+
+    Raises:
+        ConfigError: the network takes no image, or the file cannot be written.
+
+    """
+    name = require_image(inputs).name
+    values = made.inputs[name]
+    count = min(len(values), MOST_PICTURES)
+    pixels = made.contracts[name].decode(values[:count])
+    words = captions(teacher, inputs, made, count)
+    number = str(count) if count == len(values) else f"{count} of {len(values)}"
+    said = f"{title}: {number} synthetic images ({made.algorithm}, seed {made.seed})"
+    remark = "Made from the network alone, without data" if words is None else _LEGEND
+    write_gallery(path, draw_gallery(pixels.numpy(), words, said, remark))
+
+
+def captions(teacher: TorchGraph, inputs: Sequence[InputSpec], made: SyntheticSet, count: int) -> list[str] | None:
+    """Class and confidence of the first ``count`` samples; None where no output looks like class scores."""
+    fixed = fixed_batch(inputs) or 1
+    first = {name: value[: -(-count // fixed) * fixed] for name, value in made.inputs.items()}
+    rows = []
+    for feed in feeds(first, inputs):
+        with torch.inference_mode():
+            outputs = teacher.run({name: value.to(teacher.device) for name, value in feed.items()})
+        found = find_scores(outputs)
+        if found is None:
+            return None
+        rows.append(class_probabilities(outputs[found[0]]).cpu())
+    best = torch.cat(rows)[:count].max(1)
+    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return [f"class {label}, {confidence:.0%}" for label, confidence in pairs]

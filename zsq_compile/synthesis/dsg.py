@@ -1,0 +1,88 @@
+"""The ``dsg`` generator: as ``zeroq``, but statistics may be a little off, and every image stresses another layer.
+
+Zhang et al., "Diversifying Sample Generation for Accurate Data-Free Quantization" (CVPR 2021): slack distribution
+alignment and layerwise sample enhancement. Both keep images from becoming alike. The terms that the authors' code adds
+for quantization after training (random labels, total variation) are left out.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from passes.harvest_batchnorm import BatchNorm, BatchNormStatistics
+from zsq_compile.baseline_config import DsgConfig
+from zsq_compile.config import Effort
+from zsq_compile.differentiable.module import TorchGraph
+from zsq_compile.progress import Progress
+from zsq_compile.signature import InputSpec
+from zsq_compile.synthesis.baseline_losses import (
+    ImageStatistics,
+    Slack,
+    image_distance,
+    image_targets,
+    layer_emphasis,
+    layer_image_statistics,
+    measured_slack,
+)
+from zsq_compile.synthesis.descent import Loss, NoiseDescent, Samples, Subject
+from zsq_compile.synthesis.generator import InputContract, SyntheticSet
+from zsq_compile.synthesis.probe import batches, layer_inputs
+from zsq_compile.synthesis.zeroq import input_term, spatial_layers
+
+_SLACK_BATCH = 32
+
+
+class DsgGenerator:
+    """Images matched each by itself, with slack, and with an emphasis on a layer of its own."""
+
+    def __init__(
+        self,
+        config: DsgConfig,
+        inputs: Sequence[InputSpec],
+        contract: InputContract | None,
+        progress: Progress,
+        *,
+        effort: Effort,
+    ) -> None:
+        self._config = config
+        self._descent = NoiseDescent("dsg", config, inputs, contract, progress, effort=effort)
+
+    def synthesize(
+        self, teacher: TorchGraph, statistics: BatchNormStatistics, count: int, rng: torch.Generator
+    ) -> SyntheticSet:
+        """See Generator.synthesize."""
+        return self._descent.synthesize(teacher, statistics, count, rng, self._prepare)
+
+    def _prepare(self, subject: Subject, noise: Samples, rng: torch.Generator) -> Loss:
+        layers = spatial_layers(subject)
+        targets = image_targets(layers, subject.teacher.device)
+        slacks = noise_slacks(subject, layers, targets, noise, self._config.slack)
+
+        def loss(samples: Samples, members: range) -> torch.Tensor:
+            measured = layer_image_statistics(layers, subject.run(samples, layer_inputs(layers)))
+            rows = [image_distance(*one) for one in zip(measured, targets, slacks, strict=True)]
+            weights = layer_emphasis(members, len(layers), self._config.emphasis).to(subject.teacher.device)
+            return (weights * torch.stack(rows, 1)).sum(1).mean() + input_term(subject, samples)
+
+        return loss
+
+
+def noise_slacks(
+    subject: Subject,
+    layers: Sequence[BatchNorm],
+    targets: Sequence[ImageStatistics],
+    noise: Samples,
+    quantile: float,
+) -> list[Slack]:
+    """Measure for every layer how far off ``noise`` is, and take that quantile of it as slack."""
+    parts = []
+    for batch in batches(noise, subject.fixed_batch or _SLACK_BATCH):
+        with torch.no_grad():
+            parts.append(layer_image_statistics(layers, subject.run(batch, layer_inputs(layers))))
+    joined = [
+        ImageStatistics(
+            mean=torch.cat([one.mean for one in column]), deviation=torch.cat([one.deviation for one in column])
+        )
+        for column in zip(*parts, strict=True)
+    ]
+    return [measured_slack(one, target, quantile) for one, target in zip(joined, targets, strict=True)]
