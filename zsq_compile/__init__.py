@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from zsq_compile.config import (
     CompileConfig,
+    GenieConfig,
     InputConfig,
     NoiseConfig,
     PixelsConfig,
@@ -44,6 +45,7 @@ __all__ = [
     "CompileConfig",
     "CompileResult",
     "ConfigError",
+    "GenieConfig",
     "InputConfig",
     "LoadError",
     "NoiseConfig",

@@ -28,7 +28,7 @@ from zsq_compile.units import parse_bytes, parse_seconds, parse_shape
 
 _PRECISION, _DATA, _INPUT, _OUTPUT, _RUN = "Precision", "Calibration data", "Network input", "Result", "Run"
 
-GeneratorName = Literal["auto", "noise", "prior", "pixels"]
+GeneratorName = Literal["auto", "noise", "prior", "pixels", "genie"]
 Section = TypeVar("Section", CompileConfig, InputConfig, QuantizationConfig)
 
 Model = Annotated[Path, typer.Argument(help="The float ONNX model.", metavar="MODEL.onnx", show_default=False)]

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
-from zsq_compile.config import Effort, NoiseConfig, PixelsConfig, PriorConfig, SynthesisConfig
+from zsq_compile.config import Effort, GenieConfig, NoiseConfig, PixelsConfig, PriorConfig, SynthesisConfig
 from zsq_compile.progress import Progress, Silent
 from zsq_compile.signature import InputSpec
 from zsq_compile.synthesis.generator import Generator, InputContract, SyntheticSet
+from zsq_compile.synthesis.genie import GenieGenerator
 from zsq_compile.synthesis.noise import NoiseGenerator
 from zsq_compile.synthesis.pixels import PixelsGenerator
 from zsq_compile.synthesis.procedural import PriorGenerator
@@ -37,3 +38,5 @@ def make_generator(
             return PriorGenerator(inputs, contract, told)
         case PixelsConfig():
             return PixelsGenerator(config, inputs, contract, told, effort=effort)
+        case GenieConfig():
+            return GenieGenerator(config, inputs, contract, told, effort=effort)
