@@ -6,13 +6,14 @@ import torch
 
 from tests import models
 from tests.zsq_compile.synthesis.networks import NO_STATISTICS, Listener, seeded, spec, teacher_of, trained_on
-from zsq_compile.config import NoiseConfig, PixelsConfig, PriorConfig, SynthesisConfig
+from zsq_compile.config import GenieConfig, NoiseConfig, PixelsConfig, PriorConfig, SynthesisConfig
 from zsq_compile.errors import SynthesisError
 from zsq_compile.synthesis import make_generator
 from zsq_compile.synthesis.contract import given_contract
 from zsq_compile.synthesis.prior import prior_images
 
 ALL = [NoiseConfig(), NoiseConfig(distribution="uniform"), PriorConfig(), PixelsConfig(iterations=2)]
+ALL_OF_PICTURES = [*ALL, GenieConfig(iterations=2)]  # genie refuses inputs that are none
 BYTE = given_contract(3, input_range=(0.0, 255.0))
 
 
@@ -21,7 +22,7 @@ def network() -> models.onnx.ModelProto:
     return trained_on(255.0 * prior_images(32, 3, 16, 16, seeded(99)).numpy())
 
 
-@pytest.mark.parametrize("config", ALL, ids=str)
+@pytest.mark.parametrize("config", ALL_OF_PICTURES, ids=str)
 def test_sets_are_complete_inside_the_range_and_repeatable(
     config: SynthesisConfig, network: models.onnx.ModelProto
 ) -> None:
@@ -38,7 +39,7 @@ def test_sets_are_complete_inside_the_range_and_repeatable(
     assert not torch.equal(values, other.inputs["x"])
 
 
-@pytest.mark.parametrize("config", ALL, ids=str)
+@pytest.mark.parametrize("config", ALL_OF_PICTURES, ids=str)
 def test_the_contract_is_inferred_and_told_when_none_is_given(
     config: SynthesisConfig, network: models.onnx.ModelProto
 ) -> None:
@@ -60,7 +61,7 @@ def test_an_assumed_contract_is_a_warning_that_names_the_options() -> None:
     assert "assumed" in listener.warnings[0] and "--input-range" in listener.warnings[0]
 
 
-@pytest.mark.parametrize("config", ALL, ids=str)
+@pytest.mark.parametrize("config", ALL_OF_PICTURES, ids=str)
 @pytest.mark.parametrize("dtype", ["int64", "int32", "bool"])
 def test_inputs_with_a_meaning_are_refused_in_words(config: SynthesisConfig, dtype: str) -> None:
     with pytest.raises(SynthesisError, match=rf"input 'ids' takes {dtype} .* give real samples with --calib"):
