@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from zsq_compile.baseline_config import DsgConfig, IntraqConfig, ZeroqConfig
 from zsq_compile.config import (
     CompileConfig,
+    GenieConfig,
     InputConfig,
     NoiseConfig,
     PixelsConfig,
@@ -46,6 +47,7 @@ __all__ = [
     "CompileResult",
     "ConfigError",
     "DsgConfig",
+    "GenieConfig",
     "InputConfig",
     "IntraqConfig",
     "LoadError",

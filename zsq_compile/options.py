@@ -28,7 +28,7 @@ from zsq_compile.units import parse_bytes, parse_seconds, parse_shape
 
 _PRECISION, _DATA, _INPUT, _OUTPUT, _RUN = "Precision", "Calibration data", "Network input", "Result", "Run"
 
-GeneratorName = Literal["auto", "noise", "prior", "pixels", "zeroq", "dsg", "intraq"]
+GeneratorName = Literal["auto", "noise", "prior", "pixels", "genie", "zeroq", "dsg", "intraq"]
 Section = TypeVar("Section", CompileConfig, InputConfig, QuantizationConfig)
 
 Model = Annotated[Path, typer.Argument(help="The float ONNX model.", metavar="MODEL.onnx", show_default=False)]

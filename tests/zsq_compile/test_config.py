@@ -87,7 +87,10 @@ def test_a_generator_is_chosen_by_its_kind(kind: str, tmp_path: Path) -> None:
         ("[quantization]\nact-bits = 4", "did you mean 'act_bits'?"),
         ('[generator]\nkind = "pixels"\nlearning_rat = 1', "table [generator]: did you mean 'learning_rate'?"),
         ('[generator]\nkind = "prior"\nx = 1', "this table takes no keys"),
-        ('[generator]\nkind = "pix"', "\"kind\" must be one of noise, prior, pixels, zeroq, dsg, intraq, got 'pix'"),
+        (
+            '[generator]\nkind = "pix"',
+            "\"kind\" must be one of noise, prior, pixels, genie, zeroq, dsg, intraq, got 'pix'",
+        ),
         ("generator = 3", 'generator: wanted a table with a key "kind", got 3'),
         ("quantization = 3", "quantization is a table of keys, written [quantization], got 3"),
         ('[quantization]\nbits = "4"', "quantization.bits: wanted a whole number, got '4'"),

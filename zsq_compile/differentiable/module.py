@@ -43,6 +43,7 @@ class TorchGraph:
     scales; everything else has ONNX's types. Initializers live on ``device``, but int64 ones (shapes) on the CPU.
 
     Attributes:
+        model: what it was made of; a copy of it can be rewritten and run as another TorchGraph.
         input_names: graph inputs that are not initializers.
         output_names: graph outputs.
         initializers: the constants by name; live: an entry put here is used by later runs. A tensor that holds sizes or
@@ -55,6 +56,7 @@ class TorchGraph:
 
     def __init__(self, model: ir.Model, *, device: torch.device | str = "cpu") -> None:
         graph = model.graph
+        self.model = model
         self.device = torch.device(device)
         self.initializers: dict[str, torch.Tensor] = {
             name: _initializer(value, self.device) for name, value in graph.initializers.items()

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 from zsq_compile.baseline_config import DsgConfig, IntraqConfig, ZeroqConfig
-from zsq_compile.config import Effort, NoiseConfig, PixelsConfig, PriorConfig, SynthesisConfig
+from zsq_compile.config import Effort, GenieConfig, NoiseConfig, PixelsConfig, PriorConfig, SynthesisConfig
 from zsq_compile.progress import Progress, Silent
 from zsq_compile.signature import InputSpec
 from zsq_compile.synthesis.dsg import DsgGenerator
 from zsq_compile.synthesis.generator import Generator, InputContract, SyntheticSet
+from zsq_compile.synthesis.genie import GenieGenerator
 from zsq_compile.synthesis.intraq import IntraqGenerator
 from zsq_compile.synthesis.low_pass import LowPassGenerator
 from zsq_compile.synthesis.noise import NoiseGenerator
@@ -54,6 +55,8 @@ def _make(
             return PriorGenerator(inputs, contract, told)
         case PixelsConfig():
             return PixelsGenerator(config, inputs, contract, told, effort=effort)
+        case GenieConfig():
+            return GenieGenerator(config, inputs, contract, told, effort=effort)
         case ZeroqConfig():
             return ZeroqGenerator(config, inputs, contract, told, effort=effort)
         case DsgConfig():

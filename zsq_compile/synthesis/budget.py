@@ -3,6 +3,7 @@
 The same network, effort and count give the same work on every run, so that the same seed gives the same bytes.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from zsq_compile.config import Effort
@@ -15,9 +16,22 @@ _BYTES_PER_ELEMENT = 12
 _BATCH_BYTES = 1 << 30
 _LARGEST_BATCH = 128
 
-_ITERATIONS: dict[Effort, int] = {"fast": 8, "balanced": 24, "best": 80}
-_SECONDS: dict[Effort, float] = {"fast": 20.0, "balanced": 50.0, "best": 600.0}
-_FEWEST = 2
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Allowance:
+    """What an algorithm may take: ``iterations`` at most, about ``seconds``; below ``fewest`` iterations nothing."""
+
+    iterations: Mapping[Effort, int]
+    seconds: Mapping[Effort, float]
+    fewest: int
+
+
+PIXELS = Allowance(
+    iterations={"fast": 8, "balanced": 24, "best": 80},
+    seconds={"fast": 20.0, "balanced": 50.0, "best": 600.0},
+    fewest=2,
+)
+"""Of optimised pixels, which start from natural pictures."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,16 +43,22 @@ class Budget:
 
 
 def plan_budget(
-    count: int, effort: Effort, cost: Cost, *, iterations: int | None = None, batch_size: int | None = None
+    count: int,
+    effort: Effort,
+    cost: Cost,
+    *,
+    iterations: int | None = None,
+    batch_size: int | None = None,
+    allowance: Allowance = PIXELS,
 ) -> Budget:
     """Plan the work on ``count`` samples of ``cost`` each; ``iterations`` and ``batch_size`` given are kept."""
     batch = batch_size or _batch(count, cost)
     if iterations is not None:
         return Budget(iterations=iterations, batch_size=batch)
     sample_seconds = cost.multiplications / _MULTIPLICATIONS_PER_SECOND + cost.elements / _ELEMENTS_PER_SECOND
-    affordable = int(_SECONDS[effort] / max(count * sample_seconds, 1e-9))
-    chosen = min(_ITERATIONS[effort], affordable)
-    return Budget(iterations=chosen if chosen >= _FEWEST else 0, batch_size=batch)
+    affordable = int(allowance.seconds[effort] / max(count * sample_seconds, 1e-9))
+    chosen = min(allowance.iterations[effort], affordable)
+    return Budget(iterations=chosen if chosen >= allowance.fewest else 0, batch_size=batch)
 
 
 def _batch(count: int, cost: Cost) -> int:

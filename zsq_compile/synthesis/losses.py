@@ -4,8 +4,9 @@ With a measured mean m and variance v and the running mean M and variance V of o
 
     wasserstein:  ((m - M)² + (√v - √V)²) / V     squared 2-Wasserstein distance of the Gaussians, in units of V
     kl:           ((m - M)² + v) / 2V - ln √(v/V) - 1/2     = KL(N(m, v) ‖ N(M, V)), the form of DFAKD and ZS-CGAN
+    difference:   (m - M)² + (√v - √V)²           the form of Genie, in the layer's own units
 
-Both are free of the layer's scale, so the mean over a layer's channels can be averaged over layers as it is.
+The first two are free of the layer's scale, so the mean over a layer's channels can be averaged over layers as it is.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ import torch
 from torch.nn import functional
 
 _VARIANCE_FLOOR = 1e-12
+_DEVIATION_FLOOR = 1e-6  # of a variance, as published with Genie
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -55,6 +57,12 @@ def gaussian_kl(measured: Moments, target: Moments) -> torch.Tensor:
     ratio = (measured.variance / wanted).clamp_min(1e-4)
     shift = (measured.mean - target.mean).square() / wanted
     return 0.5 * (shift + ratio - ratio.log() - 1.0)
+
+
+def moment_difference(measured: Moments, target: Moments) -> torch.Tensor:
+    """(C,) squared differences of the means, plus those of the standard deviations."""
+    deviations = [(one.variance.clamp_min(0.0) + _DEVIATION_FLOOR).sqrt() for one in (measured, target)]
+    return (measured.mean - target.mean).square() + (deviations[0] - deviations[1]).square()
 
 
 def class_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,6 @@
 import pytest
 
-from zsq_compile.synthesis.budget import plan_budget
+from zsq_compile.synthesis.budget import Allowance, plan_budget
 from zsq_compile.synthesis.probe import Cost
 
 SMALL = Cost(multiplications=1_000_000, elements=10_000)
@@ -20,6 +20,14 @@ def test_costly_networks_get_fewer_iterations_until_none_is_worth_it() -> None:
 def test_what_the_user_chose_is_kept() -> None:
     plan = plan_budget(100_000, "fast", LARGE, iterations=7, batch_size=3)
     assert (plan.iterations, plan.batch_size) == (7, 3)
+
+
+def test_an_allowance_sets_what_is_wanted_and_what_is_worth_it() -> None:
+    efforts = ("fast", "balanced", "best")
+    allowance = Allowance(iterations=dict.fromkeys(efforts, 700), seconds=dict.fromkeys(efforts, 10.0), fewest=50)
+    counts = [plan_budget(count, "fast", LARGE, allowance=allowance).iterations for count in (1, 2)]
+    assert plan_budget(1, "fast", SMALL, allowance=allowance).iterations == 700
+    assert counts[0] == int(10.0 / (1e9 / 40e9 + 50e6 / 0.4e9)) and counts[1] == 0
 
 
 @pytest.mark.parametrize("count", [1, 5, 128, 129, 300])

@@ -3,7 +3,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from zsq_compile.synthesis.losses import Moments, batch_moments, class_loss, gaussian_kl, joined, wasserstein
+from zsq_compile.synthesis.losses import (
+    Moments,
+    batch_moments,
+    class_loss,
+    gaussian_kl,
+    joined,
+    moment_difference,
+    wasserstein,
+)
 
 
 def moments(mean: NDArray[np.float64], variance: NDArray[np.float64]) -> Moments:
@@ -41,6 +49,18 @@ def test_joined_moments_are_those_of_all_samples_together() -> None:
     everything = np.concatenate(parts)
     np.testing.assert_allclose(whole.mean, everything.mean((0, 2, 3)), rtol=1e-6)
     np.testing.assert_allclose(whole.variance, everything.var((0, 2, 3)), rtol=1e-6)
+
+
+def test_moment_difference_is_its_closed_form_and_has_a_gradient_at_a_constant_channel(
+    pair: tuple[Moments, Moments],
+) -> None:
+    one, other = pair
+    m, v, target_m, target_v = (x.numpy() for x in (one.mean, one.variance, other.mean, other.variance))
+    expected = (m - target_m) ** 2 + (np.sqrt(v + 1e-6) - np.sqrt(target_v + 1e-6)) ** 2
+    np.testing.assert_allclose(moment_difference(one, other), expected, rtol=1e-6)
+    constant = torch.zeros(6, dtype=torch.float64, requires_grad=True)
+    moment_difference(Moments(mean=one.mean, variance=constant), other).sum().backward()
+    assert constant.grad is not None and bool(constant.grad.isfinite().all()) and bool((constant.grad < 0).all())
 
 
 def test_wasserstein_is_its_closed_form(pair: tuple[Moments, Moments]) -> None:

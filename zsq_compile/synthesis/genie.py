@@ -1,0 +1,301 @@
+"""The ``genie`` generator: pictures made by a network, learned against the BatchNormalization statistics.
+
+Genie-D of Jeon, Lee, Kim (CVPR 2023): a fresh generator network and one latent vector per picture are learned together
+for each batch, while the strided convolutions of the teacher swing. The loss is, summed over layers, the mean over
+channels of the squared differences of mean and of deviation, and the distance of every single normalised picture from
+mean 0 and deviation 1. What counts are the pictures of the last forward pass.
+
+Ours beside the paper: the generator is sized to the picture and to the teacher's work (generator_network.py); what it
+makes becomes pixels by a mean and a contrast per channel that start at those of natural pictures and are learned along,
+as not every network takes pictures normalised to mean 0; pixels are cut to [0, 1] in every step, so that the pictures
+that are returned are those that were optimised; and the teacher may take a batch in pieces, whose moments are joined.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ExponentialLR, ReduceLROnPlateau
+from torch.utils.checkpoint import checkpoint
+
+from passes.harvest_batchnorm import BatchNorm, BatchNormStatistics
+from zsq_compile.config import Effort, GenieConfig
+from zsq_compile.differentiable.module import TorchGraph
+from zsq_compile.differentiable.precision import reduced_precision
+from zsq_compile.errors import SynthesisError
+from zsq_compile.progress import Progress
+from zsq_compile.signature import InputSpec
+from zsq_compile.synthesis.budget import Allowance, Budget, plan_budget
+from zsq_compile.synthesis.contract import candidate_contracts
+from zsq_compile.synthesis.generator import InputContract, SyntheticSet
+from zsq_compile.synthesis.generator_network import GeneratorNetwork, NetworkPlan, plan_network
+from zsq_compile.synthesis.losses import Moments, joined, moment_difference
+from zsq_compile.synthesis.probe import Cost, layer_inputs, layer_moments, layer_targets, measure_cost
+from zsq_compile.synthesis.procedural import check_inputs, find_contracts
+from zsq_compile.synthesis.swing import Swing, swing
+
+_ALLOWANCE = Allowance(
+    iterations={"fast": 100, "balanced": 400, "best": 4000},
+    seconds={"fast": 60.0, "balanced": 300.0, "best": 3600.0},
+    fewest=50,
+)
+_LARGEST_BATCH = 128
+_SMALLEST_BATCH = 16  # below it, moments of a batch are too uncertain to normalise by
+_SHARE_OF_TEACHER = 0.6  # of its multiplications: at 32 pixels and resnet20 the generator is then the published one
+_RATE_AT_END = 0.95**40  # 0.95 after each of 40 parts of the work
+_PATIENCE = 1 / 40  # of the work
+_FACTOR, _LOWEST_RATE = 0.1, 1e-4  # of the latent vectors' rate
+_MANY_CUT = 0.1
+
+
+class GenieGenerator:
+    """Pictures of generator networks, each learned for one batch."""
+
+    def __init__(
+        self,
+        config: GenieConfig,
+        inputs: Sequence[InputSpec],
+        contract: InputContract | None,
+        progress: Progress,
+        *,
+        effort: Effort,
+    ) -> None:
+        self._config = config
+        self._inputs = _check_pictures(check_inputs(inputs))
+        self._contract = contract
+        self._progress = progress
+        self._effort = effort
+
+    def synthesize(
+        self, teacher: TorchGraph, statistics: BatchNormStatistics, count: int, rng: torch.Generator
+    ) -> SyntheticSet:
+        """See Generator.synthesize.
+
+        Raises:
+            SynthesisError: there is no usable BatchNormalization, or the network is too large for the effort.
+
+        """
+        seed = rng.initial_seed()
+        if not statistics.usable:
+            raise SynthesisError(
+                "the genie generator needs BatchNormalization statistics, and the model has none that can be used: "
+                "use --generator prior"
+            )
+        contracts = find_contracts(self._inputs, self._contract, teacher, statistics, rng, self._progress)
+        work = self._plan(teacher, statistics, contracts, count)
+        made: list[dict[str, Tensor]] = []
+        curves: list[list[float]] = []
+        with self._progress.stage("synthesis", work.iterations * work.batches) as advance:
+            for _ in range(work.batches):
+                pictures, curve = _learn_batch(work, self._config, rng, advance)
+                made.append(pictures)
+                curves.append(curve)
+        self._tell_cut(made)
+        inputs = {
+            name: contract.encode(torch.cat([part[name] for part in made])[:count].clamp(0.0, 1.0)).float().cpu()
+            for name, contract in contracts.items()
+        }
+        curve = [sum(losses) / len(losses) for losses in zip(*curves, strict=True)]
+        return SyntheticSet(inputs=inputs, algorithm="genie", seed=seed, loss_curve=tuple(curve), contracts=contracts)
+
+    def _plan(
+        self,
+        teacher: TorchGraph,
+        statistics: BatchNormStatistics,
+        contracts: Mapping[str, InputContract],
+        count: int,
+    ) -> "_Work":
+        fixed = next((int(spec.shape[0]) for spec in self._inputs if spec.shape[0] is not None), None)
+        moving = swing(teacher) if self._config.swing else Swing(teacher=teacher, axes={}, refusals=())
+        for refusal in moving.refusals:
+            self._progress.note(f"{refusal.op_type} {refusal.where!r} does not swing: {refusal.reason}")
+        taps = layer_inputs(statistics.usable)
+        zeros = {spec.name: torch.zeros(spec.batched(fixed or 1), device=teacher.device) for spec in self._inputs}
+        cost = measure_cost(teacher, zeros, taps)
+        limit = int(_SHARE_OF_TEACHER * cost.multiplications / len(self._inputs))
+        plans = {spec.name: plan_network(self._config.latent_size, _picture(spec), limit) for spec in self._inputs}
+        largest = self._config.batch_size or _LARGEST_BATCH
+        batches = -(-count // largest)
+        size = max(-(-count // batches), min(_SMALLEST_BATCH, largest))
+        size = -(-size // (fixed or 1)) * (fixed or 1)
+        budget = self._budget(size * batches, _with_generators(cost, plans))
+        return _Work(
+            layers=statistics.usable,
+            contracts=contracts,
+            swing=moving,
+            plans=plans,
+            iterations=budget.iterations,
+            batches=batches,
+            size=size,
+            piece=fixed or -(-size // -(-size // budget.batch_size)),
+        )
+
+    def _budget(self, count: int, cost: Cost) -> Budget:
+        """Plan the iterations, and how many samples the teacher takes at once.
+
+        Raises:
+            SynthesisError: too few iterations can be had at this effort for pictures to come out.
+
+        """
+        budget = plan_budget(count, self._effort, cost, iterations=self._config.iterations, allowance=_ALLOWANCE)
+        if budget.iterations == 0:
+            raise SynthesisError(
+                f"genie starts from nothing and needs {_ALLOWANCE.fewest} iterations at least, more than the effort "
+                f"{self._effort!r} has time for with {count} samples of this network: use --generator pixels, a higher "
+                "--effort, fewer --samples, or set generator.iterations"
+            )
+        return budget
+
+    def _tell_cut(self, made: Sequence[Mapping[str, Tensor]]) -> None:
+        for spec in self._inputs:
+            outside = [(part[spec.name] < 0.0) | (part[spec.name] > 1.0) for part in made]
+            share = float(torch.cat(outside).float().mean())
+            if share > _MANY_CUT:
+                self._progress.warn(
+                    f"input {spec.name!r}: {share:.0%} of the pixels that genie made lay beyond black or white and "
+                    "were cut: the statistics of the model may belong to another input range, see --mean and --std"
+                )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Work:
+    """What is the same for all batches: ``batches`` of ``size`` samples, which the teacher takes by ``piece``."""
+
+    layers: Sequence[BatchNorm]
+    contracts: Mapping[str, InputContract]
+    swing: Swing
+    plans: Mapping[str, NetworkPlan]
+    iterations: int
+    batches: int
+    size: int
+    piece: int
+
+    @property
+    def device(self) -> torch.device:
+        return self.swing.teacher.device
+
+
+class _Painter(nn.Module):
+    """The generator of one input with the latent vectors of a batch, and the mean and contrast of its pictures."""
+
+    def __init__(self, plan: NetworkPlan, size: int, rng: torch.Generator) -> None:
+        super().__init__()
+        self.latents = nn.Parameter(torch.randn(size, plan.latent, generator=rng, device=rng.device))
+        self.network = GeneratorNetwork(plan, rng)
+        natural = next(one for one in candidate_contracts(plan.channels[-1]) if one.name == "imagenet")
+        self.mean = nn.Parameter(torch.tensor(natural.mean).view(1, -1, 1, 1))
+        self.contrast = nn.Parameter(torch.tensor(natural.std).view(1, -1, 1, 1).log())
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Pictures (N, C, H, W) as the network makes them, normalised, and as pixels, not cut yet."""
+        normalised = self.network(self.latents)
+        return normalised, self.mean + self.contrast.exp() * normalised
+
+    def learned(self) -> list[nn.Parameter]:
+        """All but the latent vectors."""
+        return [*self.network.parameters(), self.mean, self.contrast]
+
+
+def _learn_batch(
+    work: _Work, config: GenieConfig, rng: torch.Generator, advance: Callable[[int], None]
+) -> tuple[dict[str, Tensor], list[float]]:
+    """Learn generators and latent vectors of one batch; returns its pixels, not cut yet, and the loss per iteration."""
+    painters = {name: _Painter(plan, work.size, rng).to(work.device) for name, plan in work.plans.items()}
+    targets = layer_targets(work.layers, work.device)
+    latents = torch.optim.Adam([one.latents for one in painters.values()], lr=config.latent_learning_rate)
+    weights = torch.optim.Adam(
+        [parameter for one in painters.values() for parameter in one.learned()], lr=config.generator_learning_rate
+    )
+    patience = max(10, round(_PATIENCE * work.iterations))
+    waiting = ReduceLROnPlateau(latents, factor=_FACTOR, patience=patience, min_lr=_LOWEST_RATE)
+    slowing = ExponentialLR(weights, gamma=_RATE_AT_END ** (1.0 / work.iterations))
+    pixels: dict[str, Tensor] = {}
+    curve: list[float] = []
+    for iteration in range(work.iterations):
+        last = iteration + 1 == work.iterations  # its pictures are the result, and nothing is learned from them
+        with torch.set_grad_enabled(not last):
+            pixels, own = _paint(painters, work.device)
+            measured = _measure(work, pixels, rng)
+            pairs = zip(measured, targets, strict=True)
+            loss = torch.stack([moment_difference(one, other).mean() for one, other in pairs]).sum()
+            loss = loss + config.image_weight * own
+        curve.append(float(loss.detach()))
+        if not last:
+            for optimizer in (latents, weights):
+                optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            for optimizer in (latents, weights):
+                optimizer.step()
+            waiting.step(curve[-1])
+            slowing.step()
+        advance(1)
+    return pixels, curve
+
+
+def _paint(painters: Mapping[str, _Painter], device: torch.device) -> tuple[dict[str, Tensor], Tensor]:
+    """Pixels of every input, and how far single normalised pictures are from mean 0 and deviation 1."""
+    pixels: dict[str, Tensor] = {}
+    own = torch.zeros((), device=device)
+    for name, painter in painters.items():
+        with reduced_precision(device):
+            normalised, pixels[name] = painter()
+        variance, mean = torch.var_mean(normalised, dim=(2, 3), correction=0)
+        own = own + (mean.square() + ((variance + 1e-6).sqrt() - 1.0).square()).sum(1).mean()
+    return pixels, own
+
+
+def _measure(work: _Work, pixels: Mapping[str, Tensor], rng: torch.Generator) -> list[Moments]:
+    """Moments of the layers' inputs over the batch; all pieces of it see the same offsets."""
+    offsets = work.swing.draw(rng)
+    feeds = {name: contract.encode(pixels[name].clamp(0.0, 1.0)) for name, contract in work.contracts.items()}
+
+    def measured(start: int) -> list[Moments]:
+        piece = {name: value[start : start + work.piece] for name, value in feeds.items()}
+        with reduced_precision(work.device):
+            values = work.swing.teacher.run(piece, layer_inputs(work.layers), replace=offsets)
+        return layer_moments(work.layers, values)
+
+    if work.piece >= work.size:
+        return measured(0)
+    starts = range(0, work.size, work.piece)
+    # only one piece's activations are kept at a time: those of the others are computed again on the way back
+    parts = [checkpoint(measured, start, use_reentrant=False, preserve_rng_state=False) for start in starts]
+    sizes = [min(work.piece, work.size - start) for start in starts]
+    return [joined([part[index] for part in parts], sizes) for index in range(len(work.layers))]
+
+
+def _with_generators(cost: Cost, plans: Mapping[str, NetworkPlan]) -> Cost:
+    """Add the generators' work to the teacher's, per sample."""
+    elements = sum(
+        # a map is written by the enlargement, the convolution, its normalisation and its activation
+        4 * channels * prod(size)
+        for plan in plans.values()
+        for channels, size in zip(plan.channels, plan.sizes, strict=True)
+    )
+    return Cost(
+        multiplications=cost.multiplications + sum(plan.multiplications for plan in plans.values()),
+        elements=cost.elements + elements,
+    )
+
+
+def _picture(spec: InputSpec) -> tuple[int, int, int]:
+    _, channels, height, width = spec.batched(1)
+    return channels, height, width
+
+
+def _check_pictures(inputs: Sequence[InputSpec]) -> tuple[InputSpec, ...]:
+    """Return the inputs if all of them are pictures.
+
+    Raises:
+        SynthesisError: one is not.
+
+    """
+    for spec in inputs:
+        if not spec.is_image:
+            raise SynthesisError(
+                f"the genie generator makes pictures of 1 or 3 channels, and input {spec.name!r} takes {spec.dtype} of "
+                f"shape {spec.shape}: use --generator pixels, which serves every float input"
+            )
+    return tuple(inputs)
