@@ -101,6 +101,8 @@ def compile_command(
     bias_correction: given.Bias = None,
     rounding: given.Round = None,
     equalize: given.Equalize = None,
+    distill: given.Distill = None,
+    distill_checkpoint: given.DistillCheckpoint = None,
     generator: given.Generator = None,
     samples: given.Samples = None,
     effort: given.EffortOption = None,

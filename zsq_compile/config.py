@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from zsq_compile.distill_config import DistillConfig
 from zsq_compile.errors import ConfigError
 from zsq_compile.requirements import (
     Shape,
@@ -201,6 +202,7 @@ class CompileConfig:
         generator: how calibration data is made. None, the default, takes ``pixels`` where batch normalisation
             statistics are there to be matched and ``prior`` where they are not.
         quantization: how numbers become integers.
+        distill: train the whole quantized network towards the float one at the end. None, the default, does not.
         target: name of a shipped target or path of a target's TOML file.
         samples: calibration samples to make. None, the default, takes the number from the effort.
         effort: time against accuracy; ``balanced`` is meant for every day. ``fast`` learns nothing, it only computes.
@@ -219,6 +221,7 @@ class CompileConfig:
     input: InputConfig = field(default_factory=InputConfig)
     generator: GeneratorConfig | None = None
     quantization: QuantizationConfig = field(default_factory=QuantizationConfig)
+    distill: DistillConfig | None = None
     target: str = "ort_cpu"
     samples: int | None = None
     effort: Effort = "balanced"
@@ -244,6 +247,10 @@ class CompileConfig:
         if self.min_agreement is not None:
             require_number("min_agreement", self.min_agreement, low=0.0, high=1.0, hint="97 % is written 0.97")
         require_mixed_goal(self.mixed, self.max_size, self.min_agreement)
+        if self.distill is not None and self.distill.steps is None and self.effort == "fast" and not self.time_budget:
+            raise ConfigError(
+                "distill (--distill) has no steps at the effort fast: take another, or give distill.steps"
+            )
 
     @property
     def learned_rounding(self) -> LearnedRounding | None:

@@ -22,6 +22,7 @@ from zsq_compile.config import (
     Rounding,
 )
 from zsq_compile.config_file import read_config
+from zsq_compile.distill_config import chosen_distillation
 from zsq_compile.errors import ConfigError
 from zsq_compile.requirements import Shape
 from zsq_compile.units import parse_bytes, parse_seconds, parse_shape
@@ -159,6 +160,23 @@ Equalize = Annotated[
         rich_help_panel=_PRECISION,
     ),
 ]
+Distill = Annotated[
+    bool | None,
+    typer.Option(
+        "--distill/--no-distill",
+        help="Train the whole quantized network towards the float one at the end; worth its time below 4 bits.",
+        show_default="off",
+        rich_help_panel=_PRECISION,
+    ),
+]
+DistillCheckpoint = Annotated[
+    Path | None,
+    typer.Option(
+        help="Keep the state of --distill here, every few minutes and on Ctrl-C; a file that is there is continued.",
+        metavar="FILE",
+        rich_help_panel=_RUN,
+    ),
+]
 Generator = Annotated[
     GeneratorName | None,
     typer.Option(
@@ -274,7 +292,10 @@ def build_config(given: Mapping[str, Any]) -> CompileConfig:
             quantization=_laid_over(config.quantization, given),
             generator=_chosen_generator(config.generator, given.get("generator")),
         ),
-        {name: value for name, value in given.items() if name not in ("input", "quantization", "generator")},
+        {
+            **{name: value for name, value in given.items() if name not in ("input", "quantization", "generator")},
+            "distill": chosen_distillation(config.distill, given.get("distill"), given.get("distill_checkpoint")),
+        },
     )
 
 

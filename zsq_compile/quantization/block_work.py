@@ -1,0 +1,30 @@
+"""How much a block of a network has to compute."""
+
+from collections.abc import Mapping
+
+import onnx_ir as ir
+from torch import Tensor
+
+from zsq_compile.quantization.blocks import Block
+
+
+def block_work(
+    block: Block, nodes: Mapping[str, ir.Node], weights: Mapping[str, Tensor], made: Mapping[str, int]
+) -> tuple[int, int]:
+    """Multiplications and elements of one forward pass through a block.
+
+    Args:
+        block: with its layers.
+        nodes: of the float model, by name.
+        weights: float weights by initializer.
+        made: elements by name of the first value that each node made.
+
+    Returns:
+        Multiplications of its layers, and elements of all values that it makes.
+
+    """
+    multiplications = sum(
+        weights[site.initializer][0].numel() * made.get(str(nodes[site.node].outputs[0].name), 0)
+        for site in block.layers
+    )
+    return multiplications, sum(made.get(name, 0) for name in block.values)
