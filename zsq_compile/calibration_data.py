@@ -192,7 +192,7 @@ def _default_count(inputs: Sequence[InputSpec], config: CompileConfig) -> int:
     image = _first_image(inputs)
     is_small = image is None or int(image.shape[2] or 1) * int(image.shape[3] or 1) <= _SMALL_IMAGE
     learned = config.learned_rounding is not None and min(config.quantization.bits, config.quantization.act_bits) < 8
-    return (small if is_small else large) * (_TO_LEARN_FROM if learned else 1)
+    return (small if is_small else large) * (_TO_LEARN_FROM if learned or config.distill is not None else 1)
 
 
 def _split(samples: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

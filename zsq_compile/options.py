@@ -285,17 +285,16 @@ def build_config(given: Mapping[str, Any]) -> CompileConfig:
     units = {"time_budget": parse_seconds, "memory": parse_bytes}
     given = {**given, **{name: parse(given[name]) for name, parse in units.items() if given.get(name) is not None}}
     config = read_config(file) if file is not None else CompileConfig()
+    sections = ("input", "quantization", "generator", "distill")
     return _laid_over(
         replace(
             config,
             input=_input(config.input, given),
             quantization=_laid_over(config.quantization, given),
             generator=_chosen_generator(config.generator, given.get("generator")),
+            distill=chosen_distillation(config.distill, given.get("distill"), given.get("distill_checkpoint")),
         ),
-        {
-            **{name: value for name, value in given.items() if name not in ("input", "quantization", "generator")},
-            "distill": chosen_distillation(config.distill, given.get("distill"), given.get("distill_checkpoint")),
-        },
+        {name: value for name, value in given.items() if name not in sections},
     )
 
 
