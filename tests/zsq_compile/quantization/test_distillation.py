@@ -15,6 +15,7 @@ from tests.quantizing import execute
 from tests.zsq_compile.quantization.learnable import CHAIN, NETWORKS, ClosedForm, Steps, closed_form, signal, started
 from zsq_compile.distill_config import DistillConfig
 from zsq_compile.errors import ConfigError, QuantizationError
+from zsq_compile.quantization import distillation
 from zsq_compile.quantization.block_learning import BlockStudent
 from zsq_compile.quantization.blocks import whole_network
 from zsq_compile.quantization.distillation import Distillation, DistillRecord, drawn, pace
@@ -163,6 +164,26 @@ def test_a_continued_training_ends_in_the_same_bytes(at: int, tmp_path: Path) ->
     finished, last = distilled(closed, checkpoint=str(path), **settings)
     assert serialized(finished) == serialized(whole)
     assert last.curve == record.curve
+
+
+def test_the_state_is_kept_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed, path = prepared(), tmp_path / "state.pt"
+    settings: dict[str, Any] = {"steps": 6, "learning_rate": 0.02, "checkpoint": str(path)}
+
+    def failing(rng: torch.Generator) -> Iterator[Mapping[str, Tensor]]:
+        yield from itertools.islice(drawn(closed.samples, closed.samples.parted()[0], 32, rng), 4)
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        distilled(closed, live=failing, **settings)
+    assert not path.exists()
+    monkeypatch.setattr(distillation, "_KEPT_EVERY", 0.0)
+    with pytest.raises(MemoryError):
+        distilled(closed, live=failing, **settings)
+    assert torch.load(path, weights_only=True)["training"]["step"] == 4
+    continued, _ = distilled(closed, **settings)
+    path.unlink()
+    assert serialized(continued) == serialized(distilled(closed, **settings)[0])
 
 
 def test_a_second_interruption_is_obeyed_at_once(tmp_path: Path) -> None:
