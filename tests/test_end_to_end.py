@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 
 from backends.session import open_session
 from tests import models
-from zsq_compile import CompileConfig, PixelsConfig, QuantizationConfig, UnsupportedModelError, compile_model
+from zsq_compile import (
+    CompileConfig,
+    DistillConfig,
+    PixelsConfig,
+    QuantizationConfig,
+    UnsupportedModelError,
+    compile_model,
+)
 from zsq_compile.layer_quality import worst_layers
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,6 +66,24 @@ def test_all_stages_at_eight_bits(model: Path) -> None:
     assert validation.failures == ()
     assert (validation.fusion.fused, validation.fusion.unfused) == (4, ())
     assert result.report.coverage == "BN found behind 3 of 3 convolutions"
+
+
+def test_distillation_is_the_last_step_and_the_report_tells_of_it(model: Path) -> None:
+    config = replace(
+        QUICK, quantization=QuantizationConfig(bits=3, edge_bits=3), distill=DistillConfig(steps=4, learning_rate=0.02)
+    )
+    result = compile_model(model, config=config)
+    assert list(result.report.stages)[-4:] == ["distill", "measure", "write", "validate"]
+    assert result.report.validation.failures == ()
+    told = json.loads(json.dumps(result.report.to_json(), allow_nan=False))
+    assert told["distillation"]["steps"] == 4
+    assert [point["step"] for point in told["distillation"]["curve"]] == [0, 1, 2, 3, 4]
+    assert f"distilled   {told['distillation']['summary']}" in result.report.summary()
+    assert list(told["layers"][0]["sqnr_db"]) == ["scales", "round", "biases", "distill"]
+    assert told["settings"]["distill"]["steps"] == 4
+    # the file is what was judged best, or what was there before
+    kept, before = told["distillation"]["divergence_after"], told["distillation"]["divergence_before"]
+    assert kept <= before
 
 
 def test_every_layer_is_measured_after_every_step(model: Path) -> None:

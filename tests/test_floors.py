@@ -25,6 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "zsq_compile.requirements",
     ),
     ("zsq_compile.baseline_config", "zsq_compile.units"),
+    ("zsq_compile.distill_config", "zsq_compile.units"),
     ("zsq_compile.config", "zsq_compile.loading", "zsq_compile.differentiable", "zsq_compile.writing"),
     ("zsq_compile.synthesis", "zsq_compile.quantization", "zsq_compile.verification"),
     (
@@ -40,6 +41,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("zsq_compile.quantize_network",),
     ("zsq_compile.compiler",),
     ("zsq_compile.reader", "zsq_compile.console", "zsq_compile.options"),
+    ("zsq_compile.chosen_config",),
     ("zsq_compile",),  # the public face: what its __init__ imports
     ("zsq_compile.cli",),
     ("zsq_compile.__main__",),

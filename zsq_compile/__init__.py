@@ -24,6 +24,7 @@ from zsq_compile.config import (
     QuantizationConfig,
 )
 from zsq_compile.config_file import read_config
+from zsq_compile.distill_config import DistillConfig
 from zsq_compile.errors import (
     BudgetError,
     ConfigError,
@@ -46,6 +47,7 @@ __all__ = [
     "CompileConfig",
     "CompileResult",
     "ConfigError",
+    "DistillConfig",
     "DsgConfig",
     "GenieConfig",
     "InputConfig",

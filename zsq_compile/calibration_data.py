@@ -198,7 +198,7 @@ def _default_count(inputs: Sequence[InputSpec], config: CompileConfig) -> int:
     image = _first_image(inputs)
     is_small = image is None or int(image.shape[2] or 1) * int(image.shape[3] or 1) <= _SMALL_IMAGE
     narrow = config.mixed or min(config.quantization.bits, config.quantization.act_bits) < 8
-    learned = config.learned_rounding is not None and narrow
+    learned = config.distill is not None or (config.learned_rounding is not None and narrow)
     small, large = (_LEARNED_COUNTS if learned else _COUNTS)[config.effort]
     return small if is_small else large
 

@@ -21,6 +21,7 @@ from rich.console import Console
 
 import zsq_compile.options as given
 from zsq_compile import __version__
+from zsq_compile.chosen_config import build_config
 from zsq_compile.config import CompileConfig
 from zsq_compile.errors import BudgetError, ConfigError, ZsqError
 from zsq_compile.progress import Progress, Silent
@@ -101,6 +102,8 @@ def compile_command(
     bias_correction: given.Bias = None,
     rounding: given.Round = None,
     equalize: given.Equalize = None,
+    distill: given.Distill = None,
+    distill_checkpoint: given.DistillCheckpoint = None,
     generator: given.Generator = None,
     low_pass: given.LowPass = None,
     samples: given.Samples = None,
@@ -124,7 +127,7 @@ def compile_command(
 ) -> None:
     """Quantize a trained float ONNX model without any data, and prove the result in ONNX Runtime."""
     with _guard(json_wanted, quiet, verbose) as progress:
-        settings = given.build_config(context.params)
+        settings = build_config(context.params)
         result = _compile(model, output, settings, calib, save_calib, plan, save_plan, data, progress)
     _answer(result, settings, json_wanted, quiet)
     raise typer.Exit(GATE_MISSED if result.gate_missed else 0)
@@ -192,7 +195,7 @@ def synth_command(
     path = output or model.with_name(f"{model.stem}.calib.npz")
     with _guard(json_wanted, quiet, verbose) as progress:
         require_folder(path)
-        settings = given.build_config(context.params)
+        settings = build_config(context.params)
         from zsq_compile.arrays import write_arrays
         from zsq_compile.compiler import synthesize
 

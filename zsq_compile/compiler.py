@@ -186,6 +186,7 @@ def _report(
         contract=None if samples.contract is None else dataclasses.asdict(samples.contract),
         data=samples.description,
         learning=tuple(dataclasses.asdict(block) for block in quantized.blocks),
+        distillation=_explained_distillation(quantized),
         mixed=None if quantized.choice is None else explained(quantized.choice),
         refusals=(*statistics.refusals, *quantized.plan.refusals),
         notes=tuple(notes),
@@ -193,6 +194,11 @@ def _report(
         layers=quantized.layers,
         sha256={"model": file_sha256(loaded.path), "emitted": file_sha256(path)},
     )
+
+
+def _explained_distillation(quantized: QuantizedNetwork) -> dict[str, Any] | None:
+    record = quantized.distillation
+    return None if record is None else {**dataclasses.asdict(record), "summary": record.words()}
 
 
 class _Remembering:

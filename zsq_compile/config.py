@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from zsq_compile.baseline_config import DsgConfig, IntraqConfig, ZeroqConfig
+from zsq_compile.distill_config import DistillConfig
 from zsq_compile.errors import ConfigError
 from zsq_compile.requirements import (
     Shape,
@@ -245,6 +246,7 @@ class CompileConfig:
         generator: how calibration data is made. None, the default, takes ``pixels`` where batch normalisation
             statistics are there to be matched and ``prior`` where they are not.
         quantization: how numbers become integers.
+        distill: train the whole quantized network towards the float one at the end. None, the default, does not.
         target: name of a shipped target or path of a target's TOML file.
         samples: calibration samples to make. None, the default, takes the number from the effort.
         low_pass: frequency in cycles per pixel where a Gaussian low-pass filter over the finished images lets 61 % of
@@ -266,6 +268,7 @@ class CompileConfig:
     input: InputConfig = field(default_factory=InputConfig)
     generator: GeneratorConfig | None = None
     quantization: QuantizationConfig = field(default_factory=QuantizationConfig)
+    distill: DistillConfig | None = None
     target: str = "ort_cpu"
     samples: int | None = None
     low_pass: float | None = None
@@ -299,6 +302,10 @@ class CompileConfig:
                 "the effort balanced, or the rounding gptq"
             )
         require_mixed_goal(self.mixed, self.max_size, self.min_agreement)
+        if self.distill is not None and self.distill.steps is None and self.effort == "fast" and not self.time_budget:
+            raise ConfigError(
+                "distill (--distill) has no steps at the effort fast: take another, or give distill.steps"
+            )
 
     @property
     def learned_rounding(self) -> LearnedRounding | None:

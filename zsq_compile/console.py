@@ -163,6 +163,7 @@ def _sentences(report: "Report") -> list[str]:
         how = "inferred" if report.contract.get("inferred") else "assumed or given"
         lines.append(f"input: {report.contract['name']} ({how}{sure})")
     lines += [f"widths: {line}" for line in (report.mixed or {}).get("summary", ())]
+    lines += [f"distilled: {report.distillation['summary']}"] if report.distillation else []
     shown = [f"left in float: {one.where} ({one.op_type}): {one.reason}" for one in report.refusals[:5]]
     lines += shown
     if len(report.refusals) > len(shown):

@@ -1,35 +1,18 @@
-"""The options of the command line, each with its help, and how they become a CompileConfig.
+"""The options of the command line, each with its help.
 
 An option that was not given is None and leaves the configuration file's value, or the default, as it is.
 """
 
-from collections.abc import Mapping
-from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
 import typer
 
-from zsq_compile.config import (
-    GENERATORS,
-    BiasCorrection,
-    CalibrationMethod,
-    CompileConfig,
-    Effort,
-    GeneratorConfig,
-    InputConfig,
-    QuantizationConfig,
-    Rounding,
-)
-from zsq_compile.config_file import read_config
-from zsq_compile.errors import ConfigError
-from zsq_compile.requirements import Shape
-from zsq_compile.units import parse_bytes, parse_seconds, parse_shape
+from zsq_compile.config import BiasCorrection, CalibrationMethod, Effort, Rounding
 
 _PRECISION, _DATA, _INPUT, _OUTPUT, _RUN = "Precision", "Calibration data", "Network input", "Result", "Run"
 
 GeneratorName = Literal["auto", "noise", "prior", "pixels", "genie", "zeroq", "dsg", "intraq"]
-Section = TypeVar("Section", CompileConfig, InputConfig, QuantizationConfig)
 
 Model = Annotated[Path, typer.Argument(help="The float ONNX model.", metavar="MODEL.onnx", show_default=False)]
 Output = Annotated[
@@ -159,6 +142,23 @@ Equalize = Annotated[
         rich_help_panel=_PRECISION,
     ),
 ]
+Distill = Annotated[
+    bool | None,
+    typer.Option(
+        "--distill/--no-distill",
+        help="Train the whole quantized network towards the float one at the end; worth its time below 4 bits.",
+        show_default="off",
+        rich_help_panel=_PRECISION,
+    ),
+]
+DistillCheckpoint = Annotated[
+    Path | None,
+    typer.Option(
+        help="Keep the state of --distill here, every few minutes and on Ctrl-C; a file that is there is continued.",
+        metavar="FILE",
+        rich_help_panel=_RUN,
+    ),
+]
 Generator = Annotated[
     GeneratorName | None,
     typer.Option(
@@ -270,71 +270,3 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Errors, and the path
 Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", help="Times of the stages; tracebacks of errors.", rich_help_panel=_RUN)
 ]
-
-
-def build_config(given: Mapping[str, Any]) -> CompileConfig:
-    """Lay what was given on the command line over the configuration file, or over the defaults.
-
-    Args:
-        given: values of the options by their Python names, None where not given; names that are no setting are ignored.
-
-    Raises:
-        ConfigError: a value is wrong, alone or together with others.
-
-    """
-    file = given.get("config")
-    units = {"time_budget": parse_seconds, "memory": parse_bytes}
-    given = {**given, **{name: parse(given[name]) for name, parse in units.items() if given.get(name) is not None}}
-    config = read_config(file) if file is not None else CompileConfig()
-    return _laid_over(
-        replace(
-            config,
-            input=_input(config.input, given),
-            quantization=_laid_over(config.quantization, given),
-            generator=_chosen_generator(config.generator, given.get("generator")),
-        ),
-        {name: value for name, value in given.items() if name not in ("input", "quantization", "generator")},
-    )
-
-
-def _input(configured: InputConfig, given: Mapping[str, Any]) -> InputConfig:
-    shapes = dict(_named_shape(text) for text in given.get("input_shape") or ())
-    numbers = {name: _numbers(name, given.get(name)) for name in ("mean", "std", "input_range")}
-    # A range on the command line takes the place of the file's mean and std, and the other way round.
-    if numbers["input_range"] is not None:
-        configured = replace(configured, mean=None, std=None)
-    elif numbers["mean"] is not None:
-        configured = replace(configured, input_range=None)
-    return _laid_over(configured, {"shapes": {**configured.shapes, **shapes}, **numbers})
-
-
-def _laid_over(section: Section, given: Mapping[str, Any]) -> Section:
-    known = {field.name for field in fields(section)}
-    return replace(section, **{name: value for name, value in given.items() if name in known and value is not None})
-
-
-def _chosen_generator(configured: GeneratorConfig | None, name: GeneratorName | None) -> GeneratorConfig | None:
-    if name is None:
-        return configured
-    if name == "auto":
-        return None
-    kind = GENERATORS[name]
-    return configured if isinstance(configured, kind) else kind()
-
-
-def _named_shape(text: str) -> tuple[str, Shape]:
-    # Names may hold colons (ImageTensor:0), so the last one separates.
-    name, separator, sizes = text.rpartition(":")
-    if not separator or not name:
-        raise ConfigError(f"--input-shape is written NAME:1x3x224x224, got {text!r}")
-    return name, parse_shape(sizes)
-
-
-def _numbers(name: str, text: str | None) -> tuple[float, ...] | None:
-    if text is None:
-        return None
-    try:
-        return tuple(float(number) for number in text.split(","))
-    except ValueError as error:
-        option = name.replace("_", "-")
-        raise ConfigError(f"--{option} takes numbers with commas between them, got {text!r}") from error

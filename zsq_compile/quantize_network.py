@@ -14,10 +14,12 @@ from zsq_compile.calibration_data import CalibrationData, feeds
 from zsq_compile.clock import Clock
 from zsq_compile.config import CompileConfig
 from zsq_compile.differentiable.module import TorchGraph
+from zsq_compile.distill_config import DistillConfig
 from zsq_compile.layer_quality import LayerQuality
 from zsq_compile.mixed_precision import MixedChoice, choose_widths
 from zsq_compile.planning import narrowest_plan
 from zsq_compile.quantization.calibrate import Batch
+from zsq_compile.quantization.distillation import Distillation, DistillRecord
 from zsq_compile.quantization.layer_noise import layer_qualities
 from zsq_compile.quantization.learning import is_learnable, learning
 from zsq_compile.quantization.learning_budget import LearningBudget
@@ -36,6 +38,7 @@ class QuantizedNetwork:
         model: the QDQ model, weights not packed yet.
         plan: with all scales.
         blocks: what became of each block that was learned; empty where nothing was.
+        distillation: what became of training all of it together; None where that was not asked for.
         layers: what each layer lost, after each step of quantization.
         choice: of the widths, where they were chosen.
 
@@ -44,6 +47,7 @@ class QuantizedNetwork:
     model: ir.Model
     plan: QuantizationPlan
     blocks: tuple[BlockRecord, ...]
+    distillation: DistillRecord | None
     layers: tuple[LayerQuality, ...]
     choice: MixedChoice | None
 
@@ -91,11 +95,17 @@ def quantize_network(network: FloatNetwork, plan: QuantizationPlan, clock: Clock
         steps["biases"] = quantized
     blocks: tuple[BlockRecord, ...] = ()
     if network.config.learned_rounding is not None and is_learnable(plan):
-        quantized, plan, blocks = _learned(network, rounded, quantized, plan, teacher, clock)
+        rounded, quantized, plan, blocks = _learned(network, rounded, quantized, plan, teacher, clock)
         steps["learn"] = quantized
+    distillation = None
+    if network.config.distill is not None:
+        quantized, plan, distillation = _distilled(network, network.config.distill, rounded, quantized, plan, clock)
+        steps["distill"] = quantized
     with clock.stage("measure"):
         layers = layer_qualities(model, plan, network.target, teacher, steps, samples.judging(inputs, model))
-    return QuantizedNetwork(model=quantized, plan=plan, blocks=blocks, layers=layers, choice=choice)
+    return QuantizedNetwork(
+        model=quantized, plan=plan, blocks=blocks, distillation=distillation, layers=layers, choice=choice
+    )
 
 
 def _mixed(
@@ -133,13 +143,15 @@ def _learned(
     plan: QuantizationPlan,
     teacher: TorchGraph,
     clock: Clock,
-) -> tuple[ir.Model, QuantizationPlan, tuple[BlockRecord, ...]]:
-    """Learn on from what the closed forms left."""
+) -> tuple[ir.Model, ir.Model, QuantizationPlan, tuple[BlockRecord, ...]]:
+    """Learn on from what the closed forms left; the float model on its new grids comes first."""
     config = network.config
     assert config.learned_rounding is not None
     deadline = clock.deadline(config.time_budget)
     if deadline is not None and time.perf_counter() >= deadline:
-        return quantized, plan, ()
+        return rounded, quantized, plan, ()
+    if deadline is not None and config.distill is not None:  # half of the time is for that
+        deadline = min(deadline, (time.perf_counter() + deadline) / 2)
     learner = learning(
         network.model,
         rounded,
@@ -154,4 +166,31 @@ def _learned(
     )
     with learner as ready, clock.stage("learn", ready.total) as advance:
         model, plan = ready.run(advance)
-    return insert_quantizers(model, plan), plan, tuple(ready.records)
+    return model, insert_quantizers(model, plan), plan, tuple(ready.records)
+
+
+def _distilled(
+    network: FloatNetwork,
+    settings: DistillConfig,
+    rounded: ir.Model,
+    quantized: ir.Model,
+    plan: QuantizationPlan,
+    clock: Clock,
+) -> tuple[ir.Model, QuantizationPlan, DistillRecord]:
+    """Train all of it together, from what everything before has left."""
+    config = network.config
+    ready = Distillation(
+        network.model,
+        rounded,
+        quantized,
+        plan,
+        TorchGraph(network.model),
+        network.samples.for_learning(network.inputs),
+        config=settings,
+        budget=LearningBudget(effort=config.effort, deadline=clock.deadline(config.time_budget)),
+        seed=config.seed,
+    )
+    with clock.stage("distill", ready.total) as advance:
+        model, plan = ready.run(advance)
+    assert ready.record is not None
+    return insert_quantizers(model, plan), plan, ready.record

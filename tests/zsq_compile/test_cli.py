@@ -19,6 +19,7 @@ import zsq_compile
 from tests import models
 from zsq_compile import cli, compiler
 from zsq_compile.config import GENERATORS, CompileConfig, InputConfig, PixelsConfig, PriorConfig, QuantizationConfig
+from zsq_compile.distill_config import DistillConfig
 from zsq_compile.errors import BudgetError, LoadError, SynthesisError, ValidationError
 from zsq_compile.options import GeneratorName
 
@@ -112,7 +113,8 @@ def test_every_option_arrives(call: Callable[..., Ended], model: Path, seen: dic
     words += (
         " --seed 7 --calibration-method entropy --bias-correction none --input-shape a:0:1x3x8x8 --input-shape b:?x2"
     )
-    words += " --mean .5,.4,.3 --std 1,1,1 --min-agreement 0.9 --data d.npz --mixed --max-size 0.15 --low-pass 0.3"
+    words += " --mean .5,.4,.3 --std 1,1,1 --min-agreement 0.9 --data d.npz --mixed --max-size 0.15"
+    words += " --distill --distill-checkpoint state.pt --low-pass 0.3"
     call(model, *words.split())
     assert seen["output"] == Path("out.onnx")
     assert seen["data"] == Path("d.npz")
@@ -130,8 +132,31 @@ def test_every_option_arrives(call: Callable[..., Ended], model: Path, seen: dic
         mixed=True,
         max_size="0.15",
         low_pass=0.3,
+        distill=DistillConfig(checkpoint="state.pt"),
     )
     assert seen["given_plan"] is None
+
+
+def test_distillation_is_switched_on_and_off(
+    call: Callable[..., Ended], model: Path, seen: dict[str, Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "zsq.toml"
+    path.write_text("[distill]\nsteps = 9\n", encoding="utf-8")
+    for words, wanted in (
+        ((), None),
+        (("--distill",), DistillConfig()),
+        (("--config", path), DistillConfig(steps=9)),
+        (("--config", path, "--distill"), DistillConfig(steps=9)),
+        (("--config", path, "--no-distill"), None),
+    ):
+        call(model, *words)
+        assert seen["config"].distill == wanted
+    ended = call(model, "--distill-checkpoint", "state.pt")
+    assert ended.code == 2
+    assert "give --distill as well" in ended.err
+    ended = call(model, "--distill", "--distill-checkpoint", tmp_path / "none" / "state.pt")
+    assert ended.code == 2
+    assert "in a folder that exists" in ended.err
 
 
 def test_snake_case_is_understood(call: Callable[..., Ended], model: Path, seen: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from zsq_compile.config import (
     QuantizationConfig,
 )
 from zsq_compile.config_file import read_config
+from zsq_compile.distill_config import DistillConfig
 from zsq_compile.errors import ConfigError
 from zsq_compile.requirements import parse_size
 from zsq_compile.units import parse_shape
@@ -57,6 +58,11 @@ def test_every_section_is_read(tmp_path: Path) -> None:
     bits = 4
     calibration_method = "entropy"
     quantize_outputs = true
+
+    [distill]
+    steps = 50
+    temperature = 20
+    mixup = true
     """
     assert read_config(written(tmp_path, text)) == CompileConfig(
         samples=64,
@@ -70,6 +76,7 @@ def test_every_section_is_read(tmp_path: Path) -> None:
         ),
         generator=PixelsConfig(iterations=50, learning_rate=1.0),
         quantization=QuantizationConfig(bits=4, calibration_method="entropy", quantize_outputs=True),
+        distill=DistillConfig(steps=50, temperature=20.0, mixup=True),
     )
 
 
@@ -141,6 +148,12 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         (lambda: InputConfig(input_range=(1.0,)), "two numbers, lowest and highest, got 1"),  # type: ignore[arg-type]
         (lambda: InputConfig(shapes={"x": (1, 0)}), "input.shapes.x needs sizes of at least 1"),
         (lambda: InputConfig(shapes={"x": ()}), "input.shapes.x needs sizes"),
+        (lambda: DistillConfig(steps=0), "distill.steps must be a whole number of at least 1, got 0"),
+        (lambda: DistillConfig(temperature=0.0), "distill.temperature must be a finite number above 0, got 0.0"),
+        (lambda: DistillConfig(learning_rate=-1.0), "distill.learning_rate must be a finite number above 0, got -1.0"),
+        (lambda: DistillConfig(feature_weight=-1.0), "distill.feature_weight must be a finite number of at least 0"),
+        (lambda: DistillConfig(perturbation=-1.0), "distill.perturbation must be a finite number of at least 0"),
+        (lambda: CompileConfig(effort="fast", distill=DistillConfig()), "has no steps at the effort fast"),
         (lambda: CompileConfig(target=""), "target needs the name"),
         (lambda: CompileConfig(samples=0), "samples must be a whole number of at least 1, got 0"),
         (

@@ -136,6 +136,12 @@ def test_widths_that_were_chosen_take_two_lines() -> None:
     assert "widths: 2 layers of 8 bits\nwidths: noise 20 dB\n" in stream.getvalue()
 
 
+def test_distillation_takes_a_line() -> None:
+    console, stream = a_console()
+    print_result(console, a_result(a_validation(), distillation={"summary": "9 steps, start kept"}))
+    assert "distilled: 9 steps, start kept\n" in stream.getvalue()
+
+
 def test_an_assumed_contract_has_no_margin() -> None:
     console, stream = a_console()
     contract = {"name": "given", "inferred": False, "margin": None}

@@ -6,7 +6,7 @@ elements, drawn anew at each step: what is learned must not lean on one pattern 
 """
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -73,6 +73,7 @@ class BlockStudent:
         weights: float weights by initializer.
         learned_scales: groups whose activation step has been learned by a block before.
         rounding: how codes are learned.
+        below: weights and activations of fewer bits than this are learned.
 
     """
 
@@ -85,6 +86,8 @@ class BlockStudent:
         weights: Mapping[str, Tensor],
         learned_scales: Collection[str],
         rounding: LearnedRounding,
+        *,
+        below: int = 8,
     ) -> None:
         self._graph, self._block, self._plan, self._start = graph, block, plan, start
         self._sites = {
@@ -93,7 +96,7 @@ class BlockStudent:
         self.codes: dict[str, LearnedWeight] = {
             site.initializer: _learnable(site, start, weights, rounding)
             for site in block.layers
-            if site.number_format.bits < 8
+            if site.number_format.bits < below
         }
         self.shifts = {
             str(site.bias): nn.Parameter(torch.zeros_like(start.biases[str(site.bias)]))
@@ -104,7 +107,7 @@ class BlockStudent:
         self.growths = {
             site.group: nn.Parameter(torch.zeros_like(start.scales[site.group]))
             for site in self._sites.values()
-            if site.number_format.bits < 8 and site.group not in learned_scales
+            if site.number_format.bits < below and site.group not in learned_scales
         }
 
     def _bias_unit(self, site: WeightSite) -> Tensor:
@@ -123,7 +126,7 @@ class BlockStudent:
 
     @property
     def learnable(self) -> bool:
-        """Whether the block has anything below 8 bits: at 8 bits the closed forms leave nothing to gain."""
+        """Whether the block has anything to learn: at 8 bits the closed forms leave nothing to a single block."""
         return bool(self.codes or self.growths)
 
     def run(self, quantized: Mapping[str, Tensor], floats: Mapping[str, Tensor], dropper: Dropper) -> dict[str, Tensor]:
@@ -147,11 +150,21 @@ class BlockStudent:
                 return (x,)  # such fine steps only slow the learning down
             return (torch.lerp(x, made[0].to(x.dtype), dropper.like(x)),)
 
+        feeds, scales = self._constants()
+        return self._graph.run({**quantized, **feeds}, self._block.outputs, replace=scales, visit=drop)
+
+    def run_quantized(self, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> dict[str, Tensor]:
+        """Run up to some values of the block, differentiably, with every activation quantized as it will ship."""
+        feeds, scales = self._constants()
+        return self._graph.run({**inputs, **feeds}, outputs, replace=scales)
+
+    def _constants(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return what the graph is fed in the place of its constants, and the initializers it runs with."""
         feeds = self._start.feeds(self._block.layers, self._plan)
         feeds |= {f"{name}_dequantized": code.values() for name, code in self.codes.items()}
         feeds |= {f"{name}_dequantized": bias for name, bias in self._biases().items()}
-        scales = {**self._start.replacements(), **{f"{group}_scale": scale for group, scale in self._scales().items()}}
-        return self._graph.run({**quantized, **feeds}, self._block.outputs, replace=scales, visit=drop)
+        scales = {f"{group}_scale": scale for group, scale in self._scales().items()}
+        return feeds, {**self._start.replacements(), **scales}
 
     def optimizer(self, rates: LearningRates) -> torch.optim.Optimizer:
         """Adam with a rate of its own for each kind of number, relative to its size."""

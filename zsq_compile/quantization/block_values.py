@@ -46,6 +46,12 @@ class QuantizedValues:
         """Return initializers of the QDQ graph to run it with."""
         return {f"{group}_scale": scale for group, scale in self.scales.items()}
 
+    def to(self, device: torch.device) -> "QuantizedValues":
+        """Return these values on a device."""
+        kinds = (self.weights, self.steps, self.biases, self.scales)
+        weights, steps, biases, scales = ({name: x.to(device) for name, x in kind.items()} for kind in kinds)
+        return QuantizedValues(weights=weights, steps=steps, biases=biases, scales=scales)
+
     def merged(self, newer: "QuantizedValues") -> "QuantizedValues":
         """Return these values with some replaced."""
         return replace(

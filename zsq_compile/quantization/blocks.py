@@ -57,6 +57,12 @@ def find_blocks(model: ir.Model, plan: QuantizationPlan, batched: Collection[str
     return tuple(_block(cuts, start, stop) for start, stop in zip([0, *stops], stops, strict=False))
 
 
+def whole_network(model: ir.Model, plan: QuantizationPlan, batched: Collection[str]) -> Block:
+    """Take a float model as one block, from its inputs to those outputs whose first axis counts samples."""
+    cuts = _Cuts(model, plan, batched)
+    return _block(cuts, 0, len(cuts.nodes))
+
+
 class _Cuts:
     """What crosses each place between two nodes of a graph."""
 

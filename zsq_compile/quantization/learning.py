@@ -11,7 +11,7 @@ from zsq_compile.config import LearnedRounding
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.quantization.activation_cache import ActivationCache
 from zsq_compile.quantization.bias_correction import real_biases
-from zsq_compile.quantization.block_values import starting_values, written
+from zsq_compile.quantization.block_values import QuantizedValues, starting_values, written
 from zsq_compile.quantization.learning_budget import LearningBudget
 from zsq_compile.quantization.learning_samples import Samples
 from zsq_compile.quantization.measured_layers import QdqNames
@@ -23,6 +23,26 @@ def is_learnable(plan: QuantizationPlan) -> bool:
     """Whether anything has fewer than 8 bits; from 8 on the closed forms leave nothing to gain."""
     formats = [*(site.number_format for site in plan.weights), *(site.number_format for site in plan.activations)]
     return any(number_format.bits < 8 for number_format in formats)
+
+
+def learnable_start(rounded: ir.Model, quantized: ir.Model, plan: QuantizationPlan) -> tuple[ir.Model, QuantizedValues]:
+    """Read off a quantized network what learning starts from.
+
+    Args:
+        rounded: the float model with weights on the grids of the plan.
+        quantized: the QDQ model of it and the plan, biases corrected.
+        plan: with all its scales.
+
+    Returns:
+        ``rounded`` with the corrected biases of those layers whose inputs stay float, and the values of all others.
+
+    """
+    corrected = TorchGraph(quantized)
+    start = starting_values(plan, TorchGraph(rounded).initializers, real_biases(plan, corrected))
+    base = rounded.clone()
+    floats = [str(site.bias) for site in plan.weights if site.bias in corrected.initializers]  # of float inputs
+    write_initializers(base, {name: corrected.initializers[name] for name in floats})
+    return base, start
 
 
 class Learning:
@@ -73,11 +93,7 @@ def learning(
         seed: start of all randomness.
 
     """
-    corrected = TorchGraph(quantized)
-    start = starting_values(plan, TorchGraph(rounded).initializers, real_biases(plan, corrected))
-    base = rounded.clone()
-    floats = [str(site.bias) for site in plan.weights if site.bias in corrected.initializers]  # of float inputs
-    write_initializers(base, {name: corrected.initializers[name] for name in floats})
+    base, start = learnable_start(rounded, quantized, plan)
     inserted = insert_quantizers(base, plan, final=False)
     names = QdqNames(inserted)
     behind_grid = {site.value: names.behind_grid(site) for site in plan.activations}

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from zsq_compile.differentiable.module import TorchGraph
 
+_JUDGED = 8  # one feed in so many judges
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Samples:
@@ -30,6 +32,14 @@ class Samples:
         """Samples that fill feeds."""
         count = min(len(value) for value in self.inputs.values())
         return count - count % self.feed if self.fixed else count
+
+    def parted(self) -> tuple[Tensor, Tensor]:
+        """Return indices of the samples to learn from and of those to judge by; the same where there is one feed."""
+        groups = torch.arange(self.count) // (self.feed if self.fixed else 1)
+        period = min(_JUDGED, int(groups[-1]) + 1)
+        judged = groups % period == period - 1
+        index = torch.arange(self.count)
+        return index[~judged] if period > 1 else index[judged], index[judged]
 
 
 def batched_values(teacher: TorchGraph, samples: Samples) -> frozenset[str]:

@@ -20,13 +20,13 @@ from zsq_compile.differentiable.precision import reduced_precision, reduced_type
 from zsq_compile.quantization.activation_cache import ActivationCache
 from zsq_compile.quantization.block_learning import BlockStudent, Dropper, LearningRates, learn
 from zsq_compile.quantization.block_values import QuantizedValues
+from zsq_compile.quantization.block_work import block_work, column_length
 from zsq_compile.quantization.blocks import Block, find_blocks
 from zsq_compile.quantization.learning_budget import BlockCost, LearningBudget
 from zsq_compile.quantization.learning_samples import Samples, batched_values
 from zsq_compile.quantization.second_moments import input_columns
 from zsq_compile.quantization.sequential_rounding import LONGEST_COLUMN, InputPair, compensated_layer
 
-_JUDGED = 8  # one feed in so many judges
 _BATCH, _SMALLEST_BATCH = 32, 8
 _POSITIONS = 1 << 14  # of a map, over all samples of a step: more say the same again
 _MEASURED = 8
@@ -104,12 +104,8 @@ class Reconstruction:
         self._behind_grid = behind_grid
         self._learned_scales: set[str] = set()
         self._longest = 0.0
-        groups = torch.arange(samples.count) // (samples.feed if samples.fixed else 1)
-        period = min(_JUDGED, int(groups[-1]) + 1)
-        judged = groups % period == period - 1
         self._dropper = Dropper(rng, _QUANTIZED_SHARE, reduced_type(teacher.device))
-        self._judged = torch.arange(samples.count)[judged]
-        self._trained = torch.arange(samples.count)[~judged] if period > 1 else self._judged
+        self._trained, self._judged = samples.parted()
         self._costs = self._measured_costs()
         budget.plan(self._costs)
 
@@ -160,10 +156,7 @@ class Reconstruction:
             outputs = self._outputs(block, {name: quantized[name] for name in block.inputs}, self._start)
             quantized.update(outputs)
             error = float(self._distance(outputs, {name: values[name] for name in block.outputs}).mean())
-            multiplications = sum(
-                self._column(site) * made.get(str(self._nodes[site.node].outputs[0].name), 0) for site in block.layers
-            )
-            elements = sum(made.get(name, 0) for name in block.values)
+            multiplications, elements = block_work(block, self._nodes, self._teacher.initializers, made)
             learnable = self._block_student(block, self._start).learnable
             costs.append(
                 BlockCost(
@@ -174,11 +167,6 @@ class Reconstruction:
                 )
             )
         return costs
-
-    def _column(self, site: WeightSite) -> int:
-        """Weights behind one number of a layer's output."""
-        weight = self._teacher.initializers[site.initializer]
-        return weight.numel() // weight.shape[site.axis or 0]
 
     def _batch(self, outputs: Sequence[Tensor]) -> int:
         """Choose the samples of one step on a block with these values: few where each has a large map."""
@@ -268,7 +256,7 @@ class Reconstruction:
             if site.number_format.bits >= 8 or site.axis is None:
                 continue
             weight, step = weights[site.initializer], self._start.steps[site.initializer]
-            if self._column(site) > LONGEST_COLUMN:
+            if column_length(site, weights) > LONGEST_COLUMN:
                 continue
             layer = compensated_layer(site, weight, step.flatten(), self._input_pairs(block, site, values))
             if layer is None:

@@ -36,6 +36,8 @@ class Report:
         notes: what the user should know, in words.
         validation: float against quantized model in the runtime.
         learning: what became of each block that was learned, as plain values; empty where nothing was.
+        distillation: what became of training the whole network, as plain values; a line of it stands under "summary".
+            None where that was not asked for.
         layers: float against quantized model layer by layer, in the simulation, in graph order.
         mixed: how widths were chosen for every layer, as plain values; two lines of it stand under "summary". None when
             they were not.
@@ -57,6 +59,7 @@ class Report:
     notes: tuple[str, ...]
     validation: Validation
     learning: tuple[Mapping[str, Any], ...] = ()
+    distillation: Mapping[str, Any] | None = None
     layers: tuple[LayerQuality, ...] = ()
     mixed: Mapping[str, Any] | None = None
     baseline: Mapping[str, Any] | None = None
@@ -87,6 +90,8 @@ class Report:
             f"layers      {_layers(validation)}",
         ]
         lines.extend(f"widths      {line}" for line in (self.mixed or {}).get("summary", ()))
+        if self.distillation is not None:
+            lines.append(f"distilled   {self.distillation['summary']}")
         lines.extend(_quality_lines(validation))
         if validation.latency:
             before, after = (validation.latency[name].median_ms for name in ("float", "quantized"))

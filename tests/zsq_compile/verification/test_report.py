@@ -126,6 +126,9 @@ def test_summary_tells_the_figures(report):
 
 
 def test_widths_that_were_chosen_are_told(report):
+    distilled = dataclasses.replace(report, distillation={"steps": 9, "summary": "9 steps, start kept"})
+    assert distilled.to_json()["distillation"]["steps"] == 9
+    assert "distilled   9 steps, start kept" in distilled.summary()
     mixed = {"layers": {"conv1": {"bits": 4, "harm": {8: 0.0, 4: math.inf}}}, "summary": ["one line", "another"]}
     told = dataclasses.replace(report, mixed=mixed)
     assert told.to_json()["mixed"]["layers"] == {"conv1": {"bits": 4, "harm": {"8": 0.0, "4": None}}}

@@ -1,0 +1,85 @@
+"""From the options that were given on a command line to a CompileConfig."""
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any, TypeVar
+
+from zsq_compile.config import GENERATORS, CompileConfig, GeneratorConfig, InputConfig, QuantizationConfig
+from zsq_compile.config_file import read_config
+from zsq_compile.distill_config import chosen_distillation
+from zsq_compile.errors import ConfigError
+from zsq_compile.options import GeneratorName
+from zsq_compile.requirements import Shape
+from zsq_compile.units import parse_bytes, parse_seconds, parse_shape
+
+Section = TypeVar("Section", CompileConfig, InputConfig, QuantizationConfig)
+
+
+def build_config(given: Mapping[str, Any]) -> CompileConfig:
+    """Lay what was given on the command line over the configuration file, or over the defaults.
+
+    Args:
+        given: values of the options by their Python names, None where not given; names that are no setting are ignored.
+
+    Raises:
+        ConfigError: a value is wrong, alone or together with others.
+
+    """
+    file = given.get("config")
+    units = {"time_budget": parse_seconds, "memory": parse_bytes}
+    given = {**given, **{name: parse(given[name]) for name, parse in units.items() if given.get(name) is not None}}
+    config = read_config(file) if file is not None else CompileConfig()
+    sections = ("input", "quantization", "generator", "distill")
+    return _laid_over(
+        replace(
+            config,
+            input=_input(config.input, given),
+            quantization=_laid_over(config.quantization, given),
+            generator=_chosen_generator(config.generator, given.get("generator")),
+            distill=chosen_distillation(config.distill, given.get("distill"), given.get("distill_checkpoint")),
+        ),
+        {name: value for name, value in given.items() if name not in sections},
+    )
+
+
+def _input(configured: InputConfig, given: Mapping[str, Any]) -> InputConfig:
+    shapes = dict(_named_shape(text) for text in given.get("input_shape") or ())
+    numbers = {name: _numbers(name, given.get(name)) for name in ("mean", "std", "input_range")}
+    # A range on the command line takes the place of the file's mean and std, and the other way round.
+    if numbers["input_range"] is not None:
+        configured = replace(configured, mean=None, std=None)
+    elif numbers["mean"] is not None:
+        configured = replace(configured, input_range=None)
+    return _laid_over(configured, {"shapes": {**configured.shapes, **shapes}, **numbers})
+
+
+def _laid_over(section: Section, given: Mapping[str, Any]) -> Section:
+    known = {field.name for field in fields(section)}
+    return replace(section, **{name: value for name, value in given.items() if name in known and value is not None})
+
+
+def _chosen_generator(configured: GeneratorConfig | None, name: GeneratorName | None) -> GeneratorConfig | None:
+    if name is None:
+        return configured
+    if name == "auto":
+        return None
+    kind = GENERATORS[name]
+    return configured if isinstance(configured, kind) else kind()
+
+
+def _named_shape(text: str) -> tuple[str, Shape]:
+    # Names may hold colons (ImageTensor:0), so the last one separates.
+    name, separator, sizes = text.rpartition(":")
+    if not separator or not name:
+        raise ConfigError(f"--input-shape is written NAME:1x3x224x224, got {text!r}")
+    return name, parse_shape(sizes)
+
+
+def _numbers(name: str, text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(number) for number in text.split(","))
+    except ValueError as error:
+        option = name.replace("_", "-")
+        raise ConfigError(f"--{option} takes numbers with commas between them, got {text!r}") from error
