@@ -153,7 +153,7 @@ def test_many_pixels_that_are_cut_are_told(network: models.onnx.ModelProto, monk
     assert "input 'x'" in listener.warnings[0] and "% of the pixels" in listener.warnings[0]
 
 
-def test_a_model_without_strides_or_sizes_of_its_own_works_and_one_that_cannot_swing_says_so() -> None:
+def test_a_strided_convolution_that_cannot_swing_is_told() -> None:
     model = models.parse(
         """
         line (float[N,1,1,9] x) => (float[N,4,1,5] y)
