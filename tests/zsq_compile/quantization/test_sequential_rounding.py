@@ -35,7 +35,8 @@ def pairs(seed: int, groups: int, size: int, positions: int, noise: float) -> li
 
 def compensated(weight: Tensor, number_format: NumberFormat, seen: list[InputPair]) -> tuple[CompensatedLayer, Tensor]:
     rows = weight.flatten(1)
-    step = 2 * channel_steps(rows.double(), number_format, "minmax").float()  # room for weights that grow
+    room = 16 if number_format is EXACT else 2  # for weights that grow
+    step = room * channel_steps(rows.double(), number_format, "minmax").float()
     layer = compensated_layer(site(number_format), weight, step, seen)
     assert layer is not None
     return layer, step
