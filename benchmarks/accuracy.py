@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-from harness import Rows, Setting, runtime_key, table, write_result
+from harness import Rows, Setting, open_rows, runtime_key, table, write_result
 from judge import Judge, float_row, our_row
 from zoo import LABELLED, add_common_options, chosen
 
@@ -81,9 +81,7 @@ def main() -> None:
         "--only", choices=("ours", "baseline"), help="run only these; finished rows are shown all the same"
     )
     options = parser.parse_args()
-    if not options.assets.is_dir():
-        sys.exit(f"there is no folder {options.assets}: give --assets or set ZSQ_ASSETS")
-    rows = Rows(options.work, options.fresh)
+    rows = open_rows(options)
     models = {model.key: model for model in LABELLED}
     names = ("FP32", "ours", *BASELINES)
     lines = []

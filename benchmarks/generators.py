@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import Any
 
-from harness import Rows, Setting, compiled, table, write_result
+from harness import Rows, Setting, compiled, open_rows, table, write_result
 from judge import Judge, float_row, our_row
 from lowbit import percent, real_data, setting_name, widths
 from zoo import LABELLED, add_common_options, chosen
@@ -44,9 +44,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--finished", action="store_true", help="run nothing: show the rows that are there")
     options = parser.parse_args()
-    if not options.assets.is_dir():
-        sys.exit(f"there is no folder {options.assets}: give --assets or set ZSQ_ASSETS")
-    rows = Rows(options.work, options.fresh)
+    rows = open_rows(options)
     models = {model.key: model for model in LABELLED}
     lines, floats = [], []
     for key in chosen(options.models, tuple(models)):

@@ -55,6 +55,13 @@ class Rows:
         return row
 
 
+def open_rows(options: argparse.Namespace) -> Rows:
+    """Return the finished rows that the common options point to; ends the script where the assets are not there."""
+    if not options.assets.is_dir():
+        sys.exit(f"there is no folder {options.assets}: give --assets or set ZSQ_ASSETS")
+    return Rows(options.work, options.fresh)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Setting:
     """What one compilation is told: widths in bits, a seed, and where the calibration data comes from.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import Rows, Setting, table, write_result
+from harness import Rows, Setting, open_rows, table, write_result
 from judge import Judge, float_row, our_row
 from zoo import LABELLED, add_common_options, chosen
 
@@ -145,9 +145,7 @@ def main() -> None:
     )
     parser.add_argument("--finished", action="store_true", help="run nothing: show the rows that are there")
     options = parser.parse_args()
-    if not options.assets.is_dir():
-        sys.exit(f"there is no folder {options.assets}: give --assets or set ZSQ_ASSETS")
-    rows = Rows(options.work, options.fresh)
+    rows = open_rows(options)
     models = {model.key: model for model in LABELLED}
     lines, floats = [], []
     for key in chosen(options.models, tuple(models)):

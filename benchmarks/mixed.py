@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from accuracy import Judge
-from harness import Rows, compiled, last_words, runtime_key, source_key, table, write_result
+from harness import Rows, compiled, last_words, open_rows, runtime_key, source_key, table, write_result
 from zoo import LABELLED, Labelled, add_common_options, chosen
 
 from zsq_compile.verification.report import file_sha256
@@ -80,9 +80,7 @@ def main() -> None:
     add_common_options(parser)
     parser.add_argument("--models", nargs="*", default=list(MODELS), help="models, or the beginnings of their names")
     options = parser.parse_args()
-    if not options.assets.is_dir():
-        sys.exit(f"there is no folder {options.assets}: give --assets or set ZSQ_ASSETS")
-    rows = Rows(options.work, options.fresh)
+    rows = open_rows(options)
     models: dict[str, Labelled] = {model.key: model for model in LABELLED}
     found: list[list[str]] = []
     for key in chosen(options.models, tuple(models)):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import Rows, Setting, compiled, last_words, table, write_result
+from harness import Setting, compiled, last_words, open_rows, table, write_result
 from learning import block_lines
 from zoo import LABELLED, Labelled, add_common_options, chosen
 
@@ -68,9 +68,7 @@ def main() -> None:
     parser.add_argument("--bits", nargs="*", type=int, default=[8, 4], help="weight bits")
     parser.add_argument("--seconds", type=float, default=20.0, help="time for the latencies of one model")
     options = parser.parse_args()
-    if not options.assets.is_dir():
-        sys.exit(f"there is no folder {options.assets}: give --assets or set ZSQ_ASSETS")
-    rows = Rows(options.work, options.fresh)
+    rows = open_rows(options)
     models = {model.key: model for model in LABELLED}
     compiling, latencies, learning = [], [], []
     for key in chosen(options.models, tuple(models)):

@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import Any
 
-from harness import Rows, Setting, compiled, last_words, table, write_result
+from harness import Setting, compiled, last_words, open_rows, table, write_result
 from zoo import WILD, add_common_options, chosen
 
 
@@ -43,9 +43,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", help="models, or the beginnings of their names (default: all)")
     parser.add_argument("--bits", type=int, default=8, help="weight bits")
     options = parser.parse_args()
-    if not options.assets.is_dir():
-        sys.exit(f"there is no folder {options.assets}: give --assets or set ZSQ_ASSETS")
-    rows = Rows(options.work, options.fresh)
+    rows = open_rows(options)
     lines = []
     for key in chosen(options.models, WILD):
         print(f"{key} ...", file=sys.stderr, flush=True)

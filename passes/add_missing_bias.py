@@ -28,23 +28,21 @@ def _add_bias(graph: ir.Graph, node: ir.Node) -> bool:
     weight = node.inputs[1]
     if weight is None or weight.const_value is None:
         return False
-    if len(node.inputs) > 2 and node.inputs[2] is not None:
-        return node.op_type == "Gemm" and _per_channel(graph, node, node.inputs[2])
     axis = 0 if node.op_type == "Conv" or node.attributes.get_int("transB") else 1
     groups = node.attributes.get_int("group", 1) if node.op_type == "ConvTranspose" else 1
-    zeros = np.zeros(weight.const_value.shape.numpy()[axis] * groups, weight.const_value.dtype.numpy())
-    set_input(node, 2, add_constant(graph, f"{node.name}_bias", zeros))
+    channels = weight.const_value.shape.numpy()[axis] * groups
+    present = node.inputs[2] if len(node.inputs) > 2 else None
+    if present is None:
+        bias = np.zeros(channels, weight.const_value.dtype.numpy())
+    elif node.op_type == "Gemm" and present.const_value is not None and _is_row(present.const_value, channels):
+        bias = np.resize(present.const_value.numpy(), channels)
+    else:
+        return False
+    set_input(node, 2, add_constant(graph, f"{node.name}_bias", bias))
     return True
 
 
-def _per_channel(graph: ir.Graph, node: ir.Node, bias: ir.Value) -> bool:
-    """Write the bias of a Gemm out, where it is the same for all rows."""
-    weight = node.inputs[1]
-    if bias.const_value is None or weight is None or weight.const_value is None:
-        return False
-    channels = weight.const_value.shape.numpy()[0 if node.attributes.get_int("transB", 0) else 1]
-    array = bias.const_value.numpy()
-    if array.shape == (channels,) or array.size not in (1, channels) or array.shape[:-1] not in ((), (1,)):
-        return False
-    set_input(node, 2, add_constant(graph, f"{node.name}_bias", np.resize(array, channels)))
-    return True
+def _is_row(bias: ir.TensorProtocol, channels: int) -> bool:
+    """Whether a bias of a Gemm is the same for all rows, but not written as (channels,)."""
+    shape = bias.shape.numpy()
+    return shape != (channels,) and shape[:-1] in ((), (1,)) and bias.size in (1, channels)

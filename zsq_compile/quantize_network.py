@@ -99,7 +99,9 @@ def quantize_network(network: FloatNetwork, plan: QuantizationPlan, clock: Clock
         steps["learn"] = quantized
     distillation = None
     if network.config.distill is not None:
-        quantized, plan, distillation = _distilled(network, network.config.distill, rounded, quantized, plan, clock)
+        quantized, plan, distillation = _distilled(
+            network, network.config.distill, rounded, quantized, plan, teacher, clock
+        )
         steps["distill"] = quantized
     with clock.stage("measure"):
         layers = layer_qualities(model, plan, network.target, teacher, steps, samples.judging(inputs, model))
@@ -175,6 +177,7 @@ def _distilled(
     rounded: ir.Model,
     quantized: ir.Model,
     plan: QuantizationPlan,
+    teacher: TorchGraph,
     clock: Clock,
 ) -> tuple[ir.Model, QuantizationPlan, DistillRecord]:
     """Train all of it together, from what everything before has left."""
@@ -184,7 +187,7 @@ def _distilled(
         rounded,
         quantized,
         plan,
-        TorchGraph(network.model),
+        teacher,
         network.samples.for_learning(network.inputs),
         config=settings,
         budget=LearningBudget(effort=config.effort, deadline=clock.deadline(config.time_budget)),

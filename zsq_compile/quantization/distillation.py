@@ -79,7 +79,7 @@ class DistillRecord:
 
 
 def drawn(samples: Samples, chosen: Tensor, batch: int, rng: torch.Generator) -> Batches:
-    """Draw batches of a fixed set of samples for ever; whole feeds where the model insists on their size.
+    """Draw batches of a fixed set of samples for ever.
 
     Args:
         samples: the set.
@@ -89,11 +89,7 @@ def drawn(samples: Samples, chosen: Tensor, batch: int, rng: torch.Generator) ->
 
     """
     while True:
-        if samples.fixed:
-            start = int(torch.randint(len(chosen) // samples.feed, (1,), generator=rng)) * samples.feed
-            index = chosen[start : start + samples.feed]
-        else:
-            index = chosen[torch.randint(len(chosen), (batch,), generator=rng)]
+        index = samples.drawn(chosen, batch, rng)
         yield {name: value[index] for name, value in samples.inputs.items()}
 
 

@@ -41,6 +41,13 @@ class Samples:
         index = torch.arange(self.count)
         return index[~judged] if period > 1 else index[judged], index[judged]
 
+    def drawn(self, chosen: Tensor, batch: int, rng: torch.Generator) -> Tensor:
+        """Draw indices of one batch out of those chosen; a whole feed where the model insists on its size."""
+        if not self.fixed:
+            return chosen[torch.randint(len(chosen), (batch,), generator=rng)]
+        start = int(torch.randint(len(chosen) // self.feed, (1,), generator=rng)) * self.feed
+        return chosen[start : start + self.feed]
+
 
 def batched_values(teacher: TorchGraph, samples: Samples) -> frozenset[str]:
     """Names of the values whose first axis counts samples, seen by running two batches of different sizes."""

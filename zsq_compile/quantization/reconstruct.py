@@ -287,12 +287,7 @@ class Reconstruction:
 
     def _drawn(self, block: Block, batch: int) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         """Draw some samples: inputs from both networks, and targets."""
-        size = self._samples.feed
-        if self._samples.fixed:  # whole feeds only
-            start = int(torch.randint(len(self._trained) // size, (1,), generator=self._rng)) * size
-            index = self._trained[start : start + size]
-        else:
-            index = self._trained[torch.randint(len(self._trained), (batch,), generator=self._rng)]
+        index = self._samples.drawn(self._trained, batch, self._rng)
         quantized = {name: self._cache.take(("quantized", name), index) for name in block.inputs}
         floats = {name: self._cache.take(("float", name), index) for name in block.inputs}
         return quantized, floats, {name: self._cache.take(("float", name), index) for name in block.outputs}

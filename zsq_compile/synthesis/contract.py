@@ -53,6 +53,11 @@ def candidate_contracts(channels: int) -> tuple[InputContract, ...]:
     )
 
 
+def natural_contract(channels: int) -> InputContract:
+    """Return the contract that brings natural pixels to mean 0 and deviation 1: that of ImageNet."""
+    return next(one for one in candidate_contracts(channels) if one.name == "imagenet")
+
+
 def given_contract(
     channels: int,
     mean: Sequence[float] | None = None,

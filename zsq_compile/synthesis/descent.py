@@ -18,7 +18,7 @@ from zsq_compile.differentiable.precision import reduced_precision
 from zsq_compile.errors import SynthesisError
 from zsq_compile.progress import Progress
 from zsq_compile.signature import InputSpec
-from zsq_compile.synthesis.contract import candidate_contracts
+from zsq_compile.synthesis.contract import natural_contract
 from zsq_compile.synthesis.feeding import Feeding
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet
 from zsq_compile.synthesis.procedural import check_inputs, find_contracts
@@ -40,13 +40,14 @@ class Subject(Feeding):
         samples = {}
         for spec in self.inputs:
             values = torch.randn(spec.batched(count), generator=rng, device=rng.device).to(self.teacher.device)
-            samples[spec.name] = _natural(values.shape[1]).decode(values) if spec.name in self.contracts else values
+            is_picture = spec.name in self.contracts
+            samples[spec.name] = natural_contract(values.shape[1]).decode(values) if is_picture else values
         self.project(samples)
         return samples
 
     def normalised(self, samples: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
         """Give the pictures with natural pixels brought to mean 0 and deviation 1, whatever the network is fed."""
-        return [_natural(samples[name].shape[1]).encode(samples[name]) for name in self.contracts]
+        return [natural_contract(samples[name].shape[1]).encode(samples[name]) for name in self.contracts]
 
     def run(self, samples: Mapping[str, torch.Tensor], outputs: Sequence[str]) -> dict[str, torch.Tensor]:
         """Compute named values from samples."""
@@ -153,7 +154,3 @@ def descend(
         parts.append({name: value.detach() for name, value in part.items()})
     moved = {name: torch.cat([part[name] for part in parts]) for name in samples}
     return moved, tuple(total / len(starts) for total in totals)
-
-
-def _natural(channels: int) -> InputContract:
-    return next(one for one in candidate_contracts(channels) if one.name == "imagenet")

@@ -28,7 +28,7 @@ from zsq_compile.errors import SynthesisError
 from zsq_compile.progress import Progress
 from zsq_compile.signature import InputSpec
 from zsq_compile.synthesis.budget import Allowance, Budget, plan_budget
-from zsq_compile.synthesis.contract import candidate_contracts
+from zsq_compile.synthesis.contract import natural_contract
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet
 from zsq_compile.synthesis.generator_network import GeneratorNetwork, NetworkPlan, plan_network
 from zsq_compile.synthesis.losses import Moments, joined, moment_difference
@@ -184,7 +184,7 @@ class _Painter(nn.Module):
         super().__init__()
         self.latents = nn.Parameter(torch.randn(size, plan.latent, generator=rng, device=rng.device))
         self.network = GeneratorNetwork(plan, rng)
-        natural = next(one for one in candidate_contracts(plan.channels[-1]) if one.name == "imagenet")
+        natural = natural_contract(plan.channels[-1])
         self.mean = nn.Parameter(torch.tensor(natural.mean).view(1, -1, 1, 1))
         self.contrast = nn.Parameter(torch.tensor(natural.std).view(1, -1, 1, 1).log())
 

@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import pytest
 import torch
 from torch.nn import functional
@@ -146,8 +144,8 @@ def test_many_pixels_that_are_cut_are_told(network: models.onnx.ModelProto, monk
     listener = Listener()
     made(network, GenieConfig(iterations=1), 4, listener=listener)
     assert not listener.warnings
-    bright = replace(given_contract(3, mean=(0.95,), std=(0.5,)), name="imagenet")
-    monkeypatch.setattr(genie, "candidate_contracts", lambda channels: (bright,))
+    bright = given_contract(3, mean=(0.95,), std=(0.5,))
+    monkeypatch.setattr(genie, "natural_contract", lambda channels: bright)
     made(network, GenieConfig(iterations=1), 4, listener=listener)
     assert len(listener.warnings) == 1
     assert "input 'x'" in listener.warnings[0] and "% of the pixels" in listener.warnings[0]
