@@ -5,66 +5,50 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from accuracy import Judge
-from harness import Rows, compiled, last_words, open_rows, runtime_key, source_key, table, write_result
+from harness import Rows, Setting, compiled, open_rows, table, write_result
+from judge import Judge, float_row, our_row
 from zoo import LABELLED, Labelled, add_common_options, chosen
 
-from zsq_compile.verification.report import file_sha256
 from zsq_compile.verification.running import file_bytes
 
 MODELS = ("resnet20_bn", "mobilenetv1_075_bn")
 
 
 def one_row(judge: Judge, bits: int, extra: str, rows: Rows, options: argparse.Namespace) -> dict[str, Any]:
-    """Compile with further options and judge the file: size, top-1, agreement, words about the widths, seconds."""
-    model = judge.model.path(options.assets)
+    """Compile with further options; returns scores, size, words about the widths and the seconds of choosing them."""
     wanted = argparse.Namespace(**{**vars(options), "compile_args": f"{options.compile_args} {extra}".strip()})
-
-    def make() -> dict[str, Any]:
-        done = compiled(model, bits, rows, wanted)
-        assert done is not None
-        path = Path(done["path"])
-        if not path.is_file():
-            return {"error": last_words(done), "exit_code": done["exit_code"]}
-        report = done["report"]
-        mixed = report.get("mixed")
-        return {
-            **judge.scores(path),
-            "bytes": file_bytes(path),
-            "widths": mixed["chosen"]["bits"] if mixed else "",
-            "choosing": report["stages"].get("choose widths", 0.0),
-            "exit_code": done["exit_code"],
-        }
-
-    key = ["mixed", file_sha256(model), str(bits), source_key(), runtime_key(), wanted.compile_args]
-    row = rows.get(key, make)
-    assert row is not None
-    return row
+    setting = Setting(bits=bits)
+    scores, done = our_row(judge, setting, rows, wanted), compiled(judge.path, setting, rows, wanted)
+    assert scores is not None
+    assert done is not None
+    if "top1" not in scores:
+        return scores
+    mixed = done["report"].get("mixed")
+    return {
+        **scores,
+        "bytes": file_bytes(Path(done["path"])),
+        "widths": mixed["chosen"]["bits"] if mixed else "",
+        "choosing": done["report"]["stages"].get("choose widths", 0.0),
+    }
 
 
 def lines(judge: Judge, rows: Rows, options: argparse.Namespace) -> list[list[str]]:
-    """Return the rows of the table for one model: 8 and 4 bits for all, and mixed widths at and around those sizes."""
-    float_row = rows.get(
-        ["fp32", file_sha256(judge.model.path(options.assets)), runtime_key()],
-        lambda: judge.scores(judge.model.path(options.assets)),
-    )
-    assert float_row is not None
-    size = file_bytes(judge.model.path(options.assets))
-    made = [[judge.model.key, "FP32", f"{size / 1e3:.1f}", f"{100 * float_row['top1']:.2f}", "", ""]]
-    data = options.work / f"{judge.model.key}.calib.npz"
-    eight = one_row(judge, 8, f"--save-calib {data}" if not data.is_file() else f"--calib {data}", rows, options)
-    keep = f"--calib {data}"
-    four, three = (one_row(judge, bits, keep, rows, options) for bits in (4, 3))
-    small, large = four["bytes"], eight["bytes"]
-    limits = [small * 4 // 5, small, small + (large - small) // 3, small + 2 * (large - small) // 3]
+    """Return the rows of the table for one model: 8, 4 and 3 bits for all, and mixed widths at and around their sizes.
+
+    All files are made with the same synthetic samples.
+    """
+    size = file_bytes(judge.path)
+    made = [[judge.model.key, "FP32", f"{size / 1e3:.1f}", f"{100 * float_row(judge, rows)['top1']:.2f}", "", ""]]
+    data = options.work / f"{judge.model.key}.samples.npz"
+    # four bits are learned on more samples than eight need
+    four = one_row(judge, 4, f"{'--calib' if data.is_file() else '--save-calib'} {data}", rows, options)
+    eight, three = (one_row(judge, bits, f"--calib {data}", rows, options) for bits in (8, 3))
     found = [("8 bits", eight), ("4 bits, edges 8", four), ("3 bits, edges 8", three)]
-    for limit in limits:
-        found.append(
-            (
-                f"mixed, at most {limit / 1e3:.1f} kB",
-                one_row(judge, 8, f"{keep} --mixed --max-size {limit}", rows, options),
-            )
-        )
+    if "bytes" in four and "bytes" in eight:
+        small, large = four["bytes"], eight["bytes"]
+        for limit in (small * 4 // 5, small, small + (large - small) // 3, small + 2 * (large - small) // 3):
+            extra = f"--calib {data} --mixed --max-size {limit}"
+            found.append((f"mixed, at most {limit / 1e3:.1f} kB", one_row(judge, 8, extra, rows, options)))
     for name, row in sorted(found, key=lambda one: -one[1].get("bytes", 0)):
         if "top1" not in row:
             made.append(["", name, f"failed: {row['error']}", "", "", ""])
