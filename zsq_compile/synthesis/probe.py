@@ -70,6 +70,14 @@ def measure_moments(
     return [joined([part[index] for part in parts], sizes) for index in range(len(layers))]
 
 
+def laid_out(feeds: Feeds) -> dict[str, torch.Tensor]:
+    """Feeds in the memory order that convolutions are fastest at: the channels of a place side by side."""
+    return {
+        name: value.contiguous(memory_format=torch.channels_last) if value.ndim == 4 else value
+        for name, value in feeds.items()
+    }
+
+
 def batches(feeds: Feeds, size: int) -> Iterator[dict[str, torch.Tensor]]:
     """Cut feeds into batches of ``size`` samples; the last may be smaller."""
     count = min(len(value) for value in feeds.values())
