@@ -71,7 +71,7 @@ def measure_moments(
 
 
 def laid_out(feeds: Feeds) -> dict[str, torch.Tensor]:
-    """Feeds in the memory order that convolutions are fastest at: the channels of a place side by side."""
+    """Bring feeds into the memory order that convolutions are fastest at: the channels of a place side by side."""
     return {
         name: value.contiguous(memory_format=torch.channels_last) if value.ndim == 4 else value
         for name, value in feeds.items()

@@ -92,7 +92,7 @@ def _weighed(pictures: torch.Tensor, gain: Callable[[torch.Tensor], torch.Tensor
 def _cosines(side: int, like: torch.Tensor) -> torch.Tensor:
     """(side, side) orthonormal waves in rows, of 0, 1, 2, ... half periods over the side: the DCT-II."""
     numbers = torch.arange(side, dtype=torch.float64, device=like.device)
-    waves = torch.cos(torch.pi / side * numbers[:, None] * (numbers + 0.5)[None, :]) * (2.0 / side) ** 0.5
+    waves: torch.Tensor = torch.cos(math.pi / side * numbers[:, None] * (numbers + 0.5)[None, :]) * (2.0 / side) ** 0.5
     waves[0] *= 0.5**0.5
     return waves.to(like.dtype)
 
