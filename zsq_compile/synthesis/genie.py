@@ -12,7 +12,7 @@ that are returned are those that were optimised; and the teacher may take a batc
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import torch
@@ -274,7 +274,8 @@ def _with_generators(cost: Cost, plans: Mapping[str, NetworkPlan]) -> Cost:
         for plan in plans.values()
         for channels, size in zip(plan.channels, plan.sizes, strict=True)
     )
-    return Cost(
+    return replace(
+        cost,
         multiplications=cost.multiplications + sum(plan.multiplications for plan in plans.values()),
         elements=cost.elements + elements,
     )
