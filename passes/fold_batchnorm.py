@@ -4,6 +4,8 @@
 per output channel, computed in float64 (Jacob et al. 2018, section 3.2).
 """
 
+from collections.abc import Collection
+
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -25,7 +27,12 @@ class FoldBatchNorm(ir.passes.InPlacePass):
     3. Nothing else may read the layer's output, and it may not be a graph output.
 
     The layer's output takes over the name of the BatchNormalization's. Shared weights are copied, never changed.
+    BatchNormalizations whose nodes are named in ``keep`` stay.
     """
+
+    def __init__(self, *, keep: Collection[str] = ()) -> None:
+        super().__init__()
+        self._keep = frozenset(keep)
 
     def call(self, model: ir.Model) -> Outcome:
         """Fold; the outcome's refusals name each BatchNormalization that stays, and why."""
@@ -34,7 +41,7 @@ class FoldBatchNorm(ir.passes.InPlacePass):
         for node in list(model.graph):
             if not is_standard(node, "BatchNormalization"):
                 continue
-            reason = _obstacle(node)
+            reason = "it was asked to stay" if node.name in self._keep else _obstacle(node)
             if reason is None:
                 _fold(model.graph, node)
                 modified = True

@@ -142,3 +142,11 @@ def test_the_comparison_sees_a_wrong_fold(monkeypatch):
     monkeypatch.setattr(fold_batchnorm, "_scaled", lambda layer, factor: right(layer, 1.001 * factor))
     fold(model)
     assert models.largest_difference(models.conv_bn_relu(), model) > 100 * TOLERANCE
+
+
+def test_what_was_asked_to_stay_stays():
+    model = ir.from_proto(models.residual())
+    names = [str(node.name) for node in model.graph if node.op_type == "BatchNormalization"]
+    outcome = FoldBatchNorm(keep=names[:1]).call(model)
+    assert [refusal.where for refusal in outcome.refusals] == names[:1]
+    assert [node.name for node in model.graph if node.op_type == "BatchNormalization"] == names[:1]

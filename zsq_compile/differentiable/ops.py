@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from zsq_compile.differentiable.arguments import Builder, Kernel, Numbers, Row, integer, number, same, text
+from zsq_compile.differentiable.clipping import clip
 
 
 def div(a: Tensor, b: Tensor) -> Tensor:
@@ -39,7 +40,7 @@ def _mod(node: ir.Node) -> Kernel:
 def _clip_attributes(node: ir.Node) -> Kernel:
     low = number(node, "min", -math.inf)
     high = number(node, "max", math.inf)
-    return lambda x: torch.clamp(x, low, high)
+    return lambda x: clip(x, low, high)
 
 
 def _clip(node: ir.Node) -> Kernel:
@@ -50,9 +51,9 @@ def _clip(node: ir.Node) -> Kernel:
             if low is not None:
                 x = torch.maximum(x, low)
             return x if high is None else torch.minimum(x, high)
-        least = None if low is None else low_number.floats(low)[0]
-        most = None if high is None else high_number.floats(high)[0]
-        return x if least is None and most is None else torch.clamp(x, least, most)
+        least = -math.inf if low is None else low_number.floats(low)[0]
+        most = math.inf if high is None else high_number.floats(high)[0]
+        return clip(x, least, most)
 
     return run
 

@@ -12,7 +12,7 @@ from zsq_compile.synthesis.probe import Cost
 # What one processor core was seen to do in a second of forward and backward passes; only the order of size matters.
 _MULTIPLICATIONS_PER_SECOND = 40e9
 _ELEMENTS_PER_SECOND = 0.4e9
-_BYTES_PER_ELEMENT = 12
+_SHARE_KEPT = 2  # what was seen to be alive at the peak, beside one copy of what all nodes write
 _BATCH_BYTES = 1 << 30
 _LARGEST_BATCH = 128
 
@@ -63,6 +63,6 @@ def plan_budget(
 
 def _batch(count: int, cost: Cost) -> int:
     """Find how many samples fit the memory meant for activations, and spread the set evenly over such batches."""
-    fitting = max(1, min(_LARGEST_BATCH, _BATCH_BYTES // max(1, cost.elements * _BYTES_PER_ELEMENT)))
+    fitting = max(1, min(_LARGEST_BATCH, _BATCH_BYTES // max(1, cost.elements * cost.element_bytes * _SHARE_KEPT)))
     turns = -(-count // fitting)
     return -(-count // turns)

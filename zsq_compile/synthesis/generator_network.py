@@ -107,6 +107,8 @@ class GeneratorNetwork(nn.Module):
         """Make one picture of each latent vector; float32 also where the inner layers run in less."""
         values: Tensor = self.first(latents)
         values = values.view(-1, self.plan.channels[0], *self.plan.sizes[0])
+        # in this order an enlargement is a copy of whole rows, and nothing behind it has to be turned around
+        values = values.contiguous(memory_format=torch.channels_last)
         steps = zip(self.convolutions, self.normalizations, self.plan.sizes[1:], strict=True)
         for index, (convolution, normalization, size) in enumerate(steps):
             values = normalization(values)

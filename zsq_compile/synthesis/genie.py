@@ -12,7 +12,7 @@ that are returned are those that were optimised; and the teacher may take a batc
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import torch
@@ -32,7 +32,7 @@ from zsq_compile.synthesis.contract import natural_contract
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet
 from zsq_compile.synthesis.generator_network import GeneratorNetwork, NetworkPlan, plan_network
 from zsq_compile.synthesis.losses import Moments, joined, moment_difference
-from zsq_compile.synthesis.probe import Cost, layer_inputs, layer_moments, layer_targets, measure_cost
+from zsq_compile.synthesis.probe import Cost, laid_out, layer_inputs, layer_moments, layer_targets, measure_cost
 from zsq_compile.synthesis.procedural import check_inputs, find_contracts
 from zsq_compile.synthesis.swing import Swing, swing
 
@@ -249,7 +249,7 @@ def _paint(painters: Mapping[str, _Painter], device: torch.device) -> tuple[dict
 def _measure(work: _Work, pixels: Mapping[str, Tensor], rng: torch.Generator) -> list[Moments]:
     """Moments of the layers' inputs over the batch; all pieces of it see the same offsets."""
     offsets = work.swing.draw(rng)
-    feeds = {name: contract.encode(pixels[name].clamp(0.0, 1.0)) for name, contract in work.contracts.items()}
+    feeds = laid_out({name: contract.encode(pixels[name].clamp(0.0, 1.0)) for name, contract in work.contracts.items()})
 
     def measured(start: int) -> list[Moments]:
         piece = {name: value[start : start + work.piece] for name, value in feeds.items()}
@@ -274,7 +274,8 @@ def _with_generators(cost: Cost, plans: Mapping[str, NetworkPlan]) -> Cost:
         for plan in plans.values()
         for channels, size in zip(plan.channels, plan.sizes, strict=True)
     )
-    return Cost(
+    return replace(
+        cost,
         multiplications=cost.multiplications + sum(plan.multiplications for plan in plans.values()),
         elements=cost.elements + elements,
     )

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
+from zsq_compile.synthesis.channel_moments import channel_moments
+
 _VARIANCE_FLOOR = 1e-12
 _DEVIATION_FLOOR = 1e-6  # of a variance, as published with Genie
 
@@ -29,9 +31,7 @@ class Moments:
 
 def batch_moments(values: torch.Tensor) -> Moments:
     """Take the moments over every axis but the channel axis 1 of (N, C, ...) values, in float32 at least."""
-    precise = values if values.dtype == torch.float64 else values.float()
-    axes = [axis for axis in range(precise.ndim) if axis != 1]
-    variance, mean = torch.var_mean(precise, dim=axes, correction=0)
+    mean, variance = channel_moments(values)
     return Moments(mean=mean, variance=variance)
 
 

@@ -16,7 +16,7 @@ from passes.harvest_batchnorm import BatchNorm
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.differentiable.precision import reduced_precision
 from zsq_compile.synthesis.losses import Moments, class_loss, wasserstein
-from zsq_compile.synthesis.probe import layer_inputs, layer_moments, layer_targets
+from zsq_compile.synthesis.probe import laid_out, layer_inputs, layer_moments, layer_targets
 
 Samples = dict[str, torch.Tensor]
 
@@ -141,7 +141,7 @@ class _Matcher:
 
     def _run(self, part: Samples, rng: torch.Generator) -> dict[str, torch.Tensor]:
         with reduced_precision(self._teacher.device):
-            return self._teacher.run(self._objective.view(part, rng), self._outputs)
+            return self._teacher.run(laid_out(self._objective.view(part, rng)), self._outputs)
 
     def _measure(self, values: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         row = _row(layer_moments(self._objective.layers, values))

@@ -15,6 +15,7 @@ from zsq_compile.errors import SynthesisError
 from zsq_compile.progress import Progress
 from zsq_compile.signature import InputSpec
 from zsq_compile.synthesis.feeding import Feeding
+from zsq_compile.synthesis.folded_teacher import fold_teacher
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet
 from zsq_compile.synthesis.matching import Classes, Objective, Samples, match_statistics
 from zsq_compile.synthesis.procedural import check_inputs, draw_prior, find_contracts
@@ -83,8 +84,9 @@ class PixelsGenerator:
             )
             return samples, ()
         count = len(next(iter(samples.values())))
+        folded = fold_teacher(work.teacher, work.layers)
         objective = Objective(
-            layers=work.layers,
+            layers=folded.layers,
             view=work.view,
             smooth=work.smooth,
             rates=work.rates(config.learning_rate),
@@ -93,7 +95,7 @@ class PixelsGenerator:
         )
         with self._progress.stage("synthesis", budget.iterations * -(-count // budget.batch_size)) as advance:
             return match_statistics(
-                work.teacher,
+                folded.teacher,
                 objective,
                 samples,
                 rng,

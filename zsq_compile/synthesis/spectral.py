@@ -77,14 +77,24 @@ def gaussian_low_pass(pictures: torch.Tensor, deviation: float) -> torch.Tensor:
 def _weighed(pictures: torch.Tensor, gain: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
     """Weigh frequencies by what ``gain`` makes of them.
 
-    The picture is mirrored at its borders first, so that no border leaks to the one opposite.
+    The picture is mirrored at its borders, so that no border leaks to the one opposite: its waves are then cosines. At
+    the sides that networks take, products of matrices find them sooner than a transform of four pictures in one does.
     """
     height, width = pictures.shape[-2:]
-    mirrored = torch.cat([pictures, pictures.flip(-1)], -1)
-    mirrored = torch.cat([mirrored, mirrored.flip(-2)], -2)
-    weights = gain(radial_frequency((2 * height, 2 * width), pictures.device))
-    filtered: torch.Tensor = torch.fft.irfft2(torch.fft.rfft2(mirrored) * weights, s=(2 * height, 2 * width))
-    return filtered[..., :height, :width]
+    down, across = (_cosines(side, pictures) for side in (height, width))
+    rows, columns = (torch.arange(side, device=pictures.device) / (2.0 * side) for side in (height, width))
+    weights = gain((rows.square()[:, None] + columns.square()[None, :]).sqrt()).to(pictures.dtype)
+    waves = down @ (pictures.contiguous() @ across.T)
+    filtered: torch.Tensor = down.T @ (waves * weights) @ across
+    return filtered
+
+
+def _cosines(side: int, like: torch.Tensor) -> torch.Tensor:
+    """(side, side) orthonormal waves in rows, of 0, 1, 2, ... half periods over the side: the DCT-II."""
+    numbers = torch.arange(side, dtype=torch.float64, device=like.device)
+    waves: torch.Tensor = torch.cos(math.pi / side * numbers[:, None] * (numbers + 0.5)[None, :]) * (2.0 / side) ** 0.5
+    waves[0] *= 0.5**0.5
+    return waves.to(like.dtype)
 
 
 def _standardised(fields: torch.Tensor, axes: int) -> torch.Tensor:

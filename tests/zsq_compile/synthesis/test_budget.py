@@ -40,4 +40,10 @@ def test_batches_share_the_set_evenly(count: int) -> None:
 
 
 def test_batches_of_large_networks_are_small() -> None:
-    assert plan_budget(64, "fast", LARGE).batch_size == 1
+    assert plan_budget(64, "fast", LARGE).batch_size == 2
+
+
+def test_twice_as_many_samples_of_half_the_precision_fit() -> None:
+    costs = [Cost(multiplications=1, elements=8_000_000, element_bytes=size) for size in (4, 2)]
+    full, half = (plan_budget(1000, "fast", cost).batch_size for cost in costs)
+    assert full == 16 and half == -(-1000 // -(-1000 // 33))

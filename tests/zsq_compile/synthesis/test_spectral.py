@@ -75,3 +75,19 @@ def test_the_gaussian_filter_weighs_a_cosine_by_the_closed_form() -> None:
         wave = torch.cos(2 * torch.pi * frequency * places).expand(1, 1, 16, 32)
         expected = wave * math.exp(-0.5 * (frequency / 0.2) ** 2)
         torch.testing.assert_close(gaussian_low_pass(wave, 0.2), expected, rtol=0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 32, 32), (1, 1, 9, 14), (1, 2, 1, 7), (3, 1, 5, 1)])
+def test_filters_are_those_of_the_fourier_transform_of_the_mirrored_picture(shape: tuple[int, ...]) -> None:
+    pictures = torch.randn(shape, dtype=torch.float64, generator=seeded())
+    height, width = shape[-2:]
+    mirrored = torch.cat([pictures, pictures.flip(-1)], -1)
+    mirrored = torch.cat([mirrored, mirrored.flip(-2)], -2)
+    frequency = radial_frequency((2 * height, 2 * width), pictures.device)
+    lowest = 0.5 / max(height, width)
+    for found, gain in (
+        (power_law_filter(pictures), lowest / frequency.clamp_min(lowest)),
+        (gaussian_low_pass(pictures, 0.2), torch.exp(-0.5 * (frequency / 0.2) ** 2)),
+    ):
+        whole = torch.fft.irfft2(torch.fft.rfft2(mirrored) * gain, s=(2 * height, 2 * width))
+        torch.testing.assert_close(found, whole[..., :height, :width], rtol=0.0, atol=1e-6)

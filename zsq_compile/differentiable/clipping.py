@@ -1,0 +1,43 @@
+"""Cut values to a range, with a gradient that takes one pass over memory instead of five.
+
+torch's own gradient of ``clamp`` makes two masks of booleans, joins them, and chooses by the result. MobileNets, whose
+every activation is such a cut, spend much of a backward pass there.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def clip(x: Tensor, low: float, high: float) -> Tensor:
+    """Cut floating-point ``x`` to [low, high], infinite where there is no limit; both limits still pass the gradient.
+
+    As ``torch.clamp``; where ``low`` is above ``high`` everything becomes ``high``.
+    """
+    cut: Tensor = _Clip.apply(x, low, high)  # type: ignore[no-untyped-call]
+    return cut
+
+
+class _Clip(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, low: float, high: float) -> Tensor:
+        ctx.limits = low, high
+        ctx.save_for_backward(x)
+        return torch.clamp(x, low, high)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (x,) = ctx.saved_tensors
+        low, high = ctx.limits
+        # the kernel stops the gradient on the limits, so it gets those next to them
+        outside = _next(low, -math.inf, x.dtype), _next(high, math.inf, x.dtype)
+        return torch.ops.aten.hardtanh_backward(gradient, x, *outside), None, None
+
+
+def _next(number: float, towards: float, kind: torch.dtype) -> float:
+    """Give the neighbour of a number among those of a type; that of 0 is a normal one: others are slow."""
+    if number == 0.0:
+        return math.copysign(torch.finfo(kind).tiny, towards)
+    return torch.nextafter(torch.tensor(number, dtype=kind), torch.tensor(towards, dtype=kind)).item()
