@@ -24,7 +24,7 @@ where the label scales z for up to 100 classes, and normalises in the network ab
 along with the quantized one; here that is what ``SyntheticSet.source`` is for.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -49,6 +49,7 @@ _ALLOWANCE = Allowance(
     seconds={"fast": 60.0, "balanced": 300.0, "best": 3600.0},
     fewest=50,
 )
+_SHARE_OF_BATCH = 0.25
 
 
 class ConditionalGenerator:
@@ -102,7 +103,7 @@ class ConditionalGenerator:
         pixels = self._drawn(source, labels, rng)
         tell_cut(pixels, self._name, self._progress)
         inputs = {
-            name: contract.encode(torch.cat(pixels[name])[:count].clamp(0.0, 1.0)).float().cpu()
+            name: contract.encode(torch.cat(pixels[name]).clamp(0.0, 1.0)).float().cpu()
             for name, contract in contracts.items()
         }
         return SyntheticSet(
@@ -144,5 +145,25 @@ class ConditionalGenerator:
         return tuple(curve)
 
     def _drawn(self, source: ConditionalSource, labels: Tensor, rng: torch.Generator) -> dict[str, list[Tensor]]:
-        """Pixels of every input, not cut yet."""
-        raise NotImplementedError
+        """Pixels of every input, not cut yet, one picture for each label.
+
+        A picture is normalised by the moments of its batch, and comes out as learned only where all classes are in it:
+        alone, a class of resnet20 was recognised in 2 to 98 % of its pictures. So the classes asked for are a quarter
+        of a batch, or as much as they are of all classes, and the others fill it up.
+        """
+        size = self._config.batch_size
+        asked = torch.tensor(sorted(set(labels.tolist())))
+        others = torch.tensor(sorted(set(range(source.classes)) - set(labels.tolist())), dtype=torch.int64)
+        share = max(_SHARE_OF_BATCH, len(asked) / source.classes)
+        wanted = max(1, int(share * size))
+        company, own = LabelDeck(len(others)), LabelDeck(len(asked))
+        pixels: dict[str, list[Tensor]] = {name: [] for name in source.contracts}
+        for start in range(0, len(labels), wanted):
+            mine = labels[start : start + wanted]
+            filled = torch.cat([mine, asked[own.deal(wanted - len(mine), rng)]])
+            batch = torch.cat([filled, others[company.deal(size - wanted, rng)]])
+            with torch.no_grad():
+                drawn = source.paint(batch, rng)
+            for name, values in drawn.items():
+                pixels[name].append(values[: len(mine)])
+        return pixels
