@@ -12,7 +12,7 @@ from zsq_compile.config import BiasCorrection, CalibrationMethod, Effort, Roundi
 
 _PRECISION, _DATA, _INPUT, _OUTPUT, _RUN = "Precision", "Calibration data", "Network input", "Result", "Run"
 
-GeneratorName = Literal["auto", "noise", "prior", "pixels", "genie", "zeroq", "dsg", "intraq"]
+GeneratorName = Literal["auto", "noise", "prior", "pixels", "genie", "zeroq", "dsg", "intraq", "zs-cgan", "gdfq"]
 
 Model = Annotated[Path, typer.Argument(help="The float ONNX model.", metavar="MODEL.onnx", show_default=False)]
 Output = Annotated[
@@ -30,7 +30,7 @@ ArraysOutput = Annotated[
     typer.Option(
         "--output",
         "-o",
-        help="The .npz file to write, one array per network input.",
+        help="The .npz file to write, one array per network input; and labels, where the generator knows them.",
         show_default="MODEL.calib.npz beside the input",
         rich_help_panel=_OUTPUT,
     ),
@@ -163,8 +163,19 @@ Generator = Annotated[
     GeneratorName | None,
     typer.Option(
         help="How calibration data is made. auto: pixels where the model has batch normalisation, else prior. zeroq, "
-        "dsg and intraq are published baselines.",
+        "dsg and intraq are published baselines; zs-cgan and gdfq learn one network for all images, and know their "
+        "classes.",
         show_default="auto",
+        rich_help_panel=_DATA,
+    ),
+]
+Classes = Annotated[
+    str | None,
+    typer.Option(
+        help="Draw these classes only, equally often, with zs-cgan or gdfq; the file then holds their numbers as well, "
+        "under the name labels.",
+        metavar="A,B,C",
+        show_default="all",
         rich_help_panel=_DATA,
     ),
 ]
@@ -218,7 +229,8 @@ Calib = Annotated[
 Gallery = Annotated[
     Path | None,
     typer.Option(
-        help="Show up to 64 of the images in one picture, with the class that the network sees in each.",
+        help="Show up to 64 of the images in one picture, with the class that the network sees in each, and the class "
+        "asked for, where there is one.",
         metavar="FILE.png",
         rich_help_panel=_OUTPUT,
     ),
