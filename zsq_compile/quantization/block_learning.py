@@ -158,6 +158,15 @@ class BlockStudent:
         feeds, scales = self._constants()
         return self._graph.run({**inputs, **feeds}, outputs, replace=scales)
 
+    def run_frozen(self, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> dict[str, Tensor]:
+        """Do the same with all numbers as they are now: differentiable to the inputs, and to nothing that is learned.
+
+        Samples that are made against a student so leave no gradient in it.
+        """
+        with torch.no_grad():
+            feeds, scales = self._constants()
+        return self._graph.run({**inputs, **feeds}, outputs, replace=scales)
+
     def _constants(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return what the graph is fed in the place of its constants, and the initializers it runs with."""
         feeds = self._start.feeds(self._block.layers, self._plan)
