@@ -36,7 +36,12 @@ def build_config(given: Mapping[str, Any]) -> CompileConfig:
             input=_input(config.input, given),
             quantization=_laid_over(config.quantization, given),
             generator=_chosen_generator(config.generator, given.get("generator")),
-            distill=chosen_distillation(config.distill, given.get("distill"), given.get("distill_checkpoint")),
+            distill=chosen_distillation(
+                config.distill,
+                given.get("distill"),
+                given.get("distill_checkpoint"),
+                margin=bool(given.get("adversarial_margin")),
+            ),
         ),
         {name: value for name, value in given.items() if name not in sections},
     )

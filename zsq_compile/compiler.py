@@ -23,6 +23,7 @@ from passes.harvest_batchnorm import BatchNormStatistics, folded_advice, harvest
 from zsq_compile.calibration_data import CalibrationData, feeds, given_data, synthetic_data
 from zsq_compile.clock import Clock
 from zsq_compile.config import CompileConfig
+from zsq_compile.devices import chosen_device
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError, ValidationError
 from zsq_compile.gallery import require_png
@@ -90,7 +91,7 @@ def compile_model(
     """
     config, told = config or CompileConfig(), _Remembering(progress or Silent())
     clock, target = Clock(told, started), _target(config)
-    path = _output_path(Path(model), output, data, config)
+    path, device = _output_path(Path(model), output, data, config), chosen_device(config.device)
     with clock.stage("load"):
         loaded = load_model(Path(model), input_shapes=config.input.shapes)
         statistics = harvest_batchnorm(loaded.model)
@@ -100,7 +101,7 @@ def compile_model(
         plan = planned(float_model, target, config, _fitting(given_plan, loaded, config, told))
         limit = size_limit(float_model, target, config, file_bytes(loaded.path))
     with clock.stage("synthesize" if calibration is None else "read calibration data"):
-        samples = _calibration_data(loaded, statistics, config, calibration, told)
+        samples = _calibration_data(loaded, statistics, config, calibration, told, device)
         labelled = None if data is None else _labelled(data, loaded, samples.contract)
     network = FloatNetwork(
         model=float_model,
@@ -110,6 +111,7 @@ def compile_model(
         samples=samples,
         inputs=loaded.inputs,
         config=config,
+        device=device,
         limit=limit,
     )
     quantized = quantize_network(network, plan, clock)
@@ -134,12 +136,13 @@ def synthesize(
 
     Args:
         model: path of the float model.
-        config: its input, generator, low_pass, samples, effort and seed are used.
+        config: its input, generator, low_pass, samples, effort, device and seed are used.
         gallery: PNG file to show the images in, with the class that the network sees in each.
         progress: is told of stages, notes and warnings.
 
     """
     config, progress = config or CompileConfig(), progress or Silent()
+    device = chosen_device(config.device)
     if gallery is not None:
         require_png(gallery)
     with progress.stage("load"):
@@ -148,7 +151,7 @@ def synthesize(
         _tell_loaded(loaded, statistics, progress)
     if gallery is not None:
         require_image(loaded.inputs)
-    teacher = TorchGraph(loaded.model)
+    teacher = TorchGraph(loaded.model, device=device)
     made = synthetic_data(teacher, statistics, loaded.inputs, config, progress, hold_out=False).synthetic
     assert made is not None
     if gallery is not None:
@@ -253,11 +256,11 @@ def _calibration_data(
     config: CompileConfig,
     calibration: Mapping[str, NDArray[Any]] | None,
     progress: Progress,
+    device: torch.device,
 ) -> CalibrationData:
-    teacher = TorchGraph(loaded.model)
     if calibration is not None:
-        return given_data(calibration, teacher, statistics, loaded.inputs, config)
-    return synthetic_data(teacher, statistics, loaded.inputs, config, progress)
+        return given_data(calibration, TorchGraph(loaded.model), statistics, loaded.inputs, config)
+    return synthetic_data(TorchGraph(loaded.model, device=device), statistics, loaded.inputs, config, progress)
 
 
 def _labelled(data: Path, loaded: LoadedModel, contract: InputContract | None) -> Dataset:

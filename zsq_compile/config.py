@@ -25,6 +25,7 @@ Distribution = Literal["normal", "uniform"]
 CalibrationMethod = Literal["minmax", "percentile", "mse", "entropy"]
 BiasCorrection = Literal["auto", "analytic", "empirical", "none"]
 WeightScales = Literal["minmax", "mse"]
+Device = Literal["auto", "cpu", "cuda"]
 Rounding = Literal["nearest", "squant", "gptq", "adaround", "genie-m", "lsq"]
 LearnedRounding = Literal["adaround", "genie-m", "lsq"]
 
@@ -256,6 +257,8 @@ class CompileConfig:
         time_budget: seconds that the whole compilation may take; learning takes what is left of them. None, the
             default, lets the effort decide, and only then do the same seeds give the same bytes.
         memory: bytes of activations that are held in memory while blocks are learned; what is more goes to files.
+        device: where data is made and where learning and distilling run: ``cuda``, ``cpu``, or ``auto``, which takes
+            cuda where there is such a device. All else runs on the processor.
         seed: start of all randomness: same seed, same machine, same bytes out.
         min_agreement: share from 0 to 1 of the samples held out on which the quantized model must choose the same class
             as the float one. Below it the result is marked as missing its gate; the file is written all the same.
@@ -275,6 +278,7 @@ class CompileConfig:
     effort: Effort = "balanced"
     time_budget: float | None = None
     memory: int = 2 << 30
+    device: Device = "auto"
     seed: int = 0
     min_agreement: float | None = None
     mixed: bool = False
@@ -288,6 +292,7 @@ class CompileConfig:
         if self.low_pass is not None:
             require_number("low_pass", self.low_pass, above=0.0)
         require_choice("effort", self.effort, get_args(Effort))
+        require_choice("device", self.device, get_args(Device))
         if self.time_budget is not None:
             require_number("time_budget", self.time_budget, above=0.0)
         if self.memory < 0:

@@ -74,7 +74,7 @@ class DistillConfig:
 
 
 def chosen_distillation(
-    configured: DistillConfig | None, wanted: bool | None, checkpoint: Path | None
+    configured: DistillConfig | None, wanted: bool | None, checkpoint: Path | None, *, margin: bool = False
 ) -> DistillConfig | None:
     """Lay what was given on the command line over what a configuration file says.
 
@@ -82,12 +82,18 @@ def chosen_distillation(
         configured: by the file; None where it has no such table.
         wanted: ``--distill`` or ``--no-distill``; None where neither was given.
         checkpoint: file to keep the state in, if any.
+        margin: ``--adversarial-margin``.
 
     Raises:
-        ConfigError: a checkpoint is given and no distillation wanted, or it cannot stand where it is to.
+        ConfigError: a checkpoint or a margin is given and no distillation wanted, or the checkpoint cannot stand where
+            it is to.
 
     """
     chosen = configured if wanted is None else (configured or DistillConfig()) if wanted else None
+    if margin and chosen is None:
+        raise ConfigError("--adversarial-margin trains the generator beside a student: give --distill as well")
+    if margin and chosen is not None:
+        chosen = replace(chosen, adversary="margin")
     if checkpoint is None:
         return chosen
     if chosen is None:

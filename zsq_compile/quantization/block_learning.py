@@ -47,9 +47,11 @@ class LearningRates:
 class Dropper:
     """Random 0s and 1s of any shape, cut from a pool: drawing fresh ones costs more than the convolution behind."""
 
-    def __init__(self, rng: torch.Generator, keep: float, dtype: torch.dtype) -> None:
+    def __init__(
+        self, rng: torch.Generator, keep: float, dtype: torch.dtype, device: torch.device | str = "cpu"
+    ) -> None:
         self._rng = rng
-        self._pool = (torch.rand(_POOL, generator=rng) < keep).to(dtype)
+        self._pool = (torch.rand(_POOL, generator=rng) < keep).to(device, dtype)
 
     def like(self, tensor: Tensor) -> Tensor:
         """Return 0s and 1s in the shape and type of a tensor, in the memory order of images with channels last."""
