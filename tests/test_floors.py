@@ -24,7 +24,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "zsq_compile.reading",
         "zsq_compile.requirements",
     ),
-    ("zsq_compile.baseline_config", "zsq_compile.units"),
+    ("zsq_compile.baseline_config", "zsq_compile.conditional_config", "zsq_compile.units"),
     ("zsq_compile.distill_config", "zsq_compile.units"),
     ("zsq_compile.config", "zsq_compile.loading", "zsq_compile.differentiable", "zsq_compile.writing"),
     ("zsq_compile.synthesis", "zsq_compile.quantization", "zsq_compile.verification"),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from zsq_compile.baseline_config import DsgConfig, IntraqConfig, ZeroqConfig
+from zsq_compile.conditional_config import GdfqConfig, ZsCganConfig
 from zsq_compile.distill_config import DistillConfig
 from zsq_compile.errors import ConfigError
 from zsq_compile.requirements import (
@@ -121,7 +122,17 @@ class GenieConfig:
         require_number("generator.image_weight", self.image_weight, low=0.0)
 
 
-GeneratorConfig = NoiseConfig | PriorConfig | PixelsConfig | GenieConfig | ZeroqConfig | DsgConfig | IntraqConfig
+GeneratorConfig = (
+    NoiseConfig
+    | PriorConfig
+    | PixelsConfig
+    | GenieConfig
+    | ZeroqConfig
+    | DsgConfig
+    | IntraqConfig
+    | ZsCganConfig
+    | GdfqConfig
+)
 """How calibration data is made; the type chooses the algorithm."""
 
 SynthesisConfig = GeneratorConfig
@@ -134,6 +145,8 @@ GENERATORS: Mapping[str, type[GeneratorConfig]] = {
     "zeroq": ZeroqConfig,
     "dsg": DsgConfig,
     "intraq": IntraqConfig,
+    "zs-cgan": ZsCganConfig,
+    "gdfq": GdfqConfig,
 }
 """Generators by the name that the command line and ``[generator] kind`` use."""
 

@@ -48,6 +48,10 @@ def _structure(table: Mapping[str, Any]) -> CompileConfig:
         lambda kind: kind in (tuple[float, ...], tuple[float, float]),
         lambda value, _: tuple(_strict(number, float) for number in _strict(value, list)),
     )
+    converter.register_structure_hook_func(
+        lambda kind: kind == tuple[int, ...],
+        lambda value, _: tuple(_strict(number, int) for number in _strict(value, list)),
+    )
     converter.register_structure_hook_func(lambda kind: kind == Shape, _structure_shape)
     converter.register_structure_hook(
         GeneratorConfig | None, lambda value, _: converter.structure(*_generator_table(value))

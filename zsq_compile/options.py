@@ -12,7 +12,7 @@ from zsq_compile.config import BiasCorrection, CalibrationMethod, Device, Effort
 
 _PRECISION, _DATA, _INPUT, _OUTPUT, _RUN = "Precision", "Calibration data", "Network input", "Result", "Run"
 
-GeneratorName = Literal["auto", "noise", "prior", "pixels", "genie", "zeroq", "dsg", "intraq"]
+GeneratorName = Literal["auto", "noise", "prior", "pixels", "genie", "zeroq", "dsg", "intraq", "zs-cgan", "gdfq"]
 
 Model = Annotated[Path, typer.Argument(help="The float ONNX model.", metavar="MODEL.onnx", show_default=False)]
 Output = Annotated[
@@ -173,7 +173,8 @@ Generator = Annotated[
     GeneratorName | None,
     typer.Option(
         help="How calibration data is made. auto: pixels where the model has batch normalisation, else prior. zeroq, "
-        "dsg and intraq are published baselines.",
+        "dsg and intraq are published baselines; zs-cgan and gdfq learn one network for all images, and know their "
+        "classes.",
         show_default="auto",
         rich_help_panel=_DATA,
     ),

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 
 from zsq_compile.baseline_config import DsgConfig, IntraqConfig, ZeroqConfig
+from zsq_compile.conditional_config import GdfqConfig, ZsCganConfig
 from zsq_compile.config import Effort, GenieConfig, NoiseConfig, PixelsConfig, PriorConfig, SynthesisConfig
 from zsq_compile.progress import Progress, Silent
 from zsq_compile.signature import InputSpec
+from zsq_compile.synthesis.conditional_generator import ConditionalGenerator
 from zsq_compile.synthesis.dsg import DsgGenerator
 from zsq_compile.synthesis.generator import Generator, InputContract, SyntheticSet
 from zsq_compile.synthesis.genie import GenieGenerator
@@ -63,3 +65,7 @@ def _make(
             return DsgGenerator(config, inputs, contract, told, effort=effort)
         case IntraqConfig():
             return IntraqGenerator(config, inputs, contract, told, effort=effort)
+        case ZsCganConfig():
+            return ConditionalGenerator("zs-cgan", config, inputs, contract, told, effort=effort)
+        case GdfqConfig():
+            return ConditionalGenerator("gdfq", config, inputs, contract, told, effort=effort)

@@ -5,7 +5,8 @@ With the mean m and deviation s of one channel of one image, and M and S as the 
     ZeroQ:   Σ_layers mean_images Σ_channels (m - M)² + (s - S)²
     DSG:     the same of max(|m - M| - a, 0) and max(|s - S| - b, 0), with slacks a and b per layer, and weights per
              image and layer
-    IntraQ:  mean_layers mean_channels (m - M)² + (v - V)², m and the variance v over the whole batch
+    IntraQ:  mean_layers mean_channels (m - M)² + (v - V)², m and the variance v over the whole batch; so has GDFQ
+    ZS-CGAN: mean_channels KL(N(m, v) ‖ N(M, V)) over the whole batch, of all channels of all layers alike
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ import torch
 from torch.nn import functional
 
 from passes.harvest_batchnorm import BatchNorm
-from zsq_compile.synthesis.losses import Moments
+from zsq_compile.synthesis.losses import Moments, gaussian_kl
 
 _VARIANCE_FLOOR = 1e-6
 
@@ -115,6 +116,14 @@ def moment_errors(measured: Sequence[Moments], targets: Sequence[Moments]) -> to
         for one, other in zip(measured, targets, strict=True)
     ]
     return torch.stack(terms).mean()
+
+
+def channel_divergence(measured: Sequence[Moments], targets: Sequence[Moments]) -> torch.Tensor:
+    """Mean over all channels of all layers of KL(N(measured) ‖ N(target)).
+
+    The published sum grows with the width of the network; the mean does not, so that one weight serves all.
+    """
+    return torch.cat([gaussian_kl(one, other) for one, other in zip(measured, targets, strict=True)]).mean()
 
 
 def soft_label_loss(probabilities: torch.Tensor, labels: torch.Tensor, confidence: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ import torch
 
 from passes.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.differentiable.module import TorchGraph
+from zsq_compile.synthesis.source import Source
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +59,8 @@ class SyntheticSet:
         seed: the seed of the ``torch.Generator`` it was given.
         loss_curve: loss per iteration, averaged over batches; empty for generators that optimise nothing.
         contracts: the input contract that each image input was made for, by its name.
+        labels: (count,) class that each sample was to show; None for generators that are asked for none.
+        source: what made the samples and can go on learning; None for generators that learn no network for all.
 
     """
 
@@ -66,6 +69,8 @@ class SyntheticSet:
     seed: int
     loss_curve: tuple[float, ...]
     contracts: Mapping[str, InputContract] = field(default_factory=dict)
+    labels: torch.Tensor | None = None
+    source: Source | None = None
 
 
 class Generator(Protocol):

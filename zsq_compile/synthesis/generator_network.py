@@ -80,7 +80,8 @@ class GeneratorNetwork(nn.Module):
         plan: its sizes.
 
     ``normalization`` makes the layer that follows the map and every inner convolution, from its number of channels: a
-    conditional one goes here. Weights start uniform within 1 / sqrt(number of inputs), all from ``rng``.
+    conditional one goes here, and is told the labels in every pass. Weights start uniform within
+    1 / sqrt(number of inputs), all from ``rng``.
 
     """
 
@@ -103,13 +104,16 @@ class GeneratorNetwork(nn.Module):
         self.normalizations = nn.ModuleList(normalization(count) for count in plan.channels[:-1])
         self.last = nn.BatchNorm2d(plan.channels[-1], affine=False, track_running_stats=False)
 
-    def forward(self, latents: Tensor) -> Tensor:
-        """Make one picture of each latent vector; float32 also where the inner layers run in less."""
+    def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Make one picture of each latent vector; float32 also where the inner layers run in less.
+
+        ``labels`` (N,), where given, go to every normalisation beside the values.
+        """
         values: Tensor = self.first(latents)
         values = values.view(-1, self.plan.channels[0], *self.plan.sizes[0])
         steps = zip(self.convolutions, self.normalizations, self.plan.sizes[1:], strict=True)
         for index, (convolution, normalization, size) in enumerate(steps):
-            values = normalization(values)
+            values = normalization(values) if labels is None else normalization(values, labels)
             if index:
                 values = functional.leaky_relu(values, _LEAK)
             values = convolution(_enlarged(values, size))

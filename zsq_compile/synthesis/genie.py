@@ -13,12 +13,10 @@ that are returned are those that were optimised; and the teacher may take a batc
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ExponentialLR, ReduceLROnPlateau
-from torch.utils.checkpoint import checkpoint
 
 from passes.harvest_batchnorm import BatchNorm, BatchNormStatistics
 from zsq_compile.config import Effort, GenieConfig
@@ -28,10 +26,17 @@ from zsq_compile.errors import SynthesisError
 from zsq_compile.progress import Progress
 from zsq_compile.signature import InputSpec
 from zsq_compile.synthesis.budget import Allowance, Budget, plan_budget
-from zsq_compile.synthesis.contract import natural_contract
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet
-from zsq_compile.synthesis.generator_network import GeneratorNetwork, NetworkPlan, plan_network
+from zsq_compile.synthesis.generator_network import GeneratorNetwork, NetworkPlan
 from zsq_compile.synthesis.losses import Moments, joined, moment_difference
+from zsq_compile.synthesis.picture_networks import (
+    PixelScale,
+    plan_networks,
+    require_pictures,
+    tell_cut,
+    with_networks,
+)
+from zsq_compile.synthesis.pieces import in_pieces
 from zsq_compile.synthesis.probe import Cost, layer_inputs, layer_moments, layer_targets, measure_cost
 from zsq_compile.synthesis.procedural import check_inputs, find_contracts
 from zsq_compile.synthesis.swing import Swing, swing
@@ -43,11 +48,9 @@ _ALLOWANCE = Allowance(
 )
 _LARGEST_BATCH = 128
 _SMALLEST_BATCH = 16  # below it, moments of a batch are too uncertain to normalise by
-_SHARE_OF_TEACHER = 0.6  # of its multiplications: at 32 pixels and resnet20 the generator is then the published one
 _RATE_AT_END = 0.95**40  # 0.95 after each of 40 parts of the work
 _PATIENCE = 1 / 40  # of the work
 _FACTOR, _LOWEST_RATE = 0.1, 1e-4  # of the latent vectors' rate
-_MANY_CUT = 0.1
 
 
 class GenieGenerator:
@@ -63,7 +66,7 @@ class GenieGenerator:
         effort: Effort,
     ) -> None:
         self._config = config
-        self._inputs = _check_pictures(check_inputs(inputs))
+        self._inputs = require_pictures(check_inputs(inputs), "genie")
         self._contract = contract
         self._progress = progress
         self._effort = effort
@@ -92,7 +95,7 @@ class GenieGenerator:
                 pictures, curve = _learn_batch(work, self._config, rng, advance)
                 made.append(pictures)
                 curves.append(curve)
-        self._tell_cut(made)
+        tell_cut({name: [part[name] for part in made] for name in contracts}, "genie", self._progress)
         inputs = {
             name: contract.encode(torch.cat([part[name] for part in made])[:count].clamp(0.0, 1.0)).float().cpu()
             for name, contract in contracts.items()
@@ -114,13 +117,12 @@ class GenieGenerator:
         taps = layer_inputs(statistics.usable)
         zeros = {spec.name: torch.zeros(spec.batched(fixed or 1), device=teacher.device) for spec in self._inputs}
         cost = measure_cost(teacher, zeros, taps)
-        limit = int(_SHARE_OF_TEACHER * cost.multiplications / len(self._inputs))
-        plans = {spec.name: plan_network(self._config.latent_size, _picture(spec), limit) for spec in self._inputs}
+        plans = plan_networks(self._inputs, self._config.latent_size, cost)
         largest = self._config.batch_size or _LARGEST_BATCH
         batches = -(-count // largest)
         size = max(-(-count // batches), min(_SMALLEST_BATCH, largest))
         size = -(-size // (fixed or 1)) * (fixed or 1)
-        budget = self._budget(size * batches, _with_generators(cost, plans))
+        budget = self._budget(size * batches, with_networks(cost, plans))
         return _Work(
             layers=statistics.usable,
             contracts=contracts,
@@ -148,16 +150,6 @@ class GenieGenerator:
             )
         return budget
 
-    def _tell_cut(self, made: Sequence[Mapping[str, Tensor]]) -> None:
-        for spec in self._inputs:
-            outside = [(part[spec.name] < 0.0) | (part[spec.name] > 1.0) for part in made]
-            share = float(torch.cat(outside).float().mean())
-            if share > _MANY_CUT:
-                self._progress.warn(
-                    f"input {spec.name!r}: {share:.0%} of the pixels that genie made lay beyond black or white and "
-                    "were cut: the statistics of the model may belong to another input range, see --mean and --std"
-                )
-
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Work:
@@ -178,24 +170,22 @@ class _Work:
 
 
 class _Painter(nn.Module):
-    """The generator of one input with the latent vectors of a batch, and the mean and contrast of its pictures."""
+    """The generator of one input with the latent vectors of a batch, and what makes pixels of its pictures."""
 
     def __init__(self, plan: NetworkPlan, size: int, rng: torch.Generator) -> None:
         super().__init__()
         self.latents = nn.Parameter(torch.randn(size, plan.latent, generator=rng, device=rng.device))
         self.network = GeneratorNetwork(plan, rng)
-        natural = natural_contract(plan.channels[-1])
-        self.mean = nn.Parameter(torch.tensor(natural.mean).view(1, -1, 1, 1))
-        self.contrast = nn.Parameter(torch.tensor(natural.std).view(1, -1, 1, 1).log())
+        self.scale = PixelScale(plan.channels[-1])
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """Pictures (N, C, H, W) as the network makes them, normalised, and as pixels, not cut yet."""
         normalised = self.network(self.latents)
-        return normalised, self.mean + self.contrast.exp() * normalised
+        return normalised, self.scale(normalised)
 
     def learned(self) -> list[nn.Parameter]:
         """All but the latent vectors."""
-        return [*self.network.parameters(), self.mean, self.contrast]
+        return [*self.network.parameters(), *self.scale.parameters()]
 
 
 def _learn_batch(
@@ -251,51 +241,14 @@ def _measure(work: _Work, pixels: Mapping[str, Tensor], rng: torch.Generator) ->
     offsets = work.swing.draw(rng)
     feeds = {name: contract.encode(pixels[name].clamp(0.0, 1.0)) for name, contract in work.contracts.items()}
 
-    def measured(start: int) -> list[Moments]:
-        piece = {name: value[start : start + work.piece] for name, value in feeds.items()}
+    def measured(start: int, stop: int) -> list[Moments]:
         with reduced_precision(work.device):
-            values = work.swing.teacher.run(piece, layer_inputs(work.layers), replace=offsets)
+            values = work.swing.teacher.run(
+                {name: value[start:stop] for name, value in feeds.items()}, layer_inputs(work.layers), replace=offsets
+            )
         return layer_moments(work.layers, values)
 
-    if work.piece >= work.size:
-        return measured(0)
-    starts = range(0, work.size, work.piece)
-    # only one piece's activations are kept at a time: those of the others are computed again on the way back
-    parts = [checkpoint(measured, start, use_reentrant=False, preserve_rng_state=False) for start in starts]
-    sizes = [min(work.piece, work.size - start) for start in starts]
+    parts, sizes = in_pieces(measured, work.size, work.piece)
+    if len(parts) == 1:
+        return parts[0]
     return [joined([part[index] for part in parts], sizes) for index in range(len(work.layers))]
-
-
-def _with_generators(cost: Cost, plans: Mapping[str, NetworkPlan]) -> Cost:
-    """Add the generators' work to the teacher's, per sample."""
-    elements = sum(
-        # a map is written by the enlargement, the convolution, its normalisation and its activation
-        4 * channels * prod(size)
-        for plan in plans.values()
-        for channels, size in zip(plan.channels, plan.sizes, strict=True)
-    )
-    return Cost(
-        multiplications=cost.multiplications + sum(plan.multiplications for plan in plans.values()),
-        elements=cost.elements + elements,
-    )
-
-
-def _picture(spec: InputSpec) -> tuple[int, int, int]:
-    _, channels, height, width = spec.batched(1)
-    return channels, height, width
-
-
-def _check_pictures(inputs: Sequence[InputSpec]) -> tuple[InputSpec, ...]:
-    """Return the inputs if all of them are pictures.
-
-    Raises:
-        SynthesisError: one is not.
-
-    """
-    for spec in inputs:
-        if not spec.is_image:
-            raise SynthesisError(
-                f"the genie generator makes pictures of 1 or 3 channels, and input {spec.name!r} takes {spec.dtype} of "
-                f"shape {spec.shape}: use --generator pixels, which serves every float input"
-            )
-    return tuple(inputs)

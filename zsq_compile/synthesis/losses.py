@@ -17,6 +17,8 @@ from torch.nn import functional
 
 _VARIANCE_FLOOR = 1e-12
 _DEVIATION_FLOOR = 1e-6  # of a variance, as published with Genie
+_SMALLEST_PROBABILITY = 1e-30
+_SUM_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -70,12 +72,22 @@ def class_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return functional.cross_entropy(logits.float().flatten(1), labels)
 
 
+def class_logits(scores: torch.Tensor) -> torch.Tensor:
+    """(N, classes) logits: the scores, or their logarithms where they are probabilities (see class_probabilities)."""
+    flat = scores.float().flatten(1)
+    return flat.clamp_min(_SMALLEST_PROBABILITY).log() if are_probabilities(flat) else flat
+
+
 def class_probabilities(scores: torch.Tensor) -> torch.Tensor:
     """(N, classes) probabilities: the softmax of scores, or the scores themselves where they are probabilities.
 
     (N, classes, 1, 1) is accepted too. Probabilities are not negative and sum to 1 within a thousandth.
     """
     flat = scores.float().flatten(1)
-    with torch.no_grad():
-        are_probabilities = bool((flat >= 0.0).all() and ((flat.sum(1) - 1.0).abs() < 1e-3).all())
-    return flat if are_probabilities else flat.softmax(1)
+    return flat if are_probabilities(flat) else flat.softmax(1)
+
+
+@torch.no_grad()
+def are_probabilities(scores: torch.Tensor) -> bool:
+    """Tell whether (N, classes) scores are not negative and sum to 1 within a thousandth."""
+    return bool((scores >= 0.0).all() and ((scores.sum(1) - 1.0).abs() < _SUM_TOLERANCE).all())

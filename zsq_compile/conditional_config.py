@@ -1,0 +1,110 @@
+"""Settings of the generators that learn one network for all images, which is told the class that each shall show."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from zsq_compile.errors import ConfigError
+from zsq_compile.requirements import require_choice, require_count, require_number
+
+Distance = Literal["kl", "moments"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConditionalConfig:
+    """What both have; they differ in the defaults.
+
+    Attributes:
+        iterations: see ZsCganConfig, as all others.
+        batch_size: see there.
+        latent_size: see there.
+        learning_rate: see there.
+        class_weight: see there.
+        bn_weight: see there.
+        distance: see there.
+        embedded_classes: see there.
+        classes: see there.
+
+    """
+
+    iterations: int | None = None
+    batch_size: int = 128
+    latent_size: int = 100
+    learning_rate: float = 1e-3
+    class_weight: float = 1.0
+    bn_weight: float = 1.0
+    distance: Distance = "kl"
+    embedded_classes: int = 0
+    classes: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values; ConfigError when one is wrong."""
+        for name in ("iterations", "batch_size", "latent_size"):
+            require_count(f"generator.{name}", getattr(self, name))
+        if self.batch_size == 1:
+            raise ConfigError(
+                "generator.batch_size must be at least 2: the network normalises by the moments of a batch"
+            )
+        require_number("generator.learning_rate", self.learning_rate, above=0.0)
+        require_number("generator.class_weight", self.class_weight, low=0.0)
+        require_number("generator.bn_weight", self.bn_weight, low=0.0)
+        require_choice("generator.distance", self.distance, get_args(Distance))
+        require_number("generator.embedded_classes", self.embedded_classes, low=0)
+        if self.classes is not None:
+            _check_classes(self.classes)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ZsCganConfig(ConditionalConfig):
+    """Calibrate on images of classes, by one conditional network against the fixed model (ZS-CGAN, Choi et al. 2022).
+
+    Attributes:
+        iterations: steps of the network's optimiser, one batch each. None, the default, takes them from the effort and
+            the cost of the model.
+        batch_size: images of a step; their joint statistics are matched. At least 2, as the network normalises by the
+            moments of its batch.
+        latent_size: length of the latent vectors.
+        learning_rate: step of Adam.
+        class_weight: weight of the cross-entropy between the asked classes and what the model sees.
+        bn_weight: weight of the distance from the batch normalisation statistics.
+        distance: ``kl`` is the divergence of Gaussians, averaged over channels; ``moments`` the squared errors of means
+            and variances, averaged over channels, then over layers.
+        embedded_classes: up to so many classes, a label scales the latent vector by numbers of its own; above, it has a
+            scale and a shift of its own in every normalisation of the network. 0, the default, always does the latter.
+        classes: numbers of the classes to draw, equally often. None, the default, draws all. The network learns all.
+
+    """
+
+    learning_rate: float = 1e-3
+    bn_weight: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GdfqConfig(ConditionalConfig):
+    """Calibrate as ``zs-cgan``, with the loss and the labels of GDFQ (Xu et al. 2020).
+
+    Attributes:
+        iterations: steps of the network's optimiser, one batch each. None, the default, takes them from the effort and
+            the cost of the model; the paper takes 80 000, along with the quantized network.
+        batch_size: images of a step. The paper takes 200 at 32 pixels and 16 at 224.
+        latent_size: length of the latent vectors.
+        learning_rate: step of Adam.
+        class_weight: weight of the cross-entropy between the asked classes and what the model sees.
+        bn_weight: weight of the distance from the batch normalisation statistics.
+        distance: ``moments``, or ``kl``; see ``zs-cgan``.
+        embedded_classes: up to so many classes, a label scales the latent vector by numbers of its own; above, it has a
+            scale and a shift of its own in every normalisation of the network.
+        classes: numbers of the classes to draw, equally often. None, the default, draws all. The network learns all.
+
+    """
+
+    learning_rate: float = 1e-3
+    bn_weight: float = 0.1
+    distance: Distance = "moments"
+    embedded_classes: int = 100
+
+
+def _check_classes(classes: tuple[int, ...]) -> None:
+    if not classes or any(isinstance(label, bool) or not isinstance(label, int) or label < 0 for label in classes):
+        raise ConfigError(f"generator.classes needs numbers of classes, counted from 0, got {list(classes)}")
+    if len(set(classes)) < len(classes):
+        raise ConfigError(f"generator.classes names a class twice, got {list(classes)}")

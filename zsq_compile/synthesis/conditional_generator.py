@@ -1,0 +1,148 @@
+"""The generators ``zs-cgan`` and ``gdfq``: one network for all images, which is told the class of each.
+
+It learns against the fixed network, which stands where a GAN has its discriminator: images are to be taken for the
+class that was asked for, and their statistics to be those that BatchNormalization remembers.
+
+``zs-cgan``: Choi, El-Khamy, Lee, "Zero-shot learning of a conditional generative adversarial network for data-free
+network quantization" (2022), the first of its two stages; the second is distillation. **A reconstruction**: of the
+paper only the first page could be read. It tells the stages, the cross-entropy and that the statistics are matched;
+that they are matched by a Kullback-Leibler divergence is in the authors' patent and in their earlier work (DFAKD, Choi
+et al. 2020); the network with conditional normalisation is GDFQ's. The loss is
+
+    E[CE(teacher(g(z, y)), y)] + bn_weight * mean_channels KL(N(m, v) ‖ N(M, V))
+    KL(N(m, v) ‖ N(M, V)) = ((m - M)² + v) / 2V - ln √(v/V) - 1/2
+
+with the mean m and variance v of a channel over the batch, and M and V as the layer remembers them. The mean over the
+channels of all layers stands in the place of the sum, which would grow with the network. Channels whose V is below
+1e-5 of the layer's median are left out, and v counts as 1e-4 V at least.
+
+``gdfq``: Xu et al., "Generative Low-bitwidth Data Free Quantization" (ECCV 2020), as their code has it:
+
+    CE(teacher(g(z, y)), y) + 0.1 * mean_layers mean_channels (m - M)² + (v - V)²
+
+where the label scales z for up to 100 classes, and normalises in the network above. In the paper the network learns
+along with the quantized one; here that is what ``SyntheticSet.source`` is for.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from passes.harvest_batchnorm import BatchNormStatistics
+from zsq_compile.conditional_config import ConditionalConfig
+from zsq_compile.config import Effort
+from zsq_compile.differentiable.module import TorchGraph
+from zsq_compile.errors import ConfigError, SynthesisError
+from zsq_compile.progress import Progress
+from zsq_compile.signature import InputSpec
+from zsq_compile.synthesis.budget import Allowance, plan_budget
+from zsq_compile.synthesis.conditional_source import ConditionalSource
+from zsq_compile.synthesis.feeding import Feeding
+from zsq_compile.synthesis.generator import InputContract, SyntheticSet
+from zsq_compile.synthesis.label_deck import LabelDeck
+from zsq_compile.synthesis.picture_networks import require_pictures, tell_cut
+from zsq_compile.synthesis.procedural import check_inputs, find_contracts
+
+_ALLOWANCE = Allowance(
+    iterations={"fast": 100, "balanced": 400, "best": 4000},
+    seconds={"fast": 60.0, "balanced": 300.0, "best": 3600.0},
+    fewest=50,
+)
+
+
+class ConditionalGenerator:
+    """Learns a ConditionalSource, and draws a set from it with every class equally often."""
+
+    def __init__(
+        self,
+        name: str,
+        config: ConditionalConfig,
+        inputs: Sequence[InputSpec],
+        contract: InputContract | None,
+        progress: Progress,
+        *,
+        effort: Effort,
+    ) -> None:
+        self._name = name
+        self._config = config
+        self._inputs = require_pictures(check_inputs(inputs), name)
+        self._contract = contract
+        self._progress = progress
+        self._effort = effort
+
+    def synthesize(
+        self, teacher: TorchGraph, statistics: BatchNormStatistics, count: int, rng: torch.Generator
+    ) -> SyntheticSet:
+        """See Generator.synthesize.
+
+        Raises:
+            SynthesisError: there is no usable BatchNormalization, the network is no classifier, or it is too large for
+                the effort.
+            ConfigError: a class is asked for that the network does not have.
+
+        """
+        seed = rng.initial_seed()
+        if not statistics.usable:
+            raise SynthesisError(
+                f"the {self._name} generator needs BatchNormalization statistics, and the model has none that can be "
+                "used: use --generator prior"
+            )
+        contracts = find_contracts(self._inputs, self._contract, teacher, statistics, rng, self._progress)
+        feeding = Feeding(self._inputs, contracts, statistics.usable, teacher)
+        scores, classes = feeding.scores(
+            f"the {self._name} generator", "use --generator pixels, which asks for no classes"
+        )
+        asked = self._asked(classes)
+        source = ConditionalSource(
+            self._config, self._inputs, contracts, statistics.usable, teacher, scores, classes, rng
+        )
+        curve = self._learn(source, feeding.rounded(self._config.batch_size), rng)
+        labels = asked[feeding.balanced_labels(count, len(asked), rng).cpu()]
+        pixels = self._drawn(source, labels, rng)
+        tell_cut(pixels, self._name, self._progress)
+        inputs = {
+            name: contract.encode(torch.cat(pixels[name])[:count].clamp(0.0, 1.0)).float().cpu()
+            for name, contract in contracts.items()
+        }
+        return SyntheticSet(
+            inputs=inputs,
+            algorithm=self._name,
+            seed=seed,
+            loss_curve=curve,
+            contracts=contracts,
+            labels=labels,
+            source=source,
+        )
+
+    def _asked(self, classes: int) -> Tensor:
+        """Numbers of the classes to draw."""
+        asked = self._config.classes
+        if asked is None:
+            return torch.arange(classes)
+        if max(asked) >= classes:
+            raise ConfigError(
+                f"--classes (generator.classes) asks for class {max(asked)}, and the network has {classes}, counted "
+                f"from 0: give numbers from 0 to {classes - 1}"
+            )
+        return torch.tensor(asked)
+
+    def _learn(self, source: ConditionalSource, size: int, rng: torch.Generator) -> tuple[float, ...]:
+        """Train for as long as the effort allows; returns the loss of each step."""
+        budget = plan_budget(size, self._effort, source.cost, iterations=self._config.iterations, allowance=_ALLOWANCE)
+        if budget.iterations == 0:
+            raise SynthesisError(
+                f"{self._name} starts from nothing and needs {_ALLOWANCE.fewest} iterations at least, more than the "
+                f"effort {self._effort!r} has time for with batches of {size} on this network: use --generator pixels, "
+                "a higher --effort, or set generator.iterations or a smaller generator.batch_size"
+            )
+        curve = []
+        with self._progress.stage("synthesis", budget.iterations) as advance:
+            for _ in range(budget.iterations):
+                curve.append(source.step(size, rng).loss)
+                advance(1)
+        return tuple(curve)
+
+    def _drawn(self, source: ConditionalSource, labels: Tensor, rng: torch.Generator) -> dict[str, list[Tensor]]:
+        """Pixels of every input, not cut yet."""
+        raise NotImplementedError

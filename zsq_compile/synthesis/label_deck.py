@@ -1,0 +1,26 @@
+"""Labels in random order, each class as often as any other."""
+
+import torch
+from torch import Tensor
+
+
+class LabelDeck:
+    """Deals the classes like shuffled packs of cards: over all that was dealt, no class is ahead by more than one.
+
+    Attributes:
+        rest: (K,) labels of the pack that were not dealt yet; to be kept and put back where dealing is to go on.
+
+    """
+
+    def __init__(self, classes: int) -> None:
+        self._classes = classes
+        self.rest = torch.zeros(0, dtype=torch.int64)
+
+    def deal(self, count: int, rng: torch.Generator) -> Tensor:
+        """(count,) labels, on the CPU."""
+        parts = [self.rest]
+        while sum(map(len, parts)) < count:
+            parts.append(torch.randperm(self._classes, generator=rng, device=rng.device).cpu())
+        labels = torch.cat(parts)
+        self.rest = labels[count:].clone()
+        return labels[:count]
