@@ -37,7 +37,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "zsq_compile.plan_file",
         "zsq_compile.width_trials",
     ),
-    ("zsq_compile.gallery_tiles", "zsq_compile.live_data", "zsq_compile.planning"),
+    ("zsq_compile.gallery_tiles", "zsq_compile.live_data", "zsq_compile.planning", "zsq_compile.provisional_student"),
     ("zsq_compile.mixed_precision",),
     ("zsq_compile.quantize_network",),
     ("zsq_compile.compiler",),
@@ -55,6 +55,7 @@ TORCH = (
     "zsq_compile.compiler",
     "zsq_compile.devices",
     "zsq_compile.gallery_tiles",
+    "zsq_compile.provisional_student",
     "zsq_compile.quantize_network",
     "zsq_compile.width_trials",
 )

@@ -1,7 +1,7 @@
 """compile_model: the sentence that zsq-compile is, one named call per stage, read from top to bottom."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from passes.emit import emit
 from passes.equalize_channels import EqualizeChannels
 from passes.fold_batchnorm import FoldBatchNorm
 from passes.harvest_batchnorm import BatchNormStatistics, folded_advice, harvest_batchnorm
+from passes.plan import QuantizationPlan
 from zsq_compile.calibration_data import CalibrationData, feeds, given_data, synthetic_data
 from zsq_compile.clock import Clock
 from zsq_compile.config import CompileConfig
@@ -33,6 +34,7 @@ from zsq_compile.mixed_precision import explained
 from zsq_compile.plan_file import PlanFile, saved_plan
 from zsq_compile.planning import planned, require_within, size_limit
 from zsq_compile.progress import Progress, Silent
+from zsq_compile.provisional_student import provisional_student
 from zsq_compile.quantize_network import FloatNetwork, QuantizedNetwork, quantize_network
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet
 from zsq_compile.verification.dataset import Dataset, load_data
@@ -101,7 +103,7 @@ def compile_model(
         plan = planned(float_model, target, config, _fitting(given_plan, loaded, config, told))
         limit = size_limit(float_model, target, config, file_bytes(loaded.path))
     with clock.stage("synthesize" if calibration is None else "read calibration data"):
-        samples = _calibration_data(loaded, statistics, config, calibration, told, device)
+        samples = _calibration_data(loaded, statistics, config, calibration, told, (float_model, plan), device)
         labelled = None if data is None else _labelled(data, loaded, samples.contract)
     network = FloatNetwork(
         model=float_model,
@@ -152,7 +154,14 @@ def synthesize(
     if gallery is not None:
         require_image(loaded.inputs)
     teacher = TorchGraph(loaded.model, device=device)
-    made = synthetic_data(teacher, statistics, loaded.inputs, config, progress, hold_out=False).synthetic
+
+    def planning() -> tuple[ir.Model, QuantizationPlan]:
+        folded = _folded(loaded.model, statistics, config.quantization.equalize)
+        return folded, planned(folded, _target(config), config)
+
+    student = _student(loaded, statistics, config, device, planning)
+    data = synthetic_data(teacher, statistics, loaded.inputs, config, progress, hold_out=False, student=student)
+    made = data.synthetic
     assert made is not None
     if gallery is not None:
         show_synthetic(gallery, loaded.path.name, teacher, loaded.inputs, made)
@@ -256,11 +265,32 @@ def _calibration_data(
     config: CompileConfig,
     calibration: Mapping[str, NDArray[Any]] | None,
     progress: Progress,
+    planned_model: tuple[ir.Model, QuantizationPlan],
     device: torch.device,
 ) -> CalibrationData:
     if calibration is not None:
         return given_data(calibration, TorchGraph(loaded.model), statistics, loaded.inputs, config)
-    return synthetic_data(TorchGraph(loaded.model, device=device), statistics, loaded.inputs, config, progress)
+    teacher = TorchGraph(loaded.model, device=device)
+    student = _student(loaded, statistics, config, device, lambda: planned_model)
+    return synthetic_data(teacher, statistics, loaded.inputs, config, progress, student=student)
+
+
+def _student(
+    loaded: LoadedModel,
+    statistics: BatchNormStatistics,
+    config: CompileConfig,
+    device: torch.device,
+    planning: Callable[[], tuple[ir.Model, QuantizationPlan]],
+) -> Callable[[InputContract | None], TorchGraph]:
+    """Put off the making of a provisional student until a generator asks for it."""
+
+    def make(contract: InputContract | None) -> TorchGraph:
+        folded, plan = planning()
+        return provisional_student(
+            loaded, folded, plan, statistics, contract, config.quantization, seed=config.seed, device=device
+        )
+
+    return make
 
 
 def _labelled(data: Path, loaded: LoadedModel, contract: InputContract | None) -> Dataset:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from zsq_compile.baseline_config import DsgConfig, IntraqConfig, ZeroqConfig
-from zsq_compile.conditional_config import GdfqConfig, ZsCganConfig
+from zsq_compile.conditional_config import AdadfqConfig, GdfqConfig, ZsCganConfig
 from zsq_compile.distill_config import DistillConfig
 from zsq_compile.errors import ConfigError
 from zsq_compile.requirements import (
@@ -132,6 +132,7 @@ GeneratorConfig = (
     | IntraqConfig
     | ZsCganConfig
     | GdfqConfig
+    | AdadfqConfig
 )
 """How calibration data is made; the type chooses the algorithm."""
 
@@ -147,6 +148,7 @@ GENERATORS: Mapping[str, type[GeneratorConfig]] = {
     "intraq": IntraqConfig,
     "zs-cgan": ZsCganConfig,
     "gdfq": GdfqConfig,
+    "adadfq": AdadfqConfig,
 }
 """Generators by the name that the command line and ``[generator] kind`` use."""
 

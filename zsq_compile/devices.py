@@ -19,7 +19,7 @@ def chosen_device(name: Device) -> torch.device:
         return torch.device("cuda")
     if name == "auto":
         return torch.device("cpu")
-    built = torch.backends.cuda.is_built()
+    built = torch.version.cuda is not None
     reason = "finds none on this machine" if built else "is built without CUDA: install one that is built with it"
     raise ConfigError(
         f"--device cuda wants a CUDA device, but this torch ({torch.__version__}) {reason}; or leave --device out"

@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 
 from zsq_compile.calibration_data import CalibrationData, fixed_batch
-from zsq_compile.config import AdadfqConfig, CompileConfig
+from zsq_compile.conditional_config import AdadfqConfig
+from zsq_compile.config import CompileConfig
+from zsq_compile.distill_config import Adversary
 from zsq_compile.errors import ConfigError
 from zsq_compile.signature import InputSpec
+from zsq_compile.synthesis.adversarial import two_sided
 from zsq_compile.synthesis.live import LiveBatches
 
 
@@ -44,7 +47,8 @@ def live_batches(data: CalibrationData, inputs: Sequence[InputSpec], config: Com
             else f"{data.synthetic.algorithm} cannot: take --generator zs-cgan or gdfq"
         )
         raise ConfigError(f"{wanted} wants a generator that goes on learning while the network is distilled; {reason}")
-    made_for = "adadfq" if isinstance(config.generator, AdadfqConfig) else "none"
+    bounded = config.generator if isinstance(config.generator, AdadfqConfig) else None
+    made_for: Adversary = "none" if bounded is None else "adadfq"
     return LiveBatches(
         source,
         adversary=settings.adversary or made_for,
@@ -52,4 +56,5 @@ def live_batches(data: CalibrationData, inputs: Sequence[InputSpec], config: Com
         weight=settings.adversary_weight,
         ratio=settings.live_ratio,
         fixed=fixed_batch(inputs),
+        numbers=None if bounded is None else two_sided(bounded),
     )

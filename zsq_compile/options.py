@@ -12,7 +12,9 @@ from zsq_compile.config import BiasCorrection, CalibrationMethod, Device, Effort
 
 _PRECISION, _DATA, _INPUT, _OUTPUT, _RUN = "Precision", "Calibration data", "Network input", "Result", "Run"
 
-GeneratorName = Literal["auto", "noise", "prior", "pixels", "genie", "zeroq", "dsg", "intraq", "zs-cgan", "gdfq"]
+GeneratorName = Literal[
+    "auto", "noise", "prior", "pixels", "genie", "zeroq", "dsg", "intraq", "zs-cgan", "gdfq", "adadfq"
+]
 
 Model = Annotated[Path, typer.Argument(help="The float ONNX model.", metavar="MODEL.onnx", show_default=False)]
 Output = Annotated[

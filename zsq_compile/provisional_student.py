@@ -1,6 +1,5 @@
 """A quantized network before there is any data: what a generator can learn against until the real student is there."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import onnx_ir as ir
@@ -11,9 +10,9 @@ from passes.plan import QuantizationPlan
 from zsq_compile.calibration_data import feeds, fixed_batch
 from zsq_compile.config import QuantizationConfig
 from zsq_compile.differentiable.module import TorchGraph
+from zsq_compile.loading import LoadedModel
 from zsq_compile.progress import Silent
 from zsq_compile.quantization.quantize import calibrated_plan, correct_biases, insert_quantizers, rounded_model
-from zsq_compile.signature import InputSpec
 from zsq_compile.synthesis.generator import InputContract
 from zsq_compile.synthesis.procedural import PriorGenerator
 
@@ -21,11 +20,10 @@ _SAMPLES = 64
 
 
 def provisional_student(
-    loaded: ir.Model,
+    loaded: LoadedModel,
     folded: ir.Model,
     plan: QuantizationPlan,
     statistics: BatchNormStatistics,
-    inputs: Sequence[InputSpec],
     contract: InputContract | None,
     config: QuantizationConfig,
     *,
@@ -37,20 +35,20 @@ def provisional_student(
     Biases are corrected as ``config`` says.
 
     Args:
-        loaded: the float model with its BatchNormalizations, which tell what numbers the network takes.
+        loaded: the float model with its BatchNormalizations, which tell what numbers the network takes, and its inputs.
         folded: the same without them; what is quantized.
         plan: without scales.
         statistics: of the BatchNormalizations.
-        inputs: of the network.
         contract: what numbers the network takes, where that is given.
         config: how ranges and scales are chosen.
         seed: of the images.
         device: where the network is to run.
 
     """
+    inputs = loaded.inputs
     rng = torch.Generator().manual_seed(seed)
     count = max(_SAMPLES // (fixed_batch(inputs) or 1), 1) * (fixed_batch(inputs) or 1)
-    images = PriorGenerator(inputs, contract, Silent()).synthesize(TorchGraph(loaded), statistics, count, rng)
+    images = PriorGenerator(inputs, contract, Silent()).synthesize(TorchGraph(loaded.model), statistics, count, rng)
     teacher, batches = TorchGraph(folded), feeds(images.inputs, inputs)
     settings = replace(config, rounding="nearest")
     plan = calibrated_plan(plan, teacher, batches, settings)

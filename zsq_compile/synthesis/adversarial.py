@@ -25,6 +25,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from zsq_compile.conditional_config import AdadfqConfig
+
 _MARGIN_SHARE = 1.2  # of the mean discrepancy
 _MARGIN_SPREAD = 0.25  # deviation of the margin, as a share of its mean
 _SMALLEST = 1e-8
@@ -86,6 +88,16 @@ class TwoSided:
     upper: float = 0.8
     disagreement: float = 0.2
     agreement: float = 0.1
+
+
+def two_sided(config: AdadfqConfig) -> TwoSided:
+    """Take the numbers from a generator's settings."""
+    return TwoSided(
+        lower=config.lower,
+        upper=config.upper,
+        disagreement=config.disagreement_weight,
+        agreement=config.agreement_weight,
+    )
 
 
 def disagreement_entropy(teacher: Tensor, student: Tensor) -> Tensor:

@@ -1,5 +1,4 @@
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -10,28 +9,25 @@ from tests.zsq_compile.synthesis.networks import seeded, teacher_of, trained_on
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.distill_config import Adversary
 from zsq_compile.synthesis.adversarial import discrepancy, drawn_margin, margin_loss
-from zsq_compile.synthesis.live import Extra, LiveBatches, Opponent
+from zsq_compile.synthesis.live import LiveBatches
+from zsq_compile.synthesis.opponent import Opponent
 from zsq_compile.synthesis.prior import prior_images
-
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    inputs: Mapping[str, Tensor]
-    labels: Tensor
-    scores: Tensor
-    loss: float
+from zsq_compile.synthesis.source import Batch, Extra
 
 
 class Painter:
     """A source of one parameter: noise around a picture that gradient descent moves."""
 
     def __init__(self, teacher: TorchGraph, seed: int = 0) -> None:
-        self.teacher, self.scores, self.config = teacher, "logits", {"rate": 0.5}
+        self.teacher, self.scores, self.classes, self.config = teacher, "logits", 4, {"rate": 0.5}
         self.picture = torch.rand(1, 3, 8, 8, generator=seeded(seed))
         self.counts = list[int]()
         self.pushed = list[float]()
 
-    def step(self, count: int, rng: torch.Generator, extra: Extra | None = None) -> Step:
+    def draw(self, labels: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
+        raise AssertionError("only steps make samples that are learned on")
+
+    def step(self, count: int, rng: torch.Generator, extra: Extra | None = None) -> Batch:
         self.counts.append(count)
         self.picture.requires_grad_()
         x = self.picture + 0.3 * torch.randn(count, 3, 8, 8, generator=rng)
@@ -44,7 +40,14 @@ class Painter:
             loss = loss + added
         (gradient,) = torch.autograd.grad(loss, [self.picture])
         self.picture = (self.picture - 0.5 * gradient).detach()
-        return Step(inputs={"x": x.detach()}, labels=labels, scores=scores.detach(), loss=float(loss.detach()))
+        return Batch(
+            inputs={"x": x.detach()},
+            labels=labels,
+            scores=scores.detach(),
+            loss=float(loss.detach()),
+            class_loss=0.0,
+            bn_loss=0.0,
+        )
 
     def state(self) -> dict[str, Any]:
         return {"picture": self.picture.clone()}
@@ -120,7 +123,7 @@ def test_the_first_margin_is_drawn_around_the_first_discrepancy(teacher: TorchGr
 
 
 def test_the_mean_discrepancy_runs_behind(teacher: TorchGraph) -> None:
-    opponent, inputs = Opponent("margin", "logits", 1.0, 1.0), {"x": torch.zeros(2, 3, 8, 8)}
+    opponent, inputs = Opponent("margin", "logits", temperature=1.0, weight=1.0), {"x": torch.zeros(2, 3, 8, 8)}
     labels, scores = torch.tensor([0, 1]), torch.tensor([[2.0, 0.0], [0.0, 1.0]])
     found = []
     for factor in (0.0, 0.5, 0.9):
