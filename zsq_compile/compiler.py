@@ -1,8 +1,9 @@
 """compile_model: the sentence that zsq-compile is, one named call per stage, read from top to bottom."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,15 @@ from numpy.typing import NDArray
 
 from backends.catalog import TargetError, load_target
 from backends.target import Target
-from passes.absorb_biases import ChannelMoments
-from passes.add_missing_bias import AddMissingBias
-from passes.checks import Door, check
 from passes.emit import emit
-from passes.equalize_channels import EqualizeChannels
-from passes.fold_batchnorm import FoldBatchNorm
 from passes.harvest_batchnorm import BatchNormStatistics, folded_advice, harvest_batchnorm
-from passes.plan import QuantizationPlan
 from zsq_compile.calibration_data import CalibrationData, feeds, given_data, synthetic_data
 from zsq_compile.clock import Clock
 from zsq_compile.config import CompileConfig
 from zsq_compile.devices import chosen_device
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError, ValidationError
+from zsq_compile.folding import folded
 from zsq_compile.gallery import require_png
 from zsq_compile.gallery_tiles import require_image, show_synthetic
 from zsq_compile.loading import LoadedModel, load_model
@@ -99,11 +95,11 @@ def compile_model(
         statistics = harvest_batchnorm(loaded.model)
         _tell_loaded(loaded, statistics, told)
     with clock.stage("plan"):
-        float_model = _folded(loaded.model, statistics, config.quantization.equalize)
+        float_model = folded(loaded.model, statistics, config.quantization.equalize)
         plan = planned(float_model, target, config, _fitting(given_plan, loaded, config, told))
         limit = size_limit(float_model, target, config, file_bytes(loaded.path))
     with clock.stage("synthesize" if calibration is None else "read calibration data"):
-        samples = _calibration_data(loaded, statistics, config, calibration, told, (float_model, plan), device)
+        samples = _calibration_data(loaded, statistics, target, config, calibration, told, device)
         labelled = None if data is None else _labelled(data, loaded, samples.contract)
     network = FloatNetwork(
         model=float_model,
@@ -154,12 +150,7 @@ def synthesize(
     if gallery is not None:
         require_image(loaded.inputs)
     teacher = TorchGraph(loaded.model, device=device)
-
-    def planning() -> tuple[ir.Model, QuantizationPlan]:
-        folded = _folded(loaded.model, statistics, config.quantization.equalize)
-        return folded, planned(folded, _target(config), config)
-
-    student = _student(loaded, statistics, config, device, planning)
+    student = partial(provisional_student, loaded, statistics, _target(config), config, device)
     data = synthetic_data(teacher, statistics, loaded.inputs, config, progress, hold_out=False, student=student)
     made = data.synthetic
     assert made is not None
@@ -262,58 +253,23 @@ def _tell_loaded(loaded: LoadedModel, statistics: BatchNormStatistics, progress:
 def _calibration_data(
     loaded: LoadedModel,
     statistics: BatchNormStatistics,
+    target: Target,
     config: CompileConfig,
     calibration: Mapping[str, NDArray[Any]] | None,
     progress: Progress,
-    planned_model: tuple[ir.Model, QuantizationPlan],
     device: torch.device,
 ) -> CalibrationData:
     if calibration is not None:
         return given_data(calibration, TorchGraph(loaded.model), statistics, loaded.inputs, config)
     teacher = TorchGraph(loaded.model, device=device)
-    student = _student(loaded, statistics, config, device, lambda: planned_model)
+    student = partial(provisional_student, loaded, statistics, target, config, device)
     return synthetic_data(teacher, statistics, loaded.inputs, config, progress, student=student)
-
-
-def _student(
-    loaded: LoadedModel,
-    statistics: BatchNormStatistics,
-    config: CompileConfig,
-    device: torch.device,
-    planning: Callable[[], tuple[ir.Model, QuantizationPlan]],
-) -> Callable[[InputContract | None], TorchGraph]:
-    """Put off the making of a provisional student until a generator asks for it."""
-
-    def make(contract: InputContract | None) -> TorchGraph:
-        folded, plan = planning()
-        return provisional_student(
-            loaded, folded, plan, statistics, contract, config.quantization, seed=config.seed, device=device
-        )
-
-    return make
 
 
 def _labelled(data: Path, loaded: LoadedModel, contract: InputContract | None) -> Dataset:
     if contract is None:
         return load_data(data, loaded.inputs, mean=(0.0,), std=(1.0,), channel_order="rgb")
     return load_data(data, loaded.inputs, mean=contract.mean, std=contract.std, channel_order=contract.channel_order)
-
-
-def _folded(model: ir.Model, statistics: BatchNormStatistics, equalize: bool) -> ir.Model:
-    """Copy a model with BatchNormalization folded and a bias in every layer that can have one."""
-    folded = model.clone()
-    FoldBatchNorm()(folded)
-    AddMissingBias()(folded)
-    if equalize:
-        moments = {
-            entry.output: ChannelMoments(
-                mean=entry.shift.astype(np.float64), deviation=np.abs(entry.scale.astype(np.float64))
-            )
-            for entry in statistics.usable
-        }
-        EqualizeChannels(moments)(folded)
-    check(folded, Door.FOLDED)
-    return folded
 
 
 def _fitting(given: PlanFile | None, loaded: LoadedModel, config: CompileConfig, progress: Progress) -> PlanFile | None:

@@ -96,7 +96,7 @@ def test_a_generator_is_chosen_by_its_kind(kind: str, tmp_path: Path) -> None:
         ('[generator]\nkind = "prior"\nx = 1', "this table takes no keys"),
         (
             '[generator]\nkind = "pix"',
-            "\"kind\" must be one of noise, prior, pixels, genie, zeroq, dsg, intraq, got 'pix'",
+            "\"kind\" must be one of noise, prior, pixels, genie, zeroq, dsg, intraq, zs-cgan, gdfq, adadfq, got 'pix'",
         ),
         ("generator = 3", 'generator: wanted a table with a key "kind", got 3'),
         ("quantization = 3", "quantization is a table of keys, written [quantization], got 3"),
