@@ -28,6 +28,7 @@ _SMALL_IMAGE = 64 * 64
 _COUNTS = {"fast": (128, 32), "balanced": (256, 64), "best": (1024, 128)}  # of small and of large images
 _LEARNED_COUNTS = {"fast": (256, 64), "balanced": (1024, 128), "best": (2048, 256)}  # few are learned by heart
 _BATCH = 32
+_LABELS = "labels"
 _JOINED_BYTES = 256_000_000  # for the values of the graph that are counted; a few more live at the same time
 
 
@@ -153,6 +154,26 @@ def synthetic_data(
         contract=next(iter(made.contracts.values()), None),
         synthetic=made,
     )
+
+
+def sample_arrays(inputs: Mapping[str, Tensor], labels: Tensor | None) -> dict[str, NDArray[Any]]:
+    """Arrays of samples by the name of their input, and under ``labels`` the class that each was to show, if any.
+
+    Whoever reads network inputs by their names does not see the labels.
+
+    Raises:
+        ConfigError: an input of the network has that name.
+
+    """
+    arrays = {name: tensor.numpy() for name, tensor in inputs.items()}
+    if labels is None:
+        return arrays
+    if _LABELS in arrays:
+        raise ConfigError(
+            f"the classes of the samples are written under the name {_LABELS!r}, which is that of an input of the "
+            "network: rename the input, or choose another --generator"
+        )
+    return {**arrays, _LABELS: labels.numpy()}
 
 
 def given_data(

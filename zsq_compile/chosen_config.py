@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
+from zsq_compile.conditional_config import ConditionalConfig
 from zsq_compile.config import GENERATORS, CompileConfig, GeneratorConfig, InputConfig, QuantizationConfig
 from zsq_compile.config_file import read_config
 from zsq_compile.distill_config import chosen_distillation
@@ -35,7 +36,7 @@ def build_config(given: Mapping[str, Any]) -> CompileConfig:
             config,
             input=_input(config.input, given),
             quantization=_laid_over(config.quantization, given),
-            generator=_chosen_generator(config.generator, given.get("generator")),
+            generator=_with_classes(_chosen_generator(config.generator, given.get("generator")), given.get("classes")),
             distill=chosen_distillation(
                 config.distill,
                 given.get("distill"),
@@ -70,6 +71,23 @@ def _chosen_generator(configured: GeneratorConfig | None, name: GeneratorName | 
         return None
     kind = GENERATORS[name]
     return configured if isinstance(configured, kind) else kind()
+
+
+def _with_classes(generator: GeneratorConfig | None, classes: str | None) -> GeneratorConfig | None:
+    """Put the classes that are asked for into the generator's settings."""
+    if classes is None:
+        return generator
+    if not isinstance(generator, ConditionalConfig):
+        named = next((name for name, kind in GENERATORS.items() if isinstance(generator, kind)), "auto")
+        able = [name for name, kind in GENERATORS.items() if issubclass(kind, ConditionalConfig)]
+        raise ConfigError(
+            f"--classes asks for images of classes, which the generator {named} does not know: give --generator "
+            f"{' or '.join(able)}, or leave --classes out"
+        )
+    try:
+        return replace(generator, classes=tuple(int(number) for number in classes.split(",")))
+    except ValueError as error:
+        raise ConfigError(f"--classes takes numbers with commas between them, such as 3,7, got {classes!r}") from error
 
 
 def _named_shape(text: str) -> tuple[str, Shape]:

@@ -153,6 +153,7 @@ def _compile(
         if kept is not None:
             require_folder(kept)
     from zsq_compile.arrays import read_arrays, write_arrays
+    from zsq_compile.calibration_data import sample_arrays
     from zsq_compile.compiler import compile_model
     from zsq_compile.plan_file import read_plan, write_plan
 
@@ -167,7 +168,7 @@ def _compile(
         progress=progress,
     )
     if save_calib is not None and result.synthetic is not None:
-        write_arrays(save_calib, {name: tensor.numpy() for name, tensor in result.synthetic.inputs.items()})
+        write_arrays(save_calib, sample_arrays(result.synthetic.inputs, result.synthetic.labels))
     if save_plan is not None:
         write_plan(save_plan, result.plan)
     return result
@@ -182,6 +183,7 @@ def synth_command(
     bits: given.Bits = None,
     act_bits: given.ActBits = None,
     generator: given.Generator = None,
+    classes: given.Classes = None,
     low_pass: given.LowPass = None,
     samples: given.Samples = None,
     effort: given.EffortOption = None,
@@ -202,12 +204,12 @@ def synth_command(
         require_folder(path)
         settings = build_config(context.params)
         from zsq_compile.arrays import write_arrays
+        from zsq_compile.calibration_data import sample_arrays
         from zsq_compile.compiler import synthesize
 
         made = synthesize(model, settings, gallery=gallery, progress=progress)
-        arrays = {name: tensor.numpy() for name, tensor in made.inputs.items()}
-        write_arrays(path, arrays)
-    shapes = {name: list(array.shape) for name, array in arrays.items()}
+        write_arrays(path, sample_arrays(made.inputs, made.labels))
+    shapes = {name: list(tensor.shape) for name, tensor in made.inputs.items()}
     if json_wanted:
         drawn = {} if gallery is None else {"gallery": str(gallery)}
         _print_json({"output": str(path), **drawn, "algorithm": made.algorithm, "inputs": shapes, "exit_code": 0})

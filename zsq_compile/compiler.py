@@ -21,6 +21,7 @@ from zsq_compile.clock import Clock
 from zsq_compile.config import CompileConfig
 from zsq_compile.devices import chosen_device
 from zsq_compile.differentiable.module import TorchGraph
+from zsq_compile.distill_config import require_source
 from zsq_compile.errors import ConfigError, ValidationError
 from zsq_compile.folding import folded
 from zsq_compile.gallery import require_png
@@ -260,6 +261,7 @@ def _calibration_data(
     device: torch.device,
 ) -> CalibrationData:
     if calibration is not None:
+        require_source(config.distill, "leave --calib out, whose samples stay as they are")
         return given_data(calibration, TorchGraph(loaded.model), statistics, loaded.inputs, config)
     teacher = TorchGraph(loaded.model, device=device)
     student = partial(provisional_student, loaded, statistics, target, config, device)

@@ -38,9 +38,9 @@ class ConditionalConfig:
 
     def __post_init__(self) -> None:
         """Check the values; ConfigError when one is wrong."""
-        for name in ("iterations", "batch_size", "latent_size"):
+        for name in ("iterations", "latent_size"):
             require_count(f"generator.{name}", getattr(self, name))
-        if self.batch_size == 1:
+        if not isinstance(self.batch_size, int) or self.batch_size < 2:
             raise ConfigError(
                 "generator.batch_size must be at least 2: the network normalises by the moments of a batch"
             )

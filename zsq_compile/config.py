@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from zsq_compile.baseline_config import DsgConfig, IntraqConfig, ZeroqConfig
-from zsq_compile.conditional_config import AdadfqConfig, GdfqConfig, ZsCganConfig
-from zsq_compile.distill_config import DistillConfig
+from zsq_compile.conditional_config import AdadfqConfig, ConditionalConfig, GdfqConfig, ZsCganConfig
+from zsq_compile.distill_config import DistillConfig, require_source
 from zsq_compile.errors import ConfigError
 from zsq_compile.requirements import (
     Shape,
@@ -321,6 +321,10 @@ class CompileConfig:
                 f"quantization.rounding {self.quantization.rounding} learns, and the effort fast only computes: take "
                 "the effort balanced, or the rounding gptq"
             )
+        if not isinstance(self.generator, ConditionalConfig):
+            require_source(self.distill, "take --generator zs-cgan, gdfq or adadfq")
+        if self.low_pass is not None:
+            require_source(self.distill, "low_pass filters finished images only, leave it out")
         require_mixed_goal(self.mixed, self.max_size, self.min_agreement)
         if self.distill is not None and self.distill.steps is None and self.effort == "fast" and not self.time_budget:
             raise ConfigError(

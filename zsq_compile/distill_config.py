@@ -73,6 +73,21 @@ class DistillConfig:
             )
 
 
+def require_source(config: DistillConfig | None, advice: str | None) -> None:
+    """Refuse samples that are to be made during distillation where nothing can make them.
+
+    Args:
+        config: of the distillation, if there is one.
+        advice: what to do; None where there is a generator that can go on learning.
+
+    """
+    if config is None or advice is None:
+        return
+    if config.live or config.adversary not in (None, "none"):
+        wanted = "distill.live" if config.live else f"the adversary {config.adversary} (--adversarial-margin)"
+        raise ConfigError(f"{wanted} wants a generator that goes on learning while the network is distilled: {advice}")
+
+
 def chosen_distillation(
     configured: DistillConfig | None, wanted: bool | None, checkpoint: Path | None, *, margin: bool = False
 ) -> DistillConfig | None:

@@ -15,6 +15,7 @@ from zsq_compile.synthesis.losses import class_probabilities
 from zsq_compile.synthesis.probe import find_scores
 
 _LEGEND = "Captions: the class that the network sees, and its confidence"
+_ASKED_LEGEND = "Captions: the class asked for, the class that the network sees, and its confidence"
 
 
 def require_image(inputs: Sequence[InputSpec]) -> InputSpec:
@@ -50,12 +51,16 @@ def show_synthetic(
     words = captions(teacher, inputs, made, count)
     number = str(count) if count == len(values) else f"{count} of {len(values)}"
     said = f"{title}: {number} synthetic images ({made.algorithm}, seed {made.seed})"
-    remark = "Made from the network alone, without data" if words is None else _LEGEND
+    legend = _LEGEND if made.labels is None else _ASKED_LEGEND
+    remark = "Made from the network alone, without data" if words is None else legend
     write_gallery(path, draw_gallery(pixels.numpy(), words, said, remark))
 
 
 def captions(teacher: TorchGraph, inputs: Sequence[InputSpec], made: SyntheticSet, count: int) -> list[str] | None:
-    """Class and confidence of the first ``count`` samples; None where no output looks like class scores."""
+    """Class and confidence of the first ``count`` samples; None where no output looks like class scores.
+
+    The class that was asked for stands in front, where there is one: "3 as 5, 90%".
+    """
     fixed = fixed_batch(inputs) or 1
     first = {name: value[: -(-count // fixed) * fixed] for name, value in made.inputs.items()}
     rows = []
@@ -68,4 +73,7 @@ def captions(teacher: TorchGraph, inputs: Sequence[InputSpec], made: SyntheticSe
         rows.append(class_probabilities(outputs[found[0]]).cpu())
     best = torch.cat(rows)[:count].max(1)
     pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    return [f"class {label}, {confidence:.0%}" for label, confidence in pairs]
+    if made.labels is None:
+        return [f"class {label}, {confidence:.0%}" for label, confidence in pairs]
+    asked = made.labels[:count].tolist()
+    return [f"{wanted} as {label}, {sure:.0%}" for wanted, (label, sure) in zip(asked, pairs, strict=True)]

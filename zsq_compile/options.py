@@ -32,7 +32,7 @@ ArraysOutput = Annotated[
     typer.Option(
         "--output",
         "-o",
-        help="The .npz file to write, one array per network input.",
+        help="The .npz file to write, one array per network input; and labels, where the generator knows them.",
         show_default="MODEL.calib.npz beside the input",
         rich_help_panel=_OUTPUT,
     ),
@@ -181,6 +181,16 @@ Generator = Annotated[
         rich_help_panel=_DATA,
     ),
 ]
+Classes = Annotated[
+    str | None,
+    typer.Option(
+        help="Draw these classes only, equally often, with zs-cgan or gdfq; the file then holds their numbers as well, "
+        "under the name labels.",
+        metavar="A,B,C",
+        show_default="all",
+        rich_help_panel=_DATA,
+    ),
+]
 LowPass = Annotated[
     float | None,
     typer.Option(
@@ -240,7 +250,8 @@ Calib = Annotated[
 Gallery = Annotated[
     Path | None,
     typer.Option(
-        help="Show up to 64 of the images in one picture, with the class that the network sees in each.",
+        help="Show up to 64 of the images in one picture, with the class that the network sees in each, and the class "
+        "asked for, where there is one.",
         metavar="FILE.png",
         rich_help_panel=_OUTPUT,
     ),

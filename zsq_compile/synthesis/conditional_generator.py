@@ -1,4 +1,4 @@
-"""The generators ``zs-cgan`` and ``gdfq``: one network for all images, which is told the class of each.
+"""The generators ``zs-cgan``, ``gdfq`` and ``adadfq``: one network for all images, which is told the class of each.
 
 It learns against the fixed network, which stands where a GAN has its discriminator: images are to be taken for the
 class that was asked for, and their statistics to be those that BatchNormalization remembers.
@@ -22,6 +22,9 @@ channels of all layers stands in the place of the sum, which would grow with the
 
 where the label scales z for up to 100 classes, and normalises in the network above. In the paper the network learns
 along with the quantized one; here that is what ``SyntheticSet.source`` is for.
+
+``adadfq``: Qian et al., "Adaptive Data-Free Quantization" (CVPR 2023): GDFQ's network and statistics, and in the place
+of the cross-entropy what adversarial.py has of it, against a quantized network.
 """
 
 from collections.abc import Callable, Sequence
@@ -41,6 +44,7 @@ from zsq_compile.synthesis.budget import Allowance, plan_budget
 from zsq_compile.synthesis.conditional_source import ConditionalSource
 from zsq_compile.synthesis.feeding import Feeding
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet
+from zsq_compile.synthesis.label_deck import LabelDeck
 from zsq_compile.synthesis.opponent import Opponent
 from zsq_compile.synthesis.picture_networks import require_pictures, tell_cut
 from zsq_compile.synthesis.procedural import check_inputs, find_contracts
@@ -51,6 +55,7 @@ _ALLOWANCE = Allowance(
     seconds={"fast": 60.0, "balanced": 300.0, "best": 3600.0},
     fewest=50,
 )
+_SHARE_OF_BATCH = 0.25
 
 
 class ConditionalGenerator:
@@ -106,7 +111,7 @@ class ConditionalGenerator:
         pixels = self._drawn(source, labels, rng)
         tell_cut(pixels, self._name, self._progress)
         inputs = {
-            name: contract.encode(torch.cat(pixels[name])[:count].clamp(0.0, 1.0)).float().cpu()
+            name: contract.encode(torch.cat(pixels[name]).clamp(0.0, 1.0)).float().cpu()
             for name, contract in contracts.items()
         }
         return SyntheticSet(
@@ -162,5 +167,25 @@ class ConditionalGenerator:
         return opponent.extra(self._student().run, rng)
 
     def _drawn(self, source: ConditionalSource, labels: Tensor, rng: torch.Generator) -> dict[str, list[Tensor]]:
-        """Pixels of every input, not cut yet."""
-        raise NotImplementedError
+        """Pixels of every input, not cut yet, one picture for each label.
+
+        A picture is normalised by the moments of its batch, and comes out as learned only where all classes are in it:
+        alone, a class of resnet20 was recognised in 2 to 98 % of its pictures. So the classes asked for are a quarter
+        of a batch, or as much as they are of all classes, and the others fill it up.
+        """
+        size = self._config.batch_size
+        asked = torch.tensor(sorted(set(labels.tolist())))
+        others = torch.tensor(sorted(set(range(source.classes)) - set(labels.tolist())), dtype=torch.int64)
+        share = max(_SHARE_OF_BATCH, len(asked) / source.classes)
+        wanted = max(1, int(share * size))
+        company, own = LabelDeck(len(others)), LabelDeck(len(asked))
+        pixels: dict[str, list[Tensor]] = {name: [] for name in source.contracts}
+        for start in range(0, len(labels), wanted):
+            mine = labels[start : start + wanted]
+            filled = torch.cat([mine, asked[own.deal(wanted - len(mine), rng)]])
+            batch = torch.cat([filled, others[company.deal(size - wanted, rng)]])
+            with torch.no_grad():
+                drawn = source.paint(batch, rng)
+            for name, values in drawn.items():
+                pixels[name].append(values[: len(mine)])
+        return pixels

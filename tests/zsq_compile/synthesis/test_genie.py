@@ -7,7 +7,7 @@ from tests.zsq_compile.synthesis.networks import NO_STATISTICS, Listener, seeded
 from zsq_compile.config import GenieConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError, SynthesisError
-from zsq_compile.synthesis import SyntheticSet, genie, make_generator
+from zsq_compile.synthesis import SyntheticSet, genie, make_generator, picture_networks
 from zsq_compile.synthesis.contract import given_contract
 from zsq_compile.synthesis.losses import moment_difference
 from zsq_compile.synthesis.prior import prior_images
@@ -145,7 +145,7 @@ def test_many_pixels_that_are_cut_are_told(network: models.onnx.ModelProto, monk
     made(network, GenieConfig(iterations=1), 4, listener=listener)
     assert not listener.warnings
     bright = given_contract(3, mean=(0.95,), std=(0.5,))
-    monkeypatch.setattr(genie, "natural_contract", lambda channels: bright)
+    monkeypatch.setattr(picture_networks, "natural_contract", lambda channels: bright)
     made(network, GenieConfig(iterations=1), 4, listener=listener)
     assert len(listener.warnings) == 1
     assert "input 'x'" in listener.warnings[0] and "% of the pixels" in listener.warnings[0]
