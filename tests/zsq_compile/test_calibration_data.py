@@ -5,7 +5,7 @@ import torch
 
 from passes.harvest_batchnorm import harvest_batchnorm
 from tests.models import parse
-from zsq_compile.calibration_data import CalibrationData, given_data, synthetic_data
+from zsq_compile.calibration_data import CalibrationData, given_data, sample_arrays, synthetic_data
 from zsq_compile.config import CompileConfig, Effort, NoiseConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError
@@ -72,3 +72,13 @@ def test_too_few_samples_of_the_users_own_are_refused_before_the_work() -> None:
     assert (len(given.calibration["x"]), len(given.held_out["x"])) == (16, 16)
     with pytest.raises(ConfigError, match="at least 32, half of them to judge the result, got 31"):
         given_data({"x": arrays["x"][:31]}, TorchGraph(model), statistics, inputs, CompileConfig())
+
+
+def test_labels_stand_beside_the_samples_and_not_in_the_place_of_an_input() -> None:
+    values, labels = torch.ones(3, 2), torch.tensor([2, 0, 1])
+    assert set(sample_arrays({"x": values}, None)) == {"x"}
+    arrays = sample_arrays({"x": values}, labels)
+    assert list(arrays) == ["x", "labels"] and arrays["labels"].tolist() == [2, 0, 1]
+    assert set(sample_arrays({"labels": values}, None)) == {"labels"}
+    with pytest.raises(ConfigError, match="under the name 'labels', which is that of an input of the network"):
+        sample_arrays({"labels": values}, labels)

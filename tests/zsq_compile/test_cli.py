@@ -17,6 +17,7 @@ import pytest
 
 import zsq_compile
 from tests import models
+from tests.zsq_compile.synthesis.colours import colour_classifier
 from zsq_compile import cli, compiler
 from zsq_compile.config import GENERATORS, CompileConfig, InputConfig, PixelsConfig, PriorConfig, QuantizationConfig
 from zsq_compile.distill_config import DistillConfig
@@ -335,6 +336,42 @@ def test_synth_writes_network_inputs(call: Callable[..., Ended], model: Path) ->
     told = json.loads(call("synth", model, *QUICK, "--json", "-o", model.with_name("other.npz")).out)
     assert told["inputs"] == {"x": [8, 3, 8, 8]}
     assert call("synth", model, *QUICK, "-q").out == f"{model.with_name('net.calib.npz')}\n"
+
+
+def test_synth_draws_the_classes_that_are_asked_for(call: Callable[..., Ended], model: Path, tmp_path: Path) -> None:
+    settings = tmp_path / "few.toml"
+    settings.write_text('[generator]\nkind = "zs-cgan"\niterations = 1\nbatch_size = 4\n')
+    words = ("--config", settings, "--samples", "6", "--effort", "fast", "--input-range", "0,1", "-q")
+    drawn = tmp_path / "drawn.npz"
+    model.unlink()
+    onnx.save(colour_classifier(), model)
+    assert call("synth", model, *words, "--classes", "2,0", "-o", drawn).code == 0
+    with np.load(drawn) as arrays:
+        assert set(arrays.files) == {"x", "labels"}
+        assert sorted(arrays["labels"].tolist()) == [0, 0, 0, 2, 2, 2] and arrays["x"].shape == (6, 3, 8, 8)
+    ended = call(model, "--calib", drawn, "--effort", "fast", "-q", "--input-range", "0,1")
+    assert ended.code == 0, "labels in the file are no input, and do not disturb: " + ended.err
+    ended = call("synth", model, *words, "--classes", "1,3")
+    assert ended.code == 2
+    assert "asks for class 3, and the network has 3" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--classes", "1"], "which the generator auto does not know: give --generator zs-cgan or gdfq"),
+        (["--classes", "1", "--generator", "pixels"], "which the generator pixels does not know"),
+        (["--classes", "cat", "--generator", "gdfq"], "--classes takes numbers with commas between them, such as 3,7"),
+        (["--classes", "1,1", "--generator", "gdfq"], "names a class twice"),
+    ],
+)
+def test_classes_that_cannot_be_drawn_are_refused(
+    call: Callable[..., Ended], model: Path, words: list[str], message: str
+) -> None:
+    ended = call("synth", model, "-q", *words)
+    assert ended.code == 2
+    assert message in ended.err
+    assert not list(model.parent.glob("*.npz"))
 
 
 def test_synth_shows_its_images(call: Callable[..., Ended], model: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from zsq_compile.conditional_config import ZsCganConfig
 from zsq_compile.config import (
     GENERATORS,
     WIDTHS,
@@ -86,9 +87,16 @@ def test_a_generator_is_chosen_by_its_kind(kind: str, tmp_path: Path) -> None:
     assert read.generator == GENERATORS[kind]()
 
 
+def test_the_classes_of_a_generator_are_a_list_of_numbers(tmp_path: Path) -> None:
+    read = read_config(written(tmp_path, '[generator]\nkind = "zs-cgan"\nclasses = [3, 7]'))
+    assert read.generator == ZsCganConfig(classes=(3, 7))
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        ('[generator]\nkind = "gdfq"\nclasses = 3', "generator.classes: wanted a list, got 3"),
+        ('[generator]\nkind = "gdfq"\nclasses = [1.5]', "generator.classes: wanted a whole number, got 1.5"),
         ("bitz = 3", "unknown key 'bitz' in the top level: did you mean 'quantization.bits'?"),
         ("[quantization]\nbit = 4", "unknown key 'bit' in table [quantization]: did you mean 'bits'?"),
         ("[quantization]\nact-bits = 4", "did you mean 'act_bits'?"),

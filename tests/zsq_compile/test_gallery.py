@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,22 @@ def test_captions_are_the_softmax_of_the_logits() -> None:
     odds = np.exp(logits - logits.max(1, keepdims=True))
     confidence = odds.max(1) / odds.sum(1)
     assert said == [f"class {one}, {p:.0%}" for one, p in zip(logits.argmax(1), confidence, strict=True)]
+
+
+def test_the_class_asked_for_stands_beside_the_class_seen(tmp_path: Path) -> None:
+    teacher, _ = teacher_of(models.residual())
+    inputs = torch.from_numpy(RNG.normal(size=(5, 3, 8, 8)).astype(np.float32))
+    made = synthetic(inputs, given_contract(3, (0.0,), (1.0,)))
+    specs = (spec(None, 3, 8, 8),)
+    plain = captions(teacher, specs, made, 5)
+    asked = captions(teacher, specs, replace(made, labels=torch.tensor([3, 1, 4, 1, 0])), 5)
+    assert plain is not None and asked is not None
+    assert asked == [text.replace("class", f"{label} as") for label, text in zip((3, 1, 4, 1, 0), plain, strict=True)]
+    sheets = []
+    for one in (made, replace(made, labels=torch.tensor([3, 1, 4, 1, 0]))):
+        show_synthetic(tmp_path / "g.png", "net.onnx", teacher, specs, one)
+        sheets.append((tmp_path / "g.png").read_bytes())
+    assert sheets[0] != sheets[1]
 
 
 def test_a_network_of_a_fixed_batch_is_fed_whole_batches() -> None:

@@ -6,6 +6,7 @@ from passes.harvest_batchnorm import BatchNorm
 from zsq_compile.synthesis.baseline_losses import (
     ImageStatistics,
     Slack,
+    channel_divergence,
     image_distance,
     image_statistics,
     image_targets,
@@ -153,3 +154,21 @@ def test_probabilities_stay_and_scores_go_through_softmax() -> None:
     np.testing.assert_allclose(class_probabilities(scores).numpy(), expected, rtol=1e-6)
     np.testing.assert_allclose(class_probabilities(scores[:, :, None, None]).numpy(), expected, rtol=1e-6)
     torch.testing.assert_close(class_probabilities(torch.from_numpy(expected)), torch.from_numpy(expected))
+
+
+def test_the_divergence_is_the_mean_over_all_channels_of_all_layers() -> None:
+    """A wide layer counts for more than a narrow one, and a weight serves networks of every width."""
+    rng = np.random.default_rng(4)
+    sizes = (2, 7)
+    pairs = [
+        [Moments(mean=torch.tensor(rng.normal(size=n)), variance=torch.tensor(rng.uniform(0.1, 2.0, n))) for n in sizes]
+        for _ in range(2)
+    ]
+    terms = [
+        torch.distributions.kl_divergence(
+            *(torch.distributions.Normal(part.mean, part.variance.sqrt()) for part in (one, other))
+        )
+        for one, other in zip(*pairs, strict=True)
+    ]
+    torch.testing.assert_close(channel_divergence(*pairs), torch.cat(terms).sum() / 9, rtol=1e-9, atol=0)
+    assert float(channel_divergence(pairs[0], pairs[0])) == pytest.approx(0.0, abs=1e-12)

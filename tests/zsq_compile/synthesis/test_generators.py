@@ -7,6 +7,7 @@ import torch
 from tests import models
 from tests.zsq_compile.synthesis.networks import NO_STATISTICS, Listener, seeded, spec, teacher_of, trained_on
 from zsq_compile.baseline_config import DsgConfig, IntraqConfig, ZeroqConfig
+from zsq_compile.conditional_config import GdfqConfig, ZsCganConfig
 from zsq_compile.config import GenieConfig, NoiseConfig, PixelsConfig, PriorConfig, SynthesisConfig
 from zsq_compile.errors import SynthesisError
 from zsq_compile.synthesis import make_generator
@@ -22,7 +23,8 @@ ALL = [
     DsgConfig(iterations=2),
     IntraqConfig(iterations=2),
 ]
-ALL_OF_PICTURES = [*ALL, GenieConfig(iterations=2)]  # genie refuses inputs that are none
+# these refuse inputs that are none
+ALL_OF_PICTURES = [*ALL, GenieConfig(iterations=2), ZsCganConfig(iterations=2), GdfqConfig(iterations=2)]
 BYTE = given_contract(3, input_range=(0.0, 255.0))
 
 

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from zsq_compile.synthesis.losses import (
     Moments,
     batch_moments,
+    class_logits,
     class_loss,
     gaussian_kl,
     joined,
@@ -77,6 +78,11 @@ def test_kl_is_its_closed_form(pair: tuple[Moments, Moments]) -> None:
     np.testing.assert_allclose(gaussian_kl(one, other), expected, rtol=1e-6)
 
 
+def test_kl_is_that_of_torch_s_gaussians(pair: tuple[Moments, Moments]) -> None:
+    gaussians = [torch.distributions.Normal(part.mean, part.variance.sqrt()) for part in pair]
+    torch.testing.assert_close(gaussian_kl(*pair), torch.distributions.kl_divergence(*gaussians), rtol=1e-9, atol=0)
+
+
 @pytest.mark.parametrize("distance", [wasserstein, gaussian_kl])
 def test_distances_are_zero_at_home_and_free_of_scale(distance, pair: tuple[Moments, Moments]) -> None:
     one, other = pair
@@ -110,3 +116,19 @@ def test_class_loss_is_cross_entropy_also_of_one_by_one_maps() -> None:
     expected = -np.mean([2.0 - np.log(np.exp([2.0, 0.0, -1.0]).sum()), -np.log(3.0)])
     assert class_loss(logits, labels).item() == pytest.approx(expected, rel=1e-6)
     assert class_loss(logits[:, :, None, None], labels).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_probabilities_become_logits_of_the_same_classes_and_logits_stay() -> None:
+    logits = torch.tensor([[2.0, 0.0, -1.0], [0.0, 90.0, 0.0], [0.5, 0.25, 0.25]])
+    labels = torch.tensor([2, 0, 1])
+    torch.testing.assert_close(class_logits(logits), logits)
+    torch.testing.assert_close(class_logits(logits[:, :, None, None]), logits)
+    expected = torch.nn.functional.cross_entropy(logits[[0, 2]], labels[[0, 2]])
+    found = class_loss(class_logits(logits[[0, 2]].softmax(1)), labels[[0, 2]])
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
+
+
+def test_a_class_without_a_chance_keeps_its_gradient() -> None:
+    scores = torch.tensor([[0.0, 40.0]], requires_grad=True)
+    class_loss(class_logits(scores.softmax(1)), torch.tensor([0])).backward()
+    torch.testing.assert_close(scores.grad, torch.tensor([[-1.0, 1.0]]), rtol=1e-4, atol=0)
