@@ -4,8 +4,8 @@
     loss = class_weight * cross-entropy(scores, y) + bn_weight * distance(moments, what BN remembers)
            + extra(x, scores, y)
 
-The teacher takes a batch in pieces where it has to; moments are those of the whole batch. Adam has the betas of the
-papers, (0.5, 0.999).
+The teacher takes a batch in pieces where it has to; moments are those of the whole batch. Adam has the betas of GDFQ,
+(0.5, 0.999).
 """
 
 from collections.abc import Mapping, Sequence
@@ -72,9 +72,9 @@ class ConditionalSource:
         self.classes = classes
         self.feeding = Feeding(inputs, contracts, layers, teacher)
         self._outputs = tuple(dict.fromkeys((*layer_inputs(layers), scores)))
-        alone = measure_cost(teacher, self.feeding.blank(), self._outputs)
-        plans = plan_networks(inputs, config.latent_size, alone)
-        self.cost: Cost = with_networks(alone, plans)
+        self._teacher_cost = measure_cost(teacher, self.feeding.blank(), self._outputs)
+        plans = plan_networks(inputs, config.latent_size, self._teacher_cost)
+        self.cost: Cost = with_networks(self._teacher_cost, plans)
         embedded = classes <= config.embedded_classes
         painters = [ConditionalPainter(plans[spec.name], classes, rng, embedded=embedded) for spec in inputs]
         self._painters = nn.ModuleList(painters).to(teacher.device)
@@ -150,7 +150,8 @@ class ConditionalSource:
 
     def _judged(self, inputs: Mapping[str, Tensor], size: int) -> tuple[list[Moments], Tensor]:
         """Moments of the layers' inputs over the batch, and the scores of its samples."""
-        fitting = plan_budget(size, "balanced", self.cost, iterations=1).batch_size
+        # what the generator keeps is there in any case, so the teacher alone decides how many samples fit
+        fitting = plan_budget(size, "balanced", self._teacher_cost, iterations=1).batch_size
         piece = self.feeding.fixed_batch or -(-size // -(-size // fitting))
 
         def judged(start: int, stop: int) -> tuple[list[Moments], Tensor]:
