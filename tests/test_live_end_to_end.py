@@ -151,10 +151,22 @@ def test_a_margin_that_cannot_be_had_is_refused(given: dict[str, Any], words: st
         build_config({**given, "adversarial_margin": True})
 
 
+def test_a_file_may_leave_the_generator_to_the_command_line(tmp_path: Path) -> None:
+    path = tmp_path / "zsq.toml"
+    path.write_text('[distill]\nadversary = "margin"\n')
+    assert build_config({"config": path, "generator": "gdfq"}).distill == DistillConfig(adversary="margin")
+    with pytest.raises(ConfigError, match="take --generator"):
+        build_config({"config": path})
+
+
+def test_live_samples_that_no_generator_can_make_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="distill.live wants a generator"):
+        compile_model(tmp_path / "none.onnx", config=settings(PixelsConfig(), live=True))
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"live": True}, "distill.live wants a generator"),
         ({"live_share": 0.0}, "distill.live_share must be a finite number above 0"),
         ({"live_share": 1.5}, "distill.live_share must be a finite number .* of at most 1"),
         ({"live_ratio": 0}, "distill.live_ratio must be a whole number of at least 1"),

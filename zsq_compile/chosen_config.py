@@ -31,7 +31,7 @@ def build_config(given: Mapping[str, Any]) -> CompileConfig:
     given = {**given, **{name: parse(given[name]) for name, parse in units.items() if given.get(name) is not None}}
     config = read_config(file) if file is not None else CompileConfig()
     sections = ("input", "quantization", "generator", "distill")
-    return _laid_over(
+    chosen = _laid_over(
         replace(
             config,
             input=_input(config.input, given),
@@ -46,6 +46,8 @@ def build_config(given: Mapping[str, Any]) -> CompileConfig:
         ),
         {name: value for name, value in given.items() if name not in sections},
     )
+    chosen.require_possible()
+    return chosen
 
 
 def _input(configured: InputConfig, given: Mapping[str, Any]) -> InputConfig:

@@ -89,6 +89,7 @@ def compile_model(
 
     """
     config, told = config or CompileConfig(), _Remembering(progress or Silent())
+    config.require_possible()
     clock, target = Clock(told, started), _target(config)
     path, device = _output_path(Path(model), output, data, config), chosen_device(config.device)
     with clock.stage("load"):

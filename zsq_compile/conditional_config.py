@@ -65,7 +65,8 @@ class ZsCganConfig(ConditionalConfig):
         latent_size: length of the latent vectors.
         learning_rate: step of Adam. GDFQ takes 1e-3 over 80 000 steps; over hundreds, 1e-2 comes further.
         class_weight: weight of the cross-entropy between the asked classes and what the model sees.
-        bn_weight: weight of the distance from the batch normalisation statistics.
+        bn_weight: weight of the distance from the batch normalisation statistics. 10 by default: on resnet20, 200 steps
+            with 1 left them at 0.08, with 10 and half the batch at 0.045; 128 real images are 0.014 away.
         distance: ``kl`` is the divergence of Gaussians, averaged over channels; ``moments`` the squared errors of means
             and variances, averaged over channels, then over layers.
         embedded_classes: up to so many classes, a label scales the latent vector by numbers of its own; above, it has a
@@ -75,7 +76,7 @@ class ZsCganConfig(ConditionalConfig):
     """
 
     learning_rate: float = 1e-2
-    bn_weight: float = 1.0
+    bn_weight: float = 10.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

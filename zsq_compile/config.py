@@ -321,15 +321,21 @@ class CompileConfig:
                 f"quantization.rounding {self.quantization.rounding} learns, and the effort fast only computes: take "
                 "the effort balanced, or the rounding gptq"
             )
-        if not isinstance(self.generator, ConditionalConfig):
-            require_source(self.distill, "take --generator zs-cgan, gdfq or adadfq")
-        if self.low_pass is not None:
-            require_source(self.distill, "low_pass filters finished images only, leave it out")
         require_mixed_goal(self.mixed, self.max_size, self.min_agreement)
         if self.distill is not None and self.distill.steps is None and self.effort == "fast" and not self.time_budget:
             raise ConfigError(
                 "distill (--distill) has no steps at the effort fast: take another, or give distill.steps"
             )
+
+    def require_possible(self) -> None:
+        """Raise ConfigError where distillation wants samples that this generator cannot make meanwhile.
+
+        Not asked when the value is made: a configuration file may leave the generator to the command line.
+        """
+        if not isinstance(self.generator, ConditionalConfig):
+            require_source(self.distill, "take --generator zs-cgan, gdfq or adadfq")
+        if self.low_pass is not None:
+            require_source(self.distill, "low_pass filters finished images only, leave it out")
 
     @property
     def learned_rounding(self) -> LearnedRounding | None:
