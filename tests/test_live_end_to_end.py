@@ -160,7 +160,7 @@ def test_a_file_may_leave_the_generator_to_the_command_line(tmp_path: Path) -> N
 
 
 def test_live_samples_that_no_generator_can_make_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="distill.live wants a generator"):
+    with pytest.raises(ConfigError, match="live wants a generator"):
         compile_model(tmp_path / "none.onnx", config=settings(PixelsConfig(), live=True))
 
 
