@@ -1,8 +1,9 @@
 """Where calibration data comes from: the user's own, or synthesis; and which part of it is held out."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -115,8 +116,12 @@ def synthetic_data(
     progress: Progress,
     *,
     hold_out: bool = True,
+    student: Callable[[InputContract | None], TorchGraph] | None = None,
 ) -> CalibrationData:
     """Synthesize calibration samples, and a quarter as many to be held out.
+
+    ``student`` makes a quantized network for a generator that learns against one, from the input contract that the
+    user gave, if any; on the device of the teacher.
 
     Raises:
         SynthesisError: an input cannot be synthesized.
@@ -130,7 +135,15 @@ def synthetic_data(
     if fixed:  # whole feeds to learn from, and whole feeds that are held out
         learned = -(-count // fixed)
         total = (learned + (max(learned // _HELD_OUT, 1) if hold_out else 0)) * fixed
-    generator = make_generator(chosen, inputs, contract, progress, effort=config.effort, low_pass=config.low_pass)
+    generator = make_generator(
+        chosen,
+        inputs,
+        contract,
+        progress,
+        effort=config.effort,
+        low_pass=config.low_pass,
+        student=None if student is None else partial(student, contract),
+    )
     made = generator.synthesize(teacher, statistics, total, torch.Generator().manual_seed(config.seed))
     calibration, held_out = _split(made.inputs, fixed or 1) if hold_out else (made.inputs, {})
     held = len(next(iter(held_out.values()), ()))

@@ -31,16 +31,23 @@ def build_config(given: Mapping[str, Any]) -> CompileConfig:
     given = {**given, **{name: parse(given[name]) for name, parse in units.items() if given.get(name) is not None}}
     config = read_config(file) if file is not None else CompileConfig()
     sections = ("input", "quantization", "generator", "distill")
-    return _laid_over(
+    chosen = _laid_over(
         replace(
             config,
             input=_input(config.input, given),
             quantization=_laid_over(config.quantization, given),
             generator=_with_classes(_chosen_generator(config.generator, given.get("generator")), given.get("classes")),
-            distill=chosen_distillation(config.distill, given.get("distill"), given.get("distill_checkpoint")),
+            distill=chosen_distillation(
+                config.distill,
+                given.get("distill"),
+                given.get("distill_checkpoint"),
+                margin=bool(given.get("adversarial_margin")),
+            ),
         ),
         {name: value for name, value in given.items() if name not in sections},
     )
+    chosen.require_possible()
+    return chosen
 
 
 def _input(configured: InputConfig, given: Mapping[str, Any]) -> InputConfig:

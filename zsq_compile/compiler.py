@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,16 @@ from numpy.typing import NDArray
 
 from backends.catalog import TargetError, load_target
 from backends.target import Target
-from passes.absorb_biases import ChannelMoments
-from passes.add_missing_bias import AddMissingBias
-from passes.checks import Door, check
 from passes.emit import emit
-from passes.equalize_channels import EqualizeChannels
-from passes.fold_batchnorm import FoldBatchNorm
 from passes.harvest_batchnorm import BatchNormStatistics, folded_advice, harvest_batchnorm
 from zsq_compile.calibration_data import CalibrationData, feeds, given_data, synthetic_data
 from zsq_compile.clock import Clock
 from zsq_compile.config import CompileConfig
+from zsq_compile.devices import chosen_device
 from zsq_compile.differentiable.module import TorchGraph
+from zsq_compile.distill_config import require_source
 from zsq_compile.errors import ConfigError, ValidationError
+from zsq_compile.folding import folded
 from zsq_compile.gallery import require_png
 from zsq_compile.gallery_tiles import require_image, show_synthetic
 from zsq_compile.loading import LoadedModel, load_model
@@ -32,6 +31,7 @@ from zsq_compile.mixed_precision import explained
 from zsq_compile.plan_file import PlanFile, saved_plan
 from zsq_compile.planning import planned, require_within, size_limit
 from zsq_compile.progress import Progress, Silent
+from zsq_compile.provisional_student import provisional_student
 from zsq_compile.quantize_network import FloatNetwork, QuantizedNetwork, quantize_network
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet
 from zsq_compile.verification.dataset import Dataset, load_data
@@ -89,18 +89,19 @@ def compile_model(
 
     """
     config, told = config or CompileConfig(), _Remembering(progress or Silent())
+    config.require_possible()
     clock, target = Clock(told, started), _target(config)
-    path = _output_path(Path(model), output, data, config)
+    path, device = _output_path(Path(model), output, data, config), chosen_device(config.device)
     with clock.stage("load"):
         loaded = load_model(Path(model), input_shapes=config.input.shapes)
         statistics = harvest_batchnorm(loaded.model)
         _tell_loaded(loaded, statistics, told)
     with clock.stage("plan"):
-        float_model = _folded(loaded.model, statistics, config.quantization.equalize)
+        float_model = folded(loaded.model, statistics, config.quantization.equalize)
         plan = planned(float_model, target, config, _fitting(given_plan, loaded, config, told))
         limit = size_limit(float_model, target, config, file_bytes(loaded.path))
     with clock.stage("synthesize" if calibration is None else "read calibration data"):
-        samples = _calibration_data(loaded, statistics, config, calibration, told)
+        samples = _calibration_data(loaded, statistics, target, config, calibration, told, device)
         labelled = None if data is None else _labelled(data, loaded, samples.contract)
     network = FloatNetwork(
         model=float_model,
@@ -110,6 +111,7 @@ def compile_model(
         samples=samples,
         inputs=loaded.inputs,
         config=config,
+        device=device,
         limit=limit,
     )
     quantized = quantize_network(network, plan, clock)
@@ -134,12 +136,13 @@ def synthesize(
 
     Args:
         model: path of the float model.
-        config: its input, generator, low_pass, samples, effort and seed are used.
+        config: its input, generator, low_pass, samples, effort, device and seed are used.
         gallery: PNG file to show the images in, with the class that the network sees in each.
         progress: is told of stages, notes and warnings.
 
     """
     config, progress = config or CompileConfig(), progress or Silent()
+    device = chosen_device(config.device)
     if gallery is not None:
         require_png(gallery)
     with progress.stage("load"):
@@ -148,8 +151,10 @@ def synthesize(
         _tell_loaded(loaded, statistics, progress)
     if gallery is not None:
         require_image(loaded.inputs)
-    teacher = TorchGraph(loaded.model)
-    made = synthetic_data(teacher, statistics, loaded.inputs, config, progress, hold_out=False).synthetic
+    teacher = TorchGraph(loaded.model, device=device)
+    student = partial(provisional_student, loaded, statistics, _target(config), config, device)
+    data = synthetic_data(teacher, statistics, loaded.inputs, config, progress, hold_out=False, student=student)
+    made = data.synthetic
     assert made is not None
     if gallery is not None:
         show_synthetic(gallery, loaded.path.name, teacher, loaded.inputs, made)
@@ -250,37 +255,24 @@ def _tell_loaded(loaded: LoadedModel, statistics: BatchNormStatistics, progress:
 def _calibration_data(
     loaded: LoadedModel,
     statistics: BatchNormStatistics,
+    target: Target,
     config: CompileConfig,
     calibration: Mapping[str, NDArray[Any]] | None,
     progress: Progress,
+    device: torch.device,
 ) -> CalibrationData:
-    teacher = TorchGraph(loaded.model)
     if calibration is not None:
-        return given_data(calibration, teacher, statistics, loaded.inputs, config)
-    return synthetic_data(teacher, statistics, loaded.inputs, config, progress)
+        require_source(config.distill, "leave --calib out, whose samples stay as they are")
+        return given_data(calibration, TorchGraph(loaded.model), statistics, loaded.inputs, config)
+    teacher = TorchGraph(loaded.model, device=device)
+    student = partial(provisional_student, loaded, statistics, target, config, device)
+    return synthetic_data(teacher, statistics, loaded.inputs, config, progress, student=student)
 
 
 def _labelled(data: Path, loaded: LoadedModel, contract: InputContract | None) -> Dataset:
     if contract is None:
         return load_data(data, loaded.inputs, mean=(0.0,), std=(1.0,), channel_order="rgb")
     return load_data(data, loaded.inputs, mean=contract.mean, std=contract.std, channel_order=contract.channel_order)
-
-
-def _folded(model: ir.Model, statistics: BatchNormStatistics, equalize: bool) -> ir.Model:
-    """Copy a model with BatchNormalization folded and a bias in every layer that can have one."""
-    folded = model.clone()
-    FoldBatchNorm()(folded)
-    AddMissingBias()(folded)
-    if equalize:
-        moments = {
-            entry.output: ChannelMoments(
-                mean=entry.shift.astype(np.float64), deviation=np.abs(entry.scale.astype(np.float64))
-            )
-            for entry in statistics.usable
-        }
-        EqualizeChannels(moments)(folded)
-    check(folded, Door.FOLDED)
-    return folded
 
 
 def _fitting(given: PlanFile | None, loaded: LoadedModel, config: CompileConfig, progress: Progress) -> PlanFile | None:

@@ -104,6 +104,50 @@ class GdfqConfig(ConditionalConfig):
     embedded_classes: int = 100
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AdadfqConfig(ConditionalConfig):
+    """Calibrate as ``gdfq``, on images that a quantized network gets wrong within bounds (AdaDFQ, Qian et al. 2023).
+
+    Before distillation that network is a provisional one: weights rounded to the nearest, ranges from procedural
+    images.
+
+    Attributes:
+        iterations: see GdfqConfig.
+        batch_size: see there; the paper takes 16.
+        latent_size: see there.
+        learning_rate: see there.
+        class_weight: see there; 0, the default, as the asked class counts in what follows.
+        bn_weight: see there.
+        distance: see there.
+        embedded_classes: see there.
+        classes: see there.
+        lower: least normalised entropy, 0 to 1, of the difference of both networks' scores, which is high where they
+            agree.
+        upper: most of it.
+        disagreement_weight: of the asked class in that difference.
+        agreement_weight: of the asked class in the sum of both networks' scores.
+
+    """
+
+    class_weight: float = 0.0
+    bn_weight: float = 1.0
+    distance: Distance = "moments"
+    embedded_classes: int = 100
+    lower: float = 0.1
+    upper: float = 0.8
+    disagreement_weight: float = 0.2
+    agreement_weight: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Check the values; ConfigError when one is wrong."""
+        # slots make another class of this one, which super() without arguments does not know
+        ConditionalConfig.__post_init__(self)
+        require_number("generator.lower", self.lower, low=0.0, high=1.0)
+        require_number("generator.upper", self.upper, low=self.lower, high=1.0)
+        require_number("generator.disagreement_weight", self.disagreement_weight, low=0.0)
+        require_number("generator.agreement_weight", self.agreement_weight, low=0.0)
+
+
 def _check_classes(classes: tuple[int, ...]) -> None:
     if not classes or any(isinstance(label, bool) or not isinstance(label, int) or label < 0 for label in classes):
         raise ConfigError(f"generator.classes needs numbers of classes, counted from 0, got {list(classes)}")

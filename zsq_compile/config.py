@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from zsq_compile.baseline_config import DsgConfig, IntraqConfig, ZeroqConfig
-from zsq_compile.conditional_config import GdfqConfig, ZsCganConfig
-from zsq_compile.distill_config import DistillConfig
+from zsq_compile.conditional_config import AdadfqConfig, ConditionalConfig, GdfqConfig, ZsCganConfig
+from zsq_compile.distill_config import DistillConfig, require_source
 from zsq_compile.errors import ConfigError
 from zsq_compile.requirements import (
     Shape,
@@ -26,6 +26,7 @@ Distribution = Literal["normal", "uniform"]
 CalibrationMethod = Literal["minmax", "percentile", "mse", "entropy"]
 BiasCorrection = Literal["auto", "analytic", "empirical", "none"]
 WeightScales = Literal["minmax", "mse"]
+Device = Literal["auto", "cpu", "cuda"]
 Rounding = Literal["nearest", "squant", "gptq", "adaround", "genie-m", "lsq"]
 LearnedRounding = Literal["adaround", "genie-m", "lsq"]
 
@@ -131,6 +132,7 @@ GeneratorConfig = (
     | IntraqConfig
     | ZsCganConfig
     | GdfqConfig
+    | AdadfqConfig
 )
 """How calibration data is made; the type chooses the algorithm."""
 
@@ -146,6 +148,7 @@ GENERATORS: Mapping[str, type[GeneratorConfig]] = {
     "intraq": IntraqConfig,
     "zs-cgan": ZsCganConfig,
     "gdfq": GdfqConfig,
+    "adadfq": AdadfqConfig,
 }
 """Generators by the name that the command line and ``[generator] kind`` use."""
 
@@ -269,6 +272,8 @@ class CompileConfig:
         time_budget: seconds that the whole compilation may take; learning takes what is left of them. None, the
             default, lets the effort decide, and only then do the same seeds give the same bytes.
         memory: bytes of activations that are held in memory while blocks are learned; what is more goes to files.
+        device: where data is made and where learning and distilling run: ``cuda``, ``cpu``, or ``auto``, which takes
+            cuda where there is such a device. All else runs on the processor.
         seed: start of all randomness: same seed, same machine, same bytes out.
         min_agreement: share from 0 to 1 of the samples held out on which the quantized model must choose the same class
             as the float one. Below it the result is marked as missing its gate; the file is written all the same.
@@ -288,6 +293,7 @@ class CompileConfig:
     effort: Effort = "balanced"
     time_budget: float | None = None
     memory: int = 2 << 30
+    device: Device = "auto"
     seed: int = 0
     min_agreement: float | None = None
     mixed: bool = False
@@ -301,6 +307,7 @@ class CompileConfig:
         if self.low_pass is not None:
             require_number("low_pass", self.low_pass, above=0.0)
         require_choice("effort", self.effort, get_args(Effort))
+        require_choice("device", self.device, get_args(Device))
         if self.time_budget is not None:
             require_number("time_budget", self.time_budget, above=0.0)
         if self.memory < 0:
@@ -319,6 +326,16 @@ class CompileConfig:
             raise ConfigError(
                 "distill (--distill) has no steps at the effort fast: take another, or give distill.steps"
             )
+
+    def require_possible(self) -> None:
+        """Raise ConfigError where distillation wants samples that this generator cannot make meanwhile.
+
+        Not asked when the value is made: a configuration file may leave the generator to the command line.
+        """
+        if not isinstance(self.generator, ConditionalConfig):
+            require_source(self.distill, "take --generator zs-cgan, gdfq or adadfq")
+        if self.low_pass is not None:
+            require_source(self.distill, "low_pass filters finished images only, leave it out")
 
     @property
     def learned_rounding(self) -> LearnedRounding | None:

@@ -8,11 +8,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from zsq_compile.config import BiasCorrection, CalibrationMethod, Effort, Rounding
+from zsq_compile.config import BiasCorrection, CalibrationMethod, Device, Effort, Rounding
 
 _PRECISION, _DATA, _INPUT, _OUTPUT, _RUN = "Precision", "Calibration data", "Network input", "Result", "Run"
 
-GeneratorName = Literal["auto", "noise", "prior", "pixels", "genie", "zeroq", "dsg", "intraq", "zs-cgan", "gdfq"]
+GeneratorName = Literal[
+    "auto", "noise", "prior", "pixels", "genie", "zeroq", "dsg", "intraq", "zs-cgan", "gdfq", "adadfq"
+]
 
 Model = Annotated[Path, typer.Argument(help="The float ONNX model.", metavar="MODEL.onnx", show_default=False)]
 Output = Annotated[
@@ -159,6 +161,16 @@ DistillCheckpoint = Annotated[
         rich_help_panel=_RUN,
     ),
 ]
+AdversarialMargin = Annotated[
+    bool | None,
+    typer.Option(
+        "--adversarial-margin",
+        help="With --distill and a generator of classes, such as gdfq: push samples that the quantized network copies "
+        "too well, up to a random margin.",
+        show_default="off",
+        rich_help_panel=_PRECISION,
+    ),
+]
 Generator = Annotated[
     GeneratorName | None,
     typer.Option(
@@ -211,6 +223,15 @@ Memory = Annotated[
         help="Activations held in memory while learning, such as 500M or 2G; more goes to temporary files.",
         metavar="SIZE",
         show_default="2G",
+        rich_help_panel=_RUN,
+    ),
+]
+DeviceOption = Annotated[
+    Device | None,
+    typer.Option(
+        "--device",
+        help="Where data is made, and learning and --distill run. auto: on a CUDA device where there is one.",
+        show_default="auto",
         rich_help_panel=_RUN,
     ),
 ]

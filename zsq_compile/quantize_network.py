@@ -2,9 +2,10 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx_ir as ir
+import torch
 
 from backends.target import Target
 from passes.harvest_batchnorm import BatchNormStatistics
@@ -16,6 +17,7 @@ from zsq_compile.config import CompileConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.distill_config import DistillConfig
 from zsq_compile.layer_quality import LayerQuality
+from zsq_compile.live_data import live_batches
 from zsq_compile.mixed_precision import MixedChoice, choose_widths
 from zsq_compile.planning import narrowest_plan
 from zsq_compile.quantization.calibrate import Batch
@@ -63,6 +65,7 @@ class FloatNetwork:
         samples: calibration data.
         inputs: of the network.
         config: everything that can be decided.
+        device: where learning and distilling run; the closed forms run on the processor.
         limit: bytes that the file may have, where widths are chosen for that.
 
     """
@@ -73,6 +76,7 @@ class FloatNetwork:
     samples: CalibrationData
     inputs: Sequence[InputSpec]
     config: CompileConfig
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     limit: int | None = None
 
 
@@ -93,14 +97,15 @@ def quantize_network(network: FloatNetwork, plan: QuantizationPlan, clock: Clock
         steps["round"] = quantized.clone()
         correct_biases(model, quantized, plan, teacher, network.statistics, together, chosen)
         steps["biases"] = quantized
+    learner = teacher if network.device.type == "cpu" else TorchGraph(model, device=network.device)
     blocks: tuple[BlockRecord, ...] = ()
     if network.config.learned_rounding is not None and is_learnable(plan):
-        rounded, quantized, plan, blocks = _learned(network, rounded, quantized, plan, teacher, clock)
+        rounded, quantized, plan, blocks = _learned(network, rounded, quantized, plan, learner, clock)
         steps["learn"] = quantized
     distillation = None
     if network.config.distill is not None:
         quantized, plan, distillation = _distilled(
-            network, network.config.distill, rounded, quantized, plan, teacher, clock
+            network, network.config.distill, rounded, quantized, plan, learner, clock
         )
         steps["distill"] = quantized
     with clock.stage("measure"):
@@ -192,6 +197,7 @@ def _distilled(
         config=settings,
         budget=LearningBudget(effort=config.effort, deadline=clock.deadline(config.time_budget)),
         seed=config.seed,
+        live=live_batches(network.samples, network.inputs, config),
     )
     with clock.stage("distill", ready.total) as advance:
         model, plan = ready.run(advance)

@@ -83,7 +83,7 @@ def test_help_names_every_option_exit_code_and_the_other_command(call: Callable[
     assert ended.code == 0
     for word in ("--bits", "--save-calib", "--min-agreement", "Exit codes", "130", "zsq-compile synth"):
         assert word in ended.out
-    assert "--bits" not in call("synth", "--help").out
+    assert "--max-size" not in call("synth", "--help").out
 
 
 def test_no_word_at_all_is_a_question_for_help(call: Callable[..., Ended]) -> None:
@@ -115,7 +115,7 @@ def test_every_option_arrives(call: Callable[..., Ended], model: Path, seen: dic
         " --seed 7 --calibration-method entropy --bias-correction none --input-shape a:0:1x3x8x8 --input-shape b:?x2"
     )
     words += " --mean .5,.4,.3 --std 1,1,1 --min-agreement 0.9 --data d.npz --mixed --max-size 0.15"
-    words += " --distill --distill-checkpoint state.pt --low-pass 0.3"
+    words += " --distill --distill-checkpoint state.pt --low-pass 0.3 --device cpu"
     call(model, *words.split())
     assert seen["output"] == Path("out.onnx")
     assert seen["data"] == Path("d.npz")
@@ -133,6 +133,7 @@ def test_every_option_arrives(call: Callable[..., Ended], model: Path, seen: dic
         mixed=True,
         max_size="0.15",
         low_pass=0.3,
+        device="cpu",
         distill=DistillConfig(checkpoint="state.pt"),
     )
     assert seen["given_plan"] is None
@@ -147,6 +148,7 @@ def test_distillation_is_switched_on_and_off(
         ((), None),
         (("--distill",), DistillConfig()),
         (("--config", path), DistillConfig(steps=9)),
+        (("--distill", "--generator", "gdfq", "--adversarial-margin"), DistillConfig(adversary="margin")),
         (("--config", path, "--distill"), DistillConfig(steps=9)),
         (("--config", path, "--no-distill"), None),
     ):

@@ -104,7 +104,7 @@ def test_the_classes_of_a_generator_are_a_list_of_numbers(tmp_path: Path) -> Non
         ('[generator]\nkind = "prior"\nx = 1', "this table takes no keys"),
         (
             '[generator]\nkind = "pix"',
-            "\"kind\" must be one of noise, prior, pixels, genie, zeroq, dsg, intraq, zs-cgan, gdfq, got 'pix'",
+            "\"kind\" must be one of noise, prior, pixels, genie, zeroq, dsg, intraq, zs-cgan, gdfq, adadfq, got 'pix'",
         ),
         ("generator = 3", 'generator: wanted a table with a key "kind", got 3'),
         ("quantization = 3", "quantization is a table of keys, written [quantization], got 3"),

@@ -47,9 +47,11 @@ class LearningRates:
 class Dropper:
     """Random 0s and 1s of any shape, cut from a pool: drawing fresh ones costs more than the convolution behind."""
 
-    def __init__(self, rng: torch.Generator, keep: float, dtype: torch.dtype) -> None:
+    def __init__(
+        self, rng: torch.Generator, keep: float, dtype: torch.dtype, device: torch.device | str = "cpu"
+    ) -> None:
         self._rng = rng
-        self._pool = (torch.rand(_POOL, generator=rng) < keep).to(dtype)
+        self._pool = (torch.rand(_POOL, generator=rng) < keep).to(device, dtype)
 
     def like(self, tensor: Tensor) -> Tensor:
         """Return 0s and 1s in the shape and type of a tensor, in the memory order of images with channels last."""
@@ -156,6 +158,15 @@ class BlockStudent:
     def run_quantized(self, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> dict[str, Tensor]:
         """Run up to some values of the block, differentiably, with every activation quantized as it will ship."""
         feeds, scales = self._constants()
+        return self._graph.run({**inputs, **feeds}, outputs, replace=scales)
+
+    def run_frozen(self, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> dict[str, Tensor]:
+        """Do the same with all numbers as they are now: differentiable to the inputs, and to nothing that is learned.
+
+        Samples that are made against a student so leave no gradient in it.
+        """
+        with torch.no_grad():
+            feeds, scales = self._constants()
         return self._graph.run({**inputs, **feeds}, outputs, replace=scales)
 
     def _constants(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -25,15 +25,13 @@ from zsq_compile.quantization.block_learning import BlockStudent
 from zsq_compile.quantization.block_values import QuantizedValues, written
 from zsq_compile.quantization.block_work import block_work
 from zsq_compile.quantization.blocks import Block, find_blocks, whole_network
+from zsq_compile.quantization.distillation_batches import Batches, LiveSamples, accompanied, drawn
 from zsq_compile.quantization.distillation_checkpoint import Checkpoint, SavedState, fingerprint, patient_interrupts
 from zsq_compile.quantization.distillation_trainer import CurvePoint, Judge, Objective, Trainer
 from zsq_compile.quantization.learning import learnable_start
 from zsq_compile.quantization.learning_budget import BlockCost, LearningBudget
 from zsq_compile.quantization.learning_samples import Samples, batched_values
 from zsq_compile.quantization.quantize import insert_quantizers
-
-Batches = Iterator[Mapping[str, Tensor]]
-"""Network inputs by name, (count, ...), without an end."""
 
 _BATCH, _MEASURED = 32, 8
 _JUDGEMENTS = 20
@@ -78,21 +76,6 @@ class DistillRecord:
         return f"{kept}: {decisions}divergence {self.divergence_before:.3g} -> {self.divergence_after:.3g}"
 
 
-def drawn(samples: Samples, chosen: Tensor, batch: int, rng: torch.Generator) -> Batches:
-    """Draw batches of a fixed set of samples for ever.
-
-    Args:
-        samples: the set.
-        chosen: indices of those to draw from.
-        batch: samples of a batch.
-        rng: asked at each batch, and not before it.
-
-    """
-    while True:
-        index = samples.drawn(chosen, batch, rng)
-        yield {name: value[index] for name, value in samples.inputs.items()}
-
-
 def pace(budget: LearningBudget, steps: int | None, done: int, reached: float) -> Iterator[float]:
     """Progress, from 0 towards 1, at the start of each step that is left.
 
@@ -125,9 +108,8 @@ class Distillation:
         config: what to do.
         budget: how long.
         seed: start of all randomness.
-        live: makes batches with a generator of random numbers, to be learned on instead of the samples. All their
-            randomness must come from that generator, at the time when a batch is asked for: only so can a training be
-            continued from a checkpoint.
+        live: makes samples while the student learns, to be learned on beside those of the set, or in their place. The
+            samples that judge are of the set all the same.
 
     Attributes:
         total: steps that are planned; None where the clock decides.
@@ -147,10 +129,10 @@ class Distillation:
         config: DistillConfig,
         budget: LearningBudget,
         seed: int,
-        live: Callable[[torch.Generator], Batches] | None = None,
+        live: LiveSamples | None = None,
     ) -> None:
         self._model, self._plan, self._teacher, self._samples = model, plan, teacher, samples
-        self._config, self._budget = config, budget
+        self._config, self._budget, self._live = config, budget, live
         _check_inputs(samples, config)
         few = {name: value[: samples.feed].to(teacher.device) for name, value in samples.inputs.items()}
         batched = batched_values(teacher, replace(samples, inputs=few))
@@ -164,9 +146,10 @@ class Distillation:
             for index in torch.split(judged, samples.feed)
         ]
         self._rng = torch.Generator().manual_seed(seed)
-        self._batches = drawn(samples, trained, self._batch, self._rng) if live is None else live(self._rng)
+        self._batches = drawn(samples, trained, self._batch, self._rng)
         self._features = self._measure(few, find_blocks(model, plan, batched))
         self._settings = {**asdict(replace(config, checkpoint=None)), "seed": seed, "effort": budget.effort}
+        self._settings["source"] = "" if live is None else live.description
         self.record: DistillRecord | None = None
 
     def _measure(self, few: Mapping[str, Tensor], blocks: tuple[Block, ...]) -> tuple[str, ...]:
@@ -217,17 +200,27 @@ class Distillation:
         student = BlockStudent(self._student, self._block, self._plan, start, weights, none, "lsq", below=_ALL_WIDTHS)
         objective = Objective(student, self._teacher, self._block.outputs, self._features, self._config)
         judge = Judge(self._student, self._teacher, self._plan, self._block, self._feeds)
-        trainer = Trainer(student, objective, judge, start, self._config, device, self._rng)
+        measured = (lambda: None) if self._live is None else self._live.measured
+        trainer = Trainer(student, objective, judge, start, self._config, device, self._rng, measured)
         if saved is not None:
             trainer.restore(saved.training, saved.best)
+            if self._live is not None:
+                self._live.restore(saved.training["live"])
             advance(trainer.step)
-        self._train(trainer, start, checkpoint, advance)
+        self._train(trainer, self._accompanied(student), start, checkpoint, advance)
         self.record = _recorded(trainer, self._batch, time.perf_counter() - began)
         return written(self._base, self._plan, trainer.best)
+
+    def _accompanied(self, student: BlockStudent) -> Batches:
+        if self._live is None:
+            return self._batches
+        share = self._config.live_share
+        return accompanied(self._batches, self._batch, self._live, share, student.run_frozen, self._rng)
 
     def _train(
         self,
         trainer: Trainer,
+        batches: Batches,
         start: QuantizedValues,
         checkpoint: Checkpoint | None,
         advance: Callable[[int], None],
@@ -237,7 +230,8 @@ class Distillation:
 
         def write() -> None:
             if checkpoint is not None:
-                checkpoint.write(SavedState(start=start, best=trainer.best, training=trainer.state()))
+                live = {} if self._live is None else {"live": dict(self._live.state())}
+                checkpoint.write(SavedState(start=start, best=trainer.best, training={**trainer.state(), **live}))
 
         def between() -> None:
             nonlocal written_at
@@ -251,7 +245,7 @@ class Distillation:
         interval = _STEPS_BETWEEN if self.total is None else max(math.ceil(self.total / _JUDGEMENTS), 1)
         with _never_asked() if checkpoint is None else patient_interrupts() as asked:
             left = pace(self._budget, self._config.steps, trainer.step, trainer.reached)
-            trainer.train(self._batches, left, interval, advance, between)
+            trainer.train(batches, left, interval, advance, between)
             write()
             if asked():
                 raise KeyboardInterrupt

@@ -19,7 +19,7 @@ from passes.plan import QuantizationPlan
 from zsq_compile.errors import ConfigError
 from zsq_compile.quantization.block_values import QuantizedValues
 
-_FORMAT = "zsq-compile distillation 1"
+_FORMAT = "zsq-compile distillation 2"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -27,6 +27,7 @@ class CurvePoint:
         loss: mean of the training loss since the point before; None at the start.
         agreement: share of common decisions on samples apart; None where no output has classes.
         divergence: distance of the outputs on them, of classes at temperature 1.
+        live: figures of the samples that were made since the point before, by name; None where none were.
 
     """
 
@@ -34,6 +35,7 @@ class CurvePoint:
     loss: float | None
     agreement: float | None
     divergence: float
+    live: Mapping[str, float] | None = None
 
     def beats(self, other: "CurvePoint") -> bool:
         """Whether this is better: by the decisions first, by the distance where these are as good."""
@@ -148,6 +150,7 @@ class Trainer:
         config: rates, mixup and perturbation.
         device: of both networks.
         rng: of mixtures; batches draw from it as well.
+        measured: figures of the samples that were made since the last call, for the curve.
 
     Attributes:
         step: steps done.
@@ -167,8 +170,9 @@ class Trainer:
         config: DistillConfig,
         device: torch.device,
         rng: torch.Generator,
+        measured: Callable[[], Mapping[str, float] | None] = lambda: None,
     ) -> None:
-        self._student, self._objective, self._judge = student, objective, judge
+        self._student, self._objective, self._judge, self._measured = student, objective, judge, measured
         self._start, self._config, self._device, self._rng = start, config, device, rng
         self._optimizer = student.optimizer(rates(config.learning_rate))
         self._first = [group["lr"] for group in self._optimizer.param_groups]
@@ -230,7 +234,7 @@ class Trainer:
         values = self._start.merged(self._student.values()) if self.step else self._start
         share, distance = self._judge(values)
         loss = sum(self._losses) / len(self._losses) if self._losses else None
-        point = CurvePoint(step=self.step, loss=loss, agreement=share, divergence=distance)
+        point = CurvePoint(step=self.step, loss=loss, agreement=share, divergence=distance, live=self._measured())
         self._losses.clear()
         self.curve.append(point)
         if self.best_point is None or point.beats(self.best_point):
@@ -253,8 +257,8 @@ class Trainer:
         """Go back to a state that ``state`` gave, with the best values of that time."""
         self.step, self.reached, self._losses = state["step"], state["reached"], list(state["losses"])
         self.curve = [
-            CurvePoint(step=step, loss=loss, agreement=share, divergence=distance)
-            for step, loss, share, distance in state["curve"]
+            CurvePoint(step=step, loss=loss, agreement=share, divergence=distance, live=live)
+            for step, loss, share, distance, live in state["curve"]
         ]
         self.best, self.best_point = best, next(p for p in self.curve if p.step == state["best_step"])
         with torch.no_grad():

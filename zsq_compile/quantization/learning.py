@@ -102,11 +102,11 @@ def learning(
         reconstruction = Reconstruction(
             model,
             plan,
-            TorchGraph(inserted),
+            TorchGraph(inserted, device=teacher.device),
             teacher,
             samples,
             cache,
-            start,
+            start.to(teacher.device),
             behind_grid,
             rounding=rounding,
             budget=budget,

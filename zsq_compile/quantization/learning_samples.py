@@ -61,6 +61,7 @@ def batched_values(teacher: TorchGraph, samples: Samples) -> frozenset[str]:
 
         with torch.inference_mode():
             first = torch.arange(size)
-            teacher.run({name: value[first % len(value)] for name, value in samples.inputs.items()}, visit=remember)
+            feed = {name: value[first % len(value)].to(teacher.device) for name, value in samples.inputs.items()}
+            teacher.run(feed, visit=remember)
         found.append(names)
     return frozenset(set.intersection(*found))

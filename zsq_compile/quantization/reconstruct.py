@@ -104,7 +104,7 @@ class Reconstruction:
         self._behind_grid = behind_grid
         self._learned_scales: set[str] = set()
         self._longest = 0.0
-        self._dropper = Dropper(rng, _QUANTIZED_SHARE, reduced_type(teacher.device))
+        self._dropper = Dropper(rng, _QUANTIZED_SHARE, reduced_type(teacher.device), teacher.device)
         self._trained, self._judged = samples.parted()
         self._costs = self._measured_costs()
         budget.plan(self._costs)
@@ -139,7 +139,7 @@ class Reconstruction:
     def _measured_costs(self) -> list[BlockCost]:
         """Measure on a few samples what a step on each block takes, and what the closed forms have lost behind it."""
         samples = {
-            name: value[: self._samples.feed if self._samples.fixed else _MEASURED]
+            name: value[: self._samples.feed if self._samples.fixed else _MEASURED].to(self._teacher.device)
             for name, value in self._samples.inputs.items()
         }
         count = len(next(iter(samples.values())))
@@ -183,7 +183,7 @@ class Reconstruction:
         """Run all samples through a block, and keep what it makes."""
         step = self._samples.feed
         for start in range(0, self._samples.count, step):
-            feeds = {name: self._cache.take((side, name), slice(start, start + step)) for name in block.inputs}
+            feeds = self._taken(side, block.inputs, slice(start, start + step))
             for name, value in self._outputs(block, feeds, values).items():
                 self._write((side, name), start, value)
 
@@ -255,17 +255,20 @@ class Reconstruction:
         for site in block.layers:
             if site.number_format.bits >= 8 or site.axis is None:
                 continue
-            weight, step = weights[site.initializer], self._start.steps[site.initializer]
+            weight, step = weights[site.initializer].cpu(), self._start.steps[site.initializer].cpu()
             if column_length(site, weights) > LONGEST_COLUMN:
                 continue
             layer = compensated_layer(site, weight, step.flatten(), self._input_pairs(block, site, values))
             if layer is None:
                 continue
-            newer = {site.initializer: layer.step.reshape(step.shape)}
-            biases = {str(site.bias): weights[str(site.bias)] + layer.shift} if site.bias in values.biases else {}
-            values = values.merged(
-                QuantizedValues(weights={site.initializer: layer.weight}, steps=newer, biases=biases, scales={})
+            biases = {str(site.bias): weights[str(site.bias)].cpu() + layer.shift} if site.bias in values.biases else {}
+            newer = QuantizedValues(
+                weights={site.initializer: layer.weight},
+                steps={site.initializer: layer.step.reshape(step.shape)},
+                biases=biases,
+                scales={},
             )
+            values = values.merged(newer.to(self._teacher.device))
         return values
 
     def _input_pairs(self, block: Block, site: WeightSite, values: QuantizedValues) -> Iterator[InputPair]:
@@ -276,7 +279,7 @@ class Reconstruction:
             for index in torch.split(samples, self._samples.feed):
                 found = []
                 for side, value, constants in (("quantized", made, values), ("float", name, None)):
-                    feeds = {entry: self._cache.take((side, entry), index) for entry in block.inputs}
+                    feeds = self._taken(side, block.inputs, index)
                     found.append(self._outputs(block, feeds, constants, (value,))[value].float())
                 columns = zip(*(input_columns(node, site, self._teacher.initializers, x) for x in found), strict=True)
                 yield from (InputPair(quantized=left, real=right, judged=judged) for left, right in columns)
@@ -288,23 +291,26 @@ class Reconstruction:
     def _drawn(self, block: Block, batch: int) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         """Draw some samples: inputs from both networks, and targets."""
         index = self._samples.drawn(self._trained, batch, self._rng)
-        quantized = {name: self._cache.take(("quantized", name), index) for name in block.inputs}
-        floats = {name: self._cache.take(("float", name), index) for name in block.inputs}
-        return quantized, floats, {name: self._cache.take(("float", name), index) for name in block.outputs}
+        quantized, floats = (self._taken(side, block.inputs, index) for side in ("quantized", "float"))
+        return quantized, floats, self._taken("float", block.outputs, index)
+
+    def _taken(self, side: str, names: Sequence[str], index: Tensor | slice) -> dict[str, Tensor]:
+        """Return some samples of some values, where the networks run."""
+        return {name: self._cache.take((side, name), index).to(self._teacher.device) for name in names}
 
     def _error(self, block: Block, values: QuantizedValues) -> float:
         """Mean distance of the outputs on the samples that judge, with codes rounded for good."""
         parts = []
         for index in torch.split(self._judged, self._samples.feed):
-            feeds = {name: self._cache.take(("quantized", name), index) for name in block.inputs}
-            targets = {name: self._cache.take(("float", name), index) for name in block.outputs}
+            feeds, targets = self._taken("quantized", block.inputs, index), self._taken("float", block.outputs, index)
             parts.append(self._distance(self._outputs(block, feeds, values), targets))
         return float(torch.cat(parts).mean())
 
     @staticmethod
     def _distance(outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
         """Squared error of each sample, relative to the variance of the targets, over all float outputs."""
-        total = torch.zeros(max(map(len, targets.values()), default=1))
+        device = next((target.device for target in targets.values()), None)
+        total = torch.zeros(max(map(len, targets.values()), default=1), device=device)
         for name, target in targets.items():
             if target.is_floating_point():
                 wanted, known = target.float(), target.isfinite()  # an infinite logit masks a class

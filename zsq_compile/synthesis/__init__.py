@@ -1,10 +1,12 @@
 """Calibration data made of nothing but the network: several algorithms behind one method."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from zsq_compile.baseline_config import DsgConfig, IntraqConfig, ZeroqConfig
-from zsq_compile.conditional_config import GdfqConfig, ZsCganConfig
+from zsq_compile.conditional_config import AdadfqConfig, GdfqConfig, ZsCganConfig
 from zsq_compile.config import Effort, GenieConfig, NoiseConfig, PixelsConfig, PriorConfig, SynthesisConfig
+from zsq_compile.differentiable.module import TorchGraph
+from zsq_compile.errors import ConfigError
 from zsq_compile.progress import Progress, Silent
 from zsq_compile.signature import InputSpec
 from zsq_compile.synthesis.conditional_generator import ConditionalGenerator
@@ -29,17 +31,20 @@ def make_generator(
     *,
     effort: Effort = "balanced",
     low_pass: float | None = None,
+    student: Callable[[], TorchGraph] | None = None,
 ) -> Generator:
     """Choose the algorithm by the type of its config.
 
     ``contract`` None lets the contract of each image input be inferred when data is made. ``low_pass`` filters the
-    finished images, whichever algorithm makes them (see ``LowPassGenerator``).
+    finished images, whichever algorithm makes them (see ``LowPassGenerator``). ``student`` makes a quantized network,
+    on the device of the float one, for those that learn against one.
 
     Raises:
+        ConfigError: the algorithm wants a student, and there is none.
         SynthesisError: an input takes values that cannot be made up, such as integers.
 
     """
-    generator = _make(config, inputs, contract, progress or Silent(), effort)
+    generator = _make(config, inputs, contract, progress or Silent(), effort, student)
     return generator if low_pass is None else LowPassGenerator(generator, low_pass)
 
 
@@ -49,6 +54,7 @@ def _make(
     contract: InputContract | None,
     told: Progress,
     effort: Effort,
+    student: Callable[[], TorchGraph] | None,
 ) -> Generator:
     match config:
         case NoiseConfig():
@@ -69,3 +75,7 @@ def _make(
             return ConditionalGenerator("zs-cgan", config, inputs, contract, told, effort=effort)
         case GdfqConfig():
             return ConditionalGenerator("gdfq", config, inputs, contract, told, effort=effort)
+        case AdadfqConfig():
+            if student is None:
+                raise ConfigError("the adadfq generator learns against a quantized network, and none was given to it")
+            return ConditionalGenerator("adadfq", config, inputs, contract, told, effort=effort, student=student)

@@ -1,4 +1,4 @@
-"""The generators ``zs-cgan`` and ``gdfq``: one network for all images, which is told the class of each.
+"""The generators ``zs-cgan``, ``gdfq`` and ``adadfq``: one network for all images, which is told the class of each.
 
 It learns against the fixed network, which stands where a GAN has its discriminator: images are to be taken for the
 class that was asked for, and their statistics to be those that BatchNormalization remembers.
@@ -22,27 +22,33 @@ channels of all layers stands in the place of the sum, which would grow with the
 
 where the label scales z for up to 100 classes, and normalises in the network above. In the paper the network learns
 along with the quantized one; here that is what ``SyntheticSet.source`` is for.
+
+``adadfq``: Qian et al., "Adaptive Data-Free Quantization" (CVPR 2023): GDFQ's network and statistics, and in the place
+of the cross-entropy what adversarial.py has of it, against a quantized network.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from passes.harvest_batchnorm import BatchNormStatistics
-from zsq_compile.conditional_config import ConditionalConfig
+from zsq_compile.conditional_config import AdadfqConfig, ConditionalConfig
 from zsq_compile.config import Effort
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError, SynthesisError
 from zsq_compile.progress import Progress
 from zsq_compile.signature import InputSpec
+from zsq_compile.synthesis.adversarial import two_sided
 from zsq_compile.synthesis.budget import Allowance, plan_budget
 from zsq_compile.synthesis.conditional_source import ConditionalSource
 from zsq_compile.synthesis.feeding import Feeding
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet
 from zsq_compile.synthesis.label_deck import LabelDeck
+from zsq_compile.synthesis.opponent import Opponent
 from zsq_compile.synthesis.picture_networks import require_pictures, tell_cut
 from zsq_compile.synthesis.procedural import check_inputs, find_contracts
+from zsq_compile.synthesis.source import Extra
 
 _ALLOWANCE = Allowance(
     iterations={"fast": 100, "balanced": 400, "best": 4000},
@@ -64,6 +70,7 @@ class ConditionalGenerator:
         progress: Progress,
         *,
         effort: Effort,
+        student: Callable[[], TorchGraph] | None = None,
     ) -> None:
         self._name = name
         self._config = config
@@ -71,6 +78,7 @@ class ConditionalGenerator:
         self._contract = contract
         self._progress = progress
         self._effort = effort
+        self._student = student
 
     def synthesize(
         self, teacher: TorchGraph, statistics: BatchNormStatistics, count: int, rng: torch.Generator
@@ -137,12 +145,26 @@ class ConditionalGenerator:
                 f"effort {self._effort!r} has time for with batches of {size} on this network: use --generator pixels, "
                 "a higher --effort, or set generator.iterations or a smaller generator.batch_size"
             )
-        curve = []
+        curve, against = [], self._against(source, rng)
         with self._progress.stage("synthesis", budget.iterations) as advance:
             for _ in range(budget.iterations):
-                curve.append(source.step(size, rng).loss)
+                curve.append(source.step(size, rng, against).loss)
                 advance(1)
         return tuple(curve)
+
+    def _against(self, source: ConditionalSource, rng: torch.Generator) -> Extra | None:
+        """Return what a quantized network adds to the loss; None where there is none."""
+        if self._student is None or not isinstance(self._config, AdadfqConfig):
+            return None
+        opponent = Opponent(
+            "adadfq",
+            source.scores,
+            temperature=1.0,
+            weight=1.0,
+            numbers=two_sided(self._config),
+            piece=source.feeding.fixed_batch,
+        )
+        return opponent.extra(self._student().run, rng)
 
     def _drawn(self, source: ConditionalSource, labels: Tensor, rng: torch.Generator) -> dict[str, list[Tensor]]:
         """Pixels of every input, not cut yet, one picture for each label.

@@ -1,7 +1,8 @@
 """A conditional generator and the fixed network that it learns against, one step at a time.
 
     labels y, latents z -> networks -> pixels, cut to [0, 1] -> fed inputs x -> teacher -> scores, moments of BN inputs
-    loss = class_weight * cross-entropy(scores, y) + bn_weight * distance(moments, what BN remembers) + extra(x, scores)
+    loss = class_weight * cross-entropy(scores, y) + bn_weight * distance(moments, what BN remembers)
+           + extra(x, scores, y)
 
 The teacher takes a batch in pieces where it has to; moments are those of the whole batch. Adam has the betas of GDFQ,
 (0.5, 0.999).
@@ -112,7 +113,7 @@ class ConditionalSource:
         bn_term = _DISTANCES[self.config.distance](measured, self._targets)
         loss = self.config.class_weight * class_term + self.config.bn_weight * bn_term
         if extra is not None:
-            loss = loss + extra(inputs, scores)
+            loss = loss + extra(inputs, scores, labels)
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
@@ -142,7 +143,7 @@ class ConditionalSource:
         """
         self._painters.load_state_dict(state["weights"])
         self._optimizer.load_state_dict(state["optimizer"])
-        self._deck.rest = state["labels"].clone()
+        self._deck.rest = state["labels"].cpu().clone()
 
     def _fed(self, pixels: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return laid_out(self.feeding.fed({name: value.clamp(0.0, 1.0) for name, value in pixels.items()}))

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from zsq_compile.differentiable.module import TorchGraph
 
-Extra: TypeAlias = Callable[[Mapping[str, Tensor], Tensor], Tensor]
-"""(fed network inputs by name, the teacher's class scores) -> one more term of the loss, differentiable to inputs."""
+Extra: TypeAlias = Callable[[Mapping[str, Tensor], Tensor, Tensor], Tensor]
+"""(fed network inputs by name, the teacher's class scores, asked classes) -> one more term of the loss."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -37,6 +37,10 @@ class Batch:
 
 class Source(Protocol):
     """A conditional generator with the teacher that it learns against."""
+
+    @property
+    def config(self) -> object:
+        """Settings, whose ``repr`` tells them all."""
 
     @property
     def teacher(self) -> TorchGraph:

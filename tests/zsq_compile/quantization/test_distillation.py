@@ -1,7 +1,7 @@
 import functools
 import itertools
 import signal as signals
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from tests.zsq_compile.quantization.learnable import CHAIN, NETWORKS, ClosedForm
 from zsq_compile.distill_config import DistillConfig
 from zsq_compile.errors import ConfigError, QuantizationError
 from zsq_compile.quantization import distillation
-from zsq_compile.quantization.block_learning import BlockStudent
+from zsq_compile.quantization.block_learning import BlockStudent, LearningRates
 from zsq_compile.quantization.blocks import whole_network
-from zsq_compile.quantization.distillation import Distillation, DistillRecord, drawn, pace
+from zsq_compile.quantization.distillation import Distillation, DistillRecord, pace
+from zsq_compile.quantization.distillation_batches import Batches, Student, accompanied, drawn
 from zsq_compile.quantization.distillation_losses import attention_distance, softened_divergence
 from zsq_compile.quantization.distillation_trainer import CurvePoint, Objective, mixed, perturbed
 from zsq_compile.quantization.learning_budget import LearningBudget
@@ -134,34 +135,66 @@ def test_same_seed_same_bytes() -> None:
     assert first[1].curve != other[1].curve
 
 
-class Interrupting:
-    """Batches of a closed form's samples, with Ctrl-C pressed while one of them is made."""
+class Inventor:
+    """Live samples: noise of a size that it learns from the student, and a count of what was asked of it."""
 
-    def __init__(self, samples: Samples, at: int) -> None:
-        self._samples, self._at = samples, at
+    description = "noise"
 
-    def __call__(self, rng: torch.Generator) -> Iterator[Mapping[str, Tensor]]:
-        for place, batch in enumerate(drawn(self._samples, self._samples.parted()[0], 32, rng)):
-            if place == self._at:
+    def __init__(self) -> None:
+        self.size, self.asked, self.gradients = torch.tensor(1.0), 0, list[float]()
+
+    def take(self, count: int, student: Student, rng: torch.Generator) -> dict[str, Tensor]:
+        x = (self.size * torch.randn(count, 2, 6, 6, generator=rng)).requires_grad_()
+        student({"x": x}, ("y",))["y"].square().mean().backward()
+        assert x.grad is not None
+        self.gradients.append(float(x.grad.norm()))
+        self.size, self.asked = self.size + 0.1 * x.grad.norm(), self.asked + 1
+        return {"x": x.detach()}
+
+    def measured(self) -> dict[str, float] | None:
+        return {"size": float(self.size)} if self.asked else None
+
+    def state(self) -> dict[str, Any]:
+        return {"size": self.size, "asked": self.asked}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.size, self.asked = state["size"], state["asked"]
+
+
+def interrupting(at: int) -> Callable[..., Batches]:
+    """Draw batches as they are always drawn, with Ctrl-C pressed while one of them is made."""
+
+    def make(samples: Samples, chosen: Tensor, batch: int, rng: torch.Generator) -> Batches:
+        for place, made in enumerate(drawn(samples, chosen, batch, rng)):
+            if place == at:
                 signals.raise_signal(signals.SIGINT)
-            yield batch
+            yield made
+
+    return make
 
 
+@pytest.mark.parametrize("kind", [None, Inventor])
 @pytest.mark.parametrize("at", [0, 4])
-def test_a_continued_training_ends_in_the_same_bytes(at: int, tmp_path: Path) -> None:
+def test_a_continued_training_ends_in_the_same_bytes(
+    at: int, kind: type[Inventor] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def again() -> Inventor | None:
+        return None if kind is None else kind()
+
     closed, path = prepared(), tmp_path / "state.pt"
     settings = {"steps": 9, "learning_rate": 0.02, "mixup": True}
-    whole, record = distilled(closed, **settings)
+    whole, record = distilled(closed, live=again(), **settings)
     handler = signals.getsignal(signals.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        distilled(closed, live=Interrupting(closed.samples, at), checkpoint=str(path), **settings)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(distillation, "drawn", interrupting(at))
+        distilled(closed, live=again(), checkpoint=str(path), **settings)
     assert signals.getsignal(signals.SIGINT) is handler
     assert [entry.name for entry in tmp_path.iterdir()] == ["state.pt"]
     assert torch.load(path, weights_only=True)["training"]["step"] == at + 1
-    continued, later = distilled(closed, checkpoint=str(path), **settings)
+    continued, later = distilled(closed, live=again(), checkpoint=str(path), **settings)
     assert serialized(continued) == serialized(whole)
     assert (later.curve, later.kept_step, later.steps) == (record.curve, record.kept_step, 9)
-    finished, last = distilled(closed, checkpoint=str(path), **settings)
+    finished, last = distilled(closed, live=again(), checkpoint=str(path), **settings)
     assert serialized(finished) == serialized(whole)
     assert last.curve == record.curve
 
@@ -170,32 +203,33 @@ def test_the_state_is_kept_now_and_then(tmp_path: Path, monkeypatch: pytest.Monk
     closed, path = prepared(), tmp_path / "state.pt"
     settings: dict[str, Any] = {"steps": 6, "learning_rate": 0.02, "checkpoint": str(path)}
 
-    def failing(rng: torch.Generator) -> Iterator[Mapping[str, Tensor]]:
-        yield from itertools.islice(drawn(closed.samples, closed.samples.parted()[0], 32, rng), 4)
+    def failing(samples: Samples, chosen: Tensor, batch: int, rng: torch.Generator) -> Batches:
+        yield from itertools.islice(drawn(samples, chosen, batch, rng), 4)
         raise MemoryError
 
-    with pytest.raises(MemoryError):
-        distilled(closed, live=failing, **settings)
+    with monkeypatch.context() as patched, pytest.raises(MemoryError):
+        patched.setattr(distillation, "drawn", failing)
+        distilled(closed, **settings)
     assert not path.exists()
     monkeypatch.setattr(distillation, "_KEPT_EVERY", 0.0)
-    with pytest.raises(MemoryError):
-        distilled(closed, live=failing, **settings)
+    with monkeypatch.context() as patched, pytest.raises(MemoryError):
+        patched.setattr(distillation, "drawn", failing)
+        distilled(closed, **settings)
     assert torch.load(path, weights_only=True)["training"]["step"] == 4
     continued, _ = distilled(closed, **settings)
     path.unlink()
     assert serialized(continued) == serialized(distilled(closed, **settings)[0])
 
 
-def test_a_second_interruption_is_obeyed_at_once(tmp_path: Path) -> None:
-    closed = prepared()
-
-    def impatient(rng: torch.Generator) -> Iterator[Mapping[str, Tensor]]:
+def test_a_second_interruption_is_obeyed_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def impatient(samples: Samples, chosen: Tensor, batch: int, rng: torch.Generator) -> Batches:
         for _ in range(2):
             signals.raise_signal(signals.SIGINT)
-        yield from drawn(closed.samples, closed.samples.parted()[0], 32, rng)
+        yield from drawn(samples, chosen, batch, rng)
 
+    monkeypatch.setattr(distillation, "drawn", impatient)
     with pytest.raises(KeyboardInterrupt):
-        distilled(closed, live=impatient, checkpoint=str(tmp_path / "state.pt"), steps=3)
+        distilled(prepared(), checkpoint=str(tmp_path / "state.pt"), steps=3)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -207,7 +241,13 @@ def test_a_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
     closed, path = prepared(), tmp_path / "state.pt"
     distilled(closed, steps=1, checkpoint=str(path))
     kept = path.read_bytes()
-    for other, settings in ((prepared(bits=4), {}), (closed, {"temperature": 5.0}), (closed, {"seed": 1})):
+    live: dict[str, Any] = {"live": Inventor()}
+    for other, settings in (
+        (prepared(bits=4), {}),
+        (closed, {"temperature": 5.0}),
+        (closed, {"seed": 1}),
+        (closed, live),
+    ):
         with pytest.raises(ConfigError, match="another model or other settings: delete it or name another file"):
             distilled(other, **{"steps": 1, "checkpoint": str(path), **settings})
     assert path.read_bytes() == kept
@@ -228,6 +268,72 @@ def test_outputs_that_are_no_classes_are_learned_by_their_squared_error() -> Non
     assert record.agreement_before is None and record.agreement_after is None
     assert record.divergence_after < record.divergence_before
     assert "decisions" not in record.words()
+
+
+class Ones:
+    """Live samples that are all ones, and the student handed to them."""
+
+    description = "ones"
+
+    def __init__(self) -> None:
+        self.counts, self.student = list[int](), None
+
+    def take(self, count: int, student: Any, rng: torch.Generator) -> dict[str, Tensor]:
+        self.counts.append(count)
+        self.student = student
+        return {"x": torch.ones(count, 2, 6, 6)}
+
+    def measured(self) -> None:
+        return None
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        raise AssertionError("nothing to restore")
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.25, 8), (0.001, 1), (0.9, 29), (1.0, 32)])
+def test_a_share_of_each_batch_is_live(share: float, count: int) -> None:
+    live, rng = Ones(), torch.Generator().manual_seed(0)
+    fixed = iter([{"x": torch.zeros(32, 2, 6, 6)}])
+    batch = next(accompanied(fixed, 32, live, share, live.take, rng))["x"]
+    assert batch.flatten(1).mean(1).tolist() == [1.0] * count + [0.0] * (32 - count)
+    assert live.counts == [count]
+    assert len(list(fixed)) == int(share == 1.0)
+
+
+def test_live_samples_of_a_fixed_batch_size_fill_it_up() -> None:
+    live, closed = Ones(), prepared(fixed=8)
+    _, record = distilled(closed, live=live, steps=2, live_share=0.75)
+    assert (live.counts, record.batch) == ([6, 6], 8)
+
+
+def test_live_samples_meet_the_student_as_it_is_and_leave_no_gradient_in_it() -> None:
+    closed = prepared()
+    graph, start = started(closed)
+    block = whole_network(closed.model, closed.plan, batched_values(closed.teacher, closed.samples))
+    weights = closed.teacher.initializers
+    student = BlockStudent(graph, block, closed.plan, start, weights, frozenset[str](), "lsq", below=99)
+    x = closed.samples.inputs["x"][:8].clone().requires_grad_()
+    frozen, learning = (run({"x": x}, ("y",))["y"] for run in (student.run_frozen, student.run_quantized))
+    assert torch.equal(frozen, learning)
+    frozen.sum().backward()
+    assert x.grad is not None and float(x.grad.abs().sum()) > 0
+    numbers = [number for group in student.optimizer(LearningRates()).param_groups for number in group["params"]]
+    assert numbers and all(number.grad is None for number in numbers)
+    with torch.no_grad():
+        numbers[0].add_(3.0)
+    assert not torch.equal(student.run_frozen({"x": x}, ("y",))["y"], frozen)
+
+
+def test_what_live_samples_measure_stands_in_the_curve() -> None:
+    live = Inventor()
+    _, record = distilled(prepared(), live=live, steps=4)
+    assert record.curve[0].live is None
+    sizes = [point.live["size"] for point in record.curve[1:] if point.live is not None]
+    assert len(sizes) == 4 and sizes == sorted(sizes) and sizes[-1] == float(live.size)
+    assert len(set(live.gradients)) == 4
 
 
 def test_a_fixed_batch_size_is_kept() -> None:

@@ -1,0 +1,56 @@
+"""A quantized network before there is any data: what a generator can learn against until the real student is there."""
+
+from dataclasses import replace
+
+import torch
+
+from backends.target import Target
+from passes.harvest_batchnorm import BatchNormStatistics
+from zsq_compile.calibration_data import feeds, fixed_batch
+from zsq_compile.config import CompileConfig
+from zsq_compile.differentiable.module import TorchGraph
+from zsq_compile.folding import folded
+from zsq_compile.loading import LoadedModel
+from zsq_compile.planning import planned
+from zsq_compile.progress import Silent
+from zsq_compile.quantization.quantize import calibrated_plan, correct_biases, insert_quantizers, rounded_model
+from zsq_compile.synthesis.generator import InputContract
+from zsq_compile.synthesis.procedural import PriorGenerator
+
+_SAMPLES = 64
+
+
+def provisional_student(
+    loaded: LoadedModel,
+    statistics: BatchNormStatistics,
+    target: Target,
+    config: CompileConfig,
+    device: torch.device,
+    contract: InputContract | None,
+) -> TorchGraph:
+    """Quantize a network by what needs no data of its own: nearest rounding, and ranges from procedural images.
+
+    Biases are corrected as ``config`` says.
+
+    Args:
+        loaded: the float model with its BatchNormalizations, which tell what numbers the network takes, and its inputs.
+        statistics: of the BatchNormalizations.
+        target: where it will run.
+        config: widths, how ranges and scales are chosen, and the seed of the images.
+        device: where the network is to run.
+        contract: what numbers the network takes, where that is given.
+
+    """
+    inputs = loaded.inputs
+    rng = torch.Generator().manual_seed(config.seed)
+    count = max(_SAMPLES // (fixed_batch(inputs) or 1), 1) * (fixed_batch(inputs) or 1)
+    images = PriorGenerator(inputs, contract, Silent()).synthesize(TorchGraph(loaded.model), statistics, count, rng)
+    model = folded(loaded.model, statistics, config.quantization.equalize)
+    teacher, batches = TorchGraph(model), feeds(images.inputs, inputs)
+    settings = replace(config.quantization, rounding="nearest")
+    plan = calibrated_plan(planned(model, target, config), teacher, batches, settings)
+    rounded, plan = rounded_model(model, plan, teacher, batches, settings)
+    quantized = insert_quantizers(rounded, plan)
+    if not config.quantization.equalize:  # statistics of a model whose channels were equalized hold no longer
+        correct_biases(model, quantized, plan, teacher, statistics, batches, settings)
+    return TorchGraph(quantized, device=device)

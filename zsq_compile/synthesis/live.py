@@ -1,0 +1,111 @@
+"""Batches for a network that is being quantized, made by a generator that goes on learning beside it.
+
+For every few steps of the student there is one of the generator, against the student as it is at that moment; what
+that step made is handed out piece by piece. So no sample is ever seen twice, and the generator is told what the student
+does not copy yet (see adversarial.py). How alike its samples become is measured all along, on the teacher's features.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zsq_compile.differentiable.precision import reduced_precision
+from zsq_compile.distill_config import Adversary
+from zsq_compile.synthesis.adversarial import TwoSided
+from zsq_compile.synthesis.diversity import Diversity, Means, flat_features
+from zsq_compile.synthesis.opponent import Opponent, Student
+from zsq_compile.synthesis.probe import find_features
+from zsq_compile.synthesis.source import Source
+
+
+class LiveBatches:
+    """Makes batches for a student, and learns from it.
+
+    Args:
+        source: the generator, trained already.
+        adversary: which loss against the student is added.
+        temperature: of the discrepancy.
+        weight: of the added loss.
+        ratio: batches that one step of the generator serves.
+        fixed: samples that the network insists on, or None: then one step makes as many.
+        numbers: of AdaDFQ, by default its authors'.
+
+    Attributes:
+        description: all of that in words.
+
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        adversary: Adversary,
+        temperature: float,
+        weight: float,
+        ratio: int,
+        fixed: int | None = None,
+        numbers: TwoSided | None = None,
+    ) -> None:
+        self._source, self._ratio, self._fixed = source, ratio, fixed
+        self.description = f"{source.config!r} {adversary} {temperature} {weight} {ratio} {fixed} {numbers}"
+        self._opponent = Opponent(
+            adversary, source.scores, temperature=temperature, weight=weight, numbers=numbers, piece=fixed
+        )
+        self._diversity, self._means = Diversity(), Means()
+        self._features: str | None = None
+        self._stock: dict[str, Tensor] = {}
+
+    def take(self, count: int, student: Student, rng: torch.Generator) -> dict[str, Tensor]:
+        """Return ``count`` samples that were never seen: network inputs by name, on the teacher's device.
+
+        Args:
+            count: samples; at most the batch that the network insists on.
+            student: the quantized network as it is now.
+            rng: all randomness comes from it, now.
+
+        """
+        if min((len(value) for value in self._stock.values()), default=0) < count:
+            self._stock = self._made(self._fixed or count * self._ratio, student, rng)
+        taken = {name: value[:count] for name, value in self._stock.items()}
+        self._stock = {name: value[count:] for name, value in self._stock.items()}
+        return taken
+
+    def _made(self, count: int, student: Student, rng: torch.Generator) -> dict[str, Tensor]:
+        made = self._source.step(count, rng, self._opponent.extra(student, rng))
+        distance = self._opponent.measured(student, made)
+        spread = self._diversity(self._seen(made.inputs, made.scores), made.labels)
+        self._means.add({**spread, "discrepancy": distance, "generator_loss": made.loss})
+        return dict(made.inputs)
+
+    def _seen(self, inputs: Mapping[str, Tensor], scores: Tensor) -> Tensor:
+        """Return (samples, size) penultimate features; the scores where the network has none."""
+        if self._features is None:
+            self._features = find_features(self._source.teacher, inputs, self._source.scores) or self._source.scores
+        if self._features == self._source.scores:
+            return flat_features(scores)
+        with torch.no_grad(), reduced_precision(scores.device):
+            return flat_features(self._source.teacher.run(inputs, (self._features,))[self._features])
+
+    def measured(self) -> dict[str, float] | None:
+        """Means since the last call of what is named in ``Diversity``, ``discrepancy`` and ``generator_loss``."""
+        return self._means.taken()
+
+    def state(self) -> dict[str, Any]:
+        """Return all that ``restore`` needs, as tensors, numbers, and lists and mappings of them."""
+        return {
+            "source": self._source.state(),
+            "discrepancy": self._opponent.mean,
+            "diversity": self._diversity.state(),
+            "means": self._means.state(),
+            "stock": {name: value.clone() for name, value in self._stock.items()},
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go back to what ``state`` gave."""
+        self._source.restore(state["source"])
+        self._opponent.mean = state["discrepancy"]
+        self._diversity.restore(state["diversity"])
+        self._means.restore(state["means"])
+        self._stock = dict(state["stock"])
