@@ -117,7 +117,7 @@ def harvest_batchnorm(model: ir.Model) -> BatchNormStatistics:
         else:
             entries.append(entry)
             covered |= set() if layer is None else {layer}
-            reason = _distrust(entry, layer)
+            reason = distrust(entry, layer)
             if reason is not None:
                 degenerate[entry.node] = reason
     refusals.extend(
@@ -162,7 +162,7 @@ def _read(node: ir.Node, layer: ir.Node | None) -> BatchNorm | str:
         output=node.outputs[0].name or "",
         epsilon=node.attributes.get_float("epsilon", 1e-5),
         layer=layer.name if layer is not None else None,
-        dead=_dead(variance),
+        dead=dead_channels(variance),
         **arrays,
     )
 
@@ -178,15 +178,16 @@ def _layer(value: ir.Value | None) -> ir.Node | None:
     return node
 
 
-def _dead(variance: NDArray[np.float32]) -> NDArray[np.bool_]:
+def dead_channels(variance: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """(C,) True where a variance is about 0, by itself or beside those of the other channels."""
     dead = variance < _DEAD_ABSOLUTE
     if dead.all():
         return dead
     return dead | (variance < _DEAD_RELATIVE * np.median(variance[~dead]))
 
 
-def _distrust(entry: BatchNorm, layer: ir.Node | None) -> str | None:
-    """Why the figures cannot be those of a trained network, or None.
+def distrust(entry: BatchNorm, layer: ir.Node | None) -> str | None:
+    """Why the figures cannot be those of a trained network, or None; ``layer`` made what the entry tells of.
 
     Means of about 0 alone are no reason: behind a layer without bias they are right wherever its inputs have mean 0, as
     behind the linear bottlenecks of MobileNetV2. Behind a Relu they cannot be.

@@ -1,6 +1,6 @@
 """From the options that were given on a command line to a CompileConfig."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
@@ -27,9 +27,16 @@ def build_config(given: Mapping[str, Any]) -> CompileConfig:
 
     """
     file = given.get("config")
-    units = {"time_budget": parse_seconds, "memory": parse_bytes}
+    units: dict[str, Callable[[Any], object]] = {
+        "time_budget": parse_seconds,
+        "memory": parse_bytes,
+        "checkpoint": str,
+        "bn_stats": str,
+    }
     given = {**given, **{name: parse(given[name]) for name, parse in units.items() if given.get(name) is not None}}
     config = read_config(file) if file is not None else CompileConfig()
+    if given.get("checkpoint") is not None or given.get("bn_stats") is not None:
+        config = replace(config, checkpoint=None, bn_stats=None)  # of the file; they tell the same
     sections = ("input", "quantization", "generator", "distill")
     chosen = _laid_over(
         replace(

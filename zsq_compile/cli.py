@@ -47,7 +47,8 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 compile_app = typer.Typer(add_completion=False, context_settings=_SETTINGS)
 synth_app = typer.Typer(add_completion=False, context_settings=_SETTINGS)
-COMMANDS = {"synth": synth_app}
+harvest_app = typer.Typer(add_completion=False, context_settings=_SETTINGS)
+COMMANDS = {"synth": synth_app, "harvest": harvest_app}
 """Commands by their first word; without one of these words the command line compiles."""
 
 
@@ -85,7 +86,10 @@ def _show_version(wanted: bool) -> None:
 Version = Annotated[bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)]
 
 
-@compile_app.command(epilog=f"{_EXIT_CODES} Another command: zsq-compile synth MODEL, see zsq-compile synth --help.")
+@compile_app.command(
+    epilog=f"{_EXIT_CODES} Other commands: zsq-compile synth MODEL and zsq-compile harvest MODEL, "
+    "see zsq-compile synth --help and zsq-compile harvest --help."
+)
 def compile_command(
     context: typer.Context,
     model: given.Model,
@@ -115,6 +119,8 @@ def compile_command(
     seed: given.Seed = None,
     calib: given.Calib = None,
     save_calib: given.SaveCalib = None,
+    checkpoint: given.Checkpoint = None,
+    bn_stats: given.BnStats = None,
     input_shape: given.InputShape = None,
     mean: given.Mean = None,
     std: given.Std = None,
@@ -189,6 +195,8 @@ def synth_command(
     effort: given.EffortOption = None,
     device: given.DeviceOption = None,
     seed: given.Seed = None,
+    checkpoint: given.Checkpoint = None,
+    bn_stats: given.BnStats = None,
     input_shape: given.InputShape = None,
     mean: given.Mean = None,
     std: given.Std = None,
@@ -220,6 +228,33 @@ def synth_command(
         typer.echo(f"written to {path}")
         if gallery is not None:
             typer.echo(f"shown in {gallery}")
+
+
+@harvest_app.command(epilog=_EXIT_CODES)
+def harvest_command(
+    context: typer.Context,
+    model: given.Model,
+    output: given.StatisticsOutput = None,
+    input_shape: given.InputShape = None,
+    json_wanted: given.Json = False,
+    quiet: given.Quiet = False,
+    verbose: given.Verbose = False,
+) -> None:
+    """Keep what batch normalisation remembers of the training data, for --bn-stats and a model where it is folded."""
+    path = output or model.with_name(f"{model.stem}.stats.npz")
+    with _guard(json_wanted, quiet, verbose) as progress:
+        require_folder(path)
+        settings = build_config(context.params)
+        from zsq_compile.known_statistics import keep_statistics
+
+        made = keep_statistics(model, path, progress, input_shapes=settings.input.shapes)
+    if json_wanted:
+        values = [norm.entry.output for norm in made.norms]
+        _print_json({"output": str(path), "model_sha256": made.model_sha256, "values": values, "exit_code": 0})
+    elif quiet:
+        typer.echo(path)
+    else:
+        typer.echo(f"{len(made.norms)} BatchNormalizations written to {path}")
 
 
 def _answer(result: "CompileResult", settings: CompileConfig, json_wanted: bool, quiet: bool) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from backends.catalog import TargetError, load_target
 from backends.target import Target
 from passes.emit import emit
-from passes.harvest_batchnorm import BatchNormStatistics, folded_advice, harvest_batchnorm
+from passes.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.calibration_data import CalibrationData, feeds, given_data, synthetic_data
 from zsq_compile.clock import Clock
 from zsq_compile.config import CompileConfig
@@ -26,6 +26,7 @@ from zsq_compile.errors import ConfigError, ValidationError
 from zsq_compile.folding import folded
 from zsq_compile.gallery import require_png
 from zsq_compile.gallery_tiles import require_image, show_synthetic
+from zsq_compile.known_statistics import KnownStatistics, known_statistics
 from zsq_compile.loading import LoadedModel, load_model
 from zsq_compile.mixed_precision import explained
 from zsq_compile.plan_file import PlanFile, saved_plan
@@ -94,8 +95,8 @@ def compile_model(
     path, device = _output_path(Path(model), output, data, config), chosen_device(config.device)
     with clock.stage("load"):
         loaded = load_model(Path(model), input_shapes=config.input.shapes)
-        statistics = harvest_batchnorm(loaded.model)
-        _tell_loaded(loaded, statistics, told)
+        known = known_statistics(loaded, config, told)
+        statistics = known.statistics
     with clock.stage("plan"):
         float_model = folded(loaded.model, statistics, config.quantization.equalize)
         plan = planned(float_model, target, config, _fitting(given_plan, loaded, config, told))
@@ -121,7 +122,7 @@ def compile_model(
         write_model(quantized.model, path)
     with clock.stage("validate"):
         validation = _validate(loaded, quantized.model, path, samples, target, labelled)
-    report = _report(loaded, path, config, statistics, samples, quantized, validation, told.texts, clock)
+    report = _report(loaded, path, config, known, samples, quantized, validation, told.texts, clock)
     return _concluded(report, config, samples.synthetic, saved_plan(quantized.plan, report.sha256["model"]))
 
 
@@ -136,7 +137,7 @@ def synthesize(
 
     Args:
         model: path of the float model.
-        config: its input, generator, low_pass, samples, effort, device and seed are used.
+        config: its input, checkpoint, bn_stats, generator, low_pass, samples, effort, device and seed are used.
         gallery: PNG file to show the images in, with the class that the network sees in each.
         progress: is told of stages, notes and warnings.
 
@@ -147,8 +148,7 @@ def synthesize(
         require_png(gallery)
     with progress.stage("load"):
         loaded = load_model(Path(model), input_shapes=config.input.shapes)
-        statistics = harvest_batchnorm(loaded.model)
-        _tell_loaded(loaded, statistics, progress)
+        statistics = known_statistics(loaded, config, progress).statistics
     if gallery is not None:
         require_image(loaded.inputs)
     teacher = TorchGraph(loaded.model, device=device)
@@ -174,7 +174,7 @@ def _report(
     loaded: LoadedModel,
     path: Path,
     config: CompileConfig,
-    statistics: BatchNormStatistics,
+    known: KnownStatistics,
     samples: CalibrationData,
     quantized: QuantizedNetwork,
     validation: Validation,
@@ -187,13 +187,14 @@ def _report(
         settings=dataclasses.asdict(config),
         seed=config.seed,
         stages=clock.seconds,
-        coverage=statistics.coverage(),
+        coverage=known.statistics.coverage(),
+        statistics=known.plain(),
         contract=None if samples.contract is None else dataclasses.asdict(samples.contract),
         data=samples.description,
         learning=tuple(dataclasses.asdict(block) for block in quantized.blocks),
         distillation=_explained_distillation(quantized),
         mixed=None if quantized.choice is None else explained(quantized.choice),
-        refusals=(*statistics.refusals, *quantized.plan.refusals),
+        refusals=(*known.statistics.refusals, *quantized.plan.refusals),
         notes=tuple(notes),
         validation=validation,
         layers=quantized.layers,
@@ -211,7 +212,7 @@ class _Remembering:
 
     def __init__(self, inner: Progress) -> None:
         self._inner = inner
-        self.stage = inner.stage
+        self.stage, self.detail = inner.stage, inner.detail
         self.texts: list[str] = []
 
     def note(self, text: str) -> None:
@@ -241,15 +242,6 @@ def _output_path(model: Path, output: str | Path | None, data: Path | None, conf
     if path.is_dir() or not path.parent.is_dir():
         raise ConfigError(f"the output must be a file in a folder that exists, got {path}")
     return path
-
-
-def _tell_loaded(loaded: LoadedModel, statistics: BatchNormStatistics, progress: Progress) -> None:
-    for text in loaded.notes:
-        progress.note(text)
-    if statistics.usable:
-        progress.note(statistics.coverage())
-    else:
-        progress.warn(f"{statistics.coverage()}. {folded_advice()}")
 
 
 def _calibration_data(

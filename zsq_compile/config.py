@@ -18,6 +18,7 @@ from zsq_compile.requirements import (
     require_count,
     require_mixed_goal,
     require_number,
+    require_one_source,
     require_shape,
 )
 
@@ -263,6 +264,8 @@ class CompileConfig:
             statistics are there to be matched and ``prior`` where they are not.
         quantization: how numbers become integers.
         distill: train the whole quantized network towards the float one at the end. None, the default, does not.
+        checkpoint: file of the trained tensors (.pt, .pth, .th, .safetensors), which tells what was folded away.
+        bn_stats: file of ``zsq-compile harvest``, instead of it.
         target: name of a shipped target or path of a target's TOML file.
         samples: calibration samples to make. None, the default, takes the number from the effort.
         low_pass: frequency in cycles per pixel where a Gaussian low-pass filter over the finished images lets 61 % of
@@ -287,6 +290,8 @@ class CompileConfig:
     generator: GeneratorConfig | None = None
     quantization: QuantizationConfig = field(default_factory=QuantizationConfig)
     distill: DistillConfig | None = None
+    checkpoint: str | None = None
+    bn_stats: str | None = None
     target: str = "ort_cpu"
     samples: int | None = None
     low_pass: float | None = None
@@ -321,6 +326,7 @@ class CompileConfig:
                 f"quantization.rounding {self.quantization.rounding} learns, and the effort fast only computes: take "
                 "the effort balanced, or the rounding gptq"
             )
+        require_one_source(self.checkpoint, self.bn_stats)
         require_mixed_goal(self.mixed, self.max_size, self.min_agreement)
         if self.distill is not None and self.distill.steps is None and self.effort == "fast" and not self.time_budget:
             raise ConfigError(

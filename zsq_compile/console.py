@@ -34,7 +34,7 @@ class ConsoleProgress:
 
     Args:
         console: where to; the command line gives it stderr.
-        verbose: also show how long each stage took.
+        verbose: also show details, and how long each stage took.
 
     """
 
@@ -64,6 +64,11 @@ class ConsoleProgress:
     def note(self, text: str) -> None:
         """See Progress.note."""
         self._print(text)
+
+    def detail(self, text: str) -> None:
+        """See Progress.detail."""
+        if self._verbose:
+            self._print(text)
 
     def warn(self, text: str) -> None:
         """See Progress.warn."""
@@ -157,6 +162,8 @@ def size_words(count: int) -> str:
 
 def _sentences(report: "Report") -> list[str]:
     lines = [f"data: {report.data}"]
+    if report.statistics is not None:
+        lines.append(f"statistics: {report.statistics['source']}")
     if report.contract is not None:
         margin = report.contract.get("margin")
         sure = f", {margin:.2f} times better than the next" if margin is not None else ""

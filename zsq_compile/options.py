@@ -239,6 +239,33 @@ Seed = Annotated[
     int | None,
     typer.Option(help="Same seed, same machine: same bytes.", show_default="0", rich_help_panel=_DATA),
 ]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(
+        help="The trained network's tensors (a state_dict, or safetensors): tells the statistics of batch "
+        "normalisation that the export folded away. No code in the file is run.",
+        metavar="FILE.pt|.th|.safetensors",
+        rich_help_panel=_DATA,
+    ),
+]
+BnStats = Annotated[
+    Path | None,
+    typer.Option(
+        help="Likewise: a file that zsq-compile harvest wrote from the same network with batch normalisation.",
+        metavar="FILE.npz",
+        rich_help_panel=_DATA,
+    ),
+]
+StatisticsOutput = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help="The .npz file to write, for --bn-stats.",
+        show_default="MODEL.stats.npz beside the input",
+        rich_help_panel=_OUTPUT,
+    ),
+]
 Calib = Annotated[
     Path | None,
     typer.Option(
@@ -301,5 +328,5 @@ ConfigFile = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Errors, and the path of the result.", rich_help_panel=_RUN)]
 Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Times of the stages; tracebacks of errors.", rich_help_panel=_RUN)
+    bool, typer.Option("--verbose", "-v", help="Details and times of the stages; tracebacks.", rich_help_panel=_RUN)
 ]

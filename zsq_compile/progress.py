@@ -14,6 +14,9 @@ class Progress(Protocol):
     def note(self, text: str) -> None:
         """Tell a fact worth reading once."""
 
+    def detail(self, text: str) -> None:
+        """Tell a fact for those who want to know every one."""
+
     def warn(self, text: str) -> None:
         """Tell something that may make the result worse than the user expects."""
 
@@ -28,6 +31,9 @@ class Silent:
 
     def note(self, text: str) -> None:
         """See Progress.note."""
+
+    def detail(self, text: str) -> None:
+        """See Progress.detail."""
 
     def warn(self, text: str) -> None:
         """See Progress.warn."""

@@ -76,3 +76,11 @@ def require_folder(path: Path) -> None:
     """Raise ConfigError unless a file can be put at ``path``: its folder exists, and no folder has its name."""
     if path.is_dir() or not path.parent.is_dir():
         raise ConfigError(f"wanted the name of a file in a folder that exists, got {path}")
+
+
+def require_one_source(checkpoint: str | None, bn_stats: str | None) -> None:
+    """Raise ConfigError where two files are to tell what batch normalisation remembers."""
+    if checkpoint is not None and bn_stats is not None:
+        raise ConfigError(
+            f"checkpoint (--checkpoint {checkpoint}) and bn_stats (--bn-stats {bn_stats}) tell the same: leave one out"
+        )

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from passes.behind_batchnorm import moments_behind
 from passes.harvest_batchnorm import BatchNormStatistics
 
 _SQRT2 = math.sqrt(2.0)
@@ -71,15 +72,10 @@ def propagate_moments(
         initializers: float weights of the model by name.
 
     """
-    known = {
-        entry.output: Moments(
-            mean=torch.tensor(entry.shift, dtype=torch.float64),
-            # scale ** 2 but for epsilon, which is all there is in a dead channel
-            variance=torch.tensor(entry.scale, dtype=torch.float64) ** 2
-            * torch.tensor(entry.variance / (entry.variance + entry.epsilon), dtype=torch.float64),
-        )
-        for entry in statistics.usable
-    }
+    known = {}
+    for entry in statistics.usable:
+        mean, variance = moments_behind(entry)
+        known[entry.output] = Moments(mean=torch.from_numpy(mean), variance=torch.from_numpy(variance))
     found: dict[str, Moments] = {}
     for node in model.graph:
         name = str(node.outputs[0].name)

@@ -30,6 +30,8 @@ class Report:
         seed: seed of all randomness.
         stages: seconds by stage, in order.
         coverage: what batch normalisation the model had, in words.
+        statistics: where the statistics come from ("source"), with a line per layer that was found in a file or not
+            ("matched", "unmatched"), as plain values; None where nobody asked.
         contract: numbers that the network was taken to expect, as plain values; None when its input is no image.
         data: where the calibration data came from, in words.
         refusals: nodes and values that were left in float, with reasons.
@@ -60,6 +62,7 @@ class Report:
     validation: Validation
     learning: tuple[Mapping[str, Any], ...] = ()
     distillation: Mapping[str, Any] | None = None
+    statistics: Mapping[str, Any] | None = None
     layers: tuple[LayerQuality, ...] = ()
     mixed: Mapping[str, Any] | None = None
     baseline: Mapping[str, Any] | None = None
@@ -85,7 +88,7 @@ class Report:
         lines = [
             f"{self.model} -> {self.emitted}",
             f"size        {_size(validation.float_bytes)} -> {_size(validation.quantized_bytes)} ({shrunk:.2f} of it)",
-            f"statistics  {self.coverage}",
+            f"statistics  {self._statistics_words()}",
             f"data        {self.data}",
             f"layers      {_layers(validation)}",
         ]
@@ -106,6 +109,9 @@ class Report:
         lines.extend(f"note        {text}" for text in (*self.notes, *validation.warnings))
         lines.extend(f"FAILED      {text}" for text in validation.failures)
         return "\n".join(lines)
+
+    def _statistics_words(self) -> str:
+        return self.coverage if self.statistics is None else f"{self.statistics['source']}; {self.coverage}"
 
 
 def installed_versions() -> dict[str, str]:

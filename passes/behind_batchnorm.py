@@ -1,0 +1,54 @@
+"""The statistics of a BatchNormalization, told of the value behind it instead of the one it reads.
+
+With input x of moments M and V, a BatchNormalization y = g (x - M) / sqrt(V + e) + s makes a value of mean s and
+variance g² V / (V + e). Once it is folded into the layer before it, y is the only one of the two that is left.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from passes.harvest_batchnorm import BatchNorm
+
+Array = NDArray[np.float64]
+
+# Of a channel's deviation behind the normalisation, in units of its mean: half precision keeps eight binary digits, and
+# what varies less than a few of them beside a large constant could not be measured.
+_SMALLEST_SHARE = 1.0 / 32.0
+
+
+def moments_behind(entry: BatchNorm) -> tuple[Array, Array]:
+    """Mean and variance of each channel of the value that a BatchNormalization makes, (C,) float64 each."""
+    variance = entry.variance.astype(np.float64)
+    total = variance + entry.epsilon
+    share = np.divide(variance, total, out=np.zeros_like(variance), where=total > 0.0)
+    return entry.shift.astype(np.float64), entry.scale.astype(np.float64) ** 2 * share
+
+
+def measurable_behind(entry: BatchNorm) -> NDArray[np.bool_]:
+    """(C,) True where a channel varies enough behind the normalisation to be measured there in half precision."""
+    mean, variance = moments_behind(entry)
+    measurable: NDArray[np.bool_] = np.sqrt(variance) > _SMALLEST_SHARE * np.maximum(np.abs(mean), 1e-3)
+    return measurable
+
+
+def entry_behind(entry: BatchNorm, value: str) -> BatchNorm:
+    """Return an entry that tells of ``value``, which the BatchNormalization makes or made.
+
+    It normalises that value by itself and changes nothing: y = sqrt(V') (y - s) / sqrt(V') + s. So whoever matches what
+    an entry reads, and whoever asks for the moments of what it makes, finds the same. Channels that cannot be measured
+    there count as dead.
+    """
+    mean, variance = moments_behind(entry)
+    return replace(
+        entry,
+        input=value,
+        output=value,
+        mean=mean.astype(np.float32),
+        variance=variance.astype(np.float32),
+        scale=np.sqrt(variance).astype(np.float32),
+        shift=mean.astype(np.float32),
+        epsilon=0.0,
+        dead=entry.dead | ~measurable_behind(entry),
+    )
