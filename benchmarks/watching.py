@@ -91,6 +91,9 @@ class Watch:
     def note(self, text: str) -> None:
         """See Progress.note."""
 
+    def detail(self, text: str) -> None:
+        """See Progress.detail."""
+
     def warn(self, text: str) -> None:
         """See Progress.warn."""
         print(text)

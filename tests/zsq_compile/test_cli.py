@@ -1,5 +1,6 @@
 """The command line as a user meets it: words in, streams and exit codes out."""
 
+import hashlib
 import json
 import os
 import re
@@ -13,9 +14,11 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
 import zsq_compile
+from passes.fold_batchnorm import FoldBatchNorm
 from tests import models
 from tests.zsq_compile.synthesis.colours import colour_classifier
 from zsq_compile import cli, compiler
@@ -81,7 +84,7 @@ def raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> Iterator[N
 def test_help_names_every_option_exit_code_and_the_other_command(call: Callable[..., Ended]) -> None:
     ended = call("--help")
     assert ended.code == 0
-    for word in ("--bits", "--save-calib", "--min-agreement", "Exit codes", "130", "zsq-compile synth"):
+    for word in ("--bits", "--save-calib", "--min-agreement", "Exit codes", "130", "zsq-compile synth", "harvest"):
         assert word in ended.out
     assert "--max-size" not in call("synth", "--help").out
 
@@ -116,6 +119,7 @@ def test_every_option_arrives(call: Callable[..., Ended], model: Path, seen: dic
     )
     words += " --mean .5,.4,.3 --std 1,1,1 --min-agreement 0.9 --data d.npz --mixed --max-size 0.15"
     words += " --distill --distill-checkpoint state.pt --low-pass 0.3 --device cpu"
+    words += " --checkpoint net.pth"
     call(model, *words.split())
     assert seen["output"] == Path("out.onnx")
     assert seen["data"] == Path("d.npz")
@@ -125,6 +129,7 @@ def test_every_option_arrives(call: Callable[..., Ended], model: Path, seen: dic
         quantization=QuantizationConfig(
             bits=4, act_bits=4, edge_bits=4, calibration_method="entropy", bias_correction="none"
         ),
+        checkpoint="net.pth",
         target="t.toml",
         samples=9,
         effort="best",
@@ -422,3 +427,37 @@ cli.main(["net.onnx", "--json"])
     assert done.returncode == 130
     assert json.loads(done.stdout)["exit_code"] == 130
     assert "native noise" in done.stderr
+
+
+def test_harvest_keeps_statistics_that_the_folded_model_takes(
+    call: Callable[..., Ended], model: Path, tmp_path: Path
+) -> None:
+    folded = ir.from_proto(models.residual())
+    FoldBatchNorm().call(folded)
+    onnx.save(ir.to_proto(folded), tmp_path / "folded.onnx")
+    ended = call("harvest", model)
+    assert (ended.code, ended.out) == (0, f"3 BatchNormalizations written to {tmp_path / 'net.stats.npz'}\n")
+    stats = tmp_path / "other.npz"
+    told = json.loads(call("harvest", model, "-o", stats, "--json").out)
+    digest = hashlib.sha256(model.read_bytes()).hexdigest()
+    assert told == {"output": str(stats), "model_sha256": digest, "values": ["n0", "n1", "n2"], "exit_code": 0}
+    ended = call("synth", tmp_path / "folded.onnx", *QUICK, "--bn-stats", stats, "-v")
+    assert ended.code == 0
+    assert "statistics: 3 BatchNormalizations from other.npz" in ended.err
+    assert "matched conv0: its name, 'n0'" in ended.err and "not matched gemm" in ended.err
+    ended = call("synth", tmp_path / "folded.onnx", *QUICK, "--bn-stats", stats)
+    assert ended.code == 0 and "matched conv0" not in ended.err
+    ended = call("harvest", tmp_path / "folded.onnx", "-q")
+    assert ended.code == 3 and "holds no BatchNormalization" in ended.err
+
+
+def test_a_file_of_statistics_on_the_command_line_takes_the_place_of_the_configured_one(
+    call: Callable[..., Ended], model: Path, seen: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "zsq.toml").write_text('checkpoint = "a.pt"')
+    call(model, "--config", tmp_path / "zsq.toml")
+    assert (seen["config"].checkpoint, seen["config"].bn_stats) == ("a.pt", None)
+    call(model, "--config", tmp_path / "zsq.toml", "--bn-stats", "b.npz")
+    assert (seen["config"].checkpoint, seen["config"].bn_stats) == (None, "b.npz")
+    ended = call(model, "--checkpoint", "a.pt", "--bn-stats", "b.npz")
+    assert ended.code == 2 and "tell the same: leave one out" in ended.err

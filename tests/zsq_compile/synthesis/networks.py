@@ -66,6 +66,7 @@ class Listener:
 
     def __init__(self) -> None:
         self.notes: list[str] = []
+        self.details: list[str] = []
         self.warnings: list[str] = []
         self.steps: list[tuple[int | None, int]] = []
 
@@ -74,6 +75,9 @@ class Listener:
 
     def note(self, text: str) -> None:
         self.notes.append(text)
+
+    def detail(self, text: str) -> None:
+        self.details.append(text)
 
     def warn(self, text: str) -> None:
         self.warnings.append(text)
