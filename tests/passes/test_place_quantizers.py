@@ -125,7 +125,7 @@ def test_every_stem_and_every_head_is_an_edge() -> None:
         "z": 8,
         "a": 8,
         "b": 8,
-        "c": 4,
+        "c": 8,  # comes from stems alone
         "e": 8,
     }
 

@@ -190,7 +190,7 @@ def test_a_block_that_learning_makes_worse_keeps_its_closed_form(
 @pytest.mark.parametrize("network", ["inverted", "concat"])
 def test_rounding_anew_behind_a_quantized_prefix_lowers_the_error(network: str) -> None:
     """No step of learning: what changes is the rounding and the biases, and the activation steps do not."""
-    closed = prepared(NETWORKS[network], 256)
+    closed = prepared(NETWORKS[network], 256, edge_bits=4)
     model, plan, ready = learned(closed, 0)
     assert any(record.kept for record in ready.records)
     assert all(record.after <= record.before for record in ready.records)
