@@ -10,7 +10,8 @@ Reads the graph and returns a plan; writes nothing. The rules:
    unless asked for: clipping a logit or a box coordinate costs more accuracy than any inner layer does, and the range
    of a detector's logits is not seen on data that holds nothing to detect.
 5. Weights of the first and the last weighted layers keep at least ``edge_bits``, and so do the activations that
-   enter them (BRECQ, Li et al. 2021, section 4).
+   enter them, and those that go straight from a first layer to the next: the experiments of BRECQ (Li et al. 2021) and
+   Genie (Jeon et al. 2023) are like that. Few channels come out of a first layer, and all that follows rests on them.
 6. Fewer activation bits are for values that weights multiply. What is only added keeps 8: it saves no multiplication,
    accumulators are wider anyway, and the branch in front of a residual Add would carry most of the network's noise.
    BRECQ, QDrop and Genie count their 4 bits like that.
@@ -49,7 +50,8 @@ def place_quantizers(
         target: what the runtime executes in integers.
         bits: weight bits, 2 to 8.
         act_bits: bits of activations that weights multiply, 2 to 8 (or the width of the target's own format).
-        edge_bits: least bits of the first and last weighted layers and of the activations that enter them; None is 8.
+        edge_bits: least bits of the first and last weighted layers, of the activations that enter them, and of those
+            that go straight from a first layer to the next; None is 8.
         added_bits: bits of activations that no weight multiplies; None is 8, or ``act_bits`` if that is more.
         quantize_outputs: quantize graph outputs as well.
 
@@ -58,7 +60,10 @@ def place_quantizers(
 
     """
     placement = _Placement(model, target, quantize_outputs)
-    first, last = _edge_layers(placement.weighted)
+    before = _before(placement.weighted)
+    first = {layer for layer, found in before.items() if not found}
+    last = set(placement.weighted).difference(*before.values())
+    second = {layer for layer, found in before.items() if found and found <= first}
     edge_bits = _EDGE_BITS if edge_bits is None else edge_bits
     added_bits = max(act_bits, _ADDED_BITS) if added_bits is None else added_bits
     narrow_weight = _narrowed(target.weight, bits)
@@ -67,7 +72,7 @@ def place_quantizers(
         _weight_site(node, edge_weight if node in first or node in last else narrow_weight)
         for node in placement.weighted
     )
-    wide = {node.inputs[0].name for node in (*first, *last) if node.inputs[0] is not None}
+    wide = {node.inputs[0].name for node in (*first, *second, *last) if node.inputs[0] is not None}
     wide_groups = {placement.group(name) for name in wide if name is not None and name in placement.sites}
     widths = {placement.group(name): act_bits for name in placement.multiplied}
     widths |= dict.fromkeys(wide_groups, max(act_bits, edge_bits))
@@ -250,27 +255,23 @@ def _values(graph: ir.Graph) -> list[ir.Value]:
     return [*graph.inputs, *(value for node in graph for value in node.outputs)]
 
 
-def _edge_layers(weighted: list[ir.Node]) -> tuple[set[ir.Node], set[ir.Node]]:
-    """Layers that no weighted layer precedes, and layers that none follows."""
+def _before(weighted: list[ir.Node]) -> dict[ir.Node, set[ir.Node]]:
+    """For each layer the layers right before it: those on the way up from it that no other layer hides."""
     layers = set(weighted)
-    with_ancestor: set[ir.Node] = set()
-    not_last: set[ir.Node] = set()
+    before: dict[ir.Node, set[ir.Node]] = {}
     for layer in weighted:
-        seen: set[ir.Node] = set()
-        stack = [layer]
+        before[layer], seen, stack = set(), set[ir.Node](), [layer]
         while stack:
-            node = stack.pop()
-            for value in node.inputs:
+            for value in stack.pop().inputs:
                 producer = None if value is None else value.producer()
                 if producer is None or producer in seen:
                     continue
                 seen.add(producer)
                 if producer in layers:
-                    with_ancestor.add(layer)
-                    not_last.add(producer)
+                    before[layer].add(producer)
                 else:
                     stack.append(producer)
-    return layers - with_ancestor, layers - not_last
+    return before
 
 
 def _output_region(graph: ir.Graph) -> set[str]:

@@ -309,7 +309,7 @@ def test_narrow_activations_use_no_more_codes_than_they_have(name: str, act_bits
 
 
 def test_a_float_clip_leaves_where_the_narrow_grid_does_its_work(tmp_path: Path) -> None:
-    model, plan, feeds = calibrated("depthwise", act_bits=4, added_bits=4)
+    model, plan, feeds = calibrated("depthwise", act_bits=4, edge_bits=4, added_bits=4)
     quantized = inserted(model, plan)
     assert not any(node.name.startswith("clip") for node in quantized.graph)
     assert not {"low", "high"} & quantized.graph.initializers.keys()

@@ -63,8 +63,9 @@ def test_fewer_bits_for_inner_layers_only() -> None:
     narrow = plan.weights[1].number_format
     assert (narrow.qmin, narrow.qmax, narrow.symmetric) == (-8, 7, True)
     widths = {site.value: site.number_format.bits for site in plan.activations}
-    # n2 and r2 are added and pooled, by nothing multiplied; p shares the grid of f, which enters the last layer
-    assert widths == {"x": 8, "r0": 4, "r1": 4, "n2": 8, "r2": 8, "p": 8, "f": 8}
+    # r0 comes straight from the first layer; n2 and r2 are added and pooled, by nothing multiplied; p shares the grid
+    # of f, which enters the last layer
+    assert widths == {"x": 8, "r0": 8, "r1": 4, "n2": 8, "r2": 8, "p": 8, "f": 8}
 
 
 @pytest.mark.parametrize(("act_bits", "added_bits", "expected"), [(4, 4, 4), (4, None, 8), (2, 3, 3)])
@@ -78,6 +79,13 @@ def test_what_is_only_added_has_a_width_of_its_own(act_bits: int, added_bits: in
 def test_edge_bits_are_the_least_width_of_the_first_and_last_layers(edge_bits: int, expected: list[int]) -> None:
     plan = planned(models.residual(), bits=2, edge_bits=edge_bits)
     assert [site.number_format.bits for site in plan.weights] == expected
+
+
+@pytest.mark.parametrize(("edge_bits", "expected"), [(4, 4), (6, 6), (None, 8)])
+def test_what_a_first_layer_hands_on_is_as_wide_as_the_edges(edge_bits: int | None, expected: int) -> None:
+    plan = planned(models.residual(), bits=4, act_bits=4, edge_bits=edge_bits)
+    widths = {site.value: site.number_format.bits for site in plan.activations}
+    assert (widths["r0"], widths["r1"]) == (expected, 4)
 
 
 def test_edge_bits_never_narrow_a_layer() -> None:
@@ -117,7 +125,7 @@ def test_every_stem_and_every_head_is_an_edge() -> None:
         "z": 8,
         "a": 8,
         "b": 8,
-        "c": 4,
+        "c": 8,  # comes from stems alone
         "e": 8,
     }
 

@@ -70,7 +70,7 @@ def test_a_relu_that_others_read_around_stands_for_itself() -> None:
 
 
 def test_weights_and_widths_are_those_of_the_plan() -> None:
-    model, plan = planned(models.residual(), bits=3, act_bits=4)
+    model, plan = planned(models.residual(), bits=3, act_bits=4, edge_bits=4)
     layers = {layer.node: layer for layer in measured_layers(model, plan, TARGET)}
     assert layers["add"].weight is None
     for site in plan.weights:
@@ -87,7 +87,7 @@ def test_names_lead_in_front_of_a_grid_and_behind_it() -> None:
 
 
 def test_names_where_a_clip_went_into_the_grid() -> None:
-    model, plan = planned(models.depthwise(), act_bits=4)
+    model, plan = planned(models.depthwise(), act_bits=4, edge_bits=4)
     quantized = inserted(model, plan)
     assert "Clip" not in {node.op_type for node in quantized.graph if node.name in ("clip0", "clip1")}
     site = next(site for site in plan.activations if site.value == "r0")

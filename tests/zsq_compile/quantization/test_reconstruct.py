@@ -190,7 +190,7 @@ def test_a_block_that_learning_makes_worse_keeps_its_closed_form(
 @pytest.mark.parametrize("network", ["inverted", "concat"])
 def test_rounding_anew_behind_a_quantized_prefix_lowers_the_error(network: str) -> None:
     """No step of learning: what changes is the rounding and the biases, and the activation steps do not."""
-    closed = prepared(NETWORKS[network], 256)
+    closed = prepared(NETWORKS[network], 256, edge_bits=4)
     model, plan, ready = learned(closed, 0)
     assert any(record.kept for record in ready.records)
     assert all(record.after <= record.before for record in ready.records)
@@ -391,18 +391,19 @@ def test_bfloat16_learns_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_all_files_are_gone_afterwards_also_after_an_exception(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     closed = prepared(NETWORKS["chain"])
+    # torch puts files of its own there when it first takes a step
     learned(closed, 2, memory=0)
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.glob("zsq-*")) == []
     seen: list[int] = []
 
     def stop(steps: int) -> None:
-        seen.append(len(list(tmp_path.iterdir())))
+        seen.append(len(list(tmp_path.glob("zsq-*"))))
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt), context(closed) as ready:
         ready.run(stop)
     assert seen == [1]
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.glob("zsq-*")) == []
 
 
 def context(closed: ClosedForm) -> Any:

@@ -78,7 +78,8 @@ def test_an_extra_term_moves_the_images_its_way() -> None:
     plain, pushed = (source_of(BOTH[0]) for _ in range(2))
     seen: list[torch.Size] = []
 
-    def extra(inputs: dict[str, torch.Tensor], scores: torch.Tensor) -> torch.Tensor:
+    def extra(inputs: dict[str, torch.Tensor], scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        assert labels.shape == scores.shape[:1]
         seen.append(scores.shape)
         return -50.0 * inputs["x"].mean()
 
