@@ -24,7 +24,12 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "zsq_compile.reading",
         "zsq_compile.requirements",
     ),
-    ("zsq_compile.baseline_config", "zsq_compile.conditional_config", "zsq_compile.units"),
+    (
+        "zsq_compile.baseline_config",
+        "zsq_compile.conditional_config",
+        "zsq_compile.genie_config",
+        "zsq_compile.units",
+    ),
     ("zsq_compile.distill_config", "zsq_compile.units"),
     (
         "zsq_compile.config",

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from zsq_compile.baseline_config import DsgConfig, IntraqConfig, ZeroqConfig
 from zsq_compile.config import (
     CompileConfig,
-    GenieConfig,
     InputConfig,
     NoiseConfig,
     PixelsConfig,
@@ -35,6 +34,7 @@ from zsq_compile.errors import (
     ValidationError,
     ZsqError,
 )
+from zsq_compile.genie_config import GenieConfig
 
 if TYPE_CHECKING:
     from zsq_compile.compiler import CompileResult, compile_model, synthesize

@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 
 from zsq_compile.baseline_config import DsgConfig, IntraqConfig, ZeroqConfig
 from zsq_compile.conditional_config import AdadfqConfig, GdfqConfig, ZsCganConfig
-from zsq_compile.config import Effort, GenieConfig, NoiseConfig, PixelsConfig, PriorConfig, SynthesisConfig
+from zsq_compile.config import Effort, NoiseConfig, PixelsConfig, PriorConfig, SynthesisConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError
+from zsq_compile.genie_config import GenieConfig
 from zsq_compile.progress import Progress, Silent
 from zsq_compile.signature import InputSpec
 from zsq_compile.synthesis.conditional_generator import ConditionalGenerator
