@@ -1,6 +1,8 @@
 """The tensors of a trained network out of the file that its training left: PyTorch's own format, or safetensors."""
 
 import pickle
+import re
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -50,21 +52,23 @@ def _safetensors(path: Path) -> Mapping[str, Any]:
 
 def _pytorch(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a TorchScript archive, which is refused with an error as well
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        # torch's own words advise to run the code, so only the name of what it stumbled over is passed on.
+        named = re.search(r"GLOBAL ([A-Za-z_][\w.]*)", str(error))
+        if named is None:
+            raise ConfigError(f"--checkpoint {path} cannot be read as a file of torch.save; {_ADVICE}") from error
         raise ConfigError(
-            f"--checkpoint {path} holds more than tensors, and to read it would mean to run code that lies in it, "
-            f"which is not done: {_ADVICE} ({_first_sentence(error)})"
+            f"--checkpoint {path} holds more than tensors ({named[1]}), and to read it would mean to run code that it "
+            f"names, which is not done: {_ADVICE}"
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        words = str(error).strip().split("\n")[0].split(". ")[0]
         raise ConfigError(
-            f"--checkpoint {path} cannot be read as a file of torch.save: {_first_sentence(error)}; {_ADVICE}"
+            f"--checkpoint {path} cannot be read as a file of torch.save: {words or type(error).__name__}; {_ADVICE}"
         ) from error
-
-
-def _first_sentence(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__
 
 
 def _tensors(content: object, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:

@@ -1,4 +1,5 @@
 import pickle
+from argparse import Namespace
 from collections import OrderedDict
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def test_every_width_comes_as_float32_or_float64(dtype, suffix, tmp_path):
 def test_no_code_is_run(tmp_path):
     path, mark = tmp_path / "trap.pt", tmp_path / "it_was_run"
     torch.save({"state_dict": state(), "more": _Trap(mark)}, path)
-    with pytest.raises(ConfigError, match=r"run code that lies in it.*state_dict"):
+    with pytest.raises(ConfigError, match=r"holds more than tensors \(getattr\).*not done.*state_dict"):
         read_checkpoint(path)
     assert not mark.exists()
     with path.open("rb") as stream:
@@ -80,8 +81,21 @@ def test_no_code_is_run(tmp_path):
 
 def test_a_whole_module_is_refused_in_words(tmp_path):
     torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pt")
-    with pytest.raises(ConfigError, match=r"run code that lies in it.*model\.state_dict\(\)"):
+    with pytest.raises(ConfigError, match=r"\(torch\.nn\.modules\.linear\.Linear\).*not done.*model\.state_dict\(\)"):
         read_checkpoint(tmp_path / "module.pt")
+
+
+def test_a_file_with_settings_beside_the_tensors_is_refused_in_words(tmp_path):
+    torch.save({"state_dict": state(), "args": Namespace(lr=0.1)}, tmp_path / "run.pt")
+    with pytest.raises(ConfigError, match=r"holds more than tensors \(argparse\.Namespace\)"):
+        read_checkpoint(tmp_path / "run.pt")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_torchscript_archive_is_refused_in_words(tmp_path):
+    torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(1, 2)), tmp_path / "script.pt")
+    with pytest.raises(ConfigError, match=r"script\.pt cannot be read .*TorchScript.*model\.state_dict\(\)"):
+        read_checkpoint(tmp_path / "script.pt")
 
 
 @pytest.mark.parametrize("name", ["a.pt", "a.th", "a.safetensors"])
