@@ -91,7 +91,8 @@ def folded_advice() -> str:
     """Return what to tell the owner of a model whose BatchNormalization was folded away at export."""
     return (
         "The model holds no BatchNormalization: exporters fold it into the convolutions, and with it goes what it "
-        "remembered of the training data. To keep it, export again from PyTorch with "
+        "remembered of the training data. The file of the trained tensors gives it back (--checkpoint model.pth), or a "
+        "model that still has it (zsq-compile harvest, --bn-stats). To keep it, export again from PyTorch with "
         "torch.onnx.export(model.eval(), ..., dynamo=False, training=torch.onnx.TrainingMode.PRESERVE, "
         "do_constant_folding=False), or with torch.onnx.export(model.eval(), ..., dynamo=True, optimize=False)."
     )

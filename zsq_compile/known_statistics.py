@@ -61,7 +61,8 @@ def known_statistics(loaded: LoadedModel, config: CompileConfig, progress: Progr
     if known.statistics.usable:
         progress.note(known.statistics.coverage())
     else:
-        progress.warn(f"{known.statistics.coverage()}. {folded_advice()}")
+        advice = "" if known.statistics.entries else f". {folded_advice()}"
+        progress.warn(f"{known.statistics.coverage()}{advice}")
     return known
 
 
@@ -106,7 +107,11 @@ def _joined(
 
 def _told_by(harvested: BatchNormStatistics) -> str:
     if not harvested.usable:
-        return "none: the model tells nothing of its training data; --checkpoint or --bn-stats can"
+        return (
+            "none that can be used"
+            if harvested.entries
+            else "none: batch normalisation was folded away, or never there"
+        )
     return f"{_count(len(harvested.entries))} {_FROM_NODES}"
 
 

@@ -156,5 +156,13 @@ def test_means_of_about_zero_are_right_behind_a_linear_value():
 
 
 def test_the_advice_names_the_flags_of_both_exporters():
-    for flag in ("dynamo=False", "TrainingMode.PRESERVE", "do_constant_folding=False", "dynamo=True", "optimize=False"):
+    for flag in (
+        "--checkpoint",
+        "--bn-stats",
+        "dynamo=False",
+        "TrainingMode.PRESERVE",
+        "do_constant_folding=False",
+        "dynamo=True",
+        "optimize=False",
+    ):
         assert flag in folded_advice()
