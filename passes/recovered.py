@@ -44,12 +44,8 @@ def joined(model: ir.Model, harvested: BatchNormStatistics, recovered: Recovered
     """
     place = {node.name: index for index, node in enumerate(model.graph)}
     entries = [entry_behind(one.former, one.former.output) for one in recovered.found]
-    doubts = {entry.node: distrust(one.former, one.layer) for one, entry in zip(recovered.found, entries, strict=True)}
-    doubts = {
-        entry.node: doubts[entry.node] or ("none of its channels varies behind it" if entry.dead.all() else None)
-        for entry in entries
-    }
-    odd = {name: reason for name, reason in doubts.items() if reason is not None}
+    pairs = zip(recovered.found, entries, strict=True)
+    odd = {entry.node: doubt for one, entry in pairs if (doubt := _doubt(one, entry)) is not None}
     convolutions = harvested.layer_kind == "convolutions"
     covered = sum((one.layer.op_type in _CONVOLUTIONS) == convolutions for one in recovered.found)
     return replace(
@@ -62,3 +58,9 @@ def joined(model: ir.Model, harvested: BatchNormStatistics, recovered: Recovered
         layers_covered=harvested.layers_covered + covered,
         degenerate=(*harvested.degenerate, *odd),
     )
+
+
+def _doubt(recovery: Recovery, entry: BatchNorm) -> str | None:
+    """Why an entry must not be matched, or None."""
+    reason = distrust(recovery.former, recovery.layer)
+    return "none of its channels varies behind it" if reason is None and entry.dead.all() else reason
