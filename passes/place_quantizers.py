@@ -9,14 +9,17 @@ Reads the graph and returns a plan; writes nothing. The rules:
 4. Graph outputs, and whatever leads to them through operators that only move, rescale or squash values, stay float
    unless asked for: clipping a logit or a box coordinate costs more accuracy than any inner layer does, and the range
    of a detector's logits is not seen on data that holds nothing to detect.
-5. Weights of the first and the last weighted layers keep at least ``edge_bits``, and so do the activations that
-   enter them, and those that go straight from a first layer to the next: the experiments of BRECQ (Li et al. 2021) and
-   Genie (Jeon et al. 2023) are like that. Few channels come out of a first layer, and all that follows rests on them.
+5. Weights of the first and the last weighted layers keep at least ``edge_bits``, and so do the activations that go
+   straight from a first layer to the next: few channels come out of a first layer, and all that follows rests on them.
+   What enters these layers keeps 8 bits: pictures come in 8 bits. With 8 edge bits that is how BRECQ (Li et al. 2021)
+   and Genie (Jeon et al. 2023) count; with as few as all others have, it is how GDFQ (Xu et al. 2020) and those after
+   it do, who leave the input and that of the classifier in float.
 6. Fewer activation bits are for values that weights multiply. What is only added keeps 8: it saves no multiplication,
    accumulators are wider anyway, and the branch in front of a residual Add would carry most of the network's noise.
    BRECQ, QDrop and Genie count their 4 bits like that.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import onnx_ir as ir
@@ -29,6 +32,7 @@ _MOVERS = "Concat Reshape Transpose Flatten Squeeze Unsqueeze Identity Slice Spl
 _SQUASHERS = "Relu Clip Softmax LogSoftmax Sigmoid HardSigmoid Tanh Exp ArgMax TopK"
 _TAIL = frozenset(f"{_MOVERS} {_SQUASHERS}".split())
 _EDGE_BITS = 8
+_EDGE_INPUT_BITS = 8
 _ADDED_BITS = 8
 _RESCALERS = frozenset({"Add", "Sub", "Mul", "Div"})  # with a constant
 
@@ -50,8 +54,8 @@ def place_quantizers(
         target: what the runtime executes in integers.
         bits: weight bits, 2 to 8.
         act_bits: bits of activations that weights multiply, 2 to 8 (or the width of the target's own format).
-        edge_bits: least bits of the first and last weighted layers, of the activations that enter them, and of those
-            that go straight from a first layer to the next; None is 8.
+        edge_bits: least bits of the weights of the first and last weighted layers, and of the activations that go
+            straight from a first layer to the next; None is 8.
         added_bits: bits of activations that no weight multiplies; None is 8, or ``act_bits`` if that is more.
         quantize_outputs: quantize graph outputs as well.
 
@@ -72,10 +76,9 @@ def place_quantizers(
         _weight_site(node, edge_weight if node in first or node in last else narrow_weight)
         for node in placement.weighted
     )
-    wide = {node.inputs[0].name for node in (*first, *second, *last) if node.inputs[0] is not None}
-    wide_groups = {placement.group(name) for name in wide if name is not None and name in placement.sites}
     widths = {placement.group(name): act_bits for name in placement.multiplied}
-    widths |= dict.fromkeys(wide_groups, max(act_bits, edge_bits))
+    widths |= dict.fromkeys(placement.groups_before(second), max(act_bits, edge_bits))
+    widths |= dict.fromkeys(placement.groups_before(first | last), max(act_bits, _EDGE_INPUT_BITS))
     activations = tuple(
         ActivationSite(
             value=name,
@@ -123,6 +126,11 @@ class _Placement:
         while self._parent.get(name, name) != name:
             name = self._parent[name]
         return name
+
+    def groups_before(self, layers: Iterable[ir.Node]) -> set[str]:
+        """Names of the groups of the values that enter these layers, where these are quantized."""
+        entering = (str(layer.inputs[0].name) for layer in layers if layer.inputs[0] is not None)
+        return {self.group(name) for name in entering if name in self.sites}
 
     def moved_from(self, value: ir.Value) -> str | None:
         """Name of the value whose codes the producer of ``value`` moves by itself."""

@@ -175,8 +175,10 @@ class QuantizationConfig:
         bits: width of weights in bits. 8 by default: no model that we know of loses from it.
         act_bits: width in bits of the activations that weights multiply; what is only added keeps 8. 8 by default:
             runtimes are fastest there; fewer bits save no time today.
-        edge_bits: width of the first and the last layer's weights, where it is more than ``bits``. None, the default,
-            is 8, because they often cost the most accuracy; ``mixed`` measures that, and keeps to a number only.
+        edge_bits: width of the first and the last layer's weights, where it is more than ``bits``, and of what the
+            first layer hands on, where it is more than ``act_bits``. What enters these layers keeps 8 bits. None, the
+            default, is 8, because they often cost the most accuracy; ``mixed`` measures that, and keeps to a number
+            only.
         calibration_method: how an activation range is read off the calibration data. ``mse`` by default: it gives up
             rare extremes where that lowers the total error.
         bias_correction: how the mean error of quantized weights is taken back out of the biases. ``auto`` uses the

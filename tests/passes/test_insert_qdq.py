@@ -301,11 +301,13 @@ def test_an_output_that_is_read_inside_keeps_its_float_value() -> None:
 def test_narrow_activations_use_no_more_codes_than_they_have(name: str, act_bits: int) -> None:
     model, plan, feeds = calibrated(name, act_bits=act_bits, edge_bits=act_bits, added_bits=act_bits)
     found = every_value(inserted(model, plan), feeds)
+    assert act_bits in {site.number_format.bits for site in plan.activations}
     for site in plan.activations:
         if site.moved_from is None:
-            codes = found[f"{site.value}_quantized"]
+            codes, bits = found[f"{site.value}_quantized"], site.number_format.bits
             assert codes.dtype == np.uint8
-            assert (1 << act_bits) - 2 <= codes.max() < 1 << act_bits  # min-max scales reach the end
+            assert codes.max() < 1 << bits
+            assert codes.max() >= (1 << act_bits) - 2  # min-max scales reach the end
 
 
 def test_a_float_clip_leaves_where_the_narrow_grid_does_its_work(tmp_path: Path) -> None:

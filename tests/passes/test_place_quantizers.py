@@ -86,6 +86,7 @@ def test_what_a_first_layer_hands_on_is_as_wide_as_the_edges(edge_bits: int | No
     plan = planned(models.residual(), bits=4, act_bits=4, edge_bits=edge_bits)
     widths = {site.value: site.number_format.bits for site in plan.activations}
     assert (widths["r0"], widths["r1"]) == (expected, 4)
+    assert (widths["x"], widths["f"]) == (8, 8)  # what enters the edges
 
 
 def test_edge_bits_never_narrow_a_layer() -> None:
