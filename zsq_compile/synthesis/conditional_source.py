@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from passes.harvest_batchnorm import BatchNorm
 from zsq_compile.conditional_config import ConditionalConfig
+from zsq_compile.differentiable.class_scores import class_logits
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.differentiable.precision import reduced_precision
 from zsq_compile.signature import InputSpec
@@ -26,7 +27,7 @@ from zsq_compile.synthesis.conditional_network import ConditionalPainter
 from zsq_compile.synthesis.feeding import Feeding
 from zsq_compile.synthesis.generator import InputContract
 from zsq_compile.synthesis.label_deck import LabelDeck
-from zsq_compile.synthesis.losses import Moments, class_logits, class_loss, joined
+from zsq_compile.synthesis.losses import Moments, class_loss, joined
 from zsq_compile.synthesis.picture_networks import plan_networks, with_networks
 from zsq_compile.synthesis.pieces import in_pieces
 from zsq_compile.synthesis.probe import Cost, laid_out, layer_inputs, layer_moments, layer_targets, measure_cost

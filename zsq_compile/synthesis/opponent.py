@@ -6,6 +6,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from zsq_compile.differentiable.class_scores import class_logits
 from zsq_compile.differentiable.precision import reduced_precision
 from zsq_compile.distill_config import Adversary
 from zsq_compile.synthesis.adversarial import (
@@ -16,7 +17,6 @@ from zsq_compile.synthesis.adversarial import (
     margin_loss,
     two_sided_loss,
 )
-from zsq_compile.synthesis.losses import class_logits
 from zsq_compile.synthesis.source import Batch, Extra
 
 Student: TypeAlias = Callable[[Mapping[str, Tensor], Sequence[str]], Mapping[str, Tensor]]
