@@ -127,6 +127,12 @@ class ConditionalSource:
             bn_loss=float(bn_term.detach()),
         )
 
+    def piece(self, count: int) -> int:
+        """Say how many of ``count`` samples the networks take at a time: the batch they insist on, or what fits."""
+        # what the generator keeps is there in any case, so the teacher alone decides how many samples fit
+        fitting = plan_budget(count, "balanced", self._teacher_cost, iterations=1).batch_size
+        return self.feeding.fixed_batch or -(-count // -(-count // fitting))
+
     def state(self) -> dict[str, Any]:
         """Return a copy of weights, optimiser and labels to come; ``torch.load`` reads it with ``weights_only``."""
         return {
@@ -151,15 +157,12 @@ class ConditionalSource:
 
     def _judged(self, inputs: Mapping[str, Tensor], size: int) -> tuple[list[Moments], Tensor]:
         """Moments of the layers' inputs over the batch, and the scores of its samples."""
-        # what the generator keeps is there in any case, so the teacher alone decides how many samples fit
-        fitting = plan_budget(size, "balanced", self._teacher_cost, iterations=1).batch_size
-        piece = self.feeding.fixed_batch or -(-size // -(-size // fitting))
 
         def judged(start: int, stop: int) -> tuple[list[Moments], Tensor]:
             with reduced_precision(self.teacher.device):
                 values = self.teacher.run({name: value[start:stop] for name, value in inputs.items()}, self._outputs)
             return layer_moments(self.layers, values), values[self.scores]
 
-        parts, sizes = in_pieces(judged, size, piece)
+        parts, sizes = in_pieces(judged, size, self.piece(size))
         moments = [joined([part[index] for part, _ in parts], sizes) for index in range(len(self.layers))]
         return moments, torch.cat([scores for _, scores in parts])
