@@ -85,6 +85,28 @@ def test_what_is_made_meanwhile_matters_and_the_fixed_set_can_do_alone(model: Pa
     assert len(set(files.values())) == 4
 
 
+class Listening(Silent):
+    """Remembers the notes."""
+
+    def __init__(self) -> None:
+        self.notes = list[str]()
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def test_a_filter_of_finished_images_leaves_live_samples_out_and_says_so(model: Path) -> None:
+    for low_pass in (None, 0.36):
+        listening = Listening()
+        config = replace(settings(GdfqConfig(**SMALL)), low_pass=low_pass)
+        report = compile_model(model, config=config, progress=listening).report
+        assert report.distillation is not None
+        live = [point["live"] for point in report.distillation["curve"]]
+        assert all(point is None for point in live) == (low_pass is not None)
+        for notes in (listening.notes, report.notes):
+            assert sum("no samples are made meanwhile" in note for note in notes) == (low_pass is not None)
+
+
 class Interrupting(Silent):
     """Presses Ctrl-C while the third step of distillation is told."""
 
@@ -125,10 +147,10 @@ def test_a_model_that_insists_on_a_batch_is_learned_on_live_samples(tmp_path: Pa
         value.type.tensor_type.shape.dim[0].dim_value = 4
     onnx.save(network, path)
     for generator in (GdfqConfig(**SMALL), AdadfqConfig(**SMALL)):
-        found = told(path, settings(generator, adversary="margin", live_share=0.5))
+        found = told(path, settings(generator, adversary="margin", live_share=1.0))
         assert found["distillation"]["batch"] == 4
-        points = [point["live"] for point in found["distillation"]["curve"]]  # two steps to one of the generator
-        assert [point is None for point in points] == [True, False, True, False, True, False, True]
+        points = [point["live"] for point in found["distillation"]["curve"]]  # four steps to one of the generator
+        assert [point is None for point in points] == [True, False, True, True, True, False, True]
 
 
 def test_the_switch_sets_the_margin() -> None:

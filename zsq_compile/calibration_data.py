@@ -1,7 +1,7 @@
 """Where calibration data comes from: the user's own, or synthesis; and which part of it is held out."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from passes.harvest_batchnorm import BatchNormStatistics
+from zsq_compile.conditional_config import ConditionalConfig
 from zsq_compile.config import CompileConfig, PixelsConfig, PriorConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError
@@ -156,6 +157,17 @@ def synthetic_data(
     )
 
 
+def require_keepable(inputs: Sequence[InputSpec], config: CompileConfig) -> None:
+    """Refuse before the work what ``sample_arrays`` would refuse behind it.
+
+    Raises:
+        ConfigError: the generator knows the classes of its samples, and an input has the name that they are kept under.
+
+    """
+    if isinstance(config.generator, ConditionalConfig):
+        _require_free(spec.name for spec in inputs)
+
+
 def sample_arrays(inputs: Mapping[str, Tensor], labels: Tensor | None) -> dict[str, NDArray[Any]]:
     """Arrays of samples by the name of their input, and under ``labels`` the class that each was to show, if any.
 
@@ -168,12 +180,16 @@ def sample_arrays(inputs: Mapping[str, Tensor], labels: Tensor | None) -> dict[s
     arrays = {name: tensor.numpy() for name, tensor in inputs.items()}
     if labels is None:
         return arrays
-    if _LABELS in arrays:
+    _require_free(arrays)
+    return {**arrays, _LABELS: labels.numpy()}
+
+
+def _require_free(names: Iterable[str]) -> None:
+    if _LABELS in names:
         raise ConfigError(
             f"the classes of the samples are written under the name {_LABELS!r}, which is that of an input of the "
             "network: rename the input, or choose another --generator"
         )
-    return {**arrays, _LABELS: labels.numpy()}
 
 
 def given_data(

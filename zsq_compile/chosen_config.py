@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
-from zsq_compile.conditional_config import ConditionalConfig
+from zsq_compile.conditional_config import AdadfqConfig, ConditionalConfig
 from zsq_compile.config import GENERATORS, CompileConfig, GeneratorConfig, InputConfig, QuantizationConfig
 from zsq_compile.config_file import read_config
 from zsq_compile.distill_config import chosen_distillation
@@ -57,6 +57,26 @@ def build_config(given: Mapping[str, Any]) -> CompileConfig:
     return chosen
 
 
+def require_widths_used(config: CompileConfig, given: Mapping[str, Any]) -> None:
+    """Refuse widths for a command that quantizes nothing, where its generator learns against no quantized network.
+
+    Args:
+        config: with the generator.
+        given: values of the options by their Python names, None where not given.
+
+    Raises:
+        ConfigError: a width is given and no generator asks for it.
+
+    """
+    widths = [f"--{name.replace('_', '-')}" for name in ("bits", "act_bits") if given.get(name) is not None]
+    if widths and not isinstance(config.generator, AdadfqConfig):
+        raise ConfigError(
+            f"synth takes {' and '.join(widths)} only for the quantized network that adadfq learns against, and the "
+            f"generator {_generator_name(config.generator)} learns against none: give --generator adadfq, or leave "
+            f"{'it' if len(widths) == 1 else 'them'} out"
+        )
+
+
 def _input(configured: InputConfig, given: Mapping[str, Any]) -> InputConfig:
     shapes = dict(_named_shape(text) for text in given.get("input_shape") or ())
     numbers = {name: _numbers(name, given.get(name)) for name in ("mean", "std", "input_range")}
@@ -82,16 +102,19 @@ def _chosen_generator(configured: GeneratorConfig | None, name: GeneratorName | 
     return configured if isinstance(configured, kind) else kind()
 
 
+def _generator_name(generator: GeneratorConfig | None) -> str:
+    return next((name for name, kind in GENERATORS.items() if isinstance(generator, kind)), "auto")
+
+
 def _with_classes(generator: GeneratorConfig | None, classes: str | None) -> GeneratorConfig | None:
     """Put the classes that are asked for into the generator's settings."""
     if classes is None:
         return generator
     if not isinstance(generator, ConditionalConfig):
-        named = next((name for name, kind in GENERATORS.items() if isinstance(generator, kind)), "auto")
         able = [name for name, kind in GENERATORS.items() if issubclass(kind, ConditionalConfig)]
         raise ConfigError(
-            f"--classes asks for images of classes, which the generator {named} does not know: give --generator "
-            f"{' or '.join(able)}, or leave --classes out"
+            f"--classes asks for images of classes, which the generator {_generator_name(generator)} does not know: "
+            f"give --generator {' or '.join(able)}, or leave --classes out"
         )
     try:
         return replace(generator, classes=tuple(int(number) for number in classes.split(",")))

@@ -21,7 +21,7 @@ from rich.console import Console
 
 import zsq_compile.options as given
 from zsq_compile import __version__
-from zsq_compile.chosen_config import build_config
+from zsq_compile.chosen_config import build_config, require_widths_used
 from zsq_compile.config import CompileConfig
 from zsq_compile.errors import BudgetError, ConfigError, ZsqError
 from zsq_compile.progress import Progress, Silent
@@ -170,6 +170,7 @@ def _compile(
         calibration=None if calib is None else read_arrays(calib),
         data=data,
         given_plan=None if plan is None else read_plan(plan),
+        samples_kept=save_calib is not None,
         started=_STARTED,
         progress=progress,
     )
@@ -211,11 +212,12 @@ def synth_command(
     with _guard(json_wanted, quiet, verbose) as progress:
         require_folder(path)
         settings = build_config(context.params)
+        require_widths_used(settings, context.params)
         from zsq_compile.arrays import write_arrays
         from zsq_compile.calibration_data import sample_arrays
         from zsq_compile.compiler import synthesize
 
-        made = synthesize(model, settings, gallery=gallery, progress=progress)
+        made = synthesize(model, settings, gallery=gallery, samples_kept=True, progress=progress)
         write_arrays(path, sample_arrays(made.inputs, made.labels))
     shapes = {name: list(tensor.shape) for name, tensor in made.inputs.items()}
     if json_wanted:

@@ -17,12 +17,13 @@ class Clock:
         started: moment, on the clock of ``time.perf_counter``, at which the user began to wait; None is now.
 
     Attributes:
+        progress: whoever watches.
         seconds: wall-clock seconds by stage name, in the order in which the stages began.
 
     """
 
     def __init__(self, progress: Progress, started: float | None = None) -> None:
-        self._progress = progress
+        self.progress = progress
         self.seconds: dict[str, float] = {}
         self._started = time.perf_counter() if started is None else started
 
@@ -36,7 +37,7 @@ class Clock:
             return None
         end = self._started + budget - 1.5 * self.seconds.get("calibrate", 0.0) - _TAIL
         if time.perf_counter() > end:
-            self._progress.warn(
+            self.progress.warn(
                 f"the time budget of {budget:g} s was used up before learning could begin: nothing is learned"
             )
         return end
@@ -46,7 +47,7 @@ class Clock:
         """Show and time a stage of ``total`` steps; the context's value is called with steps done."""
         started = time.perf_counter()
         try:
-            with self._progress.stage(name, total) as advance:
+            with self.progress.stage(name, total) as advance:
                 yield advance
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started

@@ -16,7 +16,7 @@ from backends.catalog import TargetError, load_target
 from backends.target import Target
 from passes.emit import emit
 from passes.harvest_batchnorm import BatchNormStatistics
-from zsq_compile.calibration_data import CalibrationData, feeds, given_data, synthetic_data
+from zsq_compile.calibration_data import CalibrationData, feeds, given_data, require_keepable, synthetic_data
 from zsq_compile.clock import Clock
 from zsq_compile.config import CompileConfig
 from zsq_compile.devices import chosen_device
@@ -70,6 +70,7 @@ def compile_model(
     calibration: Mapping[str, NDArray[Any]] | None = None,
     data: Path | None = None,
     given_plan: PlanFile | None = None,
+    samples_kept: bool = False,
     started: float | None = None,
     progress: Progress | None = None,
 ) -> CompileResult:
@@ -82,6 +83,7 @@ def compile_model(
         calibration: network inputs by name, (count, ...), to use instead of synthesized ones.
         data: labelled images or arrays, only to measure the result with (see ``verification.dataset``).
         given_plan: widths of single layers and values; what it does not name is as ``config`` says.
+        samples_kept: the synthesized samples are to be written with ``sample_arrays``, whose names must be free.
         started: moment, on the clock of ``time.perf_counter``, from which ``time_budget`` counts; None is now.
         progress: is told of stages, notes and warnings.
 
@@ -97,6 +99,8 @@ def compile_model(
         loaded = load_model(Path(model), input_shapes=config.input.shapes)
         known = known_statistics(loaded, config, told)
         statistics = known.statistics
+        if samples_kept:
+            require_keepable(loaded.inputs, config)
     with clock.stage("plan"):
         float_model = folded(loaded.model, statistics, config.quantization.equalize)
         plan = planned(float_model, target, config, _fitting(given_plan, loaded, config, told))
@@ -131,6 +135,7 @@ def synthesize(
     config: CompileConfig | None = None,
     *,
     gallery: Path | None = None,
+    samples_kept: bool = False,
     progress: Progress | None = None,
 ) -> SyntheticSet:
     """Synthesize calibration data for a float ONNX model, and do nothing else with it.
@@ -139,6 +144,7 @@ def synthesize(
         model: path of the float model.
         config: its input, checkpoint, bn_stats, generator, low_pass, samples, effort, device and seed are used.
         gallery: PNG file to show the images in, with the class that the network sees in each.
+        samples_kept: see ``compile_model``.
         progress: is told of stages, notes and warnings.
 
     """
@@ -149,6 +155,8 @@ def synthesize(
     with progress.stage("load"):
         loaded = load_model(Path(model), input_shapes=config.input.shapes)
         statistics = known_statistics(loaded, config, progress).statistics
+    if samples_kept:
+        require_keepable(loaded.inputs, config)
     if gallery is not None:
         require_image(loaded.inputs)
     teacher = TorchGraph(loaded.model, device=device)

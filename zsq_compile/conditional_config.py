@@ -11,7 +11,7 @@ Distance = Literal["kl", "moments"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConditionalConfig:
-    """What both have; they differ in the defaults.
+    """What all three have; they differ in the defaults.
 
     Attributes:
         iterations: see ZsCganConfig, as all others.

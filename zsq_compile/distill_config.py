@@ -29,8 +29,8 @@ class DistillConfig:
         mixup: learn on mixtures of two samples instead of on the samples. Off by default.
         live: learn on samples that the generator makes meanwhile, beside those that are there; needs a generator that
             can go on learning. None, the default, does where the generator can.
-        live_share: of each batch that is made meanwhile; 1 leaves the samples that are there to judge only.
-        live_ratio: batches that one step of the generator serves.
+        live_share: of each batch that is made meanwhile, on average; 1 leaves the samples that are there to judge only.
+        live_ratio: batches that one step of the generator serves; more where these are less than 16 samples.
         adversary: how the generator learns from the student: ``margin`` pushes samples that the student copies too
             well, up to a random margin (Luo et al. 2024, reconstructed), ``gaussian`` likewise without an edge,
             ``adadfq`` bounds the disagreement from both sides, and ``none`` leaves the student out. None, the default,

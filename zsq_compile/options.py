@@ -175,8 +175,8 @@ Generator = Annotated[
     GeneratorName | None,
     typer.Option(
         help="How calibration data is made. auto: pixels where the model has batch normalisation, else prior. zeroq, "
-        "dsg and intraq are published baselines; zs-cgan and gdfq learn one network for all images, and know their "
-        "classes.",
+        "dsg and intraq are published baselines; zs-cgan, gdfq and adadfq learn one network for all images, and "
+        "know their classes; adadfq learns against a quantized network.",
         show_default="auto",
         rich_help_panel=_DATA,
     ),
@@ -184,8 +184,8 @@ Generator = Annotated[
 Classes = Annotated[
     str | None,
     typer.Option(
-        help="Draw these classes only, equally often, with zs-cgan or gdfq; the file then holds their numbers as well, "
-        "under the name labels.",
+        help="Draw these classes only, equally often, with zs-cgan, gdfq or adadfq; the file then holds their numbers "
+        "as well, under the name labels.",
         metavar="A,B,C",
         show_default="all",
         rich_help_panel=_DATA,

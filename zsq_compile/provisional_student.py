@@ -51,6 +51,7 @@ def provisional_student(
     plan = calibrated_plan(planned(model, target, config), teacher, batches, settings)
     rounded, plan = rounded_model(model, plan, teacher, batches, settings)
     quantized = insert_quantizers(rounded, plan)
-    if not config.quantization.equalize:  # statistics of a model whose channels were equalized hold no longer
-        correct_biases(model, quantized, plan, teacher, statistics, batches, settings)
+    if config.quantization.equalize:  # those of a model whose channels were equalized hold no longer
+        statistics = replace(statistics, entries=())
+    correct_biases(model, quantized, plan, teacher, statistics, batches, settings)
     return TorchGraph(quantized, device=device)

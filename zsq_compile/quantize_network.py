@@ -197,7 +197,7 @@ def _distilled(
         config=settings,
         budget=LearningBudget(effort=config.effort, deadline=clock.deadline(config.time_budget)),
         seed=config.seed,
-        live=live_batches(network.samples, network.inputs, config),
+        live=live_batches(network.samples, config, clock.progress),
     )
     with clock.stage("distill", ready.total) as advance:
         model, plan = ready.run(advance)

@@ -381,6 +381,43 @@ def test_classes_that_cannot_be_drawn_are_refused(
     assert not list(model.parent.glob("*.npz"))
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--bits", "4"], "synth takes --bits only for .* the generator auto learns against none: .* leave it out"),
+        (["--act-bits", "4", "--bits", "4", "--generator", "gdfq"], "--bits and --act-bits .* gdfq .* leave them out"),
+    ],
+)
+def test_widths_that_no_generator_asks_for_are_refused(
+    call: Callable[..., Ended], model: Path, words: list[str], message: str
+) -> None:
+    ended = call("synth", model, "-q", *words)
+    assert ended.code == 2
+    assert re.search(message, ended.err)
+    assert not list(model.parent.glob("*.npz"))
+
+
+def test_an_input_with_the_name_of_the_labels_is_refused_before_the_work(
+    call: Callable[..., Ended], model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = onnx.load(model)
+    network.graph.input[0].name = "labels"
+    for node in network.graph.node:
+        node.input[:] = ["labels" if name == "x" else name for name in node.input]
+    onnx.save(network, model)
+
+    def begun(*_: object) -> None:
+        raise SynthesisError("work has begun")
+
+    monkeypatch.setattr("zsq_compile.synthesis.conditional_generator.ConditionalGenerator.synthesize", begun)
+    kept = ("--save-calib", model.with_name("kept.npz"))
+    for words in (("synth", model), (model, *kept)):
+        ended = call(*words, "--generator", "gdfq", "-q")
+        assert ended.code == 2 and "under the name 'labels', which is that of an input" in ended.err
+    assert "work has begun" in call(model, "--generator", "gdfq", "-q").err, "nothing is kept, and no name needed"
+    assert call(model, *kept, *QUICK, "-q").code == 0, "procedural pictures have no labels"
+
+
 def test_synth_shows_its_images(call: Callable[..., Ended], model: Path, tmp_path: Path) -> None:
     picture = tmp_path / "shown.png"
     ended = call("synth", model, *QUICK, "--gallery", picture, "--low-pass", "0.3")

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,20 @@ def test_fewer_bits_are_further_from_the_float_network(loaded: LoadedModel, equa
             got = made(loaded, bits, equalize=equalize).run({"x": x})["logits"]
             errors.append(float((got - wanted).square().mean() / wanted.var()))
     assert errors[0] < 0.05 < errors[1]
+
+
+def test_biases_are_corrected_in_an_equalized_network_too(loaded: LoadedModel) -> None:
+    config = QuantizationConfig(bits=2, edge_bits=2, equalize=True)
+    statistics, target = harvest_batchnorm(loaded.model), load_target("ort_cpu")
+    shifts = []
+    x = inputs(loaded, 64)
+    for correction in ("none", "auto"):
+        settings = CompileConfig(quantization=replace(config, bias_correction=correction))
+        student = provisional_student(loaded, statistics, target, settings, CPU, contract=None)
+        with torch.no_grad():
+            off = student.run({"x": x})["logits"] - TorchGraph(loaded.model).run({"x": x})["logits"]
+        shifts.append(off.mean(0))
+    assert float(shifts[1].abs().mean()) < 0.8 * float(shifts[0].abs().mean())
 
 
 def test_it_tells_a_generator_where_to_go(loaded: LoadedModel) -> None:

@@ -221,11 +221,18 @@ def _along_flattened(function: Callable[[Tensor, int], Tensor]) -> Callable[[ir.
 
 
 def _softmax(x: Tensor, axis: int) -> Tensor:
-    return torch.softmax(x, axis)
+    return torch.softmax(_widened(x), axis)
 
 
 def _log_softmax(x: Tensor, axis: int) -> Tensor:
-    return torch.log_softmax(x, axis)
+    return torch.log_softmax(_widened(x), axis)
+
+
+def _widened(x: Tensor) -> Tensor:
+    """Half precision of autocast in float32: probabilities of bfloat16 sum to 1 within a hundredth only."""
+    # outside autocast the model chose the type itself, and what reads the value wants that type
+    half = x.dtype in (torch.bfloat16, torch.float16)
+    return x.float() if half and torch.is_autocast_enabled(x.device.type) else x
 
 
 def _hardmax(x: Tensor, axis: int) -> Tensor:

@@ -60,19 +60,25 @@ def accompanied(
     """Replace a share of each batch of a fixed set by samples that are made meanwhile.
 
     Args:
-        fixed: batches of at least ``batch`` samples; not asked where all are replaced.
+        fixed: batches of at least ``batch`` samples, of which any may be replaced; not asked where all are.
         batch: samples of a batch.
         live: makes the others.
-        share: of them, above 0; at least one sample is live.
+        share: of them, above 0, on average: a batch has one live sample more than another where the share is no whole
+            number of samples, and none where the share is less than one.
         student: the network that is trained.
-        rng: handed to ``live`` at each batch, before the fixed set is asked.
+        rng: asked at each batch, and handed to ``live`` before the fixed set is asked.
 
     """
-    count = max(round(share * batch), 1)
     while True:
-        made = live.take(count, student, rng)
+        count = int(share * batch + float(torch.rand((), generator=rng)))
+        made = live.take(count, student, rng) if count else {}
         if count >= batch:
             yield made
             continue
         rest = next(fixed)
-        yield {name: torch.cat([made[name], value[: batch - count].to(made[name])]) for name, value in rest.items()}
+        size = min(len(value) for value in rest.values())
+        kept = torch.randperm(size, generator=rng)[: batch - count]
+        yield {
+            name: torch.cat([made[name], value[kept].to(made[name])]) if count else value[kept]
+            for name, value in rest.items()
+        }

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from zsq_compile.differentiable.class_scores import are_probabilities, log_probabilities
+
 _SMALLEST = 1e-12
 
 
@@ -17,7 +19,8 @@ def is_scores(output: Tensor) -> bool:
 def softened_divergence(scores: Tensor, wanted: Tensor, temperature: float) -> Tensor:
     """T² KL(softmax(wanted / T) || softmax(scores / T)), mean over samples (Hinton et al. 2015, section 2).
 
-    T² keeps the size of the gradient, whatever the temperature.
+    T² keeps the size of the gradient, whatever the temperature. Where the float network ends in a softmax, the scores
+    are the logarithms of what both networks say: a softmax of probabilities is nearly the same for every sample.
 
     Args:
         scores: of the quantized network, (samples, classes).
@@ -25,7 +28,8 @@ def softened_divergence(scores: Tensor, wanted: Tensor, temperature: float) -> T
         temperature: T.
 
     """
-    mine, theirs = (torch.log_softmax(x.float() / temperature, dim=1) for x in (scores, wanted))
+    logits = (log_probabilities(x) if are_probabilities(wanted.float()) else x.float() for x in (scores, wanted))
+    mine, theirs = (torch.log_softmax(x / temperature, dim=1) for x in logits)
     return temperature**2 * functional.kl_div(mine, theirs, reduction="batchmean", log_target=True)
 
 

@@ -162,7 +162,7 @@ class ConditionalGenerator:
             temperature=1.0,
             weight=1.0,
             numbers=two_sided(self._config),
-            piece=source.feeding.fixed_batch,
+            piece=source.piece,
         )
         return opponent.extra(self._student().run, rng)
 

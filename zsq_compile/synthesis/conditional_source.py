@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from passes.harvest_batchnorm import BatchNorm
 from zsq_compile.conditional_config import ConditionalConfig
+from zsq_compile.differentiable.class_scores import class_logits
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.differentiable.precision import reduced_precision
 from zsq_compile.signature import InputSpec
@@ -26,7 +27,7 @@ from zsq_compile.synthesis.conditional_network import ConditionalPainter
 from zsq_compile.synthesis.feeding import Feeding
 from zsq_compile.synthesis.generator import InputContract
 from zsq_compile.synthesis.label_deck import LabelDeck
-from zsq_compile.synthesis.losses import Moments, class_logits, class_loss, joined
+from zsq_compile.synthesis.losses import Moments, class_loss, joined
 from zsq_compile.synthesis.picture_networks import plan_networks, with_networks
 from zsq_compile.synthesis.pieces import in_pieces
 from zsq_compile.synthesis.probe import Cost, laid_out, layer_inputs, layer_moments, layer_targets, measure_cost
@@ -126,6 +127,12 @@ class ConditionalSource:
             bn_loss=float(bn_term.detach()),
         )
 
+    def piece(self, count: int) -> int:
+        """Say how many of ``count`` samples the networks take at a time: the batch they insist on, or what fits."""
+        # what the generator keeps is there in any case, so the teacher alone decides how many samples fit
+        fitting = plan_budget(count, "balanced", self._teacher_cost, iterations=1).batch_size
+        return self.feeding.fixed_batch or -(-count // -(-count // fitting))
+
     def state(self) -> dict[str, Any]:
         """Return a copy of weights, optimiser and labels to come; ``torch.load`` reads it with ``weights_only``."""
         return {
@@ -150,15 +157,12 @@ class ConditionalSource:
 
     def _judged(self, inputs: Mapping[str, Tensor], size: int) -> tuple[list[Moments], Tensor]:
         """Moments of the layers' inputs over the batch, and the scores of its samples."""
-        # what the generator keeps is there in any case, so the teacher alone decides how many samples fit
-        fitting = plan_budget(size, "balanced", self._teacher_cost, iterations=1).batch_size
-        piece = self.feeding.fixed_batch or -(-size // -(-size // fitting))
 
         def judged(start: int, stop: int) -> tuple[list[Moments], Tensor]:
             with reduced_precision(self.teacher.device):
                 values = self.teacher.run({name: value[start:stop] for name, value in inputs.items()}, self._outputs)
             return layer_moments(self.layers, values), values[self.scores]
 
-        parts, sizes = in_pieces(judged, size, piece)
+        parts, sizes = in_pieces(judged, size, self.piece(size))
         moments = [joined([part[index] for part, _ in parts], sizes) for index in range(len(self.layers))]
         return moments, torch.cat([scores for _, scores in parts])

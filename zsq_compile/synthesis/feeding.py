@@ -11,6 +11,7 @@ from zsq_compile.errors import SynthesisError
 from zsq_compile.signature import InputSpec
 from zsq_compile.synthesis.budget import Budget, plan_budget
 from zsq_compile.synthesis.generator import InputContract
+from zsq_compile.synthesis.label_deck import LabelDeck
 from zsq_compile.synthesis.probe import find_scores, layer_inputs, measure_cost
 
 
@@ -64,9 +65,8 @@ class Feeding:
         return found
 
     def balanced_labels(self, count: int, classes: int, rng: torch.Generator) -> torch.Tensor:
-        """(count,) labels, each class as often as any other as far as that goes, in random order."""
-        labels = torch.arange(count) % classes
-        return labels[torch.randperm(count, generator=rng, device=rng.device).cpu()].to(self.teacher.device)
+        """(count,) labels in random order, each class as often as any other; which of them have one more is random."""
+        return LabelDeck(classes).deal(count, rng).to(self.teacher.device)
 
     def fed(self, samples: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Express samples in the network's own units."""

@@ -25,10 +25,15 @@ class FoldedTeacher:
 def fold_teacher(teacher: TorchGraph, layers: Sequence[BatchNorm]) -> FoldedTeacher:
     """Fold a copy of the teacher's model; layers that cannot be folded, or not measured behind, stay as they are.
 
-    Values behind BatchNormalizations keep their names; those that a folded one read are gone.
+    So does a layer in front of another BatchNormalization, which would be folded into the same weights. Hence values
+    behind BatchNormalizations keep their names, and only those that a folded one read are gone.
     """
     model = teacher.model.clone()
-    FoldBatchNorm(keep=[layer.node for layer in layers if not _is_plain(layer)]).call(model)
+    normalised = {
+        node.inputs[0].name for node in model.graph if node.op_type == "BatchNormalization" and node.inputs[0]
+    }
+    kept = [layer.node for layer in layers if layer.output in normalised or not _is_plain(layer)]
+    FoldBatchNorm(keep=kept).call(model)
     left = {value.name for node in model.graph for value in node.outputs}
     return FoldedTeacher(
         teacher=TorchGraph(model, device=teacher.device),

@@ -12,6 +12,7 @@ import torch
 from passes.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.baseline_config import IntraqConfig
 from zsq_compile.config import Effort
+from zsq_compile.differentiable.class_scores import class_probabilities
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.progress import Progress
 from zsq_compile.signature import InputSpec
@@ -19,7 +20,6 @@ from zsq_compile.synthesis.baseline_losses import marginal_distance_loss, moment
 from zsq_compile.synthesis.descent import Loss, NoiseDescent, Samples, Subject
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet
 from zsq_compile.synthesis.local_parts import local_parts
-from zsq_compile.synthesis.losses import class_probabilities
 from zsq_compile.synthesis.probe import find_features, layer_inputs, layer_moments, layer_targets
 
 # Least confidence, least and most distance by the largest number of classes that they are published for.

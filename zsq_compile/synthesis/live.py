@@ -1,8 +1,9 @@
 """Batches for a network that is being quantized, made by a generator that goes on learning beside it.
 
 For every few steps of the student there is one of the generator, against the student as it is at that moment; what
-that step made is handed out piece by piece. So no sample is ever seen twice, and the generator is told what the student
-does not copy yet (see adversarial.py). How alike its samples become is measured all along, on the teacher's features.
+that step made is handed out batch by batch, and a rest that fills none is dropped. So no sample is ever seen twice, and
+the generator is told what the student does not copy yet (see adversarial.py). How alike its samples become is measured
+all along, on the teacher's features.
 """
 
 from collections.abc import Mapping
@@ -16,8 +17,11 @@ from zsq_compile.distill_config import Adversary
 from zsq_compile.synthesis.adversarial import TwoSided
 from zsq_compile.synthesis.diversity import Diversity, Means, flat_features
 from zsq_compile.synthesis.opponent import Opponent, Student
+from zsq_compile.synthesis.pieces import in_pieces
 from zsq_compile.synthesis.probe import find_features
 from zsq_compile.synthesis.source import Source
+
+_FEWEST = 16  # samples of a generator's step, whose networks normalise by the moments of its batch
 
 
 class LiveBatches:
@@ -29,7 +33,6 @@ class LiveBatches:
         temperature: of the discrepancy.
         weight: of the added loss.
         ratio: batches that one step of the generator serves.
-        fixed: samples that the network insists on, or None: then one step makes as many.
         numbers: of AdaDFQ, by default its authors'.
 
     Attributes:
@@ -45,13 +48,12 @@ class LiveBatches:
         temperature: float,
         weight: float,
         ratio: int,
-        fixed: int | None = None,
         numbers: TwoSided | None = None,
     ) -> None:
-        self._source, self._ratio, self._fixed = source, ratio, fixed
-        self.description = f"{source.config!r} {adversary} {temperature} {weight} {ratio} {fixed} {numbers}"
+        self._source, self._ratio = source, ratio
+        self.description = f"{source.config!r} {adversary} {temperature} {weight} {ratio} {numbers}"
         self._opponent = Opponent(
-            adversary, source.scores, temperature=temperature, weight=weight, numbers=numbers, piece=fixed
+            adversary, source.scores, temperature=temperature, weight=weight, numbers=numbers, piece=source.piece
         )
         self._diversity, self._means = Diversity(), Means()
         self._features: str | None = None
@@ -61,13 +63,13 @@ class LiveBatches:
         """Return ``count`` samples that were never seen: network inputs by name, on the teacher's device.
 
         Args:
-            count: samples; at most the batch that the network insists on.
+            count: samples.
             student: the quantized network as it is now.
             rng: all randomness comes from it, now.
 
         """
         if min((len(value) for value in self._stock.values()), default=0) < count:
-            self._stock = self._made(self._fixed or count * self._ratio, student, rng)
+            self._stock = self._made(max(count * self._ratio, _FEWEST), student, rng)
         taken = {name: value[:count] for name, value in self._stock.items()}
         self._stock = {name: value[count:] for name, value in self._stock.items()}
         return taken
@@ -81,12 +83,22 @@ class LiveBatches:
 
     def _seen(self, inputs: Mapping[str, Tensor], scores: Tensor) -> Tensor:
         """Return (samples, size) penultimate features; the scores where the network has none."""
+        teacher, piece = self._source.teacher, self._source.piece(len(scores))
         if self._features is None:
-            self._features = find_features(self._source.teacher, inputs, self._source.scores) or self._source.scores
-        if self._features == self._source.scores:
+            few = {name: value[:piece] for name, value in inputs.items()}
+            self._features = find_features(teacher, few, self._source.scores) or self._source.scores
+        wanted = self._features
+        if wanted == self._source.scores:
             return flat_features(scores)
-        with torch.no_grad(), reduced_precision(scores.device):
-            return flat_features(self._source.teacher.run(inputs, (self._features,))[self._features])
+
+        def seen(start: int, stop: int) -> Tensor:
+            with reduced_precision(scores.device):
+                fed = {name: value[start:stop] for name, value in inputs.items()}
+                return flat_features(teacher.run(fed, (wanted,))[wanted])
+
+        with torch.no_grad():
+            parts, _ = in_pieces(seen, len(scores), piece)
+        return torch.cat(parts)
 
     def measured(self) -> dict[str, float] | None:
         """Means since the last call of what is named in ``Diversity``, ``discrepancy`` and ``generator_loss``."""

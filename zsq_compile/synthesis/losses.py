@@ -19,8 +19,6 @@ from zsq_compile.synthesis.channel_moments import channel_moments
 
 _VARIANCE_FLOOR = 1e-12
 _DEVIATION_FLOOR = 1e-6  # of a variance, as published with Genie
-_SMALLEST_PROBABILITY = 1e-30
-_SUM_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -70,24 +68,3 @@ def moment_difference(measured: Moments, target: Moments) -> torch.Tensor:
 def class_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Mean cross-entropy of (N, classes) logits against (N,) labels; (N, classes, 1, 1) is accepted too."""
     return functional.cross_entropy(logits.float().flatten(1), labels)
-
-
-def class_logits(scores: torch.Tensor) -> torch.Tensor:
-    """(N, classes) logits: the scores, or their logarithms where they are probabilities (see class_probabilities)."""
-    flat = scores.float().flatten(1)
-    return flat.clamp_min(_SMALLEST_PROBABILITY).log() if are_probabilities(flat) else flat
-
-
-def class_probabilities(scores: torch.Tensor) -> torch.Tensor:
-    """(N, classes) probabilities: the softmax of scores, or the scores themselves where they are probabilities.
-
-    (N, classes, 1, 1) is accepted too. Probabilities are not negative and sum to 1 within a thousandth.
-    """
-    flat = scores.float().flatten(1)
-    return flat if are_probabilities(flat) else flat.softmax(1)
-
-
-@torch.no_grad()
-def are_probabilities(scores: torch.Tensor) -> bool:
-    """Tell whether (N, classes) scores are not negative and sum to 1 within a thousandth."""
-    return bool((scores >= 0.0).all() and ((scores.sum(1) - 1.0).abs() < _SUM_TOLERANCE).all())

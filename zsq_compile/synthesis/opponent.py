@@ -6,6 +6,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from zsq_compile.differentiable.class_scores import class_logits
 from zsq_compile.differentiable.precision import reduced_precision
 from zsq_compile.distill_config import Adversary
 from zsq_compile.synthesis.adversarial import (
@@ -16,7 +17,7 @@ from zsq_compile.synthesis.adversarial import (
     margin_loss,
     two_sided_loss,
 )
-from zsq_compile.synthesis.losses import class_logits
+from zsq_compile.synthesis.pieces import in_pieces
 from zsq_compile.synthesis.source import Batch, Extra
 
 Student: TypeAlias = Callable[[Mapping[str, Tensor], Sequence[str]], Mapping[str, Tensor]]
@@ -34,7 +35,7 @@ class Opponent:
         temperature: of the discrepancy.
         weight: of the loss in that of the generator.
         numbers: of AdaDFQ, by default its authors'.
-        piece: samples that the student takes at a time; None for all.
+        piece: says how many of so many samples the student takes at a time; by default all.
 
     Attributes:
         mean: running mean of the discrepancy; None before the first batch.
@@ -49,7 +50,7 @@ class Opponent:
         temperature: float,
         weight: float,
         numbers: TwoSided | None = None,
-        piece: int | None = None,
+        piece: Callable[[int], int] = lambda count: count,
     ) -> None:
         self._kind, self._scores, self._piece = kind, scores, piece
         self._temperature, self._weight, self._numbers = temperature, weight, numbers or TwoSided()
@@ -87,12 +88,14 @@ class Opponent:
     def _asked(self, student: Student, inputs: Mapping[str, Tensor]) -> Tensor:
         """Return (samples, classes) logits of the student."""
         count = min(len(value) for value in inputs.values())
-        size = self._piece or count
-        parts = []
-        with reduced_precision(next(iter(inputs.values())).device):
-            for start in range(0, count, size):
-                piece = {name: value[start : start + size] for name, value in inputs.items()}
-                parts.append(student(piece, (self._scores,))[self._scores])
+        device = next(iter(inputs.values())).device
+
+        def asked(start: int, stop: int) -> Tensor:
+            with reduced_precision(device):
+                fed = {name: value[start:stop] for name, value in inputs.items()}
+                return student(fed, (self._scores,))[self._scores]
+
+        parts, _ = in_pieces(asked, count, self._piece(count))
         return class_logits(torch.cat(parts))
 
     def _remembered(self, distances: Tensor) -> float:

@@ -58,7 +58,10 @@ class Source(Protocol):
         """Make network inputs, ready to feed, one sample for each of the (N,) labels."""
 
     def step(self, count: int, rng: torch.Generator, extra: Extra | None = None) -> Batch:
-        """Take one training step on ``count`` samples, and return them."""
+        """Take one training step on ``count`` samples, or as many more as fill the network's batch; return them."""
+
+    def piece(self, count: int) -> int:
+        """Say how many of ``count`` samples the networks take at a time: the batch they insist on, or what fits."""
 
     def state(self) -> dict[str, Any]:
         """Return what ``restore`` needs to go on as if nothing had happened: tensors, numbers, lists and dicts."""

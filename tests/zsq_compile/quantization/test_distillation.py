@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
@@ -293,7 +294,7 @@ class Ones:
         raise AssertionError("nothing to restore")
 
 
-@pytest.mark.parametrize(("share", "count"), [(0.25, 8), (0.001, 1), (0.9, 29), (1.0, 32)])
+@pytest.mark.parametrize(("share", "count"), [(0.25, 8), (0.5, 16), (0.75, 24), (1.0, 32)])
 def test_a_share_of_each_batch_is_live(share: float, count: int) -> None:
     live, rng = Ones(), torch.Generator().manual_seed(0)
     fixed = iter([{"x": torch.zeros(32, 2, 6, 6)}])
@@ -301,6 +302,26 @@ def test_a_share_of_each_batch_is_live(share: float, count: int) -> None:
     assert batch.flatten(1).mean(1).tolist() == [1.0] * count + [0.0] * (32 - count)
     assert live.counts == [count]
     assert len(list(fixed)) == int(share == 1.0)
+
+
+@pytest.mark.parametrize(("batch", "share"), [(1, 0.25), (1, 0.75), (4, 0.1), (32, 0.9)])
+def test_a_share_that_is_no_whole_number_of_samples_is_kept_on_average(batch: int, share: float) -> None:
+    live, rng = Ones(), torch.Generator().manual_seed(0)
+    fixed = itertools.repeat({"x": torch.zeros(batch, 2, 6, 6)})
+    made = accompanied(fixed, batch, live, share, live.take, rng)
+    counts = [int(next(made)["x"].mean((1, 2, 3)).sum()) for _ in range(2000)]
+    assert set(counts) == {int(share * batch), int(share * batch) + 1}
+    assert np.mean(counts) == pytest.approx(share * batch, abs=0.05)  # five deviations of the mean
+    assert live.counts == [count for count in counts if count]
+
+
+def test_every_sample_of_a_feed_is_learned_on_beside_live_ones() -> None:
+    live, rng = Ones(), torch.Generator().manual_seed(0)
+    feed = 2.0 + torch.arange(8.0).reshape(8, 1, 1, 1).expand(8, 2, 6, 6)
+    made = accompanied(itertools.repeat({"x": feed}), 8, live, 0.5, live.take, rng)
+    rows = [next(made)["x"][4:].mean((1, 2, 3)).tolist() for _ in range(40)]
+    assert all(len(set(row)) == 4 for row in rows)
+    assert {value for row in rows for value in row} == set(range(2, 10))
 
 
 def test_live_samples_of_a_fixed_batch_size_fill_it_up() -> None:

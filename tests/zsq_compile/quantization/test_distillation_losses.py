@@ -37,6 +37,19 @@ def test_the_softened_divergence_is_the_closed_form(temperature: float) -> None:
     assert float(softened_divergence(wanted, wanted, temperature)) == pytest.approx(0.0, abs=1e-5)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_a_network_that_ends_in_a_softmax_is_compared_by_the_scores_in_front_of_it(temperature: float) -> None:
+    scores, wanted = 3 * numbers(6, 10, seed=0), 3 * numbers(6, 10, seed=1)
+    mine, theirs = scores.softmax(1), wanted.softmax(1)
+    got = softened_divergence(mine, theirs, temperature)
+    assert float(got) == pytest.approx(divergence(scores, wanted, temperature), rel=1e-4)
+    # steps of 1/256, of a softmax that is quantized itself: the float network decides what the numbers are
+    coarse = ((mine * 256).round() / 256).clamp_min(1e-30)
+    assert not torch.allclose(coarse.sum(1), torch.ones(6), atol=1e-3)
+    found = float(softened_divergence(coarse, theirs, temperature))
+    assert found == pytest.approx(divergence(coarse.double().log(), wanted, temperature), rel=1e-4)
+
+
 def test_at_a_high_temperature_the_divergence_is_the_distance_of_centred_scores() -> None:
     # Hinton et al. 2015, section 2.1: with T large, T^2 KL goes to the squared distance over 2 C
     scores, wanted = numbers(4, 5, seed=0), numbers(4, 5, seed=1)

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from passes.harvest_batchnorm import BatchNorm
+from zsq_compile.differentiable.class_scores import class_probabilities
 from zsq_compile.synthesis.baseline_losses import (
     ImageStatistics,
     Slack,
@@ -18,7 +19,7 @@ from zsq_compile.synthesis.baseline_losses import (
     moment_errors,
     soft_label_loss,
 )
-from zsq_compile.synthesis.losses import Moments, batch_moments, class_probabilities
+from zsq_compile.synthesis.losses import Moments, batch_moments
 
 RNG = np.random.default_rng(3)
 VALUES = RNG.normal(2.0, 3.0, (4, 5, 6, 7))

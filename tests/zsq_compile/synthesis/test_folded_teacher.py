@@ -80,6 +80,27 @@ def test_a_dead_channel_keeps_no_layer_from_folding(network: models.onnx.ModelPr
     assert [layer.input for layer in folded.layers] == ["n0", "n1"]
 
 
+def test_of_two_layers_in_a_row_both_are_measured_where_they_were() -> None:
+    shapes = ", ".join(f"float[2] {name}{i}" for i in (0, 1) for name in ("scale", "shift", "mean", "variance"))
+    model = models.parse(
+        f"""
+        twice (float[N,2,4,4] x) => (float[N,2,4,4] y) <float[2,2,1,1] w, {shapes}>
+        {{
+            [conv] c = Conv(x, w)
+            [bn0] n0 = BatchNormalization(c, scale0, shift0, mean0, variance0)
+            [bn1] n1 = BatchNormalization(n0, scale1, shift1, mean1, variance1)
+            [relu] y = Relu(n1)
+        }}
+        """
+    )
+    teacher, statistics = teacher_of(model)
+    folded = fold_teacher(teacher, statistics.entries)
+    assert [layer.input for layer in folded.layers] == ["c", "n0"]
+    feeds = {"x": torch.randn(8, 2, 4, 4, generator=seeded())}
+    torch.testing.assert_close(folded.teacher.run(feeds), teacher.run(feeds), rtol=1e-5, atol=1e-5)
+    assert len(measure_moments(folded.teacher, folded.layers, feeds, 8)) == 2
+
+
 def test_a_value_that_others_read_too_is_measured_where_it_was() -> None:
     model = models.parse(
         """

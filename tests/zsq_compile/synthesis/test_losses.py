@@ -3,10 +3,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from zsq_compile.differentiable.class_scores import class_logits
 from zsq_compile.synthesis.losses import (
     Moments,
     batch_moments,
-    class_logits,
     class_loss,
     gaussian_kl,
     joined,
