@@ -201,8 +201,10 @@ def test_learning_lowers_the_error_that_it_is_given(rounding: LearnedRounding) -
     def relative(outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
         return squared(outputs, targets) / before
 
-    learn(student, draw, relative, half_way(200), dropper(0.5), rates)
-    assert error() < 0.95 * before
+    # codes that jump come to rest as the rates fall to the end
+    pace = (step / 400 for step in range(400)) if rounding == "lsq" else half_way(200)
+    learn(student, draw, relative, pace, dropper(0.5), rates)
+    assert error() < 0.8 * before
 
 
 def half_way(steps: int) -> Any:
