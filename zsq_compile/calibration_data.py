@@ -19,7 +19,7 @@ from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError
 from zsq_compile.progress import Progress
 from zsq_compile.quantization.learning_samples import Samples
-from zsq_compile.signature import InputSpec
+from zsq_compile.signature import InputSpec, fixed_batch
 from zsq_compile.synthesis import make_generator
 from zsq_compile.synthesis.contract import CONTRACT_IMAGES, given_contract, infer_contract
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet
@@ -87,11 +87,6 @@ def _value_bytes(model: ir.Model) -> list[int]:
     """Bytes that each value of the graph takes for one sample."""
     shapes = (value.shape for node in model.graph for value in node.outputs if value.shape is not None)
     return [4 * math.prod(size for size in shape[1:] if isinstance(size, int)) for shape in shapes] or [4]
-
-
-def fixed_batch(inputs: Sequence[InputSpec]) -> int | None:
-    """Batch size that the model insists on, or None."""
-    return next((spec.shape[0] for spec in inputs if spec.shape and spec.shape[0] is not None), None)
 
 
 def _first_image(inputs: Sequence[InputSpec]) -> InputSpec | None:

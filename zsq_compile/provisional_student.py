@@ -6,7 +6,7 @@ import torch
 
 from backends.target import Target
 from passes.harvest_batchnorm import BatchNormStatistics
-from zsq_compile.calibration_data import feeds, fixed_batch
+from zsq_compile.calibration_data import feeds
 from zsq_compile.config import CompileConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.folding import folded
@@ -14,6 +14,7 @@ from zsq_compile.loading import LoadedModel
 from zsq_compile.planning import planned
 from zsq_compile.progress import Silent
 from zsq_compile.quantization.quantize import calibrated_plan, correct_biases, insert_quantizers, rounded_model
+from zsq_compile.signature import fixed_batch
 from zsq_compile.synthesis.generator import InputContract
 from zsq_compile.synthesis.procedural import PriorGenerator
 
@@ -43,7 +44,8 @@ def provisional_student(
     """
     inputs = loaded.inputs
     rng = torch.Generator().manual_seed(config.seed)
-    count = max(_SAMPLES // (fixed_batch(inputs) or 1), 1) * (fixed_batch(inputs) or 1)
+    feed = fixed_batch(inputs) or 1
+    count = max(_SAMPLES // feed, 1) * feed
     images = PriorGenerator(inputs, contract, Silent()).synthesize(TorchGraph(loaded.model), statistics, count, rng)
     model = folded(loaded.model, statistics, config.quantization.equalize)
     teacher, batches = TorchGraph(model), feeds(images.inputs, inputs)

@@ -1,5 +1,6 @@
 """What a model takes in: name, shape and element type of each graph input."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,3 +25,8 @@ class InputSpec:
     def batched(self, count: int) -> tuple[int, ...]:
         """Shape of ``count`` samples; a model with a fixed batch takes them ``shape[0]`` at a time."""
         return (count, *(int(size or 1) for size in self.shape[1:]))
+
+
+def fixed_batch(inputs: Sequence[InputSpec]) -> int | None:
+    """Batch size that the model insists on, or None."""
+    return next((spec.shape[0] for spec in inputs if spec.shape and spec.shape[0] is not None), None)

@@ -1,6 +1,7 @@
 """Calibration data made of nothing but the network: several algorithms behind one method."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from zsq_compile.baseline_config import DsgConfig, IntraqConfig, ZeroqConfig
 from zsq_compile.conditional_config import AdadfqConfig, GdfqConfig, ZsCganConfig
@@ -11,15 +12,16 @@ from zsq_compile.genie_config import GenieConfig
 from zsq_compile.progress import Progress, Silent
 from zsq_compile.signature import InputSpec
 from zsq_compile.synthesis.conditional_generator import ConditionalGenerator
-from zsq_compile.synthesis.dsg import DsgGenerator
+from zsq_compile.synthesis.descent import NoiseDescent
+from zsq_compile.synthesis.dsg import dsg_loss
 from zsq_compile.synthesis.generator import Generator, InputContract, SyntheticSet
 from zsq_compile.synthesis.genie import GenieGenerator
-from zsq_compile.synthesis.intraq import IntraqGenerator
+from zsq_compile.synthesis.intraq import intraq_loss
 from zsq_compile.synthesis.low_pass import LowPassGenerator
 from zsq_compile.synthesis.noise import NoiseGenerator
 from zsq_compile.synthesis.pixels import PixelsGenerator
 from zsq_compile.synthesis.procedural import PriorGenerator
-from zsq_compile.synthesis.zeroq import ZeroqGenerator
+from zsq_compile.synthesis.zeroq import zeroq_loss
 
 __all__ = ["Generator", "InputContract", "SyntheticSet", "make_generator"]
 
@@ -67,11 +69,11 @@ def _make(
         case GenieConfig():
             return GenieGenerator(config, inputs, contract, told, effort=effort)
         case ZeroqConfig():
-            return ZeroqGenerator(config, inputs, contract, told, effort=effort)
+            return NoiseDescent("zeroq", config, inputs, contract, told, zeroq_loss, effort=effort)
         case DsgConfig():
-            return DsgGenerator(config, inputs, contract, told, effort=effort)
+            return NoiseDescent("dsg", config, inputs, contract, told, partial(dsg_loss, config), effort=effort)
         case IntraqConfig():
-            return IntraqGenerator(config, inputs, contract, told, effort=effort)
+            return NoiseDescent("intraq", config, inputs, contract, told, partial(intraq_loss, config), effort=effort)
         case ZsCganConfig():
             return ConditionalGenerator("zs-cgan", config, inputs, contract, told, effort=effort)
         case GdfqConfig():

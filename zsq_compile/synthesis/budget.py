@@ -33,6 +33,13 @@ PIXELS = Allowance(
 )
 """Of optimised pixels, which start from natural pictures."""
 
+NETWORKS = Allowance(
+    iterations={"fast": 100, "balanced": 400, "best": 4000},
+    seconds={"fast": 60.0, "balanced": 300.0, "best": 3600.0},
+    fewest=50,
+)
+"""Of generator networks, which start from nothing."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Budget:

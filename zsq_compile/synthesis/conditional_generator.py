@@ -40,9 +40,9 @@ from zsq_compile.errors import ConfigError, SynthesisError
 from zsq_compile.progress import Progress
 from zsq_compile.signature import InputSpec
 from zsq_compile.synthesis.adversarial import two_sided
-from zsq_compile.synthesis.budget import Allowance, plan_budget
+from zsq_compile.synthesis.budget import NETWORKS, plan_budget
 from zsq_compile.synthesis.conditional_source import ConditionalSource
-from zsq_compile.synthesis.feeding import Feeding
+from zsq_compile.synthesis.feeding import Feeding, required_layers
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet
 from zsq_compile.synthesis.label_deck import LabelDeck
 from zsq_compile.synthesis.opponent import Opponent
@@ -50,11 +50,6 @@ from zsq_compile.synthesis.picture_networks import require_pictures, tell_cut
 from zsq_compile.synthesis.procedural import check_inputs, find_contracts
 from zsq_compile.synthesis.source import Extra
 
-_ALLOWANCE = Allowance(
-    iterations={"fast": 100, "balanced": 400, "best": 4000},
-    seconds={"fast": 60.0, "balanced": 300.0, "best": 3600.0},
-    fewest=50,
-)
 _SHARE_OF_BATCH = 0.25
 
 
@@ -92,20 +87,14 @@ class ConditionalGenerator:
 
         """
         seed = rng.initial_seed()
-        if not statistics.usable:
-            raise SynthesisError(
-                f"the {self._name} generator needs BatchNormalization statistics, and the model has none that can be "
-                "used: use --generator prior"
-            )
+        layers = required_layers(statistics, self._name)
         contracts = find_contracts(self._inputs, self._contract, teacher, statistics, rng, self._progress)
-        feeding = Feeding(self._inputs, contracts, statistics.usable, teacher)
+        feeding = Feeding(self._inputs, contracts, layers, teacher)
         scores, classes = feeding.scores(
             f"the {self._name} generator", "use --generator pixels, which asks for no classes"
         )
         asked = self._asked(classes)
-        source = ConditionalSource(
-            self._config, self._inputs, contracts, statistics.usable, teacher, scores, classes, rng
-        )
+        source = ConditionalSource(self._config, self._inputs, contracts, layers, teacher, scores, classes, rng)
         curve = self._learn(source, feeding.rounded(self._config.batch_size), rng)
         labels = asked[feeding.balanced_labels(count, len(asked), rng).cpu()]
         pixels = self._drawn(source, labels, rng)
@@ -138,10 +127,10 @@ class ConditionalGenerator:
 
     def _learn(self, source: ConditionalSource, size: int, rng: torch.Generator) -> tuple[float, ...]:
         """Train for as long as the effort allows; returns the loss of each step."""
-        budget = plan_budget(size, self._effort, source.cost, iterations=self._config.iterations, allowance=_ALLOWANCE)
+        budget = plan_budget(size, self._effort, source.cost, iterations=self._config.iterations, allowance=NETWORKS)
         if budget.iterations == 0:
             raise SynthesisError(
-                f"{self._name} starts from nothing and needs {_ALLOWANCE.fewest} iterations at least, more than the "
+                f"{self._name} starts from nothing and needs {NETWORKS.fewest} iterations at least, more than the "
                 f"effort {self._effort!r} has time for with batches of {size} on this network: use --generator pixels, "
                 "a higher --effort, or set generator.iterations or a smaller generator.batch_size"
             )

@@ -131,7 +131,7 @@ class ConditionalSource:
         """Say how many of ``count`` samples the networks take at a time: the batch they insist on, or what fits."""
         # what the generator keeps is there in any case, so the teacher alone decides how many samples fit
         fitting = plan_budget(count, "balanced", self._teacher_cost, iterations=1).batch_size
-        return self.feeding.fixed_batch or -(-count // -(-count // fitting))
+        return self.feeding.fixed_batch or fitting
 
     def state(self) -> dict[str, Any]:
         """Return a copy of weights, optimiser and labels to come; ``torch.load`` reads it with ``weights_only``."""

@@ -19,7 +19,7 @@ from zsq_compile.errors import SynthesisError
 from zsq_compile.progress import Progress
 from zsq_compile.signature import InputSpec
 from zsq_compile.synthesis.contract import natural_contract
-from zsq_compile.synthesis.feeding import Feeding
+from zsq_compile.synthesis.feeding import Feeding, required_layers
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet
 from zsq_compile.synthesis.procedural import check_inputs, find_contracts
 
@@ -56,7 +56,7 @@ class Subject(Feeding):
 
 
 class NoiseDescent:
-    """The frame of a generator that moves noise."""
+    """The generator that moves noise; ``prepare`` gives the loss of the one that is named."""
 
     def __init__(
         self,
@@ -65,10 +65,12 @@ class NoiseDescent:
         inputs: Sequence[InputSpec],
         contract: InputContract | None,
         progress: Progress,
+        prepare: Prepare,
         *,
         effort: Effort,
     ) -> None:
         self._name = name
+        self._prepare = prepare
         self._config = config
         self._inputs = check_inputs(inputs)
         self._contract = contract
@@ -76,22 +78,18 @@ class NoiseDescent:
         self._effort = effort
 
     def synthesize(
-        self, teacher: TorchGraph, statistics: BatchNormStatistics, count: int, rng: torch.Generator, prepare: Prepare
+        self, teacher: TorchGraph, statistics: BatchNormStatistics, count: int, rng: torch.Generator
     ) -> SyntheticSet:
-        """See Generator.synthesize; ``prepare`` gives the loss.
+        """See Generator.synthesize.
 
         Raises:
-            SynthesisError: there is no usable BatchNormalization, or the network is too large for the effort.
+            SynthesisError: there is no usable BatchNormalization, the network is too large for the effort, or is not
+                what the loss needs.
 
         """
         seed = rng.initial_seed()
         contracts = find_contracts(self._inputs, self._contract, teacher, statistics, rng, self._progress)
-        if not statistics.usable:
-            raise SynthesisError(
-                f"the {self._name} generator needs BatchNormalization statistics; the model has none that can be used: "
-                "use --generator prior"
-            )
-        subject = Subject(self._inputs, contracts, statistics.usable, teacher)
+        subject = Subject(self._inputs, contracts, required_layers(statistics, self._name), teacher)
         samples = subject.noise(subject.rounded(count), rng)
         config = self._config
         budget = subject.budget(samples, self._effort, iterations=config.iterations, batch_size=config.batch_size)
@@ -100,7 +98,7 @@ class NoiseDescent:
                 f"moving noise by {self._name} would take too long for this network at the effort {self._effort}: take "
                 "fewer --samples or a higher --effort, or give iterations under [generator] in a configuration file"
             )
-        loss = prepare(subject, samples, rng)
+        loss = self._prepare(subject, samples, rng)
         with self._progress.stage("synthesis", budget.iterations * -(-count // budget.batch_size)) as advance:
             moved, curve = descend(
                 samples,

@@ -26,11 +26,6 @@ def class_distance(points: Tensor, labels: Tensor) -> float | None:
     return float(torch.pdist(points.float())[same].mean()) if same.any() else None
 
 
-def flat_features(values: Tensor) -> Tensor:
-    """Penultimate values of any shape (samples, ...) as (samples, size), maps by their means over positions."""
-    return (values.flatten(2).mean(2) if values.ndim > 2 else values).float()
-
-
 class Diversity:
     """Watches batch after batch: how different samples are within one, and how different batches are.
 

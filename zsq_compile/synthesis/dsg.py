@@ -9,12 +9,8 @@ from collections.abc import Sequence
 
 import torch
 
-from passes.harvest_batchnorm import BatchNorm, BatchNormStatistics
+from passes.harvest_batchnorm import BatchNorm
 from zsq_compile.baseline_config import DsgConfig
-from zsq_compile.config import Effort
-from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.progress import Progress
-from zsq_compile.signature import InputSpec
 from zsq_compile.synthesis.baseline_losses import (
     ImageStatistics,
     Slack,
@@ -24,47 +20,31 @@ from zsq_compile.synthesis.baseline_losses import (
     layer_image_statistics,
     measured_slack,
 )
-from zsq_compile.synthesis.descent import Loss, NoiseDescent, Samples, Subject
-from zsq_compile.synthesis.generator import InputContract, SyntheticSet
+from zsq_compile.synthesis.descent import Loss, Samples, Subject
 from zsq_compile.synthesis.probe import batches, layer_inputs
 from zsq_compile.synthesis.zeroq import input_term, spatial_layers
 
 _SLACK_BATCH = 32
 
 
-class DsgGenerator:
-    """Images matched each by itself, with slack, and with an emphasis on a layer of its own."""
+def dsg_loss(config: DsgConfig, subject: Subject, noise: Samples, rng: torch.Generator) -> Loss:
+    """Images matched each by itself, with slack, and with an emphasis on a layer of its own.
 
-    def __init__(
-        self,
-        config: DsgConfig,
-        inputs: Sequence[InputSpec],
-        contract: InputContract | None,
-        progress: Progress,
-        *,
-        effort: Effort,
-    ) -> None:
-        self._config = config
-        self._descent = NoiseDescent("dsg", config, inputs, contract, progress, effort=effort)
+    Raises:
+        SynthesisError: see ``spatial_layers``.
 
-    def synthesize(
-        self, teacher: TorchGraph, statistics: BatchNormStatistics, count: int, rng: torch.Generator
-    ) -> SyntheticSet:
-        """See Generator.synthesize."""
-        return self._descent.synthesize(teacher, statistics, count, rng, self._prepare)
+    """
+    layers = spatial_layers(subject)
+    targets = image_targets(layers, subject.teacher.device)
+    slacks = noise_slacks(subject, layers, targets, noise, config.slack)
 
-    def _prepare(self, subject: Subject, noise: Samples, rng: torch.Generator) -> Loss:
-        layers = spatial_layers(subject)
-        targets = image_targets(layers, subject.teacher.device)
-        slacks = noise_slacks(subject, layers, targets, noise, self._config.slack)
+    def loss(samples: Samples, members: range) -> torch.Tensor:
+        measured = layer_image_statistics(layers, subject.run(samples, layer_inputs(layers)))
+        rows = [image_distance(*one) for one in zip(measured, targets, slacks, strict=True)]
+        weights = layer_emphasis(members, len(layers), config.emphasis).to(subject.teacher.device)
+        return (weights * torch.stack(rows, 1)).sum(1).mean() + input_term(subject, samples)
 
-        def loss(samples: Samples, members: range) -> torch.Tensor:
-            measured = layer_image_statistics(layers, subject.run(samples, layer_inputs(layers)))
-            rows = [image_distance(*one) for one in zip(measured, targets, slacks, strict=True)]
-            weights = layer_emphasis(members, len(layers), self._config.emphasis).to(subject.teacher.device)
-            return (weights * torch.stack(rows, 1)).sum(1).mean() + input_term(subject, samples)
-
-        return loss
+    return loss
 
 
 def noise_slacks(

@@ -4,15 +4,30 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from passes.harvest_batchnorm import BatchNorm
+from passes.harvest_batchnorm import BatchNorm, BatchNormStatistics
 from zsq_compile.config import Effort
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import SynthesisError
-from zsq_compile.signature import InputSpec
+from zsq_compile.signature import InputSpec, fixed_batch
 from zsq_compile.synthesis.budget import Budget, plan_budget
 from zsq_compile.synthesis.generator import InputContract
 from zsq_compile.synthesis.label_deck import LabelDeck
 from zsq_compile.synthesis.probe import find_scores, layer_inputs, measure_cost
+
+
+def required_layers(statistics: BatchNormStatistics, generator: str) -> Sequence[BatchNorm]:
+    """Return the usable BatchNormalizations, which the ``generator`` of this name cannot do without.
+
+    Raises:
+        SynthesisError: there are none.
+
+    """
+    if not statistics.usable:
+        raise SynthesisError(
+            f"the {generator} generator needs BatchNormalization statistics, and the model has none that can be used: "
+            "use --generator prior"
+        )
+    return statistics.usable
 
 
 class Feeding:
@@ -29,7 +44,7 @@ class Feeding:
         self.contracts = contracts
         self.layers = layers
         self.teacher = teacher
-        self.fixed_batch = next((int(spec.shape[0]) for spec in inputs if spec.shape[0] is not None), None)
+        self.fixed_batch = fixed_batch(inputs)
 
     def rounded(self, count: int) -> int:
         """``count``, or the next multiple of the batch that the network insists on."""

@@ -26,7 +26,8 @@ from zsq_compile.errors import SynthesisError
 from zsq_compile.genie_config import GenieConfig
 from zsq_compile.progress import Progress
 from zsq_compile.signature import InputSpec
-from zsq_compile.synthesis.budget import Allowance, Budget, plan_budget
+from zsq_compile.synthesis.budget import NETWORKS, Budget, plan_budget
+from zsq_compile.synthesis.feeding import Feeding, required_layers
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet
 from zsq_compile.synthesis.generator_network import GeneratorNetwork, NetworkPlan
 from zsq_compile.synthesis.losses import Moments, joined, moment_difference
@@ -42,11 +43,6 @@ from zsq_compile.synthesis.probe import Cost, laid_out, layer_inputs, layer_mome
 from zsq_compile.synthesis.procedural import check_inputs, find_contracts
 from zsq_compile.synthesis.swing import Swing, swing
 
-_ALLOWANCE = Allowance(
-    iterations={"fast": 100, "balanced": 400, "best": 4000},
-    seconds={"fast": 60.0, "balanced": 300.0, "best": 3600.0},
-    fewest=50,
-)
 _LARGEST_BATCH = 128
 _SMALLEST_BATCH = 16  # below it, moments of a batch are too uncertain to normalise by
 _RATE_AT_END = 0.95**40  # 0.95 after each of 40 parts of the work
@@ -82,13 +78,9 @@ class GenieGenerator:
 
         """
         seed = rng.initial_seed()
-        if not statistics.usable:
-            raise SynthesisError(
-                "the genie generator needs BatchNormalization statistics, and the model has none that can be used: "
-                "use --generator prior"
-            )
+        layers = required_layers(statistics, "genie")
         contracts = find_contracts(self._inputs, self._contract, teacher, statistics, rng, self._progress)
-        work = self._plan(teacher, statistics, contracts, count)
+        work = self._plan(Feeding(self._inputs, contracts, layers, teacher), count)
         made: list[dict[str, Tensor]] = []
         curves: list[list[float]] = []
         with self._progress.stage("synthesis", work.iterations * work.batches) as advance:
@@ -104,35 +96,26 @@ class GenieGenerator:
         curve = [sum(losses) / len(losses) for losses in zip(*curves, strict=True)]
         return SyntheticSet(inputs=inputs, algorithm="genie", seed=seed, loss_curve=tuple(curve), contracts=contracts)
 
-    def _plan(
-        self,
-        teacher: TorchGraph,
-        statistics: BatchNormStatistics,
-        contracts: Mapping[str, InputContract],
-        count: int,
-    ) -> "_Work":
-        fixed = next((int(spec.shape[0]) for spec in self._inputs if spec.shape[0] is not None), None)
+    def _plan(self, feeding: Feeding, count: int) -> "_Work":
+        teacher = feeding.teacher
         moving = swing(teacher) if self._config.swing else Swing(teacher=teacher, axes={}, refusals=())
         for refusal in moving.refusals:
             self._progress.note(f"{refusal.op_type} {refusal.where!r} does not swing: {refusal.reason}")
-        taps = layer_inputs(statistics.usable)
-        zeros = {spec.name: torch.zeros(spec.batched(fixed or 1), device=teacher.device) for spec in self._inputs}
-        cost = measure_cost(teacher, zeros, taps)
+        cost = measure_cost(teacher, feeding.blank(), layer_inputs(feeding.layers))
         plans = plan_networks(self._inputs, self._config.latent_size, cost)
         largest = self._config.batch_size or _LARGEST_BATCH
         batches = -(-count // largest)
-        size = max(-(-count // batches), min(_SMALLEST_BATCH, largest))
-        size = -(-size // (fixed or 1)) * (fixed or 1)
+        size = feeding.rounded(max(-(-count // batches), min(_SMALLEST_BATCH, largest)))
         budget = self._budget(size * batches, with_networks(cost, plans))
         return _Work(
-            layers=statistics.usable,
-            contracts=contracts,
+            layers=feeding.layers,
+            contracts=feeding.contracts,
             swing=moving,
             plans=plans,
             iterations=budget.iterations,
             batches=batches,
             size=size,
-            piece=fixed or -(-size // -(-size // budget.batch_size)),
+            piece=feeding.fixed_batch or -(-size // -(-size // budget.batch_size)),
         )
 
     def _budget(self, count: int, cost: Cost) -> Budget:
@@ -142,10 +125,10 @@ class GenieGenerator:
             SynthesisError: too few iterations can be had at this effort for pictures to come out.
 
         """
-        budget = plan_budget(count, self._effort, cost, iterations=self._config.iterations, allowance=_ALLOWANCE)
+        budget = plan_budget(count, self._effort, cost, iterations=self._config.iterations, allowance=NETWORKS)
         if budget.iterations == 0:
             raise SynthesisError(
-                f"genie starts from nothing and needs {_ALLOWANCE.fewest} iterations at least, more than the effort "
+                f"genie starts from nothing and needs {NETWORKS.fewest} iterations at least, more than the effort "
                 f"{self._effort!r} has time for with {count} samples of this network: use --generator pixels, a higher "
                 "--effort, fewer --samples, or set generator.iterations"
             )

@@ -5,88 +5,58 @@ Zhong et al., "IntraQ: Learning Synthetic Images with Intra-Class Heterogeneity 
 features keep their distance from the centre of their class. The statistics are those of a batch.
 """
 
-from collections.abc import Sequence
-
 import torch
 
-from passes.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.baseline_config import IntraqConfig
-from zsq_compile.config import Effort
 from zsq_compile.differentiable.class_scores import class_probabilities
-from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.progress import Progress
-from zsq_compile.signature import InputSpec
 from zsq_compile.synthesis.baseline_losses import marginal_distance_loss, moment_errors, soft_label_loss
-from zsq_compile.synthesis.descent import Loss, NoiseDescent, Samples, Subject
-from zsq_compile.synthesis.generator import InputContract, SyntheticSet
+from zsq_compile.synthesis.descent import Loss, Samples, Subject
 from zsq_compile.synthesis.local_parts import local_parts
-from zsq_compile.synthesis.probe import find_features, layer_inputs, layer_moments, layer_targets
+from zsq_compile.synthesis.probe import find_features, flat_features, layer_inputs, layer_moments, layer_targets
 
 # Least confidence, least and most distance by the largest number of classes that they are published for.
 _PUBLISHED = ((10, 0.95, 0.05, 0.8), (100, 0.6, 0.02, 1.0))
 _MEMORY = 0.9
 
 
-class IntraqGenerator:
-    """Images with a class each, whose joint statistics per batch are those remembered."""
+def intraq_loss(config: IntraqConfig, subject: Subject, noise: Samples, rng: torch.Generator) -> Loss:
+    """Images with a class each, whose joint statistics per batch are those remembered.
 
-    def __init__(
-        self,
-        config: IntraqConfig,
-        inputs: Sequence[InputSpec],
-        contract: InputContract | None,
-        progress: Progress,
-        *,
-        effort: Effort,
-    ) -> None:
-        self._config = config
-        self._descent = NoiseDescent("intraq", config, inputs, contract, progress, effort=effort)
+    Raises:
+        SynthesisError: the network is no classifier.
 
-    def synthesize(
-        self, teacher: TorchGraph, statistics: BatchNormStatistics, count: int, rng: torch.Generator
-    ) -> SyntheticSet:
-        """See Generator.synthesize.
+    """
+    scores, classes = subject.scores("the intraq generator", "use --generator zeroq, which asks for no classes")
+    features = find_features(subject.teacher, subject.blank(), scores)
+    count = len(next(iter(noise.values())))
+    confidence, lowest, highest = _goals(config, classes)
+    labels = subject.balanced_labels(count, classes, rng)
+    wanted = confidences(count, confidence, rng).to(subject.teacher.device)
+    targets = layer_targets(subject.layers, subject.teacher.device)
+    centres = ClassCentres(classes)
+    outputs = (*layer_inputs(subject.layers), scores, *([] if features is None else [features]))
 
-        Raises:
-            SynthesisError: the network is no classifier, or has no usable BatchNormalization.
+    def loss(samples: Samples, members: range) -> torch.Tensor:
+        values = subject.run(_shown(config, subject, samples, rng), outputs)
+        mine = slice(members.start, members.stop)
+        total = moment_errors(layer_moments(subject.layers, values), targets)
+        total = total + soft_label_loss(class_probabilities(values[scores]), labels[mine], wanted[mine])
+        if features is None:
+            return total
+        rows = flat_features(values[features])
+        return total + marginal_distance_loss(rows, centres.follow(rows, labels[mine]), lowest, highest)
 
-        """
-        return self._descent.synthesize(teacher, statistics, count, rng, self._prepare)
+    return loss
 
-    def _prepare(self, subject: Subject, noise: Samples, rng: torch.Generator) -> Loss:
-        scores, classes = subject.scores("the intraq generator", "use --generator zeroq, which asks for no classes")
-        features = find_features(subject.teacher, subject.blank(), scores)
-        count = len(next(iter(noise.values())))
-        confidence, lowest, highest = _goals(self._config, classes)
-        labels = subject.balanced_labels(count, classes, rng)
-        wanted = confidences(count, confidence, rng).to(subject.teacher.device)
-        targets = layer_targets(subject.layers, subject.teacher.device)
-        centres = ClassCentres(classes)
-        outputs = (*layer_inputs(subject.layers), scores, *([] if features is None else [features]))
 
-        def loss(samples: Samples, members: range) -> torch.Tensor:
-            values = subject.run(self._shown(subject, samples, rng), outputs)
-            mine = slice(members.start, members.stop)
-            total = moment_errors(layer_moments(subject.layers, values), targets)
-            total = total + soft_label_loss(class_probabilities(values[scores]), labels[mine], wanted[mine])
-            if features is None:
-                return total
-            rows = (
-                values[features].float().flatten(2).mean(2) if values[features].ndim > 2 else values[features].float()
-            )
-            return total + marginal_distance_loss(rows, centres.follow(rows, labels[mine]), lowest, highest)
-
-        return loss
-
-    def _shown(self, subject: Subject, samples: Samples, rng: torch.Generator) -> Samples:
-        """Put parts of pictures in the place of some pictures."""
-        config = self._config
-        return {
-            name: local_parts(value, rng, smallest=config.smallest_part, share=config.local_share)
-            if name in subject.contracts
-            else value
-            for name, value in samples.items()
-        }
+def _shown(config: IntraqConfig, subject: Subject, samples: Samples, rng: torch.Generator) -> Samples:
+    """Put parts of pictures in the place of some pictures."""
+    return {
+        name: local_parts(value, rng, smallest=config.smallest_part, share=config.local_share)
+        if name in subject.contracts
+        else value
+        for name, value in samples.items()
+    }
 
 
 class ClassCentres:

@@ -15,10 +15,10 @@ from torch import Tensor
 from zsq_compile.differentiable.precision import reduced_precision
 from zsq_compile.distill_config import Adversary
 from zsq_compile.synthesis.adversarial import TwoSided
-from zsq_compile.synthesis.diversity import Diversity, Means, flat_features
+from zsq_compile.synthesis.diversity import Diversity, Means
 from zsq_compile.synthesis.opponent import Opponent, Student
 from zsq_compile.synthesis.pieces import in_pieces
-from zsq_compile.synthesis.probe import find_features
+from zsq_compile.synthesis.probe import find_features, flat_features
 from zsq_compile.synthesis.source import Source
 
 _FEWEST = 16  # samples of a generator's step, whose networks normalise by the moments of its batch

@@ -148,3 +148,9 @@ def find_features(teacher: TorchGraph, feeds: Feeds, scores: str) -> str | None:
     with torch.no_grad():
         teacher.run(feeds, (scores,), visit=look)
     return None if last in feeds else last
+
+
+def flat_features(values: torch.Tensor) -> torch.Tensor:
+    """Penultimate values of any shape (samples, ...) as (samples, size) float32, maps by their means over positions."""
+    values = values.float()
+    return values.flatten(2).mean(2) if values.ndim > 2 else values

@@ -3,47 +3,18 @@
 Cai et al., "ZeroQ: A Novel Zero Shot Quantization Framework" (CVPR 2020): the distilled data.
 """
 
-from collections.abc import Sequence
-
 import torch
 
-from passes.harvest_batchnorm import BatchNorm, BatchNormStatistics
-from zsq_compile.baseline_config import ZeroqConfig
-from zsq_compile.config import Effort
-from zsq_compile.differentiable.module import TorchGraph
+from passes.harvest_batchnorm import BatchNorm
 from zsq_compile.errors import SynthesisError
-from zsq_compile.progress import Progress
-from zsq_compile.signature import InputSpec
 from zsq_compile.synthesis.baseline_losses import (
     image_distance,
     image_targets,
     input_distance,
     layer_image_statistics,
 )
-from zsq_compile.synthesis.descent import Loss, NoiseDescent, Samples, Subject
-from zsq_compile.synthesis.generator import InputContract, SyntheticSet
+from zsq_compile.synthesis.descent import Loss, Samples, Subject
 from zsq_compile.synthesis.probe import layer_inputs
-
-
-class ZeroqGenerator:
-    """Images that each show the whole population's mean and deviation in every channel of every layer."""
-
-    def __init__(
-        self,
-        config: ZeroqConfig,
-        inputs: Sequence[InputSpec],
-        contract: InputContract | None,
-        progress: Progress,
-        *,
-        effort: Effort,
-    ) -> None:
-        self._descent = NoiseDescent("zeroq", config, inputs, contract, progress, effort=effort)
-
-    def synthesize(
-        self, teacher: TorchGraph, statistics: BatchNormStatistics, count: int, rng: torch.Generator
-    ) -> SyntheticSet:
-        """See Generator.synthesize."""
-        return self._descent.synthesize(teacher, statistics, count, rng, _prepare)
 
 
 def spatial_layers(subject: Subject) -> tuple[BatchNorm, ...]:
@@ -70,7 +41,13 @@ def input_term(subject: Subject, samples: Samples) -> torch.Tensor:
     return torch.stack(terms).sum() if terms else torch.zeros((), device=subject.teacher.device)
 
 
-def _prepare(subject: Subject, noise: Samples, rng: torch.Generator) -> Loss:
+def zeroq_loss(subject: Subject, noise: Samples, rng: torch.Generator) -> Loss:
+    """Images that each show the whole population's mean and deviation in every channel of every layer.
+
+    Raises:
+        SynthesisError: see ``spatial_layers``.
+
+    """
     layers = spatial_layers(subject)
     targets = image_targets(layers, subject.teacher.device)
 

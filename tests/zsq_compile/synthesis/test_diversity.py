@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.zsq_compile.synthesis.networks import seeded
-from zsq_compile.synthesis.diversity import Diversity, Means, class_distance, flat_features, mean_distance
+from zsq_compile.synthesis.diversity import Diversity, Means, class_distance, mean_distance
 
 
 def test_distances_are_means_over_pairs() -> None:
@@ -18,12 +18,6 @@ def test_distances_are_means_over_pairs() -> None:
     assert len(same) == 4
     assert mean_distance(points[:1]) is None
     assert class_distance(points, torch.arange(7)) is None
-
-
-def test_maps_count_by_their_means() -> None:
-    values = torch.randn(4, 3, 5, 6, generator=seeded())
-    torch.testing.assert_close(flat_features(values), values.mean((2, 3)))
-    assert torch.equal(flat_features(values[:, :, 0, 0]), values[:, :, 0, 0])
 
 
 def test_samples_that_become_alike_are_seen() -> None:

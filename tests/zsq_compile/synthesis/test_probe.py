@@ -4,7 +4,7 @@ import torch
 from tests import models
 from tests.zsq_compile.synthesis.networks import seeded, teacher_of, trained_on
 from zsq_compile.synthesis.prior import prior_images
-from zsq_compile.synthesis.probe import layer_targets, measure_cost, measure_moments, runs
+from zsq_compile.synthesis.probe import flat_features, layer_targets, measure_cost, measure_moments, runs
 
 
 def test_cost_counts_multiplications_and_elements_of_one_sample() -> None:
@@ -46,3 +46,9 @@ def test_runs_tells_sizes_that_do_not_fit() -> None:
     teacher, _ = teacher_of(models.branches())
     assert runs(teacher, {"x": torch.zeros(1, 1, 8, 8)}, teacher.output_names)
     assert not runs(teacher, {"x": torch.zeros(1, 1, 4, 8)}, teacher.output_names)
+
+
+def test_maps_count_by_their_means() -> None:
+    values = torch.randn(4, 3, 5, 6, generator=seeded())
+    torch.testing.assert_close(flat_features(values), values.mean((2, 3)))
+    assert torch.equal(flat_features(values[:, :, 0, 0]), values[:, :, 0, 0])
