@@ -6,9 +6,9 @@ to stdout.
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -160,15 +160,19 @@ def size_words(count: int) -> str:
     return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
 
 
+def _contract_words(contract: Mapping[str, Any]) -> str:
+    name, reason, margin = contract["name"], contract["reason"], contract["margin"]
+    if margin is not None:
+        return f"{name} (inferred from {reason}, {margin:.2f} times better than the next)"
+    return f"{name} {reason}" if name == "given" else f"{name} (assumed: {reason})"
+
+
 def _sentences(report: "Report") -> list[str]:
     lines = [f"data: {report.data}"]
     if report.statistics is not None:
         lines.append(f"statistics: {report.statistics['source']}")
     if report.contract is not None:
-        margin = report.contract.get("margin")
-        sure = f", {margin:.2f} times better than the next" if margin is not None else ""
-        how = "inferred" if report.contract.get("inferred") else "assumed or given"
-        lines.append(f"input: {report.contract['name']} ({how}{sure})")
+        lines.append(f"input: {_contract_words(report.contract)}")
     lines += [f"widths: {line}" for line in (report.mixed or {}).get("summary", ())]
     lines += [f"distilled: {report.distillation['summary']}"] if report.distillation else []
     shown = [f"left in float: {one.where} ({one.op_type}): {one.reason}" for one in report.refusals[:5]]

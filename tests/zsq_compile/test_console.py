@@ -61,7 +61,7 @@ def a_result(validation: Validation, **report: Any) -> CompileResult:
         "seed": 0,
         "stages": {"load": 1.0},
         "coverage": "BN found behind 3 of 3 convolutions",
-        "contract": {"name": "unit", "inferred": True, "margin": 4.49},
+        "contract": {"name": "unit", "inferred": True, "margin": 4.49, "reason": "its statistics"},
         "data": "256 synthetic samples (pixels), 64 more held out",
         "refusals": (),
         "notes": (),
@@ -98,7 +98,7 @@ def test_the_result_names_data_input_refusals_warnings_and_the_file() -> None:
     print_result(console, a_result(a_validation(), refusals=refusals))
     text = stream.getvalue()
     assert "256 synthetic samples (pixels), 64 more held out" in text
-    assert "input: unit (inferred, 4.49 times better than the next)" in text
+    assert "input: unit (inferred from its statistics, 4.49 times better than the next)" in text
     assert text.count("left in float: n") == 5
     assert "left in float: 2 more" in text
     assert "warning: look [here]" in text  # square brackets are no markup
@@ -144,9 +144,11 @@ def test_distillation_takes_a_line() -> None:
 
 def test_an_assumed_contract_has_no_margin() -> None:
     console, stream = a_console()
-    contract = {"name": "given", "inferred": False, "margin": None}
+    contract = {"name": "byte", "inferred": False, "margin": None, "reason": "a hunch"}
     print_result(console, a_result(a_validation(), contract=contract))
-    assert "input: given (assumed or given)\n" in stream.getvalue()
+    print_result(console, a_result(a_validation(), contract=contract | {"name": "given", "reason": "by the user"}))
+    assert "input: byte (assumed: a hunch)\n" in stream.getvalue()
+    assert "input: given by the user\n" in stream.getvalue()
 
 
 @pytest.mark.parametrize(("count", "words"), [(0, "0.0 kB"), (999_949, "999.9 kB"), (1_000_000, "1.00 MB")])

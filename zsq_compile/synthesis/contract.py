@@ -9,14 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
-import onnx_ir as ir
 import torch
 
 from passes.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.signature import InputSpec
+from zsq_compile.synthesis.assumed_contract import assumed_contract
 from zsq_compile.synthesis.generator import InputContract
-from zsq_compile.synthesis.losses import Moments, batch_moments, gaussian_kl
+from zsq_compile.synthesis.losses import Moments, gaussian_kl
 from zsq_compile.synthesis.prior import prior_images
 from zsq_compile.synthesis.probe import layer_inputs, layer_targets, measure_moments, runs
 
@@ -26,9 +26,6 @@ CONTRACT_IMAGES = 16
 _LARGEST_SIDE = 96
 _LAYERS = 4
 _FAR = 1.5
-_DWARFED = 10.0
-_SCALING = ("Add", "Sub", "Mul", "Div")
-_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CAFFE_MEAN = (123.0 / 255, 117.0 / 255, 104.0 / 255)
@@ -48,7 +45,7 @@ def candidate_contracts(channels: int) -> tuple[InputContract, ...]:
     if channels == 3:
         rows.append(("byte_bgr", _CAFFE_MEAN, (1.0 / 255,) * 3, "bgr"))
     return tuple(
-        InputContract(name=name, mean=mean, std=std, channel_order=given, inferred=False, margin=None)
+        InputContract(name=name, mean=mean, std=std, channel_order=given, inferred=False, margin=None, reason="")
         for name, mean, std, given in rows
     )
 
@@ -81,7 +78,9 @@ def given_contract(
     if any(len(values) != channels for values in wide):
         raise ValueError(f"wanted 1 or {channels} numbers for mean and std, got {len(mean)} and {len(std)}")
     order: Literal["rgb", "gray"] = "rgb" if channels == 3 else "gray"
-    return InputContract(name="given", mean=wide[0], std=wide[1], channel_order=order, inferred=False, margin=None)
+    return InputContract(
+        name="given", mean=wide[0], std=wide[1], channel_order=order, inferred=False, margin=None, reason="by the user"
+    )
 
 
 def infer_contract(
@@ -95,14 +94,13 @@ def infer_contract(
     """Choose the contract whose images come nearest to the BatchNormalization statistics.
 
     ``others`` are feeds for the network's other inputs, of ``spec.shape[0]`` or else ``CONTRACT_IMAGES`` samples.
-    The contract is assumed, with ``inferred=False`` and no margin, where no usable statistics are, or where no
-    candidate comes near them.
+    Where no usable statistics are, or where no candidate comes near them, see ``assumed_contract``.
     """
     channels, height, width = (int(size or 1) for size in spec.shape[1:])
     candidates = candidate_contracts(channels)
     layers = statistics.usable[:_LAYERS]
     if not layers:
-        return _assumed(teacher, spec, candidates, rng, others or {})
+        return assumed_contract(teacher, spec, candidates, rng, others or {})
     taps = layer_inputs(layers)
     batch = int(spec.shape[0] or CONTRACT_IMAGES)
     sizes = _smaller(height, width)
@@ -118,8 +116,9 @@ def infer_contract(
         losses.append(_nearness(measured, layer_targets(layers, teacher.device)))
     best, second = sorted(range(len(candidates)), key=losses.__getitem__)[:2]
     if losses[best] > _FAR:
-        return _assumed(teacher, spec, candidates, rng, others or {})
-    return replace(candidates[best], inferred=True, margin=losses[second] / max(losses[best], 1e-12))
+        return assumed_contract(teacher, spec, candidates, rng, others or {})
+    margin = losses[second] / max(losses[best], 1e-12)
+    return replace(candidates[best], inferred=True, margin=margin, reason="batch normalisation statistics")
 
 
 def _nearness(measured: Sequence[Moments], targets: Sequence[Moments]) -> float:
@@ -135,62 +134,3 @@ def _smaller(height: int, width: int) -> tuple[int, int]:
     if scale == 1.0:
         return height, width
     return max(16, round(height * scale / 16) * 16), max(16, round(width * scale / 16) * 16)
-
-
-def _assumed(
-    teacher: TorchGraph,
-    spec: InputSpec,
-    candidates: Sequence[InputContract],
-    rng: torch.Generator,
-    others: Mapping[str, torch.Tensor],
-) -> InputContract:
-    """Without statistics: what the opening of the graph lets expect, else the commonest contract.
-
-    Mean and std of ImageNet are what most published classifiers and backbones expect, and they span the widest range
-    of the three small ones: a range too wide costs some resolution, one too narrow clips. Raw pixels are assumed where
-    the graph scales them itself, or where biases dwarf what pictures of the small ranges could contribute.
-    """
-    named = {candidate.name: candidate for candidate in candidates}
-    usual = named["imagenet"]
-    batch, channels, height, width = (int(size or 1) for size in spec.shape)
-    pictures = prior_images(batch, channels, height, width, rng).to(teacher.device)
-    shared = {name: value[: len(pictures)] for name, value in others.items()}
-    divisor, response = _opening(teacher, spec.name, {spec.name: usual.encode(pictures), **shared})
-    if divisor is not None:
-        return named["byte" if divisor >= 16.0 else "unit"]
-    if response is not None and response.ndim == 4:
-        moments = batch_moments(response)
-        if float((moments.mean.abs() / moments.variance.sqrt().clamp_min(1e-12)).median()) > _DWARFED:
-            return named["byte"]
-    return usual
-
-
-def _opening(
-    teacher: TorchGraph, name: str, feeds: Mapping[str, torch.Tensor]
-) -> tuple[float | None, torch.Tensor | None]:
-    """Look at what happens to input ``name`` first.
-
-    Returns the largest constant by which the graph shifts or divides it before the first weighted node, and what that
-    node makes of it; None for what is not there.
-    """
-    follows = {name}
-    found: list[float] = []
-    response: torch.Tensor | None = None
-
-    def look(node: ir.Node, results: tuple[torch.Tensor, ...]) -> None:
-        nonlocal response
-        names = [value.name for value in node.inputs if value is not None and value.name]
-        if response is not None or not follows.intersection(names):
-            return
-        if node.op_type in _WEIGHTED or node.op_type == "BatchNormalization":
-            response = results[0]
-            return
-        follows.update(value.name for value in node.outputs if value.name)
-        for constant in (teacher.initializers[name] for name in names if name in teacher.initializers):
-            if node.op_type in _SCALING and constant.is_floating_point() and constant.numel():
-                size = float(constant.abs().max())
-                found.append(1.0 / max(size, 1e-9) if node.op_type == "Mul" else size)
-
-    with torch.no_grad():
-        teacher.run(feeds, visit=look)
-    return (max(found) if found else None), response

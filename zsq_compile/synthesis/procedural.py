@@ -95,15 +95,14 @@ def draw_prior(spec: InputSpec, count: int, rng: torch.Generator) -> torch.Tenso
 def _tell(spec: InputSpec, contract: InputContract, progress: Progress) -> None:
     subject = f"input {spec.name!r}: {_DESCRIPTIONS[contract.name]}"
     if contract.inferred and contract.margin is not None:
-        text = f"{subject} (inferred, {contract.margin:.1f} times nearer than the next)"
+        text = f"{subject} (inferred from {contract.reason}, {contract.margin:.1f} times better than the next)"
         if contract.margin >= _CLEAR_MARGIN:
             progress.note(text)
             return
         progress.warn(f"{text}: a close decision; check it and give --mean and --std, or --input-range, if it is wrong")
         return
     progress.warn(
-        f"{subject} (assumed, as the model keeps no statistics that tell); "
-        "give --mean and --std, or --input-range, if it is something else"
+        f"{subject} (assumed: {contract.reason}); give --mean and --std, or --input-range, if it is something else"
     )
 
 

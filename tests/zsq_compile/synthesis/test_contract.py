@@ -4,6 +4,7 @@ import torch
 
 from tests import models
 from tests.zsq_compile.synthesis.networks import NO_STATISTICS, seeded, spec, teacher_of, trained_on
+from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.synthesis.contract import candidate_contracts, given_contract, infer_contract
 from zsq_compile.synthesis.generator import InputContract
 from zsq_compile.synthesis.prior import prior_images
@@ -83,6 +84,34 @@ def test_a_graph_that_scales_its_input_itself_is_fed_raw_pixels(scaling: str, ex
     )
     teacher, _ = teacher_of(model)
     assert infer_contract(teacher, NO_STATISTICS, spec(None, 3, 8, 8), seeded()).name == expected["name"]
+
+
+def by_brightness(*, middle: float, gain: float, producer: str = "") -> TorchGraph:
+    """Two classes: whether the mean is farther from 0 than ``middle``, the surer the larger ``gain``."""
+    model = models.parse(
+        """
+        bright (float[N,3,8,8] x) => (float[N,2] logits) <float[3,2] w, float[2] b, int64[2] axes = {2, 3}>
+        { m = ReduceMean<keepdims=0>(x, axes) a = Abs(m) logits = Gemm(a, w, b) }
+        """,
+        weights={"w": np.array([[gain / 3, 0.0]] * 3), "b": np.array([-gain * middle, 0.0])},
+    )
+    model.producer_name = producer
+    return teacher_of(model)[0]
+
+
+@pytest.mark.parametrize("batch", [None, 3])
+def test_decisions_that_are_various_on_small_numbers_outweigh_the_producer(batch: int | None) -> None:
+    teacher = by_brightness(middle=0.7, gain=10.0, producer="CNTK")
+    found = infer_contract(teacher, NO_STATISTICS, spec(batch, 3, 8, 8), seeded())
+    assert (found.name, found.inferred, found.margin) == ("imagenet", False, None)
+    assert "times more telling on small numbers" in found.reason
+
+
+def test_where_decisions_tell_nothing_the_producer_does() -> None:
+    for producer, name in (("CNTK", "byte"), ("pytorch", "imagenet")):
+        teacher = by_brightness(middle=0.0, gain=0.0, producer=producer)
+        found = infer_contract(teacher, NO_STATISTICS, spec(None, 3, 8, 8), seeded())
+        assert (found.name, found.inferred, found.margin) == (name, False, None)
 
 
 def test_encode_and_decode_are_inverse_and_differentiable() -> None:
