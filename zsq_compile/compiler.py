@@ -128,7 +128,6 @@ def compile_model(
         write_model(quantized.model, path)
     with clock.stage("validate"):
         validation = _validate(loaded, quantized.model, path, samples, target, labelled)
-    with clock.stage("estimate"):
         expected = _expected(loaded, path, known, samples, target, config.seed)
     report = _report(loaded, path, config, known, samples, quantized, validation, expected, told.texts, clock)
     return _concluded(report, config, samples.synthetic, saved_plan(quantized.plan, report.sha256["model"]))
