@@ -15,7 +15,7 @@ from harness import Rows, Setting, compiled, open_rows, runtime_key, table, writ
 from judge import Judge
 from zoo import LABELLED, ROOT, add_common_options, chosen
 
-from zsq_compile.confidence import confidence
+from zsq_compile.confidence import ASSUMED_SPREAD, confidence, is_assumed
 from zsq_compile.loading import load_model
 from zsq_compile.synthesis.generator import InputContract
 from zsq_compile.verification.confidence import LEVEL, SHIFT, SPREAD, Family, estimated, log_odds
@@ -32,6 +32,7 @@ class Case:
     truth: float
     families: tuple[Family, ...]
     tier: str
+    assumed: bool
 
     @property
     def network(self) -> str:
@@ -55,15 +56,25 @@ class Case:
         return found[1] ** 2
 
 
-def fitted(cases: Sequence[Case]) -> tuple[float, float]:
-    """Shift and spread (see verification/confidence.py); every network counts the same, however many files it has."""
-    networks = {case.network for case in cases}
-    shift = float(np.mean([np.mean([one.residual for one in cases if one.network == name]) for name in networks]))
-    squares = [
-        np.mean([(one.residual - shift) ** 2 - one.variance for one in cases if one.network == name])
-        for name in networks
-    ]
-    return shift, math.sqrt(max(float(np.mean(squares)), 0.0))
+def fitted(cases: Sequence[Case]) -> tuple[float, float, float]:
+    """Shift, spread, and spread with an assumed input (see confidence.py in zsq_compile and in its verification).
+
+    The first two come from cases whose input is known. Every network counts the same, however many files it has.
+    """
+    known = [case for case in cases if not case.assumed]
+    shift = float(np.mean([np.mean([one.residual for one in own]) for own in by_network(known)]))
+    return shift, spread_around(shift, known), spread_around(shift, [case for case in cases if case.assumed])
+
+
+def by_network(cases: Sequence[Case]) -> list[list[Case]]:
+    """Part cases by network."""
+    return [[one for one in cases if one.network == name] for name in sorted({case.network for case in cases})]
+
+
+def spread_around(shift: float, cases: Sequence[Case]) -> float:
+    """Root of the mean square of residuals, less what the finite number of made-up samples explains."""
+    squares = [np.mean([(one.residual - shift) ** 2 - one.variance for one in own]) for own in by_network(cases)]
+    return math.sqrt(max(float(np.mean(squares)), 0.0)) if squares else 0.0
 
 
 def judging_key() -> str:
@@ -75,6 +86,11 @@ def judging_key() -> str:
     return digest.hexdigest()
 
 
+def contract_of(plain: dict[str, Any]) -> InputContract:
+    """Return the contract that a report tells."""
+    return InputContract(**{**plain, "mean": tuple(plain["mean"]), "std": tuple(plain["std"])})
+
+
 def judged(judge: Judge, path: Path, report: dict[str, Any], rows: Rows) -> Case | None:
     """Judge one file, or find what was judged before; None where its report does not tell the input contract."""
     contract = report.get("contract")
@@ -83,8 +99,8 @@ def judged(judge: Judge, path: Path, report: dict[str, Any], rows: Rows) -> Case
 
     def make() -> dict[str, Any]:
         loaded = load_model(judge.path)
-        told = InputContract(**{**contract, "mean": tuple(contract["mean"]), "std": tuple(contract["std"])})
-        made = confidence(loaded.original, path, loaded.inputs, {loaded.inputs[0].name: told}, "", seed=report["seed"])
+        told = {loaded.inputs[0].name: contract_of(contract)}
+        made = confidence(loaded.original, path, loaded.inputs, told, "", seed=report["seed"])
         families = [{name: getattr(one, name) for name in Family.__slots__} for one in made.families]
         return {"truth": judge.scores(path)["agreement"], "families": families}
 
@@ -99,6 +115,7 @@ def judged(judge: Judge, path: Path, report: dict[str, Any], rows: Rows) -> Case
         truth=row["truth"],
         families=tuple(Family(**one) for one in row["families"]),
         tier=kind,
+        assumed=is_assumed(contract_of(contract)),
     )
 
 
@@ -121,14 +138,15 @@ def reports(key: str, rows: Rows, judge: Judge, options: argparse.Namespace) -> 
 
 def line(case: Case, others: Sequence[Case]) -> tuple[list[str], bool]:
     """Return a row of the table, and whether the truth lies in the interval that the other networks give."""
-    shift, spread = fitted(others)
-    made = estimated(case.families, case.tier, shift=shift, spread=spread)
-    product = estimated(case.families, case.tier)
+    shift, *spreads = fitted(others)
+    made = estimated(case.families, case.tier, shift=shift, spread=spreads[case.assumed])
+    product = estimated(case.families, case.tier, spread=ASSUMED_SPREAD if case.assumed else SPREAD)
     counted = [family.agreement for family in case.families if family.agreement is not None]
     assert made.low is not None
     assert made.high is not None
     inside = made.low <= case.truth <= made.high
     cells = [case.model, case.label, case.tier, f"{100 * float(np.mean(counted)):.1f}", f"{100 * case.truth:.2f}"]
+    cells[2] += ", input assumed" if case.assumed else ""
     return [*cells, made.words(), "yes" if inside else "NO", product.words()], inside
 
 
@@ -142,13 +160,14 @@ def summary(cases: Sequence[Case], inside: Sequence[bool]) -> str:
             f"- {name}: {sum(own)} of {len(own)} inside; log-odds {np.mean(residuals):.2f} above those on families, "
             f"deviation {np.std(residuals):.2f}"
         )
-    shift, spread = fitted(cases)
+    shift, spread, assumed = fitted(cases)
     return "\n".join(
         [
             *lines,
             f"- all: {sum(inside)} of {len(inside)} inside, each judged by the other networks; "
             f"{LEVEL:.0%} were aimed at",
-            f"- fit over all: shift {shift:.2f}, spread {spread:.2f}; in the product {SHIFT} and {SPREAD}",
+            f"- fit over all: shift {shift:.2f}, spread {spread:.2f}, with an assumed input {assumed:.2f}; "
+            f"in the product {SHIFT}, {SPREAD} and {ASSUMED_SPREAD}",
         ]
     )
 

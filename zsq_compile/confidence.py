@@ -14,6 +14,9 @@ from zsq_compile.synthesis.families import input_families
 from zsq_compile.synthesis.generator import InputContract
 from zsq_compile.verification.confidence import Confidence, estimated, measured_families
 
+ASSUMED_SPREAD = 0.8
+"""What SPREAD is where the numbers that the network expects of a picture were assumed: they may be others."""
+
 _APART = 1_000_003  # from the seed that calibration data was made with
 
 
@@ -48,7 +51,16 @@ def confidence(
     arrays = {name: {key: tensor.numpy() for key, tensor in made.items()} for name, made in families.items()}
     measured = measured_families(original, emitted, arrays, providers=providers)
     known = len(inputs) == 1 and inputs[0].is_image and inputs[0].name in contracts
-    return estimated(measured, tier, reason=None if known else "how far it can be off is known for single images only")
+    if not known:
+        return estimated(measured, tier, reason="how far it can be off is known for single images only")
+    if is_assumed(contracts[inputs[0].name]):
+        return estimated(measured, f"{tier}, with an assumed input", spread=ASSUMED_SPREAD)
+    return estimated(measured, tier)
+
+
+def is_assumed(contract: InputContract) -> bool:
+    """Tell whether nobody gave a contract and no statistics told it."""
+    return not contract.inferred and contract.name != "given"
 
 
 def known_contracts(inputs: Sequence[InputSpec], samples: CalibrationData) -> Mapping[str, InputContract]:

@@ -10,7 +10,7 @@ from zsq_compile.confidence import confidence
 from zsq_compile.signature import InputSpec
 from zsq_compile.synthesis.generator import InputContract
 
-UNIT = InputContract(name="unit", mean=(0.0,) * 3, std=(1.0,) * 3, channel_order="rgb", inferred=False, margin=None)
+UNIT = InputContract(name="given", mean=(0.0,) * 3, std=(1.0,) * 3, channel_order="rgb", inferred=False, margin=None)
 IMAGE = InputSpec(name="x", shape=(None, 3, 8, 8), dtype=np.dtype(np.float32))
 
 
@@ -34,6 +34,17 @@ def test_the_seed_decides_and_nothing_else(emitted: Path) -> None:
     assert first == again
     assert first.families != other.families
     assert first.estimate is not None
+
+
+def test_an_assumed_contract_widens_the_interval_and_is_told(emitted: Path) -> None:
+    given, inferred, assumed = (
+        confidence(models.residual(), emitted, [IMAGE], {"x": contract}, "t")
+        for contract in (UNIT, replace(UNIT, name="unit", inferred=True), replace(UNIT, name="unit"))
+    )
+    assert given == inferred
+    assert assumed.estimate == given.estimate
+    assert assumed.low < given.low < given.high < assumed.high
+    assert assumed.tier == "t, with an assumed input"
 
 
 def test_an_input_that_is_no_picture_gets_figures_but_no_estimate(emitted: Path) -> None:
