@@ -74,7 +74,10 @@ def by_network(cases: Sequence[Case]) -> list[list[Case]]:
 def spread_around(shift: float, cases: Sequence[Case]) -> float:
     """Root of the mean square of residuals, less what the finite number of made-up samples explains."""
     squares = [np.mean([(one.residual - shift) ** 2 - one.variance for one in own]) for own in by_network(cases)]
-    return math.sqrt(max(float(np.mean(squares)), 0.0)) if squares else 0.0
+    if not squares:
+        return 0.0
+    # the shift is itself known from so many networks only
+    return math.sqrt(max(float(np.mean(squares)), 0.0) * (1.0 + 1.0 / len(squares)))
 
 
 def judging_key() -> str:

@@ -14,7 +14,7 @@ from zsq_compile.synthesis.families import input_families
 from zsq_compile.synthesis.generator import InputContract
 from zsq_compile.verification.confidence import Confidence, estimated, measured_families
 
-ASSUMED_SPREAD = 0.8
+ASSUMED_SPREAD = 1.0
 """What SPREAD is where the numbers that the network expects of a picture were assumed: they may be others."""
 
 _APART = 1_000_003  # from the seed that calibration data was made with
