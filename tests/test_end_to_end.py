@@ -68,6 +68,32 @@ def test_all_stages_at_eight_bits(model: Path) -> None:
     assert result.report.coverage == "BN found behind 3 of 3 convolutions"
 
 
+def test_agreement_on_real_data_is_estimated(model: Path) -> None:
+    first, again = (compile_model(model, config=QUICK).report for _ in range(2))
+    told = first.confidence
+    assert told is not None
+    assert told == again.confidence  # same seed, same figures
+    assert told.estimate is not None
+    assert told.low is not None
+    assert told.high is not None
+    assert 0.5 < told.low < told.estimate < told.high <= 1.0
+    assert told.tier == "from BN nodes"
+    assert [family.name for family in told.families] == ["prior", "high contrast", "low contrast", "joined halves"]
+    plain = json.loads(json.dumps(first.to_json(), allow_nan=False))["confidence"]
+    assert (plain["estimate"], plain["low"], plain["high"]) == (told.estimate, told.low, told.high)
+    assert plain["families"][0]["samples"] == 256
+    assert f"real data   estimated agreement: {told.words()}, from BN nodes" in first.summary()
+
+
+def test_without_classes_the_estimate_is_refused_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    onnx.save(models.conv_bn_relu(), path)
+    told = compile_model(path, config=QUICK).report.confidence
+    assert told is not None
+    assert told.estimate is None
+    assert told.words().startswith("no estimate: no output has one row of scores for each sample; SQNR ")
+
+
 def test_distillation_is_the_last_step_and_the_report_tells_of_it(model: Path) -> None:
     config = replace(
         QUICK, quantization=QuantizationConfig(bits=3, edge_bits=3), distill=DistillConfig(steps=4, learning_rate=0.02)

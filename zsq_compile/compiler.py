@@ -18,6 +18,7 @@ from passes.emit import emit
 from passes.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.calibration_data import CalibrationData, feeds, given_data, require_keepable, synthetic_data
 from zsq_compile.clock import Clock
+from zsq_compile.confidence import confidence, known_contracts, tier_of
 from zsq_compile.config import CompileConfig
 from zsq_compile.devices import chosen_device
 from zsq_compile.differentiable.module import TorchGraph
@@ -35,6 +36,7 @@ from zsq_compile.progress import Progress, Silent
 from zsq_compile.provisional_student import provisional_student
 from zsq_compile.quantize_network import FloatNetwork, QuantizedNetwork, quantize_network
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet
+from zsq_compile.verification.confidence import Confidence
 from zsq_compile.verification.dataset import Dataset, load_data
 from zsq_compile.verification.report import Report, file_sha256
 from zsq_compile.verification.running import file_bytes
@@ -126,7 +128,8 @@ def compile_model(
         write_model(quantized.model, path)
     with clock.stage("validate"):
         validation = _validate(loaded, quantized.model, path, samples, target, labelled)
-    report = _report(loaded, path, config, known, samples, quantized, validation, told.texts, clock)
+        expected = _expected(loaded, path, known, samples, target, config.seed)
+    report = _report(loaded, path, config, known, samples, quantized, validation, expected, told.texts, clock)
     return _concluded(report, config, samples.synthetic, saved_plan(quantized.plan, report.sha256["model"]))
 
 
@@ -186,6 +189,7 @@ def _report(
     samples: CalibrationData,
     quantized: QuantizedNetwork,
     validation: Validation,
+    expected: Confidence,
     notes: Sequence[str],
     clock: Clock,
 ) -> Report:
@@ -205,6 +209,7 @@ def _report(
         refusals=(*known.statistics.refusals, *quantized.plan.refusals),
         notes=tuple(notes),
         validation=validation,
+        confidence=expected,
         layers=quantized.layers,
         sha256={"model": file_sha256(loaded.path), "emitted": file_sha256(path)},
     )
@@ -304,6 +309,15 @@ def _validate(
         labelled=labelled,
         float_bytes=file_bytes(loaded.path),
     )
+
+
+def _expected(
+    loaded: LoadedModel, path: Path, known: KnownStatistics, samples: CalibrationData, target: Target, seed: int
+) -> Confidence:
+    """Estimate the agreement on real data, on inputs that calibration has not seen."""
+    contracts = known_contracts(loaded.inputs, samples)
+    tier = tier_of(known, samples)
+    return confidence(loaded.original, path, loaded.inputs, contracts, tier, providers=target.providers, seed=seed)
 
 
 def _simulated(quantized: ir.Model, loaded: LoadedModel, samples: CalibrationData) -> dict[str, NDArray[Any]]:

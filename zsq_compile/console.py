@@ -168,7 +168,11 @@ def _contract_words(contract: Mapping[str, Any]) -> str:
 
 
 def _sentences(report: "Report") -> list[str]:
-    lines = [f"data: {report.data}"]
+    lines = []
+    if report.confidence is not None:
+        told = report.confidence
+        lines.append(f"estimated agreement on real data: {told.words()}, {told.tier}")
+    lines.append(f"data: {report.data}")
     if report.statistics is not None:
         lines.append(f"statistics: {report.statistics['source']}")
     if report.contract is not None:

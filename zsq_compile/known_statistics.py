@@ -38,6 +38,13 @@ class KnownStatistics:
     matched: tuple[str, ...] = ()
     unmatched: tuple[str, ...] = ()
 
+    @property
+    def tier(self) -> str:
+        """Where statistics that can be used come from, in few words: "from BN nodes", "from checkpoint x.pth" ..."""
+        if not self.statistics.usable:
+            return "without statistics"
+        return f"from {self.source.partition(' from ')[2]}"
+
     def plain(self) -> dict[str, Any]:
         """Return plain values for the report."""
         return {"source": self.source, "matched": list(self.matched), "unmatched": list(self.unmatched)}

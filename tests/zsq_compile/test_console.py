@@ -13,6 +13,7 @@ from zsq_compile.console import ConsoleProgress, comparison, print_result, size_
 from zsq_compile.layer_quality import LayerQuality
 from zsq_compile.plan_file import PlanFile
 from zsq_compile.progress import Progress
+from zsq_compile.verification.confidence import Confidence
 from zsq_compile.verification.fusion import Fusion
 from zsq_compile.verification.labelled import LabelledQuality
 from zsq_compile.verification.latency import Latency
@@ -140,6 +141,13 @@ def test_distillation_takes_a_line() -> None:
     console, stream = a_console()
     print_result(console, a_result(a_validation(), distillation={"summary": "9 steps, start kept"}))
     assert "distilled: 9 steps, start kept\n" in stream.getvalue()
+
+
+def test_the_estimate_takes_a_line_with_its_tier() -> None:
+    console, stream = a_console()
+    told = Confidence(estimate=0.989, low=0.978, high=0.9951, tier="from BN nodes", families=())
+    print_result(console, a_result(a_validation(), confidence=told))
+    assert "\nestimated agreement on real data: 98.9% (97.8 to 99.5%), from BN nodes\n" in stream.getvalue()
 
 
 def test_an_assumed_contract_has_no_margin() -> None:

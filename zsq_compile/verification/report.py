@@ -14,6 +14,7 @@ import numpy as np
 
 from passes.plan import Refusal
 from zsq_compile.layer_quality import LayerQuality, worst_layers
+from zsq_compile.verification.confidence import Confidence
 from zsq_compile.verification.validate import Validation
 
 _PACKAGES = ("zsq-compile", "onnx", "onnx-ir", "onnxsim", "onnxruntime", "onnxruntime-gpu", "torch", "numpy")
@@ -44,6 +45,7 @@ class Report:
         mixed: how widths were chosen for every layer, as plain values; two lines of it stand under "summary". None when
             they were not.
         baseline: onnxruntime's own quantizer on the same model, as plain values; None when it was not asked for.
+        confidence: the agreement to be expected on real data, with an interval; None when it was not estimated.
         versions: of Python and of the packages, see installed_versions.
         sha256: of the files, by role ("model", "emitted").
 
@@ -66,6 +68,7 @@ class Report:
     layers: tuple[LayerQuality, ...] = ()
     mixed: Mapping[str, Any] | None = None
     baseline: Mapping[str, Any] | None = None
+    confidence: Confidence | None = None
     versions: Mapping[str, str] = field(default_factory=lambda: installed_versions())
     sha256: Mapping[str, str] = field(default_factory=dict)
 
@@ -96,6 +99,8 @@ class Report:
         if self.distillation is not None:
             lines.append(f"distilled   {self.distillation['summary']}")
         lines.extend(_quality_lines(validation))
+        if self.confidence is not None:
+            lines.append(f"real data   estimated agreement: {self.confidence.words()}, {self.confidence.tier}")
         if validation.latency:
             before, after = (validation.latency[name].median_ms for name in ("float", "quantized"))
             lines.append(f"latency     {before:.3g} ms -> {after:.3g} ms ({before / after:.2f} times as fast)")

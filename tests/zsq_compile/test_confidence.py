@@ -1,0 +1,61 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from tests import models
+from zsq_compile.confidence import confidence
+from zsq_compile.signature import InputSpec
+from zsq_compile.synthesis.generator import InputContract
+
+UNIT = InputContract(name="given", mean=(0.0,) * 3, std=(1.0,) * 3, channel_order="rgb", inferred=False, margin=None)
+IMAGE = InputSpec(name="x", shape=(None, 3, 8, 8), dtype=np.dtype(np.float32))
+
+
+@pytest.fixture
+def emitted(tmp_path: Path) -> Path:
+    """The network of the tests with its classifier's weights off by a tenth of their size."""
+    network = models.residual()
+    for tensor in network.graph.initializer:
+        if tensor.name == "w3":
+            weight = onnx.numpy_helper.to_array(tensor)
+            off = weight * (1.0 + 0.1 * np.random.default_rng(0).standard_normal(weight.shape))
+            tensor.CopyFrom(onnx.numpy_helper.from_array(off.astype(np.float32), "w3"))
+    onnx.save(network, tmp_path / "net.onnx")
+    return tmp_path / "net.onnx"
+
+
+def test_the_seed_decides_and_nothing_else(emitted: Path) -> None:
+    first, again, other = (
+        confidence(models.residual(), emitted, [IMAGE], {"x": UNIT}, "t", seed=seed) for seed in (0, 0, 1)
+    )
+    assert first == again
+    assert first.families != other.families
+    assert first.estimate is not None
+
+
+def test_an_assumed_contract_widens_the_interval_and_is_told(emitted: Path) -> None:
+    given, inferred, assumed = (
+        confidence(models.residual(), emitted, [IMAGE], {"x": contract}, "t")
+        for contract in (UNIT, replace(UNIT, name="unit", inferred=True), replace(UNIT, name="unit"))
+    )
+    assert given == inferred
+    assert assumed.estimate == given.estimate
+    assert assumed.low < given.low < given.high < assumed.high
+    assert assumed.tier == "t, with an assumed input"
+
+
+def test_an_input_that_is_no_picture_gets_figures_but_no_estimate(emitted: Path) -> None:
+    told = confidence(models.residual(), emitted, [IMAGE], {}, "t")
+    assert told.estimate is None
+    assert told.reason == "how far it can be off is known for single images only"
+    assert all(family.flips is not None for family in told.families)
+
+
+def test_integers_cannot_be_made_up(emitted: Path) -> None:
+    tokens = replace(IMAGE, dtype=np.dtype(np.int64))
+    told = confidence(models.residual(), emitted, [tokens], {}, "t")
+    assert told.families == ()
+    assert told.words() == "no estimate: an input takes values that cannot be made up"

@@ -1,0 +1,78 @@
+"""The confidence line: what agreement on real data is to be expected of a file that was made without any."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+
+from zsq_compile.calibration_data import CalibrationData
+from zsq_compile.known_statistics import KnownStatistics
+from zsq_compile.signature import InputSpec
+from zsq_compile.synthesis.families import input_families
+from zsq_compile.synthesis.generator import InputContract
+from zsq_compile.verification.confidence import Confidence, estimated, measured_families
+
+ASSUMED_SPREAD = 1.0
+"""What SPREAD is where the numbers that the network expects of a picture were assumed: they may be others."""
+
+_APART = 1_000_003  # from the seed that calibration data was made with
+
+
+def confidence(
+    original: onnx.ModelProto,
+    emitted: Path,
+    inputs: Sequence[InputSpec],
+    contracts: Mapping[str, InputContract],
+    tier: str,
+    *,
+    providers: Sequence[str] = ("CPUExecutionProvider",),
+    seed: int = 0,
+) -> Confidence:
+    """Estimate the agreement with the float model on real data, on families of inputs that calibration did not see.
+
+    Args:
+        original: the float model.
+        emitted: the quantized file.
+        inputs: of the network.
+        contracts: what numbers image inputs expect, by name.
+        tier: what calibration rested on, in words.
+        providers: execution providers of the target.
+        seed: of the compilation; the families have another one that follows from it.
+
+    Raises:
+        ValidationError: the runtime failed.
+
+    """
+    if not all(np.issubdtype(spec.dtype, np.floating) for spec in inputs):
+        return estimated((), tier, reason="an input takes values that cannot be made up")
+    families = input_families(inputs, contracts, torch.Generator().manual_seed(seed + _APART))
+    arrays = {name: {key: tensor.numpy() for key, tensor in made.items()} for name, made in families.items()}
+    measured = measured_families(original, emitted, arrays, providers=providers)
+    known = len(inputs) == 1 and inputs[0].is_image and inputs[0].name in contracts
+    if not known:
+        return estimated(measured, tier, reason="how far it can be off is known for single images only")
+    if is_assumed(contracts[inputs[0].name]):
+        return estimated(measured, f"{tier}, with an assumed input", spread=ASSUMED_SPREAD)
+    return estimated(measured, tier)
+
+
+def is_assumed(contract: InputContract) -> bool:
+    """Tell whether nobody gave a contract and no statistics told it."""
+    return not contract.inferred and contract.name != "given"
+
+
+def known_contracts(inputs: Sequence[InputSpec], samples: CalibrationData) -> Mapping[str, InputContract]:
+    """Contracts of image inputs, by name, as calibration took them."""
+    if samples.synthetic is not None:
+        return samples.synthetic.contracts
+    first = next((spec.name for spec in inputs if spec.is_image), None)
+    return {} if first is None or samples.contract is None else {first: samples.contract}
+
+
+def tier_of(known: KnownStatistics, samples: CalibrationData) -> str:
+    """Say what calibration rested on: "from BN nodes", "from checkpoint x.pth", "without statistics" ..."""
+    if samples.synthetic is None:
+        return "calibrated on given samples"
+    return known.tier

@@ -1,0 +1,250 @@
+"""How often will the quantized network decide as the float one does on real data? An estimate that needs none.
+
+Samples that are made up lie near the borders between classes far more often than real ones, so that their plain
+agreement is too low. How much too low is nearly one number for all networks that were measured, on the scale of
+log-odds. `benchmarks/confidence.py` measures it, its spread over networks, and how often the truth lay inside.
+
+The share of flipped decisions itself is smoothed. Counted on a few hundred samples it says little where one in a
+hundred flips; with margins m (float score of the best class minus the next) and errors d (what quantization did to that
+difference) taken as independent, P(m + d < 0) uses all pairs of samples instead.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from backends.session import RuntimeModelError, open_session
+from zsq_compile.errors import ValidationError
+from zsq_compile.verification.metrics import agreement, sqnr_db
+from zsq_compile.verification.running import run_batched
+
+LEVEL = 0.9
+"""Share of intervals that should hold the truth."""
+
+SHIFT = 1.87
+"""Log-odds of agreement on real images minus those on made-up families: the mean over networks."""
+
+SPREAD = 0.28
+"""Standard deviation of that over networks and widths, as measured on 400 to 1000 real images."""
+
+_QUANTILE = 1.645  # of a normal distribution, two-sided at LEVEL
+_LEAST = 1e-6  # a share of flips that so few samples cannot tell from none
+_VAGUE = 2.0  # standard error of log-odds where no pair of samples flips
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Family:
+    """Float against quantized network on one family of made-up inputs.
+
+    All but ``name``, ``samples`` and ``sqnr_db`` is None where no output has one row of scores for each sample.
+
+    Attributes:
+        name: of the family.
+        samples: how many.
+        sqnr_db: signal to quantization noise ratio, the lowest over the float outputs, dB; None without such outputs.
+        agreement: share of common decisions, as counted, 0 to 1.
+        flips: share of decisions that change, smoothed over all pairs of margins and errors, 0 to 1.
+        error: standard error of the log-odds of ``flips``.
+        margin: of the float network's best score over the next, in units of the output: the median.
+        chosen: different classes that the float network decides for.
+        classes: that it can decide for.
+
+    """
+
+    name: str
+    samples: int
+    sqnr_db: float | None
+    agreement: float | None = None
+    flips: float | None = None
+    error: float | None = None
+    margin: float | None = None
+    chosen: int | None = None
+    classes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Confidence:
+    """An estimate of the agreement on real data, 0 to 1, with an interval.
+
+    Attributes:
+        estimate: None where there is none.
+        low: lower end of the interval that holds the truth in ``level`` of the cases.
+        high: its upper end.
+        level: see ``LEVEL``.
+        tier: what calibration rested on, in words.
+        families: what was measured.
+        reason: why there is no estimate, in words; None where there is one.
+
+    """
+
+    estimate: float | None
+    low: float | None
+    high: float | None
+    tier: str
+    families: tuple[Family, ...]
+    level: float = LEVEL
+    reason: str | None = None
+
+    def words(self) -> str:
+        """Say the estimate and its interval, or why there is none, without the tier."""
+        if self.estimate is None or self.low is None or self.high is None:
+            ratios = [family.sqnr_db for family in self.families if family.sqnr_db is not None]
+            noise = f"; SQNR {min(ratios):.1f} to {max(ratios):.1f} dB on made-up inputs" if ratios else ""
+            return f"no estimate: {self.reason}{noise}"
+        return f"{100 * self.estimate:.1f}% ({100 * self.low:.1f} to {100 * self.high:.1f}%)"
+
+
+def measured_families(
+    original: onnx.ModelProto,
+    emitted: Path,
+    families: Mapping[str, Mapping[str, NDArray[Any]]],
+    *,
+    providers: Sequence[str] = ("CPUExecutionProvider",),
+    threads: int | None = None,
+) -> tuple[Family, ...]:
+    """Run both networks on families of inputs, by name of the family and of the input.
+
+    Raises:
+        ValidationError: the runtime failed.
+        ConfigError: a family does not fill one batch of the network.
+
+    """
+    try:
+        reference, session = (open_session(m, providers=providers, threads=threads) for m in (original, emitted))
+        return tuple(
+            judged_family(name, run_batched(reference, inputs), run_batched(session, inputs))
+            for name, inputs in families.items()
+        )
+    except RuntimeModelError as error:
+        raise ValidationError(f"the emitted model {emitted} failed in the runtime: {error}") from error
+
+
+def judged_family(name: str, wanted: Mapping[str, NDArray[Any]], got: Mapping[str, NDArray[Any]]) -> Family:
+    """Compare the outputs (count, ...), by name, of the float network with those of the quantized one."""
+    ratios = [sqnr_db(array, got[key]) for key, array in wanted.items() if np.issubdtype(array.dtype, np.floating)]
+    samples, noise = min(len(array) for array in wanted.values()), min(ratios, default=None)
+    scores = class_scores(wanted)
+    if scores is None:
+        return Family(name=name, samples=samples, sqnr_db=noise)
+    before, after = (_logits(outputs[scores]) for outputs in (wanted, got))
+    classes = before.argmax(1)
+    margins = _margins(before, classes)
+    flips, error = flip_share(margins, _margins(after, classes) - margins)
+    return Family(
+        name=name,
+        samples=samples,
+        sqnr_db=noise,
+        agreement=agreement(before, after),
+        flips=flips,
+        error=error,
+        margin=float(np.median(margins)),
+        chosen=len(np.unique(classes)),
+        classes=before.shape[1],
+    )
+
+
+def flip_share(margins: NDArray[np.float64], errors: NDArray[np.float64]) -> tuple[float, float]:
+    """P(m + d < 0) over all pairs of a margin and an error, and the standard error of its log-odds.
+
+    Args:
+        margins: (N,) of the float network, none below 0.
+        errors: (N,) change of the margin of the same sample by quantization.
+
+    Returns:
+        The share: exactly 0 without errors, at least one in a million with them. And its error, by the projections of
+        a two-sample U-statistic (Hoeffding 1948); a large one where no pair, or every pair, flips.
+
+    """
+    if not errors.any():
+        return 0.0, 0.0
+    falls, ordered = np.sort(-errors), np.sort(margins)
+    of_margin = 1.0 - np.searchsorted(falls, margins, side="right") / len(errors)
+    of_error = np.searchsorted(ordered, -errors, side="left") / len(margins)
+    share = float(of_margin.mean())
+    if not _LEAST < share < 1.0 - _LEAST:
+        return min(max(share, _LEAST), 1.0 - _LEAST), _VAGUE
+    deviation = float((of_margin + of_error).std()) / math.sqrt(len(errors))
+    return share, min(deviation / (share * (1.0 - share)), _VAGUE)
+
+
+def log_odds(families: Sequence[Family]) -> tuple[float, float] | None:
+    """Mean log-odds of a decision that stays, over families that tell, and its standard error.
+
+    The families are made of the same pictures, so that averaging them makes the error no smaller. None where no family
+    tells; infinite, and without error, where nothing has changed at all.
+    """
+    told = [(one.flips, one.error) for one in families if one.flips is not None and one.error is not None]
+    if not told:
+        return None
+    if not any(flips for flips, _ in told):
+        return math.inf, 0.0
+    odds = [math.log((1.0 - flips) / flips) for flips, _ in told if flips > 0.0]
+    errors = [error for flips, error in told if flips > 0.0]
+    return float(np.mean(odds)), float(np.mean(errors))
+
+
+def estimated(
+    families: Sequence[Family], tier: str, *, reason: str | None = None, shift: float = SHIFT, spread: float = SPREAD
+) -> Confidence:
+    """Estimate the agreement on real data from that on made-up families.
+
+    Args:
+        families: what was measured.
+        tier: see Confidence.
+        reason: why there can be no estimate, known beforehand; None leaves it to the figures.
+        shift: see SHIFT.
+        spread: see SPREAD.
+
+    """
+    found = log_odds(families)
+    reason = reason or _reason(families, found is not None)
+    if found is None or reason is not None:
+        return Confidence(estimate=None, low=None, high=None, tier=tier, families=tuple(families), reason=reason)
+    middle, reach = found[0] + shift, _QUANTILE * math.hypot(spread, found[1])
+    low, estimate, high = (_share(middle + side * reach) for side in (-1.0, 0.0, 1.0))
+    return Confidence(estimate=estimate, low=low, high=high, tier=tier, families=tuple(families))
+
+
+def class_scores(outputs: Mapping[str, NDArray[Any]]) -> str | None:
+    """Name of the first float output with one row of two scores or more for each sample."""
+    for name, array in outputs.items():
+        inner = array.shape[1:]
+        if np.issubdtype(array.dtype, np.floating) and math.prod(inner) == max(inner, default=1) > 1:
+            return name
+    return None
+
+
+def _reason(families: Sequence[Family], told: bool) -> str | None:
+    if not told:
+        return "no output has one row of scores for each sample"
+    classes = max(family.classes or 0 for family in families)
+    chosen = max(family.chosen or 0 for family in families)
+    if chosen < max(2.0, 0.5 * math.sqrt(classes)):  # landmarks, angles and the like have their largest always there
+        return f"the largest of {classes} outputs is one of the same {chosen} for all made-up inputs, unlike classes"
+    return None
+
+
+def _logits(scores: NDArray[Any]) -> NDArray[np.float64]:
+    """(N, C) scores, or their logarithms where they are probabilities, whose margins say nothing near 0 and 1."""
+    rows = np.asarray(scores, np.float64).reshape(len(scores), -1)
+    if rows.min() >= 0.0 and np.abs(rows.sum(1) - 1.0).max() < 1e-3:
+        return np.asarray(np.log(np.maximum(rows, 1e-30)), np.float64)
+    return rows
+
+
+def _margins(scores: NDArray[np.float64], classes: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(N,) scores of the class that is given for each row of (N, C), minus the best of the others."""
+    rows, rest = np.arange(len(scores)), scores.copy()
+    rest[rows, classes] = -np.inf
+    return np.asarray(scores[rows, classes] - rest.max(1), np.float64)
+
+
+def _share(odds: float) -> float:
+    """Share of log-odds; 1 for infinite ones."""
+    return 1.0 / (1.0 + math.exp(-odds)) if odds > -700.0 else 0.0
