@@ -45,7 +45,7 @@ def candidate_contracts(channels: int) -> tuple[InputContract, ...]:
     if channels == 3:
         rows.append(("byte_bgr", _CAFFE_MEAN, (1.0 / 255,) * 3, "bgr"))
     return tuple(
-        InputContract(name=name, mean=mean, std=std, channel_order=given, inferred=False, margin=None, reason="")
+        InputContract(name=name, mean=mean, std=std, channel_order=given, inferred=False, margin=None)
         for name, mean, std, given in rows
     )
 

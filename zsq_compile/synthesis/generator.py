@@ -26,7 +26,7 @@ class InputContract:
         channel_order: "bgr" reverses the three channels after scaling.
         inferred: True if BatchNormalization statistics decided, False if assumed or given.
         margin: loss of the runner-up / loss of the best (>= 1); None when assumed or given.
-        reason: what decided, in words.
+        reason: what decided, in words; empty while nothing has.
 
     """
 
@@ -36,7 +36,7 @@ class InputContract:
     channel_order: Literal["rgb", "bgr", "gray"]
     inferred: bool
     margin: float | None
-    reason: str
+    reason: str = ""
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) pixels in [0, 1] -> what the network is fed; differentiable."""
