@@ -50,8 +50,11 @@ class SyntheticDataReader:
     ) -> Self:
         """Read out samples that were synthesized before, (count, ...) by input name, such as an .npz file of ``synth``.
 
+        Arrays that are no input of the model, such as labels, are passed over.
+
         Raises:
-            ConfigError: ``batch_size`` contradicts the model's fixed batch, or leaves no full batch of samples.
+            ConfigError: no array is an input, or ``batch_size`` contradicts the model's fixed batch or leaves no full
+                batch of samples.
 
         """
         reader = cls.__new__(cls)
@@ -69,6 +72,8 @@ class SyntheticDataReader:
             for name, (_, dtype) in signature.items()
             if name in inputs
         }
+        if not self._inputs:
+            raise ConfigError(f"the samples hold {', '.join(inputs)}; the model needs {', '.join(signature)}")
         samples = min(len(array) for array in self._inputs.values())
         # Entropy and percentile calibration stack what the batches gave, so the last one must not be shorter.
         self._count = samples // self._batch

@@ -8,6 +8,7 @@ from tests.zsq_compile.verification.quantized import samples
 from zsq_compile.verification.baseline import (
     BaselineSettings,
     best_settings,
+    prepare_for_onnxruntime,
     quantize_with_onnxruntime,
     random_batches,
 )
@@ -38,6 +39,46 @@ def test_every_setting_gives_a_working_file(tmp_path, settings, least_db):
     types = {tensor.data_type for tensor in model.graph.initializer}
     four_bits = settings is not None and settings.weight_bits == 4
     assert (onnx.TensorProto.INT4 in types) == four_bits
+
+
+def test_defaults_by_name_are_those_of_calling_with_nothing(tmp_path):
+    source = tmp_path / "float.onnx"
+    onnx.save(residual(), source)
+    for name, settings in (("nothing", None), ("named", BaselineSettings(tuned=False))):
+        quantize_with_onnxruntime(source, tmp_path / name, [{"x": samples(8)}], settings)
+    one, other = (onnx.load(tmp_path / name).SerializeToString(deterministic=True) for name in ("nothing", "named"))
+    assert one == other
+
+
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        (BaselineSettings(tuned=False, method="Percentile"), {onnx.TensorProto.INT8}),
+        (BaselineSettings(tuned=False, weight_bits=4), {onnx.TensorProto.INT4, onnx.TensorProto.INT8}),
+        (BaselineSettings(), {onnx.TensorProto.INT8, onnx.TensorProto.UINT8}),
+    ],
+    ids=str,
+)
+def test_types_are_those_of_the_settings(tmp_path, settings, wanted):
+    _, model = quantized_sqnr(tmp_path, settings)
+    small = {onnx.TensorProto.INT4, onnx.TensorProto.UINT4, onnx.TensorProto.INT8, onnx.TensorProto.UINT8}
+    assert {tensor.data_type for tensor in model.graph.initializer} & small == wanted
+
+
+def test_a_graph_that_was_prepared_before_gives_the_same_file(tmp_path):
+    source, prepared = tmp_path / "float.onnx", tmp_path / "prepared.onnx"
+    onnx.save(residual(), source)
+    prepare_for_onnxruntime(source, prepared)
+    operators = {node.op_type for node in onnx.load(prepared).graph.node}
+    assert "Conv" in operators and "BatchNormalization" not in operators
+    for name, graph in (("here", None), ("before", prepared)):
+        quantize_with_onnxruntime(source, tmp_path / name, [{"x": samples(8)}], BaselineSettings(), prepared=graph)
+    feeds = {"x": samples(4, 1)}
+    here, before = (open_session(tmp_path / name).run(feeds)["logits"] for name in ("here", "before"))
+    np.testing.assert_array_equal(here, before)
+    (tmp_path / "none.onnx").write_bytes(b"no model")
+    with pytest.raises(ValueError, match=r"failed on .*none\.onnx"):
+        prepare_for_onnxruntime(tmp_path / "none.onnx", prepared)
 
 
 def test_failures_come_in_words(tmp_path):
