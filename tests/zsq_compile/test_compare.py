@@ -160,10 +160,10 @@ def test_what_fails_is_a_row_with_its_reason(
 ) -> None:
     honest = head_to_head.quantize_with_onnxruntime
 
-    def fail(model: Path, output: Path, batches: Any, settings: Any, *, prepared: Any) -> None:
+    def fail(model: Path, output: Path, batches: Any, settings: Any, *, prepared: Any, ranges: Any) -> None:
         if settings.tuned:
             raise ValueError("no luck today\nand more words")
-        honest(model, output, batches, settings, prepared=prepared)
+        honest(model, output, batches, settings, prepared=prepared, ranges=ranges)
 
     monkeypatch.setattr(head_to_head, "quantize_with_onnxruntime", fail)
     (tmp_path / "broken.onnx").write_bytes(b"no model at all")

@@ -1,6 +1,8 @@
 """What onnxruntime's own quantizer makes of the same model: the one file that calls onnxruntime.quantization."""
 
+import inspect
 import io
+import json
 import logging
 import tempfile
 import warnings
@@ -58,6 +60,7 @@ def quantize_with_onnxruntime(
     settings: BaselineSettings | None = None,
     *,
     prepared: Path | None = None,
+    ranges: Path | None = None,
 ) -> None:
     """Quantize with onnxruntime.quantization.quantize_static and write the result.
 
@@ -67,6 +70,10 @@ def quantize_with_onnxruntime(
         batches: calibration inputs by name, one mapping for each batch; all of one batch size.
         settings: None calls quantize_static(model, output, reader) with nothing else, as its documentation starts.
         prepared: what ``prepare_for_onnxruntime`` made of the model, for tuned settings; None prepares it here.
+        ranges: file for the activation ranges of this calibration method on these batches. It is written where it is
+            absent, and spares the calibration where it is there and tells of every value of the graph: the prepared
+            graph computes the same values under the same names. None, and an onnxruntime that has no such file
+            (older ones), calibrates always.
 
     Raises:
         ValueError: onnxruntime's quantizer failed, in its words.
@@ -97,6 +104,7 @@ def quantize_with_onnxruntime(
             activation_type=activation,
             weight_type=types.QInt8 if settings.weight_bits == 8 else types.QInt4,
             calibrate_method=quantization.CalibrationMethod[settings.method],
+            **_kept_ranges(ranges, source),
         )
 
 
@@ -127,6 +135,24 @@ def _prepare(model: Path, prepared: Path) -> None:
     opset = next(entry.version for entry in loaded.opset_import if entry.domain in ("", "ai.onnx"))
     raised = onnx.version_converter.convert_version(loaded, 21) if opset < 21 else loaded
     quant_pre_process(raised, prepared, skip_symbolic_shape=True)
+
+
+def _kept_ranges(ranges: Path | None, graph: Path) -> dict[str, Path]:
+    """Options that make the quantizer read or write a file of ranges, where it can and where they suit the graph."""
+    from onnxruntime import quantization
+
+    option = "calibration_cache_path"
+    if ranges is None or option not in inspect.signature(quantization.quantize_static).parameters:
+        return {}
+    return {option: ranges} if not ranges.exists() or _covers(ranges, graph) else {}
+
+
+def _covers(ranges: Path, graph: Path) -> bool:
+    loaded = onnx.load(graph, load_external_data=False).graph
+    constant = {tensor.name for tensor in loaded.initializer} | {""}
+    constant |= {name for node in loaded.node if node.op_type == "Constant" for name in node.output}
+    values = {name for node in loaded.node for name in (*node.input, *node.output)} - constant
+    return values <= set(json.loads(ranges.read_text(encoding="utf-8"))["data"])
 
 
 def _reader(batches: Iterable[Feeds]) -> Any:

@@ -3,7 +3,7 @@ import onnx
 import pytest
 
 from backends.session import open_session
-from tests.models import residual
+from tests.models import depthwise, random_feeds, residual
 from tests.zsq_compile.verification.quantized import samples
 from zsq_compile.verification.baseline import (
     BaselineSettings,
@@ -79,6 +79,43 @@ def test_a_graph_that_was_prepared_before_gives_the_same_file(tmp_path):
     (tmp_path / "none.onnx").write_bytes(b"no model")
     with pytest.raises(ValueError, match=r"failed on .*none\.onnx"):
         prepare_for_onnxruntime(tmp_path / "none.onnx", prepared)
+
+
+def activation_scales(path):
+    """Scale of every activation by the name of the value that is quantized."""
+    graph = onnx.load(path).graph
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    quantizers = [node for node in graph.node if node.op_type == "QuantizeLinear"]
+    return {node.input[0]: float(constants[node.input[1]]) for node in quantizers if node.input[0] not in constants}
+
+
+@pytest.mark.parametrize("method", ["MinMax", "Entropy", "Percentile"])
+def test_ranges_of_the_graph_as_given_are_those_of_the_prepared_one(tmp_path, method):
+    source, kept = tmp_path / "float.onnx", tmp_path / "ranges.json"
+    onnx.save(residual(), source)
+    tuned, plain = (BaselineSettings(method=method, tuned=tuned) for tuned in (True, False))
+    batches = [{"x": samples(8)}, {"x": samples(8, 1)}]
+    quantize_with_onnxruntime(source, tmp_path / "alone", batches, tuned)
+    quantize_with_onnxruntime(source, tmp_path / "first", batches, plain, ranges=kept)
+    quantize_with_onnxruntime(source, tmp_path / "spared", [], tuned, ranges=kept)  # no batch, so it did not calibrate
+    alone, spared = (activation_scales(tmp_path / name) for name in ("alone", "spared"))
+    assert alone.keys() == spared.keys()
+    # a BatchNormalization that is folded rounds otherwise than one that runs
+    assert spared == pytest.approx(alone, rel=1e-4)
+
+
+def test_ranges_that_do_not_tell_of_every_value_are_left_alone(tmp_path):
+    kept = tmp_path / "ranges.json"
+    for name, model in (("one", depthwise()), ("other", residual())):
+        onnx.save(model, tmp_path / f"{name}.onnx")
+    one, other = tmp_path / "one.onnx", tmp_path / "other.onnx"
+    feeds = random_feeds(depthwise(), batch=4)
+    quantize_with_onnxruntime(one, tmp_path / "q1", [feeds], BaselineSettings(), ranges=kept)
+    before = kept.read_bytes()
+    quantize_with_onnxruntime(other, tmp_path / "q2", [{"x": samples(8)}], BaselineSettings(), ranges=kept)
+    quantize_with_onnxruntime(other, tmp_path / "q3", [{"x": samples(8)}], BaselineSettings())
+    assert activation_scales(tmp_path / "q2") == activation_scales(tmp_path / "q3")
+    assert kept.read_bytes() == before
 
 
 def test_failures_come_in_words(tmp_path):
