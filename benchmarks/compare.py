@@ -1,4 +1,4 @@
-"""zsq-compile compare as a user calls it: the table that it prints, and the time from the process's start to its end."""
+"""zsq-compile compare as a user calls it: the table that it prints, and the time from the process's start to end."""
 
 import argparse
 import os

@@ -12,7 +12,7 @@ from zsq_compile.comparison import ComparedModel, Comparison
 from zsq_compile.console import MISSING, size_words
 
 _WIDTH = 120  # of the whole table; anything that is no terminal gets it, so that a file holds no folded cells
-_HEADINGS = ("", "top-1", "same class", "noise", "size", "fused", "latency", "made in")
+_HEADINGS = ("", "top-1", "same class", "SQNR", "size", "fused", "latency", "made in")
 
 
 def print_comparison(console: Console, comparison: Comparison) -> None:

@@ -121,7 +121,7 @@ def test_the_table_without_data(call: Callable[..., Ended], model: Path, one_met
     ended = call(model, *QUICK)
     assert ended.code == 0, ended.err
     lines = [line.strip() for line in ended.out.splitlines() if line.strip()]
-    assert re.split(r"\s{2,}", lines[0]) == ["top-1", "same class", "noise", "size", "fused", "latency", "made in"]
+    assert re.split(r"\s{2,}", lines[0]) == ["top-1", "same class", "SQNR", "size", "fused", "latency", "made in"]
     names = [re.split(r"\s{2,}", line)[0] for line in lines[2:]]
     rows = ["float", "ours"]
     rows += ["onnxruntime on synthetic data", "defaults, MinMax", "best, MinMax"]
