@@ -72,7 +72,8 @@ def sentences(comparison: Comparison) -> Iterator[str]:
     yield "latency: medians, all files in turns in one run; made in: by itself, synthetic data included"
     for row in comparison.rows:
         if row.failure is not None:
-            yield f"failed: {row.name} on {row.calibrated_on} data: {row.failure}"
+            data = "" if row.calibrated_on == "unknown" else f" on {row.calibrated_on} data"
+            yield f"failed: {row.name}{data}: {row.failure}"
     for note in comparison.notes:
         yield f"note: {note}"
 

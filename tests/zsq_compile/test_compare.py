@@ -174,8 +174,8 @@ def test_what_fails_is_a_row_with_its_reason(
     )
     assert ended.code == 0, ended.err
     assert "failed: onnxruntime best, MinMax on random data: no luck today\n" in ended.out
-    assert "failed: broken.onnx on unknown data: ONNX Runtime cannot load" in ended.out
-    assert "failed: stranger.onnx on unknown data: " in ended.out
+    assert "failed: broken.onnx: ONNX Runtime cannot load" in ended.out
+    assert "failed: stranger.onnx: " in ended.out
     row = next(line for line in ended.out.splitlines() if line.startswith(" net.onnx"))
     assert "100.00%" in row and "none" in row, "the float file beside itself agrees everywhere, without noise"
     assert "  best, MinMax" in ended.out and "defaults, MinMax" in ended.out
