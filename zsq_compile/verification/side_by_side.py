@@ -4,6 +4,7 @@ Samples are run batch by batch through all models, so that neither the data nor 
 model that fails is told of with its reason, and the others go on.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ from zsq_compile.verification.metrics import agreement, class_axis, top1
 from zsq_compile.verification.running import run_batched
 
 _BATCH = 32
+# Every session keeps the memory of its largest batch, so large samples come in smaller ones: 6 pictures of 224 pixels.
+_BATCH_BYTES = 4_000_000
 
 Outputs = Mapping[str, NDArray[Any]]
 
@@ -71,18 +74,19 @@ def run_side_by_side(
     fixed = max((shape[0] for shape in reference.input_shapes.values() if shape and shape[0] is not None), default=1)
     scores = {name: _Score() for name in ("float", *sessions)}
     failures: dict[str, str] = {}
-    for feeds, labels in data.batches(max(_BATCH // fixed, 1) * fixed):
+    size = max(_fitting(reference) // fixed, 1) * fixed
+    for feeds, labels in data.batches(size):
         count = min(len(array) for array in feeds.values()) // fixed * fixed
         if count == 0:
             continue
         whole = {name: array[:count] for name, array in feeds.items()}
         truth = None if labels is None else labels[:count]
-        wanted = run_batched(reference, whole, batch=_BATCH)
+        wanted = run_batched(reference, whole, batch=size)
         scores["float"].add(wanted, wanted, truth)
         for name, session in sessions.items():
             if name not in failures:
                 try:
-                    scores[name].add(wanted, run_batched(session, whole, batch=_BATCH), truth)
+                    scores[name].add(wanted, run_batched(session, whole, batch=size), truth)
                 except (RuntimeModelError, ConfigError, _UnlikeError) as error:
                     failures[name] = str(error)
         advance(count)
@@ -91,6 +95,12 @@ def run_side_by_side(
     return SideBySide(
         qualities={name: score.quality() for name, score in scores.items() if name not in failures}, failures=failures
     )
+
+
+def _fitting(reference: Session) -> int:
+    """Count the samples to run at a time where the model leaves it open."""
+    sizes = [math.prod(size or 1 for size in shape[1:]) for shape in reference.input_shapes.values()]
+    return max(min(_BATCH, _BATCH_BYTES // (4 * max([1, *sizes]))), 1)
 
 
 class _UnlikeError(ValueError):

@@ -44,6 +44,16 @@ def test_figures_are_those_of_all_samples_at_once(tmp_path):
     assert (own.top1, own.agreement, own.sqnr_db) == (pytest.approx(whole.top1_float), 1.0, float("inf"))
 
 
+def test_large_samples_are_run_in_small_batches():
+    text = "large (float[N,3,500,500] x) => (float[N,3] y) { p = GlobalAveragePool(x) y = Flatten(p) }"
+    session = open_session(parse(text))
+    x = np.random.default_rng(0).random((3, 3, 500, 500), np.float32)
+    seen = []
+    results = run_side_by_side(session, {"same": session}, dataset(x), seen.append)
+    assert seen == [1, 1, 1]
+    assert results.qualities["same"].agreement == 1.0
+
+
 def test_without_labels_every_place_of_a_dense_output_decides(tmp_path):
     model, coarse = conv_bn_relu(), conv_bn_relu()
     for tensor in coarse.graph.initializer:
