@@ -15,7 +15,13 @@ LONGEST_FILE, LONGEST_FUNCTION = 350, 50
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("backends",),
     ("passes",),
-    ("zsq_compile.errors", "zsq_compile.layer_quality", "zsq_compile.progress", "zsq_compile.signature"),
+    (
+        "zsq_compile.errors",
+        "zsq_compile.layer_quality",
+        "zsq_compile.plain_values",
+        "zsq_compile.progress",
+        "zsq_compile.signature",
+    ),
     (
         "zsq_compile.agreement",
         "zsq_compile.clock",
@@ -42,6 +48,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     (
         "zsq_compile.arrays",
         "zsq_compile.calibration_data",
+        "zsq_compile.comparison",
         "zsq_compile.config_file",
         "zsq_compile.devices",
         "zsq_compile.gallery",
@@ -52,6 +59,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "zsq_compile.checkpoint_file",
         "zsq_compile.gallery_tiles",
         "zsq_compile.live_data",
+        "zsq_compile.measured_rows",
         "zsq_compile.planning",
         "zsq_compile.statistics_file",
     ),
@@ -59,8 +67,15 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("zsq_compile.confidence", "zsq_compile.quantize_network"),
     ("zsq_compile.compiler",),
     ("zsq_compile.reader", "zsq_compile.console", "zsq_compile.options"),
-    ("zsq_compile.chosen_config",),
+    (
+        "zsq_compile.calibration_sources",
+        "zsq_compile.chosen_config",
+        "zsq_compile.comparison_table",
+        "zsq_compile.guard",
+    ),
+    ("zsq_compile.head_to_head",),
     ("zsq_compile",),  # the public face: what its __init__ imports
+    ("zsq_compile.compare_command",),
     ("zsq_compile.cli",),
     ("zsq_compile.__main__",),
 )

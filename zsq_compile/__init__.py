@@ -37,13 +37,17 @@ from zsq_compile.errors import (
 from zsq_compile.genie_config import GenieConfig
 
 if TYPE_CHECKING:
+    from zsq_compile.comparison import ComparedModel, Comparison
     from zsq_compile.compiler import CompileResult, compile_model, synthesize
+    from zsq_compile.head_to_head import compare_models
     from zsq_compile.reader import SyntheticDataReader
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BudgetError",
+    "ComparedModel",
+    "Comparison",
     "CompileConfig",
     "CompileResult",
     "ConfigError",
@@ -65,14 +69,18 @@ __all__ = [
     "ZeroqConfig",
     "ZsqError",
     "__version__",
+    "compare_models",
     "compile_model",
     "read_config",
     "synthesize",
 ]
 
 _LATE = {
+    "ComparedModel": "zsq_compile.comparison",
+    "Comparison": "zsq_compile.comparison",
     "CompileResult": "zsq_compile.compiler",
     "SyntheticDataReader": "zsq_compile.reader",
+    "compare_models": "zsq_compile.head_to_head",
     "compile_model": "zsq_compile.compiler",
     "synthesize": "zsq_compile.compiler",
 }

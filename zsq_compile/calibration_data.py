@@ -63,13 +63,13 @@ class CalibrationData:
 
     def joined(self, inputs: Sequence[InputSpec], model: ir.Model) -> list[dict[str, Tensor]]:
         """As many calibration samples as fit a model in one feed, or all of them in feeds of a fixed batch size."""
-        fitting = max(_JOINED_BYTES // max(_value_bytes(model)), 1)
+        fitting = max(_JOINED_BYTES // max(value_bytes(model)), 1)
         batches = self.batches(inputs, largest=fitting)
         return batches if fixed_batch(inputs) else batches[:1]
 
     def judging(self, inputs: Sequence[InputSpec], model: ir.Model) -> list[dict[str, Tensor]]:
         """At most 32 samples held out, fewer of a large network: one feed, or several of a fixed batch size."""
-        fitting, fixed = max(min(_JOINED_BYTES // sum(_value_bytes(model)), _BATCH), 1), fixed_batch(inputs)
+        fitting, fixed = max(min(_JOINED_BYTES // sum(value_bytes(model)), _BATCH), 1), fixed_batch(inputs)
         return feeds(self.held_out, inputs, largest=fitting)[: max(fitting // fixed, 1) if fixed else 1]
 
 
@@ -83,7 +83,7 @@ def feeds(
     return [{name: tensor[i : i + size] for name, tensor in samples.items()} for i in range(0, stop, size)]
 
 
-def _value_bytes(model: ir.Model) -> list[int]:
+def value_bytes(model: ir.Model) -> list[int]:
     """Bytes that each value of the graph takes for one sample."""
     shapes = (value.shape for node in model.graph for value in node.outputs if value.shape is not None)
     return [4 * math.prod(size for size in shape[1:] if isinstance(size, int)) for shape in shapes] or [4]
@@ -141,7 +141,7 @@ def synthetic_data(
         student=None if student is None else partial(student, contract),
     )
     made = generator.synthesize(teacher, statistics, total, torch.Generator().manual_seed(config.seed))
-    calibration, held_out = _split(made.inputs, fixed or 1) if hold_out else (made.inputs, {})
+    calibration, held_out = set_apart(made.inputs, fixed or 1) if hold_out else (made.inputs, {})
     held = len(next(iter(held_out.values()), ()))
     return CalibrationData(
         calibration=calibration,
@@ -212,7 +212,7 @@ def given_data(
             f"the model takes {fixed} samples at a time: calibration data needs at least {2 * fixed}, half of them to "
             f"judge the result, got {min(counts)}"
         )
-    calibration, held_out = _split(tensors, fixed or 1)
+    calibration, held_out = set_apart(tensors, fixed or 1)
     held = len(next(iter(held_out.values())))
     return CalibrationData(
         calibration=calibration,
@@ -248,7 +248,7 @@ def _default_count(inputs: Sequence[InputSpec], config: CompileConfig) -> int:
     return small if is_small else large
 
 
-def _split(samples: Mapping[str, Tensor], feed: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def set_apart(samples: Mapping[str, Tensor], feed: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Hold out every fifth feed, so that both parts come from all that a generator worked on."""
     period = _HELD_OUT + 1
     count = min(len(tensor) for tensor in samples.values()) // feed * feed

@@ -40,8 +40,8 @@ ArraysOutput = Annotated[
 Data = Annotated[
     Path | None,
     typer.Option(
-        help="Real images with labels, only to measure the result: a folder with labels.csv, or an .npz file with "
-        "images and labels.",
+        help="Real images with labels, only to measure the result: a folder with labels.csv or a folder per class, "
+        "or an .npz file with images and labels.",
         metavar="DIR|FILE.npz",
         rich_help_panel=_OUTPUT,
     ),

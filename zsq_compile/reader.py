@@ -1,8 +1,8 @@
 """Synthetic data for ONNX Runtime's own quantizer, in the shape that it reads calibration data in."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import onnx
@@ -41,16 +41,39 @@ class SyntheticDataReader:
         batch_size: int | None = None,
         progress: Progress | None = None,
     ) -> None:
-        synthetic = synthesize(model, config, progress=progress)
-        signature = _signature(Path(model))
-        fixed = {batch for name, (batch, _) in signature.items() if name in synthetic.inputs and batch is not None}
+        made = synthesize(model, config, progress=progress)
+        self._take(Path(model), {name: tensor.numpy() for name, tensor in made.inputs.items()}, batch_size)
+
+    @classmethod
+    def of_samples(
+        cls, model: str | Path, samples: Mapping[str, NDArray[Any]], *, batch_size: int | None = None
+    ) -> Self:
+        """Read out samples that were synthesized before, (count, ...) by input name, such as an .npz file of ``synth``.
+
+        Arrays that are no input of the model, such as labels, are passed over.
+
+        Raises:
+            ConfigError: no array is an input, or ``batch_size`` contradicts the model's fixed batch or leaves no full
+                batch of samples.
+
+        """
+        reader = cls.__new__(cls)
+        reader._take(Path(model), samples, batch_size)
+        return reader
+
+    def _take(self, model: Path, inputs: Mapping[str, NDArray[Any]], batch_size: int | None) -> None:
+        signature = _signature(model)
+        fixed = {batch for name, (batch, _) in signature.items() if name in inputs and batch is not None}
         self._batch = batch_size or (min(fixed) if fixed else 1)
         if fixed - {self._batch}:
             raise ConfigError(f"batch_size must be {min(fixed)}, the model's fixed batch, got {batch_size}")
         self._inputs: dict[str, NDArray[Any]] = {
-            name: np.ascontiguousarray(tensor.numpy().astype(signature[name][1]))
-            for name, tensor in synthetic.inputs.items()
+            name: np.ascontiguousarray(inputs[name].astype(dtype))
+            for name, (_, dtype) in signature.items()
+            if name in inputs
         }
+        if not self._inputs:
+            raise ConfigError(f"the samples hold {', '.join(inputs)}; the model needs {', '.join(signature)}")
         samples = min(len(array) for array in self._inputs.values())
         # Entropy and percentile calibration stack what the batches gave, so the last one must not be shorter.
         self._count = samples // self._batch

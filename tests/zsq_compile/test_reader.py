@@ -84,3 +84,17 @@ def test_onnxruntime_quantizes_with_it_as_it_stands(dynamic: Path, tmp_path: Pat
     wanted, got = (open_session(path).run(feeds)["logits"] for path in (dynamic, output))
     # Eight bits on tiny random weights: a tenth of the signal is a generous bound for the noise.
     assert np.linalg.norm(got - wanted) < 0.1 * np.linalg.norm(wanted)
+
+
+def test_samples_that_were_made_before_are_read_out_alike(dynamic: Path) -> None:
+    made = SyntheticDataReader(dynamic, CONFIG, batch_size=2)
+    arrays = {"x": np.concatenate([batch["x"] for batch in made]), "labels": np.arange(6)}
+    again = SyntheticDataReader.of_samples(dynamic, arrays, batch_size=4)
+    assert len(again) == 1
+    batch = again.get_next()
+    assert batch is not None and list(batch) == ["x"], "labels are no input"
+    np.testing.assert_array_equal(batch["x"], arrays["x"][:4])
+    with pytest.raises(ConfigError, match="at most the number of samples, 6, got 7"):
+        SyntheticDataReader.of_samples(dynamic, arrays, batch_size=7)
+    with pytest.raises(ConfigError, match="the samples hold y, labels; the model needs x"):
+        SyntheticDataReader.of_samples(dynamic, {"y": arrays["x"], "labels": arrays["labels"]})

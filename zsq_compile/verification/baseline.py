@@ -1,6 +1,8 @@
 """What onnxruntime's own quantizer makes of the same model: the one file that calls onnxruntime.quantization."""
 
+import inspect
 import io
+import json
 import logging
 import tempfile
 import warnings
@@ -22,21 +24,27 @@ METHODS: tuple[Method, ...] = ("MinMax", "Entropy", "Percentile")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BaselineSettings:
-    """How onnxruntime is called, with the graph prepared by quant_pre_process and scales per channel.
+    """How onnxruntime is called.
 
     Attributes:
         weight_bits: 8 (QInt8) or 4 (QInt4).
-        act_bits: 8 (QUInt8) or 4 (QUInt4).
+        act_bits: 8 (QUInt8; QInt8 unless tuned) or 4 (QUInt4; QInt4 unless tuned).
         method: calibration method.
+        tuned: with the graph prepared by quant_pre_process, unsigned activations and scales per channel, which is the
+            fastest and most accurate form on a processor. False leaves everything but widths and method at the
+            quantizer's defaults.
 
     """
 
     weight_bits: Literal[4, 8] = 8
     act_bits: Literal[4, 8] = 8
     method: Method = "MinMax"
+    tuned: bool = True
 
     def __str__(self) -> str:
         """Name the settings in a table."""
+        if not self.tuned:
+            return f"defaults, S{self.act_bits}S{self.weight_bits}, {self.method}"
         return f"U{self.act_bits}S{self.weight_bits} per channel, {self.method}"
 
 
@@ -46,7 +54,13 @@ def best_settings(weight_bits: Literal[4, 8], act_bits: Literal[4, 8] = 8) -> tu
 
 
 def quantize_with_onnxruntime(
-    model: Path, output: Path, batches: Iterable[Feeds], settings: BaselineSettings | None = None
+    model: Path,
+    output: Path,
+    batches: Iterable[Feeds],
+    settings: BaselineSettings | None = None,
+    *,
+    prepared: Path | None = None,
+    ranges: Path | None = None,
 ) -> None:
     """Quantize with onnxruntime.quantization.quantize_static and write the result.
 
@@ -55,6 +69,11 @@ def quantize_with_onnxruntime(
         output: file to write.
         batches: calibration inputs by name, one mapping for each batch; all of one batch size.
         settings: None calls quantize_static(model, output, reader) with nothing else, as its documentation starts.
+        prepared: what ``prepare_for_onnxruntime`` made of the model, for tuned settings; None prepares it here.
+        ranges: file for the activation ranges of this calibration method on these batches. It is written where it is
+            absent, and spares the calibration where it is there and tells of every value of the graph: the prepared
+            graph computes the same values under the same names. None, and an onnxruntime that has no such file
+            (older ones), calibrates always.
 
     Raises:
         ValueError: onnxruntime's quantizer failed, in its words.
@@ -63,30 +82,41 @@ def quantize_with_onnxruntime(
     from onnxruntime import quantization
 
     reader = _reader(batches)
-    with tempfile.TemporaryDirectory(prefix="zsq_") as folder, _quiet():
-        try:
-            if settings is None:
-                quantization.quantize_static(model, output, reader)
-                return
+    with tempfile.TemporaryDirectory(prefix="zsq_") as folder, _in_words(model, settings):
+        if settings is None:
+            quantization.quantize_static(model, output, reader)
+            return
+        types, source = quantization.QuantType, model
+        if settings.tuned and prepared is None:
             prepared = Path(folder) / "prepared.onnx"
             _prepare(model, prepared)
-            types = quantization.QuantType
-            quantization.quantize_static(
-                prepared,
-                output,
-                reader,
-                quant_format=quantization.QuantFormat.QDQ,
-                per_channel=True,
-                activation_type=types.QUInt8 if settings.act_bits == 8 else types.QUInt4,
-                weight_type=types.QInt8 if settings.weight_bits == 8 else types.QInt4,
-                calibrate_method=quantization.CalibrationMethod[settings.method],
-            )
-        except MemoryError:
-            raise
-        except Exception as error:  # the quantizer raises whatever its code runs into
-            raise ValueError(
-                f"onnxruntime's quantizer failed on {model} with {settings or 'defaults'}: {error}"
-            ) from error
+        if settings.tuned and prepared is not None:
+            source = prepared
+            activation = types.QUInt8 if settings.act_bits == 8 else types.QUInt4
+        else:
+            activation = types.QInt8 if settings.act_bits == 8 else types.QInt4
+        quantization.quantize_static(
+            source,
+            output,
+            reader,
+            quant_format=quantization.QuantFormat.QDQ,  # the default
+            per_channel=settings.tuned,
+            activation_type=activation,
+            weight_type=types.QInt8 if settings.weight_bits == 8 else types.QInt4,
+            calibrate_method=quantization.CalibrationMethod[settings.method],
+            **_kept_ranges(ranges, source),
+        )
+
+
+def prepare_for_onnxruntime(model: Path, prepared: Path) -> None:
+    """Write the model as onnxruntime recommends to quantize it: optimised by quant_pre_process, at opset 21 or later.
+
+    Raises:
+        ValueError: onnxruntime failed, in its words.
+
+    """
+    with _in_words(model, None):
+        _prepare(model, prepared)
 
 
 def random_batches(
@@ -107,6 +137,24 @@ def _prepare(model: Path, prepared: Path) -> None:
     quant_pre_process(raised, prepared, skip_symbolic_shape=True)
 
 
+def _kept_ranges(ranges: Path | None, graph: Path) -> dict[str, Path]:
+    """Options that make the quantizer read or write a file of ranges, where it can and where they suit the graph."""
+    from onnxruntime import quantization
+
+    option = "calibration_cache_path"
+    if ranges is None or option not in inspect.signature(quantization.quantize_static).parameters:
+        return {}
+    return {option: ranges} if not ranges.exists() or _covers(ranges, graph) else {}
+
+
+def _covers(ranges: Path, graph: Path) -> bool:
+    loaded = onnx.load(graph, load_external_data=False).graph
+    constant = {tensor.name for tensor in loaded.initializer} | {""}
+    constant |= {name for node in loaded.node if node.op_type == "Constant" for name in node.output}
+    values = {name for node in loaded.node for name in (*node.input, *node.output)} - constant
+    return values <= set(json.loads(ranges.read_text(encoding="utf-8"))["data"])
+
+
 def _reader(batches: Iterable[Feeds]) -> Any:
     from onnxruntime.quantization import CalibrationDataReader
 
@@ -119,6 +167,17 @@ def _reader(batches: Iterable[Feeds]) -> Any:
             return None if batch is None else dict(batch)
 
     return Reader()
+
+
+@contextmanager
+def _in_words(model: Path, settings: BaselineSettings | None) -> Iterator[None]:
+    try:
+        with _quiet():
+            yield
+    except MemoryError:
+        raise
+    except Exception as error:  # the quantizer raises whatever its code runs into
+        raise ValueError(f"onnxruntime's quantizer failed on {model} with {settings or 'defaults'}: {error}") from error
 
 
 @contextmanager

@@ -1,11 +1,13 @@
-"""Real data for checking a model: images with labels from a folder, or arrays from an .npz file.
+"""Real data for checking a model, or for calibrating onnxruntime's: images from a folder, arrays from a file.
 
-Accepted forms of ``--data``:
+Accepted forms of ``--data`` and ``--calib-data``:
 
 1. ``DIR/labels.csv`` with a file name and a class on each line (a header line is allowed), images beside it;
 2. ``DIR/CLASS/IMAGE``, one folder per class, numbered in sorted order unless the folders' names are numbers already;
-3. ``FILE.npz`` with ``images`` (uint8, N,H,W,C or N,H,W) and ``labels`` (N);
-4. ``FILE.npz`` with arrays that are named like the model's inputs and go in as they are, with ``labels`` or without.
+3. ``DIR/IMAGE``: pictures without labels;
+4. ``FILE.npz`` with ``images`` (uint8, N,H,W,C or N,H,W) and ``labels`` (N), or without;
+5. ``FILE.npz`` with arrays that are named like the model's inputs and go in as they are, with ``labels`` or without;
+6. ``DIR/test_data_set_N/input_K.pb``, ONNX's own test data, which go in as they are.
 
 Only the batch at hand is in memory as float.
 """
@@ -21,6 +23,7 @@ from numpy.typing import NDArray
 
 from zsq_compile.errors import ConfigError
 from zsq_compile.signature import InputSpec
+from zsq_compile.verification.onnx_test_data import read_test_data, sets_of_test_data
 
 ChannelOrder = Literal["rgb", "bgr", "gray"]
 
@@ -103,6 +106,7 @@ def load_data(
     std: tuple[float, ...],
     channel_order: ChannelOrder,
     limit: int | None = None,
+    option: str = "--data",
 ) -> Dataset:
     """Open a folder or .npz file in one of the forms listed at the head of this module.
 
@@ -113,6 +117,7 @@ def load_data(
         std: per channel, for pixels in [0, 1].
         channel_order: what the network expects.
         limit: use the first so many samples only.
+        option: what the user wrote the path behind, for messages.
 
     Raises:
         ConfigError: nothing usable is there; the message says what was looked for.
@@ -120,11 +125,11 @@ def load_data(
     """
     preparation = _preparation(inputs, mean, std, channel_order)
     if path.is_dir():
-        dataset = _from_folder(path, inputs, preparation)
+        dataset = _from_folder(path, inputs, preparation, option)
     elif path.suffix == ".npz" and path.is_file():
         dataset = _from_npz(path, inputs, preparation)
     else:
-        raise ConfigError(f"--data wants a folder or an .npz file, got {path}, which is neither")
+        raise ConfigError(f"{option} wants a folder or an .npz file, got {path}, which is neither")
     if limit is None:
         return dataset
     return Dataset(
@@ -149,18 +154,26 @@ def _preparation(
     return Preparation(height=height, width=width, mean=mean, std=std, channel_order=order)
 
 
-def _from_folder(path: Path, inputs: Sequence[InputSpec], preparation: Preparation | None) -> Dataset:
+def _from_folder(path: Path, inputs: Sequence[InputSpec], preparation: Preparation | None, option: str) -> Dataset:
+    if sets := sets_of_test_data(path):
+        arrays = read_test_data(sets, inputs)
+        tensors = {spec.name: _checked(arrays[spec.name], spec, path) for spec in inputs}
+        return Dataset(samples=tensors, labels=None, preparation=None)
     if preparation is None:
         shapes = ", ".join(f"{spec.name} {list(spec.shape)}" for spec in inputs)
         raise ConfigError(
-            f"--data {path} holds pictures, but the model does not take one picture as input ({shapes}); "
-            "give an .npz file with an array for each input instead"
+            f"{option} {path} holds pictures, but the model does not take one picture as input ({shapes}); "
+            "give an .npz file with an array for each input, or test_data_set_*/input_*.pb, instead"
         )
     listing = path / "labels.csv"
     pairs = _listed(listing) if listing.is_file() else _by_folder(path)
     if not pairs:
+        bare = _pictures(path)
+        if bare:
+            return Dataset(samples={inputs[0].name: bare}, labels=None, preparation=preparation)
         raise ConfigError(
-            f"--data {path} has neither a labels.csv (file,label) nor a folder of pictures for each class"
+            f"{option} {path} has neither a labels.csv (file,label), nor a folder of pictures for each class, nor "
+            "pictures, nor test_data_set_*/input_*.pb"
         )
     missing = [file for file, _ in pairs if not file.is_file()]
     if missing:
@@ -188,9 +201,12 @@ def _by_folder(path: Path) -> list[tuple[Path, int]]:
     return [
         (file, int(folder.name) if numbered else index)
         for index, folder in enumerate(folders)
-        for file in sorted(folder.iterdir())
-        if file.suffix.lower() in _SUFFIXES
+        for file in _pictures(folder)
     ]
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES and file.is_file())
 
 
 def _from_npz(path: Path, inputs: Sequence[InputSpec], preparation: Preparation | None) -> Dataset:

@@ -47,7 +47,7 @@ def labelled_quality(reference: Session, session: Session, data: Dataset) -> Lab
         if min(len(array) for array in feeds.values()) < fixed:
             continue
         outputs, others = run_batched(reference, feeds), run_batched(session, feeds)
-        name = name or _decision(outputs)
+        name = name or decision_output(outputs)
         wanted.append(outputs[name].reshape(len(outputs[name]), -1))
         got.append(others[name].reshape(wanted[-1].shape))
         if truth is not None:
@@ -66,8 +66,13 @@ def labelled_quality(reference: Session, session: Session, data: Dataset) -> Lab
     return LabelledQuality(samples=len(scores), top1_float=right, top1_quantized=other_right, agreement=shared)
 
 
-def _decision(outputs: Mapping[str, NDArray[Any]]) -> str:
-    """Name of the output that classifies: the first with one row of scores, or one class, for each sample."""
+def decision_output(outputs: Mapping[str, NDArray[Any]]) -> str:
+    """Name of the output that classifies: the first with one row of scores, or one class, for each sample.
+
+    Raises:
+        ConfigError: there is none.
+
+    """
     for name, array in outputs.items():
         if np.prod(array.shape[1:], dtype=np.int64) == max(array.shape[1:], default=1):
             return name

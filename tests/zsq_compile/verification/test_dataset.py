@@ -1,4 +1,5 @@
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,8 +15,8 @@ SIGNAL = InputSpec(name="s", shape=(None, 7), dtype=np.dtype(np.float32))
 MEAN, STD = (0.5, 0.25, 0.0), (0.5, 1.0, 2.0)
 
 
-def load(path, specs=(RGB,), mean=MEAN, std=STD, channel_order="rgb", limit=None):
-    return load_data(path, specs, mean=mean, std=std, channel_order=channel_order, limit=limit)
+def load(path, specs=(RGB,), mean=MEAN, std=STD, channel_order="rgb", limit=None, option="--data"):
+    return load_data(path, specs, mean=mean, std=std, channel_order=channel_order, limit=limit, option=option)
 
 
 def pictures(count, shape=(4, 6, 3), seed=0):
@@ -117,6 +118,68 @@ def test_arrays_named_like_the_inputs_go_in_as_they_are(tmp_path):
     assert labels is None
     np.testing.assert_array_equal(inputs["x"], x.astype(np.float32))
     np.testing.assert_array_equal(inputs["s"], s.astype(np.float32))
+
+
+def test_folder_of_pictures_without_labels(tmp_path):
+    images = pictures(3)
+    for index, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{index}.png")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("no picture")
+    inputs, labels = collected(load(tmp_path))
+    assert labels is None
+    np.testing.assert_allclose(inputs["x"], expected(images), atol=1e-6)
+
+
+def test_an_option_is_named_in_messages(tmp_path):
+    with pytest.raises(ConfigError, match="--calib-data wants a folder"):
+        load(tmp_path / "absent", option="--calib-data")
+    with pytest.raises(ConfigError, match=r"--calib-data .* has neither"):
+        load(tmp_path, option="--calib-data")
+
+
+def write_set(folder, arrays, *, named=True):
+    folder.mkdir()
+    for index, (name, array) in enumerate(arrays.items()):
+        tensor = onnx.numpy_helper.from_array(array, name if named else "")
+        (folder / f"input_{index}.pb").write_bytes(tensor.SerializeToString())
+    (folder / "output_0.pb").write_bytes(b"not read")
+
+
+def test_data_of_onnx_goes_in_as_it_is_in_the_order_of_the_numbers(tmp_path):
+    rng = np.random.default_rng(0)
+    sets = [rng.standard_normal((1, 3, 4, 6)).astype(np.float32) for _ in range(11)]
+    for index, x in enumerate(sets):
+        write_set(tmp_path / f"test_data_set_{index}", {"x": x})
+    inputs, labels = collected(load(tmp_path))
+    assert labels is None
+    np.testing.assert_array_equal(inputs["x"], np.concatenate(sets))  # 10 comes behind 9, not behind 1
+    inputs, _ = collected(load(tmp_path / "test_data_set_2"))
+    np.testing.assert_array_equal(inputs["x"], sets[2])
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_data_of_onnx_for_several_inputs_is_found_by_name_or_by_number(tmp_path, named):
+    x, s = np.ones((2, 3, 4, 6), np.float32), np.full((2, 7), 2.0, np.float32)
+    write_set(tmp_path / "test_data_set_0", {"s": s, "x": x} if named else {"x": x, "s": s}, named=named)
+    inputs, _ = collected(load(tmp_path, (RGB, SIGNAL)))
+    np.testing.assert_array_equal(inputs["x"], x)
+    np.testing.assert_array_equal(inputs["s"], s)
+
+
+def test_data_of_onnx_that_does_not_fit_is_refused(tmp_path):
+    place = tmp_path / "test_data_set_0"
+    write_set(place, {"x": np.ones((2, 3, 5, 6), np.float32)})
+    with pytest.raises(ConfigError, match=r"x must have shape \(N, 3, 4, 6\), got \(2, 3, 5, 6\)"):
+        load(tmp_path)
+    with pytest.raises(ConfigError, match=r"holds 1 files input_K\.pb, but the model has 2 inputs \(x, s\)"):
+        load(tmp_path, (RGB, SIGNAL))
+    write_set(tmp_path / "test_data_set_1", {"x": np.ones((2, 3, 4, 6), np.float32)})
+    with pytest.raises(ConfigError, match=r"cannot be joined along the first axis \(\(2, 3, 5, 6\), \(2, 3, 4, 6\)\)"):
+        load(tmp_path)
+    (place / "input_0.pb").write_bytes(b"no tensor at all")
+    with pytest.raises(ConfigError, match=r"cannot read .*input_0\.pb as a serialized ONNX tensor"):
+        load(tmp_path)
 
 
 @pytest.mark.parametrize(

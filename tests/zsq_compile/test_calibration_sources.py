@@ -1,0 +1,65 @@
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from tests import models
+from zsq_compile.calibration_sources import random_source, real_source, sensible_count, synthetic_source
+from zsq_compile.errors import ConfigError
+from zsq_compile.signature import InputSpec
+from zsq_compile.verification.dataset import Dataset
+
+X = InputSpec(name="x", shape=(None, 3, 8, 8), dtype=np.dtype(np.float32))
+FIXED = InputSpec(name="x", shape=(4, 3, 8, 8), dtype=np.dtype(np.float32))
+INDEX = InputSpec(name="i", shape=(None, 2), dtype=np.dtype(np.int64))
+SAMPLES = np.random.default_rng(0).standard_normal((21, 3, 8, 8)).astype(np.float32)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "net.onnx"
+    onnx.save(models.residual(), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("sample_bytes", "wanted", "count"), [(1000, None, 256), (45_000_000, None, 33), (10**10, None, 1), (10**10, 7, 7)]
+)
+def test_large_activations_mean_fewer_samples(sample_bytes: int, wanted: int | None, count: int) -> None:
+    assert sensible_count(sample_bytes, wanted) == count
+
+
+def test_real_samples_come_in_whole_batches_of_one_size() -> None:
+    source = real_source(Dataset(samples={"x": SAMPLES}, labels=None, preparation=None), Path("d"), [X], 20)
+    batches = list(source.batches)
+    assert [len(batch["x"]) for batch in batches] == [8, 8]
+    np.testing.assert_array_equal(np.concatenate([batch["x"] for batch in batches]), SAMPLES[:16])
+    assert source.words == "16 of 21 samples of d"
+
+
+def test_synthetic_samples_come_again_and_again(model: Path) -> None:
+    source = synthetic_source(model, {"x": SAMPLES[:8]}, [X], 256)
+    for _ in range(2):
+        batches = list(source.batches)
+        assert len(batches) == 1
+        np.testing.assert_array_equal(batches[0]["x"], SAMPLES[:8])
+    assert source.words == "8 synthetic samples"
+
+
+def test_random_samples_suit_every_kind_of_input() -> None:
+    source = random_source([X, INDEX], 8, seed=3)
+    (batch,) = source.batches
+    assert batch["x"].shape == (8, 3, 8, 8) and batch["x"].dtype == np.float32
+    assert 0.0 <= batch["x"].min() < 0.05 and 0.95 < batch["x"].max() < 1.0
+    assert batch["i"].dtype == np.int64 and set(batch["i"].ravel()) == {0, 1}
+    (again,) = random_source([X, INDEX], 8, seed=3).batches
+    np.testing.assert_array_equal(batch["x"], again["x"])
+
+
+def test_a_fixed_batch_is_filled_or_refused(model: Path) -> None:
+    source = real_source(Dataset(samples={"x": SAMPLES}, labels=None, preparation=None), Path("d"), [FIXED], 11)
+    assert [len(batch["x"]) for batch in source.batches] == [4, 4]
+    assert [len(batch["x"]) for batch in random_source([FIXED], 1, 0).batches] == [4]
+    with pytest.raises(ConfigError, match="takes 4 samples at a time, but synthetic data of 3 are there"):
+        synthetic_source(model, {"x": SAMPLES[:3]}, [FIXED], 256)

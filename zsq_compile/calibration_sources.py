@@ -1,0 +1,119 @@
+"""What onnxruntime's quantizer is calibrated on in a comparison: the user's data, our synthetic data, random numbers.
+
+All sources give equally many samples, as far as they reach, in batches of one size.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zsq_compile.comparison import DataSource
+from zsq_compile.errors import ConfigError
+from zsq_compile.reader import SyntheticDataReader
+from zsq_compile.signature import InputSpec, fixed_batch
+from zsq_compile.verification.dataset import Dataset
+
+Feeds = Mapping[str, NDArray[Any]]
+
+_BATCH = 8
+_MOST = 256
+# onnxruntime holds all activations of all samples while it makes histograms, and goes over each number twice.
+_HELD_BYTES = 1_500_000_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class CalibrationSource:
+    """Samples of one origin.
+
+    Attributes:
+        kind: their origin.
+        batches: network inputs by name, as often as they are asked for.
+        words: how many they are and where they come from.
+
+    """
+
+    kind: DataSource
+    batches: Iterable[Feeds]
+    words: str
+
+
+def sensible_count(sample_bytes: int, wanted: int | None) -> int:
+    """Count samples to calibrate onnxruntime on: ``wanted``, or 256, or fewer of a network with large activations.
+
+    Args:
+        sample_bytes: bytes of all activations of one sample.
+        wanted: what the user asked for, if anything.
+
+    """
+    return wanted if wanted is not None else max(min(_MOST, _HELD_BYTES // max(sample_bytes, 1)), 1)
+
+
+def synthetic_source(
+    model: Path, samples: Mapping[str, NDArray[Any]], inputs: Sequence[InputSpec], count: int
+) -> CalibrationSource:
+    """Give our own samples, (count, ...) by input name, through the reader that users have for it.
+
+    Raises:
+        ConfigError: they do not fill a batch of the model.
+
+    """
+    available = min(len(array) for array in samples.values())
+    size, used = _batching(inputs, min(count, available), "synthetic")
+    reader = SyntheticDataReader.of_samples(
+        model, {name: array[:used] for name, array in samples.items()}, batch_size=size
+    )
+    return CalibrationSource(kind="synthetic", batches=_Again(reader), words=_of(used, available, "synthetic samples"))
+
+
+def real_source(data: Dataset, place: Path, inputs: Sequence[InputSpec], count: int) -> CalibrationSource:
+    """Give the user's own samples.
+
+    Raises:
+        ConfigError: they do not fill a batch of the model.
+
+    """
+    size, used = _batching(inputs, min(count, len(data)), str(place))
+    batches = [feeds for _, (feeds, _) in zip(range(used // size), data.batches(size), strict=False)]
+    return CalibrationSource(kind="real", batches=batches, words=_of(used, len(data), f"samples of {place}"))
+
+
+def random_source(inputs: Sequence[InputSpec], count: int, seed: int) -> CalibrationSource:
+    """Give uniform numbers in [0, 1), and integers 0 and 1, as tools do that are given no data."""
+    size, used = _batching(inputs, max(count, fixed_batch(inputs) or 1), "random")
+    rng = np.random.default_rng(seed)
+    batches = [{spec.name: _random(spec, size, rng) for spec in inputs} for _ in range(used // size)]
+    return CalibrationSource(kind="random", batches=batches, words=f"{used} samples of uniform noise in [0, 1)")
+
+
+class _Again:
+    """A reader that starts from its beginning whenever it is gone over."""
+
+    def __init__(self, reader: SyntheticDataReader) -> None:
+        self._reader = reader
+
+    def __iter__(self) -> Iterator[Feeds]:
+        self._reader.rewind()
+        return iter(self._reader)
+
+
+def _batching(inputs: Sequence[InputSpec], count: int, what: str) -> tuple[int, int]:
+    """Size of a batch, and how many samples whole batches take."""
+    size = fixed_batch(inputs) or min(_BATCH, count)
+    if count < size:
+        raise ConfigError(f"the model takes {size} samples at a time, but {what} data of {count} are there")
+    return size, count // size * size
+
+
+def _of(used: int, available: int, what: str) -> str:
+    return f"{used} {what}" if used == available else f"{used} of {available} {what}"
+
+
+def _random(spec: InputSpec, count: int, rng: np.random.Generator) -> NDArray[Any]:
+    shape = spec.batched(count)
+    if np.issubdtype(spec.dtype, np.floating):
+        return rng.random(shape).astype(spec.dtype)
+    return rng.integers(0, 2, shape).astype(spec.dtype)

@@ -1,0 +1,303 @@
+"""compare_models: one float model through us and through onnxruntime's own quantizer, judged by the same samples."""
+
+import dataclasses
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from numpy.typing import NDArray
+
+from backends.catalog import load_target
+from zsq_compile.calibration_data import set_apart, value_bytes
+from zsq_compile.calibration_sources import (
+    CalibrationSource,
+    random_source,
+    real_source,
+    sensible_count,
+    synthetic_source,
+)
+from zsq_compile.comparison import ComparedModel, Comparison
+from zsq_compile.compiler import compile_model, synthesize
+from zsq_compile.config import CompileConfig
+from zsq_compile.errors import ConfigError, QuantizationError, ValidationError
+from zsq_compile.loading import LoadedModel, load_model
+from zsq_compile.measured_rows import Judge, first_line, measured_rows
+from zsq_compile.progress import Progress, Silent
+from zsq_compile.requirements import require_count
+from zsq_compile.signature import fixed_batch
+from zsq_compile.synthesis.generator import InputContract, SyntheticSet
+from zsq_compile.verification.baseline import (
+    METHODS,
+    BaselineSettings,
+    prepare_for_onnxruntime,
+    quantize_with_onnxruntime,
+)
+from zsq_compile.verification.dataset import Dataset, load_data
+from zsq_compile.verification.report import file_sha256
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+def compare_models(
+    model: str | Path,
+    config: CompileConfig | None = None,
+    *,
+    data: Path | None = None,
+    calib_data: Path | None = None,
+    others: Sequence[Path] = (),
+    folder: Path | None = None,
+    calib_samples: int | None = None,
+    started: float | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Quantize one float model in every way that stands to choice, and measure all files side by side.
+
+    The ways are ours, with the data that it synthesizes, and ``onnxruntime.quantization.quantize_static`` with its
+    defaults and with its best settings, by each of its calibration methods, on each kind of data there is. All files
+    are judged on the same samples and timed in turns in one run.
+
+    Args:
+        model: path of the float model.
+        config: what ours is told, as in ``compile_model``; its widths are also those of onnxruntime's quantizer, as
+            far as it has them.
+        data: real samples to judge with (see ``verification.dataset``); None judges on synthetic samples held out.
+        calib_data: real samples to calibrate onnxruntime's quantizer on, in the same forms.
+        others: further quantized files of the same model.
+        folder: where to keep the files, made when it is not there; None keeps none.
+        calib_samples: samples that onnxruntime is calibrated on; None takes 256, or as many as fit into memory.
+        started: moment, on the clock of ``time.perf_counter``, from which ``time_budget`` counts; None is now.
+        progress: is told of stages, notes and warnings.
+
+    Raises:
+        ZsqError: the float model, the data or the settings cannot be used. A way of quantizing that fails is a row
+            with its reason instead.
+
+    """
+    config, progress = config or CompileConfig(), progress or Silent()
+    require_count("calib_samples", calib_samples)
+    _require_files(data, calib_data, others)
+    with _place(folder) as place:
+        loaded = load_model(Path(model), input_shapes=config.input.shapes)
+        for given, option in ((data, "--data"), (calib_data, "--calib-data")):
+            _dataset(given, loaded, None, option)  # before the long work
+        ours = _ours(loaded, place, config, started, progress)
+        judged = _dataset(data, loaded, ours.contract, "--data")
+        real = _dataset(calib_data, loaded, ours.contract, "--calib-data")
+        count = sensible_count(sum(value_bytes(loaded.model)), calib_samples)
+        sources = [] if real is None or calib_data is None else [real_source(real, calib_data, loaded.inputs, count)]
+        sources.append(synthetic_source(loaded.path, ours.calibration, loaded.inputs, count))
+        sources.append(random_source(loaded.inputs, count, config.seed))
+        rows = [ours.row, *_onnxruntime_rows(loaded, place, sources, ours.data_seconds, config, progress)]
+        rows += [ComparedModel(name=f"{path.name}", calibrated_on="unknown", path=path) for path in others]
+        measured = measured_rows(_judge(loaded, judged, ours, config), rows, progress)
+    kept = (loaded.path, *others)
+    return Comparison(
+        model=loaded.path,
+        rows=tuple(
+            row if folder is not None or row.path in kept else dataclasses.replace(row, path=None) for row in measured
+        ),
+        judged_on=f"samples of {data}" if judged is not None else "synthetic samples held out",
+        samples=len(judged) if judged is not None else _count(ours.held_out),
+        calibration={source.kind: source.words for source in sources},
+        contract=None if ours.contract is None else dataclasses.asdict(ours.contract),
+        notes=tuple(_notes(config, data, calib_data, ours)),
+        held_out_agreement=ours.agreement,
+        gate_missed=config.min_agreement is not None and (ours.agreement or 0.0) < config.min_agreement,
+        settings=dataclasses.asdict(config),
+        seed=config.seed,
+        sha256=file_sha256(loaded.path),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Ours:
+    """Our own file, and the data that it was made with."""
+
+    row: ComparedModel
+    calibration: Arrays
+    held_out: Arrays
+    contract: InputContract | None
+    data_seconds: float
+    agreement: float | None
+    notes: tuple[str, ...]
+
+
+def _ours(loaded: LoadedModel, place: Path, config: CompileConfig, started: float | None, progress: Progress) -> _Ours:
+    """Compile; where that fails behind the synthesis, the data is made again for the others."""
+    path = place / f"{loaded.path.stem}.ours.onnx"
+    row = ComparedModel(name="ours", calibrated_on="synthetic", path=path)
+    begun = time.perf_counter()
+    try:
+        result = compile_model(loaded.path, path, config, started=started, progress=progress)
+    except (QuantizationError, ValidationError) as error:
+        progress.warn(f"our own compilation failed: {error}")
+        failed = dataclasses.replace(row, path=None, failure=first_line(error))
+        begun = time.perf_counter()
+        made = synthesize(loaded.path, config, progress=progress)
+        return _with_data(failed, made, loaded, time.perf_counter() - begun, None, ())
+    assert result.synthetic is not None  # no calibration data was given
+    stages = result.report.stages
+    seconds = sum(taken for stage, taken in stages.items() if stage != "validate")
+    row = dataclasses.replace(row, seconds=min(seconds, time.perf_counter() - begun))
+    notes = result.report.validation.warnings
+    return _with_data(row, result.synthetic, loaded, stages["synthesize"], result.report.validation.agreement, notes)
+
+
+def _with_data(
+    row: ComparedModel,
+    made: SyntheticSet,
+    loaded: LoadedModel,
+    seconds: float,
+    agreement: float | None,
+    notes: tuple[str, ...],
+) -> _Ours:
+    calibration, held_out = set_apart(made.inputs, fixed_batch(loaded.inputs) or 1)
+    return _Ours(
+        row=row,
+        calibration={name: tensor.numpy() for name, tensor in calibration.items()},
+        held_out={name: tensor.numpy() for name, tensor in held_out.items()},
+        contract=next(iter(made.contracts.values()), None),
+        data_seconds=seconds,
+        agreement=agreement,
+        notes=notes,
+    )
+
+
+def _onnxruntime_rows(
+    loaded: LoadedModel,
+    place: Path,
+    sources: Sequence[CalibrationSource],
+    synthesis_seconds: float,
+    config: CompileConfig,
+    progress: Progress,
+) -> list[ComparedModel]:
+    """Quantize with onnxruntime in every way.
+
+    The graph is prepared once, and each method calibrates once on each source, for the graph as given and for the
+    prepared one. Times are as if each file were made alone: what is shared is counted in all.
+    """
+    rows = []
+    bits, act_bits = (_width(width) for width in (config.quantization.bits, config.quantization.act_bits))
+    with (
+        tempfile.TemporaryDirectory(prefix="zsq_") as scratch,
+        progress.stage("quantize with onnxruntime", total=len(sources) * 2 * len(METHODS)) as advance,
+    ):
+        prepared, preparing = _prepared(loaded.path, Path(scratch) / "prepared.onnx")
+        for source in sources:
+            calibrating = dict.fromkeys(METHODS, 0.0)
+            for tuned in (False, True):
+                for method in METHODS:
+                    settings = BaselineSettings(weight_bits=bits, act_bits=act_bits, method=method, tuned=tuned)
+                    ranges = Path(scratch) / f"{source.kind}-{method}.json"
+                    row = _onnxruntime_row(loaded.path, place, source, settings, prepared, ranges)
+                    if row.seconds is not None:
+                        calibrating[method] = max(calibrating[method], row.seconds)
+                        own = calibrating[method] + preparing * tuned
+                        extra = synthesis_seconds * (source.kind == "synthetic")
+                        row = dataclasses.replace(row, seconds=own + extra)
+                    rows.append(row)
+                    advance(1)
+    return rows
+
+
+def _prepared(model: Path, prepared: Path) -> tuple[Path | None, float]:
+    """Prepare the graph; where that fails, each row that needs it tries again and tells why."""
+    begun = time.perf_counter()
+    try:
+        prepare_for_onnxruntime(model, prepared)
+    except ValueError:
+        return None, 0.0
+    return prepared, time.perf_counter() - begun
+
+
+def _onnxruntime_row(
+    model: Path,
+    place: Path,
+    source: CalibrationSource,
+    settings: BaselineSettings,
+    prepared: Path | None,
+    ranges: Path,
+) -> ComparedModel:
+    kind = "best" if settings.tuned else "defaults"
+    path = place / f"{model.stem}.onnxruntime-{kind}-{settings.method.lower()}-{source.kind}.onnx"
+    name = f"onnxruntime {kind}, {settings.method}"
+    begun = time.perf_counter()
+    try:
+        quantize_with_onnxruntime(model, path, source.batches, settings, prepared=prepared, ranges=ranges)
+    except MemoryError:
+        return ComparedModel(name=name, calibrated_on=source.kind, failure="memory ran out: take fewer samples")
+    except ValueError as error:
+        reason = first_line(error.__cause__ or error)
+        return ComparedModel(name=name, calibrated_on=source.kind, failure=reason)
+    return ComparedModel(name=name, calibrated_on=source.kind, path=path, seconds=time.perf_counter() - begun)
+
+
+def _width(bits: int) -> Literal[4, 8]:
+    """Narrowest width that onnxruntime's quantizer has and that holds so many bits."""
+    return 8 if bits > 4 else 4
+
+
+def _judge(loaded: LoadedModel, judged: Dataset | None, ours: _Ours, config: CompileConfig) -> Judge:
+    held_out = Dataset(samples=ours.held_out, labels=None, preparation=None)
+    return Judge(
+        loaded=loaded,
+        data=held_out if judged is None else judged,
+        sample=ours.held_out,
+        providers=load_target(config.target).providers,
+    )
+
+
+def _dataset(path: Path | None, loaded: LoadedModel, contract: InputContract | None, option: str) -> Dataset | None:
+    """Open data of the user; without a contract only to see whether it can be opened."""
+    if path is None:
+        return None
+    mean, std, order = ((0.0,), (1.0,), "rgb") if contract is None else _numbers(contract)
+    return load_data(path, loaded.inputs, mean=mean, std=std, channel_order=order, option=option)
+
+
+def _numbers(contract: InputContract) -> tuple[tuple[float, ...], tuple[float, ...], Literal["rgb", "bgr", "gray"]]:
+    return contract.mean, contract.std, contract.channel_order
+
+
+def _notes(config: CompileConfig, data: Path | None, calib_data: Path | None, ours: _Ours) -> Iterator[str]:
+    """Say what the table leaves out, and why."""
+    if data is None:
+        yield "no --data was given: all files are judged on synthetic samples, on which none was calibrated"
+    if calib_data is None:
+        yield "no --calib-data was given: onnxruntime was not calibrated on real data (--data is only measured with)"
+    for what, bits in (("weights", config.quantization.bits), ("activations", config.quantization.act_bits)):
+        if _width(bits) != bits:
+            yield f"onnxruntime's quantizer has no {bits}-bit {what}: its files have {_width(bits)}"
+    yield from ours.notes
+
+
+def _count(arrays: Arrays) -> int:
+    return min((len(array) for array in arrays.values()), default=0)
+
+
+def _require_files(data: Path | None, calib_data: Path | None, others: Sequence[Path]) -> None:
+    """Find names that are misspelt before the long work."""
+    for option, path in (("--data", data), ("--calib-data", calib_data)):
+        if path is not None and not path.exists():
+            raise ConfigError(f"{option} wants a folder or an .npz file, got {path}, which does not exist")
+    absent = [path for path in others if not path.is_file()]
+    if absent:
+        raise ConfigError(f"--with wants a quantized ONNX file, got {absent[0]}, which is no file")
+
+
+@contextmanager
+def _place(folder: Path | None) -> Iterator[Path]:
+    """Give the folder for the files: the user's, made if need be, or one that goes again."""
+    if folder is None:
+        with tempfile.TemporaryDirectory(prefix="zsq_") as scratch:
+            yield Path(scratch)
+        return
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"-o wants a folder to keep the files in, got {folder}: {error.strerror or error}") from error
+    yield folder

@@ -1,0 +1,123 @@
+"""Rows of a comparison: files in, figures out. A file that fails keeps its row, with the reason."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+from numpy.typing import NDArray
+
+from backends.session import RuntimeModelError, Session, open_session
+from zsq_compile.comparison import ComparedModel
+from zsq_compile.loading import LoadedModel
+from zsq_compile.progress import Progress
+from zsq_compile.verification.dataset import Dataset
+from zsq_compile.verification.fusion import Fusion, inspect_fusion
+from zsq_compile.verification.latency import Latency, measure_latency
+from zsq_compile.verification.running import file_bytes, first_sample
+from zsq_compile.verification.side_by_side import Quality, SideBySide, run_side_by_side
+
+_SECONDS_EACH = 0.7  # of latency, on the average of the models
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Judge:
+    """What all rows are measured with.
+
+    Attributes:
+        loaded: the float model.
+        data: samples, with labels or without.
+        sample: inputs of which the smallest batch is timed.
+        providers: execution providers of the target.
+
+    """
+
+    loaded: LoadedModel
+    data: Dataset
+    sample: Mapping[str, NDArray[Any]]
+    providers: Sequence[str]
+
+
+def measured_rows(judge: Judge, rows: Sequence[ComparedModel], progress: Progress) -> tuple[ComparedModel, ...]:
+    """Measure the float model and all rows that have a file: quality, size, fusion, and latency in turns.
+
+    Args:
+        judge: the float model and the data.
+        rows: named alike only where ``calibrated_on`` differs; those with a ``failure`` stay as they are.
+        progress: is told of samples that were run.
+
+    Returns:
+        The float model's row, then those given, in their order.
+
+    Raises:
+        ConfigError: the data do not fit the float model.
+        RuntimeModelError: the float model failed.
+
+    """
+    reference = open_session(judge.loaded.original, providers=judge.providers)
+    sessions, failures = _opened(rows, judge.providers)
+    with progress.stage("measure accuracy", total=len(judge.data)) as advance:
+        results = run_side_by_side(reference, sessions, judge.data, advance)
+    failures |= results.failures
+    sound = {str(index): row for index, row in enumerate(rows) if str(index) in results.qualities}
+    feeds = first_sample(reference, judge.sample)
+    timed = [key for key in sound if _runs(sessions[key], feeds)]
+    models: dict[str, onnx.ModelProto | Path] = {"float": judge.loaded.original}
+    models |= {key: path for key in timed if (path := sound[key].path) is not None}
+    with progress.stage("measure latency"):
+        times = measure_latency(models, feeds, seconds=_SECONDS_EACH * len(models), providers=judge.providers)
+    whole = ComparedModel(name="float", calibrated_on="none", path=judge.loaded.path)
+    measured = [_with_figures(whole, "float", results, times, judge.providers)]
+    for index, row in enumerate(rows):
+        key = str(index)
+        if key in sound:
+            measured.append(_with_figures(row, key, results, times, judge.providers))
+        else:
+            measured.append(row if row.failure else replace(row, failure=failures[key].splitlines()[0]))
+    return tuple(measured)
+
+
+def _opened(rows: Sequence[ComparedModel], providers: Sequence[str]) -> tuple[dict[str, Session], dict[str, str]]:
+    sessions: dict[str, Session] = {}
+    failures: dict[str, str] = {}
+    for index, row in enumerate(rows):
+        if row.failure is None and row.path is not None:
+            try:
+                sessions[str(index)] = open_session(row.path, providers=providers)
+            except RuntimeModelError as error:
+                failures[str(index)] = first_line(error)
+    return sessions, failures
+
+
+def _runs(session: Session, feeds: Mapping[str, NDArray[Any]]) -> bool:
+    """Tell whether a model takes the batch that all are timed with; one of another fixed batch does not."""
+    try:
+        session.run(feeds)
+    except RuntimeModelError:
+        return False
+    return True
+
+
+def _with_figures(
+    row: ComparedModel, key: str, results: SideBySide, times: Mapping[str, Latency], providers: Sequence[str]
+) -> ComparedModel:
+    assert row.path is not None  # only rows with a file are measured
+    quality: Quality = results.qualities[key]
+    fusion: Fusion = inspect_fusion(row.path, providers=providers)
+    return replace(
+        row,
+        bytes=file_bytes(row.path),
+        top1=quality.top1,
+        agreement=quality.agreement,
+        sqnr_db=quality.sqnr_db,
+        fused=fusion.fused,
+        layers=fusion.fused + len(fusion.unfused) + len(fusion.left_float),
+        latency=times.get(key),
+    )
+
+
+def first_line(error: BaseException) -> str:
+    """Say what went wrong in one line."""
+    words = str(error).strip().splitlines()
+    return words[0] if words else type(error).__name__
