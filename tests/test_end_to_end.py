@@ -220,6 +220,18 @@ def test_a_gate_that_cannot_be_met_is_missed_with_the_file_written(model: Path) 
     assert result.path.is_file()
 
 
+def test_the_gate_is_held_against_the_estimate_for_real_data(model: Path) -> None:
+    quantization = QuantizationConfig(bits=4, act_bits=4, edge_bits=4)
+    config = CompileConfig(generator=QUICK.generator, samples=64, quantization=quantization)
+    report = compile_model(model, config=config).report
+    estimate, counted = report.expected_agreement, report.validation.agreement
+    assert report.confidence is not None and report.confidence.estimate == estimate
+    assert estimate is not None and counted is not None and counted < estimate < 1.0
+    between = replace(config, min_agreement=(counted + estimate) / 2)
+    assert not compile_model(model, config=between).gate_missed
+    assert compile_model(model, config=replace(config, min_agreement=(1.0 + estimate) / 2)).gate_missed
+
+
 def test_a_model_with_nothing_to_quantize_is_refused_in_words(tmp_path: Path) -> None:
     path = tmp_path / "relu.onnx"
     onnx.save(models.parse("relu (float[N,3,8,8] x) => (float[N,3,8,8] y) { [r] y = Relu(x) }"), path)

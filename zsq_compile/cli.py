@@ -263,6 +263,6 @@ def _answer(result: "CompileResult", settings: CompileConfig, json_wanted: bool,
 
         print_result(Console(), result)
     if result.gate_missed:
-        agreement = result.report.validation.agreement
+        agreement = result.report.expected_agreement
         got = "the model has no output with classes" if agreement is None else f"it is {agreement:.4f}"
         typer.echo(f"--min-agreement {settings.min_agreement} was missed: {got}; {result.path} was written", err=True)

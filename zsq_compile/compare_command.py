@@ -150,5 +150,5 @@ def _answer(made: "Comparison", settings: CompileConfig, json_wanted: bool) -> N
 
         print_comparison(Console(), made)
     if made.gate_missed:
-        got = "unknown" if made.held_out_agreement is None else f"{made.held_out_agreement:.4f}"
+        got = "unknown" if made.expected_agreement is None else f"{made.expected_agreement:.4f}"
         typer.echo(f"--min-agreement {settings.min_agreement} was missed by ours: it is {got}", err=True)

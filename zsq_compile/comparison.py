@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from zsq_compile.plain_values import plain
+from zsq_compile.verification.confidence import Confidence
 from zsq_compile.verification.latency import Latency
 from zsq_compile.verification.report import installed_versions
 
@@ -62,7 +63,9 @@ class Comparison:
         notes: what the reader should know, in words.
         held_out_agreement: share of decisions of ours that are the float model's on the synthetic samples held out;
             None where no output decides, or where ours failed.
-        gate_missed: ``min_agreement`` was asked for, and ours stays below it on these samples.
+        confidence: what agreement of ours is to be expected on real data; None where ours failed.
+        expected_agreement: what ``min_agreement`` is held against: that estimate, or without it the share held out.
+        gate_missed: ``min_agreement`` was asked for, and ours stays below it.
         settings: the configuration, as nested plain values.
         seed: seed of all randomness.
         sha256: of the float model.
@@ -78,6 +81,8 @@ class Comparison:
     contract: Mapping[str, Any] | None
     notes: tuple[str, ...]
     held_out_agreement: float | None
+    confidence: Confidence | None
+    expected_agreement: float | None
     gate_missed: bool
     settings: Mapping[str, Any]
     seed: int

@@ -66,6 +66,8 @@ def sentences(comparison: Comparison) -> Iterator[str]:
         yield f"input: {comparison.contract['name']} ({how})"
     if comparison.held_out_agreement is not None:
         yield f"ours on synthetic samples held out: {comparison.held_out_agreement:.2%} same class"
+    if comparison.confidence is not None:
+        yield f"ours, estimated agreement on real data: {comparison.confidence.words()}"
     yield (
         "defaults: quantize_static as it comes; best: graph of quant_pre_process, uint8 activations, scales per channel"
     )

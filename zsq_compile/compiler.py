@@ -177,7 +177,7 @@ def _concluded(report: Report, config: CompileConfig, synthetic: SyntheticSet | 
     validation = report.validation
     if validation.failures:
         raise ValidationError(f"{report.emitted} was written, but must not be used: {'; '.join(validation.failures)}")
-    missed = config.min_agreement is not None and (validation.agreement or 0.0) < config.min_agreement
+    missed = config.min_agreement is not None and (report.expected_agreement or 0.0) < config.min_agreement
     return CompileResult(path=report.emitted, report=report, synthetic=synthetic, gate_missed=missed, plan=plan)
 
 

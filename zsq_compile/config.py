@@ -243,8 +243,9 @@ class CompileConfig:
         device: where data is made and where learning and distilling run: ``cuda``, ``cpu``, or ``auto``, which takes
             cuda where there is such a device. All else runs on the processor.
         seed: start of all randomness: same seed, same machine, same bytes out.
-        min_agreement: share from 0 to 1 of the samples held out on which the quantized model must choose the same class
-            as the float one. Below it the result is marked as missing its gate; the file is written all the same.
+        min_agreement: share from 0 to 1 of decisions that must be those of the float model: as estimated for real data,
+            or counted on samples held out where there is no estimate. Below it the result is marked as missing its
+            gate; the file is written all the same. ``mixed`` holds its trials against it on samples held out.
         mixed: choose the bits of every layer, ``bits`` at most, by what they cost the outputs: least harm under
             ``max_size``, or without it the smallest file that keeps ``min_agreement``.
         max_size: most bytes of the file, such as 200k or 1.5M, or its share of the float file, such as 0.15.

@@ -37,7 +37,7 @@ from zsq_compile.verification.baseline import (
     quantize_with_onnxruntime,
 )
 from zsq_compile.verification.dataset import Dataset, load_data
-from zsq_compile.verification.report import file_sha256
+from zsq_compile.verification.report import Report, file_sha256
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -95,6 +95,7 @@ def compare_models(
         rows += [ComparedModel(name=f"{path.name}", calibrated_on="unknown", path=path) for path in others]
         measured = measured_rows(_judge(loaded, judged, ours, config), rows, progress)
     kept = (loaded.path, *others)
+    expected = None if ours.report is None else ours.report.expected_agreement
     return Comparison(
         model=loaded.path,
         rows=tuple(
@@ -105,8 +106,10 @@ def compare_models(
         calibration={source.kind: source.words for source in sources},
         contract=None if ours.contract is None else dataclasses.asdict(ours.contract),
         notes=tuple(_notes(config, data, calib_data, ours)),
-        held_out_agreement=ours.agreement,
-        gate_missed=config.min_agreement is not None and (ours.agreement or 0.0) < config.min_agreement,
+        held_out_agreement=None if ours.report is None else ours.report.validation.agreement,
+        confidence=None if ours.report is None else ours.report.confidence,
+        expected_agreement=expected,
+        gate_missed=config.min_agreement is not None and (expected or 0.0) < config.min_agreement,
         settings=dataclasses.asdict(config),
         seed=config.seed,
         sha256=file_sha256(loaded.path),
@@ -122,8 +125,7 @@ class _Ours:
     held_out: Arrays
     contract: InputContract | None
     data_seconds: float
-    agreement: float | None
-    notes: tuple[str, ...]
+    report: Report | None
 
 
 def _ours(loaded: LoadedModel, place: Path, config: CompileConfig, started: float | None, progress: Progress) -> _Ours:
@@ -138,13 +140,12 @@ def _ours(loaded: LoadedModel, place: Path, config: CompileConfig, started: floa
         failed = dataclasses.replace(row, path=None, failure=first_line(error))
         begun = time.perf_counter()
         made = synthesize(loaded.path, config, progress=progress)
-        return _with_data(failed, made, loaded, time.perf_counter() - begun, None, ())
+        return _with_data(failed, made, loaded, time.perf_counter() - begun, None)
     assert result.synthetic is not None  # no calibration data was given
     stages = result.report.stages
     seconds = sum(taken for stage, taken in stages.items() if stage != "validate")
     row = dataclasses.replace(row, seconds=min(seconds, time.perf_counter() - begun))
-    notes = result.report.validation.warnings
-    return _with_data(row, result.synthetic, loaded, stages["synthesize"], result.report.validation.agreement, notes)
+    return _with_data(row, result.synthetic, loaded, stages["synthesize"], result.report)
 
 
 def _with_data(
@@ -152,8 +153,7 @@ def _with_data(
     made: SyntheticSet,
     loaded: LoadedModel,
     seconds: float,
-    agreement: float | None,
-    notes: tuple[str, ...],
+    report: Report | None,
 ) -> _Ours:
     calibration, held_out = set_apart(made.inputs, fixed_batch(loaded.inputs) or 1)
     return _Ours(
@@ -162,8 +162,7 @@ def _with_data(
         held_out={name: tensor.numpy() for name, tensor in held_out.items()},
         contract=next(iter(made.contracts.values()), None),
         data_seconds=seconds,
-        agreement=agreement,
-        notes=notes,
+        report=report,
     )
 
 
@@ -272,7 +271,7 @@ def _notes(config: CompileConfig, data: Path | None, calib_data: Path | None, ou
     for what, bits in (("weights", config.quantization.bits), ("activations", config.quantization.act_bits)):
         if _width(bits) != bits:
             yield f"onnxruntime's quantizer has no {bits}-bit {what}: its files have {_width(bits)}"
-    yield from ours.notes
+    yield from () if ours.report is None else ours.report.validation.warnings
 
 
 def _count(arrays: Arrays) -> int:

@@ -49,8 +49,8 @@ Data = Annotated[
 MinAgreement = Annotated[
     float | None,
     typer.Option(
-        help="Least share, 0 to 1, of held-out samples on which the quantized model must choose as the float one does; "
-        "below it the file is written and the exit code is 4.",
+        help="Least share, 0 to 1, of decisions that must be those of the float model, as estimated for real data (or "
+        "counted on held-out samples where there is no estimate); below it the file is written and the exit code is 4.",
         rich_help_panel=_OUTPUT,
     ),
 ]

@@ -82,6 +82,13 @@ class Report:
         told["worst_layers"] = plain(worst_layers(self.layers))
         return told
 
+    @property
+    def expected_agreement(self) -> float | None:
+        """Share of common decisions: as estimated for real data, or counted on held-out samples without an estimate."""
+        if self.confidence is None or self.confidence.estimate is None:
+            return self.validation.agreement
+        return self.confidence.estimate
+
     def summary(self) -> str:
         """Return a few plain lines for a terminal or a log."""
         validation = self.validation
