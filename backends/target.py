@@ -1,6 +1,7 @@
 """What a runtime can execute in integers: frozen rows, no behaviour."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 OperatorKind = Literal["weighted", "activation", "same_scale", "quantized"]
@@ -83,6 +84,9 @@ class Target:
             takes fewer bytes; 0 means never.
         wide_activation_bits: width above that of ``activation`` which the target runs in integers as well, for values
             that 8 bits harm; 0 means that there is none, and such a value stays float.
+        session_config: entries of ONNX Runtime's session options that the target needs.
+        provider_options: options of execution providers, by provider.
+        ort_platform: processor that an .ort file is made for; "arm" keeps int8 quantizers as they are.
 
     """
 
@@ -96,6 +100,9 @@ class Target:
     operators: tuple[OperatorRule, ...]
     dense_weight_bits: int = 0
     wide_activation_bits: int = 0
+    session_config: Mapping[str, str] = field(default_factory=dict)
+    provider_options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    ort_platform: Literal["any", "arm"] = "any"
 
     def rule(self, op_type: str) -> OperatorRule | None:
         """Return the rule of an operator, or None when it stays float."""

@@ -35,12 +35,13 @@ from zsq_compile.errors import (
     ZsqError,
 )
 from zsq_compile.genie_config import GenieConfig
+from zsq_compile.version import VERSION
 
 if TYPE_CHECKING:
     from zsq_compile.compiler import CompileResult, compile_model, synthesize
     from zsq_compile.reader import SyntheticDataReader
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "BudgetError",

@@ -29,6 +29,7 @@ from zsq_compile.gallery_tiles import require_image, show_synthetic
 from zsq_compile.known_statistics import KnownStatistics, known_statistics
 from zsq_compile.loading import LoadedModel, load_model
 from zsq_compile.mixed_precision import explained
+from zsq_compile.origin import record_contract, record_origin
 from zsq_compile.plan_file import PlanFile, saved_plan
 from zsq_compile.planning import planned, require_within, size_limit
 from zsq_compile.progress import Progress, Silent
@@ -39,6 +40,7 @@ from zsq_compile.verification.dataset import Dataset, load_data
 from zsq_compile.verification.report import Report, file_sha256
 from zsq_compile.verification.running import file_bytes
 from zsq_compile.verification.validate import Validation, validate
+from zsq_compile.version import VERSION
 from zsq_compile.writing import write_model
 
 
@@ -102,11 +104,12 @@ def compile_model(
         if samples_kept:
             require_keepable(loaded.inputs, config)
     with clock.stage("plan"):
-        float_model = folded(loaded.model, statistics, config.quantization.equalize)
+        float_model = _folded(loaded, statistics, target, config)
         plan = planned(float_model, target, config, _fitting(given_plan, loaded, config, told))
         limit = size_limit(float_model, target, config, file_bytes(loaded.path))
     with clock.stage("synthesize" if calibration is None else "read calibration data"):
         samples = _calibration_data(loaded, statistics, target, config, calibration, told, device)
+        record_contract(float_model, samples.contract and dataclasses.asdict(samples.contract))
         labelled = None if data is None else _labelled(data, loaded, samples.contract)
     network = FloatNetwork(
         model=float_model,
@@ -237,6 +240,14 @@ def _target(config: CompileConfig) -> Target:
         return load_target(config.target)
     except TargetError as error:
         raise ConfigError(str(error)) from error
+
+
+def _folded(loaded: LoadedModel, statistics: BatchNormStatistics, target: Target, config: CompileConfig) -> ir.Model:
+    """Fold the float model, and let it say where it comes from."""
+    model = folded(loaded.model, statistics, config.quantization.equalize)
+    source = file_sha256(loaded.path)
+    record_origin(model, version=VERSION, seed=config.seed, target=target.name, source_sha256=source)
+    return model
 
 
 def _output_path(model: Path, output: str | Path | None, data: Path | None, config: CompileConfig) -> Path:
