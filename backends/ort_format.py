@@ -9,6 +9,8 @@ it is made again.
 import contextlib
 import io
 import logging
+import warnings
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -57,11 +59,13 @@ def write_ort(model: Path, ort: Path, config: Path, *, platform: Platform = "any
 
 
 @contextlib.contextmanager
-def _silenced() -> Any:
+def _silenced() -> Iterator[None]:
     previous = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)  # the converter leaves a file open
+            yield
     finally:
         logging.disable(previous)
 

@@ -109,7 +109,7 @@ def compile_model(
         limit = size_limit(float_model, target, config, file_bytes(loaded.path))
     with clock.stage("synthesize" if calibration is None else "read calibration data"):
         samples = _calibration_data(loaded, statistics, target, config, calibration, told, device)
-        record_contract(float_model, samples.contract and dataclasses.asdict(samples.contract))
+        record_contract(float_model, None if samples.contract is None else dataclasses.asdict(samples.contract))
         labelled = None if data is None else _labelled(data, loaded, samples.contract)
     network = FloatNetwork(
         model=float_model,

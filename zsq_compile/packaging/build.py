@@ -177,7 +177,7 @@ def _copy_model(model: Path, proto: onnx.ModelProto, folder: Path) -> None:
         return
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)  # saving with external data empties the tensors of the model it is given
-    onnx.save(copy, path, save_as_external_data=True, location="model.data")
+    onnx.save(copy, path, save_as_external_data=True, location="model.data", size_threshold=0)
 
 
 def _copy_reports(folder: Path, reports: Mapping[str, Path | None]) -> None:
