@@ -136,6 +136,18 @@ def open_session(
     return Session(handle, label=label, scratch=scratch)
 
 
+def usable_providers(wanted: Sequence[str]) -> tuple[str, ...]:
+    """Return the wanted providers where all are installed, else that of the processor, which always is."""
+    return tuple(wanted) if set(wanted) <= set(available_providers()) else ("CPUExecutionProvider",)
+
+
+def available_providers() -> tuple[str, ...]:
+    """Name the execution providers of the installed onnxruntime, in its order of preference."""
+    import onnxruntime as ort
+
+    return tuple(ort.get_available_providers())
+
+
 def runtime_version() -> str:
     """Return the version of the installed onnxruntime."""
     import onnxruntime as ort

@@ -91,11 +91,15 @@ def _by_group(sites: tuple[ActivationSite, ...], target: Target, given: Mapping[
     wanted: dict[str, Width] = {}
     said_of: dict[str, str] = {}
     for name, width in given.items():
-        if width != "float" and width != target.wide_activation_bits and not 2 <= width <= target.activation.bits:
+        if (
+            width != "float"
+            and width != target.wide_activation_bits
+            and not (target.least_activation_bits <= width <= target.activation.bits)
+        ):
             wide = f", {target.wide_activation_bits}" if target.wide_activation_bits else ""
+            least, most = target.least_activation_bits, target.activation.bits
             raise WidthsError(
-                f'the value {name!r} can have 2 to {target.activation.bits}{wide} bits or be "float" on '
-                f"{target.name}, got {width}"
+                f'the value {name!r} can have {least} to {most}{wide} bits or be "float" on {target.name}, got {width}'
             )
         group = groups[name]
         if wanted.setdefault(group, width) != width:

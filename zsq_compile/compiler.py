@@ -12,7 +12,9 @@ import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 
-from backends.catalog import TargetError, load_target
+from backends.catalog import AUTO, TargetError, load_target
+from backends.machine import detect_target
+from backends.session import usable_providers
 from backends.target import Target
 from passes.emit import emit
 from passes.harvest_batchnorm import BatchNormStatistics
@@ -95,7 +97,7 @@ def compile_model(
     """
     config, told = config or CompileConfig(), _Remembering(progress or Silent())
     config.require_possible()
-    clock, target = Clock(told, started), _target(config)
+    clock, target = Clock(told, started), _target(config, told)
     path, device = _output_path(Path(model), output, data, config), chosen_device(config.device)
     with clock.stage("load"):
         loaded = load_model(Path(model), input_shapes=config.input.shapes)
@@ -163,7 +165,7 @@ def synthesize(
     if gallery is not None:
         require_image(loaded.inputs)
     teacher = TorchGraph(loaded.model, device=device)
-    student = partial(provisional_student, loaded, statistics, _target(config), config, device)
+    student = partial(provisional_student, loaded, statistics, _target(config, progress), config, device)
     data = synthetic_data(teacher, statistics, loaded.inputs, config, progress, hold_out=False, student=student)
     made = data.synthetic
     assert made is not None
@@ -235,11 +237,19 @@ class _Remembering:
         self._inner.warn(text)
 
 
-def _target(config: CompileConfig) -> Target:
+def _target(config: CompileConfig, progress: Progress) -> Target:
     try:
-        return load_target(config.target)
+        target = load_target(config.target)
     except TargetError as error:
         raise ConfigError(str(error)) from error
+    if config.target == AUTO:
+        progress.note(f"target: {target.name}, because of {detect_target().reason}")
+    if usable_providers(target.providers) != target.providers:
+        progress.warn(
+            f"{target.providers[0]} is not installed here: the file is held to the rules of {target.name}, but run, "
+            "timed and compared on the processor"
+        )
+    return target
 
 
 def _folded(loaded: LoadedModel, statistics: BatchNormStatistics, target: Target, config: CompileConfig) -> ir.Model:
@@ -311,7 +321,8 @@ def _validate(
         path,
         {name: tensor.numpy() for name, tensor in samples.held_out.items()},
         simulated,
-        providers=target.providers,
+        providers=usable_providers(target.providers),
+        session_config=target.session_config,
         labelled=labelled,
         float_bytes=file_bytes(loaded.path),
     )
