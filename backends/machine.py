@@ -53,13 +53,13 @@ def choose_target(
 
     """
     if has_gpu and has_tensorrt and "TensorrtExecutionProvider" in providers:
-        return Detected(name="tensorrt", reason="an NVIDIA device, and onnxruntime with TensorRT")
+        return Detected(name="tensorrt", reason="there is an NVIDIA device, and onnxruntime has TensorRT")
     if has_gpu and "CUDAExecutionProvider" in providers:
-        return Detected(name="ort_cuda", reason="an NVIDIA device, and onnxruntime with CUDA")
+        return Detected(name="ort_cuda", reason="there is an NVIDIA device, and onnxruntime has CUDA")
     if "QNNExecutionProvider" in providers and machine.lower() in _ARM:
-        return Detected(name="qnn_htp", reason="onnxruntime with QNN on an ARM processor")
+        return Detected(name="qnn_htp", reason="onnxruntime has QNN, and the processor is ARM")
     if "OpenVINOExecutionProvider" in providers:
-        return Detected(name="openvino", reason="onnxruntime with OpenVINO")
+        return Detected(name="openvino", reason="onnxruntime has OpenVINO")
     if machine.lower() in _ARM:
         return Detected(name="ort_arm", reason=f"the processor is {machine}")
     if flags is None:

@@ -15,7 +15,7 @@ from passes.plan import Refusal
 from passes.surgery import is_standard
 
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_CODES = {8: ("INT8", "UINT8"), 16: ("INT16", "UINT16")}
+_PACKED = (ir.DataType.INT4, ir.DataType.UINT4)
 
 
 def check_target(model: ir.Model, target: Target) -> None:
@@ -128,7 +128,8 @@ def _biases(model: ir.Model, target: Target) -> Iterator[Refusal]:
 def _packing(model: ir.Model, target: Target) -> Iterator[Refusal]:
     for node in model.graph:
         packed = any(
-            value is not None and value.dtype in (ir.DataType.INT4, ir.DataType.UINT4) for value in node.inputs
+            value is not None and value.const_value is not None and value.const_value.dtype in _PACKED
+            for value in node.inputs
         )
         if not packed:
             continue

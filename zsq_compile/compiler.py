@@ -243,7 +243,7 @@ def _target(config: CompileConfig, progress: Progress) -> Target:
     except TargetError as error:
         raise ConfigError(str(error)) from error
     if config.target == AUTO:
-        progress.note(f"target: {target.name}, because of {detect_target().reason}")
+        progress.note(f"target: {target.name}, because {detect_target().reason}")
     if usable_providers(target.providers) != target.providers:
         progress.warn(
             f"{target.providers[0]} is not installed here: the file is held to the rules of {target.name}, but run, "
@@ -322,6 +322,7 @@ def _validate(
         {name: tensor.numpy() for name, tensor in samples.held_out.items()},
         simulated,
         providers=usable_providers(target.providers),
+        stand_in=usable_providers(target.providers) != target.providers,
         session_config=target.session_config,
         labelled=labelled,
         float_bytes=file_bytes(loaded.path),

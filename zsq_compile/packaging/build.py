@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from backends.catalog import TargetError, load_target
 from backends.ort_format import write_ort
 from backends.session import RuntimeModelError, Session, open_session
 from backends.target import Target
+from passes.check_target import target_violations
 from zsq_compile.errors import ConfigError, LoadError, ValidationError
 from zsq_compile.origin import Origin, read_origin
 from zsq_compile.packaging.archive import pack
@@ -79,6 +81,7 @@ def build_package(
     _require_replaceable(output)
     proto, origin = _read(model, json_report)
     chosen = _target(target, origin)
+    _require_legal(model, chosen, origin)
     notes: list[str] = []
     with _scratch(output) as folder:
         _copy_model(model, proto, folder)
@@ -166,6 +169,18 @@ def _target(given: str | None, origin: Origin) -> Target:
     except TargetError as error:
         hint = "" if given else " (the model says that it was compiled for it: give --target with the file)"
         raise ConfigError(f"{error}{hint}") from error
+
+
+def _require_legal(model: Path, target: Target, origin: Origin) -> None:
+    """Refuse a model that was compiled for another target and breaks a rule of this one."""
+    if origin.target is None or origin.target == target.name:
+        return
+    found = target_violations(ir.load(model), target)
+    if found:
+        raise ConfigError(
+            f"{model} was compiled for {origin.target} and is not legal on {target.name}: {found[0].op_type} "
+            f"{found[0].where!r}: {found[0].reason}; compile it with --target {target.name}"
+        )
 
 
 def _copy_model(model: Path, proto: onnx.ModelProto, folder: Path) -> None:

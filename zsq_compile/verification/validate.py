@@ -91,6 +91,7 @@ def validate(
     simulation: Mapping[str, NDArray[Any]] | None = None,
     *,
     providers: Sequence[str] = ("CPUExecutionProvider",),
+    stand_in: bool = False,
     session_config: Mapping[str, str] | None = None,
     threads: int | None = None,
     labelled: Dataset | None = None,
@@ -105,6 +106,7 @@ def validate(
         held_out: inputs by name, (count, ...), that took no part in calibration.
         simulation: outputs of the simulation on ``held_out`` by name, (count, ...).
         providers: execution providers of the target.
+        stand_in: these providers are not the target's own, so what they fuse tells nothing of it.
         session_config: entries of the session options that the target needs.
         threads: threads inside an operator; None leaves the choice to the runtime.
         labelled: real data; without labels they give the agreement only.
@@ -146,7 +148,7 @@ def validate(
                 config=session_config,
             ),
             failures=_failures(wanted, got, match),
-            warnings=_warnings(fusion, match),
+            warnings=_warnings(None if stand_in else fusion, match),
         )
 
 
@@ -196,9 +198,9 @@ def _failures(
     return tuple(failures)
 
 
-def _warnings(fusion: Fusion, match: SimulationMatch | None) -> tuple[str, ...]:
+def _warnings(fusion: Fusion | None, match: SimulationMatch | None) -> tuple[str, ...]:
     warnings = []
-    if fusion.unfused:
+    if fusion is not None and fusion.unfused:
         names = ", ".join(fusion.unfused[:5]) + (" ..." if len(fusion.unfused) > 5 else "")
         count = len(fusion.unfused)
         warnings.append(f"{count} quantized layers run in float, because the runtime did not fuse them: {names}")

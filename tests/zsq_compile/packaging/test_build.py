@@ -235,6 +235,16 @@ def test_a_file_that_is_no_model_and_a_target_that_is_none_are_refused(model, tm
     assert [path.name for path in tmp_path.iterdir()] == ["no.onnx"]
 
 
+def test_a_model_is_packed_for_another_target_only_if_it_is_legal_there(model, tmp_path):
+    made = build_package(model, tmp_path / "net.zsq", target="openvino", ort=False)
+    assert made.manifest["session"]["providers"][0] == "OpenVINOExecutionProvider"
+    assert any("come from the processor" in note for note in made.notes)
+    assert main([str(made.path), "--provider", "CPUExecutionProvider"]) == 0
+    assert 'AppendExecutionProvider("OpenVINO"' in (made.path / "run.cpp").read_text(encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"not legal on tensorrt: .*; compile it with --target tensorrt"):
+        build_package(model, tmp_path / "other.zsq", target="tensorrt")
+
+
 def test_the_digest_of_scales_sees_scales_and_nothing_else(model):
     proto = onnx.load(model)
     digest, count = scales_digest(proto)
