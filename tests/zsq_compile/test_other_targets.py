@@ -55,3 +55,14 @@ def test_narrow_values_are_refused_before_the_work(tmp_path: Path) -> None:
     config = CompileConfig(target="coreml", quantization=QuantizationConfig(act_bits=4))
     with pytest.raises(ConfigError, match="at least 8 on coreml"):
         compile_model(tmp_path / "net.onnx", config=config)
+
+
+def test_mixed_widths_are_those_of_the_target(tmp_path: Path) -> None:
+    onnx.save(models.residual(), tmp_path / "net.onnx")
+    config = CompileConfig(
+        generator=PriorConfig(), samples=32, effort="fast", target="ort_cpu_avx2", mixed=True, max_size="4200"
+    )
+    result = compile_model(tmp_path / "net.onnx", config=config)
+    assert set(result.plan.weights.values()) <= {7, 4, 3, 2}
+    assert len(set(result.plan.weights.values())) > 1
+    assert result.path.stat().st_size <= 4200
