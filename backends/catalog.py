@@ -10,8 +10,10 @@ from typing import Any
 
 import cattrs
 
+from backends.machine import detect_target
 from backends.target import Target
 
+AUTO = "auto"
 _FOLDER = Path(__file__).parent / "targets"
 
 
@@ -25,17 +27,14 @@ def target_names() -> tuple[str, ...]:
 
 
 def load_target(name_or_path: str | Path) -> Target:
-    """Read a target by its name, or from a TOML file of the user's.
+    """Read a target by its name, or from a TOML file of the user's; "auto" is the one that suits this machine.
 
     Raises:
         TargetError: no such target, or the file is not TOML, has an unknown or missing key, or a wrong value.
 
     """
     path = _find(name_or_path)
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise TargetError(f"cannot read the target file {path}: {error}") from error
+    table = _table(path)
     try:
         target = _CONVERTER.structure({"name": path.stem, **table}, Target)
     except Exception as error:  # cattrs raises groups, and plain errors of the constructors inside them
@@ -44,7 +43,25 @@ def load_target(name_or_path: str | Path) -> Target:
     return target
 
 
+def _table(path: Path, readers: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Read a file, over the one that it is based on: a key that it has takes the place of the other's."""
+    if path.resolve() in readers:
+        raise TargetError(f"{path} is based on itself: take based_on out of one of the files")
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise TargetError(f"cannot read the target file {path}: {error}") from error
+    base = table.pop("based_on", None)
+    if base is None:
+        return table
+    if not isinstance(base, str):
+        raise TargetError(f"{path}: based_on must be the name of a target, got {base!r}")
+    return {**_table(_find(base), (*readers, path.resolve())), **table}
+
+
 def _find(name_or_path: str | Path) -> Path:
+    if name_or_path == AUTO:
+        name_or_path = detect_target().name
     path = Path(name_or_path)
     if path.suffix == ".toml":
         return path
@@ -52,7 +69,7 @@ def _find(name_or_path: str | Path) -> Path:
     if str(name_or_path) in target_names():
         return shipped
     nearest = difflib.get_close_matches(str(name_or_path), target_names(), n=1)
-    hint = f"did you mean {nearest[0]!r}?" if nearest else f"known targets: {', '.join(target_names())}"
+    hint = f"did you mean {nearest[0]!r}?" if nearest else f"known targets: {', '.join((AUTO, *target_names()))}"
     raise TargetError(f"there is no target {str(name_or_path)!r}; {hint} (a file of your own must end in .toml)")
 
 
@@ -104,6 +121,12 @@ def _check(target: Target, path: Path) -> None:
     for role, number_format in (("activation", target.activation), ("weight", target.weight)):
         if not 2 <= number_format.bits <= 16:
             raise TargetError(f"{path}: {role}.bits must lie in 2..16, got {number_format.bits}")
+    if not 2 <= target.least_activation_bits <= target.activation.bits:
+        raise TargetError(
+            f"{path}: least_activation_bits must lie in 2..{target.activation.bits}, got {target.least_activation_bits}"
+        )
+    if not target.weight.symmetric:
+        raise TargetError(f"{path}: weight.symmetric must be true: weights with zero points are not made")
     repeated = [name for name, count in Counter(rule.op_type for rule in target.operators).items() if count > 1]
     if repeated:
         raise TargetError(f"{path}: the operator {repeated[0]} has more than one row; keep one")

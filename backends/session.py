@@ -93,6 +93,8 @@ def open_session(
     threads: int | None = None,
     optimize: Optimize = "all",
     optimized_path: Path | None = None,
+    config: Mapping[str, str] | None = None,
+    provider_options: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Session:
     """Load a model into ONNX Runtime.
 
@@ -102,6 +104,8 @@ def open_session(
         threads: threads inside an operator; None leaves the choice to the runtime.
         optimize: graph optimisations, "all" being the runtime's own default.
         optimized_path: where to save the graph as the runtime rewrote it; larger weights go into ``NAME.data`` there.
+        config: entries of the runtime's session options.
+        provider_options: options by execution provider.
 
     Raises:
         RuntimeModelError: the runtime cannot load the model, or lacks a provider.
@@ -118,9 +122,11 @@ def open_session(
         )
     source, scratch = _as_source(model)
     try:
-        handle = ort.InferenceSession(
-            source, sess_options=_options(threads, optimize, optimized_path), providers=list(providers)
-        )
+        options = _options(threads, optimize, optimized_path)
+        for key, value in (config or {}).items():
+            options.add_session_config_entry(key, value)
+        given = [dict((provider_options or {}).get(name, {})) for name in providers]
+        handle = ort.InferenceSession(source, options, providers=list(providers), provider_options=given)
     except MemoryError:
         raise
     except Exception as error:  # onnxruntime's errors share no base but Exception
@@ -128,6 +134,18 @@ def open_session(
             shutil.rmtree(scratch, ignore_errors=True)
         raise RuntimeModelError(f"ONNX Runtime cannot load {label}: {error}") from error
     return Session(handle, label=label, scratch=scratch)
+
+
+def usable_providers(wanted: Sequence[str]) -> tuple[str, ...]:
+    """Return the wanted providers where all are installed, else that of the processor, which always is."""
+    return tuple(wanted) if set(wanted) <= set(available_providers()) else ("CPUExecutionProvider",)
+
+
+def available_providers() -> tuple[str, ...]:
+    """Name the execution providers of the installed onnxruntime, in its order of preference."""
+    import onnxruntime as ort
+
+    return tuple(ort.get_available_providers())
 
 
 def runtime_version() -> str:

@@ -1,6 +1,7 @@
 """What a runtime can execute in integers: frozen rows, no behaviour."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 OperatorKind = Literal["weighted", "activation", "same_scale", "quantized"]
@@ -11,6 +12,9 @@ OperatorKind = Literal["weighted", "activation", "same_scale", "quantized"]
 ``same_scale`` MaxPool, Reshape...: moves codes about without changing them, so input and output share one scale.
 ``quantized``  Add, Concat...: has an integer kernel of its own, with a scale for each input and for the output.
 """
+
+BiasForm = Literal["int32", "float"]
+Int4Form = Literal["cast", "native"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +56,7 @@ class OperatorRule:
         inputs: positions of the inputs that are quantized; empty means all of them.
         modes: values of the attribute ``mode`` for which the row holds; empty means whatever it is.
         float_output: a weighted operator that runs in integers even when its output stays float.
+        per_channel: a weight may have a scale for each output channel; else it has one for all.
         on_codes: a same-scale operator that the runtime moves no codes through by itself, but executes on codes when it
             is written between QuantizeLinear and DequantizeLinear; a constant that fills in is a code then.
 
@@ -63,6 +68,7 @@ class OperatorRule:
     inputs: tuple[int, ...] = ()
     modes: tuple[str, ...] = ()
     float_output: bool = False
+    per_channel: bool = True
     on_codes: bool = False
 
 
@@ -83,6 +89,15 @@ class Target:
             takes fewer bytes; 0 means never.
         wide_activation_bits: width above that of ``activation`` which the target runs in integers as well, for values
             that 8 bits harm; 0 means that there is none, and such a value stays float.
+        least_activation_bits: fewest bits that activations can have.
+        quantize_results: what integer operators make is quantized too; else only what they read is.
+        weight_only: activations and biases stay float, and weights are widened when the file is loaded.
+        bias: "int32" with the product of the data's and the weight's scales, or "float".
+        int4_form: how packed weights of 4 bits and less are written: "cast" to int8 codes in front of DequantizeLinear,
+            which a processor folds at load; or "native", as the INT4 input of DequantizeLinear itself.
+        session_config: entries of ONNX Runtime's session options that the target needs.
+        provider_options: options of execution providers, by provider.
+        ort_platform: processor that an .ort file is made for; "arm" keeps int8 quantizers as they are.
 
     """
 
@@ -96,6 +111,14 @@ class Target:
     operators: tuple[OperatorRule, ...]
     dense_weight_bits: int = 0
     wide_activation_bits: int = 0
+    least_activation_bits: int = 2
+    quantize_results: bool = True
+    weight_only: bool = False
+    bias: BiasForm = "int32"
+    int4_form: Int4Form = "cast"
+    session_config: Mapping[str, str] = field(default_factory=dict)
+    provider_options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    ort_platform: Literal["any", "arm"] = "any"
 
     def rule(self, op_type: str) -> OperatorRule | None:
         """Return the rule of an operator, or None when it stays float."""

@@ -4,7 +4,9 @@ import numpy as np
 import onnx_ir as ir
 
 from backends.target import Target
+from passes.check_target import check_target
 from passes.checks import Door, check
+from passes.float_biases import FloatBiases
 from passes.insert_qdq import InsertQdq
 from passes.pack_digits import PackDigits, digits_bytes, digits_pay
 from passes.pack_weights import PackWeights
@@ -23,13 +25,17 @@ def emit(model: ir.Model, plan: QuantizationPlan, target: Target) -> None:
         target: says which widths are stored packed.
 
     Raises:
-        IllegalGraphError: the graph is not what a runtime can fuse.
+        IllegalGraphError: the graph is not what a runtime can fuse, or breaks a rule of the target.
 
     """
     bits = {f"{site.initializer}_quantized": site.number_format.bits for site in plan.weights}
     PackDigits({name: width for name, width in bits.items() if width <= target.dense_weight_bits})(model)
-    PackWeights(frozenset(name for name, width in bits.items() if width <= target.packed_weight_bits))(model)
+    packed = frozenset(name for name, width in bits.items() if width <= target.packed_weight_bits)
+    PackWeights(packed, native=target.int4_form == "native")(model)
+    if target.bias == "float":
+        FloatBiases()(model)
     check(model, Door.EMITTED)
+    check_target(model, target)
     Slim()(model)
 
 
@@ -64,7 +70,9 @@ def _with_all_scales(model: ir.Model, plan: QuantizationPlan) -> QuantizationPla
     activations, weights = {}, {}
     for number, activation in enumerate(plan.activations):
         one = np.asarray(1.0 + number / 4096.0, np.float32)
-        activations[activation.group] = Scale(scale=one, zero_point=np.zeros((), np.int32))
+        grid = activation.number_format
+        middle = 0 if grid.signed or not grid.symmetric else (grid.qmax + 1) // 2
+        activations[activation.group] = Scale(scale=one, zero_point=np.asarray(middle, np.int32))
     for number, site in enumerate(plan.weights):
         constant = model.graph.initializers[site.initializer].const_value
         assert constant is not None

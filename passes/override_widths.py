@@ -12,6 +12,7 @@ from backends.target import NumberFormat, Target
 from passes.plan import ActivationSite, QuantizationPlan, Refusal
 
 Width = int | Literal["float"]
+_FULL_BITS = 8  # what a user calls 8 bits has 7 on a target where 8 would saturate
 _REASON = "it stays float, as the plan of widths says, and so does whatever makes or reads it"
 
 
@@ -49,13 +50,13 @@ def override_widths(plan: QuantizationPlan, target: Target, widths: Widths) -> Q
     _require_known("layer", widths.weights, {site.node for site in plan.weights})
     _require_known("quantized value", widths.activations, {site.value for site in plan.activations})
     for name, bits in widths.weights.items():
-        if not 2 <= bits <= target.weight.bits:
+        if not 2 <= bits <= max(target.weight.bits, _FULL_BITS):
             raise WidthsError(
                 f"the weight of {name!r} can have 2 to {target.weight.bits} bits on {target.name}, got {bits}"
             )
     wanted = _by_group(plan.activations, target, widths.activations)
     weights = tuple(
-        replace(site, number_format=_at_width(target.weight, widths.weights[site.node]))
+        replace(site, number_format=_at_width(target.weight, min(widths.weights[site.node], target.weight.bits)))
         if site.node in widths.weights
         else site
         for site in plan.weights
@@ -91,11 +92,15 @@ def _by_group(sites: tuple[ActivationSite, ...], target: Target, given: Mapping[
     wanted: dict[str, Width] = {}
     said_of: dict[str, str] = {}
     for name, width in given.items():
-        if width != "float" and width != target.wide_activation_bits and not 2 <= width <= target.activation.bits:
+        if (
+            width != "float"
+            and width != target.wide_activation_bits
+            and not (target.least_activation_bits <= width <= target.activation.bits)
+        ):
             wide = f", {target.wide_activation_bits}" if target.wide_activation_bits else ""
+            least, most = target.least_activation_bits, target.activation.bits
             raise WidthsError(
-                f'the value {name!r} can have 2 to {target.activation.bits}{wide} bits or be "float" on '
-                f"{target.name}, got {width}"
+                f'the value {name!r} can have {least} to {most}{wide} bits or be "float" on {target.name}, got {width}'
             )
         group = groups[name]
         if wanted.setdefault(group, width) != width:

@@ -3,7 +3,10 @@
     w_quantized (int8) -> DequantizeLinear   ->   w_quantized (INT4) -> Cast(to=INT8) -> DequantizeLinear
 
 ONNX Runtime folds the Cast of an initializer when it opens the model and then fuses the integer kernel as for any INT8
-weight; a DequantizeLinear that read INT4 itself would run in float on every inference.
+weight; a DequantizeLinear that read INT4 itself would run in float on every inference. Compilers that read INT4 weights
+want just that, without a Cast (``native``):
+
+    w_quantized (int8) -> DequantizeLinear   ->   w_quantized (INT4) -> DequantizeLinear (zero point INT4)
 """
 
 from dataclasses import dataclass
@@ -21,6 +24,7 @@ class PackWeights(ir.passes.InPlacePass):
     """
 
     initializers: frozenset[str]
+    native: bool = False
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Pack all candidates."""
@@ -42,8 +46,12 @@ class PackWeights(ir.passes.InPlacePass):
         readers = list(value.uses())
         if not readers:
             return False
-        value.const_value = ir.tensor(codes.astype(ir.DataType.INT4.numpy()), dtype=ir.DataType.INT4, name=value.name)
-        value.dtype = ir.DataType.INT4
+        _narrow(value)
+        if self.native:
+            for zero_point in {use.node.inputs[2] for use in readers if len(use.node.inputs) > 2}:
+                if zero_point is not None and zero_point.dtype == ir.DataType.INT8:
+                    _narrow(zero_point)
+            return True
         cast = ir.node("Cast", [value], {"to": ir.DataType.INT8.value}, name=f"{value.name}_Cast")
         widened = cast.outputs[0]
         widened.name, widened.dtype, widened.shape = f"{value.name}_int8", ir.DataType.INT8, value.shape
@@ -51,3 +59,11 @@ class PackWeights(ir.passes.InPlacePass):
         for use in readers:
             use.node.replace_input_with(use.idx, widened)
         return True
+
+
+def _narrow(value: ir.Value) -> None:
+    """Turn an int8 initializer, whose codes fit, into INT4."""
+    assert value.const_value is not None
+    codes = value.const_value.numpy().astype(ir.DataType.INT4.numpy())
+    value.const_value = ir.tensor(codes, dtype=ir.DataType.INT4, name=value.name)
+    value.type = ir.TensorType(ir.DataType.INT4)

@@ -73,7 +73,7 @@ def place_quantizers(
     narrow_weight = _narrowed(target.weight, bits)
     edge_weight = _narrowed(target.weight, max(bits, edge_bits))
     weights = tuple(
-        _weight_site(node, edge_weight if node in first or node in last else narrow_weight)
+        _weight_site(node, edge_weight if node in first or node in last else narrow_weight, target)
         for node in placement.weighted
     )
     widths = {placement.group(name): act_bits for name in placement.multiplied}
@@ -116,8 +116,9 @@ class _Placement:
                 self.refusals.append(Refusal(where=node.name or "", op_type=node.op_type, reason=reason))
         self.weighted = [node for node, rule in eligible if rule.kind == "weighted" and _constant(node, 1)]
         movers = [node for node, rule in eligible if rule.kind == "same_scale"]
-        self._mark_compute([(n, r) for n, r in eligible if r.kind in ("weighted", "quantized")])
-        self._join_movers(movers)
+        if not target.weight_only:
+            self._mark_compute([(n, r) for n, r in eligible if r.kind in ("weighted", "quantized")])
+            self._join_movers(movers)
         order = {value.name: i for i, value in enumerate(_values(model.graph))}
         self.sites = dict(sorted(self.sites.items(), key=lambda item: order[item[0]]))
 
@@ -164,7 +165,7 @@ class _Placement:
                 self._mark(value)
                 if rule.kind == "weighted" and value is not None:
                     self.multiplied.add(str(value.name))
-            if not exposed:
+            if not exposed and self.target.quantize_results:
                 self._mark(output)
 
     def _join_movers(self, movers: list[ir.Node]) -> None:
@@ -237,14 +238,15 @@ def _weighted_refusal(node: ir.Node) -> str | None:
     return None
 
 
-def _weight_site(node: ir.Node, number_format: NumberFormat) -> WeightSite:
+def _weight_site(node: ir.Node, number_format: NumberFormat, target: Target) -> WeightSite:
+    rule = target.rule(node.op_type)
     data, weight = node.inputs[0], node.inputs[1]
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     assert data is not None and weight is not None
     return WeightSite(
         node=str(node.name),
         initializer=str(weight.name),
-        axis=channel_axis(node, _rank(weight)),
+        axis=channel_axis(node, _rank(weight)) if rule is not None and rule.per_channel else None,
         number_format=number_format,
         data_input=str(data.name),
         bias=None if bias is None else str(bias.name),

@@ -68,6 +68,10 @@ def with_scales(plan: QuantizationPlan, model: ir.Model, feeds: Mapping[str, NDA
 
 
 def _asymmetric(low: float, high: float, number_format: NumberFormat) -> Scale:
+    if number_format.symmetric:
+        middle = 0 if number_format.signed else (number_format.qmax + 1) // 2
+        half = np.float32(max(-low, high, 1e-3) / (number_format.qmax - middle))
+        return Scale(scale=np.asarray(half), zero_point=np.asarray(middle, np.int32))
     levels = number_format.qmax - number_format.qmin
     step = np.float32(max(high - low, 1e-3) / levels)
     if low == 0.0:
@@ -94,7 +98,7 @@ def simulate(model: ir.Model, plan: QuantizationPlan, feeds: Mapping[str, NDArra
     for site in plan.weights:
         scale = plan.weight_scales[site.initializer]
         values[site.initializer] = fake_quantized(values[site.initializer], scale, site.number_format, site.axis)
-        if site.bias is not None:
+        if site.bias is not None and site.data_input in groups:
             step = plan.activation_scales[groups[site.data_input]].scale * scale.scale
             values[site.bias] = (np.rint(values[site.bias] / step) * step).astype(np.float32)
     rounded = {site.value: site for site in plan.activations}

@@ -18,9 +18,11 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     (
         "zsq_compile.errors",
         "zsq_compile.layer_quality",
+        "zsq_compile.packaging.verify",
         "zsq_compile.plain_values",
         "zsq_compile.progress",
         "zsq_compile.signature",
+        "zsq_compile.version",
     ),
     (
         "zsq_compile.agreement",
@@ -52,6 +54,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "zsq_compile.config_file",
         "zsq_compile.devices",
         "zsq_compile.gallery",
+        "zsq_compile.origin",
         "zsq_compile.plan_file",
         "zsq_compile.width_trials",
     ),
@@ -63,6 +66,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "zsq_compile.planning",
         "zsq_compile.statistics_file",
     ),
+    ("zsq_compile.packaging",),
     ("zsq_compile.known_statistics", "zsq_compile.mixed_precision", "zsq_compile.provisional_student"),
     ("zsq_compile.confidence", "zsq_compile.quantize_network"),
     ("zsq_compile.compiler",),
@@ -74,9 +78,11 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "zsq_compile.guard",
     ),
     ("zsq_compile.head_to_head",),
+    ("zsq_compile.package_command",),
     ("zsq_compile",),  # the public face: what its __init__ imports
     ("zsq_compile.compare_command",),
     ("zsq_compile.cli",),
+    ("zsq_compile.entry",),
     ("zsq_compile.__main__",),
 )
 TORCH = (
@@ -89,11 +95,13 @@ TORCH = (
     "zsq_compile.confidence",
     "zsq_compile.devices",
     "zsq_compile.gallery_tiles",
+    "zsq_compile.packaging.samples",
     "zsq_compile.provisional_student",
     "zsq_compile.quantize_network",
     "zsq_compile.width_trials",
 )
-ONNXRUNTIME = ("backends.session", "zsq_compile.verification.baseline")
+# The program on the device is one file, so it opens its own session.
+ONNXRUNTIME = ("backends.session", "zsq_compile.packaging.verify", "zsq_compile.verification.baseline")
 FOREIGN_TO_PASSES = frozenset({"onnx", "onnx_ir", "onnxsim", "numpy"})
 VAGUE_NAMES = frozenset({"utils", "util", "common", "helpers", "base", "misc", "manager"})
 

@@ -35,6 +35,7 @@ from zsq_compile.errors import (
     ZsqError,
 )
 from zsq_compile.genie_config import GenieConfig
+from zsq_compile.version import VERSION
 
 if TYPE_CHECKING:
     from zsq_compile.comparison import ComparedModel, Comparison
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from zsq_compile.head_to_head import compare_models
     from zsq_compile.reader import SyntheticDataReader
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "BudgetError",

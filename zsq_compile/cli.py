@@ -22,6 +22,7 @@ from zsq_compile.compare_command import compare_app
 from zsq_compile.config import CompileConfig
 from zsq_compile.errors import ConfigError
 from zsq_compile.guard import SETTINGS, guarded, print_json
+from zsq_compile.package_command import package_app
 from zsq_compile.progress import Progress
 from zsq_compile.requirements import require_folder
 
@@ -41,7 +42,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 compile_app = typer.Typer(add_completion=False, context_settings=SETTINGS)
 synth_app = typer.Typer(add_completion=False, context_settings=SETTINGS)
 harvest_app = typer.Typer(add_completion=False, context_settings=SETTINGS)
-COMMANDS = {"synth": synth_app, "harvest": harvest_app, "compare": compare_app}
+COMMANDS = {"synth": synth_app, "harvest": harvest_app, "compare": compare_app, "package": package_app}
 """Commands by their first word; without one of these words the command line compiles."""
 
 
@@ -80,8 +81,8 @@ Version = Annotated[bool, typer.Option("--version", help="Show the version.", ca
 
 
 @compile_app.command(
-    epilog=f"{_EXIT_CODES} Other commands: zsq-compile synth MODEL, zsq-compile harvest MODEL and zsq-compile compare "
-    "MODEL; see zsq-compile synth --help and so on."
+    epilog=f"{_EXIT_CODES} Other commands: zsq-compile synth, harvest, compare and package MODEL, and zsq-compile verify "
+    "PACKAGE; see zsq-compile synth --help and so on."
 )
 def compile_command(
     context: typer.Context,

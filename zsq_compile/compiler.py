@@ -12,7 +12,9 @@ import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 
-from backends.catalog import TargetError, load_target
+from backends.catalog import AUTO, TargetError, load_target
+from backends.machine import detect_target
+from backends.session import usable_providers
 from backends.target import Target
 from passes.emit import emit
 from passes.harvest_batchnorm import BatchNormStatistics
@@ -30,6 +32,7 @@ from zsq_compile.gallery_tiles import require_image, show_synthetic
 from zsq_compile.known_statistics import KnownStatistics, known_statistics
 from zsq_compile.loading import LoadedModel, load_model
 from zsq_compile.mixed_precision import explained
+from zsq_compile.origin import record_contract, record_origin
 from zsq_compile.plan_file import PlanFile, saved_plan
 from zsq_compile.planning import planned, require_within, size_limit
 from zsq_compile.progress import Progress, Silent
@@ -41,6 +44,7 @@ from zsq_compile.verification.dataset import Dataset, load_data
 from zsq_compile.verification.report import Report, file_sha256
 from zsq_compile.verification.running import file_bytes
 from zsq_compile.verification.validate import Validation, validate
+from zsq_compile.version import VERSION
 from zsq_compile.writing import write_model
 
 
@@ -95,7 +99,7 @@ def compile_model(
     """
     config, told = config or CompileConfig(), _Remembering(progress or Silent())
     config.require_possible()
-    clock, target = Clock(told, started), _target(config)
+    clock, target = Clock(told, started), _target(config, told)
     path, device = _output_path(Path(model), output, data, config), chosen_device(config.device)
     with clock.stage("load"):
         loaded = load_model(Path(model), input_shapes=config.input.shapes)
@@ -104,11 +108,12 @@ def compile_model(
         if samples_kept:
             require_keepable(loaded.inputs, config)
     with clock.stage("plan"):
-        float_model = folded(loaded.model, statistics, config.quantization.equalize)
+        float_model = _folded(loaded, statistics, target, config)
         plan = planned(float_model, target, config, _fitting(given_plan, loaded, config, told))
         limit = size_limit(float_model, target, config, file_bytes(loaded.path))
     with clock.stage("synthesize" if calibration is None else "read calibration data"):
         samples = _calibration_data(loaded, statistics, target, config, calibration, told, device)
+        record_contract(float_model, None if samples.contract is None else dataclasses.asdict(samples.contract))
         labelled = None if data is None else _labelled(data, loaded, samples.contract)
     network = FloatNetwork(
         model=float_model,
@@ -163,7 +168,7 @@ def synthesize(
     if gallery is not None:
         require_image(loaded.inputs)
     teacher = TorchGraph(loaded.model, device=device)
-    student = partial(provisional_student, loaded, statistics, _target(config), config, device)
+    student = partial(provisional_student, loaded, statistics, _target(config, progress), config, device)
     data = synthetic_data(teacher, statistics, loaded.inputs, config, progress, hold_out=False, student=student)
     made = data.synthetic
     assert made is not None
@@ -237,11 +242,27 @@ class _Remembering:
         self._inner.warn(text)
 
 
-def _target(config: CompileConfig) -> Target:
+def _target(config: CompileConfig, progress: Progress) -> Target:
     try:
-        return load_target(config.target)
+        target = load_target(config.target)
     except TargetError as error:
         raise ConfigError(str(error)) from error
+    if config.target == AUTO:
+        progress.note(f"target: {target.name}, because {detect_target().reason}")
+    if usable_providers(target.providers) != target.providers:
+        progress.warn(
+            f"{target.providers[0]} is not installed here: the file is held to the rules of {target.name}, but run, "
+            "timed and compared on the processor"
+        )
+    return target
+
+
+def _folded(loaded: LoadedModel, statistics: BatchNormStatistics, target: Target, config: CompileConfig) -> ir.Model:
+    """Fold the float model, and let it say where it comes from."""
+    model = folded(loaded.model, statistics, config.quantization.equalize)
+    source = file_sha256(loaded.path)
+    record_origin(model, version=VERSION, seed=config.seed, target=target.name, source_sha256=source)
+    return model
 
 
 def _output_path(model: Path, output: str | Path | None, data: Path | None, config: CompileConfig) -> Path:
@@ -305,7 +326,9 @@ def _validate(
         path,
         {name: tensor.numpy() for name, tensor in samples.held_out.items()},
         simulated,
-        providers=target.providers,
+        providers=usable_providers(target.providers),
+        stand_in=usable_providers(target.providers) != target.providers,
+        session_config=target.session_config,
         labelled=labelled,
         float_bytes=file_bytes(loaded.path),
     )

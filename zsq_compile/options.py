@@ -107,8 +107,8 @@ SavePlan = Annotated[
 Target = Annotated[
     str | None,
     typer.Option(
-        help="What the model is to run on: a name, or a target file of your own.",
-        metavar="NAME|FILE.toml",
+        help="What the model is to run on: a name, a target file of your own, or auto for this machine.",
+        metavar="NAME|FILE.toml|auto",
         show_default="ort_cpu",
         rich_help_panel=_PRECISION,
     ),

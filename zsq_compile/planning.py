@@ -31,6 +31,11 @@ def planned(model: ir.Model, target: Target, config: CompileConfig, given: PlanF
 
     """
     chosen = config.quantization
+    if chosen.act_bits < target.least_activation_bits:
+        raise ConfigError(
+            f"act_bits must be at least {target.least_activation_bits} on {target.name}, whose integer kernels take no "
+            f"narrower values, got {chosen.act_bits}: give --act-bits {target.least_activation_bits}, or another target"
+        )
     plan = place_quantizers(
         model,
         target,

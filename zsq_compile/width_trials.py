@@ -188,7 +188,7 @@ class Bench:
         """Round every layer at every width that it may have."""
         work, floors = self._work, {site.node: site.number_format.bits for site in self._work.narrowest.weights}
         rounded: dict[int, Rounded] = {}
-        for bits in WIDTHS:
+        for bits in dict.fromkeys(min(width, work.target.weight.bits) for width in WIDTHS):
             sites = tuple(s for s in work.widest.weights if floors[s.node] <= bits <= s.number_format.bits)
             widths = Widths(weights={site.node: bits for site in sites})
             plan = override_widths(replace(work.widest, weights=sites), work.target, widths)

@@ -52,6 +52,12 @@ def test_a_file_of_the_users_is_read_by_its_path(tmp_path):
         ('kind = "weighted"', 'kind = "heavy"', r"target.operators\[0\].kind: heavy"),
         ('op_type = "Gemm"', 'op_type = "Conv"', "the operator Conv has more than one row"),
         ("opset = 21", "opset = ", "cannot read the target file"),
+        ("opset = 21", "opset = 21\nleast_activation_bits = 1", r"least_activation_bits must lie in 2..8, got 1"),
+        ("opset = 21", 'opset = 21\nbias = "int16"', "target.bias: int16"),
+        ("opset = 21", "opset = 21\nbased_on = 3", "based_on must be the name of a target, got 3"),
+        ("opset = 21", 'opset = 21\nbased_on = "ort_cup"', "there is no target 'ort_cup'"),
+        ("symmetric = true", "symmetric = false", "weight.symmetric must be true"),
+        ("opset = 21", "opset = 21\nsession_config = {a = 1}", "session_config.* wanted str, got 1"),
     ],
 )
 def test_a_wrong_file_is_refused_with_the_place(tmp_path, old, new, words):
@@ -66,3 +72,19 @@ def test_an_unknown_name_is_answered_with_the_nearest(tmp_path):
         load_target("completely different")
     with pytest.raises(TargetError, match="cannot read"):
         load_target(tmp_path / "absent.toml")
+
+
+def test_a_file_may_be_based_on_another_and_say_only_what_differs(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('based_on = "ort_cpu"\ndescription = "mine"\nopset = 23\n', encoding="utf-8")
+    target, base = load_target(path), load_target("ort_cpu")
+    assert (target.name, target.description, target.opset) == ("mine", "mine", 23)
+    assert (target.operators, target.activation) == (base.operators, base.activation)
+
+
+def test_files_that_are_based_on_each_other_are_refused(tmp_path):
+    for name, other in (("a", "b"), ("b", "a")):
+        text = f'based_on = "{tmp_path / other}.toml"\n'
+        (tmp_path / f"{name}.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(TargetError, match="is based on itself"):
+        load_target(tmp_path / "a.toml")

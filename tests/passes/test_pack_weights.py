@@ -107,3 +107,22 @@ def test_a_weight_that_nobody_reads_is_left_alone() -> None:
         models.parse("g (float[N] x) => (float[N] y) <int8[4] codes> { y = Relu(x) }", weights={"codes": np.ones(4)})
     )
     assert PackWeights(frozenset({"codes"}))(model).modified is False
+
+
+@pytest.mark.parametrize("make", [models.residual, models.branches])
+def test_native_weights_are_read_by_dequantize_linear_itself(make: object) -> None:
+    assert callable(make)
+    model, names = quantized(make())
+    feeds = random_feeds(model)
+    before = execute(model, feeds, optimize="none")
+    assert PackWeights(names, native=True)(model).modified
+    proto = ir.to_proto(model)
+    assert not any(node.op_type == "Cast" for node in proto.graph.node)
+    kinds = {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
+    for node in proto.graph.node:
+        if set(node.input) & names:
+            assert [kinds[name] for name in (node.input[0], node.input[2])] == [onnx.TensorProto.INT4] * 2
+    after = execute(model, feeds, optimize="none")
+    for name, value in before.items():
+        np.testing.assert_array_equal(after[name], value)
+    assert not PackWeights(names, native=True)(model).modified

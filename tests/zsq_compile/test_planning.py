@@ -72,3 +72,10 @@ def test_a_file_that_has_grown_beyond_its_limit_is_not_written(model: ir.Model) 
 
 def test_widths_in_words() -> None:
     assert count_words([8, 4, 4, 2]) == "1 layer of 8 bits, 2 layers of 4 bits, 1 layer of 2 bits"
+
+
+def test_narrower_values_than_the_target_has_are_refused(model: ir.Model) -> None:
+    config = CompileConfig(quantization=QuantizationConfig(act_bits=4))
+    with pytest.raises(ConfigError, match=r"act_bits must be at least 8 on tensorrt, .*, got 4: give --act-bits 8"):
+        planned(model, load_target("tensorrt"), config)
+    assert planned(model, TARGET, config).weights

@@ -116,6 +116,11 @@ def _quantized_centres(
 ) -> tuple[Tensor, Tensor]:
     """Codes (from the lowest) and dequantized values of all bins for all candidates, each (candidates, BINS)."""
     levels = number_format.qmax - number_format.qmin
+    if number_format.symmetric:
+        middle = 0 if number_format.signed else (number_format.qmax + 1) // 2
+        step = (torch.maximum(-low, high) / (number_format.qmax - middle))[:, None]
+        codes = torch.clamp(torch.round(histogram.centres()[None, :] / step) + middle - number_format.qmin, 0, levels)
+        return codes, (codes + number_format.qmin - middle) * step
     step = ((high - low) / levels)[:, None]
     lowest = torch.round(low[:, None] / step)  # 0 must be a code, so the grid starts at a whole number of steps
     codes = torch.clamp(torch.round(histogram.centres()[None, :] / step) - lowest, 0, levels)

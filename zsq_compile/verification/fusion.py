@@ -46,7 +46,9 @@ class Fusion:
     operators: tuple[tuple[str, int], ...]
 
 
-def inspect_fusion(emitted: Path, *, providers: Sequence[str] = ("CPUExecutionProvider",)) -> Fusion:
+def inspect_fusion(
+    emitted: Path, *, providers: Sequence[str] = ("CPUExecutionProvider",), config: Mapping[str, str] | None = None
+) -> Fusion:
     """Open a file with all optimisations and count what became of its nodes.
 
     Raises:
@@ -55,7 +57,7 @@ def inspect_fusion(emitted: Path, *, providers: Sequence[str] = ("CPUExecutionPr
     """
     with tempfile.TemporaryDirectory(prefix="zsq_") as folder:
         path = Path(folder) / "optimized.onnx"
-        open_session(emitted, providers=providers, optimized_path=path)
+        open_session(emitted, providers=providers, optimized_path=path, config=config)
         optimized = onnx.load(path, load_external_data=False)
     return count_fusion(optimized, onnx.load(emitted, load_external_data=False))
 

@@ -30,6 +30,7 @@ def measure_latency(
     threads: int | None = None,
     seconds: float = 3.0,
     providers: Sequence[str] = ("CPUExecutionProvider",),
+    config: Mapping[str, str] | None = None,
 ) -> dict[str, Latency]:
     """Time every model on the same inputs, interleaved, after a warm-up of its own.
 
@@ -42,6 +43,7 @@ def measure_latency(
         threads: threads inside an operator; None leaves the choice to the runtime.
         seconds: time to spend, roughly, for all models together.
         providers: execution providers.
+        config: entries of the session options.
 
     Returns:
         Latency by name, in the order given.
@@ -50,7 +52,9 @@ def measure_latency(
         RuntimeModelError: a model cannot be loaded or run.
 
     """
-    sessions = {name: open_session(model, threads=threads, providers=providers) for name, model in models.items()}
+    sessions = {
+        name: open_session(model, threads=threads, providers=providers, config=config) for name, model in models.items()
+    }
     once = 0.0
     for session in sessions.values():
         for _ in range(3):

@@ -91,6 +91,8 @@ def validate(
     simulation: Mapping[str, NDArray[Any]] | None = None,
     *,
     providers: Sequence[str] = ("CPUExecutionProvider",),
+    stand_in: bool = False,
+    session_config: Mapping[str, str] | None = None,
     threads: int | None = None,
     labelled: Dataset | None = None,
     float_bytes: int | None = None,
@@ -104,6 +106,8 @@ def validate(
         held_out: inputs by name, (count, ...), that took no part in calibration.
         simulation: outputs of the simulation on ``held_out`` by name, (count, ...).
         providers: execution providers of the target.
+        stand_in: these providers are not the target's own, so what they fuse tells nothing of it.
+        session_config: entries of the session options that the target needs.
         threads: threads inside an operator; None leaves the choice to the runtime.
         labelled: real data; without labels they give the agreement only.
         float_bytes: size of the user's file; None takes that of ``original`` as it would be written.
@@ -117,11 +121,14 @@ def validate(
     """
     _check_file(emitted)
     with _in_words(emitted):
-        reference, session = (open_session(m, providers=providers, threads=threads) for m in (original, emitted))
+        reference, session = (
+            open_session(model, providers=providers, threads=threads, config=session_config)
+            for model in (original, emitted)
+        )
         wanted, got = run_batched(reference, held_out), run_batched(session, held_out)
         _check_outputs(wanted, got, emitted)
         match = None if simulation is None else match_simulation(simulation, got, wanted)
-        fusion = inspect_fusion(emitted, providers=providers)
+        fusion = inspect_fusion(emitted, providers=providers, config=session_config)
         return Validation(
             samples=min(len(array) for array in held_out.values()),
             outputs=tuple(_quality(name, wanted[name], got[name]) for name in wanted),
@@ -130,9 +137,18 @@ def validate(
             labelled=None if labelled is None else labelled_quality(reference, session, labelled),
             float_bytes=original.ByteSize() if float_bytes is None else float_bytes,
             quantized_bytes=file_bytes(emitted),
-            latency=_latency(original, emitted, first_sample(session, held_out), threads, latency_seconds, providers),
+            latency={}
+            if latency_seconds <= 0.0
+            else measure_latency(
+                {"float": original, "quantized": emitted},
+                first_sample(session, held_out),
+                threads=threads,
+                seconds=latency_seconds,
+                providers=providers,
+                config=session_config,
+            ),
             failures=_failures(wanted, got, match),
-            warnings=_warnings(fusion, match),
+            warnings=_warnings(None if stand_in else fusion, match),
         )
 
 
@@ -182,9 +198,9 @@ def _failures(
     return tuple(failures)
 
 
-def _warnings(fusion: Fusion, match: SimulationMatch | None) -> tuple[str, ...]:
+def _warnings(fusion: Fusion | None, match: SimulationMatch | None) -> tuple[str, ...]:
     warnings = []
-    if fusion.unfused:
+    if fusion is not None and fusion.unfused:
         names = ", ".join(fusion.unfused[:5]) + (" ..." if len(fusion.unfused) > 5 else "")
         count = len(fusion.unfused)
         warnings.append(f"{count} quantized layers run in float, because the runtime did not fuse them: {names}")
@@ -199,17 +215,3 @@ def _difference(match: SimulationMatch) -> str:
         f"at the output {match.output!r} {match.share_beyond_step:.1%} of the elements lie more than one step "
         f"({match.step:.3g}) apart, the largest difference is {match.largest:.3g}{ratio}"
     )
-
-
-def _latency(
-    original: onnx.ModelProto,
-    emitted: Path,
-    feeds: Mapping[str, NDArray[Any]],
-    threads: int | None,
-    seconds: float,
-    providers: Sequence[str],
-) -> Mapping[str, Latency]:
-    if seconds <= 0.0:
-        return {}
-    models: dict[str, onnx.ModelProto | Path] = {"float": original, "quantized": emitted}
-    return measure_latency(models, feeds, threads=threads, seconds=seconds, providers=providers)

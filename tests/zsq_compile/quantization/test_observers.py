@@ -227,3 +227,18 @@ def test_divergence_is_the_one_of_the_definition() -> None:
     for row in range(3):
         first, last = np.searchsorted(centres, [float(low[row]), float(high[row])])
         assert float(found[row]) == pytest.approx(divergence(counts, codes[row], int(first), int(last)), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["relu", "normal", "heavy", "negative"])
+def test_the_range_for_a_symmetric_grid_has_the_least_error_on_that_grid(name: str) -> None:
+    data, grid = NUMBERS[name], NumberFormat(bits=4, signed=True, symmetric=True)
+
+    def error(low: float, high: float) -> float:
+        step = max(-low, high) / grid.qmax
+        codes = torch.clamp(torch.round(data / step), grid.qmin, grid.qmax)
+        return float(((codes * step - data).abs() ** observers.CLIPPING_NORM).sum())
+
+    low, high = choose_range(seen(data), grid, "mse")
+    reach = float(data.abs().max())
+    best = min(error(-reach * share, reach * share) for share in np.linspace(0.05, 1.0, 96))
+    assert error(low, high) <= 1.05 * best

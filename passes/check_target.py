@@ -1,0 +1,177 @@
+"""What a target allows in an emitted graph, beside what every runtime wants (``checks.py``).
+
+Each rule is a line of the target's file; a graph that breaks one would be refused there, or run in float.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx_ir as ir
+
+from backends.target import NumberFormat, Target
+from passes.checks import Door, IllegalGraphError
+from passes.fold_constants import constant_value
+from passes.plan import Refusal
+from passes.surgery import is_standard
+
+_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_PACKED = (ir.DataType.INT4, ir.DataType.UINT4)
+
+
+def check_target(model: ir.Model, target: Target) -> None:
+    """Raise IllegalGraphError if an emitted graph breaks a rule of its target."""
+    found = target_violations(model, target)
+    if found:
+        raise IllegalGraphError(Door.EMITTED, found)
+
+
+def target_violations(model: ir.Model, target: Target) -> tuple[Refusal, ...]:
+    """Return every place where an emitted graph is not as its target wants it.
+
+    Opset; types and zero points of activations; their width; types, codes and scales of weights; the form
+    of biases and of packed weights; equal scales around operators that only move codes.
+    """
+    rules = (_opset, _activations, _narrow_values, _weights, _biases, _packing, _shared_scales)
+    return tuple(refusal for rule in rules for refusal in rule(model, target))
+
+
+def _at(node: ir.Node, reason: str) -> Refusal:
+    return Refusal(where=node.name or "", op_type=node.op_type, reason=reason)
+
+
+def _opset(model: ir.Model, target: Target) -> Iterator[Refusal]:
+    version = model.graph.opset_imports.get("")
+    if version != target.opset:
+        reason = f"it uses opset {version}, and {target.name} wants {target.opset}"
+        yield Refusal(where=model.graph.name or "", op_type="graph", reason=reason)
+
+
+def _activations(model: ir.Model, target: Target) -> Iterator[Refusal]:
+    formats = _activation_formats(target)
+    for node in model.graph:
+        if not is_standard(node, "QuantizeLinear"):
+            continue
+        if target.weight_only:
+            yield _at(node, f"activations stay float on {target.name}")
+            continue
+        zero = constant_value(node.inputs[2]) if len(node.inputs) > 2 else None
+        kind = "uint8" if zero is None else zero.dtype.name  # the default of ONNX
+        allowed = formats.get(kind)
+        if allowed is None:
+            yield _at(node, f"its codes are {kind}, and {target.name} takes {' or '.join(formats)}")
+        elif allowed.symmetric:
+            middle = 0 if allowed.signed else (allowed.qmax + 1) // 2
+            if zero is not None and (zero != middle).any():
+                yield _at(node, f"its zero point is {zero.reshape(-1)[0]}, and {target.name} wants {middle}")
+        scale = constant_value(node.inputs[1])
+        if scale is not None and scale.ndim:
+            yield _at(node, "an activation has one scale, not one for each channel")
+
+
+def _activation_formats(target: Target) -> dict[str, NumberFormat]:
+    """Grids of activations by the numpy name of the type that holds their codes."""
+    formats = {_storage(target.activation.bits, target.activation.signed): target.activation}
+    if target.wide_activation_bits:
+        formats[_storage(target.wide_activation_bits, target.activation.signed)] = target.activation
+    return formats
+
+
+def _storage(bits: int, signed: bool) -> str:
+    return f"{'' if signed else 'u'}int{8 if bits <= 8 else 16}"
+
+
+def _narrow_values(model: ir.Model, target: Target) -> Iterator[Refusal]:
+    """Look for codes that a Clip cuts to fewer bits than the target has."""
+    if target.least_activation_bits < target.activation.bits:
+        return
+    for node in model.graph:
+        source = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
+        if is_standard(node, "Clip") and source is not None and is_standard(source, "QuantizeLinear"):
+            yield _at(node, f"{target.name} has no values of fewer bits than {target.activation.bits}")
+
+
+def _weights(model: ir.Model, target: Target) -> Iterator[Refusal]:
+    for node in model.graph:
+        maker = _dequantizer(node, 1)
+        if not is_standard(node, *_WEIGHTED) or maker is None:
+            continue
+        codes, scale = (constant_value(part) for part in maker.inputs[:2])
+        if codes is None or scale is None:
+            continue  # two activations
+        low, high = target.weight.qmin, target.weight.qmax
+        if int(codes.min(initial=0)) < low or int(codes.max(initial=0)) > high:
+            reason = f"its codes reach from {codes.min()} to {codes.max()}, and {target.name} takes {low} to {high}"
+            yield _at(node, reason)
+        zero = constant_value(maker.inputs[2]) if len(maker.inputs) > 2 else None
+        if target.weight.symmetric and zero is not None and np.asarray(zero, np.int32).any():
+            yield _at(node, f"the zero points of its weight must be 0 on {target.name}")
+        rule = target.rule(node.op_type)
+        if rule is None:
+            yield _at(node, f"{target.name} has no row for it, but its weight is quantized")
+        elif scale.ndim and not rule.per_channel:
+            yield _at(node, f"its weight has {scale.size} scales, and {target.name} takes one")
+
+
+def _biases(model: ir.Model, target: Target) -> Iterator[Refusal]:
+    for node in model.graph:
+        if not is_standard(node, "Conv", "ConvTranspose", "Gemm") or len(node.inputs) < 3 or node.inputs[2] is None:
+            continue
+        integer = _dequantizer(node, 2) is not None
+        if integer and (target.bias == "float" or target.weight_only):
+            yield _at(node, f"its bias is quantized, and {target.name} wants it in float")
+        data, weight = _dequantizer(node, 0), _dequantizer(node, 1)
+        whole = data is not None and weight is not None and constant_value(weight.inputs[0]) is not None
+        if not integer and whole and target.bias == "int32":
+            yield _at(node, f"its bias is float, and {target.name} wants int32 behind DequantizeLinear")
+
+
+def _packing(model: ir.Model, target: Target) -> Iterator[Refusal]:
+    for node in model.graph:
+        packed = any(
+            value is not None and value.const_value is not None and value.const_value.dtype in _PACKED
+            for value in node.inputs
+        )
+        if not packed:
+            continue
+        if not target.packed_weight_bits:
+            yield _at(node, f"{target.name} reads no packed weights")
+        elif is_standard(node, "DequantizeLinear") and target.int4_form != "native":
+            yield _at(node, f"it reads INT4 itself, and {target.name} wants a Cast in front of it")
+        elif is_standard(node, "Cast") and target.int4_form != "cast":
+            yield _at(node, f"it widens INT4, and {target.name} wants DequantizeLinear to read it")
+
+
+def _shared_scales(model: ir.Model, target: Target) -> Iterator[Refusal]:
+    for node in model.graph:
+        rule = target.rule(node.op_type) if node.domain in ("", "ai.onnx") else None
+        if rule is None or rule.kind != "same_scale" or rule.on_codes:
+            continue
+        data = node.inputs if node.op_type == "Concat" else node.inputs[:1]
+        makers = [value.producer() for value in data if value is not None]
+        before = [maker for maker in makers if maker is not None and _is_activation_dequantizer(maker)]
+        behind = [
+            reader.node
+            for value in node.outputs
+            for reader in value.uses()
+            if is_standard(reader.node, "QuantizeLinear")
+        ]
+        if len(before) != len(makers) or not before or not behind:
+            continue
+        grids = {_grid(one) for one in (*before, *behind)}
+        if len(grids) > 1:
+            yield _at(node, "the scales and zero points in front of it and behind it differ")
+
+
+def _grid(node: ir.Node) -> tuple[bytes, bytes]:
+    scale, zero = (constant_value(value) for value in node.inputs[1:3])
+    return (b"" if scale is None else scale.tobytes()), (b"" if zero is None else zero.tobytes())
+
+
+def _dequantizer(node: ir.Node, position: int) -> ir.Node | None:
+    value = node.inputs[position] if len(node.inputs) > position else None
+    maker = None if value is None else value.producer()
+    return maker if maker is not None and is_standard(maker, "DequantizeLinear") else None
+
+
+def _is_activation_dequantizer(node: ir.Node) -> bool:
+    return is_standard(node, "DequantizeLinear") and constant_value(node.inputs[0]) is None

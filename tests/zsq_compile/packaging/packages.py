@@ -1,0 +1,55 @@
+"""A small quantized model with an origin, and what packs it."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from backends.catalog import load_target
+from passes.emit import emit
+from passes.place_quantizers import place_quantizers
+from tests import models
+from tests.quantizing import inserted, prepare, random_feeds, with_scales
+from zsq_compile.origin import record_contract, record_origin
+from zsq_compile.packaging import archive
+
+CONTRACT = {
+    "name": "given",
+    "mean": (0.5, 0.4, 0.3),
+    "std": (0.2, 0.3, 0.4),
+    "channel_order": "bgr",
+    "inferred": False,
+    "margin": None,
+}
+
+
+def quantized(path: Path, *, bits: int = 8, model: onnx.ModelProto | None = None) -> Path:
+    """Write a quantized network of three convolutions, with an origin, and return its path."""
+    target = load_target("ort_cpu")
+    working = prepare(models.residual() if model is None else model)
+    record_origin(working, version="0.1.0", seed=7, target="ort_cpu", source_sha256="ab" * 32)
+    record_contract(working, CONTRACT)
+    plan = place_quantizers(working, target, bits=bits, edge_bits=bits)
+    plan = with_scales(plan, working, random_feeds(working))
+    made = inserted(working, plan)
+    emit(made, plan, target)
+    ir.save(made, path)
+    return path
+
+
+def archive_of(members: list[tuple[tarfile.TarInfo, bytes]], path: Path) -> Path:
+    """Write an archive with a right digest around members of any kind."""
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as tar:
+        for member, content in members:
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    data.seek(0)
+    with path.open("wb") as sink:
+        sink.write(archive.GZIP_HEADER + bytes(32))
+        digest = archive._deflate(data, sink)
+        sink.seek(len(archive.GZIP_HEADER))
+        sink.write(digest)
+    return path

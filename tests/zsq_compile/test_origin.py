@@ -1,0 +1,79 @@
+"""What a compiled model says of itself."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+import pytest
+
+from tests import models
+from zsq_compile.config import CompileConfig, InputConfig, PriorConfig
+from zsq_compile.errors import ConfigError
+from zsq_compile.origin import Origin, read_origin, record_contract, record_origin
+from zsq_compile.verification.report import file_sha256
+from zsq_compile.version import VERSION
+
+CONTRACT = {
+    "name": "byte_bgr",
+    "mean": (123.0 / 255, 117.0 / 255, 104.0 / 255),
+    "std": (1 / 255,) * 3,
+    "channel_order": "bgr",
+    "inferred": True,
+    "margin": 3.0,
+}
+
+
+def recorded() -> ir.Model:
+    model = ir.from_proto(models.conv_bn_relu())
+    record_origin(model, version="9.9", seed=5, target="ort_cpu", source_sha256="ab" * 32)
+    return model
+
+
+def test_what_is_written_is_read() -> None:
+    model = recorded()
+    assert read_origin(model.metadata_props) == Origin(
+        version="9.9", seed=5, target="ort_cpu", source_sha256="ab" * 32, contract=None
+    )
+    record_contract(model, CONTRACT)
+    contract = read_origin(model.metadata_props).contract
+    assert contract is not None
+    assert contract["mean"] == pytest.approx(CONTRACT["mean"], rel=1e-8)
+    assert (contract["channel_order"], contract["inferred"], "margin" in contract) == ("bgr", True, False)
+
+
+def test_the_contract_does_not_change_the_size() -> None:
+    model = recorded()
+    before = ir.to_proto(model).ByteSize()
+    record_contract(model, CONTRACT)
+    assert ir.to_proto(model).ByteSize() == before
+
+
+def test_a_model_of_others_says_nothing() -> None:
+    assert read_origin({"author": "somebody"}) == Origin()
+
+
+@pytest.mark.parametrize(("name", "text"), [("seed", "many"), ("contract", "{"), ("contract", "[1]")])
+def test_what_cannot_be_read_is_refused(name: str, text: str) -> None:
+    with pytest.raises(ConfigError, match="compile it again"):
+        read_origin({f"zsq_compile.{name}": text})
+
+
+def test_a_compiled_file_tells_where_it_comes_from(tmp_path: Path) -> None:
+    from zsq_compile.compiler import compile_model
+
+    onnx.save(models.residual(), tmp_path / "net.onnx")
+    config = CompileConfig(
+        generator=PriorConfig(), samples=8, effort="fast", seed=11, input=InputConfig(mean=(0.5,), std=(0.25,))
+    )
+    path = compile_model(tmp_path / "net.onnx", config=config).path
+    told = read_origin({entry.key: entry.value for entry in onnx.load(path).metadata_props})
+    assert asdict(told) | {"contract": None} == {
+        "version": VERSION,
+        "seed": 11,
+        "target": "ort_cpu",
+        "source_sha256": file_sha256(tmp_path / "net.onnx"),
+        "contract": None,
+    }
+    assert told.contract is not None
+    assert (told.contract["name"], told.contract["mean"], told.contract["std"]) == ("given", [0.5] * 3, [0.25] * 3)

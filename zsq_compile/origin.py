@@ -1,0 +1,81 @@
+"""Where a compiled model comes from, kept in the model itself: tool, seed, target, float file, input contract.
+
+The entries stand in ``metadata_props``, which every runtime can read and none acts on. They are what
+``zsq-compile package`` needs beside the graph, so that a compiled file is enough.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+
+from zsq_compile.errors import ConfigError
+
+_PREFIX = "zsq_compile."
+_CONTRACT_ROOM = 256  # the contract is known after widths were chosen for a size, and must not change the size
+_DIGITS = 9
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Origin:
+    """What a compiled model says of itself; None for what it does not say.
+
+    Attributes:
+        version: of zsq-compile.
+        seed: of all randomness.
+        target: name of the target that it was compiled for.
+        source_sha256: of the float model's file.
+        contract: numbers that the network expects of an image: name, mean, std, channel_order, inferred.
+
+    """
+
+    version: str | None = None
+    seed: int | None = None
+    target: str | None = None
+    source_sha256: str | None = None
+    contract: Mapping[str, Any] | None = None
+
+
+def record_origin(model: ir.Model, *, version: str, seed: int, target: str, source_sha256: str) -> None:
+    """Write into a model, in place, all that is known before its samples are, and keep room for the contract."""
+    entries = {"version": version, "seed": str(seed), "target": target, "source_sha256": source_sha256}
+    model.metadata_props.update({f"{_PREFIX}{name}": value for name, value in entries.items()})
+    record_contract(model, None)
+
+
+def record_contract(model: ir.Model, contract: Mapping[str, Any] | None) -> None:
+    """Write the input contract into a model, in place; the file keeps its size."""
+    kept = ("name", "mean", "std", "channel_order", "inferred")
+    plain = None if contract is None else {name: _rounded(contract[name]) for name in kept}
+    model.metadata_props[f"{_PREFIX}contract"] = json.dumps(plain).ljust(_CONTRACT_ROOM)
+
+
+def read_origin(entries: Mapping[str, str]) -> Origin:
+    """Read what ``record_origin`` wrote out of a model's metadata; what is missing is None.
+
+    Raises:
+        ConfigError: an entry of ours is there and cannot be read.
+
+    """
+    found = {name.removeprefix(_PREFIX): text for name, text in entries.items() if name.startswith(_PREFIX)}
+    try:
+        seed, contract = found.get("seed"), json.loads(found.get("contract", "null"))
+        if not (contract is None or isinstance(contract, dict)):
+            raise ValueError(f"the contract is {contract!r}")
+        return Origin(
+            version=found.get("version"),
+            seed=None if seed is None else int(seed),
+            target=found.get("target"),
+            source_sha256=found.get("source_sha256"),
+            contract=contract,
+        )
+    except ValueError as error:
+        raise ConfigError(f"what the model says of its origin cannot be read: {error}; compile it again") from error
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_rounded(item) for item in value]
+    return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value

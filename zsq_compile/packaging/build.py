@@ -1,0 +1,272 @@
+"""Make a package of a compiled model: build_package is the sentence."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from backends.catalog import TargetError, load_target
+from backends.ort_format import write_ort
+from backends.session import RuntimeModelError, Session, open_session
+from backends.target import Target
+from passes.check_target import target_violations
+from zsq_compile.errors import ConfigError, LoadError, ValidationError
+from zsq_compile.origin import Origin, read_origin
+from zsq_compile.packaging.archive import pack
+from zsq_compile.packaging.manifest import describe, write_manifest, write_samples
+from zsq_compile.packaging.samples import expected, make_feeds
+from zsq_compile.packaging.snippets import write_snippets
+from zsq_compile.packaging.verify import PackageError, RunError, check_files, replay, sha256
+
+_ARCHIVES = (".tar.gz", ".tgz")
+_DEFAULT_TARGET = "ort_cpu"
+_NARROW = {onnx.TensorProto.INT4, onnx.TensorProto.UINT4}
+_UNPACKING = {"Cast", "Reshape"}  # what stands between packed weights and their DequantizeLinear
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Package:
+    """What was packed.
+
+    Attributes:
+        path: the folder or archive.
+        manifest: as it stands in the package.
+        notes: what the user should know, in words.
+
+    """
+
+    path: Path
+    manifest: Mapping[str, Any]
+    notes: tuple[str, ...]
+
+
+def build_package(
+    model: Path,
+    output: Path,
+    *,
+    target: str | None = None,
+    samples: Mapping[str, NDArray[Any]] | None = None,
+    count: int = 4,
+    report: Path | None = None,
+    json_report: Path | None = None,
+    ort: bool | None = None,
+) -> Package:
+    """Pack a compiled model for a device. The same inputs give the same bytes, with the same versions installed.
+
+    Args:
+        model: a quantized ONNX file.
+        output: an archive if the name ends in .tar.gz or .tgz, else a folder; an older package there is replaced.
+        target: name or file of a target; None is the one that the model was compiled for.
+        samples: inputs to be packed, (samples, ...) by name; None makes some up.
+        count: how many runs are packed.
+        report: an HTML page to be put in.
+        json_report: what ``zsq-compile --json`` printed; tells the origin of a model that does not tell it itself.
+        ort: whether an .ort file is made; None makes one unless it would undo the packing of narrow weights.
+
+    Raises:
+        ConfigError: an argument is wrong, or does not fit the model.
+        LoadError: the model cannot be read or run.
+        ValidationError: what was packed does not give the outputs that it should.
+
+    """
+    _require_replaceable(output)
+    proto, origin = _read(model, json_report)
+    chosen = _target(target, origin)
+    _require_legal(model, chosen, origin)
+    notes: list[str] = []
+    with _scratch(output) as folder:
+        _copy_model(model, proto, folder)
+        _copy_reports(folder, {"report.html": report, "report.json": json_report})
+        session = _session(folder / "model.onnx", chosen, notes)
+        feeds = make_feeds(session, count, origin.contract, samples)
+        runs, tolerances = expected(folder / "model.onnx", session, feeds)
+        if _ort_wanted(ort, proto, notes):
+            _write_ort(folder, chosen)
+        described = describe(proto, origin, chosen, session, write_samples(runs, folder), tolerances)
+        others = [path.name for path in folder.iterdir()]
+        write_snippets(folder, described, runs, model_name=model.name, others=sorted(others))
+        manifest = write_manifest(folder, described)
+        _prove(folder, manifest)
+        _deliver(folder, output)
+    return Package(path=output, manifest=manifest, notes=tuple(notes))
+
+
+@contextmanager
+def _scratch(output: Path) -> Iterator[Path]:
+    """Make an empty folder beside the output, so that a killed run leaves no half package under its name."""
+    try:
+        scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}.{os.getpid()}.", dir=output.parent))
+    except OSError as error:
+        raise ConfigError(f"{output} cannot be written: {error.strerror or error}") from error
+    try:
+        (scratch / "package").mkdir()
+        yield scratch / "package"
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a package of this name is one file."""
+    return path.name.lower().endswith(_ARCHIVES)
+
+
+def _require_replaceable(output: Path) -> None:
+    if not output.parent.is_dir():
+        raise ConfigError(f"the package must be in a folder that exists, got {output}")
+    if is_archive(output):
+        if output.is_dir():
+            raise ConfigError(f"{output} is a folder: give another name with -o")
+    elif output.exists():
+        try:
+            check_files(output)  # whatever else is in there must not be lost
+        except (PackageError, OSError) as error:
+            raise ConfigError(
+                f"{output} exists and is no whole package ({error}): give another name with -o, or move it away"
+            ) from error
+
+
+def _read(model: Path, json_report: Path | None) -> tuple[onnx.ModelProto, Origin]:
+    try:
+        proto = onnx.load(model)
+    except Exception as error:  # protobuf's decoding errors share no base but Exception
+        raise LoadError(f"{model} cannot be read as an ONNX model: {error}") from error
+    origin = read_origin({entry.key: entry.value for entry in proto.metadata_props})
+    return proto, origin if json_report is None else _reported(origin, model, json_report)
+
+
+def _reported(origin: Origin, model: Path, json_report: Path) -> Origin:
+    """Add what a report knows of a model to what the model says itself."""
+    try:
+        told = json.loads(json_report.read_bytes())
+        hashes, seed, contract = told["sha256"], told["seed"], told["contract"]
+        source, target = hashes["model"], told["settings"]["target"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"{json_report} is not what zsq-compile --json prints: {error!r}") from error
+    if hashes.get("emitted") != sha256(model):
+        raise ConfigError(f"{json_report} is the report of another file than {model}: their SHA-256 differ")
+    return replace(
+        origin,
+        seed=seed if origin.seed is None else origin.seed,
+        target=origin.target or target,
+        source_sha256=origin.source_sha256 or source,
+        contract=contract if origin.contract is None else origin.contract,
+    )
+
+
+def _target(given: str | None, origin: Origin) -> Target:
+    name = given or origin.target or _DEFAULT_TARGET
+    try:
+        return load_target(name)
+    except TargetError as error:
+        hint = "" if given else " (the model says that it was compiled for it: give --target with the file)"
+        raise ConfigError(f"{error}{hint}") from error
+
+
+def _require_legal(model: Path, target: Target, origin: Origin) -> None:
+    """Refuse a model that was compiled for another target and breaks a rule of this one."""
+    if origin.target is None or origin.target == target.name:
+        return
+    found = target_violations(ir.load(model), target)
+    if found:
+        raise ConfigError(
+            f"{model} was compiled for {origin.target} and is not legal on {target.name}: {found[0].op_type} "
+            f"{found[0].where!r}: {found[0].reason}; compile it with --target {target.name}"
+        )
+
+
+def _copy_model(model: Path, proto: onnx.ModelProto, folder: Path) -> None:
+    """Copy the file as it is, or bring what lies in several files into two whose names are known."""
+    path = folder / "model.onnx"
+    outside = onnx.load(model, load_external_data=False).graph.initializer
+    if not any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in outside):
+        shutil.copyfile(model, path)
+        return
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)  # saving with external data empties the tensors of the model it is given
+    onnx.save(copy, path, save_as_external_data=True, location="model.data", size_threshold=0)
+
+
+def _copy_reports(folder: Path, reports: Mapping[str, Path | None]) -> None:
+    for name, path in reports.items():
+        if path is not None:
+            try:
+                shutil.copyfile(path, folder / name)
+            except OSError as error:
+                raise ConfigError(f"the report {path} cannot be read: {error.strerror or error}") from error
+
+
+def _session(model: Path, target: Target, notes: list[str]) -> Session:
+    """Open the model as the target does, or on the processor where its providers are not installed."""
+    import_error: RuntimeModelError | None = None
+    for providers in (target.providers, ("CPUExecutionProvider",)):
+        try:
+            session = open_session(
+                model,
+                providers=providers,
+                threads=1,
+                config=target.session_config,
+                provider_options=target.provider_options,
+            )
+        except RuntimeModelError as error:
+            import_error = import_error or error
+            continue
+        if import_error is not None:
+            notes.append(f"the expected outputs come from the processor, not from {target.name}: {import_error}")
+        return session
+    raise LoadError(str(import_error)) from import_error
+
+
+def _ort_wanted(asked: bool | None, proto: onnx.ModelProto, notes: list[str]) -> bool:
+    makers = {name: node.op_type for node in proto.graph.node for name in node.output}
+    codes = {node.input[0] for node in proto.graph.node if node.op_type == "DequantizeLinear"}
+    packed = any(makers.get(name) in _UNPACKING for name in codes) or any(
+        tensor.data_type in _NARROW for tensor in proto.graph.initializer
+    )
+    if asked is None and packed:
+        notes.append(
+            "no .ort file was made: it would hold the packed weights in 8 bits; --ort asks for it all the same"
+        )
+    return not packed if asked is None else asked
+
+
+def _write_ort(folder: Path, target: Target) -> None:
+    try:
+        write_ort(
+            folder / "model.onnx",
+            folder / "model.ort",
+            folder / "model.required_operators.config",
+            platform=target.ort_platform,
+        )
+    except RuntimeModelError as error:
+        raise LoadError(f"{error}; --no-ort leaves it out") from error
+
+
+def _prove(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Run every model file of the package as the device will, here on the processor."""
+    for name in manifest["models"]:
+        try:
+            found = replay(folder, dict(manifest), name, provider="CPUExecutionProvider", threads=1, timed=False)
+        except RunError as error:
+            raise LoadError(str(error)) from error
+        if found["faults"]:
+            raise ValidationError(f"{name} does not give the expected outputs: {found['faults'][0]}")
+
+
+def _deliver(folder: Path, output: Path) -> None:
+    if is_archive(output):
+        part = folder.parent / "package.tar.gz"
+        pack(folder, part)
+        part.replace(output)
+        return
+    if output.exists():
+        shutil.rmtree(output)
+    folder.replace(output)

@@ -1,0 +1,142 @@
+"""Sample inputs for a package, what the model answers to them, and how far a right answer may lie from that."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.session import Session, open_session
+from zsq_compile.errors import ConfigError
+
+_SAFETY = 4.0
+_FLOOR = 0.02
+_NORMAL_CONTRACT: Mapping[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+Feed = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Sample:
+    """One run of the model: inputs and expected outputs by name, shapes as the model takes and gives them."""
+
+    inputs: Feed
+    outputs: Feed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tolerance:
+    """How far an output may lie from the expected one: ``atol`` if it is float, else ``may_differ`` elements."""
+
+    atol: float | None
+    may_differ: int | None
+
+
+def make_feeds(
+    session: Session, count: int, contract: Mapping[str, Any] | None, given: Mapping[str, NDArray[Any]] | None
+) -> list[Feed]:
+    """Make feeds for ``count`` runs, from given arrays (samples, ...) by input name or procedurally.
+
+    Images (N, 1 or 3, H, W) are procedural pictures as ``contract`` wants them; other float inputs are standard normal.
+
+    Raises:
+        ConfigError: given arrays do not fit, or an input cannot be made up.
+
+    """
+    arrays = {}
+    for name in session.input_names:
+        shape = session.input_shapes[name]
+        batch = 1 if not shape or shape[0] is None else shape[0]
+        if given is not None:
+            arrays[name] = _given(given, name, shape, count * batch if shape else count)
+        else:
+            arrays[name] = _made_up(session, name, count, contract)
+    if given is not None:
+        count = min(len(arrays[name]) // _batch(session, name) for name in session.input_names)
+    feeds = []
+    for index in range(count):
+        feed = {}
+        for name, array in arrays.items():
+            batch = _batch(session, name)
+            part = array[index * batch : (index + 1) * batch] if session.input_shapes[name] else array[index]
+            feed[name] = np.ascontiguousarray(part, session.input_dtypes.get(name, array.dtype))
+        feeds.append(feed)
+    return feeds
+
+
+def expected(model: Path, session: Session, feeds: list[Feed]) -> tuple[list[Sample], dict[str, Tolerance]]:
+    """Run a model, and measure how far apart two right ways to compute it lie.
+
+    The runtime's integer kernels and the same graph in float, node by node, round at different places. Another
+    processor has yet other kernels, and is allowed four times that distance, or two hundredths of the largest output if
+    that is more. Outputs of other types (classes, indices) may differ in four times as many elements, or in one of a
+    hundred.
+    """
+    other = open_session(model, threads=1, optimize="none")
+    samples = [Sample(inputs=feed, outputs=session.run(feed)) for feed in feeds]
+    tolerances = {}
+    for name in session.output_names:
+        pairs = [(sample.outputs[name], other.run(sample.inputs, [name])[name]) for sample in samples]
+        tolerances[name] = _tolerance(pairs)
+    return samples, tolerances
+
+
+def _tolerance(pairs: list[tuple[NDArray[Any], NDArray[Any]]]) -> Tolerance:
+    if all(np.issubdtype(made.dtype, np.floating) for made, _ in pairs):
+        made = np.concatenate([one.astype(np.float64).reshape(-1) for one, _ in pairs])
+        finite = made[np.isfinite(made)]
+        largest = float(np.abs(finite).max(initial=0.0))
+        apart = 0.0
+        for one, other in pairs:
+            if one.shape == other.shape:
+                error = np.abs(one.astype(np.float64) - other)
+                apart = max(apart, float(error[np.isfinite(error)].max(initial=0.0)))
+        return Tolerance(atol=max(_SAFETY * apart, _FLOOR * largest, 1e-6), may_differ=None)
+    differing = max(int(np.count_nonzero(one != other)) for one, other in pairs if one.shape == other.shape)
+    elements = max(made.size for made, _ in pairs)
+    return Tolerance(atol=None, may_differ=max(int(_SAFETY) * differing, -(-elements // 100)))
+
+
+def _batch(session: Session, name: str) -> int:
+    shape = session.input_shapes[name]
+    return 1 if not shape or shape[0] is None else int(shape[0])
+
+
+def _given(given: Mapping[str, NDArray[Any]], name: str, shape: tuple[int | None, ...], wanted: int) -> NDArray[Any]:
+    if name not in given:
+        raise ConfigError(f"the samples have no array for the input {name!r}, only {', '.join(given) or 'none'}")
+    array = given[name]
+    fits = array.ndim == max(len(shape), 1) and all(
+        size is None or size == there for size, there in zip(shape[1:], array.shape[1:], strict=True)
+    )
+    if not fits or len(array) < (shape[0] if shape and shape[0] else 1):
+        raise ConfigError(f"samples for {name!r} must be (samples, *{shape[1:]}), got {array.shape}")
+    return array[:wanted]
+
+
+def _made_up(session: Session, name: str, count: int, contract: Mapping[str, Any] | None) -> NDArray[Any]:
+    shape, dtype = session.input_shapes[name], session.input_dtypes.get(name)
+    if dtype is None or not np.issubdtype(dtype, np.floating) or None in shape[1:]:
+        raise ConfigError(
+            f"samples for the input {name!r} ({dtype}, {list(shape)}) cannot be made up: give them with --samples"
+        )
+    sizes = tuple(int(size) for size in shape[1:] if size is not None)
+    total = count * _batch(session, name)
+    if len(shape) == 4 and sizes[0] in (1, 3):
+        return _pictures(total, sizes, contract or _NORMAL_CONTRACT)
+    return np.random.default_rng(0).standard_normal((total, *sizes))
+
+
+def _pictures(count: int, sizes: tuple[int, ...], contract: Mapping[str, Any]) -> NDArray[Any]:
+    """Procedural pictures as numbers that the network expects: (pixel - mean) / std, then the channel order."""
+    import torch
+
+    from zsq_compile.synthesis.prior import prior_images
+
+    channels, height, width = sizes
+    pixels = prior_images(count, channels, height, width, torch.Generator().manual_seed(0)).numpy()
+    mean, std = (np.asarray(contract[key], np.float64)[:channels].reshape(1, -1, 1, 1) for key in ("mean", "std"))
+    scaled = (pixels - mean) / std
+    return scaled[:, ::-1] if contract.get("channel_order") == "bgr" else scaled

@@ -1,0 +1,139 @@
+"""The programs and the text that lie in a package, filled in from its manifest."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+
+from zsq_compile.packaging.samples import Sample
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_CPP_TYPES = {
+    "float32": "FLOAT",
+    "float64": "DOUBLE",
+    "float16": "FLOAT16",
+    "bool": "BOOL",
+    **{f"{sign}int{bits}": f"{sign}int{bits}".upper() for sign in ("", "u") for bits in (8, 16, 32, 64)},
+}
+# Providers that have a function of their own in the C++ interface; the others are appended by their short name.
+_CPP_CALLS = {
+    "CUDAExecutionProvider": "  options.AppendExecutionProvider_CUDA(OrtCUDAProviderOptions{});",
+    "TensorrtExecutionProvider": (
+        "  OrtTensorRTProviderOptions tensorrt{};\n  tensorrt.trt_int8_enable = 1;\n"
+        "  options.AppendExecutionProvider_TensorRT(tensorrt);"
+    ),
+    "CPUExecutionProvider": "",
+}
+
+
+def write_snippets(
+    folder: Path, manifest: Mapping[str, Any], samples: Sequence[Sample], *, model_name: str, others: Sequence[str]
+) -> None:
+    """Write README.md, run.py, run.cpp and verify.py into a package.
+
+    Args:
+        folder: the package.
+        manifest: its entries on the target, session, tool, contract, inputs and outputs are used.
+        samples: the first one gives the shapes that run.cpp feeds.
+        model_name: what the model was called.
+        others: further files that lie in the package.
+
+    """
+    texts = {
+        "README.md": _readme(manifest, model_name, others),
+        "run.py": _python(manifest),
+        "run.cpp": _cpp(manifest, samples[0]),
+        "verify.py": (Path(__file__).parent / "verify.py").read_text(encoding="utf-8"),
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8", newline="\n")
+
+
+def _readme(manifest: Mapping[str, Any], model_name: str, others: Sequence[str]) -> str:
+    ort = "; `model.ort` is the same for minimal builds of ONNX Runtime, whose operators "
+    return _filled(
+        "README.md",
+        {
+            "model_name": model_name,
+            "target": manifest["target"]["name"],
+            "version": manifest["tool"]["packed_by"],
+            "description": manifest["target"]["description"],
+            "ort_line": f"{ort}`model.required_operators.config` lists" if "model.ort" in others else "",
+            "report_line": "".join(f"\n- `{name}`: evidence of the compilation" for name in others if "report" in name),
+            "contract": _contract_words(manifest["input_contract"]),
+        },
+    )
+
+
+def _python(manifest: Mapping[str, Any]) -> str:
+    session, contract, prepare = manifest["session"], manifest["input_contract"], "\n"
+    if contract is not None:
+        channels = len(contract["mean"])
+        prepare = _filled(
+            "prepare.py",
+            {
+                "channels": channels,
+                "order": "gray" if channels == 1 else "red, green, blue",
+                "mean": list(contract["mean"]),
+                "std": list(contract["std"]),
+                "flip": "[..., ::-1]" if contract["channel_order"] == "bgr" else "",
+            },
+        )
+    return _filled(
+        "run.py",
+        {
+            "inputs": [entry["name"] for entry in manifest["inputs"]],
+            "outputs": [entry["name"] for entry in manifest["outputs"]],
+            "config": session["config"],
+            "providers": session["providers"],
+            "provider_options": [session["provider_options"].get(name, {}) for name in session["providers"]],
+            "prepare": prepare,
+        },
+    )
+
+
+def _cpp(manifest: Mapping[str, Any], sample: Sample) -> str:
+    session = manifest["session"]
+    lines = [f"  options.AddConfigEntry({_quoted(key)}, {_quoted(value)});" for key, value in session["config"].items()]
+    for provider in session["providers"]:
+        options = session["provider_options"].get(provider, {})
+        pairs = ", ".join(f"{{{_quoted(key)}, {_quoted(value)}}}" for key, value in options.items())
+        short = provider.removesuffix("ExecutionProvider").replace("Xnnpack", "XNNPACK")
+        lines.append(_CPP_CALLS.get(provider, f"  options.AppendExecutionProvider({_quoted(short)}, {{{pairs}}});"))
+    arrays = [np.asarray(array) for array in sample.inputs.values()]
+    return _filled(
+        "run.cpp",
+        {
+            "configure": "\n".join(line for line in lines if line),
+            "input_names": ", ".join(_quoted(name) for name in sample.inputs),
+            "output_names": ", ".join(_quoted(entry["name"]) for entry in manifest["outputs"]),
+            "shapes": ", ".join("{" + ", ".join(map(str, array.shape)) + "}" for array in arrays),
+            "types": ", ".join(f"ONNX_TENSOR_ELEMENT_DATA_TYPE_{_CPP_TYPES[array.dtype.name]}" for array in arrays),
+        },
+    )
+
+
+def _contract_words(contract: Mapping[str, Any] | None) -> str:
+    if contract is None:
+        return "The model does not say what numbers it expects of an image, or takes none."
+    order = {"bgr": "blue, green, red", "rgb": "red, green, blue", "gray": "one gray channel"}[
+        contract["channel_order"]
+    ]
+    known = "as its statistics tell" if contract["inferred"] else "as was given or assumed when it was compiled"
+    return (
+        f"Input: pixels in [0, 1], channels in the order {order}, minus {list(contract['mean'])} (in the order "
+        f"red, green, blue) and divided by {list(contract['std'])}, {known}."
+    )
+
+
+def _filled(template: str, values: Mapping[str, object]) -> str:
+    text = (_TEMPLATES / f"{template}.txt").read_text(encoding="utf-8")
+    return Template(text).substitute({name: str(value) for name, value in values.items()})
+
+
+def _quoted(text: str) -> str:
+    """Write a C++ string literal; JSON's is one but for its escapes of letters."""
+    return json.dumps(text, ensure_ascii=False)
