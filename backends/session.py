@@ -93,6 +93,7 @@ def open_session(
     threads: int | None = None,
     optimize: Optimize = "all",
     optimized_path: Path | None = None,
+    config: Mapping[str, str] | None = None,
 ) -> Session:
     """Load a model into ONNX Runtime.
 
@@ -102,6 +103,7 @@ def open_session(
         threads: threads inside an operator; None leaves the choice to the runtime.
         optimize: graph optimisations, "all" being the runtime's own default.
         optimized_path: where to save the graph as the runtime rewrote it; larger weights go into ``NAME.data`` there.
+        config: entries of the runtime's session options.
 
     Raises:
         RuntimeModelError: the runtime cannot load the model, or lacks a provider.
@@ -118,9 +120,10 @@ def open_session(
         )
     source, scratch = _as_source(model)
     try:
-        handle = ort.InferenceSession(
-            source, sess_options=_options(threads, optimize, optimized_path), providers=list(providers)
-        )
+        options = _options(threads, optimize, optimized_path)
+        for key, value in (config or {}).items():
+            options.add_session_config_entry(key, value)
+        handle = ort.InferenceSession(source, sess_options=options, providers=list(providers))
     except MemoryError:
         raise
     except Exception as error:  # onnxruntime's errors share no base but Exception

@@ -38,6 +38,8 @@ from zsq_compile.genie_config import GenieConfig
 
 if TYPE_CHECKING:
     from zsq_compile.compiler import CompileResult, compile_model, synthesize
+    from zsq_compile.inspecting import inspect_model
+    from zsq_compile.inspection import Inspection
     from zsq_compile.reader import SyntheticDataReader
 
 __version__ = "0.1.0"
@@ -51,6 +53,7 @@ __all__ = [
     "DsgConfig",
     "GenieConfig",
     "InputConfig",
+    "Inspection",
     "IntraqConfig",
     "LoadError",
     "NoiseConfig",
@@ -66,14 +69,17 @@ __all__ = [
     "ZsqError",
     "__version__",
     "compile_model",
+    "inspect_model",
     "read_config",
     "synthesize",
 ]
 
 _LATE = {
     "CompileResult": "zsq_compile.compiler",
+    "Inspection": "zsq_compile.inspection",
     "SyntheticDataReader": "zsq_compile.reader",
     "compile_model": "zsq_compile.compiler",
+    "inspect_model": "zsq_compile.inspecting",
     "synthesize": "zsq_compile.compiler",
 }
 

@@ -5,16 +5,12 @@ torch or a runtime is imported when the work begins, so that ``--help`` answers 
 """
 
 import ctypes
-import json
 import os
 import sys
 import time
-import traceback
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -23,21 +19,18 @@ import zsq_compile.options as given
 from zsq_compile import __version__
 from zsq_compile.chosen_config import build_config, require_widths_used
 from zsq_compile.config import CompileConfig
-from zsq_compile.errors import BudgetError, ConfigError, ZsqError
-from zsq_compile.progress import Progress, Silent
+from zsq_compile.errors import ConfigError
+from zsq_compile.guard import SETTINGS, guarded, print_json
+from zsq_compile.inspect_command import inspect_app
+from zsq_compile.progress import Progress
 from zsq_compile.requirements import require_folder
 
 if TYPE_CHECKING:
     from zsq_compile.compiler import CompileResult
 
 _STARTED = time.perf_counter()  # importing torch takes seconds, which a time budget counts
-GATE_MISSED, INTERRUPTED, INTERNAL = 4, 130, 1
+GATE_MISSED = 4
 
-_SETTINGS = {
-    # Snake case is what onnxruntime and its neighbours write: --act_bits is --act-bits.
-    "token_normalize_func": lambda name: name.replace("_", "-"),
-    "help_option_names": ["--help", "-h"],
-}
 _EXIT_CODES = (
     "Exit codes: 0 done; 1 internal error; 2 wrong usage; 3 model invalid or unsupported; 4 --min-agreement missed, "
     "file written; 5 the file fails in the runtime; 6 out of memory or time; 130 interrupted."
@@ -45,10 +38,10 @@ _EXIT_CODES = (
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
-compile_app = typer.Typer(add_completion=False, context_settings=_SETTINGS)
-synth_app = typer.Typer(add_completion=False, context_settings=_SETTINGS)
-harvest_app = typer.Typer(add_completion=False, context_settings=_SETTINGS)
-COMMANDS = {"synth": synth_app, "harvest": harvest_app}
+compile_app = typer.Typer(add_completion=False, context_settings=SETTINGS)
+synth_app = typer.Typer(add_completion=False, context_settings=SETTINGS)
+harvest_app = typer.Typer(add_completion=False, context_settings=SETTINGS)
+COMMANDS = {"synth": synth_app, "harvest": harvest_app, "inspect": inspect_app}
 """Commands by their first word; without one of these words the command line compiles."""
 
 
@@ -87,8 +80,8 @@ Version = Annotated[bool, typer.Option("--version", help="Show the version.", ca
 
 
 @compile_app.command(
-    epilog=f"{_EXIT_CODES} Other commands: zsq-compile synth MODEL and zsq-compile harvest MODEL, "
-    "see zsq-compile synth --help and zsq-compile harvest --help."
+    epilog=f"{_EXIT_CODES} Other commands: zsq-compile inspect MODEL, zsq-compile synth MODEL and zsq-compile harvest "
+    "MODEL; see zsq-compile inspect --help and so on."
 )
 def compile_command(
     context: typer.Context,
@@ -134,7 +127,7 @@ def compile_command(
     version: Version = False,
 ) -> None:
     """Quantize a trained float ONNX model without any data, and prove the result in ONNX Runtime."""
-    with _guard(json_wanted, quiet, verbose) as progress:
+    with guarded(json_wanted, quiet, verbose) as progress:
         settings = build_config(context.params)
         result = _compile(model, output, settings, calib, save_calib, plan, save_plan, data, progress)
     _answer(result, settings, json_wanted, quiet)
@@ -209,7 +202,7 @@ def synth_command(
 ) -> None:
     """Make calibration data for a float ONNX model out of the model alone, for any quantizer."""
     path = output or model.with_name(f"{model.stem}.calib.npz")
-    with _guard(json_wanted, quiet, verbose) as progress:
+    with guarded(json_wanted, quiet, verbose) as progress:
         require_folder(path)
         settings = build_config(context.params)
         require_widths_used(settings, context.params)
@@ -222,7 +215,7 @@ def synth_command(
     shapes = {name: list(tensor.shape) for name, tensor in made.inputs.items()}
     if json_wanted:
         drawn = {} if gallery is None else {"gallery": str(gallery)}
-        _print_json({"output": str(path), **drawn, "algorithm": made.algorithm, "inputs": shapes, "exit_code": 0})
+        print_json({"output": str(path), **drawn, "algorithm": made.algorithm, "inputs": shapes, "exit_code": 0})
     elif quiet:
         typer.echo(path)
     else:
@@ -244,7 +237,7 @@ def harvest_command(
 ) -> None:
     """Keep what batch normalisation remembers of the training data, for --bn-stats and a model where it is folded."""
     path = output or model.with_name(f"{model.stem}.stats.npz")
-    with _guard(json_wanted, quiet, verbose) as progress:
+    with guarded(json_wanted, quiet, verbose) as progress:
         require_folder(path)
         settings = build_config(context.params)
         from zsq_compile.known_statistics import keep_statistics
@@ -252,7 +245,7 @@ def harvest_command(
         made = keep_statistics(model, path, progress, input_shapes=settings.input.shapes)
     if json_wanted:
         values = [norm.entry.output for norm in made.norms]
-        _print_json({"output": str(path), "model_sha256": made.model_sha256, "values": values, "exit_code": 0})
+        print_json({"output": str(path), "model_sha256": made.model_sha256, "values": values, "exit_code": 0})
     elif quiet:
         typer.echo(path)
     else:
@@ -262,7 +255,7 @@ def harvest_command(
 def _answer(result: "CompileResult", settings: CompileConfig, json_wanted: bool, quiet: bool) -> None:
     if json_wanted:
         code = GATE_MISSED if result.gate_missed else 0
-        _print_json({**result.report.to_json(), "gate_missed": result.gate_missed, "exit_code": code})
+        print_json({**result.report.to_json(), "gate_missed": result.gate_missed, "exit_code": code})
     elif quiet:
         typer.echo(result.path)
     else:
@@ -273,62 +266,3 @@ def _answer(result: "CompileResult", settings: CompileConfig, json_wanted: bool,
         agreement = result.report.validation.agreement
         got = "the model has no output with classes" if agreement is None else f"it is {agreement:.4f}"
         typer.echo(f"--min-agreement {settings.min_agreement} was missed: {got}; {result.path} was written", err=True)
-
-
-def _print_json(value: Mapping[str, Any]) -> None:
-    typer.echo(json.dumps(value, indent=2, allow_nan=False))
-
-
-@contextmanager
-def _guard(json_wanted: bool, quiet: bool, verbose: bool) -> Iterator[Progress]:
-    """Keep stdout for the answer while the work goes on, and end in an exit code where it fails."""
-    try:
-        with _stdout_kept(), warnings.catch_warnings():
-            if not verbose:
-                warnings.simplefilter("ignore")
-            yield _progress(quiet, verbose)
-    except (Exception, KeyboardInterrupt) as error:
-        if isinstance(error, typer.Exit):
-            raise
-        code, words = _verdict(error)
-        if verbose:
-            traceback.print_exc()
-        if json_wanted:
-            _print_json({"error": {"type": type(error).__name__, "message": words}, "exit_code": code})
-        Console(stderr=True).print(words, style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(code) from error
-
-
-def _progress(quiet: bool, verbose: bool) -> Progress:
-    if quiet:
-        return Silent()
-    from zsq_compile.console import ConsoleProgress
-
-    return ConsoleProgress(Console(stderr=True), verbose=verbose)
-
-
-def _verdict(error: BaseException) -> tuple[int, str]:
-    """Exit code and words for whatever ended the work."""
-    if isinstance(error, ZsqError):
-        return error.exit_code, f"error: {error}"
-    if isinstance(error, KeyboardInterrupt):
-        return INTERRUPTED, "interrupted: nothing half-written was left behind"
-    # torch reports a failed allocation as a plain RuntimeError.
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-        return BudgetError.exit_code, "error: memory ran out: try fewer --samples, --effort fast, or a larger machine"
-    first = str(error).strip().split("\n")[0]
-    return INTERNAL, f"internal error: {type(error).__name__}: {first} (-v shows the traceback; please report it)"
-
-
-@contextmanager
-def _stdout_kept() -> Iterator[None]:
-    """Send to stderr whatever libraries print to stdout, native ones too: stdout is for the answer."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(kept, 1)
-        os.close(kept)

@@ -13,6 +13,7 @@ import onnx_ir as ir
 import torch
 
 from passes.harvest_batchnorm import BatchNormStatistics
+from zsq_compile.conventions import usual_conventions
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.signature import InputSpec
 from zsq_compile.synthesis.generator import InputContract
@@ -30,26 +31,19 @@ _DWARFED = 10.0
 _SCALING = ("Add", "Sub", "Mul", "Div")
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_CAFFE_MEAN = (123.0 / 255, 117.0 / 255, 104.0 / 255)
-_GRAY_MEAN, _GRAY_STD = (0.449,), (0.226,)
-
 
 def candidate_contracts(channels: int) -> tuple[InputContract, ...]:
     """Contracts in common use for images of 3 or 1 channels."""
-    order: Literal["rgb", "gray"] = "rgb" if channels == 3 else "gray"
-    imagenet = (_IMAGENET_MEAN, _IMAGENET_STD) if channels == 3 else (_GRAY_MEAN, _GRAY_STD)
-    rows: list[tuple[str, tuple[float, ...], tuple[float, ...], Literal["rgb", "bgr", "gray"]]] = [
-        ("unit", (0.0,) * channels, (1.0,) * channels, order),
-        ("symmetric", (0.5,) * channels, (0.5,) * channels, order),
-        ("imagenet", *imagenet, order),
-        ("byte", (0.0,) * channels, (1.0 / 255,) * channels, order),
-    ]
-    if channels == 3:
-        rows.append(("byte_bgr", _CAFFE_MEAN, (1.0 / 255,) * 3, "bgr"))
     return tuple(
-        InputContract(name=name, mean=mean, std=std, channel_order=given, inferred=False, margin=None)
-        for name, mean, std, given in rows
+        InputContract(
+            name=one.name,
+            mean=one.mean,
+            std=one.std,
+            channel_order=one.channel_order,
+            inferred=False,
+            margin=None,
+        )
+        for one in usual_conventions(channels)
     )
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import math
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,10 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from passes.plan import Refusal
 from zsq_compile.layer_quality import LayerQuality, worst_layers
+from zsq_compile.plain_values import plain
 from zsq_compile.verification.validate import Validation
 
 _PACKAGES = ("zsq-compile", "onnx", "onnx-ir", "onnxsim", "onnxruntime", "onnxruntime-gpu", "torch", "numpy")
@@ -71,15 +69,15 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values that json.dumps takes as they are; a number that JSON lacks (inf, nan) becomes None."""
-        plain = {entry.name: _plain(getattr(self, entry.name)) for entry in dataclasses.fields(self)}
+        told = {entry.name: plain(getattr(self, entry.name)) for entry in dataclasses.fields(self)}
         validation = self.validation
-        plain["validation"] |= {
-            "agreement": _plain(validation.agreement),
-            "sqnr_db": _plain(validation.sqnr_db),
-            "speedup": _plain(validation.speedup),
+        told["validation"] |= {
+            "agreement": plain(validation.agreement),
+            "sqnr_db": plain(validation.sqnr_db),
+            "speedup": plain(validation.speedup),
         }
-        plain["worst_layers"] = _plain(worst_layers(self.layers))
-        return plain
+        told["worst_layers"] = plain(worst_layers(self.layers))
+        return told
 
     def summary(self) -> str:
         """Return a few plain lines for a terminal or a log."""
@@ -129,22 +127,6 @@ def file_sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes (of the model file alone where weights lie beside it)."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {entry.name: _plain(getattr(value, entry.name)) for entry in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.generic):
-        return _plain(value.item())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return str(value) if isinstance(value, Path) else value
 
 
 def _layers(validation: Validation) -> str:
