@@ -18,6 +18,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     (
         "zsq_compile.conventions",
         "zsq_compile.errors",
+        "zsq_compile.evidence",
         "zsq_compile.layer_quality",
         "zsq_compile.natural_fields",
         "zsq_compile.plain_values",
@@ -30,6 +31,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "zsq_compile.input_shapes",
         "zsq_compile.opset",
         "zsq_compile.estimates",
+        "zsq_compile.file_contents",
         "zsq_compile.reading",
         "zsq_compile.requirements",
         "zsq_compile.trial_run",
@@ -64,6 +66,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     (
         "zsq_compile.checkpoint_file",
         "zsq_compile.gallery_tiles",
+        "zsq_compile.gathered_evidence",
         "zsq_compile.inspection_warnings",
         "zsq_compile.live_data",
         "zsq_compile.planning",
@@ -74,7 +77,10 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("zsq_compile.quantize_network",),
     ("zsq_compile.compiler",),
     ("zsq_compile.reader", "zsq_compile.console", "zsq_compile.options"),
-    ("zsq_compile.chosen_config", "zsq_compile.guard", "zsq_compile.inspection_console"),
+    ("zsq_compile.chosen_config", "zsq_compile.guard", "zsq_compile.inspection_console", "zsq_compile.report_charts"),
+    ("zsq_compile.report_figures",),
+    ("zsq_compile.report_view",),
+    ("zsq_compile.report_page",),
     ("zsq_compile",),  # the public face: what its __init__ imports
     ("zsq_compile.inspect_command",),
     ("zsq_compile.cli",),
@@ -89,6 +95,7 @@ TORCH = (
     "zsq_compile.compiler",
     "zsq_compile.devices",
     "zsq_compile.gallery_tiles",
+    "zsq_compile.gathered_evidence",
     "zsq_compile.provisional_student",
     "zsq_compile.quantize_network",
     "zsq_compile.width_trials",

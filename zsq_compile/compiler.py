@@ -26,6 +26,7 @@ from zsq_compile.errors import ConfigError, ValidationError
 from zsq_compile.folding import folded
 from zsq_compile.gallery import require_png
 from zsq_compile.gallery_tiles import require_image, show_synthetic
+from zsq_compile.gathered_evidence import with_evidence
 from zsq_compile.known_statistics import KnownStatistics, known_statistics
 from zsq_compile.loading import LoadedModel, load_model
 from zsq_compile.mixed_precision import explained
@@ -71,6 +72,7 @@ def compile_model(
     data: Path | None = None,
     given_plan: PlanFile | None = None,
     samples_kept: bool = False,
+    pictures_wanted: bool = False,
     started: float | None = None,
     progress: Progress | None = None,
 ) -> CompileResult:
@@ -84,6 +86,7 @@ def compile_model(
         data: labelled images or arrays, only to measure the result with (see ``verification.dataset``).
         given_plan: widths of single layers and values; what it does not name is as ``config`` says.
         samples_kept: the synthesized samples are to be written with ``sample_arrays``, whose names must be free.
+        pictures_wanted: the report is to hold some of the synthesized images.
         started: moment, on the clock of ``time.perf_counter``, from which ``time_budget`` counts; None is now.
         progress: is told of stages, notes and warnings.
 
@@ -127,6 +130,8 @@ def compile_model(
     with clock.stage("validate"):
         validation = _validate(loaded, quantized.model, path, samples, target, labelled)
     report = _report(loaded, path, config, known, samples, quantized, validation, told.texts, clock)
+    with clock.stage("look back"):
+        report = with_evidence(report, loaded, statistics, samples, device, pictures_wanted=pictures_wanted)
     return _concluded(report, config, samples.synthetic, saved_plan(quantized.plan, report.sha256["model"]))
 
 
