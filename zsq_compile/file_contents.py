@@ -7,7 +7,7 @@ from zsq_compile.evidence import Contents
 
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
-_UNPACKING = ("Cast", "Div", "Mod", "Sub", "Add", "Reshape", "Transpose")  # from packed codes to the weight
+_UNPACKING = ("Cast", "Div", "Mod", "Sub", "Reshape", "Slice", "Transpose")  # from packed codes to the weight
 
 
 def file_contents(model: ir.Model, total: int) -> Contents:
@@ -48,7 +48,7 @@ def _purpose(value: ir.Value) -> tuple[str, ir.Node | None]:
             return "scale", None
         if is_standard(node, "Mul") and _scales_a_bias(node):
             return "scale", None
-        if is_standard(node, *_QUANTIZERS, *_UNPACKING):
+        if use.idx == 0 and is_standard(node, *_QUANTIZERS, *_UNPACKING):
             kind, layer = _purpose(node.outputs[0])
             if kind != "constant":
                 return kind, layer

@@ -209,10 +209,12 @@ class _LogScale:
         return HEIGHT - _BOTTOM - share * (HEIGHT - _TOP - _BOTTOM)
 
     def ticks(self) -> tuple[Tick, ...]:
-        powers = range(math.floor(self._low), math.ceil(self._high) + 1)
+        powers = range(math.ceil(self._low), math.floor(self._high) + 1)
         every = max(1, math.ceil(len(powers) / _MOST_TICKS))
-        steps = (1.0,) if len(powers) > 3 else (1.0, 2.0, 5.0)
-        values = [step * 10.0**power for power in powers if power % every == 0 for step in steps]
+        values = [10.0**power for power in powers if (power - powers.start) % every == 0]
+        if len(powers) < 3:
+            around = range(math.floor(self._low), math.ceil(self._high) + 1)
+            values = [step * 10.0**power for power in around for step in (1.0, 2.0, 5.0)]
         inside = [value for value in values if self._low <= math.log10(value) <= self._high]
         return tuple(Tick(place=_round(self.place(value)), text=f"{value:g}") for value in inside)
 
