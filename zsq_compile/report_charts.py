@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 WIDTH, HEIGHT = 720.0, 240.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 74.0, 10.0, 14.0, 30.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 74.0, 24.0, 14.0, 30.0
 _MOST_TICKS = 5
 
 

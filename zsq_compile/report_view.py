@@ -151,7 +151,7 @@ def _tiles(told: Told) -> tuple[tuple[str, str], ...]:
     real = validation["labelled"]
     if real is not None and real["top1_quantized"] is not None:
         change = 100.0 * (real["top1_quantized"] - real["top1_float"])
-        tiles.append((_percent(real["top1_quantized"]), f"top-1 on your samples ({change:+.1f} points)"))
+        tiles.append((_percent(real["top1_quantized"]), f"top-1 on your samples ({change:+.2f} points)"))
     if validation["agreement"] is not None:
         tiles.append((_percent(validation["agreement"]), "same decision, held-out samples"))
     if validation["sqnr_db"] is not None:

@@ -300,7 +300,7 @@ def test_a_report_is_one_page(call: Callable[..., Ended], model: Path, tmp_path:
     told, text = json.loads(ended.out), page.read_text(encoding="utf-8")
     assert told["sha256"]["emitted"] in text
     assert f"{told['validation']['agreement']:.2%}" in text
-    assert text.count("<img ") == len(told["pictures"]) == 8
+    assert text.count("<img ") == len(told["pictures"]) == 10  # eight to calibrate on, two held out
     assert len(told["moments"]) == 3 and all(one["distance"] > 0 for one in told["moments"])
     assert sum(told["contents"]["quantized"]["weights"].values()) == 8 * 27 + 2 * 8 * 72 + 40
     assert call(model, *QUICK, "--report", page).out.splitlines()[-1] == f"report in {page}"
