@@ -94,6 +94,7 @@ def open_session(
     optimize: Optimize = "all",
     optimized_path: Path | None = None,
     config: Mapping[str, str] | None = None,
+    weights: Mapping[str, NDArray[Any]] | None = None,
 ) -> Session:
     """Load a model into ONNX Runtime.
 
@@ -104,6 +105,8 @@ def open_session(
         optimize: graph optimisations, "all" being the runtime's own default.
         optimized_path: where to save the graph as the runtime rewrote it; larger weights go into ``NAME.data`` there.
         config: entries of the runtime's session options.
+        weights: numbers of those initializers that a model in memory calls external, by name; so they are not copied on
+            the way, as a whole model is several times.
 
     Raises:
         RuntimeModelError: the runtime cannot load the model, or lacks a provider.
@@ -123,6 +126,9 @@ def open_session(
         options = _options(threads, optimize, optimized_path)
         for key, value in (config or {}).items():
             options.add_session_config_entry(key, value)
+        shared = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in (weights or {}).items()}
+        if shared:
+            options.add_external_initializers(list(shared), list(shared.values()))
         handle = ort.InferenceSession(source, sess_options=options, providers=list(providers))
     except MemoryError:
         raise

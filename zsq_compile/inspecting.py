@@ -64,7 +64,9 @@ def inspect_model(
     network = folded(quick.model, statistics, equalize=False)
     plans = {bits: place_quantizers(network, goal, bits=bits) for bits in _ESTIMATED_BITS}
     seen = _seen_ranges(network, plans[8], quick, contract, work, rng)
-    whole = file_bytes(path)
+    whole = path.stat().st_size
+    if whole < 4 * work.parameters:  # there may be weights beside it; finding out reads the file once more
+        whole = file_bytes(path)
     inputs, known, placement = _inputs(quick), _statistics(statistics), _placement(network, plans[8], goal)
     dead = find_dead_channels(network)
     risks, conflicts = find_bias_risks(network, plans[8], seen.ranges), find_scale_conflicts(plans[8], seen.ranges)

@@ -15,6 +15,8 @@ from zsq_compile.signature import InputSpec
 
 Arrays = dict[str, NDArray[Any]]
 
+_LARGE = 4096  # numbers; what is smaller travels inside the model
+
 
 def session_up_to(model: ir.Model, values: Sequence[str], *, sizes_open: bool = True) -> Session:
     """Open a session of the part of a model that makes the named values; the model given is not changed.
@@ -33,6 +35,7 @@ def session_up_to(model: ir.Model, values: Sequence[str], *, sizes_open: bool = 
         value.dtype = value.dtype or ir.DataType.FLOAT  # the runtime wants to be told of outputs
         part.graph.outputs.append(value)
     common.RemoveUnusedNodesPass()(part)
+    weights = _outside(part)
     proto = ir.to_proto(part)
     del proto.graph.value_info[:]
     for output in proto.graph.output:
@@ -41,7 +44,25 @@ def session_up_to(model: ir.Model, values: Sequence[str], *, sizes_open: bool = 
         _open_sizes(given)
     # The runtime's deeper rewriting takes longer than the few runs that follow. And dead filters, whose weights are
     # below 1e-38, would make these runs twenty times slower.
-    return open_session(proto, optimize="basic", config={"session.set_denormal_as_zero": "1"})
+    return open_session(proto, optimize="basic", config={"session.set_denormal_as_zero": "1"}, weights=weights)
+
+
+def _outside(model: ir.Model) -> Arrays:
+    """Call the large weights of a model external, in place; returns their numbers."""
+    weights: Arrays = {}
+    for name, value in model.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is not None and tensor.dtype == ir.DataType.FLOAT and tensor.size > _LARGE:
+            weights[name] = np.ascontiguousarray(tensor.numpy())
+            value.const_value = ir.ExternalTensor(
+                "weights",
+                offset=0,
+                length=tensor.nbytes,
+                dtype=tensor.dtype,
+                shape=ir.Shape(tensor.shape.numpy()),
+                name=name,
+            )
+    return weights
 
 
 def _open_sizes(value: onnx.ValueInfoProto) -> None:
