@@ -114,8 +114,7 @@ def compile_model(
     network = FloatNetwork(
         model=float_model,
         target=target,
-        # those of a model whose channels were equalized hold no longer
-        statistics=replace(statistics, entries=()) if config.quantization.equalize else statistics,
+        statistics=_still_true(statistics, config),
         samples=samples,
         inputs=loaded.inputs,
         config=config,
@@ -130,8 +129,7 @@ def compile_model(
     with clock.stage("validate"):
         validation = _validate(loaded, quantized.model, path, samples, target, labelled)
     report = _report(loaded, path, config, known, samples, quantized, validation, told.texts, clock)
-    with clock.stage("look back"):
-        report = with_evidence(report, loaded, statistics, samples, device, pictures_wanted=pictures_wanted)
+    report = with_evidence(report, loaded, statistics, samples, device, clock, pictures_wanted=pictures_wanted)
     return _concluded(report, config, samples.synthetic, saved_plan(quantized.plan, report.sha256["model"]))
 
 
@@ -172,6 +170,11 @@ def synthesize(
     if gallery is not None:
         show_synthetic(gallery, loaded.path.name, teacher, loaded.inputs, made)
     return made
+
+
+def _still_true(statistics: BatchNormStatistics, config: CompileConfig) -> BatchNormStatistics:
+    """Leave statistics out that hold no longer, as those of a model whose channels were equalized."""
+    return replace(statistics, entries=()) if config.quantization.equalize else statistics
 
 
 def _concluded(report: Report, config: CompileConfig, synthetic: SyntheticSet | None, plan: PlanFile) -> CompileResult:

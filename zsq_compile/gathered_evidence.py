@@ -9,6 +9,7 @@ import torch
 
 from passes.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.calibration_data import CalibrationData, feeds
+from zsq_compile.clock import Clock
 from zsq_compile.differentiable.class_scores import class_probabilities
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.evidence import MomentMatch, Picture
@@ -31,6 +32,7 @@ def with_evidence(
     statistics: BatchNormStatistics,
     samples: CalibrationData,
     device: torch.device,
+    clock: Clock,
     *,
     pictures_wanted: bool,
 ) -> Report:
@@ -42,24 +44,26 @@ def with_evidence(
         statistics: of it, possibly none.
         samples: that it was calibrated on.
         device: where the float network runs.
+        clock: times and shows it.
         pictures_wanted: add some of the synthetic images.
 
     """
-    teacher, made = TorchGraph(loaded.model, device=device), samples.synthetic
-    synthesis = None
-    if made is not None:
-        count = len(next(iter(made.inputs.values())))
-        synthesis = {"algorithm": made.algorithm, "samples": count, "loss_curve": made.loss_curve}
-    return replace(
-        report,
-        synthesis=synthesis,
-        moments=moment_matches(teacher, statistics, samples, loaded.inputs),
-        pictures=pictures_of(teacher, samples, loaded.inputs) if pictures_wanted else (),
-        contents={
-            "float": file_contents(ir.from_proto(loaded.original), report.validation.float_bytes),
-            "quantized": file_contents(ir.load(report.emitted), report.validation.quantized_bytes),
-        },
-    )
+    with clock.stage("look back"):
+        teacher, made = TorchGraph(loaded.model, device=device), samples.synthetic
+        synthesis = None
+        if made is not None:
+            count = len(next(iter(made.inputs.values())))
+            synthesis = {"algorithm": made.algorithm, "samples": count, "loss_curve": made.loss_curve}
+        return replace(
+            report,
+            synthesis=synthesis,
+            moments=moment_matches(teacher, statistics, samples, loaded.inputs),
+            pictures=pictures_of(teacher, samples, loaded.inputs) if pictures_wanted else (),
+            contents={
+                "float": file_contents(ir.from_proto(loaded.original), report.validation.float_bytes),
+                "quantized": file_contents(ir.load(report.emitted), report.validation.quantized_bytes),
+            },
+        )
 
 
 def moment_matches(
