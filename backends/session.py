@@ -95,6 +95,7 @@ def open_session(
     optimized_path: Path | None = None,
     config: Mapping[str, str] | None = None,
     provider_options: Mapping[str, Mapping[str, str]] | None = None,
+    weights: Mapping[str, NDArray[Any]] | None = None,
 ) -> Session:
     """Load a model into ONNX Runtime.
 
@@ -106,6 +107,8 @@ def open_session(
         optimized_path: where to save the graph as the runtime rewrote it; larger weights go into ``NAME.data`` there.
         config: entries of the runtime's session options.
         provider_options: options by execution provider.
+        weights: numbers of those initializers that a model in memory calls external, by name; so they are not copied on
+            the way, as a whole model is several times.
 
     Raises:
         RuntimeModelError: the runtime cannot load the model, or lacks a provider.
@@ -126,6 +129,9 @@ def open_session(
         for key, value in (config or {}).items():
             options.add_session_config_entry(key, value)
         given = [dict((provider_options or {}).get(name, {})) for name in providers]
+        shared = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in (weights or {}).items()}
+        if shared:
+            options.add_external_initializers(list(shared), list(shared.values()))
         handle = ort.InferenceSession(source, options, providers=list(providers), provider_options=given)
     except MemoryError:
         raise

@@ -116,4 +116,5 @@ def _scaled(layer: ir.Node, factor: Array) -> Array:
         per_group = factor.reshape(groups, 1, -1, *[1] * (weight.ndim - 2))
         return (weight.reshape(groups, -1, *weight.shape[1:]) * per_group).reshape(weight.shape)
     axis = 1 if layer.op_type == "Gemm" and not layer.attributes.get_int("transB", 0) else 0
-    return weight * factor.reshape([-1 if position == axis else 1 for position in range(weight.ndim)])
+    weight *= factor.reshape([-1 if position == axis else 1 for position in range(weight.ndim)])  # a copy already
+    return weight

@@ -1,5 +1,6 @@
 """Make the shape of every value known, as far as the graph allows, with only the batch left open."""
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
@@ -33,16 +34,33 @@ class InferShapes(ir.passes.InPlacePass):
 
 
 def _skeleton(model: ir.Model) -> onnx.ModelProto:
-    """Return the graph without large weights and without annotations but those of inputs and outputs."""
-    proto = ir.to_proto(model)
+    """Return the graph without large weights and without annotations but those of inputs and outputs.
+
+    Large weights are kept out while the graph is turned to protobuf, which would copy every one of them.
+    """
+    large = {
+        name: value.const_value
+        for name, value in model.graph.initializers.items()
+        if value.const_value is not None
+        and value.const_value.size > _SMALL
+        and value.const_value.dtype.is_floating_point()
+    }
+    # One element in the place of a weight, which then gets the sizes of the weight and no numbers.
+    for name, tensor in large.items():
+        model.graph.initializers[name].const_value = ir.Tensor(
+            np.zeros(1, tensor.dtype.numpy()), dtype=tensor.dtype, name=name
+        )
+    try:
+        proto = ir.to_proto(model)
+    finally:
+        for name, tensor in large.items():
+            model.graph.initializers[name].const_value = tensor
     del proto.graph.value_info[:]
-    for tensor in proto.graph.initializer:
-        count = 1
-        for size in tensor.dims:
-            count *= size
-        if count > _SMALL:
-            tensor.ClearField("raw_data")
-            tensor.ClearField("float_data")
+    for small in proto.graph.initializer:
+        if small.name in large:
+            small.ClearField("raw_data")
+            del small.dims[:]
+            small.dims.extend(large[small.name].shape.numpy())
     return proto
 
 

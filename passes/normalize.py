@@ -35,8 +35,7 @@ def normalize(model: ir.Model, *, simplify: bool = True) -> ir.Model:
         SimplifierError: onnxsim failed.
 
     """
-    proto = ir.to_proto(model)
-    working = ir.from_proto(simplified(proto) if simplify else proto)
+    working = ir.from_proto(simplified(ir.to_proto(model))) if simplify else model.clone()
     return _passes()(working).model
 
 

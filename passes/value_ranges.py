@@ -32,7 +32,7 @@ def _search(value: ir.Value | None, known: dict[ir.Value, bool]) -> bool:
 def _judge(node: ir.Node, known: dict[ir.Value, bool]) -> bool:
     if is_standard(node, "Clip"):
         low = constant_value(node.inputs[1]) if len(node.inputs) > 1 else None
-        return low is not None and float(low) >= 0.0
+        return low is not None and low.size == 1 and float(low.item()) >= 0.0
     if is_standard(node, *_KEEPS):
         return _search(node.inputs[0], known)
     if is_standard(node, *_KEEPS_ALL):

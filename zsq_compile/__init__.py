@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from zsq_compile.comparison import ComparedModel, Comparison
     from zsq_compile.compiler import CompileResult, compile_model, synthesize
     from zsq_compile.head_to_head import compare_models
+    from zsq_compile.inspecting import inspect_model
+    from zsq_compile.inspection import Inspection
     from zsq_compile.reader import SyntheticDataReader
 
 __version__ = VERSION
@@ -56,6 +58,7 @@ __all__ = [
     "DsgConfig",
     "GenieConfig",
     "InputConfig",
+    "Inspection",
     "IntraqConfig",
     "LoadError",
     "NoiseConfig",
@@ -72,6 +75,7 @@ __all__ = [
     "__version__",
     "compare_models",
     "compile_model",
+    "inspect_model",
     "read_config",
     "synthesize",
 ]
@@ -80,9 +84,11 @@ _LATE = {
     "ComparedModel": "zsq_compile.comparison",
     "Comparison": "zsq_compile.comparison",
     "CompileResult": "zsq_compile.compiler",
+    "Inspection": "zsq_compile.inspection",
     "SyntheticDataReader": "zsq_compile.reader",
     "compare_models": "zsq_compile.head_to_head",
     "compile_model": "zsq_compile.compiler",
+    "inspect_model": "zsq_compile.inspecting",
     "synthesize": "zsq_compile.compiler",
 }
 

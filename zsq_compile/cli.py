@@ -22,6 +22,7 @@ from zsq_compile.compare_command import compare_app
 from zsq_compile.config import CompileConfig
 from zsq_compile.errors import ConfigError
 from zsq_compile.guard import SETTINGS, guarded, print_json
+from zsq_compile.inspect_command import inspect_app
 from zsq_compile.package_command import package_app
 from zsq_compile.progress import Progress
 from zsq_compile.requirements import require_folder
@@ -42,7 +43,13 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 compile_app = typer.Typer(add_completion=False, context_settings=SETTINGS)
 synth_app = typer.Typer(add_completion=False, context_settings=SETTINGS)
 harvest_app = typer.Typer(add_completion=False, context_settings=SETTINGS)
-COMMANDS = {"synth": synth_app, "harvest": harvest_app, "compare": compare_app, "package": package_app}
+COMMANDS = {
+    "inspect": inspect_app,
+    "synth": synth_app,
+    "harvest": harvest_app,
+    "compare": compare_app,
+    "package": package_app,
+}
 """Commands by their first word; without one of these words the command line compiles."""
 
 
@@ -81,8 +88,8 @@ Version = Annotated[bool, typer.Option("--version", help="Show the version.", ca
 
 
 @compile_app.command(
-    epilog=f"{_EXIT_CODES} Other commands: zsq-compile synth, harvest, compare and package MODEL, and zsq-compile verify "
-    "PACKAGE; see zsq-compile synth --help and so on."
+    epilog=f"{_EXIT_CODES} Other commands: zsq-compile inspect, synth, harvest, compare and package MODEL, and "
+    "zsq-compile verify PACKAGE; see zsq-compile inspect --help and so on."
 )
 def compile_command(
     context: typer.Context,
@@ -121,6 +128,7 @@ def compile_command(
     input_range: given.InputRange = None,
     data: given.Data = None,
     min_agreement: given.MinAgreement = None,
+    report: given.ReportPage = None,
     json_wanted: given.Json = False,
     config: given.ConfigFile = None,
     quiet: given.Quiet = False,
@@ -130,8 +138,8 @@ def compile_command(
     """Quantize a trained float ONNX model without any data, and prove the result in ONNX Runtime."""
     with guarded(json_wanted, quiet, verbose) as progress:
         settings = build_config(context.params)
-        result = _compile(model, output, settings, calib, save_calib, plan, save_plan, data, progress)
-    _answer(result, settings, json_wanted, quiet)
+        result = _compile(model, output, settings, calib, save_calib, plan, save_plan, data, report, progress)
+    _answer(result, settings, report, json_wanted, quiet)
     raise typer.Exit(GATE_MISSED if result.gate_missed else 0)
 
 
@@ -144,6 +152,7 @@ def _compile(
     plan: Path | None,
     save_plan: Path | None,
     data: Path | None,
+    page: Path | None,
     progress: Progress,
 ) -> "CompileResult":
     """Read what is given beside the settings, compile, and keep what is asked for."""
@@ -152,6 +161,10 @@ def _compile(
     for kept in (save_calib, save_plan):
         if kept is not None:
             require_folder(kept)
+    from zsq_compile.report_page import require_page, write_page
+
+    if page is not None:
+        require_page(page)
     from zsq_compile.arrays import read_arrays, write_arrays
     from zsq_compile.calibration_data import sample_arrays
     from zsq_compile.compiler import compile_model
@@ -165,6 +178,7 @@ def _compile(
         data=data,
         given_plan=None if plan is None else read_plan(plan),
         samples_kept=save_calib is not None,
+        pictures_wanted=page is not None,
         started=_STARTED,
         progress=progress,
     )
@@ -172,6 +186,8 @@ def _compile(
         write_arrays(save_calib, sample_arrays(result.synthetic.inputs, result.synthetic.labels))
     if save_plan is not None:
         write_plan(save_plan, result.plan)
+    if page is not None:
+        write_page(page, result.report)
     return result
 
 
@@ -253,7 +269,9 @@ def harvest_command(
         typer.echo(f"{len(made.norms)} BatchNormalizations written to {path}")
 
 
-def _answer(result: "CompileResult", settings: CompileConfig, json_wanted: bool, quiet: bool) -> None:
+def _answer(
+    result: "CompileResult", settings: CompileConfig, page: Path | None, json_wanted: bool, quiet: bool
+) -> None:
     if json_wanted:
         code = GATE_MISSED if result.gate_missed else 0
         print_json({**result.report.to_json(), "gate_missed": result.gate_missed, "exit_code": code})
@@ -263,6 +281,8 @@ def _answer(result: "CompileResult", settings: CompileConfig, json_wanted: bool,
         from zsq_compile.console import print_result
 
         print_result(Console(), result)
+        if page is not None:
+            typer.echo(f"report in {page}")
     if result.gate_missed:
         agreement = result.report.expected_agreement
         got = "the model has no output with classes" if agreement is None else f"it is {agreement:.4f}"

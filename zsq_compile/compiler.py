@@ -29,13 +29,14 @@ from zsq_compile.errors import ConfigError, ValidationError
 from zsq_compile.folding import folded
 from zsq_compile.gallery import require_png
 from zsq_compile.gallery_tiles import require_image, show_synthetic
+from zsq_compile.gathered_evidence import with_evidence
 from zsq_compile.known_statistics import KnownStatistics, known_statistics
 from zsq_compile.loading import LoadedModel, load_model
 from zsq_compile.mixed_precision import explained
 from zsq_compile.origin import record_contract, record_origin
 from zsq_compile.plan_file import PlanFile, saved_plan
 from zsq_compile.planning import planned, require_within, size_limit
-from zsq_compile.progress import Progress, Silent
+from zsq_compile.progress import Progress, Remembering, Silent
 from zsq_compile.provisional_student import provisional_student
 from zsq_compile.quantize_network import FloatNetwork, QuantizedNetwork, quantize_network
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet
@@ -77,6 +78,7 @@ def compile_model(
     data: Path | None = None,
     given_plan: PlanFile | None = None,
     samples_kept: bool = False,
+    pictures_wanted: bool = False,
     started: float | None = None,
     progress: Progress | None = None,
 ) -> CompileResult:
@@ -90,6 +92,7 @@ def compile_model(
         data: labelled images or arrays, only to measure the result with (see ``verification.dataset``).
         given_plan: widths of single layers and values; what it does not name is as ``config`` says.
         samples_kept: the synthesized samples are to be written with ``sample_arrays``, whose names must be free.
+        pictures_wanted: the report is to hold some of the synthesized images.
         started: moment, on the clock of ``time.perf_counter``, from which ``time_budget`` counts; None is now.
         progress: is told of stages, notes and warnings.
 
@@ -97,16 +100,13 @@ def compile_model(
         ZsqError: in words; see ``zsq_compile.errors`` for the family.
 
     """
-    config, told = config or CompileConfig(), _Remembering(progress or Silent())
+    config, told = config or CompileConfig(), Remembering(progress or Silent())
     config.require_possible()
     clock, target = Clock(told, started), _target(config, told)
     path, device = _output_path(Path(model), output, data, config), chosen_device(config.device)
     with clock.stage("load"):
-        loaded = load_model(Path(model), input_shapes=config.input.shapes)
-        known = known_statistics(loaded, config, told)
+        loaded, known = _loaded(Path(model), config, told, samples_kept)
         statistics = known.statistics
-        if samples_kept:
-            require_keepable(loaded.inputs, config)
     with clock.stage("plan"):
         float_model = _folded(loaded, statistics, target, config)
         plan = planned(float_model, target, config, _fitting(given_plan, loaded, config, told))
@@ -118,8 +118,7 @@ def compile_model(
     network = FloatNetwork(
         model=float_model,
         target=target,
-        # those of a model whose channels were equalized hold no longer
-        statistics=replace(statistics, entries=()) if config.quantization.equalize else statistics,
+        statistics=_still_true(statistics, config),
         samples=samples,
         inputs=loaded.inputs,
         config=config,
@@ -135,6 +134,7 @@ def compile_model(
         validation = _validate(loaded, quantized.model, path, samples, target, labelled)
         expected = _expected(loaded, path, known, samples, target, config.seed)
     report = _report(loaded, path, config, known, samples, quantized, validation, expected, told.texts, clock)
+    report = with_evidence(report, loaded, statistics, samples, device, clock, pictures_wanted=pictures_wanted)
     return _concluded(report, config, samples.synthetic, saved_plan(quantized.plan, report.sha256["model"]))
 
 
@@ -161,10 +161,8 @@ def synthesize(
     if gallery is not None:
         require_png(gallery)
     with progress.stage("load"):
-        loaded = load_model(Path(model), input_shapes=config.input.shapes)
-        statistics = known_statistics(loaded, config, progress).statistics
-    if samples_kept:
-        require_keepable(loaded.inputs, config)
+        loaded, known = _loaded(Path(model), config, progress, samples_kept)
+        statistics = known.statistics
     if gallery is not None:
         require_image(loaded.inputs)
     teacher = TorchGraph(loaded.model, device=device)
@@ -175,6 +173,11 @@ def synthesize(
     if gallery is not None:
         show_synthetic(gallery, loaded.path.name, teacher, loaded.inputs, made)
     return made
+
+
+def _still_true(statistics: BatchNormStatistics, config: CompileConfig) -> BatchNormStatistics:
+    """Leave statistics out that hold no longer, as those of a model whose channels were equalized."""
+    return replace(statistics, entries=()) if config.quantization.equalize else statistics
 
 
 def _concluded(report: Report, config: CompileConfig, synthetic: SyntheticSet | None, plan: PlanFile) -> CompileResult:
@@ -225,21 +228,14 @@ def _explained_distillation(quantized: QuantizedNetwork) -> dict[str, Any] | Non
     return None if record is None else {**dataclasses.asdict(record), "summary": record.words()}
 
 
-class _Remembering:
-    """Passes everything on to another Progress and keeps the notes and warnings for the report."""
-
-    def __init__(self, inner: Progress) -> None:
-        self._inner = inner
-        self.stage, self.detail = inner.stage, inner.detail
-        self.texts: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.texts.append(text)
-        self._inner.note(text)
-
-    def warn(self, text: str) -> None:
-        self.texts.append(text)
-        self._inner.warn(text)
+def _loaded(
+    model: Path, config: CompileConfig, progress: Progress, samples_kept: bool
+) -> tuple[LoadedModel, KnownStatistics]:
+    loaded = load_model(model, input_shapes=config.input.shapes)
+    known = known_statistics(loaded, config, progress)
+    if samples_kept:
+        require_keepable(loaded.inputs, config)
+    return loaded, known
 
 
 def _target(config: CompileConfig, progress: Progress) -> Target:
@@ -340,7 +336,8 @@ def _expected(
     """Estimate the agreement on real data, on inputs that calibration has not seen."""
     contracts = known_contracts(loaded.inputs, samples)
     tier = tier_of(known, samples)
-    return confidence(loaded.original, path, loaded.inputs, contracts, tier, providers=target.providers, seed=seed)
+    providers = usable_providers(target.providers)
+    return confidence(loaded.original, path, loaded.inputs, contracts, tier, providers=providers, seed=seed)
 
 
 def _simulated(quantized: ir.Model, loaded: LoadedModel, samples: CalibrationData) -> dict[str, NDArray[Any]]:

@@ -134,12 +134,29 @@ def require_png(path: Path) -> None:
         raise ConfigError(f"a gallery is a PNG picture: wanted a name that ends in .png, got {path}")
 
 
+def as_image(picture: NDArray[np.floating], *, longest: int) -> "Image.Image":
+    """Turn one (C, H, W) picture of pixels in [0, 1], C of 1 or 3, into an image of at most ``longest`` pixels."""
+    from PIL import Image
+
+    height, width = picture.shape[1:]
+    scale = min(1.0, longest / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    image = _image(picture)
+    return image if scale == 1.0 else image.resize(size, Image.Resampling.BOX)
+
+
+def _image(picture: NDArray[np.floating]) -> "Image.Image":
+    from PIL import Image
+
+    codes = np.rint(np.clip(picture, 0.0, 1.0) * 255.0).astype(np.uint8)
+    return Image.fromarray(codes[0] if len(codes) == 1 else np.ascontiguousarray(codes.transpose(1, 2, 0)))
+
+
 def _enlarged(picture: NDArray[np.floating], layout: Layout) -> "Image.Image":
     """Bring one (C, H, W) picture to its size: nearest neighbour where it grows, averages where it shrinks."""
     from PIL import Image
 
-    codes = np.rint(np.clip(picture, 0.0, 1.0) * 255.0).astype(np.uint8)
-    image = Image.fromarray(codes[0] if len(codes) == 1 else np.ascontiguousarray(codes.transpose(1, 2, 0)))
+    image = _image(picture)
     grows = layout.height >= picture.shape[1]
     how = Image.Resampling.NEAREST if grows else Image.Resampling.BOX
     return image.convert("RGB").resize((layout.width, layout.height), how)

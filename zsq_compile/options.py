@@ -283,6 +283,15 @@ Gallery = Annotated[
         rich_help_panel=_OUTPUT,
     ),
 ]
+ReportPage = Annotated[
+    Path | None,
+    typer.Option(
+        "--report",
+        help="One HTML page with the whole evidence: every layer, the data, the bytes, the times; it needs no network.",
+        metavar="FILE.html",
+        rich_help_panel=_OUTPUT,
+    ),
+]
 SaveCalib = Annotated[
     Path | None,
     typer.Option(help="Keep the synthetic calibration data.", metavar="FILE.npz", rich_help_panel=_DATA),

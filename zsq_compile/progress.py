@@ -37,3 +37,22 @@ class Silent:
 
     def warn(self, text: str) -> None:
         """See Progress.warn."""
+
+
+class Remembering:
+    """Passes everything on to another Progress, and keeps notes and warnings as ``texts``."""
+
+    def __init__(self, inner: Progress) -> None:
+        self._inner = inner
+        self.stage, self.detail = inner.stage, inner.detail
+        self.texts: list[str] = []
+
+    def note(self, text: str) -> None:
+        """See Progress."""
+        self.texts.append(text)
+        self._inner.note(text)
+
+    def warn(self, text: str) -> None:
+        """See Progress."""
+        self.texts.append(text)
+        self._inner.warn(text)

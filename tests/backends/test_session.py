@@ -7,7 +7,7 @@ import pytest
 
 from backends import session as session_module
 from backends.session import RuntimeModelError, open_session
-from tests.models import conv_bn_relu
+from tests.models import conv_bn_relu, parse
 
 
 def test_outputs_equal_the_closed_form(tmp_path):
@@ -73,3 +73,18 @@ def test_errors_come_in_words(tmp_path):
 def test_importing_backends_loads_no_runtime():
     code = "import sys, backends; sys.exit('onnxruntime' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_external_weights_are_taken_from_memory() -> None:
+    model = parse("net (float[N,40] x) => (float[N,30] y) <float[40,30] w> { y = MatMul(x, w) }")
+    weight = onnx.numpy_helper.to_array(model.graph.initializer[0])
+    feeds = {"x": np.random.default_rng(0).standard_normal((2, 40)).astype(np.float32)}
+    wanted = open_session(model).run(feeds)["y"]
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", "nowhere"), ("offset", "0"), ("length", str(weight.nbytes))):
+        tensor.external_data.add(key=key, value=value)
+    np.testing.assert_array_equal(open_session(model, weights={"w": weight}).run(feeds)["y"], wanted)
+    with pytest.raises(RuntimeModelError):
+        open_session(model)

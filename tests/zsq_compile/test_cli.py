@@ -84,7 +84,7 @@ def raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> Iterator[N
 def test_help_names_every_option_exit_code_and_the_other_command(call: Callable[..., Ended]) -> None:
     ended = call("--help")
     assert ended.code == 0
-    for word in ("--bits", "--save-calib", "--min-agreement", "Exit codes", "130", "zsq-compile synth", "harvest"):
+    for word in ("--bits", "--report", "--min-agreement", "Exit codes", "130", "zsq-compile synth", "harvest"):
         assert word in ended.out
     assert "--max-size" not in call("synth", "--help").out
 
@@ -291,6 +291,22 @@ def test_quiet_says_the_path_and_no_more(call: Callable[..., Ended], model: Path
     ended = call(model, *QUICK, "-q", "-o", tmp_path / "out.onnx")
     assert ended == Ended(0, f"{tmp_path / 'out.onnx'}\n", "")
     onnx.checker.check_model(onnx.load(tmp_path / "out.onnx"), full_check=True)
+
+
+def test_a_report_is_one_page(call: Callable[..., Ended], model: Path, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    ended = call(model, *QUICK, "--json", "--report", page)
+    assert ended.code == 0, ended.err
+    told, text = json.loads(ended.out), page.read_text(encoding="utf-8")
+    assert told["sha256"]["emitted"] in text
+    assert f"{told['validation']['agreement']:.2%}" in text
+    assert text.count("<img ") == len(told["pictures"]) == 10  # eight to calibrate on, two held out
+    assert len(told["moments"]) == 3 and all(one["distance"] > 0 for one in told["moments"])
+    assert sum(told["contents"]["quantized"]["weights"].values()) == 8 * 27 + 2 * 8 * 72 + 40
+    assert call(model, *QUICK, "--report", page).out.splitlines()[-1] == f"report in {page}"
+    assert json.loads(call(model, *QUICK, "--json").out)["pictures"] == [], "nobody asked for them"
+    ended = call(model, "--report", tmp_path / "report.pdf")
+    assert ended.code == 2 and "ends in .html" in ended.err
 
 
 def test_a_missed_gate_is_exit_code_4_and_the_file_is_there(call: Callable[..., Ended], tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 
 from passes.harvest_batchnorm import BatchNormStatistics
+from zsq_compile.conventions import usual_conventions
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.signature import InputSpec
 from zsq_compile.synthesis.assumed_contract import assumed_contract
@@ -27,26 +28,19 @@ _LARGEST_SIDE = 96
 _LAYERS = 4
 _FAR = 1.5
 
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_CAFFE_MEAN = (123.0 / 255, 117.0 / 255, 104.0 / 255)
-_GRAY_MEAN, _GRAY_STD = (0.449,), (0.226,)
-
 
 def candidate_contracts(channels: int) -> tuple[InputContract, ...]:
     """Contracts in common use for images of 3 or 1 channels."""
-    order: Literal["rgb", "gray"] = "rgb" if channels == 3 else "gray"
-    imagenet = (_IMAGENET_MEAN, _IMAGENET_STD) if channels == 3 else (_GRAY_MEAN, _GRAY_STD)
-    rows: list[tuple[str, tuple[float, ...], tuple[float, ...], Literal["rgb", "bgr", "gray"]]] = [
-        ("unit", (0.0,) * channels, (1.0,) * channels, order),
-        ("symmetric", (0.5,) * channels, (0.5,) * channels, order),
-        ("imagenet", *imagenet, order),
-        ("byte", (0.0,) * channels, (1.0 / 255,) * channels, order),
-    ]
-    if channels == 3:
-        rows.append(("byte_bgr", _CAFFE_MEAN, (1.0 / 255,) * 3, "bgr"))
     return tuple(
-        InputContract(name=name, mean=mean, std=std, channel_order=given, inferred=False, margin=None)
-        for name, mean, std, given in rows
+        InputContract(
+            name=one.name,
+            mean=one.mean,
+            std=one.std,
+            channel_order=one.channel_order,
+            inferred=False,
+            margin=None,
+        )
+        for one in usual_conventions(channels)
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from passes.plan import Refusal
+from zsq_compile.evidence import Contents, MomentMatch, Picture
 from zsq_compile.layer_quality import LayerQuality, worst_layers
 from zsq_compile.plain_values import plain
 from zsq_compile.verification.confidence import Confidence
@@ -37,6 +38,11 @@ class Report:
         notes: what the user should know, in words.
         validation: float against quantized model in the runtime.
         learning: what became of each block that was learned, as plain values; empty where nothing was.
+        synthesis: how the data were made, as plain values ("algorithm", "samples", and "loss_curve" by iteration);
+            None where they were given.
+        moments: how near the calibration data come to the statistics, by layer.
+        pictures: synthetic images to be shown; empty where nobody asked. JSON has what was seen in them, and no pixels.
+        contents: where the bytes are, by file ("float", "quantized").
         distillation: what became of training the whole network, as plain values; a line of it stands under "summary".
             None where that was not asked for.
         layers: float against quantized model layer by layer, in the simulation, in graph order.
@@ -61,6 +67,10 @@ class Report:
     notes: tuple[str, ...]
     validation: Validation
     learning: tuple[Mapping[str, Any], ...] = ()
+    synthesis: Mapping[str, Any] | None = None
+    moments: tuple[MomentMatch, ...] = ()
+    pictures: tuple[Picture, ...] = ()
+    contents: Mapping[str, Contents] = field(default_factory=dict)
     distillation: Mapping[str, Any] | None = None
     statistics: Mapping[str, Any] | None = None
     layers: tuple[LayerQuality, ...] = ()
@@ -79,6 +89,8 @@ class Report:
             "sqnr_db": plain(validation.sqnr_db),
             "speedup": plain(validation.speedup),
         }
+        for picture in told["pictures"]:
+            del picture["png"]
         told["worst_layers"] = plain(worst_layers(self.layers))
         return told
 

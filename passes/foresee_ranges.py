@@ -1,0 +1,123 @@
+"""What the ranges of values tell before anything is quantized: biases that int32 cannot hold, scales that suit nobody.
+
+bias code   = bias[c] / (scale(data) * scale(weight[c])),   an int32
+one scale   for a whole group of values   ->   the widest decides, and the narrowest has few codes left
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import log2
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from backends.target import NumberFormat
+from passes.plan import QuantizationPlan, WeightSite
+from passes.weight_layout import by_channels
+
+Ranges = Mapping[str, tuple[float, float]]
+"""Lowest and highest number of a value, by its name."""
+
+_LARGE = 2.0**30  # half of what int32 holds; from here on the steps of weights have to grow for the bias' sake
+_DEAD = 1e-3  # of the median filter, as with dead channels: nothing is lost where their weights round to 0
+_BITS_LOST = 2.0  # a value that keeps 6 of 8 bits
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BiasRisk:
+    """A layer with biases whose codes do not fit int32 at the scales that its data and weights ask for.
+
+    Attributes:
+        node: name of the layer.
+        channels: numbers of these biases.
+        largest: greatest magnitude of their codes; int32 ends at 2^31.
+
+    """
+
+    node: str
+    channels: tuple[int, ...]
+    largest: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScaleConflict:
+    """Values that share one scale and differ in range.
+
+    Attributes:
+        widest: name of the value that decides the scale.
+        narrowest: name of the value that suffers from it.
+        members: number of values that share the scale.
+        bits_lost: bits of the narrowest one's codes that are never used.
+
+    """
+
+    widest: str
+    narrowest: str
+    members: int
+    bits_lost: float
+
+
+def find_bias_risks(model: ir.Model, plan: QuantizationPlan, ranges: Ranges) -> tuple[BiasRisk, ...]:
+    """Compute the codes of all biases at scales from the ranges of the data and the largest weights.
+
+    Args:
+        model: the folded float model that was planned.
+        plan: no scales are needed.
+        ranges: of the values that layers read; a layer whose data have none is left out.
+
+    """
+    formats = {site.value: site.number_format for site in plan.activations}
+    found = []
+    for site in plan.weights:
+        if site.bias is None or site.data_input not in ranges or site.data_input not in formats:
+            continue
+        step = _step(*ranges[site.data_input], formats[site.data_input])
+        codes = _bias_codes(model, site, step)
+        large = np.flatnonzero(codes >= _LARGE)
+        if len(large):
+            channels = tuple(int(channel) for channel in large)
+            found.append(BiasRisk(node=site.node, channels=channels, largest=float(codes.max())))
+    return tuple(found)
+
+
+def find_scale_conflicts(plan: QuantizationPlan, ranges: Ranges) -> tuple[ScaleConflict, ...]:
+    """Compare the values of every group; the widest one's scale leaves the narrowest of a conflict 2 bits less or more.
+
+    Values that are constantly 0 in ``ranges`` are left out, and so are values without a range.
+    """
+    groups: dict[str, list[tuple[float, str]]] = defaultdict(list)
+    for site in plan.activations:
+        low, high = ranges.get(site.value, (0.0, 0.0))
+        if high > low:
+            groups[site.group].append((max(high, 0.0) - min(low, 0.0), site.value))
+    found = []
+    for members in groups.values():
+        widest, narrowest = max(members), min(members)
+        lost = log2(widest[0] / narrowest[0])
+        if lost >= _BITS_LOST:
+            found.append(ScaleConflict(widest=widest[1], narrowest=narrowest[1], members=len(members), bits_lost=lost))
+    return tuple(found)
+
+
+def _step(low: float, high: float, number_format: NumberFormat) -> float:
+    """Scale of an activation whose numbers reach from ``low`` to ``high``; 0 is always on its grid."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    if number_format.symmetric:
+        low, high = -max(-low, high), max(-low, high)
+    return max((high - low) / (number_format.qmax - number_format.qmin), float(np.finfo(np.float32).tiny))
+
+
+def _bias_codes(model: ir.Model, site: WeightSite, data_step: float) -> NDArray[np.float64]:
+    """(channels,) magnitudes of the codes, 0 for channels that are dead."""
+    node = next(node for node in model.graph if node.name == site.node)
+    weight, bias = (node.inputs[position].const_value.numpy() for position in (1, 2))  # type: ignore[union-attr]
+    reach = np.abs(by_channels(node, weight)).max((2, 3)).reshape(-1).astype(np.float64)
+    present = reach[reach > 0.0]
+    alive = reach > (_DEAD * float(np.median(present)) if len(present) else np.inf)
+    if site.axis is None:
+        reach = np.full_like(reach, reach.max())
+    steps = data_step * np.maximum(reach / site.number_format.qmax, np.finfo(np.float32).tiny)
+    codes: NDArray[np.float64] = np.where(alive, np.abs(bias.reshape(-1).astype(np.float64)) / steps, 0.0)
+    return codes

@@ -1,0 +1,54 @@
+"""Bytes by what they are for, held against the sizes of the arrays themselves."""
+
+import onnx
+import onnx_ir as ir
+import pytest
+
+from backends.catalog import load_target
+from passes.emit import emit
+from passes.place_quantizers import place_quantizers
+from tests import models
+from tests.quantizing import inserted, prepare, random_feeds, with_scales
+from zsq_compile.file_contents import file_contents
+
+
+def test_a_float_file() -> None:
+    proto = models.residual()
+    contents = file_contents(ir.from_proto(proto), proto.ByteSize())
+    assert contents.weights == {"conv0": 864, "conv1": 2304, "conv2": 2304, "gemm": 160}
+    assert (contents.biases, contents.scales) == (20, 0)
+    assert contents.constants == 3 * 4 * 8 * 4, "four parameters of three BatchNormalizations"
+    assert contents.total == proto.ByteSize()
+    assert contents.structure > 0
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_quantized_file(bits: int) -> None:
+    model, target = prepare(models.residual()), load_target("ort_cpu")
+    plan = with_scales(
+        place_quantizers(model, target, bits=bits, edge_bits=bits), model, random_feeds(ir.to_proto(model))
+    )
+    quantized = inserted(model, plan)
+    emit(quantized, plan, target)
+    proto = ir.to_proto(quantized)
+    contents = file_contents(ir.from_proto(onnx.ModelProto.FromString(proto.SerializeToString())), proto.ByteSize())
+    counts = {"conv0": 216, "conv1": 576, "conv2": 576, "gemm": 40}
+    assert contents.weights == {name: count * bits // 8 for name, count in counts.items()}
+    assert contents.biases == 4 * (8 + 8 + 8 + 5), "int32"
+    assert contents.scales >= 4 * (8 + 8 + 8 + 5), "a float for every channel of the weights, at least"
+    assert contents.total == proto.ByteSize()
+
+
+def test_digits_of_words_are_weights_of_their_layer() -> None:
+    text = """
+    net (float[N,32,4,4] x) => (float[N,64,4,4] y) <float[64,32,3,3] w>
+    { [conv] c = Conv<pads=[1,1,1,1]>(x, w) [end] y = Tanh(c) }
+    """
+    model, target = prepare(models.parse(text)), load_target("ort_cpu")
+    plan = with_scales(place_quantizers(model, target, bits=3, edge_bits=3), model, random_feeds(ir.to_proto(model)))
+    quantized = inserted(model, plan)
+    emit(quantized, plan, target)
+    contents = file_contents(quantized, ir.to_proto(quantized).ByteSize())
+    assert contents.weights["conv"] == pytest.approx(64 * 32 * 9 * 3 / 8, rel=0.02), (
+        "three bits each, but for a last word"
+    )

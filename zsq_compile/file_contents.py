@@ -1,0 +1,60 @@
+"""Where the bytes of a model file are: follow every constant to the layer that reads it."""
+
+import onnx_ir as ir
+
+from passes.surgery import is_standard
+from zsq_compile.evidence import Contents
+
+_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
+_UNPACKING = ("Cast", "Div", "Mod", "Sub", "Reshape", "Slice", "Transpose")  # from packed codes to the weight
+
+
+def file_contents(model: ir.Model, total: int) -> Contents:
+    """Sort the bytes of a file of ``total`` bytes, external data included, by what they are for."""
+    weights: dict[str, int] = {
+        node.name or f"{node.op_type} {number}": 0
+        for number, node in enumerate(model.graph)
+        if is_standard(node, *_LAYERS)
+    }
+    names = dict(zip((node for node in model.graph if is_standard(node, *_LAYERS)), weights, strict=True))
+    sums = {"bias": 0, "scale": 0, "constant": 0}
+    for value in model.graph.initializers.values():
+        if value.const_value is None:
+            continue
+        kind, layer = _purpose(value)
+        if layer is not None and kind == "weight":
+            weights[names[layer]] += value.const_value.nbytes
+        else:
+            sums[kind] += value.const_value.nbytes
+    weights = {name: count for name, count in weights.items() if count}
+    known = sum(weights.values()) + sum(sums.values())
+    return Contents(
+        weights=weights,
+        biases=sums["bias"],
+        scales=sums["scale"],
+        constants=sums["constant"],
+        structure=max(total - known, 0),
+    )
+
+
+def _purpose(value: ir.Value) -> tuple[str, ir.Node | None]:
+    """Tell what a constant is: "weight" with its layer, "bias", "scale", or any other "constant"."""
+    for use in value.uses():
+        node = use.node
+        if is_standard(node, *_LAYERS):
+            return ("weight", node) if use.idx < 2 else ("bias", node)
+        if is_standard(node, *_QUANTIZERS) and use.idx > 0:
+            return "scale", None
+        if is_standard(node, "Mul") and _scales_a_bias(node):
+            return "scale", None
+        if use.idx == 0 and is_standard(node, *_QUANTIZERS, *_UNPACKING):
+            kind, layer = _purpose(node.outputs[0])
+            if kind != "constant":
+                return kind, layer
+    return "constant", None
+
+
+def _scales_a_bias(node: ir.Node) -> bool:
+    """Tell whether a product is the scale of a quantizer, which stands there as data scale times weight scale."""
+    return any(is_standard(use.node, *_QUANTIZERS) and use.idx == 1 for use in node.outputs[0].uses())

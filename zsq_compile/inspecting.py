@@ -1,0 +1,210 @@
+"""inspect_model: look at a float model before the long job, without torch, without the simplifier, in seconds."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from backends.catalog import TargetError, load_target
+from backends.session import RuntimeModelError
+from backends.target import Target
+from passes.count_work import Work, count_work
+from passes.find_dead_channels import find_dead_channels
+from passes.foresee_ranges import Ranges, find_bias_risks, find_scale_conflicts
+from passes.harvest_batchnorm import BatchNormStatistics, harvest_batchnorm
+from passes.place_quantizers import place_quantizers
+from passes.plan import QuantizationPlan
+from zsq_compile.errors import ConfigError
+from zsq_compile.estimates import Estimate, estimated_bytes, estimated_seconds
+from zsq_compile.folding import folded
+from zsq_compile.inspection import FloatNodes, InputFacts, Inspection, PlacementFacts, StatisticsFacts
+from zsq_compile.inspection_warnings import warnings_of
+from zsq_compile.quick_contract import QuickContract, quick_contract
+from zsq_compile.quick_loading import QuickModel, load_quickly
+from zsq_compile.trial_run import made_up_inputs, value_ranges
+from zsq_compile.verification.running import file_bytes
+
+_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_ESTIMATED_BITS = (8, 4)
+_MOST_WORK = 6_000_000_000  # multiplications of the one sample that ranges are taken from: a third of a second
+_MOST_ELEMENTS = 300_000_000
+
+Shape = tuple[int | None, ...]
+
+
+def inspect_model(
+    model: str | Path, *, target: str = "ort_cpu", input_shapes: Mapping[str, Shape] | None = None
+) -> Inspection:
+    """Tell what compiling a float model will meet.
+
+    Args:
+        model: path of the float model.
+        target: name of a target, or path of a target file.
+        input_shapes: sizes by input name for those that the file leaves open, batch first, None for an open batch;
+            usual ones are assumed, and told, where they are missing.
+
+    Raises:
+        LoadError: the file is not an ONNX model.
+        UnsupportedModelError: it is, but the compiler cannot work on it.
+        ConfigError: the target or ``input_shapes`` cannot be used.
+
+    """
+    started, path = time.perf_counter(), Path(model)
+    try:
+        goal = load_target(target)
+    except TargetError as error:
+        raise ConfigError(str(error)) from error
+    quick = load_quickly(path, input_shapes=input_shapes)
+    rng = np.random.default_rng(0)
+    statistics, work = harvest_batchnorm(quick.model), count_work(quick.model)
+    contract = quick_contract(quick.model, statistics, quick.inputs, rng)
+    network = folded(quick.model, statistics, equalize=False)
+    plans = {bits: place_quantizers(network, goal, bits=bits) for bits in _ESTIMATED_BITS}
+    seen = _seen_ranges(network, plans[8], quick, contract, work, rng)
+    whole = path.stat().st_size
+    if whole < 4 * work.parameters:  # there may be weights beside it; finding out reads the file once more
+        whole = file_bytes(path)
+    inputs, known, placement = _inputs(quick), _statistics(statistics), _placement(network, plans[8], goal)
+    dead = find_dead_channels(network)
+    risks, conflicts = find_bias_risks(network, plans[8], seen.ranges), find_scale_conflicts(plans[8], seen.ranges)
+    return Inspection(
+        model=path,
+        bytes=whole,
+        opset=quick.opset,
+        operators=quick.operators,
+        inputs=inputs,
+        outputs=quick.outputs,
+        work=work,
+        statistics=known,
+        contract=contract,
+        placement=placement,
+        ranges=seen.words,
+        dead_channels=dead,
+        bias_risks=risks,
+        scale_conflicts=conflicts,
+        estimates=_estimates(network, plans, goal, quick, work, whole, synthesized=bool(statistics.usable)),
+        notes=quick.notes,
+        warnings=warnings_of(inputs, known, contract, placement, dead, risks, conflicts),
+        seconds=time.perf_counter() - started,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Seen:
+    """Ranges of values, and how they were found or why not."""
+
+    ranges: Ranges
+    words: str
+
+
+def _seen_ranges(
+    network: ir.Model,
+    plan: QuantizationPlan,
+    quick: QuickModel,
+    contract: QuickContract | None,
+    work: Work,
+    rng: np.random.Generator,
+) -> _Seen:
+    """Run the float network on one made up sample and look at every value that would be quantized."""
+    if work.multiplications > _MOST_WORK or work.elements > _MOST_ELEMENTS:
+        return _Seen(ranges={}, words="not looked at: the network is too large to be run in a moment")
+    feeds = made_up_inputs(quick.inputs, 1, rng)
+    if feeds is None:
+        return _Seen(ranges={}, words="not looked at: there is an input that takes no floats, and cannot be made up")
+    if contract is not None:
+        feeds[contract.input] = contract.convention.encode(feeds[contract.input])
+    names = [site.value for site in plan.activations]
+    try:
+        return _Seen(ranges=value_ranges(network, names, feeds), words="from one made up sample, in the runtime")
+    except RuntimeModelError as error:
+        first = str(error).splitlines()[0]
+        return _Seen(ranges={}, words=f"not looked at: the network does not run on a made up sample ({first})")
+
+
+def _inputs(quick: QuickModel) -> tuple[InputFacts, ...]:
+    return tuple(
+        InputFacts(
+            name=spec.name,
+            shape=tuple("?" if size is None else size for size in spec.shape),
+            dtype=spec.dtype.name,
+            assumed=quick.assumed.get(spec.name),
+        )
+        for spec in quick.inputs
+    )
+
+
+def _statistics(statistics: BatchNormStatistics) -> StatisticsFacts:
+    advice = None
+    if not statistics.usable:
+        advice = (
+            "give the trained tensors (--checkpoint model.pth), or the statistics of the network before its export "
+            "(zsq-compile harvest, --bn-stats stats.npz)"
+        )
+    return StatisticsFacts(
+        tier="batch normalisation" if statistics.usable else "none",
+        coverage=statistics.coverage(),
+        layers=statistics.layers_total,
+        covered=statistics.layers_covered,
+        advice=advice,
+    )
+
+
+def _placement(network: ir.Model, plan: QuantizationPlan, target: Target) -> PlacementFacts:
+    refused = {refusal.where for refusal in plan.refusals}
+    planned = {site.node for site in plan.weights}
+    layers = [
+        node
+        for node in network.graph
+        if node.op_type in _WEIGHTED and node.inputs[1] is not None and node.inputs[1].const_value is not None
+    ]
+    integer, without_kernel, left_float = [], [], []
+    for node in layers:
+        rule, name = target.rule(node.op_type), str(node.name)
+        if name not in planned:
+            left_float.append(name)
+        elif rule is None or not rule.fused_as or name in refused:
+            without_kernel.append(name)
+        else:
+            integer.append(name)
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for refusal in plan.refusals:
+        reasons.setdefault((refusal.op_type, refusal.reason), []).append(refusal.where)
+    return PlacementFacts(
+        target=target.name,
+        layers=len(layers),
+        integer=len(integer),
+        without_kernel=tuple(without_kernel),
+        left_float=tuple(left_float),
+        quantized_values=len(plan.activations),
+        float_nodes=tuple(
+            FloatNodes(op_type=op_type, reason=reason, nodes=tuple(names))
+            for (op_type, reason), names in reasons.items()
+        ),
+    )
+
+
+def _estimates(
+    network: ir.Model,
+    plans: Mapping[int, QuantizationPlan],
+    target: Target,
+    quick: QuickModel,
+    work: Work,
+    whole: int,
+    *,
+    synthesized: bool,
+) -> tuple[Estimate, ...]:
+    if not plans[8].weights:
+        return ()
+    before = max(whole, 4 * work.parameters)  # a file may make its weights as it is loaded
+    return tuple(
+        Estimate(
+            bits=bits,
+            bytes=size,
+            share=size / before,
+            seconds=estimated_seconds(work, quick.inputs, bits=bits, synthesized=synthesized),
+        )
+        for bits, size in estimated_bytes(network, plans, target).items()
+    )

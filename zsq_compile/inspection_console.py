@@ -1,0 +1,100 @@
+"""An inspection on a terminal: the facts as a table, what stays float with reasons, and what to do about it."""
+
+import math
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from zsq_compile.console import size_words
+from zsq_compile.inspection import Inspection
+
+_MOST_REASONS = 8
+
+
+def print_inspection(console: Console, found: Inspection) -> None:
+    """Print everything about a model that fits a screen; ``--json`` has the rest."""
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, text in facts(found):
+        table.add_row(label, _plain_text(text))
+    console.print(table)
+    _print_estimates(console, found)
+    _say(console, f"looked at in {found.seconds:.1f} s")
+
+
+def facts(found: Inspection) -> list[tuple[str, str]]:
+    """Rows of the table: what, and the finding in words."""
+    work = found.work
+    rows = [
+        ("model", f"{found.model} ({size_words(found.bytes)}, opset {found.opset})"),
+        ("work", f"{_large(work.multiplications)} multiplications a sample, {_large(work.parameters)} parameters"),
+        ("nodes", ", ".join(f"{count} {name}" for name, count in found.operators[:8])),
+    ]
+    for one in found.inputs:
+        assumed = f", read as {one.assumed}" if one.assumed is not None else ""
+        rows.append(("input", f"{one.name} {one.dtype} {'x'.join(map(str, one.shape))}{assumed}"))
+    rows.append(("outputs", ", ".join(found.outputs)))
+    rows.append(("statistics", f"{found.statistics.tier}; {found.statistics.coverage}"))
+    if found.contract is not None:
+        contract = found.contract
+        sure = f"{contract.margin:.2f} times better than the next" if contract.margin is not None else contract.reason
+        rows.append(("pixels", f"{contract.convention.name} ({'inferred, ' if contract.inferred else ''}{sure})"))
+    rows += _placement_facts(found)
+    rows.append(("ranges", found.ranges))
+    rows += [("note", text) for text in found.notes]
+    rows += [("look at", text) for text in found.warnings]
+    return rows
+
+
+def _placement_facts(found: Inspection) -> list[tuple[str, str]]:
+    placement = found.placement
+    rows = [
+        (
+            "target",
+            f"{placement.target}: {placement.integer} of {placement.layers} layers in integers, "
+            f"{placement.quantized_values} quantized values",
+        )
+    ]
+    for one in placement.float_nodes[:_MOST_REASONS]:
+        names = ", ".join(one.nodes[:3]) + (" ..." if len(one.nodes) > 3 else "")
+        rows.append(("stays float", f"{len(one.nodes)} {one.op_type} ({names}): {one.reason}"))
+    if len(placement.float_nodes) > _MOST_REASONS:
+        rows.append(("stays float", f"{len(placement.float_nodes) - _MOST_REASONS} more reasons, see --json"))
+    return rows
+
+
+def _print_estimates(console: Console, found: Inspection) -> None:
+    if not found.estimates:
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("estimate", "file", "of the float file", "time to compile"):
+        table.add_column(heading, justify="right" if heading != "estimate" else "left")
+    for one in found.estimates:
+        low, high = time_words(one.seconds / 2), time_words(one.seconds * 2)
+        table.add_row(f"{one.bits} bits", size_words(one.bytes), f"{one.share:.0%}", f"{low} to {high}")
+    console.print(table)
+
+
+def time_words(seconds: float) -> str:
+    """Say a time without false precision."""
+    if seconds < 90:
+        return f"{max(5, math.ceil(seconds / 5) * 5)} s"
+    return f"{math.ceil(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _large(count: int) -> str:
+    for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= unit:
+            return f"{count / unit:.3g} {name}"
+    return str(count)
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _plain_text(text: str) -> str:
+    """Keep brackets in names of the model from being read as rich's markup."""
+    return text.replace("[", r"\[")

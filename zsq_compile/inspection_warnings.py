@@ -1,0 +1,117 @@
+"""What an inspection advises, in words: one line for each thing that a user may want to do before the long job."""
+
+from collections.abc import Iterator, Sequence
+
+from passes.find_dead_channels import DeadChannels
+from passes.foresee_ranges import BiasRisk, ScaleConflict
+from zsq_compile.inspection import InputFacts, PlacementFacts, StatisticsFacts
+from zsq_compile.quick_contract import QuickContract
+
+_NEAR_TIE = 1.5
+
+
+def warnings_of(
+    inputs: Sequence[InputFacts],
+    statistics: StatisticsFacts,
+    contract: QuickContract | None,
+    placement: PlacementFacts,
+    dead: Sequence[DeadChannels],
+    risks: Sequence[BiasRisk],
+    conflicts: Sequence[ScaleConflict],
+) -> tuple[str, ...]:
+    """Put findings into words, the most important first."""
+    return (
+        *_of_placement(placement),
+        *_of_inputs(inputs),
+        *_of_statistics(statistics),
+        *_of_contract(contract),
+        *(_of_bias(risk) for risk in risks),
+        *(_of_scales(conflict) for conflict in conflicts),
+        *_of_dead(dead),
+    )
+
+
+def _of_placement(placement: PlacementFacts) -> Iterator[str]:
+    if not placement.layers or len(placement.left_float) == placement.layers:
+        yield (
+            f"nothing in this model can be quantized for {placement.target}: it needs a Conv, Gemm or MatMul with "
+            "constant weights that the target knows"
+        )
+    elif placement.left_float:
+        yield f"{_some(placement.left_float, 'layer')} will not be quantized, see the reasons below"
+    if placement.without_kernel:
+        yield (
+            f"{_some(placement.without_kernel, 'layer')} will be stored in integers and run in float: "
+            f"{placement.target} has no integer kernel where they stand"
+        )
+
+
+def _of_inputs(inputs: Sequence[InputFacts]) -> Iterator[str]:
+    for one in inputs:
+        if one.assumed is not None:
+            yield (
+                f"input '{one.name}' leaves sizes open: compiling needs --input-shape \"{one.name}:{one.assumed}\", "
+                "with the sizes that it will be used with (these are assumed here)"
+            )
+        if "float" not in one.dtype:
+            yield (
+                f"input '{one.name}' takes {one.dtype}, whose meaning cannot be made up: compiling needs samples "
+                "(--calib FILE.npz)"
+            )
+
+
+def _of_statistics(statistics: StatisticsFacts) -> Iterator[str]:
+    if statistics.advice is not None:
+        yield (
+            f"no usable statistics of the training data ({statistics.coverage}), so calibration rests on procedural "
+            f"data, which is less at 4 bits: {statistics.advice}"
+        )
+
+
+def _of_contract(contract: QuickContract | None) -> Iterator[str]:
+    if contract is None:
+        return
+    advice = "say it with --mean and --std, or with --input-range, if you know it"
+    if not contract.inferred:
+        yield (
+            f"what '{contract.input}' expects of pixels is a guess: {contract.convention.name} ({contract.reason}); "
+            f"{advice}"
+        )
+    elif contract.margin is not None and contract.margin < _NEAR_TIE:
+        yield (
+            f"what '{contract.input}' expects of pixels is nearly a tie: {contract.convention.name} is only "
+            f"{contract.margin:.2f} times better than the next; {advice}"
+        )
+
+
+def _of_bias(risk: BiasRisk) -> str:
+    return (
+        f"bias overflow: {_count(len(risk.channels), 'channel')} of {risk.node} would need bias codes up to "
+        f"{risk.largest:.1e} (int32 ends at 2.1e+09); compiling coarsens the steps of their weights instead"
+    )
+
+
+def _of_scales(conflict: ScaleConflict) -> str:
+    return (
+        f"scale conflict: {conflict.members} values share one scale, and '{conflict.narrowest}' uses "
+        f"{conflict.bits_lost:.1f} bits less of it than '{conflict.widest}'"
+    )
+
+
+def _of_dead(dead: Sequence[DeadChannels]) -> Iterator[str]:
+    constant, silent = (sum(len(getattr(one, kind)) for one in dead) for kind in ("constant", "silent"))
+    if constant:
+        zero = f", {silent} of them always 0" if silent else ""
+        yield (
+            f"{_count(constant, 'dead channel')} in {_count(len(dead), 'layer')}: their filters are nearly zero, so "
+            f"they make a constant{zero}. They take bytes and time; pruning them before the export is free"
+        )
+
+
+def _some(names: Sequence[str], kind: str) -> str:
+    shown = ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
+    return f"{_count(len(names), kind)} ({shown})"
+
+
+def _count(number: int, kind: str) -> str:
+    return f"{number} {kind}{'' if number == 1 else 's'}"
