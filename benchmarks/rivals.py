@@ -34,7 +34,12 @@ class Rival:
 
 
 RIVALS = (
-    Rival(key="onnxruntime", title="onnxruntime", distributions=("onnxruntime",), settings=("defaults", "best")),
+    Rival(
+        key="onnxruntime",
+        title="onnxruntime",
+        distributions=("onnxruntime",),
+        settings=("defaults", "minmax", "entropy"),
+    ),
     Rival(key="nncf", title="OpenVINO NNCF", distributions=("nncf", "openvino"), settings=("defaults", "best")),
     Rival(key="aimet", title="AIMET-ONNX", distributions=("aimet-onnx",), settings=("min_max", "tf_enhanced")),
     Rival(key="modelopt", title="NVIDIA ModelOpt", distributions=("nvidia-modelopt",), settings=("defaults", "max")),

@@ -8,13 +8,13 @@ import numpy as np
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-BEST = {
+CAREFUL = {
     "quant_format": QuantFormat.QDQ,
     "per_channel": True,
     "activation_type": QuantType.QUInt8,
     "weight_type": QuantType.QInt8,
-    "calibrate_method": CalibrationMethod.Entropy,
 }
+METHODS = {"minmax": CalibrationMethod.MinMax, "entropy": CalibrationMethod.Entropy}
 
 
 class ArrayReader(CalibrationDataReader):
@@ -43,7 +43,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder) / "prepared.onnx"
         quant_pre_process(model, prepared, skip_symbolic_shape=True)
-        quantize_static(prepared, output, reader, **BEST)
+        quantize_static(prepared, output, reader, calibrate_method=METHODS[setting], **CAREFUL)
 
 
 if __name__ == "__main__":
