@@ -38,12 +38,22 @@ RIVALS = (
         key="onnxruntime",
         title="onnxruntime",
         distributions=("onnxruntime",),
-        settings=("defaults", "minmax", "entropy"),
+        settings=("defaults", "minmax", "entropy", "minmax, float outputs"),
     ),
     Rival(key="nncf", title="OpenVINO NNCF", distributions=("nncf", "openvino"), settings=("defaults", "best")),
-    Rival(key="aimet", title="AIMET-ONNX", distributions=("aimet-onnx",), settings=("min_max", "tf_enhanced")),
+    Rival(
+        key="aimet",
+        title="AIMET-ONNX",
+        distributions=("aimet-onnx",),
+        settings=("min_max", "tf_enhanced", "tf_enhanced, float outputs"),
+    ),
     Rival(key="modelopt", title="NVIDIA ModelOpt", distributions=("nvidia-modelopt",), settings=("defaults", "max")),
-    Rival(key="quark", title="AMD Quark", distributions=("amd-quark",), settings=("preset A8W8", "best")),
+    Rival(
+        key="quark",
+        title="AMD Quark",
+        distributions=("amd-quark",),
+        settings=("preset A8W8", "best", "best, float outputs"),
+    ),
 )
 SHARED = ("onnx", "onnxruntime", "numpy", "torch")  # whose versions count in every environment
 
@@ -130,7 +140,7 @@ def gather(
     script = SCRIPTS / f"with_{rival.key}.py"
     folder = options.work / "rivals" / rival.key
     folder.mkdir(parents=True, exist_ok=True)
-    output = folder / f"{data.stem}.{setting.replace(' ', '_')}.onnx"
+    output = folder / f"{data.stem}.{setting.replace(', ', '-').replace(' ', '_')}.onnx"
     command = [str(python), str(script), str(judge.path), str(data), str(output), setting]
     files = [file_sha256(path) for path in (judge.path, data, script)]
     key = ["rival", rival.key, setting, *files, versions(rival, python), runtime_key()]

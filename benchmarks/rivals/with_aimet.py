@@ -7,7 +7,7 @@ import onnx
 import onnxsim
 from aimet_onnx import QuantizationSimModel
 
-SETTINGS = {"min_max": "min_max", "tf_enhanced": "tf_enhanced"}
+FLOAT_OUTPUTS = ", float outputs"
 
 
 def main() -> None:
@@ -16,13 +16,17 @@ def main() -> None:
         arrays = dict(archive)
     starts = range(0, len(next(iter(arrays.values()))), 16)
     simplified, _ = onnxsim.simplify(onnx.load(model))
+    outputs = [value.name for value in simplified.graph.output]
     simulation = QuantizationSimModel(
         simplified,
         param_type="int8",
         activation_type="int8",
-        quant_scheme=SETTINGS[setting],
+        quant_scheme=setting.removesuffix(FLOAT_OUTPUTS),
         config_file="default",  # weights with a scale per channel
     )
+    if setting.endswith(FLOAT_OUTPUTS):
+        for name in outputs:
+            simulation.qc_quantize_op_dict[name].enabled = False
     simulation.compute_encodings(
         [{name: array[start : start + 16] for name, array in arrays.items()} for start in starts]
     )

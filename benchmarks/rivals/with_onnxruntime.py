@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -14,6 +15,7 @@ CAREFUL = {
     "activation_type": QuantType.QUInt8,
     "weight_type": QuantType.QInt8,
 }
+FLOAT_OUTPUTS = ", float outputs"
 METHODS = {"minmax": CalibrationMethod.MinMax, "entropy": CalibrationMethod.Entropy}
 
 
@@ -34,6 +36,13 @@ class ArrayReader(CalibrationDataReader):
         return next(self._batches, None)
 
 
+def output_types(path: str) -> list[str]:
+    """Operators that make the graph's outputs."""
+    graph = onnx.load(path).graph
+    names = {value.name for value in graph.output}
+    return sorted({node.op_type for node in graph.node if names & set(node.output)})
+
+
 def main() -> None:
     model, calibration, output, setting = sys.argv[1:]
     reader = ArrayReader(calibration)
@@ -43,7 +52,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder) / "prepared.onnx"
         quant_pre_process(model, prepared, skip_symbolic_shape=True)
-        quantize_static(prepared, output, reader, calibrate_method=METHODS[setting], **CAREFUL)
+        method = METHODS[setting.removesuffix(FLOAT_OUTPUTS)]
+        extra = {"OpTypesToExcludeOutputQuantization": output_types(model)} if setting.endswith(FLOAT_OUTPUTS) else {}
+        quantize_static(prepared, output, reader, calibrate_method=method, extra_options=extra, **CAREFUL)
 
 
 if __name__ == "__main__":

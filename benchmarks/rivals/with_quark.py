@@ -3,6 +3,7 @@
 import sys
 
 import numpy as np
+import onnx
 from quark.onnx import (
     A8W8_QCONFIG,
     BiasCorrectionConfig,
@@ -16,14 +17,26 @@ from quark.onnx import (
     UInt8Spec,
 )
 
-BEST = QConfig(
-    global_config=QLayerConfig(
-        activation=UInt8Spec(calibration_method=CalibMethod.MinMax),
-        weight=Int8Spec(calibration_method=CalibMethod.MinMax, quant_granularity=QuantGranularity.Channel),
-    ),
-    algo_config=[BiasCorrectionConfig()],
-)
-SETTINGS = {"preset A8W8": A8W8_QCONFIG, "best": BEST}
+FLOAT_OUTPUTS = ", float outputs"
+
+
+def best(unquantized: list[str]) -> QConfig:
+    """Scales per channel and corrected biases; what operators of the types that are named make stays float."""
+    return QConfig(
+        global_config=QLayerConfig(
+            activation=UInt8Spec(calibration_method=CalibMethod.MinMax),
+            weight=Int8Spec(calibration_method=CalibMethod.MinMax, quant_granularity=QuantGranularity.Channel),
+        ),
+        algo_config=[BiasCorrectionConfig()],
+        OpTypesToExcludeOutputQuantization=unquantized,
+    )
+
+
+def output_types(path: str) -> list[str]:
+    """Operators that make the graph's outputs."""
+    graph = onnx.load(path).graph
+    names = {value.name for value in graph.output}
+    return sorted({node.op_type for node in graph.node if names & set(node.output)})
 
 
 class ArrayReader(CalibrationDataReader):
@@ -48,7 +61,9 @@ class ArrayReader(CalibrationDataReader):
 
 def main() -> None:
     model, calibration, output, setting = sys.argv[1:]
-    ModelQuantizer(SETTINGS[setting]).quantize_model(model, output, ArrayReader(calibration))
+    careful = best(output_types(model) if setting.endswith(FLOAT_OUTPUTS) else [])
+    config = A8W8_QCONFIG if setting == "preset A8W8" else careful
+    ModelQuantizer(config).quantize_model(model, output, ArrayReader(calibration))
 
 
 if __name__ == "__main__":
