@@ -232,8 +232,8 @@ quantize the same file, with batch normalisation folded away, as exporters do it
 - ours, folded: `zsq-compile synth` of the very file that is quantized, so no statistics.
 - random: uniform in [0, 1), what ModelOpt takes by itself.
 
-Float outputs: the logits have no quantizer. Where they have one, its range comes from the calibration data, and the logits of
-real images may reach beyond those of synthetic ones.
+Float outputs: the logits have no quantizer. Where they have one, its range comes from the calibration data, and the
+logits of real images may reach beyond those of synthetic ones.
 
 """
 
