@@ -15,13 +15,14 @@ from zsq_compile.verification.running import run_batched
 
 
 class Judge:
-    """Judges files of one model on its labelled images; the float logits are computed once."""
+    """Judges files of one model on its labelled images; images are read once, the float logits are computed once."""
 
     def __init__(self, model: Labelled, assets: Path) -> None:
         self.model = model
         self.assets = assets
         self.path = model.path(assets)
         self._float: tuple[np.ndarray, np.ndarray] | None = None
+        self._images: list[tuple[dict[str, np.ndarray], np.ndarray]] = []
 
     def scores(self, path: Path) -> dict[str, Any]:
         """Return top-1 and agreement with FP32 of a file, 0 to 1."""
@@ -33,12 +34,11 @@ class Judge:
 
     def _logits(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
         session = open_session(path)
-        outputs, labels = [], []
-        for feeds, truth in self.model.evaluation(self.assets).batches(50):
-            if truth is not None:
-                outputs.append(next(iter(run_batched(session, feeds).values())))
-                labels.append(truth)
-        return np.concatenate(outputs), np.concatenate(labels)
+        if not self._images:
+            batches = self.model.evaluation(self.assets).batches(50)
+            self._images = [(dict(feeds), truth) for feeds, truth in batches if truth is not None]
+        outputs = [next(iter(run_batched(session, feeds).values())) for feeds, _ in self._images]
+        return np.concatenate(outputs), np.concatenate([truth for _, truth in self._images])
 
 
 def float_row(judge: Judge, rows: Rows) -> dict[str, Any]:

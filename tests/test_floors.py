@@ -16,6 +16,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("backends",),
     ("passes",),
     (
+        "zsq_compile.contract_words",
         "zsq_compile.conventions",
         "zsq_compile.errors",
         "zsq_compile.evidence",

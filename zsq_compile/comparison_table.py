@@ -10,6 +10,7 @@ from rich.table import Table
 
 from zsq_compile.comparison import ComparedModel, Comparison
 from zsq_compile.console import MISSING, size_words
+from zsq_compile.contract_words import contract_words
 
 _WIDTH = 120  # of the whole table; anything that is no terminal gets it, so that a file holds no folded cells
 _HEADINGS = ("", "top-1", "same class", "SQNR", "size", "fused", "latency", "made in")
@@ -62,8 +63,7 @@ def sentences(comparison: Comparison) -> Iterator[str]:
     for kind, words in comparison.calibration.items():
         yield f"{kind} data: {words}"
     if comparison.contract is not None:
-        how = "inferred" if comparison.contract.get("inferred") else "assumed or given"
-        yield f"input: {comparison.contract['name']} ({how})"
+        yield f"input: {contract_words(comparison.contract)}"
     if comparison.held_out_agreement is not None:
         yield f"ours on synthetic samples held out: {comparison.held_out_agreement:.2%} same class"
     if comparison.confidence is not None:

@@ -6,9 +6,9 @@ to stdout.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.table import Table
 from rich.text import Text
 
+from zsq_compile.contract_words import contract_words
 from zsq_compile.layer_quality import worst_layers
 
 if TYPE_CHECKING:
@@ -160,13 +161,6 @@ def size_words(count: int) -> str:
     return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
 
 
-def _contract_words(contract: Mapping[str, Any]) -> str:
-    name, reason, margin = contract["name"], contract["reason"], contract["margin"]
-    if margin is not None:
-        return f"{name} (inferred from {reason}, {margin:.2f} times better than the next)"
-    return f"{name} {reason}" if name == "given" else f"{name} (assumed: {reason})"
-
-
 def _sentences(report: "Report") -> list[str]:
     lines = []
     if report.confidence is not None:
@@ -176,7 +170,7 @@ def _sentences(report: "Report") -> list[str]:
     if report.statistics is not None:
         lines.append(f"statistics: {report.statistics['source']}")
     if report.contract is not None:
-        lines.append(f"input: {_contract_words(report.contract)}")
+        lines.append(f"input: {contract_words(report.contract)}")
     lines += [f"widths: {line}" for line in (report.mixed or {}).get("summary", ())]
     lines += [f"distilled: {report.distillation['summary']}"] if report.distillation else []
     shown = [f"left in float: {one.where} ({one.op_type}): {one.reason}" for one in report.refusals[:5]]

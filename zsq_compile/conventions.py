@@ -10,6 +10,9 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CAFFE_MEAN = (123.0 / 255, 117.0 / 255, 104.0 / 255)
 _GRAY_MEAN, _GRAY_STD = (0.449,), (0.226,)
 
+RAW_PRODUCERS = ("CNTK",)
+"""Toolkits whose image readers hand on raw pixels; users of other exporters scale pixels as they like."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Convention:

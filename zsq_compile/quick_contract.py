@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from backends.session import RuntimeModelError, Session
 from passes.fold_constants import constant_value
 from passes.harvest_batchnorm import BatchNorm, BatchNormStatistics
-from zsq_compile.conventions import Convention, usual_conventions
+from zsq_compile.conventions import RAW_PRODUCERS, Convention, usual_conventions
 from zsq_compile.signature import InputSpec
 from zsq_compile.trial_run import Arrays, made_up_inputs, session_up_to
 
@@ -155,6 +155,8 @@ def _guessed(
         because = f"the graph itself scales its input by {divisor:.3g}"
     elif first is not None and _dwarfs(model, first, spec, inputs, chosen, rng):
         chosen, because = named["byte"], f"small pictures would not count beside the biases of '{first}'"
+    elif model.producer_name in RAW_PRODUCERS:
+        chosen, because = named["byte"], f"raw pixels are usual with {model.producer_name}"
     return QuickContract(
         input=spec.name, convention=chosen, inferred=False, margin=None, reason=f"{why}; assumed, as {because}"
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zsq_compile.console import comparison, size_words
+from zsq_compile.contract_words import contract_words
 from zsq_compile.layer_quality import worst_layers
 from zsq_compile.report_charts import Bar, Chart
 from zsq_compile.report_figures import latency_bars, layer_chart, learning_charts, moment_chart, size_bars, stage_bars
@@ -105,7 +106,7 @@ def view_of(report: Report) -> View:
         float_nodes=tuple((one["op_type"], one["where"], one["reason"]) for one in told["refusals"]),
         moments=moment_chart(told["moments"]),
         moment_words=_moment_words(told["moments"]),
-        facts=_facts(told),
+        facts=_facts(told, report),
         gallery=_gallery(report),
         curves=learning_charts(told),
         blocks=_blocks(told["learning"]),
@@ -185,16 +186,16 @@ def _moment_words(moments: Sequence[Told]) -> str:
     )
 
 
-def _facts(told: Told) -> tuple[tuple[str, str], ...]:
+def _facts(told: Told, report: Report) -> tuple[tuple[str, str], ...]:
     facts = [("data", told["data"]), ("statistics", (told["statistics"] or {}).get("source", told["coverage"]))]
     facts.append(("coverage", told["coverage"]))
     contract = told["contract"]
     if contract is not None:
-        margin = f", {contract['margin']:.2f} times better than the next" if contract.get("margin") else ""
-        how = "inferred" if contract.get("inferred") else "assumed or given"
-        facts.append(("pixels", f"{contract.get('name')} ({how}{margin})"))
+        facts.append(("pixels", contract_words(contract)))
     facts += [("widths", line) for line in (told["mixed"] or {}).get("summary", ())]
     facts += [("distilled", told["distillation"]["summary"])] if told["distillation"] else []
+    if report.confidence is not None:
+        facts.append(("agreement on real data, estimated", f"{report.confidence.words()}, {report.confidence.tier}"))
     return tuple(facts)
 
 

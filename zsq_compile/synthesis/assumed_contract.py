@@ -12,6 +12,7 @@ from dataclasses import replace
 import onnx_ir as ir
 import torch
 
+from zsq_compile.conventions import RAW_PRODUCERS
 from zsq_compile.differentiable.class_scores import class_probabilities
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ZsqError
@@ -30,7 +31,6 @@ _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _RAW = ("byte", "byte_bgr")
 _PICTURES = 16
 _PLAUSIBLE, _NOTHING = 1.5, 1e-3
-_RAW_PRODUCERS = ("CNTK",)  # its image readers hand on raw pixels; users of other exporters scale them as they like
 
 
 def assumed_contract(
@@ -66,7 +66,7 @@ def assumed_contract(
     if margin >= _PLAUSIBLE:
         reason = f"its decisions are {min(margin, 99):.1f} times more telling on small numbers than on raw pixels"
         return replace(usual, reason=f"{reason}; of the small ones the commonest")
-    if teacher.model.producer_name in _RAW_PRODUCERS:
+    if teacher.model.producer_name in RAW_PRODUCERS:
         return replace(named["byte"], reason=f"raw pixels are usual with {teacher.model.producer_name}")
     return replace(usual, reason="the commonest, as nothing in the model tells")
 
