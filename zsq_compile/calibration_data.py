@@ -29,6 +29,7 @@ _SMALL_IMAGE = 64 * 64
 _COUNTS = {"fast": (128, 32), "balanced": (256, 64), "best": (1024, 128)}  # of small and of large images
 _LEARNED_COUNTS = {"fast": (256, 64), "balanced": (1024, 128), "best": (2048, 256)}  # few are learned by heart
 _BATCH = 32
+_CONFIDENT = 0.125  # of what other quantizers are given
 _LABELS = "labels"
 _JOINED_BYTES = 256_000_000  # for the values of the graph that are counted; a few more live at the same time
 
@@ -138,6 +139,7 @@ def synthetic_data(
         progress,
         effort=config.effort,
         low_pass=config.low_pass,
+        confident_share=_confident_share(config, hold_out),
         student=None if student is None else partial(student, contract),
     )
     made = generator.synthesize(teacher, statistics, total, torch.Generator().manual_seed(config.seed))
@@ -150,6 +152,12 @@ def synthetic_data(
         contract=next(iter(made.contracts.values()), None),
         synthetic=made,
     )
+
+
+def _confident_share(config: CompileConfig, compiling: bool) -> float:
+    if config.confident_share is not None:
+        return config.confident_share
+    return 0.0 if compiling else _CONFIDENT
 
 
 def require_keepable(inputs: Sequence[InputSpec], config: CompileConfig) -> None:

@@ -150,7 +150,8 @@ def synthesize(
 
     Args:
         model: path of the float model.
-        config: its input, checkpoint, bn_stats, generator, low_pass, samples, effort, device and seed are used.
+        config: its input, checkpoint, bn_stats, generator, low_pass, confident_share, samples, effort, device and seed
+            are used.
         gallery: PNG file to show the images in, with the class that the network sees in each.
         samples_kept: see ``compile_model``.
         progress: is told of stages, notes and warnings.

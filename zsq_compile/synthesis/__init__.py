@@ -12,6 +12,7 @@ from zsq_compile.genie_config import GenieConfig
 from zsq_compile.progress import Progress, Silent
 from zsq_compile.signature import InputSpec
 from zsq_compile.synthesis.conditional_generator import ConditionalGenerator
+from zsq_compile.synthesis.confident import ConfidentGenerator
 from zsq_compile.synthesis.descent import NoiseDescent
 from zsq_compile.synthesis.dsg import dsg_loss
 from zsq_compile.synthesis.generator import Generator, InputContract, SyntheticSet
@@ -34,12 +35,14 @@ def make_generator(
     *,
     effort: Effort = "balanced",
     low_pass: float | None = None,
+    confident_share: float = 0.0,
     student: Callable[[], TorchGraph] | None = None,
 ) -> Generator:
     """Choose the algorithm by the type of its config.
 
     ``contract`` None lets the contract of each image input be inferred when data is made. ``low_pass`` filters the
-    finished images, whichever algorithm makes them (see ``LowPassGenerator``). ``student`` makes a quantized network,
+    finished images, whichever algorithm makes them (see ``LowPassGenerator``); ``confident_share`` of them are moved
+    until the network is sure of them (see ``ConfidentGenerator``). ``student`` makes a quantized network,
     on the device of the float one, for those that learn against one.
 
     Raises:
@@ -48,7 +51,11 @@ def make_generator(
 
     """
     generator = _make(config, inputs, contract, progress or Silent(), effort, student)
-    return generator if low_pass is None else LowPassGenerator(generator, low_pass)
+    if low_pass is not None:
+        generator = LowPassGenerator(generator, low_pass)
+    return (
+        ConfidentGenerator(generator, inputs, confident_share, progress or Silent()) if confident_share else generator
+    )
 
 
 def _make(

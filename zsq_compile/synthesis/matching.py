@@ -13,6 +13,7 @@ from math import cos, pi
 import torch
 
 from passes.harvest_batchnorm import BatchNorm
+from zsq_compile.differentiable.class_scores import class_logits
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.differentiable.precision import reduced_precision
 from zsq_compile.synthesis.losses import Moments, class_loss, wasserstein
@@ -166,7 +167,7 @@ class _Matcher:
             return torch.zeros((), device=self._teacher.device)
         logits = values[classes.output]
         labels = classes.labels[self._ends[index] - len(logits) : self._ends[index]]
-        return classes.weight * class_loss(logits, labels)
+        return classes.weight * class_loss(class_logits(logits), labels)
 
 
 def _row(moments: Sequence[Moments]) -> Moments:

@@ -14,16 +14,12 @@ from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import SynthesisError
 from zsq_compile.progress import Progress
 from zsq_compile.signature import InputSpec
-from zsq_compile.synthesis.feeding import Feeding
 from zsq_compile.synthesis.folded_teacher import fold_teacher
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet
 from zsq_compile.synthesis.matching import Classes, Objective, Samples, match_statistics
+from zsq_compile.synthesis.picture_feeding import PictureFeeding
 from zsq_compile.synthesis.procedural import check_inputs, draw_prior, find_contracts
-from zsq_compile.synthesis.spectral import power_law_filter
 
-# Moves of the smoothed gradient are the same all over a neighbourhood: one a seventh as large shows as much as a move
-# of independent pixels, which is what the configured rate is meant for.
-_SMOOTH_RATE = 0.15
 # The training data themselves, in sets of a thousand, lie 0.01 to 0.04 away from the running statistics. Moving
 # pictures closer than that makes them worse, as any fit beyond the noise does.
 _NATURAL_DISTANCE = 0.018
@@ -59,7 +55,7 @@ class PixelsGenerator:
         seed = rng.initial_seed()
         layers = statistics.usable
         contracts = find_contracts(self._inputs, self._contract, teacher, statistics, rng, self._progress)
-        work = _Work(self._inputs, contracts, layers, teacher)
+        work = PictureFeeding(self._inputs, contracts, layers, teacher)
         made = work.rounded(count)
         classes = self._classes(work, made, rng)
         if not layers and classes is None:
@@ -74,7 +70,7 @@ class PixelsGenerator:
         return SyntheticSet(inputs=inputs, algorithm="pixels", seed=seed, loss_curve=curve, contracts=contracts)
 
     def _optimize(
-        self, work: "_Work", samples: Samples, classes: Classes | None, rng: torch.Generator
+        self, work: PictureFeeding, samples: Samples, classes: Classes | None, rng: torch.Generator
     ) -> tuple[Samples, tuple[float, ...]]:
         config = self._config
         budget = work.budget(samples, self._effort, iterations=config.iterations, batch_size=config.batch_size)
@@ -105,31 +101,10 @@ class PixelsGenerator:
                 advance=advance,
             )
 
-    def _classes(self, work: "_Work", count: int, rng: torch.Generator) -> Classes | None:
+    def _classes(self, work: PictureFeeding, count: int, rng: torch.Generator) -> Classes | None:
         """Balanced random labels, if classes are wanted and an output of the network looks like logits."""
         if self._config.class_weight == 0.0:
             return None
         output, classes = work.scores("class_weight", "set class_weight to 0")
         labels = work.balanced_labels(count, classes, rng)
         return Classes(output=output, labels=labels, weight=self._config.class_weight)
-
-
-class _Work(Feeding):
-    """Feeding, and how pictures are looked at and moved."""
-
-    def view(self, samples: Samples, rng: torch.Generator) -> dict[str, torch.Tensor]:
-        """Make feeds of a batch, its pictures mirrored every other time, at random."""
-        mirrored = bool(torch.rand((), generator=rng, device=rng.device) < 0.5)
-        return self.fed(
-            {name: value.flip(-1) if mirrored and name in self.contracts else value for name, value in samples.items()}
-        )
-
-    def rates(self, learning_rate: float) -> dict[str, float]:
-        """Learning rate by input."""
-        return {
-            spec.name: learning_rate * (_SMOOTH_RATE if spec.name in self.contracts else 1.0) for spec in self.inputs
-        }
-
-    def smooth(self, name: str, gradient: torch.Tensor) -> torch.Tensor:
-        """Turn the gradient of a picture into a move with the spectrum of pictures, 1/f; others stay."""
-        return power_law_filter(gradient) if name in self.contracts else gradient
