@@ -146,6 +146,8 @@ def _shared_scales(model: ir.Model, target: Target) -> Iterator[Refusal]:
         rule = target.rule(node.op_type) if node.domain in ("", "ai.onnx") else None
         if rule is None or rule.kind != "same_scale" or rule.on_codes:
             continue
+        if rule.modes and node.attributes.get_string("mode", rule.modes[0]) not in rule.modes:
+            continue  # it stays float, whatever stands around it
         data = node.inputs if node.op_type == "Concat" else node.inputs[:1]
         makers = [value.producer() for value in data if value is not None]
         before = [maker for maker in makers if maker is not None and _is_activation_dequantizer(maker)]

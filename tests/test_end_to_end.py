@@ -99,7 +99,7 @@ def test_distillation_is_the_last_step_and_the_report_tells_of_it(model: Path) -
         QUICK, quantization=QuantizationConfig(bits=3, edge_bits=3), distill=DistillConfig(steps=4, learning_rate=0.02)
     )
     result = compile_model(model, config=config)
-    assert list(result.report.stages)[-4:] == ["distill", "measure", "write", "validate"]
+    assert list(result.report.stages)[-5:] == ["distill", "measure", "write", "validate", "look back"]
     assert result.report.validation.failures == ()
     told = json.loads(json.dumps(result.report.to_json(), allow_nan=False))
     assert told["distillation"]["steps"] == 4

@@ -88,8 +88,8 @@ Version = Annotated[bool, typer.Option("--version", help="Show the version.", ca
 
 
 @compile_app.command(
-    epilog=f"{_EXIT_CODES} Other commands: zsq-compile inspect, synth, harvest, compare and package MODEL, and "
-    "zsq-compile verify PACKAGE; see zsq-compile inspect --help and so on."
+    epilog=f"{_EXIT_CODES} Other commands: zsq-compile inspect MODEL, zsq-compile synth MODEL, harvest, compare and "
+    "package likewise, and zsq-compile verify PACKAGE; see zsq-compile inspect --help and so on."
 )
 def compile_command(
     context: typer.Context,

@@ -153,6 +153,29 @@ def test_narrow_values_are_held_to_the_least_width():
     assert reasons(model, CPU) == ""
 
 
+def resized():
+    return models.parse(
+        """
+        resized (float[N,3,8,8] x) => (float[N,4,16,16] y)
+        <float[4,3,3,3] w, float[4] b, float[4,4,1,1] w1, float[4] b1, float[4] sizes = {1, 1, 2, 2}>
+        {
+            c = Conv<pads=[1,1,1,1]>(x, w, b)
+            r = Resize<mode="linear">(c, , sizes)
+            d = Conv(r, w1, b1)
+            y = Relu(d)
+        }
+        """
+    )
+
+
+def test_an_operator_in_a_mode_that_stays_float_may_stand_between_different_scales():
+    model = quantized(CPU, make=resized)
+    resize = node(model, "Resize")
+    assert resize.inputs[0].producer().op_type == "DequantizeLinear"
+    assert resize.outputs[0].uses()[0].node.op_type == "QuantizeLinear"
+    check_target(model, CPU)
+
+
 def test_emit_writes_nothing_that_is_illegal():
     model, plan = planned(CPU)
     made = model.clone()

@@ -84,7 +84,18 @@ def raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> Iterator[N
 def test_help_names_every_option_exit_code_and_the_other_command(call: Callable[..., Ended]) -> None:
     ended = call("--help")
     assert ended.code == 0
-    for word in ("--bits", "--report", "--min-agreement", "Exit codes", "130", "zsq-compile synth", "harvest"):
+    for word in (
+        "--bits",
+        "--report",
+        "--min-agreement",
+        "Exit codes",
+        "130",
+        "synth",
+        "harvest",
+        "inspect",
+        "compare",
+        "verify",
+    ):
         assert word in ended.out
     assert "--max-size" not in call("synth", "--help").out
 
