@@ -159,10 +159,10 @@ def resized():
         resized (float[N,3,8,8] x) => (float[N,4,16,16] y)
         <float[4,3,3,3] w, float[4] b, float[4,4,1,1] w1, float[4] b1, float[4] sizes = {1, 1, 2, 2}>
         {
-            c = Conv<pads=[1,1,1,1]>(x, w, b)
-            r = Resize<mode="linear">(c, , sizes)
-            d = Conv(r, w1, b1)
-            y = Relu(d)
+            [first] c = Conv<pads=[1,1,1,1]>(x, w, b)
+            [resize] r = Resize<mode="linear">(c, , sizes)
+            [second] d = Conv(r, w1, b1)
+            [relu] y = Relu(d)
         }
         """
     )
