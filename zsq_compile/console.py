@@ -18,6 +18,7 @@ from rich.text import Text
 
 from zsq_compile.contract_words import contract_words
 from zsq_compile.layer_quality import worst_layers
+from zsq_compile.units import size_words
 
 if TYPE_CHECKING:
     from zsq_compile.compiler import CompileResult
@@ -154,11 +155,6 @@ def comparison(validation: "Validation") -> list[tuple[str, str, str]]:
     layers = fusion.fused + len(fusion.unfused) + len(fusion.left_float)
     rows.append(("layers run in integers", MISSING, f"{fusion.fused} of {layers}"))
     return rows
-
-
-def size_words(count: int) -> str:
-    """Say a number of bytes, in units of 1000."""
-    return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
 
 
 def _sentences(report: "Report") -> list[str]:

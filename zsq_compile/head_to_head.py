@@ -295,8 +295,13 @@ def _place(folder: Path | None) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="zsq_") as scratch:
             yield Path(scratch)
         return
+    found = folder.is_dir()
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise ConfigError(f"-o wants a folder to keep the files in, got {folder}: {error.strerror or error}") from error
-    yield folder
+    try:
+        yield folder
+    finally:
+        if not found and not any(folder.iterdir()):  # a refused model leaves nothing behind
+            folder.rmdir()

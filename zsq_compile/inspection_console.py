@@ -6,8 +6,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from zsq_compile.console import size_words
 from zsq_compile.inspection import Inspection
+from zsq_compile.units import size_words
 
 _MOST_REASONS = 8
 
@@ -61,7 +61,8 @@ def _placement_facts(found: Inspection) -> list[tuple[str, str]]:
         names = ", ".join(one.nodes[:3]) + (" ..." if len(one.nodes) > 3 else "")
         rows.append(("stays float", f"{len(one.nodes)} {one.op_type} ({names}): {one.reason}"))
     if len(placement.float_nodes) > _MOST_REASONS:
-        rows.append(("stays float", f"{len(placement.float_nodes) - _MOST_REASONS} more reasons, see --json"))
+        left = len(placement.float_nodes) - _MOST_REASONS
+        rows.append(("stays float", f"{left} more reason{'' if left == 1 else 's'}, see --json"))
     return rows
 
 

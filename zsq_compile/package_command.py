@@ -7,6 +7,7 @@ import typer
 
 import zsq_compile.options as given
 from zsq_compile.guard import SETTINGS, guarded, print_json
+from zsq_compile.units import size_words
 
 package_app = typer.Typer(add_completion=False, context_settings=SETTINGS)
 
@@ -87,5 +88,5 @@ def package_command(
         typer.echo(path)
     else:
         runs, size = len(made.manifest["samples"]), sum(entry["bytes"] for entry in files.values())
-        typer.echo(f"{len(files)} files, {size} bytes, {runs} samples, for {made.manifest['target']['name']}")
+        typer.echo(f"{len(files)} files, {size_words(size)}, {runs} samples, for {made.manifest['target']['name']}")
         typer.echo(f"written to {path}")

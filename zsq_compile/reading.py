@@ -129,6 +129,11 @@ def require_supported(proto: onnx.ModelProto, path: Path) -> None:
             )
 
 
+def is_quantized(proto: onnx.ModelProto) -> bool:
+    """Whether any node computes in integers or unpacks them; one of a foreign domain may, and counts."""
+    return any(node.op_type in _QUANTIZED or node.domain not in _STANDARD for node in _nodes(proto.graph))
+
+
 def _require_float32(proto: onnx.ModelProto, path: Path) -> None:
     types = {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
     for node in proto.graph.node:

@@ -29,3 +29,8 @@ def parse_seconds(text: str) -> float:
 def parse_bytes(text: str) -> int:
     """Read ``500M``, ``2G`` or plain bytes; ConfigError when it is none."""
     return int(parse_size(text))
+
+
+def size_words(count: int) -> str:
+    """Say a number of bytes, in units of 1000."""
+    return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"

@@ -229,6 +229,14 @@ def test_wrong_usage_ends_before_the_work(
     assert ended.out == ""
 
 
+def test_a_refused_model_leaves_no_empty_folder_and_takes_none_away(call: Callable[..., Ended], tmp_path: Path) -> None:
+    (tmp_path / "no.onnx").write_bytes(b"no model")
+    (tmp_path / "kept").mkdir()
+    for name in ("kept", "made"):
+        assert call(tmp_path / "no.onnx", *QUICK, "-o", tmp_path / name).code == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept", "no.onnx"]
+
+
 def test_labels_that_do_not_fit_are_the_user_s_error(model: Path, tmp_path: Path, one_method: None) -> None:
     np.savez(tmp_path / "data.npz", x=np.zeros((4, 3, 8, 8), np.float32), labels=np.asarray([0, 1, 2, 5]))
     with pytest.raises(ConfigError, match="labels run from 0 to 5, but the model has 5 classes"):

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from rich.console import Console
 from tests import models
 from zsq_compile import cli, inspect_model
 from zsq_compile.errors import ConfigError
-from zsq_compile.inspection import Inspection
+from zsq_compile.inspection import FloatNodes, Inspection
 from zsq_compile.inspection_console import facts, print_inspection, time_words
 from zsq_compile.loading import load_model
 
@@ -145,6 +146,14 @@ def test_json_holds_everything_and_the_page_shows_it(look: Callable[..., Inspect
     for label, text in facts(found):
         assert label in page and " ".join(text.split())[:60] in " ".join(page.split())
     assert "8 bits" in page and "4 bits" in page
+
+
+@pytest.mark.parametrize(("count", "words"), [(9, "1 more reason, see --json"), (10, "2 more reasons, see --json")])
+def test_reasons_that_do_not_fit_are_counted(look: Callable[..., Inspection], count: int, words: str) -> None:
+    found = look(models.residual())
+    one = FloatNodes(op_type="Exp", reason="no kernel", nodes=("e",))
+    crowded = replace(found, placement=replace(found.placement, float_nodes=(one,) * count))
+    assert ("stays float", words) in facts(crowded)
 
 
 def test_names_with_brackets_are_shown_as_they_are(look: Callable[..., Inspection]) -> None:

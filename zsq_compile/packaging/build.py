@@ -26,6 +26,7 @@ from zsq_compile.packaging.manifest import describe, write_manifest, write_sampl
 from zsq_compile.packaging.samples import expected, make_feeds
 from zsq_compile.packaging.snippets import write_snippets
 from zsq_compile.packaging.verify import PackageError, RunError, check_files, replay, sha256
+from zsq_compile.reading import is_quantized, opset_of, read_model
 
 _ARCHIVES = (".tar.gz", ".tgz")
 _DEFAULT_TARGET = "ort_cpu"
@@ -135,11 +136,14 @@ def _require_replaceable(output: Path) -> None:
 
 
 def _read(model: Path, json_report: Path | None) -> tuple[onnx.ModelProto, Origin]:
-    try:
-        proto = onnx.load(model)
-    except Exception as error:  # protobuf's decoding errors share no base but Exception
-        raise LoadError(f"{model} cannot be read as an ONNX model: {error}") from error
+    proto = read_model(model)
+    opset_of(proto, model)  # refuses a file that names none, which the runtime would say in a page of C++
     origin = read_origin({entry.key: entry.value for entry in proto.metadata_props})
+    if origin.target is None and not is_quantized(proto):
+        raise ConfigError(
+            f"{model} is a float model that zsq-compile did not write: wanted a quantized one; "
+            f"compile it first (zsq-compile {model.name}), and pack what that writes"
+        )
     return proto, origin if json_report is None else _reported(origin, model, json_report)
 
 
@@ -193,6 +197,7 @@ def _copy_model(model: Path, proto: onnx.ModelProto, folder: Path) -> None:
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)  # saving with external data empties the tensors of the model it is given
     onnx.save(copy, path, save_as_external_data=True, location="model.data", size_threshold=0)
+    shutil.copymode(path, folder / "model.data")  # onnx keeps its data files from all other users
 
 
 def _copy_reports(folder: Path, reports: Mapping[str, Path | None]) -> None:

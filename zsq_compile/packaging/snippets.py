@@ -119,13 +119,15 @@ def _cpp(manifest: Mapping[str, Any], sample: Sample) -> str:
 def _contract_words(contract: Mapping[str, Any] | None) -> str:
     if contract is None:
         return "The model does not say what numbers it expects of an image, or takes none."
-    order = {"bgr": "blue, green, red", "rgb": "red, green, blue", "gray": "one gray channel"}[
-        contract["channel_order"]
-    ]
+    order, named = {
+        "bgr": ("channels in the order blue, green, red", " (in the order red, green, blue)"),
+        "rgb": ("channels in the order red, green, blue", ""),
+        "gray": ("one gray channel", ""),
+    }[contract["channel_order"]]
     known = "as its statistics tell" if contract["inferred"] else "as was given or assumed when it was compiled"
     return (
-        f"Input: pixels in [0, 1], channels in the order {order}, minus {list(contract['mean'])} (in the order "
-        f"red, green, blue) and divided by {list(contract['std'])}, {known}."
+        f"Input: pixels in [0, 1], {order}, minus {list(contract['mean'])}{named} and divided by "
+        f"{list(contract['std'])}, {known}."
     )
 
 

@@ -13,6 +13,7 @@ from passes.plan import Refusal
 from zsq_compile.evidence import Contents, MomentMatch, Picture
 from zsq_compile.layer_quality import LayerQuality, worst_layers
 from zsq_compile.plain_values import plain
+from zsq_compile.units import size_words
 from zsq_compile.verification.confidence import Confidence
 from zsq_compile.verification.validate import Validation
 
@@ -107,7 +108,8 @@ class Report:
         shrunk = validation.quantized_bytes / max(validation.float_bytes, 1)
         lines = [
             f"{self.model} -> {self.emitted}",
-            f"size        {_size(validation.float_bytes)} -> {_size(validation.quantized_bytes)} ({shrunk:.2f} of it)",
+            f"size        {size_words(validation.float_bytes)} -> {size_words(validation.quantized_bytes)} "
+            f"({shrunk:.2f} of it)",
             f"statistics  {self._statistics_words()}",
             f"data        {self.data}",
             f"layers      {_layers(validation)}",
@@ -182,7 +184,3 @@ def _quality_lines(validation: Validation) -> list[str]:
             f"{match.agreement:.2%} of the decisions are common"
         )
     return lines
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"

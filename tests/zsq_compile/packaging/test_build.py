@@ -138,15 +138,20 @@ def test_integer_inputs_need_samples_and_integer_outputs_may_differ_little(tmp_p
     proto = models.parse(
         """
         words (int64[N,4] ids) => (int64[N] best)
-        <float[6,8] table, float[8,5] w, int64[1] axis>
+        <float[6,8] table, int8[8,5] codes, float step, int64[1] axis>
         {
+            [scale] w = DequantizeLinear(codes, step)
             [look] e = Gather<axis=0>(table, ids)
             [mul] m = MatMul(e, w)
             [mean] p = ReduceMean<keepdims=0>(m, axis)
             [max] best = ArgMax<axis=1, keepdims=0>(p)
         }
         """,
-        weights={"axis": np.array([1])},
+        weights={
+            "axis": np.array([1]),
+            "codes": np.arange(-20, 20, dtype=np.int8).reshape(8, 5),
+            "step": np.array(0.1, np.float32),
+        },
     )
     path = tmp_path / "words.onnx"
     onnx.save(proto, path)
@@ -210,6 +215,8 @@ def test_weights_outside_of_the_file_come_along(tmp_path):
     onnx.save(proto, path, save_as_external_data=True, location="odd name.bin", size_threshold=16)
     made = build_package(path, tmp_path / "net.zsq", ort=False)
     assert {"model.onnx", "model.data"} <= set(made.manifest["files"])
+    data = made.path / "model.data"  # another user of the device must be able to read it too
+    assert data.stat().st_mode == (made.path / "model.onnx").stat().st_mode
     assert main([str(made.path)]) == 0
 
 
@@ -228,11 +235,25 @@ def test_a_package_is_replaced_and_anything_else_is_not(model, tmp_path):
 
 def test_a_file_that_is_no_model_and_a_target_that_is_none_are_refused(model, tmp_path):
     (tmp_path / "no.onnx").write_bytes(b"no model")
-    with pytest.raises(LoadError, match="cannot be read as an ONNX model"):
+    with pytest.raises(LoadError, match="is no ONNX model, or is cut off"):
         build_package(tmp_path / "no.onnx", tmp_path / "no.zsq")
+    with pytest.raises(LoadError, match=r"there is no file .*absent\.onnx$"):
+        build_package(tmp_path / "absent.onnx", tmp_path / "no.zsq")
     with pytest.raises(ConfigError, match="there is no target 'ort_cup'"):
         build_package(model, tmp_path / "no.zsq", target="ort_cup")
     assert [path.name for path in tmp_path.iterdir()] == ["no.onnx"]
+
+
+def test_a_float_model_and_one_without_a_version_are_refused_in_words(model, tmp_path):
+    onnx.save(models.residual(), tmp_path / "float.onnx")
+    with pytest.raises(ConfigError, match=r"is a float model .*compile it first \(zsq-compile float\.onnx\)"):
+        build_package(tmp_path / "float.onnx", tmp_path / "no.zsq")
+    proto = onnx.load(model)
+    del proto.opset_import[:]
+    (tmp_path / "old.onnx").write_bytes(proto.SerializeToString())
+    with pytest.raises(LoadError, match="does not say which version of the operators it uses"):
+        build_package(tmp_path / "old.onnx", tmp_path / "no.zsq")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["float.onnx", "old.onnx"]
 
 
 def test_a_model_is_packed_for_another_target_only_if_it_is_legal_there(model, tmp_path):
@@ -304,4 +325,4 @@ def test_the_command_ends_in_words_and_a_code(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(["package", str(tmp_path / "absent.onnx")])
     assert ended.value.code == 3
-    assert "cannot be read as an ONNX model" in capsys.readouterr().err
+    assert "there is no file" in capsys.readouterr().err
