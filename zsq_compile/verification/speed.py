@@ -229,7 +229,7 @@ def _cost_words(costs: Costs) -> str:
     told = f"It runs {costs.quantized_nodes} nodes, the float one {costs.float_nodes}"
     if costs.conversions:
         share = f"{costs.conversion_share:.0%} of its time"
-        told += f"; {costs.conversions} of them between integers and floats only, in {share}"
+        told += f"; {share} goes into {costs.conversions} conversions between integers and floats"
     groups: dict[tuple[str, str], list[SlowSpot]] = defaultdict(list)
     for spot in costs.spots:
         groups[spot.reason, spot.op_type].append(spot)

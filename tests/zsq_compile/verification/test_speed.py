@@ -115,7 +115,7 @@ def test_a_slower_file_is_told_with_the_nodes_that_cost_it(monkeypatch, island):
     assert {spot.op_type for spot in around} <= {"Erf"}  # the profiler's clock may show 0 microseconds
     words = audit.words()
     assert "not faster here: 1.5 ms against 1 ms, 1.50 times as long (longer in 100% of 12 rounds)" in words
-    assert "4 of them between integers and floats only" in words
+    assert "goes into 4 conversions between integers and floats" in words
 
 
 def test_dear_nodes_are_named_by_operator(monkeypatch, island):
