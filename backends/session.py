@@ -80,6 +80,10 @@ class Session:
             raise RuntimeModelError(f"ONNX Runtime failed while it ran {self._label} on {shapes}: {error}") from error
         return dict(zip(wanted, values, strict=True))
 
+    def end_profile(self) -> Path:
+        """Stop the profile that ``open_session`` was asked for, and return its file (JSON, Chrome's trace format)."""
+        return Path(self._handle.end_profiling())
+
     def _check_names(self, role: str, given: Mapping[str, object] | Sequence[str], known: tuple[str, ...]) -> None:
         unknown = [name for name in given if name not in known]
         if unknown:
@@ -96,6 +100,7 @@ def open_session(
     config: Mapping[str, str] | None = None,
     provider_options: Mapping[str, Mapping[str, str]] | None = None,
     weights: Mapping[str, NDArray[Any]] | None = None,
+    profile_prefix: Path | None = None,
 ) -> Session:
     """Load a model into ONNX Runtime.
 
@@ -109,6 +114,8 @@ def open_session(
         provider_options: options by execution provider.
         weights: numbers of those initializers that a model in memory calls external, by name; so they are not copied on
             the way, as a whole model is several times.
+        profile_prefix: how the file begins in which every node's time in every run is written, until
+            ``Session.end_profile``; None takes no times.
 
     Raises:
         RuntimeModelError: the runtime cannot load the model, or lacks a provider.
@@ -126,6 +133,8 @@ def open_session(
     source, scratch = _as_source(model)
     try:
         options = _options(threads, optimize, optimized_path)
+        if profile_prefix is not None:
+            options.enable_profiling, options.profile_file_prefix = True, str(profile_prefix)
         for key, value in (config or {}).items():
             options.add_session_config_entry(key, value)
         given = [dict((provider_options or {}).get(name, {})) for name in providers]

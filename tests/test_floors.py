@@ -35,6 +35,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "zsq_compile.opset",
         "zsq_compile.estimates",
         "zsq_compile.file_contents",
+        "zsq_compile.half_precision",
         "zsq_compile.reading",
         "zsq_compile.requirements",
         "zsq_compile.trial_run",

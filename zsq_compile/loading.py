@@ -13,6 +13,7 @@ from passes.enter_inference import EnterInference
 from passes.normalize import SimplifierError, normalize, simplified
 from zsq_compile.agreement import TOLERANCE, Reference
 from zsq_compile.errors import LoadError, UnsupportedModelError
+from zsq_compile.half_precision import widen_halves
 from zsq_compile.input_shapes import fix_batch, settle_inputs
 from zsq_compile.opset import MINIMUM_OPSET, OpsetError, raise_opset
 from zsq_compile.reading import has_branches, opset_of, read_model, refuse_branches, require_supported
@@ -59,8 +60,8 @@ def load_model(path: Path, *, input_shapes: Mapping[str, tuple[int | None, ...]]
         ConfigError: ``input_shapes`` does not fit the model.
 
     """
-    notes: list[str] = []
     proto = read_model(path)
+    notes = list(widen_halves(proto))
     opset = opset_of(proto, path)
     require_supported(proto, path)
     proto = _without_branches(proto, path)

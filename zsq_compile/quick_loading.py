@@ -17,6 +17,7 @@ from passes.checks import Door, IllegalGraphError, check, violations
 from passes.enter_inference import EnterInference
 from passes.normalize import SimplifierError, normalize, simplified
 from zsq_compile.errors import UnsupportedModelError
+from zsq_compile.half_precision import widen_halves
 from zsq_compile.input_shapes import settle_inputs
 from zsq_compile.opset import MINIMUM_OPSET, OpsetError, raise_opset
 from zsq_compile.reading import has_branches, opset_of, read_model, refuse_branches, require_supported
@@ -65,8 +66,8 @@ def load_quickly(path: Path, *, input_shapes: Mapping[str, Shape] | None = None)
         ConfigError: ``input_shapes`` does not fit the model.
 
     """
-    notes: list[str] = []
     proto = read_model(path)
+    notes = list(widen_halves(proto))
     opset = opset_of(proto, path)
     require_supported(proto, path)
     if branches := has_branches(proto):

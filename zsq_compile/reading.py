@@ -16,11 +16,6 @@ _QUANTIZED = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"}
     | {"QLinearConv", "QLinearMatMul"}
 )
-_WIDE_OR_HALF = {
-    onnx.TensorProto.FLOAT16: "float16",
-    onnx.TensorProto.BFLOAT16: "bfloat16",
-    onnx.TensorProto.DOUBLE: "float64",
-}
 
 
 def read_model(path: Path) -> onnx.ModelProto:
@@ -113,11 +108,7 @@ def require_supported(proto: onnx.ModelProto, path: Path) -> None:
             f"{path} uses operators that are not ONNX's own: {_list(foreign)}. Give the file as it was exported, "
             "before a runtime optimised it for itself"
         )
-    quantized = Counter(node.op_type for node in _nodes(proto.graph) if node.op_type in _QUANTIZED)
-    if quantized:
-        raise UnsupportedModelError(
-            f"{path} is quantized already ({_list(quantized)}): give the float model it was made from"
-        )
+    _refuse_quantized(proto, path)
     _require_float32(proto, path)
     initializers = {tensor.name for tensor in proto.graph.initializer}
     for value in proto.graph.input:
@@ -134,27 +125,35 @@ def is_quantized(proto: onnx.ModelProto) -> bool:
     return any(node.op_type in _QUANTIZED or node.domain not in _STANDARD for node in _nodes(proto.graph))
 
 
+def _refuse_quantized(proto: onnx.ModelProto, path: Path) -> None:
+    quantized = Counter(node.op_type for node in _nodes(proto.graph) if node.op_type in _QUANTIZED)
+    if not quantized:
+        return
+    integers = {name for node in proto.graph.node if node.op_type in _QUANTIZED for name in node.output}
+    left = sum(node.op_type in _WEIGHTED and not integers.intersection(node.input[:2]) for node in proto.graph.node)
+    partly = f", all but {left} layer{'' if left == 1 else 's'}" if left else ""
+    raise UnsupportedModelError(
+        f"{path} is quantized already{partly} ({_list(quantized)}): give the float model it was made from, "
+        "of which all layers are quantized together"
+    )
+
+
 def _require_float32(proto: onnx.ModelProto, path: Path) -> None:
+    wide = onnx.TensorProto.DOUBLE
     types = {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
     for node in proto.graph.node:
         for attribute in node.attribute if node.op_type == "Constant" else ():
             if attribute.name == "value":
                 types[node.output[0]] = attribute.t.data_type
-    weights = Counter(
-        _WIDE_OR_HALF[types[name]]
-        for node in proto.graph.node
-        if node.op_type in _WEIGHTED
-        for name in node.input[1:2]
-        if types.get(name) in _WIDE_OR_HALF
+    weights = sum(
+        types.get(name) == wide for node in proto.graph.node if node.op_type in _WEIGHTED for name in node.input[1:2]
     )
-    inputs = [value for value in proto.graph.input if value.type.tensor_type.elem_type in _WIDE_OR_HALF]
-    if not weights and not inputs:
-        return
-    where = f"weights of {sum(weights.values())} layers" if weights else f"input '{inputs[0].name}'"
-    what = next(iter(weights), "") or _WIDE_OR_HALF[inputs[0].type.tensor_type.elem_type]
-    raise UnsupportedModelError(
-        f"{path} computes in {what} ({where}); wanted float32: export the model in float32, before any conversion"
-    )
+    inputs = [value.name for value in proto.graph.input if value.type.tensor_type.elem_type == wide]
+    if weights or inputs:
+        where = f"weights of {weights} layers" if weights else f"input '{inputs[0]}'"
+        raise UnsupportedModelError(
+            f"{path} computes in float64 ({where}); wanted float32: export the model in float32, before any conversion"
+        )
 
 
 def has_branches(proto: onnx.ModelProto) -> Counter[str]:

@@ -195,6 +195,8 @@ def _facts(told: Told, report: Report) -> tuple[tuple[str, str], ...]:
         facts.append(("pixels", contract_words(contract)))
     facts += [("widths", line) for line in (told["mixed"] or {}).get("summary", ())]
     facts += [("distilled", told["distillation"]["summary"])] if told["distillation"] else []
+    speed = report.validation.speed
+    facts += [("speed", speed.words())] if speed is not None else []
     if report.confidence is not None:
         facts.append(("agreement on real data, estimated", f"{report.confidence.words()}, {report.confidence.tier}"))
     return tuple(facts)

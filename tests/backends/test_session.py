@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 
@@ -88,3 +89,15 @@ def test_external_weights_are_taken_from_memory() -> None:
     np.testing.assert_array_equal(open_session(model, weights={"w": weight}).run(feeds)["y"], wanted)
     with pytest.raises(RuntimeModelError):
         open_session(model)
+
+
+def test_a_profile_tells_every_node_of_every_run(tmp_path):
+    session = open_session(conv_bn_relu(), optimize="none", profile_prefix=tmp_path / "times")
+    for _ in range(2):
+        session.run({"x": np.zeros((1, 3, 8, 8), np.float32)})
+    path = session.end_profile()
+    assert path.parent == tmp_path
+    kernels = [event for event in json.loads(path.read_text()) if event["name"].endswith("_kernel_time")]
+    assert sorted(event["args"]["op_name"] for event in kernels) == sorted(
+        2 * [node.op_type for node in conv_bn_relu().graph.node]
+    )

@@ -209,12 +209,14 @@ def test_models_that_cannot_be_compiled_are_refused_in_words(model, words, tmp_p
         load_model(save(model, tmp_path))
 
 
-def test_half_precision_is_refused(tmp_path):
-    proto = onnx.parser.parse_model(text("h = Cast<to=10>(x) c = Conv(h, w) y = Cast<to=1>(c)"))
-    weight = onnx.numpy_helper.to_array(proto.graph.initializer[0]).astype(np.float16)
-    proto.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weight, "w"))
-    with pytest.raises(UnsupportedModelError, match=r"computes in float16 .weights of 1 layers.; wanted float32"):
-        load_model(save(proto, tmp_path))
+def test_a_partly_quantized_model_is_told_as_such(tmp_path):
+    model = text("q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) a = Conv(d, w) y = Conv(a, v)").replace(
+        "<float[2", "<float s = {0.1}, uint8 z = {3}, float[2,2,1,1] v, float[2"
+    )
+    with pytest.raises(
+        UnsupportedModelError, match=r"quantized already, all but 1 layer \(1 x Quan.* float model it was"
+    ):
+        load_model(save(model, tmp_path))
 
 
 def test_weights_that_are_only_stored_in_half_precision_are_fine(tmp_path):

@@ -11,10 +11,10 @@ import onnx
 
 from backends.session import open_session
 
-_WEIGHTED_INTEGER = frozenset(
+WEIGHTED_INTEGER = frozenset(
     {"QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat", "MatMulInteger", "ConvInteger", "QAttention"}
 )
-_WEIGHTED_FLOAT = frozenset(
+WEIGHTED_FLOAT = frozenset(
     {"Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"}
 )
 # What ONNX Runtime appends to the name of a node that it rewrites.
@@ -70,7 +70,7 @@ def count_fusion(optimized: onnx.ModelProto, emitted: onnx.ModelProto) -> Fusion
         emitted: the graph before, where nodes still have their names.
 
     """
-    makers = {name: node for graph in _graphs(emitted.graph) for node in graph.node for name in node.output}
+    makers = makers_of(emitted)
     counts: Counter[str] = Counter()
     unfused: list[str] = []
     left_float: list[str] = []
@@ -78,12 +78,12 @@ def count_fusion(optimized: onnx.ModelProto, emitted: onnx.ModelProto) -> Fusion
         dequantized = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
         for node in graph.node:
             counts[node.op_type] += 1
-            if node.op_type in _WEIGHTED_FLOAT:
+            if node.op_type in WEIGHTED_FLOAT:
                 planned = all(name in dequantized for name in node.input[:2])
-                (unfused if planned else left_float).append(_name(node, makers))
-    others = [name for name in counts if name.startswith("QLinear") and name not in _WEIGHTED_INTEGER]
+                (unfused if planned else left_float).append(source_name(node, makers))
+    others = [name for name in counts if name.startswith("QLinear") and name not in WEIGHTED_INTEGER]
     return Fusion(
-        fused=sum(counts[name] for name in _WEIGHTED_INTEGER),
+        fused=sum(counts[name] for name in WEIGHTED_INTEGER),
         fused_others=sum(counts[name] for name in others),
         unfused=tuple(unfused),
         left_float=tuple(left_float),
@@ -93,12 +93,17 @@ def count_fusion(optimized: onnx.ModelProto, emitted: onnx.ModelProto) -> Fusion
     )
 
 
-def _name(node: onnx.NodeProto, makers: Mapping[str, onnx.NodeProto]) -> str:
+def makers_of(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
+    """Name the node that makes each value, inner graphs included."""
+    return {name: node for graph in _graphs(model.graph) for node in graph.node for name in node.output}
+
+
+def source_name(node: onnx.NodeProto, makers: Mapping[str, onnx.NodeProto]) -> str:
     """Name that a rewritten node had before; a blocked convolution is called after its output, not after its node."""
     name = _REWRITTEN.sub("", node.name) or node.output[0]
     maker = makers.get(name)
     for _ in range(4):  # the normalisation, the Add and the activations that the convolution may have swallowed
-        if maker is None or maker.op_type in _WEIGHTED_FLOAT:
+        if maker is None or maker.op_type in WEIGHTED_FLOAT:
             break
         maker = next((makers[source] for source in maker.input if source in makers), None)
     return maker.name if maker is not None and maker.name else name

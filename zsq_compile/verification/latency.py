@@ -23,6 +23,24 @@ class Latency:
     runs: int
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Turns:
+    """Times of one model, a row for each of its turns, in milliseconds."""
+
+    milliseconds: NDArray[np.float64]
+
+    @property
+    def medians(self) -> NDArray[np.float64]:
+        """Median of each turn, (turns,); the n-th turns of all models stand beside each other in time."""
+        return np.median(self.milliseconds, axis=1)
+
+    @property
+    def latency(self) -> Latency:
+        """Percentiles over all runs."""
+        low, median, high = (float(value) for value in np.percentile(self.milliseconds, (10, 50, 90)))
+        return Latency(median_ms=median, p10_ms=low, p90_ms=high, runs=self.milliseconds.size)
+
+
 def measure_latency(
     models: Mapping[str, onnx.ModelProto | Path],
     feeds: Mapping[str, NDArray[Any]],
@@ -32,6 +50,25 @@ def measure_latency(
     providers: Sequence[str] = ("CPUExecutionProvider",),
     config: Mapping[str, str] | None = None,
 ) -> dict[str, Latency]:
+    """Time every model as ``time_in_turns`` does, and sum its runs up.
+
+    Returns:
+        Latency by name, in the order given.
+
+    """
+    turns = time_in_turns(models, feeds, threads=threads, seconds=seconds, providers=providers, config=config)
+    return {name: one.latency for name, one in turns.items()}
+
+
+def time_in_turns(
+    models: Mapping[str, onnx.ModelProto | Path],
+    feeds: Mapping[str, NDArray[Any]],
+    *,
+    threads: int | None = None,
+    seconds: float = 3.0,
+    providers: Sequence[str] = ("CPUExecutionProvider",),
+    config: Mapping[str, str] | None = None,
+) -> dict[str, Turns]:
     """Time every model on the same inputs, interleaved, after a warm-up of its own.
 
     The models take turns. A turn is one untimed run, which brings the model's weights back into the caches as they are
@@ -46,7 +83,7 @@ def measure_latency(
         config: entries of the session options.
 
     Returns:
-        Latency by name, in the order given.
+        Times by name, in the order given.
 
     Raises:
         RuntimeModelError: a model cannot be loaded or run.
@@ -62,20 +99,15 @@ def measure_latency(
         once += last
     timed_runs = 5 if once < 0.5 else 1
     rounds = min(200, max(5, int(seconds / max(once * (timed_runs + 1), 1e-6))))
-    times: dict[str, list[float]] = {name: [] for name in sessions}
+    times: dict[str, list[list[float]]] = {name: [] for name in sessions}
     for _ in range(rounds):
         for name, session in sessions.items():
             _timed(session, feeds)
-            times[name].extend(_timed(session, feeds) for _ in range(timed_runs))
-    return {name: _summary(values) for name, values in times.items()}
+            times[name].append([1000.0 * _timed(session, feeds) for _ in range(timed_runs)])
+    return {name: Turns(milliseconds=np.array(values)) for name, values in times.items()}
 
 
 def _timed(session: Session, feeds: Mapping[str, NDArray[Any]]) -> float:
     start = time.perf_counter()
     session.run(feeds)
     return time.perf_counter() - start
-
-
-def _summary(seconds: list[float]) -> Latency:
-    low, median, high = (float(1000.0 * value) for value in np.percentile(seconds, (10, 50, 90)))
-    return Latency(median_ms=median, p10_ms=low, p90_ms=high, runs=len(seconds))

@@ -15,10 +15,11 @@ from zsq_compile.errors import ValidationError
 from zsq_compile.verification.dataset import Dataset
 from zsq_compile.verification.fusion import Fusion, inspect_fusion
 from zsq_compile.verification.labelled import LabelledQuality, labelled_quality
-from zsq_compile.verification.latency import Latency, measure_latency
+from zsq_compile.verification.latency import Latency
 from zsq_compile.verification.metrics import agreement, class_axis, sqnr_db
 from zsq_compile.verification.running import file_bytes, first_sample, run_batched
 from zsq_compile.verification.simulation import SimulationMatch, match_simulation
+from zsq_compile.verification.speed import SpeedAudit, audit_speed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +53,8 @@ class Validation:
         latency: "float" and "quantized", at the smallest batch; empty when it was not measured.
         failures: what makes the file unfit to ship, in words.
         warnings: what the user should know, in words.
+        speed: whether the file is faster beyond noise, and what costs the time if it is slower; None when no latency
+            was measured.
 
     """
 
@@ -65,6 +68,7 @@ class Validation:
     latency: Mapping[str, Latency]
     failures: tuple[str, ...]
     warnings: tuple[str, ...]
+    speed: SpeedAudit | None = None
 
     @property
     def agreement(self) -> float | None:
@@ -129,6 +133,18 @@ def validate(
         _check_outputs(wanted, got, emitted)
         match = None if simulation is None else match_simulation(simulation, got, wanted)
         fusion = inspect_fusion(emitted, providers=providers, config=session_config)
+        speed = None
+        if latency_seconds > 0.0:
+            feeds = first_sample(session, held_out)
+            speed = audit_speed(
+                original,
+                emitted,
+                feeds,
+                threads=threads,
+                seconds=latency_seconds,
+                providers=providers,
+                config=session_config,
+            )
         return Validation(
             samples=min(len(array) for array in held_out.values()),
             outputs=tuple(_quality(name, wanted[name], got[name]) for name in wanted),
@@ -137,18 +153,10 @@ def validate(
             labelled=None if labelled is None else labelled_quality(reference, session, labelled),
             float_bytes=original.ByteSize() if float_bytes is None else float_bytes,
             quantized_bytes=file_bytes(emitted),
-            latency={}
-            if latency_seconds <= 0.0
-            else measure_latency(
-                {"float": original, "quantized": emitted},
-                first_sample(session, held_out),
-                threads=threads,
-                seconds=latency_seconds,
-                providers=providers,
-                config=session_config,
-            ),
+            latency={} if speed is None else speed.latency,
             failures=_failures(wanted, got, match),
-            warnings=_warnings(None if stand_in else fusion, match),
+            warnings=_warnings(None if stand_in else fusion, match, None if stand_in else speed),
+            speed=speed,
         )
 
 
@@ -198,7 +206,7 @@ def _failures(
     return tuple(failures)
 
 
-def _warnings(fusion: Fusion | None, match: SimulationMatch | None) -> tuple[str, ...]:
+def _warnings(fusion: Fusion | None, match: SimulationMatch | None, speed: SpeedAudit | None) -> tuple[str, ...]:
     warnings = []
     if fusion is not None and fusion.unfused:
         names = ", ".join(fusion.unfused[:5]) + (" ..." if len(fusion.unfused) > 5 else "")
@@ -206,6 +214,8 @@ def _warnings(fusion: Fusion | None, match: SimulationMatch | None) -> tuple[str
         warnings.append(f"{count} quantized layers run in float, because the runtime did not fuse them: {names}")
     if match is not None and not (match.close or match.broken):
         warnings.append(f"the runtime's roundings differ from the simulation's, and it shows: {_difference(match)}")
+    if speed is not None and speed.verdict == "slower":
+        warnings.append(speed.words())
     return tuple(warnings)
 
 

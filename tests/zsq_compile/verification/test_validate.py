@@ -1,4 +1,5 @@
 import dataclasses
+import sys
 
 import numpy as np
 import onnx
@@ -9,9 +10,13 @@ from tests.models import HEADER
 from tests.zsq_compile.verification.quantized import float_and_quantized, samples
 from zsq_compile.errors import ConfigError, ValidationError
 from zsq_compile.verification.dataset import Dataset
+from zsq_compile.verification.latency import Latency
 from zsq_compile.verification.metrics import agreement, sqnr_db
 from zsq_compile.verification.running import file_bytes, run_batched
+from zsq_compile.verification.speed import SpeedAudit
 from zsq_compile.verification.validate import validate
+
+TIMES = {"float": 2.0, "quantized": 3.0}
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +52,34 @@ def test_figures_equal_those_computed_by_hand(pair):
     assert result.float_bytes == model.ByteSize()
     assert set(result.latency) == {"float", "quantized"}
     assert result.speedup is not None
-    assert (result.failures, result.warnings, result.labelled) == ((), (), None)
+    assert result.speed is not None
+    assert result.latency == result.speed.latency
+    assert result.warnings == ((result.speed.words(),) if result.speed.verdict == "slower" else ())
+    assert (result.failures, result.labelled) == ((), None)
     assert result.simulation is not None
     assert (result.simulation.share_beyond_step, result.simulation.agreement) == (0.0, 1.0)
     assert result.simulation.close
+
+
+@pytest.mark.parametrize("stand_in", [False, True])
+def test_a_file_that_is_slower_is_warned_of_unless_a_stand_in_was_timed(pair, monkeypatch, stand_in):
+    slow = SpeedAudit(
+        verdict="slower",
+        latency={name: Latency(median_ms=ms, p10_ms=ms, p90_ms=ms, runs=5) for name, ms in TIMES.items()},
+        rounds=5,
+        slower_rounds=1.0,
+        costs=None,
+    )
+    monkeypatch.setattr(sys.modules[validate.__module__], "audit_speed", lambda *_, **__: slow)
+    result = validate(*pair, {"x": samples(2)}, threads=1, stand_in=stand_in)
+    warnings = (
+        ()
+        if stand_in
+        else (
+            "the quantized file is not faster here: 3 ms against 2 ms, 1.50 times as long (longer in 100% of 5 rounds)",
+        )
+    )
+    assert (result.speed, result.warnings) == (slow, warnings)
 
 
 def test_a_simulation_that_differs_is_a_failure(pair):
