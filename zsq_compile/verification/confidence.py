@@ -35,6 +35,7 @@ SPREAD = 0.37
 
 _QUANTILE = 1.645  # of a normal distribution, two-sided at LEVEL
 _LEAST = 1e-6  # a share of flips that so few samples cannot tell from none
+_COORDINATES = 0.5  # of ``Family.spread``; six networks had 1.25 to 7.6, one of landmarks 0.3
 _VAGUE = 2.0  # standard error of log-odds where no pair of samples flips
 
 
@@ -54,6 +55,7 @@ class Family:
         margin: of the float network's best score over the next, in units of the output: the median.
         chosen: different classes that the float network decides for.
         classes: that it can decide for.
+        spread: variance of its scores over samples, in units of the variance between their means.
 
     """
 
@@ -66,6 +68,7 @@ class Family:
     margin: float | None = None
     chosen: int | None = None
     classes: int | None = None
+    spread: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,6 +149,7 @@ def judged_family(name: str, wanted: Mapping[str, NDArray[Any]], got: Mapping[st
         margin=float(np.median(margins)),
         chosen=len(np.unique(classes)),
         classes=before.shape[1],
+        spread=float(before.var(0).mean() / max(before.mean(0).var(), 1e-30)),
     )
 
 
@@ -227,6 +231,10 @@ def _reason(families: Sequence[Family], told: bool) -> str | None:
     chosen = max(family.chosen or 0 for family in families)
     if chosen < max(2.0, 0.5 * math.sqrt(classes)):  # landmarks, angles and the like have their largest always there
         return f"the largest of {classes} outputs is one of the same {chosen} for all made-up inputs, unlike classes"
+    if max((one.spread for one in families if one.spread is not None), default=math.inf) < _COORDINATES:
+        return (
+            "its outputs differ less from sample to sample than from each other, as coordinates do and classes do not"
+        )
     return None
 
 

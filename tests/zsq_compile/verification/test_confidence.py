@@ -143,6 +143,15 @@ def test_a_network_without_classes_has_its_noise_and_no_estimate():
     )
 
 
+def test_coordinates_that_differ_little_from_sample_to_sample_are_not_taken_for_classes(scores):
+    shape = 20.0 * np.random.default_rng(7).standard_normal(10)  # the mean face: several points vie for the largest
+    shape[:4] = shape.max() + 1.0
+    assert len(np.unique((shape + scores).argmax(1))) > 2
+    told = estimated([family("f", shape + scores, shape + noisy(scores, 0.1))], "tier")
+    assert told.estimate is None and told.reason is not None and "coordinates" in told.reason
+    assert estimated([family("f", scores, noisy(scores, 0.1))], "tier").estimate is not None
+
+
 def test_landmarks_are_not_taken_for_classes(scores):
     places = np.concatenate([scores, np.full((300, 90), 99.0)], 1)
     places[:, 50] = 120.0  # the largest coordinate is always the same
