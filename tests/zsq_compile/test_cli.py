@@ -364,7 +364,7 @@ def test_calibration_data_without_a_name_is_refused(call: Callable[..., Ended], 
 def test_synth_writes_network_inputs(call: Callable[..., Ended], model: Path) -> None:
     ended = call("synth", model, *QUICK)
     assert ended.code == 0, ended.err
-    assert ended.out.splitlines() == ["prior: x [8, 3, 8, 8]", f"written to {model.with_name('net.calib.npz')}"]
+    assert ended.out.splitlines() == ["prior, 1 of them confident: x [8, 3, 8, 8]", f"written to {model.with_name('net.calib.npz')}"]
     with np.load(model.with_name("net.calib.npz")) as arrays:
         assert {name: arrays[name].shape for name in arrays.files} == {"x": (8, 3, 8, 8)}
     told = json.loads(call("synth", model, *QUICK, "--json", "-o", model.with_name("other.npz")).out)
@@ -449,7 +449,7 @@ def test_synth_shows_its_images(call: Callable[..., Ended], model: Path, tmp_pat
     picture = tmp_path / "shown.png"
     ended = call("synth", model, *QUICK, "--gallery", picture, "--low-pass", "0.3")
     assert ended.code == 0, ended.err
-    assert ended.out.splitlines()[0] == "prior, low-pass: x [8, 3, 8, 8]"
+    assert ended.out.splitlines()[0] == "prior, low-pass, 1 of them confident: x [8, 3, 8, 8]"
     assert ended.out.splitlines()[-1] == f"shown in {picture}"
     assert picture.read_bytes().startswith(b"\x89PNG")
     told = json.loads(call("synth", model, *QUICK, "--json", "--gallery", picture).out)
