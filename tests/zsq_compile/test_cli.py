@@ -364,7 +364,10 @@ def test_calibration_data_without_a_name_is_refused(call: Callable[..., Ended], 
 def test_synth_writes_network_inputs(call: Callable[..., Ended], model: Path) -> None:
     ended = call("synth", model, *QUICK)
     assert ended.code == 0, ended.err
-    assert ended.out.splitlines() == ["prior, 1 of them confident: x [8, 3, 8, 8]", f"written to {model.with_name('net.calib.npz')}"]
+    assert ended.out.splitlines() == [
+        "prior, 1 of them confident: x [8, 3, 8, 8]",
+        f"written to {model.with_name('net.calib.npz')}",
+    ]
     with np.load(model.with_name("net.calib.npz")) as arrays:
         assert {name: arrays[name].shape for name in arrays.files} == {"x": (8, 3, 8, 8)}
     told = json.loads(call("synth", model, *QUICK, "--json", "-o", model.with_name("other.npz")).out)
