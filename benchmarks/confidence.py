@@ -15,7 +15,7 @@ from harness import Rows, Setting, compiled, open_rows, runtime_key, table, writ
 from judge import Judge
 from zoo import LABELLED, ROOT, add_common_options, chosen
 
-from zsq_compile.confidence import ASSUMED_SPREAD, confidence, is_assumed
+from zsq_compile.confidence import ASSUMED_SPREAD, confidence, expectation, is_assumed
 from zsq_compile.loading import load_model
 from zsq_compile.synthesis.generator import InputContract
 from zsq_compile.verification.confidence import LEVEL, SHIFT, SPREAD, Family, estimated, log_odds
@@ -103,7 +103,7 @@ def judged(judge: Judge, path: Path, report: dict[str, Any], rows: Rows) -> Case
     def make() -> dict[str, Any]:
         loaded = load_model(judge.path)
         told = {loaded.inputs[0].name: contract_of(contract)}
-        made = confidence(loaded.original, path, loaded.inputs, told, "", seed=report["seed"])
+        made = confidence(loaded.original, path, expectation(loaded.inputs, told, seed=report["seed"]), "")
         families = [{name: getattr(one, name) for name in Family.__slots__} for one in made.families]
         return {"truth": judge.scores(path)["agreement"], "families": families}
 

@@ -31,6 +31,7 @@ class ComparedModel:
         fused: layers with weights that the runtime runs in integers.
         layers: all layers with weights, as the runtime's optimiser left them.
         latency: at the smallest batch, in turns with all others.
+        confidence: what agreement is to be expected on real data, from made-up pictures alone.
         failure: why there is no file, or why it cannot be used; None where all is well.
 
     """
@@ -46,6 +47,7 @@ class ComparedModel:
     fused: int | None = None
     layers: int | None = None
     latency: Latency | None = None
+    confidence: Confidence | None = None
     failure: str | None = None
 
 
@@ -57,6 +59,7 @@ class Comparison:
         model: the float model.
         rows: the float model first, then ours, then onnxruntime's by calibration data, then files that were given.
         judged_on: the samples behind ``top1``, ``agreement`` and ``sqnr_db``, in words.
+        judged_on_real: they are the user's, not made up.
         samples: how many they are.
         calibration: what onnxruntime was calibrated on, in words, by DataSource.
         contract: numbers that the network was taken to expect, as plain values; None when its input is no image.
@@ -76,6 +79,7 @@ class Comparison:
     model: Path
     rows: tuple[ComparedModel, ...]
     judged_on: str
+    judged_on_real: bool
     samples: int
     calibration: Mapping[str, str]
     contract: Mapping[str, Any] | None

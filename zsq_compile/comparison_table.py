@@ -13,8 +13,9 @@ from zsq_compile.console import MISSING
 from zsq_compile.contract_words import contract_words
 from zsq_compile.units import size_words
 
-_WIDTH = 120  # of the whole table; anything that is no terminal gets it, so that a file holds no folded cells
+_WIDTH = 128  # of the whole table; anything that is no terminal gets it, so that a file holds no folded cells
 _HEADINGS = ("", "top-1", "same class", "SQNR", "size", "fused", "latency", "made in")
+_EXPECTED = "expected"  # in place of top-1, where nothing real was judged
 
 
 def print_comparison(console: Console, comparison: Comparison) -> None:
@@ -22,7 +23,7 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
     if not console.is_terminal:
         console.width = max(console.width, _WIDTH)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in _HEADINGS:
+    for heading in (_HEADINGS[0], _EXPECTED, *_HEADINGS[2:]) if _unjudged(comparison) else _HEADINGS:
         table.add_column(heading, justify="right" if heading else "left", no_wrap=not heading)
     for kind, rows in groupby(comparison.rows, key=_group):
         if kind:
@@ -48,7 +49,7 @@ def row_cells(comparison: Comparison, row: ComparedModel, *, indented: bool = Fa
     latency = MISSING if row.latency is None else f"{row.latency.median_ms:.3g} ms"
     return (
         name,
-        _percent(row.top1),
+        _expected(row) if _unjudged(comparison) else _percent(row.top1),
         MISSING if reference else _percent(row.agreement),
         MISSING if reference or row.sqnr_db is None else _decibels(row.sqnr_db),
         size if reference or ratio is None else f"{size} ({ratio:.0%})",
@@ -69,6 +70,7 @@ def sentences(comparison: Comparison) -> Iterator[str]:
         yield f"ours on synthetic samples held out: {comparison.held_out_agreement:.2%} same class"
     if comparison.confidence is not None:
         yield f"ours, estimated agreement on real data: {comparison.confidence.words()}"
+    yield from _estimate_words(comparison)
     yield (
         "defaults: quantize_static as it comes; best: graph of quant_pre_process, uint8 activations, scales per channel"
     )
@@ -79,6 +81,32 @@ def sentences(comparison: Comparison) -> Iterator[str]:
             yield f"failed: {row.name}{data}: {row.failure}"
     for note in comparison.notes:
         yield f"note: {note}"
+
+
+def _unjudged(comparison: Comparison) -> bool:
+    """Tell whether nothing real was at hand, but an estimate stands for it."""
+    return not comparison.judged_on_real and any(_interval(row) for row in comparison.rows)
+
+
+def _interval(row: ComparedModel) -> tuple[float, float] | None:
+    told = row.confidence
+    return None if told is None or told.low is None or told.high is None else (told.low, told.high)
+
+
+def _expected(row: ComparedModel) -> str:
+    interval = _interval(row)
+    return MISSING if interval is None else f"{100 * interval[0]:.1f}-{100 * interval[1]:.1f}%"
+
+
+def _estimate_words(comparison: Comparison) -> Iterator[str]:
+    """Say what the column of estimates is, or how good the estimates were where the truth is known."""
+    if _unjudged(comparison):
+        yield f"{_EXPECTED}: share of common decisions on real data, estimated to lie in this interval in nine of ten cases"
+        return
+    known = [(interval, row.agreement) for row in comparison.rows if (interval := _interval(row)) and row.agreement]
+    if comparison.judged_on_real and known:
+        inside = sum(low <= truth <= high for (low, high), truth in known)
+        yield f"estimates made without these samples held the truth for {inside} of {len(known)} files (see --json)"
 
 
 def _group(row: ComparedModel) -> str | None:

@@ -20,7 +20,7 @@ from passes.emit import emit
 from passes.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.calibration_data import CalibrationData, feeds, given_data, require_keepable, synthetic_data
 from zsq_compile.clock import Clock
-from zsq_compile.confidence import confidence, known_contracts, tier_of
+from zsq_compile.confidence import confidence, expectation, known_contracts, tier_of
 from zsq_compile.config import CompileConfig
 from zsq_compile.devices import chosen_device
 from zsq_compile.differentiable.module import TorchGraph
@@ -335,10 +335,9 @@ def _expected(
     loaded: LoadedModel, path: Path, known: KnownStatistics, samples: CalibrationData, target: Target, seed: int
 ) -> Confidence:
     """Estimate the agreement on real data, on inputs that calibration has not seen."""
-    contracts = known_contracts(loaded.inputs, samples)
-    tier = tier_of(known, samples)
+    basis = expectation(loaded.inputs, known_contracts(loaded.inputs, samples), seed=seed)
     providers = usable_providers(target.providers)
-    return confidence(loaded.original, path, loaded.inputs, contracts, tier, providers=providers, seed=seed)
+    return confidence(loaded.original, path, basis, tier_of(known, samples), providers=providers)
 
 
 def _simulated(quantized: ir.Model, loaded: LoadedModel, samples: CalibrationData) -> dict[str, NDArray[Any]]:

@@ -1,18 +1,21 @@
 """The confidence line: what agreement on real data is to be expected of a file that was made without any."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 
 from zsq_compile.calibration_data import CalibrationData
 from zsq_compile.known_statistics import KnownStatistics
 from zsq_compile.signature import InputSpec
 from zsq_compile.synthesis.families import input_families
 from zsq_compile.synthesis.generator import InputContract
-from zsq_compile.verification.confidence import Confidence, estimated, measured_families
+from zsq_compile.verification.confidence import Confidence, Family, estimated, measured_families
 
 ASSUMED_SPREAD = 1.0
 """What SPREAD is where the numbers that the network expects of a picture were assumed: they may be others."""
@@ -20,42 +23,73 @@ ASSUMED_SPREAD = 1.0
 _APART = 1_000_003  # from the seed that calibration data was made with
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Expectation:
+    """What an estimate for any quantized file of one float model rests on.
+
+    Attributes:
+        inputs: of the network.
+        contracts: what numbers image inputs expect, by name.
+        families: inputs that no calibration has seen, (count, ...), by name of the family and of the input; None where
+            an input takes values that cannot be made up.
+
+    """
+
+    inputs: Sequence[InputSpec]
+    contracts: Mapping[str, InputContract]
+    families: Mapping[str, Mapping[str, NDArray[Any]]] | None
+
+    def concluded(self, measured: Sequence[Family], tier: str) -> Confidence:
+        """Estimate the agreement on real data from what was measured on the families.
+
+        Args:
+            measured: one file, on every family.
+            tier: what its calibration rested on, in words.
+
+        """
+        if self.families is None:
+            return estimated((), tier, reason="an input takes values that cannot be made up")
+        known = len(self.inputs) == 1 and self.inputs[0].is_image and self.inputs[0].name in self.contracts
+        if not known:
+            return estimated(measured, tier, reason="how far it can be off is known for single images only")
+        if is_assumed(self.contracts[self.inputs[0].name]):
+            return estimated(measured, f"{tier}, with an assumed input", spread=ASSUMED_SPREAD)
+        return estimated(measured, tier)
+
+
+def expectation(inputs: Sequence[InputSpec], contracts: Mapping[str, InputContract], *, seed: int = 0) -> Expectation:
+    """Make the families of inputs that files of a network are judged by, from a seed that follows from ``seed``."""
+    if not all(np.issubdtype(spec.dtype, np.floating) for spec in inputs):
+        return Expectation(inputs=inputs, contracts=contracts, families=None)
+    families = input_families(inputs, contracts, torch.Generator().manual_seed(seed + _APART))
+    arrays = {name: {key: tensor.numpy() for key, tensor in made.items()} for name, made in families.items()}
+    return Expectation(inputs=inputs, contracts=contracts, families=arrays)
+
+
 def confidence(
     original: onnx.ModelProto,
     emitted: Path,
-    inputs: Sequence[InputSpec],
-    contracts: Mapping[str, InputContract],
+    expected: Expectation,
     tier: str,
     *,
     providers: Sequence[str] = ("CPUExecutionProvider",),
-    seed: int = 0,
 ) -> Confidence:
     """Estimate the agreement with the float model on real data, on families of inputs that calibration did not see.
 
     Args:
         original: the float model.
         emitted: the quantized file.
-        inputs: of the network.
-        contracts: what numbers image inputs expect, by name.
+        expected: the families.
         tier: what calibration rested on, in words.
         providers: execution providers of the target.
-        seed: of the compilation; the families have another one that follows from it.
 
     Raises:
         ValidationError: the runtime failed.
 
     """
-    if not all(np.issubdtype(spec.dtype, np.floating) for spec in inputs):
-        return estimated((), tier, reason="an input takes values that cannot be made up")
-    families = input_families(inputs, contracts, torch.Generator().manual_seed(seed + _APART))
-    arrays = {name: {key: tensor.numpy() for key, tensor in made.items()} for name, made in families.items()}
-    measured = measured_families(original, emitted, arrays, providers=providers)
-    known = len(inputs) == 1 and inputs[0].is_image and inputs[0].name in contracts
-    if not known:
-        return estimated(measured, tier, reason="how far it can be off is known for single images only")
-    if is_assumed(contracts[inputs[0].name]):
-        return estimated(measured, f"{tier}, with an assumed input", spread=ASSUMED_SPREAD)
-    return estimated(measured, tier)
+    families = expected.families or {}
+    measured = measured_families(original, emitted, families, providers=providers) if families else ()
+    return expected.concluded(measured, tier)
 
 
 def is_assumed(contract: InputContract) -> bool:

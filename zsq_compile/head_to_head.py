@@ -22,6 +22,7 @@ from zsq_compile.calibration_sources import (
 )
 from zsq_compile.comparison import ComparedModel, Comparison
 from zsq_compile.compiler import compile_model, synthesize
+from zsq_compile.confidence import expectation
 from zsq_compile.config import CompileConfig
 from zsq_compile.errors import ConfigError, QuantizationError, ValidationError
 from zsq_compile.loading import LoadedModel, load_model
@@ -102,6 +103,7 @@ def compare_models(
             row if folder is not None or row.path in kept else dataclasses.replace(row, path=None) for row in measured
         ),
         judged_on=f"samples of {data}" if judged is not None else "synthetic samples held out",
+        judged_on_real=judged is not None,
         samples=len(judged) if judged is not None else _count(ours.held_out),
         calibration={source.kind: source.words for source in sources},
         contract=None if ours.contract is None else dataclasses.asdict(ours.contract),
@@ -123,9 +125,14 @@ class _Ours:
     row: ComparedModel
     calibration: Arrays
     held_out: Arrays
-    contract: InputContract | None
+    contracts: Mapping[str, InputContract]
     data_seconds: float
     report: Report | None
+
+    @property
+    def contract(self) -> InputContract | None:
+        """What the first image input expects."""
+        return next(iter(self.contracts.values()), None)
 
 
 def _ours(loaded: LoadedModel, place: Path, config: CompileConfig, started: float | None, progress: Progress) -> _Ours:
@@ -160,7 +167,7 @@ def _with_data(
         row=row,
         calibration={name: tensor.numpy() for name, tensor in calibration.items()},
         held_out={name: tensor.numpy() for name, tensor in held_out.items()},
-        contract=next(iter(made.contracts.values()), None),
+        contracts=made.contracts,
         data_seconds=seconds,
         report=report,
     )
@@ -247,6 +254,7 @@ def _judge(loaded: LoadedModel, judged: Dataset | None, ours: _Ours, config: Com
         data=held_out if judged is None else judged,
         sample=ours.held_out,
         providers=load_target(config.target).providers,
+        expected=expectation(loaded.inputs, ours.contracts, seed=config.seed),
     )
 
 

@@ -10,13 +10,16 @@ from numpy.typing import NDArray
 
 from backends.session import RuntimeModelError, Session, open_session
 from zsq_compile.comparison import ComparedModel
+from zsq_compile.confidence import Expectation
+from zsq_compile.errors import ConfigError
 from zsq_compile.loading import LoadedModel
 from zsq_compile.progress import Progress
+from zsq_compile.verification.confidence import Confidence, family_outputs, judged_families
 from zsq_compile.verification.dataset import Dataset
 from zsq_compile.verification.fusion import Fusion, inspect_fusion
 from zsq_compile.verification.latency import Latency, measure_latency
 from zsq_compile.verification.running import file_bytes, first_sample
-from zsq_compile.verification.side_by_side import Quality, SideBySide, run_side_by_side
+from zsq_compile.verification.side_by_side import Quality, SideBySide, fitting_batch, run_side_by_side
 
 _SECONDS_EACH = 0.7  # of latency, on the average of the models
 
@@ -30,6 +33,7 @@ class Judge:
         data: samples, with labels or without.
         sample: inputs of which the smallest batch is timed.
         providers: execution providers of the target.
+        expected: what the agreement on real data is estimated from.
 
     """
 
@@ -37,6 +41,7 @@ class Judge:
     data: Dataset
     sample: Mapping[str, NDArray[Any]]
     providers: Sequence[str]
+    expected: Expectation
 
 
 def measured_rows(judge: Judge, rows: Sequence[ComparedModel], progress: Progress) -> tuple[ComparedModel, ...]:
@@ -61,6 +66,8 @@ def measured_rows(judge: Judge, rows: Sequence[ComparedModel], progress: Progres
         results = run_side_by_side(reference, sessions, judge.data, advance)
     failures |= results.failures
     sound = {str(index): row for index, row in enumerate(rows) if str(index) in results.qualities}
+    with progress.stage("estimate agreement on real data"):
+        estimates = _estimates(judge, reference, {key: sessions[key] for key in sound}, rows)
     feeds = first_sample(reference, judge.sample)
     timed = [key for key in sound if _runs(sessions[key], feeds)]
     models: dict[str, onnx.ModelProto | Path] = {"float": judge.loaded.original}
@@ -72,6 +79,7 @@ def measured_rows(judge: Judge, rows: Sequence[ComparedModel], progress: Progres
     for index, row in enumerate(rows):
         key = str(index)
         if key in sound:
+            row = replace(row, confidence=estimates.get(key))
             measured.append(_with_figures(row, key, results, times, judge.providers))
         else:
             measured.append(row if row.failure else replace(row, failure=failures[key].splitlines()[0]))
@@ -88,6 +96,24 @@ def _opened(rows: Sequence[ComparedModel], providers: Sequence[str]) -> tuple[di
             except RuntimeModelError as error:
                 failures[str(index)] = first_line(error)
     return sessions, failures
+
+
+def _estimates(
+    judge: Judge, reference: Session, sessions: Mapping[str, Session], rows: Sequence[ComparedModel]
+) -> dict[str, Confidence]:
+    """Estimate the agreement of every file on real data; one that takes no such batches, or fails on them, has none."""
+    families, batch = judge.expected.families or {}, fitting_batch(reference)
+    wanted = family_outputs(reference, families, batch=batch)
+    found = {}
+    for key, session in sessions.items():
+        try:
+            got = family_outputs(session, families, batch=batch)
+        except (RuntimeModelError, ConfigError):
+            continue
+        if all(got[name][out].shape == array.shape for name, whole in wanted.items() for out, array in whole.items()):
+            tier = f"calibrated on {rows[int(key)].calibrated_on} data"
+            found[key] = judge.expected.concluded(judged_families(wanted, got), tier)
+    return found
 
 
 def _runs(session: Session, feeds: Mapping[str, NDArray[Any]]) -> bool:

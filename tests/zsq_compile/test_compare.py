@@ -115,13 +115,14 @@ def test_the_whole_table_in_json(call: Callable[..., Ended], model: Path, tmp_pa
             assert row["seconds"] > 0.0
             assert 0 < row["fused"] <= row["layers"] == 4
     assert told["rows"][0]["top1"] == 0.75
+    assert told["rows"][1]["confidence"]["families"] == told["confidence"]["families"], "compare and compile agree"
 
 
 def test_the_table_without_data(call: Callable[..., Ended], model: Path, one_method: None) -> None:
     ended = call(model, *QUICK)
     assert ended.code == 0, ended.err
     lines = [line.strip() for line in ended.out.splitlines() if line.strip()]
-    assert re.split(r"\s{2,}", lines[0]) == ["top-1", "same class", "SQNR", "size", "fused", "latency", "made in"]
+    assert re.split(r"\s{2,}", lines[0]) == ["expected", "same class", "SQNR", "size", "fused", "latency", "made in"]
     names = [re.split(r"\s{2,}", line)[0] for line in lines[2:]]
     rows = ["float", "ours"]
     rows += ["onnxruntime on synthetic data", "defaults, MinMax", "best, MinMax"]
@@ -131,6 +132,20 @@ def test_the_table_without_data(call: Callable[..., Ended], model: Path, one_met
     assert "note: no --calib-data was given: onnxruntime was not calibrated on real data" in ended.out
     assert "quantize with onnxruntime ..." in ended.err
     assert sorted(entry.name for entry in model.parent.iterdir()) == ["net.onnx"], "nothing is left behind"
+
+
+def test_every_file_has_an_estimate_of_its_own(model: Path, one_method: None) -> None:
+    config = CompileConfig(generator=PriorConfig(), samples=16, effort="fast")
+    made = zsq_compile.compare_models(model, config, others=(model,))
+    for row in made.rows[1:]:
+        assert row.confidence is not None and row.path in (None, model)
+        low, middle, high = row.confidence.low, row.confidence.estimate, row.confidence.high
+        assert None not in (low, middle, high) and 0.0 <= low <= middle <= high <= 1.0  # type: ignore[operator]
+    assert made.rows[-1].confidence.estimate == 1.0, "a file that is the float one decides as it does"
+    assert made.rows[1].confidence.estimate == made.confidence.estimate  # type: ignore[union-attr]
+    best, defaults = (made.row(f"onnxruntime {kind}, MinMax", "synthetic").confidence for kind in ("best", "defaults"))
+    assert best is not None and defaults is not None
+    assert best.families[0].flips != defaults.families[0].flips, "each file was run itself"
 
 
 def test_pictures_are_prepared_as_the_contract_says(model: Path, tmp_path: Path, one_method: None) -> None:

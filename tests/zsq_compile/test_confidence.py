@@ -6,7 +6,7 @@ import onnx
 import pytest
 
 from tests import models
-from zsq_compile.confidence import confidence
+from zsq_compile.confidence import confidence, expectation
 from zsq_compile.signature import InputSpec
 from zsq_compile.synthesis.generator import InputContract
 
@@ -29,7 +29,7 @@ def emitted(tmp_path: Path) -> Path:
 
 def test_the_seed_decides_and_nothing_else(emitted: Path) -> None:
     first, again, other = (
-        confidence(models.residual(), emitted, [IMAGE], {"x": UNIT}, "t", seed=seed) for seed in (0, 0, 1)
+        confidence(models.residual(), emitted, expectation([IMAGE], {"x": UNIT}, seed=seed), "t") for seed in (0, 0, 1)
     )
     assert first == again
     assert first.families != other.families
@@ -38,7 +38,7 @@ def test_the_seed_decides_and_nothing_else(emitted: Path) -> None:
 
 def test_an_assumed_contract_widens_the_interval_and_is_told(emitted: Path) -> None:
     given, inferred, assumed = (
-        confidence(models.residual(), emitted, [IMAGE], {"x": contract}, "t")
+        confidence(models.residual(), emitted, expectation([IMAGE], {"x": contract}), "t")
         for contract in (UNIT, replace(UNIT, name="unit", inferred=True), replace(UNIT, name="unit"))
     )
     assert given == inferred
@@ -48,7 +48,7 @@ def test_an_assumed_contract_widens_the_interval_and_is_told(emitted: Path) -> N
 
 
 def test_an_input_that_is_no_picture_gets_figures_but_no_estimate(emitted: Path) -> None:
-    told = confidence(models.residual(), emitted, [IMAGE], {}, "t")
+    told = confidence(models.residual(), emitted, expectation([IMAGE], {}), "t")
     assert told.estimate is None
     assert told.reason == "how far it can be off is known for single images only"
     assert all(family.flips is not None for family in told.families)
@@ -56,6 +56,6 @@ def test_an_input_that_is_no_picture_gets_figures_but_no_estimate(emitted: Path)
 
 def test_integers_cannot_be_made_up(emitted: Path) -> None:
     tokens = replace(IMAGE, dtype=np.dtype(np.int64))
-    told = confidence(models.residual(), emitted, [tokens], {}, "t")
+    told = confidence(models.residual(), emitted, expectation([tokens], {}), "t")
     assert told.families == ()
     assert told.words() == "no estimate: an input takes values that cannot be made up"

@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from backends.session import RuntimeModelError, open_session
+from backends.session import RuntimeModelError, Session, open_session
 from zsq_compile.errors import ValidationError
 from zsq_compile.verification.metrics import agreement, sqnr_db
 from zsq_compile.verification.running import run_batched
@@ -120,12 +120,29 @@ def measured_families(
     """
     try:
         reference, session = (open_session(m, providers=providers, threads=threads) for m in (original, emitted))
-        return tuple(
-            judged_family(name, run_batched(reference, inputs), run_batched(session, inputs))
-            for name, inputs in families.items()
-        )
+        return judged_families(family_outputs(reference, families), family_outputs(session, families))
     except RuntimeModelError as error:
         raise ValidationError(f"the emitted model {emitted} failed in the runtime: {error}") from error
+
+
+def family_outputs(
+    session: Session, families: Mapping[str, Mapping[str, NDArray[Any]]], *, batch: int = 32
+) -> dict[str, dict[str, NDArray[Any]]]:
+    """Run a network on families of inputs, by name of the family and of the input; for ``batch`` see ``run_batched``.
+
+    Raises:
+        RuntimeModelError: the runtime failed.
+        ConfigError: a family does not fill one batch of the network.
+
+    """
+    return {name: run_batched(session, inputs, batch=batch) for name, inputs in families.items()}
+
+
+def judged_families(
+    wanted: Mapping[str, Mapping[str, NDArray[Any]]], got: Mapping[str, Mapping[str, NDArray[Any]]]
+) -> tuple[Family, ...]:
+    """Compare the outputs of the float network on every family with those of a quantized one."""
+    return tuple(judged_family(name, outputs, got[name]) for name, outputs in wanted.items())
 
 
 def judged_family(name: str, wanted: Mapping[str, NDArray[Any]], got: Mapping[str, NDArray[Any]]) -> Family:

@@ -74,7 +74,7 @@ def run_side_by_side(
     fixed = max((shape[0] for shape in reference.input_shapes.values() if shape and shape[0] is not None), default=1)
     scores = {name: _Score() for name in ("float", *sessions)}
     failures: dict[str, str] = {}
-    size = max(_fitting(reference) // fixed, 1) * fixed
+    size = max(fitting_batch(reference) // fixed, 1) * fixed
     for feeds, labels in data.batches(size):
         count = min(len(array) for array in feeds.values()) // fixed * fixed
         if count == 0:
@@ -97,7 +97,7 @@ def run_side_by_side(
     )
 
 
-def _fitting(reference: Session) -> int:
+def fitting_batch(reference: Session) -> int:
     """Count the samples to run at a time where the model leaves it open."""
     sizes = [math.prod(size or 1 for size in shape[1:]) for shape in reference.input_shapes.values()]
     return max(min(_BATCH, _BATCH_BYTES // (4 * max([1, *sizes]))), 1)
