@@ -139,7 +139,8 @@ def synthetic_data(
         progress,
         effort=config.effort,
         low_pass=config.low_pass,
-        confident_share=_confident_share(config, hold_out),
+        confident_share=confident_share(config, compiling=hold_out),
+        handed_on=not hold_out,
         student=None if student is None else partial(student, contract),
     )
     made = generator.synthesize(teacher, statistics, total, torch.Generator().manual_seed(config.seed))
@@ -154,7 +155,8 @@ def synthetic_data(
     )
 
 
-def _confident_share(config: CompileConfig, compiling: bool) -> float:
+def confident_share(config: CompileConfig, *, compiling: bool) -> float:
+    """Share of the samples that a classifier is made sure of; none while compiling, which leaves outputs in float."""
     if config.confident_share is not None:
         return config.confident_share
     return 0.0 if compiling else _CONFIDENT

@@ -15,6 +15,7 @@ from zsq_compile.units import size_words
 
 _WIDTH = 128  # of the whole table; anything that is no terminal gets it, so that a file holds no folded cells
 _HEADINGS = ("", "top-1", "same class", "SQNR", "size", "fused", "latency", "made in")
+_CUT_OFF = "cut off"
 _EXPECTED = "expected"  # in place of top-1, where nothing real was judged
 
 
@@ -95,13 +96,21 @@ def _interval(row: ComparedModel) -> tuple[float, float] | None:
 
 def _expected(row: ComparedModel) -> str:
     interval = _interval(row)
-    return MISSING if interval is None else f"{100 * interval[0]:.1f}-{100 * interval[1]:.1f}%"
+    if interval is None:
+        return _CUT_OFF if _cut_off(row) else MISSING
+    return f"{100 * interval[0]:.1f}-{100 * interval[1]:.1f}%"
+
+
+def _cut_off(row: ComparedModel) -> bool:
+    return row.confidence is not None and row.confidence.sure is not None and _interval(row) is None
 
 
 def _estimate_words(comparison: Comparison) -> Iterator[str]:
     """Say what the column of estimates is, or how good the estimates were where the truth is known."""
     if _unjudged(comparison):
-        yield f"{_EXPECTED}: share of common decisions on real data, estimated to lie in this interval in nine of ten cases"
+        yield f"{_EXPECTED}: share of common decisions on real data, which should lie there in nine of ten cases"
+        if any(_cut_off(row) for row in comparison.rows):
+            yield f"{_CUT_OFF}: loses decisions that the float network is surest of, as its ranges end too early"
         return
     known = [(interval, row.agreement) for row in comparison.rows if (interval := _interval(row)) and row.agreement]
     if comparison.judged_on_real and known:

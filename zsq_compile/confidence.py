@@ -1,7 +1,7 @@
 """The confidence line: what agreement on real data is to be expected of a file that was made without any."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,21 +32,33 @@ class Expectation:
         contracts: what numbers image inputs expect, by name.
         families: inputs that no calibration has seen, (count, ...), by name of the family and of the input; None where
             an input takes values that cannot be made up.
+        sure: pictures that the float network is sure of, by input, to find files that cut off large scores; None where
+            there are none.
 
     """
 
     inputs: Sequence[InputSpec]
     contracts: Mapping[str, InputContract]
     families: Mapping[str, Mapping[str, NDArray[Any]]] | None
+    sure: Mapping[str, NDArray[Any]] | None = None
 
-    def concluded(self, measured: Sequence[Family], tier: str) -> Confidence:
+    def concluded(self, measured: Sequence[Family], tier: str, *, sure: float | None = None) -> Confidence:
         """Estimate the agreement on real data from what was measured on the families.
 
         Args:
             measured: one file, on every family.
             tier: what its calibration rested on, in words.
+            sure: share of common decisions on ``sure``, 0 to 1. Where that is below what was estimated, the file cuts
+                off scores that real pictures reach and these families do not, and there is no estimate.
 
         """
+        told = replace(self._estimated(measured, tier), sure=sure)
+        if sure is None or told.low is None or sure >= told.low:
+            return told
+        reason = f"it keeps {sure:.0%} of the decisions that the float network is surest of: its ranges end too early"
+        return replace(told, estimate=None, low=None, high=None, reason=reason)
+
+    def _estimated(self, measured: Sequence[Family], tier: str) -> Confidence:
         if self.families is None:
             return estimated((), tier, reason="an input takes values that cannot be made up")
         known = len(self.inputs) == 1 and self.inputs[0].is_image and self.inputs[0].name in self.contracts

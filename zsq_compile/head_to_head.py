@@ -30,6 +30,7 @@ from zsq_compile.measured_rows import Judge, first_line, measured_rows
 from zsq_compile.progress import Progress, Silent
 from zsq_compile.requirements import require_count
 from zsq_compile.signature import fixed_batch
+from zsq_compile.sure_samples import SureSamples
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet
 from zsq_compile.verification.baseline import (
     METHODS,
@@ -86,15 +87,18 @@ def compare_models(
         for given, option in ((data, "--data"), (calib_data, "--calib-data")):
             _dataset(given, loaded, None, option)  # before the long work
         ours = _ours(loaded, place, config, started, progress)
+        sure = SureSamples(loaded=loaded, contracts=ours.contracts, config=config, progress=progress)
         judged = _dataset(data, loaded, ours.contract, "--data")
         real = _dataset(calib_data, loaded, ours.contract, "--calib-data")
         count = sensible_count(sum(value_bytes(loaded.model)), calib_samples)
         sources = [] if real is None or calib_data is None else [real_source(real, calib_data, loaded.inputs, count)]
-        sources.append(synthetic_source(loaded.path, ours.calibration, loaded.inputs, count))
+        begun = time.perf_counter()
+        sources.append(synthetic_source(loaded.path, sure.among(ours.calibration), loaded.inputs, count))
+        seconds = ours.data_seconds + time.perf_counter() - begun
         sources.append(random_source(loaded.inputs, count, config.seed))
-        rows = [ours.row, *_onnxruntime_rows(loaded, place, sources, ours.data_seconds, config, progress)]
+        rows = [ours.row, *_onnxruntime_rows(loaded, place, sources, seconds, config, progress)]
         rows += [ComparedModel(name=f"{path.name}", calibrated_on="unknown", path=path) for path in others]
-        measured = measured_rows(_judge(loaded, judged, ours, config), rows, progress)
+        measured = measured_rows(_judge(loaded, judged, ours, sure), rows, progress)
     kept = (loaded.path, *others)
     expected = None if ours.report is None else ours.report.expected_agreement
     return Comparison(
@@ -247,14 +251,14 @@ def _width(bits: int) -> Literal[4, 8]:
     return 8 if bits > 4 else 4
 
 
-def _judge(loaded: LoadedModel, judged: Dataset | None, ours: _Ours, config: CompileConfig) -> Judge:
+def _judge(loaded: LoadedModel, judged: Dataset | None, ours: _Ours, sure: SureSamples) -> Judge:
     held_out = Dataset(samples=ours.held_out, labels=None, preparation=None)
     return Judge(
         loaded=loaded,
         data=held_out if judged is None else judged,
         sample=ours.held_out,
-        providers=load_target(config.target).providers,
-        expected=expectation(loaded.inputs, ours.contracts, seed=config.seed),
+        providers=load_target(sure.config.target).providers,
+        expected=sure.probing(expectation(loaded.inputs, ours.contracts, seed=sure.config.seed)),
     )
 
 

@@ -10,7 +10,7 @@ from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError
 from zsq_compile.genie_config import GenieConfig
 from zsq_compile.progress import Progress, Silent
-from zsq_compile.signature import InputSpec
+from zsq_compile.signature import InputSpec, fixed_batch
 from zsq_compile.synthesis.conditional_generator import ConditionalGenerator
 from zsq_compile.synthesis.confident import ConfidentGenerator
 from zsq_compile.synthesis.descent import NoiseDescent
@@ -22,6 +22,7 @@ from zsq_compile.synthesis.low_pass import LowPassGenerator
 from zsq_compile.synthesis.noise import NoiseGenerator
 from zsq_compile.synthesis.pixels import PixelsGenerator
 from zsq_compile.synthesis.procedural import PriorGenerator
+from zsq_compile.synthesis.widest_first import WidestFirstGenerator
 from zsq_compile.synthesis.zeroq import zeroq_loss
 
 __all__ = ["Generator", "InputContract", "SyntheticSet", "make_generator"]
@@ -36,13 +37,15 @@ def make_generator(
     effort: Effort = "balanced",
     low_pass: float | None = None,
     confident_share: float = 0.0,
+    handed_on: bool = False,
     student: Callable[[], TorchGraph] | None = None,
 ) -> Generator:
     """Choose the algorithm by the type of its config.
 
     ``contract`` None lets the contract of each image input be inferred when data is made. ``low_pass`` filters the
     finished images, whichever algorithm makes them (see ``LowPassGenerator``); ``confident_share`` of them are moved
-    until the network is sure of them (see ``ConfidentGenerator``). ``student`` makes a quantized network,
+    until the network is sure of them (see ``ConfidentGenerator``). ``handed_on`` to other quantizers, the widest sample
+    comes first (see ``WidestFirstGenerator``). ``student`` makes a quantized network,
     on the device of the float one, for those that learn against one.
 
     Raises:
@@ -53,9 +56,9 @@ def make_generator(
     generator = _make(config, inputs, contract, progress or Silent(), effort, student)
     if low_pass is not None:
         generator = LowPassGenerator(generator, low_pass)
-    return (
-        ConfidentGenerator(generator, inputs, confident_share, progress or Silent()) if confident_share else generator
-    )
+    if confident_share:
+        generator = ConfidentGenerator(generator, inputs, confident_share, progress or Silent())
+    return WidestFirstGenerator(generator, fixed_batch(inputs) or 1) if handed_on else generator
 
 
 def _make(

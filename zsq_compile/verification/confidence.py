@@ -83,6 +83,8 @@ class Confidence:
         tier: what calibration rested on, in words.
         families: what was measured.
         reason: why there is no estimate, in words; None where there is one.
+        sure: share of common decisions, 0 to 1, on pictures that the float network is sure of; None where that was not
+            measured.
 
     """
 
@@ -93,6 +95,7 @@ class Confidence:
     families: tuple[Family, ...]
     level: float = LEVEL
     reason: str | None = None
+    sure: float | None = None
 
     def words(self) -> str:
         """Say the estimate and its interval, or why there is none, without the tier."""

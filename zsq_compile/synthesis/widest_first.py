@@ -1,0 +1,80 @@
+"""The sample that reaches furthest, put first: some calibrators take their bins from the first one that they see.
+
+Histograms of onnxruntime, and of ModelOpt that builds on them, get the width of their bins from the first batch and
+keep it. From a narrow one the search for a threshold by entropy begins with fine bins, ends far too early, and cuts off
+what most samples reach: ModelOpt's entropy calibration on ResNet-20 agreed in 96.2 % of the decisions with a narrow
+sample in front, and in 99.1 % with the widest (real images: 97.1 and 98.0).
+"""
+
+from dataclasses import replace
+
+import onnx_ir as ir
+import torch
+
+from passes.harvest_batchnorm import BatchNormStatistics
+from zsq_compile.differentiable.module import TorchGraph
+from zsq_compile.synthesis.generator import Generator, SyntheticSet
+from zsq_compile.synthesis.probe import Feeds, batches
+
+_BATCH = 16
+_LEAST = 1e-12  # of a largest value, for its logarithm
+
+
+class WidestFirstGenerator:
+    """Another generator's set in the same order, but for the sample (or whole feed) whose values reach furthest.
+
+    Args:
+        inner: makes the set.
+        feed: samples that the network takes at a time, which stay together; 1 where it leaves that open.
+
+    """
+
+    def __init__(self, inner: Generator, feed: int) -> None:
+        self._inner = inner
+        self._feed = feed
+
+    def synthesize(
+        self, teacher: TorchGraph, statistics: BatchNormStatistics, count: int, rng: torch.Generator
+    ) -> SyntheticSet:
+        """See Generator.synthesize."""
+        made = self._inner.synthesize(teacher, statistics, count, rng)
+        samples = len(next(iter(made.inputs.values())))
+        if samples <= self._feed:
+            return made
+        order = self._order(widths(teacher, made.inputs, self._feed))
+        return replace(
+            made,
+            inputs={name: value[order] for name, value in made.inputs.items()},
+            labels=None if made.labels is None else made.labels[order],
+        )
+
+    def _order(self, widths: torch.Tensor) -> torch.Tensor:
+        places = torch.arange(len(widths) * self._feed).reshape(-1, self._feed)
+        first = int(widths.argmax())
+        return torch.cat([places[first : first + 1], places[:first], places[first + 1 :]]).flatten()
+
+
+def widths(teacher: TorchGraph, inputs: Feeds, feed: int) -> torch.Tensor:
+    """How far the values of a network reach, for each feed of ``feed`` samples.
+
+    Returns:
+        (feeds,) mean over all float values of the logarithm of the largest magnitude, less its mean over feeds.
+
+    """
+    rows: list[list[torch.Tensor]] = []
+
+    def look(_: ir.Node, results: tuple[torch.Tensor, ...]) -> None:
+        for result in results:
+            if result.is_floating_point() and result.ndim and result.numel() and len(result) == samples:
+                largest = result.detach().abs().reshape(samples // feed, -1).amax(1)
+                rows[-1].append(largest.clamp(min=_LEAST).log().cpu())
+
+    for batch in batches(inputs, max(_BATCH // feed, 1) * feed):
+        rows.append([])
+        samples = min(len(value) for value in batch.values())
+        if samples % feed:
+            continue
+        with torch.no_grad():
+            teacher.run({name: value.to(teacher.device) for name, value in batch.items()}, visit=look)
+    reach = torch.cat([torch.stack(row) for row in rows if row], 1)
+    return (reach - reach.mean(1, keepdim=True)).mean(0)
