@@ -26,6 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "zsq_compile.plain_values",
         "zsq_compile.progress",
         "zsq_compile.signature",
+        "zsq_compile.usual_agreement",
         "zsq_compile.version",
     ),
     (
@@ -75,14 +76,15 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "zsq_compile.gathered_evidence",
         "zsq_compile.inspection_warnings",
         "zsq_compile.live_data",
-        "zsq_compile.measured_rows",
         "zsq_compile.planning",
         "zsq_compile.statistics_file",
     ),
     ("zsq_compile.packaging",),
+    ("zsq_compile.statistics_search",),
     ("zsq_compile.inspecting",),
     ("zsq_compile.known_statistics", "zsq_compile.mixed_precision", "zsq_compile.provisional_student"),
     ("zsq_compile.confidence", "zsq_compile.quantize_network"),
+    ("zsq_compile.measured_rows", "zsq_compile.sure_samples"),
     ("zsq_compile.compiler",),
     ("zsq_compile.reader", "zsq_compile.console", "zsq_compile.options"),
     (
@@ -116,6 +118,7 @@ TORCH = (
     "zsq_compile.packaging.samples",
     "zsq_compile.provisional_student",
     "zsq_compile.quantize_network",
+    "zsq_compile.sure_samples",
     "zsq_compile.width_trials",
 )
 # The program on the device is one file, so it opens its own session.

@@ -30,7 +30,7 @@ from zsq_compile.folding import folded
 from zsq_compile.gallery import require_png
 from zsq_compile.gallery_tiles import require_image, show_synthetic
 from zsq_compile.gathered_evidence import with_evidence
-from zsq_compile.known_statistics import KnownStatistics, known_statistics
+from zsq_compile.known_statistics import known_statistics
 from zsq_compile.loading import LoadedModel, load_model
 from zsq_compile.mixed_precision import explained
 from zsq_compile.origin import record_contract, record_origin
@@ -39,6 +39,7 @@ from zsq_compile.planning import planned, require_within, size_limit
 from zsq_compile.progress import Progress, Remembering, Silent
 from zsq_compile.provisional_student import provisional_student
 from zsq_compile.quantize_network import FloatNetwork, QuantizedNetwork, quantize_network
+from zsq_compile.statistics_search import KnownStatistics
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet
 from zsq_compile.verification.confidence import Confidence
 from zsq_compile.verification.dataset import Dataset, load_data

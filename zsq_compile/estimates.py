@@ -12,6 +12,7 @@ from passes.count_work import Work
 from passes.emit import emitted_bytes, weight_bytes
 from passes.plan import QuantizationPlan, WeightSite
 from zsq_compile.signature import InputSpec
+from zsq_compile.usual_agreement import Usual
 
 # Samples that compiling works on at the default effort, those held out included: of small and of large inputs.
 _SAMPLES, _LEARNED_SAMPLES = (320, 80), (1280, 160)
@@ -35,6 +36,7 @@ class Estimate:
         bytes: of the file, nearly.
         share: of the float file's bytes, or of its parameters' where it does not hold them.
         seconds: at the default effort on two cores; half and twice as much are likely.
+        usual: agreement with the float model that classifiers of this kind kept; None where the outputs are no scores.
 
     """
 
@@ -42,6 +44,7 @@ class Estimate:
     bytes: int
     share: float
     seconds: float
+    usual: Usual | None
 
 
 def estimated_bytes(model: ir.Model, plans: Mapping[int, QuantizationPlan], target: Target) -> dict[int, int]:

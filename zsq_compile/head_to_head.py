@@ -3,7 +3,7 @@
 import dataclasses
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,33 +92,21 @@ def compare_models(
         real = _dataset(calib_data, loaded, ours.contract, "--calib-data")
         count = sensible_count(sum(value_bytes(loaded.model)), calib_samples)
         sources = [] if real is None or calib_data is None else [real_source(real, calib_data, loaded.inputs, count)]
-        begun = time.perf_counter()
-        sources.append(synthetic_source(loaded.path, sure.among(ours.calibration), loaded.inputs, count))
-        seconds = ours.data_seconds + time.perf_counter() - begun
-        sources.append(random_source(loaded.inputs, count, config.seed))
+        made, seconds = _handed_on(loaded, ours, sure, count)
+        sources += [made, random_source(loaded.inputs, count, config.seed)]
         rows = [ours.row, *_onnxruntime_rows(loaded, place, sources, seconds, config, progress)]
         rows += [ComparedModel(name=f"{path.name}", calibrated_on="unknown", path=path) for path in others]
         measured = measured_rows(_judge(loaded, judged, ours, sure), rows, progress)
     kept = (loaded.path, *others)
-    expected = None if ours.report is None else ours.report.expected_agreement
-    return Comparison(
-        model=loaded.path,
-        rows=tuple(
-            row if folder is not None or row.path in kept else dataclasses.replace(row, path=None) for row in measured
-        ),
-        judged_on=f"samples of {data}" if judged is not None else "synthetic samples held out",
-        judged_on_real=judged is not None,
-        samples=len(judged) if judged is not None else _count(ours.held_out),
-        calibration={source.kind: source.words for source in sources},
-        contract=None if ours.contract is None else dataclasses.asdict(ours.contract),
-        notes=tuple(_notes(config, data, calib_data, ours)),
-        held_out_agreement=None if ours.report is None else ours.report.validation.agreement,
-        confidence=None if ours.report is None else ours.report.confidence,
-        expected_agreement=expected,
-        gate_missed=config.min_agreement is not None and (expected or 0.0) < config.min_agreement,
-        settings=dataclasses.asdict(config),
-        seed=config.seed,
-        sha256=file_sha256(loaded.path),
+    return _concluded(
+        loaded,
+        ours,
+        [row if folder is not None or row.path in kept else dataclasses.replace(row, path=None) for row in measured],
+        judged,
+        data,
+        {source.kind: source.words for source in sources},
+        _notes(config, data, calib_data, ours),
+        config,
     )
 
 
@@ -175,6 +163,43 @@ def _with_data(
         data_seconds=seconds,
         report=report,
     )
+
+
+def _concluded(
+    loaded: LoadedModel,
+    ours: _Ours,
+    rows: Iterable[ComparedModel],
+    judged: Dataset | None,
+    data: Path | None,
+    calibration: Mapping[str, str],
+    notes: Iterable[str],
+    config: CompileConfig,
+) -> Comparison:
+    expected = None if ours.report is None else ours.report.expected_agreement
+    return Comparison(
+        model=loaded.path,
+        rows=tuple(rows),
+        judged_on=f"samples of {data}" if judged is not None else "synthetic samples held out",
+        judged_on_real=judged is not None,
+        samples=len(judged) if judged is not None else _count(ours.held_out),
+        calibration=calibration,
+        contract=None if ours.contract is None else dataclasses.asdict(ours.contract),
+        notes=tuple(notes),
+        held_out_agreement=None if ours.report is None else ours.report.validation.agreement,
+        confidence=None if ours.report is None else ours.report.confidence,
+        expected_agreement=expected,
+        gate_missed=config.min_agreement is not None and (expected or 0.0) < config.min_agreement,
+        settings=dataclasses.asdict(config),
+        seed=config.seed,
+        sha256=file_sha256(loaded.path),
+    )
+
+
+def _handed_on(loaded: LoadedModel, ours: _Ours, sure: SureSamples, count: int) -> tuple[CalibrationSource, float]:
+    """Give onnxruntime our data as ``synth`` hands it on, and tell the seconds that making it takes."""
+    begun = time.perf_counter()
+    source = synthetic_source(loaded.path, sure.among(ours.calibration), loaded.inputs, count)
+    return source, ours.data_seconds + time.perf_counter() - begun
 
 
 def _onnxruntime_rows(

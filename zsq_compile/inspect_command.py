@@ -23,6 +23,8 @@ def inspect_command(
     model: given.Model,
     target: given.Target = None,
     input_shape: given.InputShape = None,
+    checkpoint: given.Checkpoint = None,
+    bn_stats: given.BnStats = None,
     json_wanted: given.Json = False,
     quiet: given.Quiet = False,
     verbose: given.Verbose = False,
@@ -32,7 +34,13 @@ def inspect_command(
         settings = build_config(context.params)
         from zsq_compile.inspecting import inspect_model
 
-        found = inspect_model(Path(model), target=settings.target, input_shapes=settings.input.shapes)
+        found = inspect_model(
+            Path(model),
+            target=settings.target,
+            input_shapes=settings.input.shapes,
+            checkpoint=checkpoint,
+            bn_stats=bn_stats,
+        )
     if json_wanted:
         print_json({**found.to_json(), "exit_code": 0})
     elif quiet:

@@ -14,7 +14,6 @@ from backends.target import Target
 from passes.count_work import Work, count_work
 from passes.find_dead_channels import find_dead_channels
 from passes.foresee_ranges import Ranges, find_bias_risks, find_scale_conflicts
-from passes.harvest_batchnorm import BatchNormStatistics, harvest_batchnorm
 from passes.place_quantizers import place_quantizers
 from passes.plan import QuantizationPlan
 from zsq_compile.errors import ConfigError
@@ -22,9 +21,12 @@ from zsq_compile.estimates import Estimate, estimated_bytes, estimated_seconds
 from zsq_compile.folding import folded
 from zsq_compile.inspection import FloatNodes, InputFacts, Inspection, PlacementFacts, StatisticsFacts
 from zsq_compile.inspection_warnings import warnings_of
+from zsq_compile.progress import Silent
 from zsq_compile.quick_contract import QuickContract, quick_contract
 from zsq_compile.quick_loading import QuickModel, load_quickly
+from zsq_compile.statistics_search import KnownStatistics, search_statistics
 from zsq_compile.trial_run import made_up_inputs, value_ranges
+from zsq_compile.usual_agreement import has_depthwise, may_classify, usual_agreement
 from zsq_compile.verification.running import file_bytes
 
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -36,7 +38,12 @@ Shape = tuple[int | None, ...]
 
 
 def inspect_model(
-    model: str | Path, *, target: str = "ort_cpu", input_shapes: Mapping[str, Shape] | None = None
+    model: str | Path,
+    *,
+    target: str = "ort_cpu",
+    input_shapes: Mapping[str, Shape] | None = None,
+    checkpoint: Path | None = None,
+    bn_stats: Path | None = None,
 ) -> Inspection:
     """Tell what compiling a float model will meet.
 
@@ -45,11 +52,13 @@ def inspect_model(
         target: name of a target, or path of a target file.
         input_shapes: sizes by input name for those that the file leaves open, batch first, None for an open batch;
             usual ones are assumed, and told, where they are missing.
+        checkpoint: trained tensors of a model whose batch normalisation was folded away; reading one imports torch.
+        bn_stats: what ``harvest`` wrote from the same network with batch normalisation.
 
     Raises:
         LoadError: the file is not an ONNX model.
         UnsupportedModelError: it is, but the compiler cannot work on it.
-        ConfigError: the target or ``input_shapes`` cannot be used.
+        ConfigError: the target, ``input_shapes`` or the file of statistics cannot be used.
 
     """
     started, path = time.perf_counter(), Path(model)
@@ -59,7 +68,8 @@ def inspect_model(
         raise ConfigError(str(error)) from error
     quick = load_quickly(path, input_shapes=input_shapes)
     rng = np.random.default_rng(0)
-    statistics, work = harvest_batchnorm(quick.model), count_work(quick.model)
+    sought = search_statistics(quick.model, path, checkpoint=checkpoint, bn_stats=bn_stats, progress=Silent())
+    statistics, work = sought.statistics, count_work(quick.model)
     contract = quick_contract(quick.model, statistics, quick.inputs, rng)
     network = folded(quick.model, statistics, equalize=False)
     plans = {bits: place_quantizers(network, goal, bits=bits) for bits in _ESTIMATED_BITS}
@@ -67,7 +77,7 @@ def inspect_model(
     whole = path.stat().st_size
     if whole < 4 * work.parameters:  # there may be weights beside it; finding out reads the file once more
         whole = file_bytes(path)
-    inputs, known, placement = _inputs(quick), _statistics(statistics), _placement(network, plans[8], goal)
+    inputs, known, placement = _inputs(quick), _statistics(sought), _placement(network, plans[8], goal)
     dead = find_dead_channels(network)
     risks, conflicts = find_bias_risks(network, plans[8], seen.ranges), find_scale_conflicts(plans[8], seen.ranges)
     return Inspection(
@@ -136,15 +146,15 @@ def _inputs(quick: QuickModel) -> tuple[InputFacts, ...]:
     )
 
 
-def _statistics(statistics: BatchNormStatistics) -> StatisticsFacts:
-    advice = None
+def _statistics(sought: KnownStatistics) -> StatisticsFacts:
+    statistics, advice = sought.statistics, None
     if not statistics.usable:
         advice = (
             "give the trained tensors (--checkpoint model.pth), or the statistics of the network before its export "
             "(zsq-compile harvest, --bn-stats stats.npz)"
         )
     return StatisticsFacts(
-        tier="batch normalisation" if statistics.usable else "none",
+        tier=f"batch normalisation, {sought.tier}" if statistics.usable else "none",
         coverage=statistics.coverage(),
         layers=statistics.layers_total,
         covered=statistics.layers_covered,
@@ -205,6 +215,7 @@ def _estimates(
             bytes=size,
             share=size / before,
             seconds=estimated_seconds(work, quick.inputs, bits=bits, synthesized=synthesized),
+            usual=usual_agreement(bits, depthwise=has_depthwise(network)) if may_classify(network) else None,
         )
         for bits, size in estimated_bytes(network, plans, target).items()
     )

@@ -37,7 +37,7 @@ class StatisticsFacts:
     """What is known of the training data's statistics.
 
     Attributes:
-        tier: "batch normalisation", or "none": then data rests on procedural pictures, or on a file beside the model.
+        tier: "batch normalisation, from ..." with where it is told, or "none": then data rests on procedural pictures.
         coverage: in words.
         layers: convolutions, or fully connected layers where there is none.
         covered: those of them with BatchNormalization behind them.

@@ -70,12 +70,21 @@ def _print_estimates(console: Console, found: Inspection) -> None:
     if not found.estimates:
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("estimate", "file", "of the float file", "time to compile"):
+    usual = any(one.usual for one in found.estimates)
+    agreement = ("same class",) if usual else ()
+    for heading in ("estimate", "file", "of the float file", "time to compile", *agreement):
         table.add_column(heading, justify="right" if heading != "estimate" else "left")
     for one in found.estimates:
         low, high = time_words(one.seconds / 2), time_words(one.seconds * 2)
-        table.add_row(f"{one.bits} bits", size_words(one.bytes), f"{one.share:.0%}", f"{low} to {high}")
+        row = (f"{one.bits} bits", size_words(one.bytes), f"{one.share:.0%}", f"{low} to {high}")
+        kept = one.usual
+        told = "" if kept is None else f"{kept.agreement:.1%} ({100 * kept.low:.0f} to {100 * kept.high:.1f}%)"
+        table.add_row(*row, *((told,) if usual else ()))
     console.print(table)
+    if usual:
+        _say(
+            console, "same class: as the float network; what classifiers of this kind kept, this one was not run"
+        )
 
 
 def time_words(seconds: float) -> str:

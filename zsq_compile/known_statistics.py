@@ -1,53 +1,17 @@
-"""What is known of the training data's statistics: from the model's own nodes, or from a file beside it."""
+"""What is known of the training data's statistics, told to the user; and what a model knows, kept in a file."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from passes.harvest_batchnorm import BatchNormStatistics, folded_advice, harvest_batchnorm
-from passes.match_checkpoint import match_checkpoint
-from passes.place_statistics import folded_norms, place_statistics
-from passes.recovered import Recovered, joined
-from passes.weighted_layers import folded_layers
-from zsq_compile.checkpoint_file import read_checkpoint
+from passes.harvest_batchnorm import folded_advice, harvest_batchnorm
+from passes.place_statistics import folded_norms
 from zsq_compile.config import CompileConfig
-from zsq_compile.errors import ConfigError, UnsupportedModelError
+from zsq_compile.errors import UnsupportedModelError
 from zsq_compile.loading import LoadedModel, load_model
 from zsq_compile.progress import Progress
-from zsq_compile.statistics_file import StatisticsFile, read_statistics, write_statistics
+from zsq_compile.statistics_file import StatisticsFile, write_statistics
+from zsq_compile.statistics_search import KnownStatistics, search_statistics
 from zsq_compile.verification.report import file_sha256
-
-_FROM_NODES = "from BN nodes"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class KnownStatistics:
-    """The statistics of one network, and where they come from.
-
-    Attributes:
-        statistics: of the model as it was loaded.
-        source: where they come from, in words.
-        matched: a line per BatchNormalization that was found in a file: the layer, and what it was found by.
-        unmatched: a line per layer that no BatchNormalization was found for in that file, with the reason.
-
-    """
-
-    statistics: BatchNormStatistics
-    source: str
-    matched: tuple[str, ...] = ()
-    unmatched: tuple[str, ...] = ()
-
-    @property
-    def tier(self) -> str:
-        """Where statistics that can be used come from, in few words: "from BN nodes", "from checkpoint x.pth" ..."""
-        if not self.statistics.usable:
-            return "without statistics"
-        return f"from {self.source.partition(' from ')[2]}"
-
-    def plain(self) -> dict[str, Any]:
-        """Return plain values for the report."""
-        return {"source": self.source, "matched": list(self.matched), "unmatched": list(self.unmatched)}
 
 
 def known_statistics(loaded: LoadedModel, config: CompileConfig, progress: Progress) -> KnownStatistics:
@@ -59,7 +23,8 @@ def known_statistics(loaded: LoadedModel, config: CompileConfig, progress: Progr
     """
     for text in loaded.notes:
         progress.note(text)
-    known = _sought(loaded, config, progress)
+    checkpoint, bn_stats = (None if given is None else Path(given) for given in (config.checkpoint, config.bn_stats))
+    known = search_statistics(loaded.model, loaded.path, checkpoint=checkpoint, bn_stats=bn_stats, progress=progress)
     progress.note(f"statistics: {known.source}")
     for line in known.matched:
         progress.detail(f"matched {line}")
@@ -71,59 +36,6 @@ def known_statistics(loaded: LoadedModel, config: CompileConfig, progress: Progr
         advice = "" if known.statistics.entries else f". {folded_advice()}"
         progress.warn(f"{known.statistics.coverage()}{advice}")
     return known
-
-
-def _sought(loaded: LoadedModel, config: CompileConfig, progress: Progress) -> KnownStatistics:
-    harvested = harvest_batchnorm(loaded.model)
-    path = config.checkpoint or config.bn_stats
-    if path is None:
-        return KnownStatistics(statistics=harvested, source=_told_by(harvested))
-    if not folded_layers(loaded.model):
-        progress.warn(
-            f"{path} is not needed: every layer of {loaded.path} that could tell has its BatchNormalization still"
-        )
-        return KnownStatistics(statistics=harvested, source=_told_by(harvested))
-    if config.checkpoint is not None:
-        recovered, kind = match_checkpoint(loaded.model, read_checkpoint(Path(path))), "checkpoint "
-    else:
-        recovered, kind = place_statistics(loaded.model, read_statistics(Path(path)).norms), ""
-    return _joined(loaded, harvested, recovered, f"{kind}{Path(path).name}", progress)
-
-
-def _joined(
-    loaded: LoadedModel, harvested: BatchNormStatistics, recovered: Recovered, source: str, progress: Progress
-) -> KnownStatistics:
-    unmatched = tuple(f"{one.where} ({one.op_type}): {one.reason}" for one in recovered.refusals)
-    if not recovered.found:
-        if not harvested.entries:
-            shown = "; ".join(unmatched[:3])
-            raise ConfigError(
-                f"{source} is not of the network in {loaded.path}: not one of its {len(unmatched)} layers was found in "
-                f"it ({shown}). Give the file of this very network, as it was when the model was exported"
-            )
-        progress.warn(f"{source} tells nothing that the nodes of {loaded.path} do not tell")
-        return KnownStatistics(statistics=harvested, source=_told_by(harvested), unmatched=unmatched)
-    words = f"{_count(len(recovered.found))} from {source}"
-    return KnownStatistics(
-        statistics=joined(loaded.model, harvested, recovered),
-        source=f"{words}, {len(harvested.entries)} more {_FROM_NODES}" if harvested.entries else words,
-        matched=tuple(f"{one.former.node}: {one.how}" for one in recovered.found),
-        unmatched=unmatched,
-    )
-
-
-def _told_by(harvested: BatchNormStatistics) -> str:
-    if not harvested.usable:
-        return (
-            "none that can be used"
-            if harvested.entries
-            else "none: batch normalisation was folded away, or never there"
-        )
-    return f"{_count(len(harvested.entries))} {_FROM_NODES}"
-
-
-def _count(number: int) -> str:
-    return f"{number} BatchNormalization{'' if number == 1 else 's'}"
 
 
 def keep_statistics(

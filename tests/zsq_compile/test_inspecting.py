@@ -49,7 +49,8 @@ def test_the_facts_of_a_residual_network(look: Callable[..., Inspection]) -> Non
         "Gemm": 1,
     }
     assert (found.inputs[0].shape, found.inputs[0].assumed) == (("?", 3, 8, 8), None)
-    assert found.statistics.tier == "batch normalisation"
+    assert found.statistics.tier == "batch normalisation, from BN nodes"
+    assert all(one.usual is not None for one in found.estimates)
     assert (found.statistics.layers, found.statistics.covered, found.statistics.advice) == (3, 3, None)
     assert (found.placement.layers, found.placement.integer, found.placement.left_float) == (4, 4, ())
     assert found.ranges == "from one made up sample, in the runtime"
@@ -246,3 +247,19 @@ def test_the_graph_that_is_looked_at_is_planned_like_the_one_that_is_compiled() 
         plan = place_quantizers(folded(model, harvest_batchnorm(model), equalize=False), target)
         plans.append((len(plan.activations), [(site.axis, site.number_format) for site in plan.weights], plan.refusals))
     assert plans[0] == plans[1]
+
+
+def test_a_checkpoint_is_looked_into_as_compiling_does() -> None:
+    if not ASSETS.is_dir():
+        pytest.skip("the real models of ZSQ_ASSETS are not here")
+    folder = ASSETS / "cifar10"
+    bare, found = (
+        inspect_model(folder / "resnet20_folded.onnx", checkpoint=file)
+        for file in (None, folder / "resnet20-12fca82f.th")
+    )
+    assert (bare.statistics.tier, bare.statistics.covered) == ("none", 0)
+    assert found.statistics.tier == "batch normalisation, from checkpoint resnet20-12fca82f.th"
+    assert (found.statistics.covered, found.statistics.advice) == (19, None)
+    assert found.contract is not None and found.contract.inferred
+    with pytest.raises(ConfigError, match=r"resnet20-12fca82f\.th is not of the network"):
+        inspect_model(ASSETS / "imagenet/mobilenetv1_075_folded.onnx", checkpoint=folder / "resnet20-12fca82f.th")

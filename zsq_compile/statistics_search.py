@@ -1,0 +1,120 @@
+"""Where statistics of the training data are looked for: in the model's own nodes, then in a file beside it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from passes.harvest_batchnorm import BatchNormStatistics, harvest_batchnorm
+from passes.match_checkpoint import match_checkpoint
+from passes.place_statistics import place_statistics
+from passes.recovered import Recovered, joined
+from passes.weighted_layers import folded_layers
+from zsq_compile.errors import ConfigError
+from zsq_compile.progress import Progress
+from zsq_compile.statistics_file import read_statistics
+
+_FROM_NODES = "from BN nodes"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class KnownStatistics:
+    """The statistics of one network, and where they come from.
+
+    Attributes:
+        statistics: of the model as it was loaded.
+        source: where they come from, in words.
+        matched: a line per BatchNormalization that was found in a file: the layer, and what it was found by.
+        unmatched: a line per layer that no BatchNormalization was found for in that file, with the reason.
+
+    """
+
+    statistics: BatchNormStatistics
+    source: str
+    matched: tuple[str, ...] = ()
+    unmatched: tuple[str, ...] = ()
+
+    @property
+    def tier(self) -> str:
+        """Where statistics that can be used come from, in few words: "from BN nodes", "from checkpoint x.pth" ..."""
+        if not self.statistics.usable:
+            return "without statistics"
+        return f"from {self.source.partition(' from ')[2]}"
+
+    def plain(self) -> dict[str, Any]:
+        """Return plain values for the report."""
+        return {"source": self.source, "matched": list(self.matched), "unmatched": list(self.unmatched)}
+
+
+def search_statistics(
+    model: ir.Model, place: Path, *, checkpoint: Path | None, bn_stats: Path | None, progress: Progress
+) -> KnownStatistics:
+    """Harvest a model in normal form, and look into the file that was given; without one nothing imports torch.
+
+    Args:
+        model: the network.
+        place: its file, for words.
+        checkpoint: trained tensors, or None.
+        bn_stats: a file of ``harvest``, or None.
+        progress: is told where a file is not needed, or tells nothing.
+
+    Raises:
+        ConfigError: the file cannot be read, or belongs to another network.
+
+    """
+    harvested = harvest_batchnorm(model)
+    path = checkpoint or bn_stats
+    if path is None:
+        return KnownStatistics(statistics=harvested, source=_told_by(harvested))
+    if not folded_layers(model):
+        progress.warn(f"{path} is not needed: every layer of {place} that could tell has its BatchNormalization still")
+        return KnownStatistics(statistics=harvested, source=_told_by(harvested))
+    if checkpoint is not None:
+        from zsq_compile.checkpoint_file import read_checkpoint
+
+        recovered, kind = match_checkpoint(model, read_checkpoint(Path(path))), "checkpoint "
+    else:
+        recovered, kind = place_statistics(model, read_statistics(Path(path)).norms), ""
+    return _joined(model, place, harvested, recovered, f"{kind}{Path(path).name}", progress)
+
+
+def _joined(
+    model: ir.Model,
+    place: Path,
+    harvested: BatchNormStatistics,
+    recovered: Recovered,
+    source: str,
+    progress: Progress,
+) -> KnownStatistics:
+    unmatched = tuple(f"{one.where} ({one.op_type}): {one.reason}" for one in recovered.refusals)
+    if not recovered.found:
+        if not harvested.entries:
+            shown = "; ".join(unmatched[:3])
+            raise ConfigError(
+                f"{source} is not of the network in {place}: not one of its {len(unmatched)} layers was found in "
+                f"it ({shown}). Give the file of this very network, as it was when the model was exported"
+            )
+        progress.warn(f"{source} tells nothing that the nodes of {place} do not tell")
+        return KnownStatistics(statistics=harvested, source=_told_by(harvested), unmatched=unmatched)
+    words = f"{_count(len(recovered.found))} from {source}"
+    return KnownStatistics(
+        statistics=joined(model, harvested, recovered),
+        source=f"{words}, {len(harvested.entries)} more {_FROM_NODES}" if harvested.entries else words,
+        matched=tuple(f"{one.former.node}: {one.how}" for one in recovered.found),
+        unmatched=unmatched,
+    )
+
+
+def _told_by(harvested: BatchNormStatistics) -> str:
+    if not harvested.usable:
+        return (
+            "none that can be used"
+            if harvested.entries
+            else "none: batch normalisation was folded away, or never there"
+        )
+    return f"{_count(len(harvested.entries))} {_FROM_NODES}"
+
+
+def _count(number: int) -> str:
+    return f"{number} BatchNormalization{'' if number == 1 else 's'}"
