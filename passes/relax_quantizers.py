@@ -1,0 +1,231 @@
+"""Take the rounding out of activations that are quantized, and leave the limits in.
+
+    x -> QuantizeLinear -> DequantizeLinear -> y          ->  x -> Clip(low, high) -> y
+    x -> QuantizeLinear -> MaxPool... -> DequantizeLinear ->  x -> Clip(low, high) -> MaxPool... -> y
+    Relu(x) -> QuantizeLinear -> DequantizeLinear -> y    ->  x -> Clip(max(low, 0), high) -> y
+
+        low = (lowest code - zero point) * scale,  high = (highest code - zero point) * scale
+
+The limits are all that may be left of a Relu that a quantizer swallowed, so they go only where no number can reach
+them: where the graph proves that x stays within half a step of them, which rounding would have taken off as well.
+"""
+
+from collections.abc import Iterator, Set
+
+import numpy as np
+import onnx_ir as ir
+
+from passes.pipeline import Outcome
+from passes.plan import Refusal
+from passes.quantizer_grid import Grid, constant_codes, constants_of, grid_of, is_quantizer
+from passes.surgery import add_constant, free_name, is_standard
+from passes.value_ranges import bounds, clip_limits, within
+
+_CLIP_WITH_INPUTS = 11  # first opset whose Clip takes its limits as inputs
+# Operators that hand codes on without computing with them, and which of their inputs are codes: None is all.
+_MOVERS: dict[str, tuple[int, ...] | None] = {
+    **dict.fromkeys(
+        "Identity Reshape Flatten Transpose Squeeze Unsqueeze Slice Split Gather Expand Tile".split(), (0,)
+    ),
+    **dict.fromkeys("DepthToSpace SpaceToDepth MaxPool Resize GatherElements GatherND".split(), (0,)),
+    **dict.fromkeys(("Concat", "Max", "Min"), None),
+    "Pad": (0, 2),
+    "Clip": (0, 1, 2),
+    "Where": (1, 2),
+}
+
+
+class RelaxQuantizers(ir.passes.InPlacePass):
+    """Replace every DequantizeLinear behind quantizers by the clipped float value.
+
+    1. Several may read one QuantizeLinear: they share its Clip.
+    2. Between the two may stand operators that move codes, with constants (a padding, a limit) among what they move.
+    3. Codes that are an input of the graph stay codes, and so does what leads to an output of the graph.
+
+    After a call ``relaxed`` counts the QuantizeLinear nodes that were replaced, and ``needless`` those of them that
+    needed no Clip. Nodes that nobody reads any more are left for a later pass.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.relaxed = 0
+        self.needless = 0
+
+    def call(self, model: ir.Model) -> Outcome:
+        """Visit all DequantizeLinear nodes in order; the refusals name those that stay for another reason than 3."""
+        self.relaxed, self.needless = 0, 0
+        writer, refusals, modified = _Writer(model), list[Refusal](), False
+        for node in list(model.graph):
+            if not is_quantizer(node, "DequantizeLinear"):
+                continue
+            reason = writer.replace(node)
+            modified |= reason is None
+            if reason:
+                refusals.append(Refusal(where=node.name or "", op_type=node.op_type, reason=reason))
+        self.relaxed, self.needless = writer.relaxed, writer.needless
+        return Outcome(model, modified, tuple(refusals))
+
+
+class _Writer:
+    """Makes the float values that stand in for codes, each once."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self._graph = model.graph
+        self._opset = model.graph.opset_imports.get("") or _CLIP_WITH_INPUTS
+        self._constants = constants_of(model.graph)
+        self._made: dict[tuple[ir.Value, object], ir.Value] = {}
+        self.relaxed = 0
+        self.needless = 0
+
+    def replace(self, node: ir.Node) -> str | None:
+        """Let the float value take the place of a DequantizeLinear; why not, or "" where it reads input codes."""
+        grid, codes, output = grid_of(node), node.inputs[0], node.outputs[0]
+        if isinstance(grid, str):
+            return grid
+        assert codes is not None
+        sources = set(_sources(codes, grid, self._constants))
+        if sources == {"input"}:
+            return ""
+        if reasons := sorted(sources - {"quantizer", "constant"}):
+            return "codes of a graph input are mixed with others" if reasons[0] == "input" else reasons[0]
+        if grid.scale.ndim:
+            return "its scale differs from place to place, and one range is wanted"
+        stand_in = self._float(codes, grid)
+        if output.is_graph_output():
+            # outputs belong to nodes of their own
+            same = ir.node("Identity", [stand_in], name=node.name)
+            self._type(same.outputs[0], output.shape)
+            self._graph.insert_before(node, same)
+            name, output.name = output.name, None
+            output.replace_all_uses_with(same.outputs[0], replace_graph_outputs=True)
+            same.outputs[0].name = name
+        else:
+            output.replace_all_uses_with(stand_in)
+        self._graph.remove(node, safe=True)
+        return None
+
+    def _float(self, codes: ir.Value, grid: Grid) -> ir.Value:
+        key = (codes, grid.key)
+        if key not in self._made:
+            self._made[key] = self._new_float(codes, grid)
+        return self._made[key]
+
+    def _new_float(self, codes: ir.Value, grid: Grid) -> ir.Value:
+        constant = constant_codes(codes) if codes in self._constants else None
+        if constant is not None:
+            return add_constant(self._graph, f"{codes.name}_float", grid.real(constant))
+        node = codes.producer()
+        assert node is not None
+        if is_quantizer(node, "QuantizeLinear"):
+            self.relaxed += 1
+            return self._limited(node, grid)
+        moved = set(_moved_inputs(node))
+        inputs = [
+            self._float(value, grid) if position in moved and value is not None else value
+            for position, value in enumerate(node.inputs)
+        ]
+        if node.op_type == "Pad" and (len(inputs) < 3 or inputs[2] is None):  # it fills with the code 0
+            inputs = [*inputs[:2], self._number(f"{node.name}_fill", grid, 0), *inputs[3:]]
+        copy = ir.Node(node.domain, node.op_type, inputs, list(node.attributes.values()), num_outputs=len(node.outputs))
+        copy.name = f"{node.name}_float"
+        self._graph.insert_before(node, copy)
+        for old, new in zip(node.outputs, copy.outputs, strict=True):
+            self._type(new, old.shape)
+            new.name = free_name(self._graph, f"{old.name}_float") if old.name else ""
+            self._made[(old, grid.key)] = new
+        return self._made[(codes, grid.key)]
+
+    def _number(self, name: str, grid: Grid, code: int) -> ir.Value:
+        return add_constant(self._graph, name, grid.real(np.array(code, np.int32)))
+
+    def _limited(self, quantizer: ir.Node, grid: Grid) -> ir.Value:
+        """Cut what a quantizer reads to the range of its grid, merged with the Relu or Clip in front of it."""
+        source, limits, half = quantizer.inputs[0], grid.range, float(grid.scale) / 2
+        assert source is not None
+        low, high = bounds(source)
+        if low >= limits[0] - half and high <= limits[1] + half:
+            self.needless += 1
+            return source
+        before = source.producer()
+        own = None if before is None else clip_limits(before)
+        if before is not None and own is not None and len(source.uses()) == 1 and not source.is_graph_output():
+            limits = within(own, limits)
+            assert before.inputs[0] is not None
+            source = before.inputs[0]
+        return self._clip(quantizer, source, limits)
+
+    def _clip(self, quantizer: ir.Node, source: ir.Value, limits: tuple[float, float]) -> ir.Value:
+        name = quantizer.outputs[0].name or ""
+        low, high = (np.array(limit, np.float32) for limit in limits)
+        ends = (("low", low), ("high", high))
+        if self._opset < _CLIP_WITH_INPUTS:
+            node = ir.node("Clip", [source], {"min": float(low), "max": float(high)})
+        else:
+            ends = [
+                add_constant(self._graph, f"{name}_{end}", number) for end, number in (("low", low), ("high", high))
+            ]
+            node = ir.node("Clip", [source, *ends])
+        node.name = f"{name}_range"
+        self._type(node.outputs[0], source.shape)
+        node.outputs[0].name = free_name(self._graph, f"{name}_range")
+        self._graph.insert_before(quantizer, node)
+        return node.outputs[0]
+
+    @staticmethod
+    def _type(value: ir.Value, shape: ir.Shape | None) -> None:
+        value.type, value.shape = ir.TensorType(ir.DataType.FLOAT), None if shape is None else shape.copy()
+
+
+def _moved_inputs(node: ir.Node) -> tuple[int, ...]:
+    positions = _MOVERS[node.op_type]
+    return tuple(range(len(node.inputs))) if positions is None else positions
+
+
+def _sources(codes: ir.Value, grid: Grid, constants: Set[ir.Value]) -> Iterator[str]:
+    """Where codes that are read on a grid come from: "quantizer", "constant", "input", or why that cannot be told."""
+    pending, seen = [codes], set[ir.Value]()
+    while pending:
+        value = pending.pop()
+        if value in seen:
+            continue
+        seen.add(value)
+        node = value.producer()
+        if value in constants:
+            yield "constant"
+        elif node is None:
+            yield "input"
+        elif is_quantizer(node, "QuantizeLinear"):
+            yield _read_rightly(node, grid)
+        elif obstacle := _obstacle(node, constants):
+            yield obstacle
+        else:
+            inputs = [node.inputs[place] for place in _moved_inputs(node) if place < len(node.inputs)]
+            pending.extend(source for source in inputs if source is not None)
+
+
+def _read_rightly(quantizer: ir.Node, grid: Grid) -> str:
+    own, kind = grid_of(quantizer), quantizer.inputs[0].dtype if quantizer.inputs[0] is not None else None
+    if isinstance(own, str):
+        return f"it reads '{quantizer.name}' (QuantizeLinear), and {own.replace('its', 'that its', 1)}"
+    if kind not in (None, ir.DataType.FLOAT):
+        return f"'{quantizer.name}' (QuantizeLinear) makes its codes out of {kind.name}, not of float32"
+    if own.scale.ndim or grid.scale.ndim:
+        return f"'{quantizer.name}' (QuantizeLinear) has a scale for each channel of an activation; wanted one for all"
+    if own.key != grid.key:
+        return f"it reads the codes of '{quantizer.name}' (QuantizeLinear) on another grid than they were made on"
+    return "quantizer"
+
+
+def _obstacle(node: ir.Node, constants: Set[ir.Value]) -> str | None:
+    """Why a node that makes codes does more than to move them, or None."""
+    if not is_standard(node, *_MOVERS):
+        return f"'{node.name}' ({node.op_type}) computes with the codes that it reads"
+    if node.op_type == "MaxPool" and any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):
+        return f"positions that '{node.name}' (MaxPool) finds among codes are read"
+    if node.op_type == "Resize" and node.attributes.get_string("mode", "nearest") != "nearest":
+        return f"'{node.name}' (Resize) computes with the codes that it reads"
+    if node.op_type == "Pad" and node.attributes.get_string("mode", "constant") == "constant":
+        fill = node.inputs[2] if len(node.inputs) > 2 else None
+        if fill is not None and fill not in constants:
+            return f"'{node.name}' (Pad) fills codes with a number that is computed at run time"
+    return None
