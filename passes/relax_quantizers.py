@@ -24,10 +24,9 @@ from passes.value_ranges import bounds, clip_limits, within
 _CLIP_WITH_INPUTS = 11  # first opset whose Clip takes its limits as inputs
 # Operators that hand codes on without computing with them, and which of their inputs are codes: None is all.
 _MOVERS: dict[str, tuple[int, ...] | None] = {
-    **dict.fromkeys(
-        "Identity Reshape Flatten Transpose Squeeze Unsqueeze Slice Split Gather Expand Tile".split(), (0,)
-    ),
-    **dict.fromkeys("DepthToSpace SpaceToDepth MaxPool Resize GatherElements GatherND".split(), (0,)),
+    **dict.fromkeys(("Identity", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split"), (0,)),
+    **dict.fromkeys(("Gather", "GatherElements", "GatherND", "Expand", "Tile"), (0,)),
+    **dict.fromkeys(("DepthToSpace", "SpaceToDepth", "MaxPool", "Resize"), (0,)),
     **dict.fromkeys(("Concat", "Max", "Min"), None),
     "Pad": (0, 2),
     "Clip": (0, 1, 2),
@@ -161,10 +160,8 @@ class _Writer:
         if self._opset < _CLIP_WITH_INPUTS:
             node = ir.node("Clip", [source], {"min": float(low), "max": float(high)})
         else:
-            ends = [
-                add_constant(self._graph, f"{name}_{end}", number) for end, number in (("low", low), ("high", high))
-            ]
-            node = ir.node("Clip", [source, *ends])
+            lowest, highest = (add_constant(self._graph, f"{name}_{end}", limit) for end, limit in ends)
+            node = ir.node("Clip", [source, lowest, highest])
         node.name = f"{name}_range"
         self._type(node.outputs[0], source.shape)
         node.outputs[0].name = free_name(self._graph, f"{name}_range")

@@ -4,8 +4,8 @@
     MatMulInteger(codes, w, z, wz) -> Cast(FLOAT) -> Mul(., s * ws) -> y     ->   y = MatMul(x, (w - wz) * ws)
     ConvInteger(codes, w, z, wz)   -> Cast(FLOAT) -> Mul(., s * ws) -> y     ->   y = Conv(x, (w - wz) * ws)
 
-That is how onnxruntime's quantize_dynamic writes them; s * ws may be multiplied on in either order, or one by one. Their
-range is that of the data, so nothing is cut off: only the rounding goes. The weight is exact.
+That is how onnxruntime's quantize_dynamic writes them; s * ws may be multiplied on in either order, or one by one.
+Their range is that of the data, so nothing is cut off: only the rounding goes. The weight is exact.
 """
 
 from dataclasses import dataclass
@@ -81,9 +81,8 @@ def _pattern(node: ir.Node) -> _Pattern | str:
     columns = node.op_type == "MatMulInteger"
     for what, array in (("scale", scale), ("zero point", weight_zero)):
         if array.size > 1 and not (columns and array.ndim == 1 and array.size == codes.shape[-1]):
-            return (
-                f"the {what} of its weight has shape {array.shape}; wanted one number{' a column' if columns else ''}"
-            )
+            wanted = "one number, or one for each column" if columns else "one number"
+            return f"the {what} of its weight has shape {array.shape}; wanted {wanted}"
     scale, weight_zero = (array.reshape(()) if array.size == 1 else array for array in (scale, weight_zero))
     weight = (codes.astype(np.int32) - weight_zero.astype(np.int32)).astype(np.float32) * scale.astype(np.float32)
     return _Pattern(data=quantizer.inputs[0], weight=weight, result=result)

@@ -1,12 +1,12 @@
 """Turn a model that computes in integers, wholly or in part, into the float model that it stands for.
 
-    codes -> DequantizeLinear                       ->  float constant                        (fold_dequantizers.py)
-    QuantizeLinear -> movers -> DequantizeLinear    ->  Clip -> movers                        (relax_quantizers.py)
-    QLinearConv(...)                                ->  the same two around a Conv            (expand_qlinear.py)
-    DynamicQuantizeLinear, MatMulInteger, Cast, Mul ->  MatMul                                (restore_dynamic_layers.py)
+    codes -> DequantizeLinear                        ->  float constant              fold_dequantizers.py
+    QuantizeLinear -> movers -> DequantizeLinear     ->  Clip -> movers              relax_quantizers.py
+    QLinearConv(...)                                 ->  the same two around a Conv  expand_qlinear.py
+    DynamicQuantizeLinear, MatMulInteger, Cast, Mul  ->  MatMul                      restore_dynamic_layers.py
 
-Weights are exactly those of the file: they lie on the grid that they were rounded to. Roundings of activations are gone,
-their limits are not. Quantizers at the border, where codes go in or out of the graph, stay.
+Weights are exactly those of the file: they lie on the grid that they were rounded to. Roundings of activations are
+gone, their limits are not. Quantizers at the border, where codes go in or out of the graph, stay.
 """
 
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ from passes.expand_qlinear import ExpandQlinear
 from passes.fold_dequantizers import FoldDequantizers
 from passes.pipeline import Outcome
 from passes.plan import Refusal
-from passes.quantizer_grid import constants_of, is_quantizer
+from passes.quantizer_grid import Grid, constants_of, grid_of, is_quantizer
 from passes.relax_quantizers import RelaxQuantizers
 from passes.restore_dynamic_layers import RestoreDynamicLayers
 from passes.surgery import is_standard
@@ -82,7 +82,7 @@ class RestoreFloat(ir.passes.InPlacePass):
             tuple(_refusal(node, reasons) for node in left),
             layers=len(layers),
             restored_layers=sum(_comes_from(layer.inputs[1], folded) for layer in layers),
-            ranges=len(relax.relaxed),
+            ranges=relax.relaxed,
             needless=relax.needless,
             dynamic=len(dynamic.folded),
             kept=kept,
@@ -146,7 +146,7 @@ def _readers(value: ir.Value) -> list[ir.Node]:
     found, pending, seen = [], [value], set[ir.Value]()
     while pending:
         for node, position in pending.pop().uses():
-            if is_quantizer(node, "DequantizeLinear") and position == 0:
+            if _stays(node, "DequantizeLinear") and position == 0:
                 found.append(node)
             elif _hands_on(node, position) and node.outputs[0] not in seen:
                 seen.add(node.outputs[0])
@@ -159,7 +159,12 @@ def _maker(value: ir.Value) -> ir.Node | None:
     node = value.producer()
     while node is not None and _hands_on(node, 0) and node.inputs[0] is not None:
         node = node.inputs[0].producer()
-    return node if node is not None and is_quantizer(node, "QuantizeLinear") else None
+    return node if node is not None and _stays(node, "QuantizeLinear") else None
+
+
+def _stays(node: ir.Node, op_type: str) -> bool:
+    """Tell whether a quantizer can stay: a runtime has it, and its grid is constant."""
+    return is_standard(node, op_type) and isinstance(grid_of(node), Grid)
 
 
 def _hands_on(node: ir.Node, position: int) -> bool:

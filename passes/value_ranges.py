@@ -20,8 +20,18 @@ _MAKES: dict[str, Bounds] = {
     "Sqrt": (0.0, math.inf),
 }
 _KEEPS = frozenset(
-    "MaxPool GlobalAveragePool GlobalMaxPool Flatten Reshape Transpose Squeeze Unsqueeze Identity Slice Split Gather "
-    "Expand Tile DepthToSpace SpaceToDepth".split()
+    {
+        "MaxPool",
+        "GlobalAveragePool",
+        "GlobalMaxPool",
+        "Flatten",
+        "Reshape",
+        "Transpose",
+        "Squeeze",
+        "Unsqueeze",
+        "Slice",
+    }
+    | {"Identity", "Split", "Gather", "Expand", "Tile", "DepthToSpace", "SpaceToDepth"}
 )
 _DEPTH = 64  # nodes to look back over: what is further up a deep network says little, and Python's stack has an end
 
