@@ -41,14 +41,16 @@ class RelaxQuantizers(ir.passes.InPlacePass):
     2. Between the two may stand operators that move codes, with constants (a padding, a limit) among what they move.
     3. Codes that are an input of the graph stay codes, and so does what leads to an output of the graph.
 
-    After a call ``relaxed`` counts the QuantizeLinear nodes that were replaced, and ``needless`` those of them that
-    needed no Clip. Nodes that nobody reads any more are left for a later pass.
+    After a call ``relaxed`` counts the QuantizeLinear nodes that were replaced, ``needless`` those of them that needed
+    no Clip, and ``levels`` is the fewest codes that one of them had. Nodes that nobody reads any more are left for a
+    later pass.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.relaxed = 0
         self.needless = 0
+        self.levels: int | None = None
 
     def call(self, model: ir.Model) -> Outcome:
         """Visit all DequantizeLinear nodes in order; the refusals name those that stay for another reason than 3."""
@@ -61,7 +63,7 @@ class RelaxQuantizers(ir.passes.InPlacePass):
             modified |= reason is None
             if reason:
                 refusals.append(Refusal(where=node.name or "", op_type=node.op_type, reason=reason))
-        self.relaxed, self.needless = writer.relaxed, writer.needless
+        self.relaxed, self.needless, self.levels = writer.relaxed, writer.needless, writer.levels
         return Outcome(model, modified, tuple(refusals))
 
 
@@ -75,6 +77,7 @@ class _Writer:
         self._made: dict[tuple[ir.Value, object], ir.Value] = {}
         self.relaxed = 0
         self.needless = 0
+        self.levels: int | None = None
 
     def replace(self, node: ir.Node) -> str | None:
         """Let the float value take the place of a DequantizeLinear; why not, or "" where it reads input codes."""
@@ -117,7 +120,11 @@ class _Writer:
         assert node is not None
         if is_quantizer(node, "QuantizeLinear"):
             self.relaxed += 1
+            self._count_levels(*grid.limits)
             return self._limited(node, grid)
+        if node.op_type == "Clip" and all(limit in self._constants for limit in node.inputs[1:]):
+            ends = [constant_codes(limit) for limit in node.inputs[1:3]]
+            self._count_levels(*(int(end.item()) for end in ends if end is not None))
         moved = set(_moved_inputs(node))
         inputs = [
             self._float(value, grid) if position in moved and value is not None else value
@@ -133,6 +140,11 @@ class _Writer:
             new.name = free_name(self._graph, f"{old.name}_float") if old.name else ""
             self._made[(old, grid.key)] = new
         return self._made[(codes, grid.key)]
+
+    def _count_levels(self, *ends: int) -> None:
+        if len(ends) == 2:
+            levels = ends[1] - ends[0] + 1
+            self.levels = levels if self.levels is None else min(self.levels, levels)
 
     def _number(self, name: str, grid: Grid, code: int) -> ir.Value:
         return add_constant(self._graph, name, grid.real(np.array(code, np.int32)))

@@ -39,6 +39,7 @@ class Restored(Outcome):
         restored_layers: those of them whose weights were integers.
         ranges: quantizers of activations that became limits.
         needless: those of them whose limits nothing can reach.
+        levels: fewest codes that one of these had, None where there was none.
         dynamic: layers among those restored that quantized their data as it came.
         kept: names of the inputs and outputs of the graph that are codes, whose quantizers stay.
 
@@ -48,6 +49,7 @@ class Restored(Outcome):
     restored_layers: int = 0
     ranges: int = 0
     needless: int = 0
+    levels: int | None = None
     dynamic: int = 0
     kept: tuple[str, ...] = ()
 
@@ -84,6 +86,7 @@ class RestoreFloat(ir.passes.InPlacePass):
             restored_layers=sum(_comes_from(layer.inputs[1], folded) for layer in layers),
             ranges=relax.relaxed,
             needless=relax.needless,
+            levels=relax.levels,
             dynamic=len(dynamic.folded),
             kept=kept,
         )

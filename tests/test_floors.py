@@ -46,7 +46,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "zsq_compile.genie_config",
         "zsq_compile.units",
     ),
-    ("zsq_compile.distill_config", "zsq_compile.units"),
+    ("zsq_compile.distill_config", "zsq_compile.float_form", "zsq_compile.units"),
     (
         "zsq_compile.config",
         "zsq_compile.folding",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from backends.catalog import load_target
@@ -38,6 +39,7 @@ from zsq_compile.verification.baseline import (
 )
 from zsq_compile.verification.dataset import Dataset, load_data
 from zsq_compile.verification.report import Report, file_sha256
+from zsq_compile.writing import write_model
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -91,9 +93,10 @@ def compare_models(
         sources = [] if real is None or calib_data is None else [real_source(real, calib_data, loaded.inputs, count)]
         sources.append(synthetic_source(loaded.path, ours.calibration, loaded.inputs, count))
         sources.append(random_source(loaded.inputs, count, config.seed))
-        rows = [ours.row, *_onnxruntime_rows(loaded, place, sources, ours.data_seconds, config, progress)]
+        source = _float_file(loaded, place)
+        rows = [ours.row, *_onnxruntime_rows(source, place, sources, ours.data_seconds, config, progress)]
         rows += [ComparedModel(name=f"{path.name}", calibrated_on="unknown", path=path) for path in others]
-        measured = measured_rows(_judge(loaded, judged, ours, config), rows, progress)
+        measured = measured_rows(_judge(loaded, source, judged, ours, config), rows, progress)
     kept = (loaded.path, *others)
     expected = None if ours.report is None else ours.report.expected_agreement
     return Comparison(
@@ -166,8 +169,17 @@ def _with_data(
     )
 
 
+def _float_file(loaded: LoadedModel, place: Path) -> Path:
+    """File of the float model: that of the user, or one of the float form of a quantized one."""
+    if loaded.restored_bytes is None:
+        return loaded.path
+    path = place / f"{loaded.path.stem}.float.onnx"
+    write_model(ir.from_proto(loaded.original), path)
+    return path
+
+
 def _onnxruntime_rows(
-    loaded: LoadedModel,
+    model: Path,
     place: Path,
     sources: Sequence[CalibrationSource],
     synthesis_seconds: float,
@@ -185,14 +197,14 @@ def _onnxruntime_rows(
         tempfile.TemporaryDirectory(prefix="zsq_") as scratch,
         progress.stage("quantize with onnxruntime", total=len(sources) * 2 * len(METHODS)) as advance,
     ):
-        prepared, preparing = _prepared(loaded.path, Path(scratch) / "prepared.onnx")
+        prepared, preparing = _prepared(model, Path(scratch) / "prepared.onnx")
         for source in sources:
             calibrating = dict.fromkeys(METHODS, 0.0)
             for tuned in (False, True):
                 for method in METHODS:
                     settings = BaselineSettings(weight_bits=bits, act_bits=act_bits, method=method, tuned=tuned)
                     ranges = Path(scratch) / f"{source.kind}-{method}.json"
-                    row = _onnxruntime_row(loaded.path, place, source, settings, prepared, ranges)
+                    row = _onnxruntime_row(model, place, source, settings, prepared, ranges)
                     if row.seconds is not None:
                         calibrating[method] = max(calibrating[method], row.seconds)
                         own = calibrating[method] + preparing * tuned
@@ -240,10 +252,11 @@ def _width(bits: int) -> Literal[4, 8]:
     return 8 if bits > 4 else 4
 
 
-def _judge(loaded: LoadedModel, judged: Dataset | None, ours: _Ours, config: CompileConfig) -> Judge:
+def _judge(loaded: LoadedModel, source: Path, judged: Dataset | None, ours: _Ours, config: CompileConfig) -> Judge:
     held_out = Dataset(samples=ours.held_out, labels=None, preparation=None)
     return Judge(
         loaded=loaded,
+        file=source,
         data=held_out if judged is None else judged,
         sample=ours.held_out,
         providers=load_target(config.target).providers,

@@ -57,8 +57,7 @@ def known_statistics(loaded: LoadedModel, config: CompileConfig, progress: Progr
         ConfigError: the file cannot be read, or belongs to another network.
 
     """
-    for text in loaded.notes:
-        progress.note(text)
+    _tell(loaded, progress)
     known = _sought(loaded, config, progress)
     progress.note(f"statistics: {known.source}")
     for line in known.matched:
@@ -71,6 +70,14 @@ def known_statistics(loaded: LoadedModel, config: CompileConfig, progress: Progr
         advice = "" if known.statistics.entries else f". {folded_advice()}"
         progress.warn(f"{known.statistics.coverage()}{advice}")
     return known
+
+
+def _tell(loaded: LoadedModel, progress: Progress) -> None:
+    """Tell what became of a file while it was loaded."""
+    for text in loaded.notes:
+        progress.note(text)
+    for text in loaded.warnings:
+        progress.warn(text)
 
 
 def _sought(loaded: LoadedModel, config: CompileConfig, progress: Progress) -> KnownStatistics:
@@ -144,8 +151,7 @@ def keep_statistics(
     """
     with progress.stage("load"):
         loaded = load_model(model, input_shapes=input_shapes or {})
-    for text in loaded.notes:
-        progress.note(text)
+    _tell(loaded, progress)
     statistics = harvest_batchnorm(loaded.model)
     norms = folded_norms(loaded.model, statistics)
     if not norms:
