@@ -126,8 +126,8 @@ def _notes(restored: Restored) -> Iterator[str]:
         )
         yield (
             f"the file is quantized{part} and was taken as the float model that it stands for: weights of {found} of "
-            f"its {_some(layers, 'layer')}{own} were turned into floats, which lie on the grid that they were rounded to "
-            "(precision that is gone does not come back)"
+            f"its {_some(layers, 'layer')}{own} were turned into floats, which lie on the grid that they were rounded "
+            "to (precision that is gone does not come back)"
         )
     if restored.ranges:
         needless = f", which nothing can leave for {restored.needless} of them" if restored.needless else ""
