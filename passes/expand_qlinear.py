@@ -95,8 +95,9 @@ class _Writer:
         return add_constant(self._graph, f"{self.node.outputs[0].name}_bias_scale", number.astype(np.float32))
 
     def _add(self, op_type: str, inputs: Inputs, attributes: dict[str, ir.Attr], suffix: str) -> ir.Value:
-        node = ir.Node("", op_type, inputs, list(attributes.values()), name=f"{self.node.name}{suffix}")
-        node.outputs[0].name = free_name(self._graph, f"{self.node.outputs[0].name}{suffix}")
+        name = free_name(self._graph, f"{self.node.outputs[0].name}{suffix}")
+        node = ir.Node("", op_type, inputs, list(attributes.values()), name=name)
+        node.outputs[0].name = name
         self._graph.insert_before(self.node, node)
         return node.outputs[0]
 

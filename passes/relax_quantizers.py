@@ -19,7 +19,7 @@ from passes.pipeline import Outcome
 from passes.plan import Refusal
 from passes.quantizer_grid import Grid, constant_codes, constants_of, grid_of, is_quantizer
 from passes.surgery import add_constant, free_name, is_standard
-from passes.value_ranges import bounds, clip_limits, within
+from passes.value_ranges import Bounds, bounds, clip_limits, within
 
 _CLIP_WITH_INPUTS = 11  # first opset whose Clip takes its limits as inputs
 # Operators that hand codes on without computing with them, and which of their inputs are codes: None is all.
@@ -121,10 +121,13 @@ class _Writer:
         if is_quantizer(node, "QuantizeLinear"):
             self.relaxed += 1
             self._count_levels(*grid.limits)
-            return self._limited(node, grid)
-        if node.op_type == "Clip" and all(limit in self._constants for limit in node.inputs[1:]):
-            ends = [constant_codes(limit) for limit in node.inputs[1:3]]
-            self._count_levels(*(int(end.item()) for end in ends if end is not None))
+            assert node.inputs[0] is not None
+            return self._limited(node, node.inputs[0], grid.range, grid)
+        if node.op_type == "Clip" and (ends := self._code_limits(node, grid)) is not None:
+            assert node.inputs[0] is not None
+            self._count_levels(*ends)
+            low, high = grid.real(np.array(ends, np.int32)).tolist()
+            return self._limited(node, self._float(node.inputs[0], grid), (low, high), grid)
         moved = set(_moved_inputs(node))
         inputs = [
             self._float(value, grid) if position in moved and value is not None else value
@@ -133,40 +136,51 @@ class _Writer:
         if node.op_type == "Pad" and (len(inputs) < 3 or inputs[2] is None):  # it fills with the code 0
             inputs = [*inputs[:2], self._number(f"{node.name}_fill", grid, 0), *inputs[3:]]
         copy = ir.Node(node.domain, node.op_type, inputs, list(node.attributes.values()), num_outputs=len(node.outputs))
-        copy.name = f"{node.name}_float"
         self._graph.insert_before(node, copy)
         for old, new in zip(node.outputs, copy.outputs, strict=True):
             self._type(new, old.shape)
             new.name = free_name(self._graph, f"{old.name}_float") if old.name else ""
             self._made[(old, grid.key)] = new
+        copy.name = copy.outputs[0].name
         return self._made[(codes, grid.key)]
 
-    def _count_levels(self, *ends: int) -> None:
-        if len(ends) == 2:
-            levels = ends[1] - ends[0] + 1
-            self.levels = levels if self.levels is None else min(self.levels, levels)
+    def _code_limits(self, clip: ir.Node, grid: Grid) -> tuple[int, int] | None:
+        """Limits of a Clip on codes, where they are constant."""
+        limits = list(grid.limits)
+        for position, given in enumerate(clip.inputs[1:3]):
+            if given is None:
+                continue
+            number = constant_codes(given) if given in self._constants else None
+            if number is None:
+                return None
+            limits[position] = int(number.item())
+        return limits[0], limits[1]
+
+    def _count_levels(self, low: int, high: int) -> None:
+        levels = high - low + 1
+        self.levels = levels if self.levels is None else min(self.levels, levels)
 
     def _number(self, name: str, grid: Grid, code: int) -> ir.Value:
         return add_constant(self._graph, name, grid.real(np.array(code, np.int32)))
 
-    def _limited(self, quantizer: ir.Node, grid: Grid) -> ir.Value:
-        """Cut what a quantizer reads to the range of its grid, merged with the Relu or Clip in front of it."""
-        source, limits, half = quantizer.inputs[0], grid.range, float(grid.scale) / 2
-        assert source is not None
+    def _limited(self, node: ir.Node, source: ir.Value, limits: Bounds, grid: Grid) -> ir.Value:
+        """Cut a value to what a quantizer or a Clip on codes cuts it to, merged with a Relu or Clip before it."""
+        half = float(grid.scale) / 2
         low, high = bounds(source)
         if low >= limits[0] - half and high <= limits[1] + half:
-            self.needless += 1
+            self.needless += is_quantizer(node)
             return source
         before = source.producer()
         own = None if before is None else clip_limits(before)
-        if before is not None and own is not None and len(source.uses()) == 1 and not source.is_graph_output():
+        alone = not source.is_graph_output() and all(_gives_way(use.node, node) for use in source.uses())
+        if before is not None and own is not None and alone:
             limits = within(own, limits)
             assert before.inputs[0] is not None
             source = before.inputs[0]
-        return self._clip(quantizer, source, limits)
+        return self._clip(node, source, limits)
 
-    def _clip(self, quantizer: ir.Node, source: ir.Value, limits: tuple[float, float]) -> ir.Value:
-        name = quantizer.outputs[0].name or ""
+    def _clip(self, at: ir.Node, source: ir.Value, limits: Bounds) -> ir.Value:
+        name = at.outputs[0].name or ""
         low, high = (np.array(limit, np.float32) for limit in limits)
         ends = (("low", low), ("high", high))
         if self._opset < _CLIP_WITH_INPUTS:
@@ -174,15 +188,20 @@ class _Writer:
         else:
             lowest, highest = (add_constant(self._graph, f"{name}_{end}", limit) for end, limit in ends)
             node = ir.node("Clip", [source, lowest, highest])
-        node.name = f"{name}_range"
         self._type(node.outputs[0], source.shape)
-        node.outputs[0].name = free_name(self._graph, f"{name}_range")
-        self._graph.insert_before(quantizer, node)
+        node.name = node.outputs[0].name = free_name(self._graph, f"{name}_range")
+        self._graph.insert_before(at, node)
         return node.outputs[0]
 
     @staticmethod
     def _type(value: ir.Value, shape: ir.Shape | None) -> None:
         value.type, value.shape = ir.TensorType(ir.DataType.FLOAT), None if shape is None else shape.copy()
+
+
+def _gives_way(reader: ir.Node, node: ir.Node) -> bool:
+    """Tell whether a reader has no part in the float graph once a node is replaced: it, or a quantizer for it alone."""
+    uses = reader.outputs[0].uses()
+    return reader is node or (is_quantizer(reader, "QuantizeLinear") and [use.node for use in uses] == [node])
 
 
 def _moved_inputs(node: ir.Node) -> tuple[int, ...]:

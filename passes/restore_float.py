@@ -17,6 +17,7 @@ from onnx_ir.passes import common
 
 from passes.expand_qlinear import ExpandQlinear
 from passes.fold_dequantizers import FoldDequantizers
+from passes.name_nodes import NameNodes
 from passes.pipeline import Outcome
 from passes.plan import Refusal
 from passes.quantizer_grid import Grid, constants_of, grid_of, is_quantizer
@@ -66,7 +67,7 @@ class RestoreFloat(ir.passes.InPlacePass):
             return Restored(model, False)
         graph = model.graph
         modified = bool(common.RemoveInitializersFromInputsPass()(model).modified)
-        modified |= _name_nodes(graph)
+        modified |= bool(NameNodes()(model).modified)  # refusals call nodes by their names
         dynamic, fold, relax = RestoreDynamicLayers(), FoldDequantizers(), RelaxQuantizers()
         outcomes = [step.call(model) for step in (dynamic, ExpandQlinear(), fold, relax)]
         reasons = {(one.where, one.op_type): one.reason for outcome in outcomes for one in outcome.refusals}
@@ -101,14 +102,6 @@ def _is_quantized(node: ir.Node) -> bool:
 def _all_nodes(graph: ir.Graph) -> Iterable[ir.Node]:
     """All nodes, those of inner graphs included."""
     return ir.traversal.RecursiveGraphIterator(graph)
-
-
-def _name_nodes(graph: ir.Graph) -> bool:
-    """Give nodes a name by which a refusal can call them: that of what they make."""
-    unnamed = [node for node in graph if not node.name]
-    for node in unnamed:
-        node.name = node.outputs[0].name
-    return bool(unnamed)
 
 
 def _layers(graph: ir.Graph) -> list[ir.Node]:
