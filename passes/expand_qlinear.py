@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from passes.fold_constants import constant_value
 from passes.pipeline import Outcome
 from passes.plan import Refusal
+from passes.quantizer_grid import known_value
 from passes.surgery import add_constant, free_name
 
 Inputs = Sequence[ir.Value | None]
@@ -89,7 +89,7 @@ class _Writer:
         """Return the scale of an accumulator: the product of those at the positions."""
         number = np.asarray(factor, np.float32)
         for position in scales:
-            scale = constant_value(self.inputs[position])
+            scale = known_value(self.inputs[position])
             assert scale is not None  # see _obstacle
             number = number * np.asarray(scale.reshape(()) if scale.size == 1 else scale, np.float32)
         return add_constant(self._graph, f"{self.node.outputs[0].name}_bias_scale", number.astype(np.float32))
@@ -166,10 +166,10 @@ def _obstacle(node: ir.Node) -> str | None:
     biased = {"QLinearConv": 8, "QGemm": 6}.get(node.op_type, len(node.inputs))
     if biased < len(node.inputs) and node.inputs[biased] is not None:
         for position in (1, 4):
-            if constant_value(node.inputs[position]) is None:
+            if known_value(node.inputs[position]) is None:
                 return "a scale of its bias is computed at run time"
     if node.op_type == "QLinearMatMul":
-        scale, weight = constant_value(node.inputs[4]), constant_value(node.inputs[3])
+        scale, weight = known_value(node.inputs[4]), known_value(node.inputs[3])
         if scale is not None and scale.size > 1 and (scale.ndim != 1 or weight is None):
             return f"its second operand has scales of shape {scale.shape}; wanted one for each column of a constant"
     return None

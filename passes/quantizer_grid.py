@@ -90,11 +90,11 @@ def grid_of(node: ir.Node) -> Grid | str:
     dtype = _code_type(node)
     if dtype is None or not dtype.is_integer() or dtype.bitwidth > 32:
         return f"its codes are {dtype.name if dtype else 'of a type that the file does not tell'}; wanted whole numbers"
-    steps = constant_value(node.inputs[1])
+    steps = known_value(node.inputs[1])
     if steps is None:
         return "its scale is computed at run time"
     given = node.inputs[2] if len(node.inputs) > 2 else None
-    zero = np.zeros(steps.shape, np.int32) if given is None else constant_value(given)
+    zero = np.zeros(steps.shape, np.int32) if given is None else known_value(given)
     if zero is None:
         return "its zero point is computed at run time"
     scale, zero = np.asarray(steps, np.float32), np.asarray(zero.astype(np.int32))
@@ -136,6 +136,21 @@ def _type_of(value: ir.Value | None) -> ir.DataType | None:
             return ir.DataType(node.attributes.get_int("to"))
         value = node.inputs[0] if node.inputs else None
     return None
+
+
+def known_value(value: ir.Value | None) -> NDArray[np.generic] | None:
+    """Value of a constant, or None; unlike ``constant_value`` it can be asked of anything in a deep network."""
+    pending, seen = [value], set[ir.Value]()
+    while pending:
+        one = pending.pop()
+        if one is None or one in seen or one.const_value is not None:
+            continue
+        seen.add(one)
+        node = one.producer()
+        if node is None:
+            return None
+        pending.extend(node.inputs)
+    return constant_value(value)
 
 
 def constants_of(graph: ir.Graph) -> frozenset[ir.Value]:

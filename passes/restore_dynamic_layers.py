@@ -14,9 +14,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from passes.fold_constants import constant_value
 from passes.pipeline import Outcome
 from passes.plan import Refusal
+from passes.quantizer_grid import known_value
 from passes.surgery import add_constant, is_standard
 
 _FLOAT_OF = {"MatMulInteger": "MatMul", "ConvInteger": "Conv"}
@@ -70,8 +70,8 @@ def _pattern(node: ir.Node) -> _Pattern | str:
         return "what it reads is not made by a DynamicQuantizeLinear"
     if zero is not quantizer.outputs[2] or quantizer.inputs[0] is None:
         return "its zero point is not that of the DynamicQuantizeLinear which it reads"
-    codes = constant_value(node.inputs[1])
-    weight_zero = constant_value(node.inputs[3]) if len(node.inputs) > 3 and node.inputs[3] is not None else np.zeros(1)
+    codes = known_value(node.inputs[1])
+    weight_zero = known_value(node.inputs[3]) if len(node.inputs) > 3 and node.inputs[3] is not None else np.zeros(1)
     if codes is None or weight_zero is None:
         return "its weight is not constant"
     scaled = _scaled(node.outputs[0], quantizer.outputs[1])
@@ -104,7 +104,7 @@ def _scaled(accumulator: ir.Value, data_scale: ir.Value) -> tuple[NDArray[np.gen
             for factor in _factors(node.inputs[1 - position], data_scale):
                 if factor is data_scale and not data_seen:
                     data_seen = True
-                elif weight_scale is None and (number := constant_value(factor)) is not None:
+                elif weight_scale is None and (number := known_value(factor)) is not None:
                     weight_scale = number
                 else:
                     return None

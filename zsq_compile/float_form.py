@@ -130,10 +130,11 @@ def _notes(restored: Restored) -> Iterator[str]:
             "to (precision that is gone does not come back)"
         )
     if restored.ranges:
-        needless = f", which nothing can leave for {restored.needless} of them" if restored.needless else ""
+        became = "became the range that it cuts to" if restored.ranges == 1 else "became the ranges that they cut to"
+        needless = f" ({restored.needless} of them cut nothing off)" if restored.needless else ""
         yield (
-            f"{_some(restored.ranges, 'quantizer')} of activations became the ranges that they cut to{needless}: "
-            "limits stay, as they may be all that is left of a Relu, and roundings go"
+            f"{_some(restored.ranges, 'quantizer')} of activations {became}{needless}: limits stay, as they may be all "
+            "that is left of a Relu, and roundings go"
         )
     if restored.kept:
         names = ", ".join(repr(name) for name in restored.kept)

@@ -140,7 +140,7 @@ def test_namesakes_of_other_domains_and_float_models_are_left_alone():
 
 
 def test_the_comparison_sees_a_wrong_scale(monkeypatch):
-    monkeypatch.setattr(expand_qlinear, "constant_value", lambda value: np.float32(3.0) * value.const_value.numpy())
+    monkeypatch.setattr(expand_qlinear, "known_value", lambda value: np.float32(3.0) * value.const_value.numpy())
     given = text(CASES[1][0], IMAGE, CASES[1][2])
     before = parsed(given, {"wv": [0.01, 0.02, 0.005], "wzv": [1, 0, -3], "b": [3000, -4000, 5000]})
     model = ir.from_proto(before)

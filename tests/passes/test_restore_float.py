@@ -142,3 +142,17 @@ def test_quantizers_inside_of_branches_are_named():
     )
     restored = RestoreFloat().call(model)
     assert {refusal.op_type for refusal in restored.refusals} == {"QuantizeLinear", "DequantizeLinear"}
+
+
+def test_a_deep_network_is_no_problem():
+    body = " ".join(
+        f"q{i} = QuantizeLinear(v{i}, s, z) d{i} = DequantizeLinear(q{i}, s, z) v{i + 1} = Neg(d{i})"
+        for i in range(700)
+    )
+    given = f"g (float[N] x) => (float[N] v700) <float s = {{0.1}}, uint8 z = {{3}}> {{ v0 = Abs(x) {body} }}"
+    restored = RestoreFloat().call(models.graph(given))
+    assert restored.ranges == 700 and not restored.refusals
+    given = given.replace("d699 = DequantizeLinear(q699, s, z)", "t = ReduceMax<keepdims=0>(v699) "
+                          "d699 = DequantizeLinear(q699, t, z)")  # fmt: skip
+    restored = RestoreFloat().call(models.graph(given))
+    assert any("its scale is computed at run time" in refusal.reason for refusal in restored.refusals)
