@@ -19,7 +19,7 @@ from passes.pipeline import Outcome
 from passes.plan import Refusal
 from passes.quantizer_grid import Grid, constant_codes, constants_of, grid_of, is_quantizer
 from passes.surgery import add_constant, free_name, is_standard
-from passes.value_ranges import Bounds, bounds, clip_limits, within
+from passes.value_ranges import Bounds, bounds, clip_limits, is_blend, within
 
 _CLIP_WITH_INPUTS = 11  # first opset whose Clip takes its limits as inputs
 # Operators that hand codes on without computing with them, and which of their inputs are codes: None is all.
@@ -34,12 +34,16 @@ _MOVERS: dict[str, tuple[int, ...] | None] = {
 }
 
 
+_COMPARE = ("ArgMax", "ArgMin")
+
+
 class RelaxQuantizers(ir.passes.InPlacePass):
     """Replace every DequantizeLinear behind quantizers by the clipped float value.
 
     1. Several may read one QuantizeLinear: they share its Clip.
     2. Between the two may stand operators that move codes, with constants (a padding, a limit) among what they move.
-    3. Codes that are an input of the graph stay codes, and so does what leads to an output of the graph.
+    3. What only asks which code is the largest or the smallest asks it of the floats.
+    4. Codes that are an input of the graph stay codes, and so does what leads to an output of the graph.
 
     After a call ``relaxed`` counts the QuantizeLinear nodes that were replaced, ``needless`` those of them that needed
     no Clip, and ``levels`` is the fewest codes that one of them had. Nodes that nobody reads any more are left for a
@@ -53,13 +57,16 @@ class RelaxQuantizers(ir.passes.InPlacePass):
         self.levels: int | None = None
 
     def call(self, model: ir.Model) -> Outcome:
-        """Visit all DequantizeLinear nodes in order; the refusals name those that stay for another reason than 3."""
+        """Visit all nodes in order; the refusals name those that stay for another reason than 4."""
         self.relaxed, self.needless = 0, 0
         writer, refusals, modified = _Writer(model), list[Refusal](), False
         for node in list(model.graph):
-            if not is_quantizer(node, "DequantizeLinear"):
+            if is_quantizer(node, "DequantizeLinear"):
+                reason = writer.replace(node)
+            elif is_standard(node, *_COMPARE) and node.inputs[0] is not None:
+                reason = writer.compare_floats(node, node.inputs[0])
+            else:
                 continue
-            reason = writer.replace(node)
             modified |= reason is None
             if reason:
                 refusals.append(Refusal(where=node.name or "", op_type=node.op_type, reason=reason))
@@ -85,13 +92,8 @@ class _Writer:
         if isinstance(grid, str):
             return grid
         assert codes is not None
-        sources = set(_sources(codes, grid, self._constants))
-        if sources == {"input"}:
-            return ""
-        if reasons := sorted(sources - {"quantizer", "constant"}):
-            return "codes of a graph input are mixed with others" if reasons[0] == "input" else reasons[0]
-        if grid.scale.ndim:
-            return "its scale differs from place to place, and one range is wanted"
+        if (reason := self._obstacle(codes, grid)) is not None:
+            return reason
         stand_in = self._float(codes, grid)
         if output.is_graph_output():
             # outputs belong to nodes of their own
@@ -105,6 +107,32 @@ class _Writer:
             output.replace_all_uses_with(stand_in)
         self._graph.remove(node, safe=True)
         return None
+
+    def compare_floats(self, node: ir.Node, codes: ir.Value) -> str | None:
+        """Let a node compare floats where it compares their codes; why not, or "" where there are no codes to relax."""
+        value: ir.Value | None = codes
+        maker = codes.producer()
+        while maker is not None and is_standard(maker, *_MOVERS):
+            value = maker.inputs[_moved_inputs(maker)[0]]
+            maker = None if value is None else value.producer()
+        if maker is None or not is_quantizer(maker, "QuantizeLinear"):
+            return ""
+        grid = grid_of(maker)
+        if isinstance(grid, str):
+            return grid
+        if (reason := self._obstacle(codes, grid)) is not None:
+            return reason
+        node.replace_input_with(0, self._float(codes, grid))
+        return None
+
+    def _obstacle(self, codes: ir.Value, grid: Grid) -> str | None:
+        """Why codes that are read on a grid have no float value, or "" where they are an input of the graph."""
+        sources = set(_sources(codes, grid, self._constants))
+        if sources == {"input"}:
+            return ""
+        if reasons := sorted(sources - {"quantizer", "constant"}):
+            return "codes of a graph input are mixed with others" if reasons[0] == "input" else reasons[0]
+        return "its scale differs from place to place, and one range is wanted" if grid.scale.ndim else None
 
     def _float(self, codes: ir.Value, grid: Grid) -> ir.Value:
         key = (codes, grid.key)
@@ -250,7 +278,7 @@ def _obstacle(node: ir.Node, constants: Set[ir.Value]) -> str | None:
         return f"'{node.name}' ({node.op_type}) computes with the codes that it reads"
     if node.op_type == "MaxPool" and any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):
         return f"positions that '{node.name}' (MaxPool) finds among codes are read"
-    if node.op_type == "Resize" and node.attributes.get_string("mode", "nearest") != "nearest":
+    if node.op_type == "Resize" and not is_blend(node):
         return f"'{node.name}' (Resize) computes with the codes that it reads"
     if node.op_type == "Pad" and node.attributes.get_string("mode", "constant") == "constant":
         fill = node.inputs[2] if len(node.inputs) > 2 else None

@@ -67,6 +67,12 @@ def clip_limits(node: ir.Node) -> Bounds | None:
     return limits[0], limits[1]
 
 
+def is_blend(resize: ir.Node) -> bool:
+    """Tell whether a Resize makes each number out of those around its place, in shares that add up to 1."""
+    mixes = resize.attributes.get_string("mode", "nearest") in ("nearest", "linear")
+    return mixes and resize.attributes.get_string("coordinate_transformation_mode", "") != "tf_crop_and_resize"
+
+
 def within(inner: Bounds, limits: Bounds) -> Bounds:
     """Bounds of what is cut to limits, the lower one first, as Clip does."""
     low, high = limits
@@ -94,9 +100,7 @@ def _judge(node: ir.Node, known: dict[ir.Value, Bounds], depth: int) -> Bounds:
     if node.op_type in _KEEPS:
         return _search(node.inputs[0], known, depth)
     if node.op_type in ("Resize", "Upsample"):
-        mixes = node.attributes.get_string("mode", "nearest") in ("nearest", "linear")
-        fills = node.attributes.get_string("coordinate_transformation_mode", "") == "tf_crop_and_resize"
-        return _search(node.inputs[0], known, depth) if mixes and not fills else _ANYTHING
+        return _search(node.inputs[0], known, depth) if is_blend(node) else _ANYTHING
     if node.op_type == "AveragePool":  # its padding may count as zeros
         low, high = _search(node.inputs[0], known, depth)
         return min(low, 0.0), max(high, 0.0)

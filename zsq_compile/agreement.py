@@ -34,12 +34,16 @@ class Reference:
         return max((_difference(one[name], other[name]) for one, other in pairs for name in one), default=0.0)
 
     def signal_to_noise(self, given: onnx.ModelProto) -> float:
-        """How near a model whose values are rounded comes to this one, in dB, on the batch and output that are worst.
+        """How near a model whose values are rounded comes to this one, in dB: its worst output, on the better batch.
 
-        Codes count from their mean. Positions and outputs of nothing but zeros tell nothing, and count as equal.
+        A batch may be far from what steps were chosen for. Codes count from their mean; places, and an output of
+        nothing but zeros, tell nothing. Infinite where nothing tells, or all is equal.
         """
-        pairs = zip(self._run(given, list(self._outputs[0])), self._outputs, strict=True)
-        return min((_signal_to_noise(one[name], other[name]) for one, other in pairs for name in one), default=math.inf)
+        ratios = []
+        for one, other in zip(self._run(given, list(self._outputs[0])), self._outputs, strict=True):
+            told = [ratio for name in one if (ratio := _signal_to_noise(one[name], other[name])) is not None]
+            ratios += [min(told)] if told else []
+        return max(ratios, default=math.inf)
 
     def _run(self, model: onnx.ModelProto, names: list[str] | None) -> list[dict[str, NDArray[Any]]]:
         session = open_session(model)
@@ -72,16 +76,18 @@ def _difference(one: NDArray[Any], other: NDArray[Any]) -> float:
     return float(np.abs(left - right).max(initial=0.0)) / scale
 
 
-def _signal_to_noise(one: NDArray[Any], other: NDArray[Any]) -> float:
+def _signal_to_noise(one: NDArray[Any], other: NDArray[Any]) -> float | None:
     if one.shape != other.shape:
         return -math.inf
     floats = np.issubdtype(one.dtype, np.floating)
     if not floats and one.dtype.itemsize > 2:
-        return math.inf
+        return None
     finite = np.isfinite(one)
     if not np.isfinite(other[finite]).all():
         return -math.inf
     signal, wanted = one[finite].astype(np.float64), other[finite].astype(np.float64)
     noise = float(np.square(signal - wanted).sum())
     power = float(np.square(signal if floats else signal - signal.mean()).sum())
-    return math.inf if noise == 0.0 or power == 0.0 else 10.0 * math.log10(power / noise)
+    if power == 0.0:
+        return None
+    return math.inf if noise == 0.0 else 10.0 * math.log10(power / noise)

@@ -243,7 +243,7 @@ def test_a_float_form_that_computes_something_else_is_refused(tmp_path: Path, mo
 
 def test_few_steps_for_an_activation_are_told_instead(tmp_path: Path) -> None:
     text = """
-        g (float[N,3,8,8] x) => (float[N,2,8,8] y) <float s = {2.0}, uint4 z = {8}, float[2,3,1,1] w>
+        g (float[N,3,8,8] x) => (float[N,2,8,8] y) <float s = {120.0}, uint4 z = {8}, float[2,3,1,1] w>
         { q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) y = Conv(d, w) }
     """
     path = tmp_path / "coarse.onnx"
@@ -268,6 +268,17 @@ def test_the_ratio_is_that_of_the_worst_output() -> None:
     assert reference.signal_to_noise(model("y = Identity(x) z = Mul(x, most)")) == pytest.approx(20 * np.log10(9))
     assert reference.signal_to_noise(model("y = Mul(x, half) z = Mul(x, most)")) == pytest.approx(0.0)
     assert reference.signal_to_noise(model("y = Identity(x) z = Mul(x, none)")) == np.inf  # zeros tell nothing
+
+
+def test_a_batch_that_steps_were_not_chosen_for_does_not_count() -> None:
+    def model(body: str) -> onnx.ModelProto:
+        return models.parse(f"g (float[N,4] x) => (float[N,4] y) <float step = {{64.0}}> {{ {body} }}")
+
+    exact = model("y = Identity(x)")
+    reference = Reference(exact, load_like(exact))
+    # normal numbers are rounded away, numbers from 0 to 255 are not
+    rounded = model("d = Div(x, step) r = Round(d) y = Mul(r, step)")
+    assert 10.0 < reference.signal_to_noise(rounded) < 30.0
 
 
 def load_like(model: onnx.ModelProto):
