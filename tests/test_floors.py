@@ -47,7 +47,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "zsq_compile.genie_config",
         "zsq_compile.units",
     ),
-    ("zsq_compile.distill_config", "zsq_compile.units"),
+    ("zsq_compile.distill_config", "zsq_compile.float_form", "zsq_compile.units"),
     (
         "zsq_compile.config",
         "zsq_compile.folding",
@@ -95,6 +95,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "zsq_compile.inspection_console",
         "zsq_compile.report_charts",
     ),
+    ("zsq_compile.onnxruntime_rows",),
     ("zsq_compile.head_to_head", "zsq_compile.report_figures"),
     ("zsq_compile.package_command", "zsq_compile.report_view"),
     ("zsq_compile.report_page",),

@@ -1,5 +1,6 @@
 """Does a rewritten graph still compute what the user's file computes? Asked of ONNX Runtime, on random inputs."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,6 +33,18 @@ class Reference:
         pairs = zip(self._outputs, self._run(model, list(self._outputs[0])), strict=True)
         return max((_difference(one[name], other[name]) for one, other in pairs for name in one), default=0.0)
 
+    def signal_to_noise(self, given: onnx.ModelProto) -> float:
+        """How near a model whose values are rounded comes to this one, in dB: its worst output, on the better batch.
+
+        A batch may be far from what steps were chosen for. Codes count from their mean; places, and an output of
+        nothing but zeros, tell nothing. Infinite where nothing tells, or all is equal.
+        """
+        ratios = []
+        for one, other in zip(self._run(given, list(self._outputs[0])), self._outputs, strict=True):
+            told = [ratio for name in one if (ratio := _signal_to_noise(one[name], other[name])) is not None]
+            ratios += [min(told)] if told else []
+        return max(ratios, default=math.inf)
+
     def _run(self, model: onnx.ModelProto, names: list[str] | None) -> list[dict[str, NDArray[Any]]]:
         session = open_session(model)
         return [session.run(feed, names) for feed in self._feeds]
@@ -61,3 +74,20 @@ def _difference(one: NDArray[Any], other: NDArray[Any]) -> float:
     left, right = one[finite].astype(np.float64), other[finite].astype(np.float64)
     scale = max(float(np.abs(left).max(initial=0.0)), float(np.finfo(np.float32).tiny))
     return float(np.abs(left - right).max(initial=0.0)) / scale
+
+
+def _signal_to_noise(one: NDArray[Any], other: NDArray[Any]) -> float | None:
+    if one.shape != other.shape:
+        return -math.inf
+    floats = np.issubdtype(one.dtype, np.floating)
+    if not floats and one.dtype.itemsize > 2:
+        return None
+    finite = np.isfinite(one)
+    if not np.isfinite(other[finite]).all():
+        return -math.inf
+    signal, wanted = one[finite].astype(np.float64), other[finite].astype(np.float64)
+    noise = float(np.square(signal - wanted).sum())
+    power = float(np.square(signal if floats else signal - signal.mean()).sum())
+    if power == 0.0:
+        return None
+    return math.inf if noise == 0.0 else 10.0 * math.log10(power / noise)

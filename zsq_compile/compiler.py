@@ -35,7 +35,7 @@ from zsq_compile.loading import LoadedModel, load_model
 from zsq_compile.mixed_precision import explained
 from zsq_compile.origin import record_contract, record_origin
 from zsq_compile.plan_file import PlanFile, saved_plan
-from zsq_compile.planning import planned, require_within, size_limit
+from zsq_compile.planning import float_bytes, planned, require_within, size_limit
 from zsq_compile.progress import Progress, Remembering, Silent
 from zsq_compile.provisional_student import provisional_student
 from zsq_compile.quantize_network import FloatNetwork, QuantizedNetwork, quantize_network
@@ -44,7 +44,6 @@ from zsq_compile.synthesis.generator import InputContract, SyntheticSet
 from zsq_compile.verification.confidence import Confidence
 from zsq_compile.verification.dataset import Dataset, load_data
 from zsq_compile.verification.report import Report, file_sha256
-from zsq_compile.verification.running import file_bytes
 from zsq_compile.verification.validate import Validation, validate
 from zsq_compile.version import VERSION
 from zsq_compile.writing import write_model
@@ -111,7 +110,7 @@ def compile_model(
     with clock.stage("plan"):
         float_model = _folded(loaded, statistics, target, config)
         plan = planned(float_model, target, config, _fitting(given_plan, loaded, config, told))
-        limit = size_limit(float_model, target, config, file_bytes(loaded.path))
+        limit = size_limit(float_model, target, config, float_bytes(loaded))
     with clock.stage("synthesize" if calibration is None else "read calibration data"):
         samples = _calibration_data(loaded, statistics, target, config, calibration, told, device)
         record_contract(float_model, None if samples.contract is None else dataclasses.asdict(samples.contract))
@@ -328,7 +327,7 @@ def _validate(
         stand_in=usable_providers(target.providers) != target.providers,
         session_config=target.session_config,
         labelled=labelled,
-        float_bytes=file_bytes(loaded.path),
+        float_bytes=float_bytes(loaded),
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from backends.catalog import load_target
@@ -27,19 +28,15 @@ from zsq_compile.config import CompileConfig
 from zsq_compile.errors import ConfigError, QuantizationError, ValidationError
 from zsq_compile.loading import LoadedModel, load_model
 from zsq_compile.measured_rows import Judge, first_line, measured_rows
+from zsq_compile.onnxruntime_rows import onnxruntime_rows, onnxruntime_width
 from zsq_compile.progress import Progress, Silent
 from zsq_compile.requirements import require_count
 from zsq_compile.signature import fixed_batch
 from zsq_compile.sure_samples import SureSamples
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet
-from zsq_compile.verification.baseline import (
-    METHODS,
-    BaselineSettings,
-    prepare_for_onnxruntime,
-    quantize_with_onnxruntime,
-)
 from zsq_compile.verification.dataset import Dataset, load_data
 from zsq_compile.verification.report import Report, file_sha256
+from zsq_compile.writing import write_model
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -94,9 +91,10 @@ def compare_models(
         sources = [] if real is None or calib_data is None else [real_source(real, calib_data, loaded.inputs, count)]
         made, seconds = _handed_on(loaded, ours, sure, count)
         sources += [made, random_source(loaded.inputs, count, config.seed)]
-        rows = [ours.row, *_onnxruntime_rows(loaded, place, sources, seconds, config, progress)]
+        source = _float_file(loaded, place)
+        rows = [ours.row, *onnxruntime_rows(source, place, sources, seconds, config, progress)]
         rows += [ComparedModel(name=f"{path.name}", calibrated_on="unknown", path=path) for path in others]
-        measured = measured_rows(_judge(loaded, judged, ours, sure), rows, progress)
+        measured = measured_rows(_judge(loaded, source, judged, ours, sure), rows, progress)
     kept = (loaded.path, *others)
     return _concluded(
         loaded,
@@ -202,84 +200,20 @@ def _handed_on(loaded: LoadedModel, ours: _Ours, sure: SureSamples, count: int) 
     return source, ours.data_seconds + time.perf_counter() - begun
 
 
-def _onnxruntime_rows(
-    loaded: LoadedModel,
-    place: Path,
-    sources: Sequence[CalibrationSource],
-    synthesis_seconds: float,
-    config: CompileConfig,
-    progress: Progress,
-) -> list[ComparedModel]:
-    """Quantize with onnxruntime in every way.
-
-    The graph is prepared once, and each method calibrates once on each source, for the graph as given and for the
-    prepared one. Times are as if each file were made alone: what is shared is counted in all.
-    """
-    rows = []
-    bits, act_bits = (_width(width) for width in (config.quantization.bits, config.quantization.act_bits))
-    with (
-        tempfile.TemporaryDirectory(prefix="zsq_") as scratch,
-        progress.stage("quantize with onnxruntime", total=len(sources) * 2 * len(METHODS)) as advance,
-    ):
-        prepared, preparing = _prepared(loaded.path, Path(scratch) / "prepared.onnx")
-        for source in sources:
-            calibrating = dict.fromkeys(METHODS, 0.0)
-            for tuned in (False, True):
-                for method in METHODS:
-                    settings = BaselineSettings(weight_bits=bits, act_bits=act_bits, method=method, tuned=tuned)
-                    ranges = Path(scratch) / f"{source.kind}-{method}.json"
-                    row = _onnxruntime_row(loaded.path, place, source, settings, prepared, ranges)
-                    if row.seconds is not None:
-                        calibrating[method] = max(calibrating[method], row.seconds)
-                        own = calibrating[method] + preparing * tuned
-                        extra = synthesis_seconds * (source.kind == "synthetic")
-                        row = dataclasses.replace(row, seconds=own + extra)
-                    rows.append(row)
-                    advance(1)
-    return rows
+def _float_file(loaded: LoadedModel, place: Path) -> Path:
+    """File of the float model: that of the user, or one of the float form of a quantized one."""
+    if loaded.restored_bytes is None:
+        return loaded.path
+    path = place / f"{loaded.path.stem}.float.onnx"
+    write_model(ir.from_proto(loaded.original), path)
+    return path
 
 
-def _prepared(model: Path, prepared: Path) -> tuple[Path | None, float]:
-    """Prepare the graph; where that fails, each row that needs it tries again and tells why."""
-    begun = time.perf_counter()
-    try:
-        prepare_for_onnxruntime(model, prepared)
-    except ValueError:
-        return None, 0.0
-    return prepared, time.perf_counter() - begun
-
-
-def _onnxruntime_row(
-    model: Path,
-    place: Path,
-    source: CalibrationSource,
-    settings: BaselineSettings,
-    prepared: Path | None,
-    ranges: Path,
-) -> ComparedModel:
-    kind = "best" if settings.tuned else "defaults"
-    path = place / f"{model.stem}.onnxruntime-{kind}-{settings.method.lower()}-{source.kind}.onnx"
-    name = f"onnxruntime {kind}, {settings.method}"
-    begun = time.perf_counter()
-    try:
-        quantize_with_onnxruntime(model, path, source.batches, settings, prepared=prepared, ranges=ranges)
-    except MemoryError:
-        return ComparedModel(name=name, calibrated_on=source.kind, failure="memory ran out: take fewer samples")
-    except ValueError as error:
-        reason = first_line(error.__cause__ or error)
-        return ComparedModel(name=name, calibrated_on=source.kind, failure=reason)
-    return ComparedModel(name=name, calibrated_on=source.kind, path=path, seconds=time.perf_counter() - begun)
-
-
-def _width(bits: int) -> Literal[4, 8]:
-    """Narrowest width that onnxruntime's quantizer has and that holds so many bits."""
-    return 8 if bits > 4 else 4
-
-
-def _judge(loaded: LoadedModel, judged: Dataset | None, ours: _Ours, sure: SureSamples) -> Judge:
+def _judge(loaded: LoadedModel, source: Path, judged: Dataset | None, ours: _Ours, sure: SureSamples) -> Judge:
     held_out = Dataset(samples=ours.held_out, labels=None, preparation=None)
     return Judge(
         loaded=loaded,
+        file=source,
         data=held_out if judged is None else judged,
         sample=ours.held_out,
         providers=load_target(sure.config.target).providers,
@@ -306,8 +240,8 @@ def _notes(config: CompileConfig, data: Path | None, calib_data: Path | None, ou
     if calib_data is None:
         yield "no --calib-data was given: onnxruntime was not calibrated on real data (--data is only measured with)"
     for what, bits in (("weights", config.quantization.bits), ("activations", config.quantization.act_bits)):
-        if _width(bits) != bits:
-            yield f"onnxruntime's quantizer has no {bits}-bit {what}: its files have {_width(bits)}"
+        if onnxruntime_width(bits) != bits:
+            yield f"onnxruntime's quantizer has no {bits}-bit {what}: its files have {onnxruntime_width(bits)}"
     yield from () if ours.report is None else ours.report.validation.warnings
 
 

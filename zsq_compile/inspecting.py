@@ -97,7 +97,7 @@ def inspect_model(
         scale_conflicts=conflicts,
         estimates=_estimates(network, plans, goal, quick, work, whole, synthesized=bool(statistics.usable)),
         notes=quick.notes,
-        warnings=warnings_of(inputs, known, contract, placement, dead, risks, conflicts),
+        warnings=quick.warnings + warnings_of(inputs, known, contract, placement, dead, risks, conflicts),
         seconds=time.perf_counter() - started,
     )
 

@@ -82,9 +82,7 @@ def _print_estimates(console: Console, found: Inspection) -> None:
         table.add_row(*row, *((told,) if usual else ()))
     console.print(table)
     if usual:
-        _say(
-            console, "same class: as the float network; what classifiers of this kind kept, this one was not run"
-        )
+        _say(console, "same class: as the float network; what classifiers of this kind kept, this one was not run")
 
 
 def time_words(seconds: float) -> str:

@@ -21,8 +21,7 @@ def known_statistics(loaded: LoadedModel, config: CompileConfig, progress: Progr
         ConfigError: the file cannot be read, or belongs to another network.
 
     """
-    for text in loaded.notes:
-        progress.note(text)
+    _tell(loaded, progress)
     checkpoint, bn_stats = (None if given is None else Path(given) for given in (config.checkpoint, config.bn_stats))
     known = search_statistics(loaded.model, loaded.path, checkpoint=checkpoint, bn_stats=bn_stats, progress=progress)
     progress.note(f"statistics: {known.source}")
@@ -36,6 +35,14 @@ def known_statistics(loaded: LoadedModel, config: CompileConfig, progress: Progr
         advice = "" if known.statistics.entries else f". {folded_advice()}"
         progress.warn(f"{known.statistics.coverage()}{advice}")
     return known
+
+
+def _tell(loaded: LoadedModel, progress: Progress) -> None:
+    """Tell what became of a file while it was loaded."""
+    for text in loaded.notes:
+        progress.note(text)
+    for text in loaded.warnings:
+        progress.warn(text)
 
 
 def keep_statistics(
@@ -56,8 +63,7 @@ def keep_statistics(
     """
     with progress.stage("load"):
         loaded = load_model(model, input_shapes=input_shapes or {})
-    for text in loaded.notes:
-        progress.note(text)
+    _tell(loaded, progress)
     statistics = harvest_batchnorm(loaded.model)
     norms = folded_norms(loaded.model, statistics)
     if not norms:

@@ -13,6 +13,7 @@ from passes.enter_inference import EnterInference
 from passes.normalize import SimplifierError, normalize, simplified
 from zsq_compile.agreement import TOLERANCE, Reference
 from zsq_compile.errors import LoadError, UnsupportedModelError
+from zsq_compile.float_form import FloatForm, float_form, require_alike
 from zsq_compile.half_precision import widen_halves
 from zsq_compile.input_shapes import fix_batch, settle_inputs
 from zsq_compile.opset import MINIMUM_OPSET, OpsetError, raise_opset
@@ -32,6 +33,8 @@ class LoadedModel:
         outputs: names of its outputs.
         opset: of the user's file.
         notes: what the user should know about the loading.
+        warnings: what the user should do about it.
+        restored_bytes: size of the float reference, where the file itself is quantized; else None.
 
     """
 
@@ -42,13 +45,16 @@ class LoadedModel:
     outputs: tuple[str, ...]
     opset: int
     notes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    restored_bytes: int | None = None
 
 
 def load_model(path: Path, *, input_shapes: Mapping[str, tuple[int | None, ...]] | None = None) -> LoadedModel:
-    """Read a float model, raise it to opset 21, and bring it into normal form.
+    """Read a model, raise it to opset 21, and bring it into normal form; one that is quantized becomes float.
 
     Each step's result is run in ONNX Runtime on random inputs and compared with the file's own outputs: they must agree
-    within ``agreement.TOLERANCE`` of the output's scale.
+    within ``agreement.TOLERANCE`` of the output's scale. The float form of a quantized file must do what the file does
+    but for its roundings, see ``float_form``.
 
     Args:
         path: an .onnx file; weights in external files are read too.
@@ -63,11 +69,16 @@ def load_model(path: Path, *, input_shapes: Mapping[str, tuple[int | None, ...]]
     proto = read_model(path)
     notes = list(widen_halves(proto))
     opset = opset_of(proto, path)
+    form = float_form(proto, path)
+    proto = form.model
+    notes += form.notes
     require_supported(proto, path)
     proto = _without_branches(proto, path)
     inputs = settle_inputs(proto, path, input_shapes or {})
     proto = _in_inference(proto, path, notes)
     inputs, reference = _reference(proto, path, inputs, notes)
+    if form.given is not None:
+        notes.append(_alike(reference, form, path))
     original = _raised(proto, path, opset, reference, notes)
     model = _normal(original, path, reference, notes)
     return LoadedModel(
@@ -78,7 +89,22 @@ def load_model(path: Path, *, input_shapes: Mapping[str, tuple[int | None, ...]]
         outputs=tuple(value.name for value in original.graph.output),
         opset=opset,
         notes=tuple(notes),
+        warnings=() if form.warning is None else (form.warning,),
+        restored_bytes=None if form.given is None else _bytes(original),
     )
+
+
+def _alike(reference: Reference, form: FloatForm, path: Path) -> str:
+    try:
+        return require_alike(reference, form, path)
+    except RuntimeModelError as error:
+        raise LoadError(f"{path} cannot be run: {error}") from error
+
+
+def _bytes(proto: onnx.ModelProto) -> int:
+    """Size that a model has as a file, nearly for one that is too large to be written as one."""
+    weights = sum(len(tensor.raw_data) for tensor in proto.graph.initializer)
+    return int(proto.ByteSize()) if weights < onnx.checker.MAXIMUM_PROTOBUF else weights
 
 
 def _without_branches(proto: onnx.ModelProto, path: Path) -> onnx.ModelProto:

@@ -31,6 +31,7 @@ class Judge:
 
     Attributes:
         loaded: the float model.
+        file: where it stands.
         data: samples, with labels or without.
         sample: inputs of which the smallest batch is timed.
         providers: execution providers of the target.
@@ -39,6 +40,7 @@ class Judge:
     """
 
     loaded: LoadedModel
+    file: Path
     data: Dataset
     sample: Mapping[str, NDArray[Any]]
     providers: Sequence[str]
@@ -75,7 +77,7 @@ def measured_rows(judge: Judge, rows: Sequence[ComparedModel], progress: Progres
     models |= {key: path for key in timed if (path := sound[key].path) is not None}
     with progress.stage("measure latency"):
         times = measure_latency(models, feeds, seconds=_SECONDS_EACH * len(models), providers=judge.providers)
-    whole = ComparedModel(name="float", calibrated_on="none", path=judge.loaded.path)
+    whole = ComparedModel(name="float", calibrated_on="none", path=judge.file)
     measured = [_with_figures(whole, "float", results, times, judge.providers)]
     for index, row in enumerate(rows):
         key = str(index)

@@ -12,8 +12,10 @@ from passes.place_quantizers import place_quantizers
 from passes.plan import QuantizationPlan
 from zsq_compile.config import WIDTHS, CompileConfig
 from zsq_compile.errors import ConfigError, QuantizationError, UnsupportedModelError
+from zsq_compile.loading import LoadedModel
 from zsq_compile.plan_file import PlanFile
 from zsq_compile.requirements import parse_size
+from zsq_compile.verification.running import file_bytes
 
 
 def planned(model: ir.Model, target: Target, config: CompileConfig, given: PlanFile | None = None) -> QuantizationPlan:
@@ -69,6 +71,11 @@ def narrowest_plan(model: ir.Model, target: Target, config: CompileConfig) -> Qu
         edge_bits=config.quantization.edge_bits or bits,
         quantize_outputs=config.quantization.quantize_outputs,
     )
+
+
+def float_bytes(loaded: LoadedModel) -> int:
+    """Size of the float model: of the file, or of the float form of one that is quantized."""
+    return file_bytes(loaded.path) if loaded.restored_bytes is None else loaded.restored_bytes
 
 
 def size_limit(model: ir.Model, target: Target, config: CompileConfig, float_bytes: int) -> int | None:

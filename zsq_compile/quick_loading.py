@@ -17,6 +17,7 @@ from passes.checks import Door, IllegalGraphError, check, violations
 from passes.enter_inference import EnterInference
 from passes.normalize import SimplifierError, normalize, simplified
 from zsq_compile.errors import UnsupportedModelError
+from zsq_compile.float_form import float_form
 from zsq_compile.half_precision import widen_halves
 from zsq_compile.input_shapes import settle_inputs
 from zsq_compile.opset import MINIMUM_OPSET, OpsetError, raise_opset
@@ -41,6 +42,7 @@ class QuickModel:
         operators: how often each operator stands in the file, the most frequent first.
         assumed: text of ``--input-shape`` for each input that leaves more than its batch open, by name.
         notes: what became of the graph on the way, in words.
+        warnings: what the user should do about it.
 
     """
 
@@ -51,10 +53,11 @@ class QuickModel:
     operators: tuple[tuple[str, int], ...]
     assumed: Mapping[str, str]
     notes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def load_quickly(path: Path, *, input_shapes: Mapping[str, Shape] | None = None) -> QuickModel:
-    """Read a float model and bring it into normal form.
+    """Read a model and bring it into normal form; one that is quantized becomes float.
 
     Args:
         path: an .onnx file.
@@ -69,11 +72,14 @@ def load_quickly(path: Path, *, input_shapes: Mapping[str, Shape] | None = None)
     proto = read_model(path)
     notes = list(widen_halves(proto))
     opset = opset_of(proto, path)
+    form = float_form(proto, path)
+    proto = form.model
+    notes += form.notes
     require_supported(proto, path)
     if branches := has_branches(proto):
         proto = _decided(proto, path)
         notes.append(f"branches were decided by constants: {', '.join(branches)}")
-    operators = _operators(proto)
+    operators = _operators(proto if form.given is None else form.given)
     given = dict(input_shapes or {})
     guessed = {name: shape for name, shape in _usual_shapes(proto).items() if name not in given}
     inputs = settle_inputs(proto, path, {**given, **guessed})
@@ -90,6 +96,7 @@ def load_quickly(path: Path, *, input_shapes: Mapping[str, Shape] | None = None)
         operators=operators,
         assumed={name: "x".join("?" if size is None else str(size) for size in guessed[name]) for name in guessed},
         notes=tuple(notes),
+        warnings=() if form.warning is None else (form.warning,),
     )
 
 

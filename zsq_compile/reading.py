@@ -95,11 +95,10 @@ def opset_of(proto: onnx.ModelProto, path: Path) -> int:
 
 
 def require_supported(proto: onnx.ModelProto, path: Path) -> None:
-    """Refuse what the compiler cannot work on.
+    """Refuse what the compiler cannot work on, of a model whose quantizers were taken out (``float_form``).
 
     Raises:
-        UnsupportedModelError: foreign operators, an already quantized graph, weights or inputs that are not float32,
-            or inputs that are no tensors.
+        UnsupportedModelError: foreign operators, weights or inputs that are not float32, or inputs that are no tensors.
 
     """
     foreign = Counter(f"{node.domain}.{node.op_type}" for node in _nodes(proto.graph) if node.domain)
@@ -108,7 +107,6 @@ def require_supported(proto: onnx.ModelProto, path: Path) -> None:
             f"{path} uses operators that are not ONNX's own: {_list(foreign)}. Give the file as it was exported, "
             "before a runtime optimised it for itself"
         )
-    _refuse_quantized(proto, path)
     _require_float32(proto, path)
     initializers = {tensor.name for tensor in proto.graph.initializer}
     for value in proto.graph.input:
@@ -123,19 +121,6 @@ def require_supported(proto: onnx.ModelProto, path: Path) -> None:
 def is_quantized(proto: onnx.ModelProto) -> bool:
     """Whether any node computes in integers or unpacks them; one of a foreign domain may, and counts."""
     return any(node.op_type in _QUANTIZED or node.domain not in _STANDARD for node in _nodes(proto.graph))
-
-
-def _refuse_quantized(proto: onnx.ModelProto, path: Path) -> None:
-    quantized = Counter(node.op_type for node in _nodes(proto.graph) if node.op_type in _QUANTIZED)
-    if not quantized:
-        return
-    integers = {name for node in proto.graph.node if node.op_type in _QUANTIZED for name in node.output}
-    left = sum(node.op_type in _WEIGHTED and not integers.intersection(node.input[:2]) for node in proto.graph.node)
-    partly = f", all but {left} layer{'' if left == 1 else 's'}" if left else ""
-    raise UnsupportedModelError(
-        f"{path} is quantized already{partly} ({_list(quantized)}): give the float model it was made from, "
-        "of which all layers are quantized together"
-    )
 
 
 def _require_float32(proto: onnx.ModelProto, path: Path) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 import zsq_compile
 from backends.session import open_session
 from tests import models
-from zsq_compile import CompileConfig, PriorConfig, cli, head_to_head, measured_rows
+from zsq_compile import CompileConfig, PriorConfig, cli, head_to_head, measured_rows, onnxruntime_rows
 from zsq_compile.errors import ConfigError, QuantizationError
 from zsq_compile.verification.metrics import agreement, sqnr_db, top1
 
@@ -58,7 +58,7 @@ def short_timing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def one_method(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head_to_head, "METHODS", ("MinMax",))
+    monkeypatch.setattr(onnxruntime_rows, "METHODS", ("MinMax",))
 
 
 def labelled(path: Path, model: Path, count: int = 40) -> tuple[np.ndarray, np.ndarray]:
@@ -174,14 +174,14 @@ def test_pictures_are_prepared_as_the_contract_says(model: Path, tmp_path: Path,
 def test_what_fails_is_a_row_with_its_reason(
     call: Callable[..., Ended], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_method: None
 ) -> None:
-    honest = head_to_head.quantize_with_onnxruntime
+    honest = onnxruntime_rows.quantize_with_onnxruntime
 
     def fail(model: Path, output: Path, batches: Any, settings: Any, *, prepared: Any, ranges: Any) -> None:
         if settings.tuned:
             raise ValueError("no luck today\nand more words")
         honest(model, output, batches, settings, prepared=prepared, ranges=ranges)
 
-    monkeypatch.setattr(head_to_head, "quantize_with_onnxruntime", fail)
+    monkeypatch.setattr(onnxruntime_rows, "quantize_with_onnxruntime", fail)
     (tmp_path / "broken.onnx").write_bytes(b"no model at all")
     other = models.depthwise()
     onnx.save(other, tmp_path / "stranger.onnx")

@@ -175,12 +175,6 @@ BRANCH = """y = If (c) <then_branch = t () => (float[N,2,8,8] a) { a = Conv(x, w
     ("model", "words"),
     [
         (
-            text("q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, s, z)").replace(
-                "<float[2", "<float s = {0.1}, uint8 z = {3}, float[2"
-            ),
-            "is quantized already",
-        ),
-        (
             text("a = FusedConv(x, w) y = Relu(a)")
             .replace("FusedConv", "com.microsoft.FusedConv")
             .replace('["" : 21]', '["" : 21, "com.microsoft" : 1]'),
@@ -206,16 +200,6 @@ BRANCH = """y = If (c) <then_branch = t () => (float[N,2,8,8] a) { a = Conv(x, w
 )
 def test_models_that_cannot_be_compiled_are_refused_in_words(model, words, tmp_path):
     with pytest.raises(UnsupportedModelError, match=words):
-        load_model(save(model, tmp_path))
-
-
-def test_a_partly_quantized_model_is_told_as_such(tmp_path):
-    model = text("q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) a = Conv(d, w) y = Conv(a, v)").replace(
-        "<float[2", "<float s = {0.1}, uint8 z = {3}, float[2,2,1,1] v, float[2"
-    )
-    with pytest.raises(
-        UnsupportedModelError, match=r"quantized already, all but 1 layer \(1 x Quan.* float model it was"
-    ):
         load_model(save(model, tmp_path))
 
 

@@ -89,6 +89,7 @@ def test_a_file_that_cuts_off_large_scores_gets_no_estimate(loaded: LoadedModel,
     files["cut"] = clipped(loaded, tmp_path / "cut.onnx", limit)
     judge = Judge(
         loaded=loaded,
+        file=loaded.path,
         data=Dataset(samples={"x": PICTURES}, labels=None, preparation=None),
         sample={"x": PICTURES},
         providers=("CPUExecutionProvider",),

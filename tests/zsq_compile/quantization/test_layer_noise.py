@@ -89,6 +89,29 @@ def test_a_known_noise_has_the_ratio_that_it_was_made_with() -> None:
     assert measure_sqnr(noisy, teacher, [{"x": 0.0 * data}], layers)["y"] == -LIMIT_DB
 
 
+def test_a_clip_that_its_grid_makes_redundant_is_no_layer() -> None:
+    text = """
+        cut (float[N,2,6,6] x) => (float[N,3] y)
+        <float low = {0.0}, float high = {99.0}, float[2,2,3,3] w0, float[2] b0, float[2,2,3,3] w1, float[2] b1,
+         float[2,2,3,3] w2, float[2] b2, float[3,2] w3, float[3] b3>
+        {
+            [first] a = Conv(x, w0, b0)
+            [second] b = Conv<pads=[1,1,1,1]>(a, w1, b1)
+            r = Relu(b)
+            [cut] c = Clip(r, low, high)
+            [third] d = Conv<pads=[1,1,1,1]>(c, w2, b2)
+            [add] e = Add(d, r)
+            p = GlobalAveragePool(e)
+            f = Flatten(p)
+            [last] y = Gemm<transB=1>(f, w3, b3)
+        }
+    """
+    case = Case(models.parse(text), bits=4, act_bits=4)
+    assert "cut" not in {node.name for node in case.quantized.graph}
+    assert set(case.measured()) >= {"first", "second", "third", "add", "last"}
+    assert "cut" not in case.measured()
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("options", [{}, {"bits": 4}, {"quantize_outputs": True}], ids=str)
 def test_ratios_in_the_network_are_those_that_the_runtime_s_values_have(name: str, options: dict[str, Any]) -> None:
