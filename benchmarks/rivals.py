@@ -155,8 +155,17 @@ def cell(row: dict[str, Any] | None) -> str:
     return f"{100 * row['top1']:.2f} ({100 * row['agreement']:.2f})"
 
 
-def lines_of(key: str, rows: Rows, options: argparse.Namespace) -> tuple[list[list[str]], list[float]]:
-    """Return the table's lines of one model, and how far our data is from real data in each, in points of top-1."""
+def gap_of(found: dict[str, dict[str, Any] | None]) -> tuple[float, float] | None:
+    """How far our data is from real data, in points of top-1 and of the agreement; None where one is missing."""
+    pair = [row for kind in ("real", "ours") if (row := found.get(kind)) and "top1" in row]
+    if len(pair) < 2:
+        return None
+    top1, kept = (100 * (pair[1][what] - pair[0][what]) for what in ("top1", "agreement"))
+    return round(top1, 6), round(kept, 6)  # differences of shares are not exact
+
+
+def lines_of(key: str, rows: Rows, options: argparse.Namespace) -> tuple[list[list[str]], list[tuple[float, float]]]:
+    """Return the table's lines of one model, and how far our data is from real data in each (see ``gap_of``)."""
     data = Data(key, options)
     judge = Judge(data.model, options.assets)
     paths = {kind: data.path(kind, make=not options.finished) for kind in options.data}
@@ -170,11 +179,11 @@ def lines_of(key: str, rows: Rows, options: argparse.Namespace) -> tuple[list[li
                 found[kind] = None if path is None else gather(judge, rival, setting, path, rows, options)
             if not any(found.values()):
                 continue
-            pair = [found[kind]["top1"] for kind in ("real", "ours") if found.get(kind) and "top1" in found[kind]]
-            gap = 100 * (pair[1] - pair[0]) if len(pair) == 2 else None
+            gap = gap_of(found)
             gaps += [] if gap is None else [gap]
             cells = [cell(found[kind]) for kind in options.data]
-            lines.append(["", f"{rival.title}, {setting}", *cells, "-" if gap is None else f"{gap:+.2f}"])
+            shown = "-" if gap is None else f"{gap[0]:+.2f} ({gap[1]:+.2f})"
+            lines.append(["", f"{rival.title}, {setting}", *cells, shown])
     return lines, gaps
 
 
@@ -215,12 +224,13 @@ def main() -> None:
         lines += more
         gaps += apart
     header = ["model", "quantizer", *options.data, "ours - real"]
-    near = sum(round(gap, 6) >= -GOAL for gap in gaps)  # differences of shares are not exact
+    near, kept = (sum(gap[place] >= -GOAL for gap in gaps) for place in (0, 1))
     environments = "\n".join(
         f"- {rival.title}: {versions(rival, options.environments[rival.key])}" for rival in options.rivals
     )
     body = INTRODUCTION + table(header, lines)
-    body += f"\n\nWith our data at most {GOAL} points below real data: {near} of {len(gaps)}.\n\nEnvironments:\n\n"
+    body += f"\n\nWith our data at most {GOAL} points below real data: {near} of {len(gaps)} in top-1, "
+    body += f"{kept} of {len(gaps)} in agreement.\n\nEnvironments:\n\n"
     write_result("rivals", "Our calibration data in other quantizers", body + environments)
 
 
@@ -233,7 +243,9 @@ quantize the same file, with batch normalisation folded away, as exporters do it
 - random: uniform in [0, 1), what ModelOpt takes by itself.
 
 Float outputs: the logits have no quantizer. Where they have one, its range comes from the calibration data, and the
-logits of real images may reach beyond those of synthetic ones.
+logits of real images may reach beyond those of synthetic ones. "ours - real": points of top-1, in brackets of agreement. On
+400 images of which a file changes a tenth of the decisions, the standard error of a difference in top-1 is 1.6 points, on 1000
+images with one decision in a hundred 0.3; one image is 0.25 and 0.1.
 
 """
 
