@@ -243,9 +243,9 @@ quantize the same file, with batch normalisation folded away, as exporters do it
 - random: uniform in [0, 1), what ModelOpt takes by itself.
 
 Float outputs: the logits have no quantizer. Where they have one, its range comes from the calibration data, and the
-logits of real images may reach beyond those of synthetic ones. "ours - real": points of top-1, in brackets of agreement. On
-400 images of which a file changes a tenth of the decisions, the standard error of a difference in top-1 is 1.6 points, on 1000
-images with one decision in a hundred 0.3; one image is 0.25 and 0.1.
+logits of real images may reach beyond those of synthetic ones. "ours - real": points of top-1, in brackets of
+agreement. On 400 images of which a file changes a tenth of the decisions, the standard error of a difference in top-1
+is 1.6 points, on 1000 images with one decision in a hundred 0.3; one image is 0.25 and 0.1.
 
 """
 
