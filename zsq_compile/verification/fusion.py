@@ -32,8 +32,8 @@ class Fusion:
         fused: weighted nodes (convolutions, matrix products) that run in integers.
         fused_others: other nodes with an integer kernel of their own (QLinearAdd, QLinearConcat...).
         blockwise: names of weighted nodes whose kernel reads 4-bit weights in blocks, with float data.
-        unfused: names of weighted nodes that were written for integers (data and weight behind DequantizeLinear) or with
-            weights in blocks, and run in float all the same.
+        unfused: names of weighted nodes that were written for integers (data and weight behind DequantizeLinear), or
+            with weights in blocks, and run in float all the same.
         left_float: names of weighted nodes that were meant to run in float.
         quantize_nodes: QuantizeLinear nodes left over.
         dequantize_nodes: DequantizeLinear nodes left over.
