@@ -14,6 +14,7 @@ from backends.machine import detect_target
 from backends.target import Target
 
 AUTO = "auto"
+_BLOCK_SIZES = (16, 32, 64, 128, 256)  # of 512 ONNX Runtime 1.26 made zeros without a word
 _FOLDER = Path(__file__).parent / "targets"
 
 
@@ -125,8 +126,26 @@ def _check(target: Target, path: Path) -> None:
         raise TargetError(
             f"{path}: least_activation_bits must lie in 2..{target.activation.bits}, got {target.least_activation_bits}"
         )
+    _check_blockwise(target, path)
     if not target.weight.symmetric:
         raise TargetError(f"{path}: weight.symmetric must be true: weights with zero points are not made")
     repeated = [name for name, count in Counter(rule.op_type for rule in target.operators).items() if count > 1]
     if repeated:
         raise TargetError(f"{path}: the operator {repeated[0]} has more than one row; keep one")
+
+
+def _check_blockwise(target: Target, path: Path) -> None:
+    rule = target.blockwise
+    if rule.block_size not in (0, *_BLOCK_SIZES):
+        sizes = ", ".join(map(str, _BLOCK_SIZES))
+        raise TargetError(f"{path}: blockwise.block_size must be 0 (never) or one of {sizes}, got {rule.block_size}")
+    if rule.least_weights < 0 or rule.most_rows < 1:
+        raise TargetError(
+            f"{path}: blockwise wants least_weights of 0 or more and most_rows of 1 or more, got {rule.least_weights} "
+            f"and {rule.most_rows}"
+        )
+    if rule.block_size and target.packed_weight_bits < 4:
+        raise TargetError(
+            f"{path}: blockwise stores INT4, but packed_weight_bits is {target.packed_weight_bits}: set it to 4, or "
+            "blockwise.block_size to 0"
+        )

@@ -73,6 +73,26 @@ class OperatorRule:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Blockwise:
+    """Which matrix products have their 4-bit weights written in blocks, for a kernel that reads them as they are.
+
+    Such a kernel moves half a byte for each weight where an integer kernel moves one, which pays where weights are many
+    and rows of data few; it takes float data. A layer that does not fit the rule is written as any other.
+
+    Attributes:
+        block_size: weights of one column that follow each other and share a scale, a power of two from 16 to 256; 0
+            means that no layer is written so.
+        least_weights: weights that a layer must have.
+        most_rows: rows of data that a layer may have; an open batch counts as one.
+
+    """
+
+    block_size: int = 0
+    least_weights: int = 0
+    most_rows: int = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
     """A runtime on a kind of machine.
 
@@ -95,6 +115,7 @@ class Target:
         bias: "int32" with the product of the data's and the weight's scales, or "float".
         int4_form: how packed weights of 4 bits and less are written: "cast" to int8 codes in front of DequantizeLinear,
             which a processor folds at load; or "native", as the INT4 input of DequantizeLinear itself.
+        blockwise: which matrix products have 4-bit weights in blocks instead.
         session_config: entries of ONNX Runtime's session options that the target needs.
         provider_options: options of execution providers, by provider.
         ort_platform: processor that an .ort file is made for; "arm" keeps int8 quantizers as they are.
@@ -116,6 +137,7 @@ class Target:
     weight_only: bool = False
     bias: BiasForm = "int32"
     int4_form: Int4Form = "cast"
+    blockwise: Blockwise = field(default_factory=Blockwise)
     session_config: Mapping[str, str] = field(default_factory=dict)
     provider_options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     ort_platform: Literal["any", "arm"] = "any"

@@ -43,7 +43,6 @@ def latency_lines(model: Labelled, files: dict[str, Path], options: argparse.Nam
     lines = []
     for name, path in files.items():
         fusion = inspect_fusion(path)
-        layers = fusion.fused + len(fusion.unfused) + len(fusion.left_float)
         own, float32, rival = times[name], times["FP32"], times["ORT U8S8"]
         lines.append(
             [
@@ -52,7 +51,7 @@ def latency_lines(model: Labelled, files: dict[str, Path], options: argparse.Nam
                 f"{own.median_ms:.3f} ({own.p10_ms:.3f} to {own.p90_ms:.3f})",
                 f"{float32.median_ms / own.median_ms:.2f} ({float32.p10_ms / own.p10_ms:.2f})",
                 f"{own.median_ms / rival.median_ms:.2f} ({own.p10_ms / rival.p10_ms:.2f})",
-                f"{fusion.fused} of {layers}",
+                f"{fusion.fused} of {fusion.layers}",
                 f"{fusion.quantize_nodes + fusion.dequantize_nodes}",
                 f"{file_bytes(path) / 1e3:.1f}",
                 f"{file_bytes(path) / file_bytes(files['FP32']):.3f}",

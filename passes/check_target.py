@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from backends.target import NumberFormat, Target
+from passes.block_matmul import HINDERS_BEHIND, row_count
 from passes.checks import Door, IllegalGraphError
 from passes.fold_constants import constant_value
 from passes.plan import Refusal
@@ -28,10 +29,11 @@ def check_target(model: ir.Model, target: Target) -> None:
 def target_violations(model: ir.Model, target: Target) -> tuple[Refusal, ...]:
     """Return every place where an emitted graph is not as its target wants it.
 
-    Opset; types and zero points of activations; their width; types, codes and scales of weights; the form
-    of biases and of packed weights; equal scales around operators that only move codes.
+    Opset; types and zero points of activations; their width; types, codes and scales of weights; the form of biases, of
+    packed weights and of weights in blocks, and what may stand beside the latter; equal scales around operators that
+    only move codes.
     """
-    rules = (_opset, _activations, _narrow_values, _weights, _biases, _packing, _shared_scales)
+    rules = (_opset, _activations, _narrow_values, _weights, _biases, _packing, _blocks, _shared_scales)
     return tuple(refusal for rule in rules for refusal in rule(model, target))
 
 
@@ -131,7 +133,7 @@ def _packing(model: ir.Model, target: Target) -> Iterator[Refusal]:
             value is not None and value.const_value is not None and value.const_value.dtype in _PACKED
             for value in node.inputs
         )
-        if not packed:
+        if not packed or node.attributes.get_int("block_size", 0) != 0:  # see _blocks
             continue
         if not target.packed_weight_bits:
             yield _at(node, f"{target.name} reads no packed weights")
@@ -139,6 +141,41 @@ def _packing(model: ir.Model, target: Target) -> Iterator[Refusal]:
             yield _at(node, f"it reads INT4 itself, and {target.name} wants a Cast in front of it")
         elif is_standard(node, "Cast") and target.int4_form != "cast":
             yield _at(node, f"it widens INT4, and {target.name} wants DequantizeLinear to read it")
+
+
+def _blocks(model: ir.Model, target: Target) -> Iterator[Refusal]:
+    """Look at what has scales in blocks, and at its neighbours, with some of which the runtime would not fuse it."""
+    rule = target.blockwise
+    for node in model.graph:
+        size = node.attributes.get_int("block_size", 0) if is_standard(node, "DequantizeLinear") else 0
+        if size == 0:
+            continue
+        if size != rule.block_size:
+            wanted = f"blocks of {rule.block_size}" if rule.block_size else "one scale for each channel"
+            yield _at(node, f"it has a scale for each block of {size}, and {target.name} wants {wanted}")
+            continue
+        readers = [use.node for use in node.outputs[0].uses()]
+        if len(readers) != 1 or not is_standard(readers[0], "MatMul") or readers[0].inputs[1] is not node.outputs[0]:
+            yield _at(node, f"weights in blocks are for one MatMul, on its right, on {target.name}")
+            continue
+        yield from (_at(readers[0], reason) for reason in _block_faults(node, readers[0], target))
+
+
+def _block_faults(dequantize: ir.Node, layer: ir.Node, target: Target) -> Iterator[str]:
+    rule, codes = target.blockwise, dequantize.inputs[0]
+    if codes is None or codes.const_value is None or codes.const_value.dtype != ir.DataType.INT4:
+        yield "its weight in blocks is no constant INT4"
+    elif codes.const_value.size < rule.least_weights:
+        least = rule.least_weights
+        yield f"it has {codes.const_value.size} weights, and {target.name} writes them in blocks from {least} on"
+    rows = row_count(layer.inputs[0])
+    if rows is not None and rows > rule.most_rows:
+        yield f"its data have {rows} rows, and {target.name} takes weights in blocks for {rule.most_rows} at most"
+    if _dequantizer(layer, 0) is not None:
+        yield "DequantizeLinear makes its data, and weights in blocks are for float data"
+    behind = [use.node.op_type for use in layer.outputs[0].uses() if is_standard(use.node, *HINDERS_BEHIND)]
+    if behind:
+        yield f"{behind[0]} stands directly behind it, which keeps weights in blocks from being read as they are"
 
 
 def _shared_scales(model: ir.Model, target: Target) -> Iterator[Refusal]:

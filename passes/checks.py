@@ -52,7 +52,8 @@ def violations(model: ir.Model, door: Door) -> tuple[Refusal, ...]:
         the shape of every value known but for open batches; no BatchNormalization in training mode.
     FOLDED: NORMALIZED, and no BatchNormalization that could be folded into the layer before it.
     EMITTED: every scale is constant, positive and finite; zero points have the type of the codes; a scale per channel
-        has an axis that exists and is the layer's output axis; an int32 bias has scale(data) * scale(weight).
+        has an axis that exists and is the layer's output axis, and blocks lie along another; an int32 bias has
+        scale(data) * scale(weight).
     """
     rules: dict[Door, tuple[Callable[[ir.Model], Iterator[Refusal]], ...]] = {
         Door.NORMALIZED: (_opset, _node_names, _operators, _inputs, _shapes),
@@ -147,14 +148,24 @@ def _grid_fault(node: ir.Node) -> str | None:
 
 def _axis_fault(node: ir.Node, scale: NDArray[np.generic]) -> str | None:
     shape = node.inputs[0].shape if node.inputs[0] is not None else None
-    if scale.ndim == 0 or shape is None:
+    size = node.attributes.get_int("block_size", 0)
+    if shape is None or (scale.ndim == 0 and not size):
         return None
     axis = node.attributes.get_int("axis", 1)
     if not -len(shape) <= axis < len(shape):
         return f"its axis {axis} does not exist in {shape}"
-    if node.attributes.get_int("block_size", 0) == 0 and scale.shape != (shape[axis],):
+    if size == 0 and scale.shape != (shape[axis],):
         return f"it has {scale.size} scales for axis {axis} of {shape}"
-    return None
+    return None if size == 0 else _block_fault(shape, axis, size, scale)
+
+
+def _block_fault(shape: ir.Shape, axis: int, size: int, scale: NDArray[np.generic]) -> str | None:
+    if not shape.is_static():
+        return "it has a scale for each block, and its shape is open"
+    wanted = tuple(
+        -(-length // size) if place == axis % len(shape) else length for place, length in enumerate(shape.numpy())
+    )
+    return None if scale.shape == wanted else f"its scales are {scale.shape}; blocks of {size} want {wanted}"
 
 
 def _weights(model: ir.Model) -> Iterator[Refusal]:
@@ -168,7 +179,10 @@ def _weights(model: ir.Model) -> Iterator[Refusal]:
         rank = len(weight.inputs[0].shape or ())
         axis = weight.attributes.get_int("axis", 1) % max(rank, 1)
         wanted = channel_axis(node, rank)
-        if constant_value(weight.inputs[0]) is not None and axis != wanted:
+        if weight.attributes.get_int("block_size", 0):
+            if axis == wanted:
+                yield _at(node, f"its weight has blocks along axis {axis}, where its outputs are")
+        elif constant_value(weight.inputs[0]) is not None and axis != wanted:
             place = "along no single axis" if wanted is None else f"axis {wanted}"
             yield _at(node, f"its weight has a scale for every index of axis {axis}; its outputs are {place}")
 

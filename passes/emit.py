@@ -4,6 +4,7 @@ import numpy as np
 import onnx_ir as ir
 
 from backends.target import Target
+from passes.block_matmul import BlockMatMul
 from passes.check_target import check_target
 from passes.checks import Door, check
 from passes.float_biases import FloatBiases
@@ -13,6 +14,7 @@ from passes.pack_weights import PackWeights
 from passes.plan import QuantizationPlan, Scale
 from passes.slim import Slim
 
+_BLOCK_BITS = 4  # narrower weights stay as dense as they can be
 _CAST_BYTES = 40  # the node that widens a packed weight, in the file
 
 
@@ -30,6 +32,7 @@ def emit(model: ir.Model, plan: QuantizationPlan, target: Target) -> None:
     """
     bits = {f"{site.initializer}_quantized": site.number_format.bits for site in plan.weights}
     PackDigits({name: width for name, width in bits.items() if width <= target.dense_weight_bits})(model)
+    BlockMatMul(frozenset(name for name, width in bits.items() if width == _BLOCK_BITS), target)(model)
     packed = frozenset(name for name, width in bits.items() if width <= target.packed_weight_bits)
     PackWeights(packed, native=target.int4_form == "native")(model)
     if target.bias == "float":

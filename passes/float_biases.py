@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from passes.fold_constants import constant_value
-from passes.surgery import add_constant, drop_unused, is_standard
+from passes.surgery import add_constant, is_standard, remove_unread
 
 
 class FloatBiases(ir.passes.InPlacePass):
@@ -30,17 +30,6 @@ class FloatBiases(ir.passes.InPlacePass):
                 continue
             numbers = np.asarray(codes.astype(np.float32) * scale.astype(np.float32), np.float32)
             node.replace_input_with(2, add_constant(model.graph, f"{value.name}_float", numbers))
-            _remove(model.graph, maker)
+            remove_unread(model.graph, maker)
             modified = True
         return ir.passes.PassResult(model, modified)
-
-
-def _remove(graph: ir.Graph, node: ir.Node) -> None:
-    """Remove a node that nobody reads, and what only led to it."""
-    inputs = tuple(node.inputs)
-    graph.remove(node, safe=True)
-    for value in inputs:
-        maker = None if value is None else value.producer()
-        if value is not None and maker is not None and not value.uses():
-            _remove(graph, maker)
-    drop_unused(graph, inputs)

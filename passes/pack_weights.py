@@ -36,21 +36,14 @@ class PackWeights(ir.passes.InPlacePass):
     def _pack(self, graph: ir.Graph, value: ir.Value) -> bool:
         if value.dtype != ir.DataType.INT8 or value.const_value is None:
             return False
-        codes = value.const_value.numpy()
-        low, high = _INT4_LIMITS
-        if codes.min() < low or codes.max() > high:
-            raise ir.passes.PassError(
-                f"PackWeights wants codes in [{low}, {high}] for INT4, got [{codes.min()}, {codes.max()}] "
-                f"in '{value.name}': give it more bits in the plan"
-            )
         readers = list(value.uses())
         if not readers:
             return False
-        _narrow(value)
+        narrow(value, "PackWeights")
         if self.native:
             for zero_point in {use.node.inputs[2] for use in readers if len(use.node.inputs) > 2}:
                 if zero_point is not None and zero_point.dtype == ir.DataType.INT8:
-                    _narrow(zero_point)
+                    narrow(zero_point, "PackWeights")
             return True
         cast = ir.node("Cast", [value], {"to": ir.DataType.INT8.value}, name=f"{value.name}_Cast")
         widened = cast.outputs[0]
@@ -61,9 +54,20 @@ class PackWeights(ir.passes.InPlacePass):
         return True
 
 
-def _narrow(value: ir.Value) -> None:
-    """Turn an int8 initializer, whose codes fit, into INT4."""
+def narrow(value: ir.Value, wanted_by: str) -> None:
+    """Turn an int8 initializer into INT4, for the pass of that name.
+
+    Raises:
+        PassError: its codes do not fit.
+
+    """
     assert value.const_value is not None
-    codes = value.const_value.numpy().astype(ir.DataType.INT4.numpy())
-    value.const_value = ir.tensor(codes, dtype=ir.DataType.INT4, name=value.name)
+    codes = value.const_value.numpy()
+    low, high = _INT4_LIMITS
+    if codes.min() < low or codes.max() > high:
+        raise ir.passes.PassError(
+            f"{wanted_by} wants codes in [{low}, {high}] for INT4, got [{codes.min()}, {codes.max()}] "
+            f"in '{value.name}': give it more bits in the plan"
+        )
+    value.const_value = ir.tensor(codes.astype(ir.DataType.INT4.numpy()), dtype=ir.DataType.INT4, name=value.name)
     value.type = ir.TensorType(ir.DataType.INT4)

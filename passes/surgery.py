@@ -65,6 +65,19 @@ def drop_unused(graph: ir.Graph, values: Iterable[ir.Value | None]) -> None:
             graph.initializers.pop(value.name or "")
 
 
+def remove_unread(graph: ir.Graph, node: ir.Node) -> None:
+    """Remove a node that nobody reads, and what only led to it."""
+    inputs = tuple(node.inputs)
+    graph.remove(node, safe=True)
+    for value in inputs:
+        maker = None if value is None else value.producer()
+        if value is None or maker is None or maker.graph is None:
+            continue
+        if not any(output.uses() or is_exposed(output) for output in maker.outputs):
+            remove_unread(graph, maker)
+    drop_unused(graph, inputs)
+
+
 def absorb(graph: ir.Graph, node: ir.Node, source: ir.Value) -> None:
     """Remove a node of one output; its consumers, its output's name and its shape go to ``source``.
 

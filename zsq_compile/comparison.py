@@ -28,7 +28,7 @@ class ComparedModel:
         top1: share of right decisions, 0 to 1.
         agreement: share of decisions that are the float model's, 0 to 1.
         sqnr_db: output signal to quantization noise ratio in dB, of the worst float output; inf for equal outputs.
-        fused: layers with weights that the runtime runs in integers.
+        fused: layers with weights that the runtime runs in integers, or on weights in blocks.
         layers: all layers with weights, as the runtime's optimiser left them.
         latency: at the smallest batch, in turns with all others.
         confidence: what agreement is to be expected on real data, from made-up pictures alone.

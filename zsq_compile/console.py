@@ -152,8 +152,9 @@ def comparison(validation: "Validation") -> list[tuple[str, str, str]]:
         before, after = (validation.latency[name].median_ms for name in ("float", "quantized"))
         rows.append(("latency", f"{before:.3g} ms", f"{after:.3g} ms ({before / after:.1f}x)"))
     fusion = validation.fusion
-    layers = fusion.fused + len(fusion.unfused) + len(fusion.left_float)
-    rows.append(("layers run in integers", MISSING, f"{fusion.fused} of {layers}"))
+    rows.append(("layers run in integers", MISSING, f"{fusion.fused} of {fusion.layers}"))
+    if fusion.blockwise:
+        rows.append(("on 4-bit weights in blocks", MISSING, f"{len(fusion.blockwise)} of {fusion.layers}"))
     return rows
 
 

@@ -144,8 +144,8 @@ def _with_figures(
         top1=quality.top1,
         agreement=quality.agreement,
         sqnr_db=quality.sqnr_db,
-        fused=fusion.fused,
-        layers=fusion.fused + len(fusion.unfused) + len(fusion.left_float),
+        fused=fusion.fused + len(fusion.blockwise),
+        layers=fusion.layers,
         latency=times.get(key),
     )
 

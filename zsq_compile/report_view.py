@@ -158,16 +158,19 @@ def _tiles(told: Told) -> tuple[tuple[str, str], ...]:
         tiles.append((_percent(validation["agreement"]), "same decision, held-out samples"))
     if validation["sqnr_db"] is not None:
         tiles.append((f"{validation['sqnr_db']:.1f} dB", "signal to quantization noise"))
-    layers = fusion["fused"] + len(fusion["unfused"]) + len(fusion["left_float"])
+    layers = fusion["fused"] + sum(len(fusion[kind]) for kind in ("blockwise", "unfused", "left_float"))
     tiles.append((f"{fusion['fused']} of {layers}", "layers run in integers"))
+    if fusion["blockwise"]:
+        tiles.append((f"{len(fusion['blockwise'])} of {layers}", "layers run on 4-bit weights in blocks"))
     return tuple(tiles)
 
 
 def _cells(layers: Sequence[Told], fusion: Told) -> tuple[Cell, ...]:
-    unfused = set(fusion["unfused"])
+    unfused, blockwise = set(fusion["unfused"]), set(fusion["blockwise"])
     cells = []
     for one in layers:
         runs = "written for integers, run in float" if one["node"] in unfused else "in integers"
+        runs = "on weights in blocks, as they are stored" if one["node"] in blockwise else runs
         bits = "" if one["weight_bits"] is None else f"{one['weight_bits']}-bit weights, "
         note = f"{one['node']} ({one['op_type']}): {bits}{one['activation_bits']}-bit inputs, {runs}"
         cells.append(Cell(tone="warn" if one["node"] in unfused else "good", note=note))

@@ -57,6 +57,15 @@ def test_a_file_of_the_users_is_read_by_its_path(tmp_path):
         ("opset = 21", "opset = 21\nbased_on = 3", "based_on must be the name of a target, got 3"),
         ("opset = 21", 'opset = 21\nbased_on = "ort_cup"', "there is no target 'ort_cup'"),
         ("symmetric = true", "symmetric = false", "weight.symmetric must be true"),
+        (
+            "opset = 21",
+            "opset = 21\nblockwise = {block_size = 48}",
+            r"block_size must be 0 \(never\) or one of 16, .*48",
+        ),
+        ("block_size = 256", "block_size = 48", r"block_size must be 0 \(never\) or one of 16, .*, got 48"),
+        ("most_rows = 1", "most_rows = 0", "most_rows of 1 or more, got 524288 and 0"),
+        ("packed_weight_bits = 4", "packed_weight_bits = 0", "blockwise stores INT4, but .* is 0: set it to 4"),
+        ("most_rows = 1", "rows = 1", "unknown key 'rows' in target.blockwise"),
         ("opset = 21", "opset = 21\nsession_config = {a = 1}", "session_config.* wanted str, got 1"),
     ],
 )
@@ -88,3 +97,7 @@ def test_files_that_are_based_on_each_other_are_refused(tmp_path):
         (tmp_path / f"{name}.toml").write_text(text, encoding="utf-8")
     with pytest.raises(TargetError, match="is based on itself"):
         load_target(tmp_path / "a.toml")
+
+
+def test_weights_in_blocks_are_for_the_processor_on_which_they_were_measured():
+    assert [name for name in target_names() if load_target(name).blockwise.block_size] == ["ort_cpu"]

@@ -7,6 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from backends.catalog import load_target
+from backends.target import Blockwise
 from passes.check_target import check_target, target_violations
 from passes.checks import IllegalGraphError
 from passes.emit import emit
@@ -151,6 +152,75 @@ def test_narrow_values_are_held_to_the_least_width():
     model = quantized(CPU, act_bits=4)
     assert "no values of fewer bits than 8" in reasons(model, replace(CPU, least_activation_bits=8))
     assert reasons(model, CPU) == ""
+
+
+BLOCKS = replace(CPU, blockwise=Blockwise(block_size=16, least_weights=100, most_rows=1))
+
+
+def perceptron():
+    return models.parse(
+        """
+        perceptron (float[N,40] x) => (float[N,30] y) <float[30,40] w, float[30] b, float[8,30] w1, float[8] b1>
+        { [fc] f = Gemm<transB=1>(x, w, b)
+          [relu] y = Relu(f) }
+        """
+    )
+
+
+def product(model):
+    return node(model, "MatMul")
+
+
+def without_shelter(model):
+    layer = product(model)
+    zero = ir.Value(name="zero", const_value=ir.tensor(np.asarray(0, np.uint8), name="zero"))
+    scale = ir.Value(name="scale", const_value=ir.tensor(np.asarray(0.1, np.float32), name="scale"))
+    for value in (zero, scale):
+        model.graph.register_initializer(value)
+    quantize = ir.node("QuantizeLinear", [layer.inputs[0], scale, zero], name="extra_q")
+    dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], scale, zero], name="extra_d")
+    for one in (quantize, dequantize):
+        one.outputs[0].name = f"{one.name}_value"
+        model.graph.insert_before(layer, one)
+    layer.replace_input_with(0, dequantize.outputs[0])
+
+
+def an_add_behind(model):
+    node(model, "Sub").op_type = "Add"
+
+
+def a_gemm_of_it(model):
+    product(model).op_type = "Gemm"
+
+
+def many_rows(model):
+    model.graph.inputs[0].shape = ir.Shape([5, 40])
+
+
+def int8_codes(model):
+    codes = product(model).inputs[1].producer().inputs[0]
+    set_array(codes, np.asarray(codes.const_value.numpy(), np.int8))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "held_to", "reason"),
+    [
+        (None, CPU, "a scale for each block of 16, and ort_cpu wants blocks of 256"),
+        (None, replace(CPU, blockwise=Blockwise()), "and ort_cpu wants one scale for each channel"),
+        (None, replace(BLOCKS, blockwise=replace(BLOCKS.blockwise, least_weights=1201)), "1200 weights, and ort_cpu"),
+        (without_shelter, BLOCKS, "DequantizeLinear makes its data"),
+        (an_add_behind, BLOCKS, "Add stands directly behind it"),
+        (a_gemm_of_it, BLOCKS, "for one MatMul, on its right"),
+        (many_rows, BLOCKS, "its data have 5 rows"),
+        (int8_codes, BLOCKS, "no constant INT4"),
+    ],
+)
+def test_the_form_of_weights_in_blocks_is_held(spoil, held_to, reason):
+    model = quantized(BLOCKS, perceptron, bits=4, edge_bits=4)
+    assert reasons(model, BLOCKS) == ""
+    if spoil is not None:
+        spoil(model)
+    assert reason in reasons(model, held_to)
 
 
 def resized():

@@ -168,3 +168,21 @@ def test_a_transposed_convolution_in_groups_has_no_axis_for_its_output_channels(
         { xq = QuantizeLinear(x, sx, zx) xd = DequantizeLinear(xq, sx, zx)
           wd = DequantizeLinear<axis=1>(w, sw) [up] y = ConvTranspose<group=2>(xd, wd) }"""
     assert "its outputs are along no single axis" in reasons(models.graph(text), Door.EMITTED)
+
+
+@pytest.mark.parametrize(
+    ("scales", "axis", "reason"),
+    [
+        ("2,3", 0, None),
+        ("1,3", 0, r"its scales are (1, 3); blocks of 16 want (2, 3)"),
+        ("20,1", 1, "its weight has blocks along axis 1, where its outputs are"),
+    ],
+)
+def test_blocks_have_a_scale_each_and_lie_along_what_is_summed(scales, axis, reason):
+    text = f"""
+    g (float[N,20] x) => (float[N,3] y) <int8[20,3] w, float[{scales}] scale>
+    {{ [d] r = DequantizeLinear<axis={axis}, block_size=16>(w, scale)
+       [m] y = MatMul(x, r) }}
+    """
+    found = reasons(models.graph(text), Door.EMITTED)
+    assert found == "" if reason is None else reason in found

@@ -17,6 +17,9 @@ WEIGHTED_INTEGER = frozenset(
 WEIGHTED_FLOAT = frozenset(
     {"Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"}
 )
+BLOCKWISE = "MatMulNBits"
+"""Matrix product of float data and integer weights, which its kernel reads as they are stored, in blocks."""
+WEIGHTED_QUANTIZED = WEIGHTED_INTEGER | {BLOCKWISE}
 # What ONNX Runtime appends to the name of a node that it rewrites.
 _REWRITTEN = re.compile(r"(_token_\d+|_nchwc|/MatMulAddFusion|/GemmActivationFusion)+$")
 
@@ -28,8 +31,9 @@ class Fusion:
     Attributes:
         fused: weighted nodes (convolutions, matrix products) that run in integers.
         fused_others: other nodes with an integer kernel of their own (QLinearAdd, QLinearConcat...).
-        unfused: names of weighted nodes that were written for integers (data and weight behind DequantizeLinear) and
-            run in float all the same.
+        blockwise: names of weighted nodes whose kernel reads 4-bit weights in blocks, with float data.
+        unfused: names of weighted nodes that were written for integers (data and weight behind DequantizeLinear), or
+            with weights in blocks, and run in float all the same.
         left_float: names of weighted nodes that were meant to run in float.
         quantize_nodes: QuantizeLinear nodes left over.
         dequantize_nodes: DequantizeLinear nodes left over.
@@ -44,6 +48,12 @@ class Fusion:
     quantize_nodes: int
     dequantize_nodes: int
     operators: tuple[tuple[str, int], ...]
+    blockwise: tuple[str, ...] = ()
+
+    @property
+    def layers(self) -> int:
+        """Count all weighted nodes."""
+        return self.fused + len(self.blockwise) + len(self.unfused) + len(self.left_float)
 
 
 def inspect_fusion(
@@ -74,12 +84,15 @@ def count_fusion(optimized: onnx.ModelProto, emitted: onnx.ModelProto) -> Fusion
     counts: Counter[str] = Counter()
     unfused: list[str] = []
     left_float: list[str] = []
+    blockwise: list[str] = []
     for graph in _graphs(optimized.graph):
-        dequantized = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+        dequantized = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
         for node in graph.node:
             counts[node.op_type] += 1
-            if node.op_type in WEIGHTED_FLOAT:
-                planned = all(name in dequantized for name in node.input[:2])
+            if node.op_type == BLOCKWISE:
+                blockwise.append(source_name(node, makers))
+            elif node.op_type in WEIGHTED_FLOAT:
+                planned = all(name in dequantized for name in node.input[:2]) or _in_blocks(node, dequantized)
                 (unfused if planned else left_float).append(source_name(node, makers))
     others = [name for name in counts if name.startswith("QLinear") and name not in WEIGHTED_INTEGER]
     return Fusion(
@@ -90,7 +103,14 @@ def count_fusion(optimized: onnx.ModelProto, emitted: onnx.ModelProto) -> Fusion
         quantize_nodes=counts["QuantizeLinear"],
         dequantize_nodes=counts["DequantizeLinear"],
         operators=tuple(counts.most_common()),
+        blockwise=tuple(blockwise),
     )
+
+
+def _in_blocks(node: onnx.NodeProto, dequantized: Mapping[str, onnx.NodeProto]) -> bool:
+    """Whether the weight of a node has a scale for each block."""
+    maker = dequantized.get(node.input[1]) if len(node.input) > 1 else None
+    return maker is not None and any(one.name == "block_size" and one.i for one in maker.attribute)
 
 
 def makers_of(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:

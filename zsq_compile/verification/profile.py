@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 
 from backends.session import Session, open_session
-from zsq_compile.verification.fusion import WEIGHTED_FLOAT, WEIGHTED_INTEGER, makers_of, source_name
+from zsq_compile.verification.fusion import WEIGHTED_FLOAT, WEIGHTED_QUANTIZED, makers_of, source_name
 
 _KERNEL = "_kernel_time"
 _WARM_UP = 3
@@ -86,7 +86,7 @@ def profile_model(
     found = []
     for (name, op_type), microseconds in _durations(events).items():
         node = nodes.get(name)
-        weighted = op_type in WEIGHTED_INTEGER | WEIGHTED_FLOAT
+        weighted = op_type in WEIGHTED_QUANTIZED | WEIGHTED_FLOAT
         found.append(
             NodeTime(
                 name=source_name(node, makers) if node is not None and weighted else name,

@@ -158,6 +158,8 @@ def file_sha256(path: Path) -> str:
 def _layers(validation: Validation) -> str:
     fusion = validation.fusion
     parts = [f"{fusion.fused} in integers"]
+    if fusion.blockwise:
+        parts.append(f"{len(fusion.blockwise)} on 4-bit weights in blocks")
     if fusion.unfused:
         parts.append(f"{len(fusion.unfused)} quantized but run in float")
     if fusion.left_float:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from zsq_compile.verification.fusion import WEIGHTED_FLOAT, WEIGHTED_INTEGER
+from zsq_compile.verification.fusion import WEIGHTED_FLOAT, WEIGHTED_INTEGER, WEIGHTED_QUANTIZED
 from zsq_compile.verification.latency import Latency, Turns, time_in_turns
 from zsq_compile.verification.profile import NodeTime, profile_model
 
@@ -183,7 +183,7 @@ def find_costs(reference: Sequence[NodeTime], quantized: Sequence[NodeTime]) -> 
     spots += [
         _spot(node.name, node.op_type, "slower in integers", node.ms - floats[node.name], total)
         for node in quantized
-        if node.op_type in WEIGHTED_INTEGER and node.ms > floats.get(node.name, node.ms)
+        if node.op_type in WEIGHTED_QUANTIZED and node.ms > floats.get(node.name, node.ms)
     ]
     conversions = [node.ms for node in quantized if node.op_type in CONVERSIONS]
     return Costs(

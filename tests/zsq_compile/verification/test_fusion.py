@@ -1,8 +1,9 @@
+import numpy as np
 import onnx
 import pytest
 
 from backends.session import RuntimeModelError
-from tests.models import residual
+from tests.models import parse, residual
 from tests.zsq_compile.verification.quantized import float_and_quantized
 from zsq_compile.verification.fusion import inspect_fusion
 
@@ -44,3 +45,20 @@ def test_a_file_that_does_not_load_is_an_error(tmp_path):
     path.write_bytes(b"no model")
     with pytest.raises(RuntimeModelError):
         inspect_fusion(path)
+
+
+@pytest.mark.parametrize("behind", ["m", "r"])
+def test_weights_in_blocks_are_a_kind_of_their_own(tmp_path, behind):
+    path = tmp_path / "blocks.onnx"
+    text = f"""
+    blocks (float[N,64] x) => (float[N,8] y) <int4[64,8] codes, float[4,8] scale, float one, uint8 zero>
+    {{ [d] w = DequantizeLinear<axis=0, block_size=16>(codes, scale)
+       [fc] m = MatMul(x, w)
+       [keeper] r = Elu(m)
+       [q] q = QuantizeLinear({behind}, one, zero)
+       [dq] y = DequantizeLinear(q, one, zero) }}
+    """
+    onnx.save(parse(text, weights={"codes": np.arange(512) % 15 - 7, "one": np.ones(()), "zero": np.zeros(())}), path)
+    fusion = inspect_fusion(path)
+    assert (fusion.blockwise, fusion.unfused) == ((("fc",), ()) if behind == "r" else ((), ("fc",)))
+    assert (fusion.layers, fusion.fused, fusion.left_float) == (1, 0, ())
