@@ -93,6 +93,24 @@ class Blockwise:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Alignment:
+    """Numbers of channels that integer convolutions are fast at; values are widened to them with zeros.
+
+    Attributes:
+        depthwise: depthwise convolutions want a multiple of so many channels; 0 wants nothing.
+        inputs: other convolutions want a multiple of so many input channels; 0 wants nothing.
+        outputs: and at least so many output channels, where they look at more than one place; 0 wants nothing.
+        least_area: pixels of a picture that is fed in, below which its channels are left as they are.
+
+    """
+
+    depthwise: int = 0
+    inputs: int = 0
+    outputs: int = 0
+    least_area: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
     """A runtime on a kind of machine.
 
@@ -116,6 +134,7 @@ class Target:
         int4_form: how packed weights of 4 bits and less are written: "cast" to int8 codes in front of DequantizeLinear,
             which a processor folds at load; or "native", as the INT4 input of DequantizeLinear itself.
         blockwise: which matrix products have 4-bit weights in blocks instead.
+        alignment: numbers of channels that convolutions are widened to.
         session_config: entries of ONNX Runtime's session options that the target needs.
         provider_options: options of execution providers, by provider.
         ort_platform: processor that an .ort file is made for; "arm" keeps int8 quantizers as they are.
@@ -138,6 +157,7 @@ class Target:
     bias: BiasForm = "int32"
     int4_form: Int4Form = "cast"
     blockwise: Blockwise = field(default_factory=Blockwise)
+    alignment: Alignment = field(default_factory=Alignment)
     session_config: Mapping[str, str] = field(default_factory=dict)
     provider_options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     ort_platform: Literal["any", "arm"] = "any"

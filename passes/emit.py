@@ -4,6 +4,7 @@ import numpy as np
 import onnx_ir as ir
 
 from backends.target import Target
+from passes.align_channels import AlignChannels
 from passes.block_matmul import BlockMatMul
 from passes.check_target import check_target
 from passes.checks import Door, check
@@ -30,6 +31,7 @@ def emit(model: ir.Model, plan: QuantizationPlan, target: Target) -> None:
         IllegalGraphError: the graph is not what a runtime can fuse, or breaks a rule of the target.
 
     """
+    AlignChannels(target.alignment)(model)
     bits = {f"{site.initializer}_quantized": site.number_format.bits for site in plan.weights}
     PackDigits({name: width for name, width in bits.items() if width <= target.dense_weight_bits})(model)
     BlockMatMul(frozenset(name for name, width in bits.items() if width == _BLOCK_BITS), target)(model)

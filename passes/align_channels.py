@@ -1,0 +1,292 @@
+"""Widen values to numbers of channels that the runtime's integer kernels are made for, by channels of zeros.
+
+    x (24 channels) -> Conv (24 groups) -> Conv (48 x 24)    ->    x (32) -> Conv (32 groups) -> Conv (48 x 32)
+
+Filters of zeros are added to the layer that makes a value, and columns of zeros to the layers that read it, so that
+every number behind them stays what it was, to the bit. ONNX Runtime has a fast kernel for depthwise convolutions of a
+multiple of 16 channels and one for any other number, which takes twice the time for 24 channels that the fast one takes
+for 32. Likewise it multiplies 4 input channels at once, and unfolds the picture where they do not come in fours: so a
+picture of 3 channels gets a fourth, as codes, behind its QuantizeLinear.
+
+Values hang together by what keeps channels apart (quantizers, Relu, Clip, Add, pooling, depthwise convolutions). A
+group of such values is widened where only convolutions with constant integer weights make and read it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from backends.target import Alignment
+from passes.surgery import add_constant, is_standard
+
+_APART = ("QuantizeLinear", "DequantizeLinear", "Relu", "Clip", "MaxPool", "AveragePool")
+_MOST_GROWTH = 2  # times the channels that there were; a picture may grow further
+
+
+@dataclass(frozen=True, slots=True)
+class AlignChannels(ir.passes.InPlacePass):
+    """Widen groups of values in a QDQ graph whose weights are not packed yet."""
+
+    alignment: Alignment
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Widen every group that the target is slower without."""
+        modified = False
+        for group in _groups(model.graph):
+            width = group.width(self.alignment)
+            if width is not None and width > group.channels:
+                group.widen(model.graph, width)
+                modified = True
+        return ir.passes.PassResult(model, modified)
+
+
+@dataclass(slots=True)
+class _Group:
+    """Values of one number of channels, and the convolutions around them."""
+
+    channels: int = 0
+    values: list[ir.Value] = field(default_factory=list)
+    pictures: list[ir.Value] = field(default_factory=list)
+    sources: list[ir.Node] = field(default_factory=list)
+    depthwise: list[ir.Node] = field(default_factory=list)
+    sinks: list[ir.Node] = field(default_factory=list)
+    closed: bool = True
+
+    def width(self, alignment: Alignment) -> int | None:
+        """Return the number of channels that suits the kernels; None where the group must stay as it is."""
+        sizes = {_weight(node).shape[0] for node in (*self.sources, *self.depthwise)}
+        sizes |= {_weight(node).shape[1] for node in self.sinks}
+        if not self.closed or not self.sinks or sizes - {self.channels} or not self.channels:
+            return None
+        wanted = self.channels
+        if self.depthwise:
+            wanted = _up(wanted, alignment.depthwise)
+        if not self.pictures or _area(self.pictures[0]) >= alignment.least_area:
+            wanted = _up(wanted, alignment.inputs)
+        elif not self.depthwise:
+            return None
+        if any(_taps(node) > 1 for node in self.sources):
+            wanted = max(wanted, alignment.outputs)
+        return wanted if self.pictures or wanted <= _MOST_GROWTH * self.channels else None
+
+    def widen(self, graph: ir.Graph, width: int) -> None:
+        """Add channels of zeros up to ``width``."""
+        more = width - self.channels
+        for node in (*self.sources, *self.depthwise):
+            for reader, axis in _parameters(node):
+                _grow(graph, reader, axis, more)
+        for node in self.depthwise:
+            node.attributes["group"] = ir.AttrInt64("group", width)
+        for node in self.sinks:
+            _grow_constant(graph, _dequantizer(node), 0, 1, more)
+            _set_length(_dequantizer(node).outputs[0], more, axis=1)
+        for value in self.values:
+            _set_channels(value, width)
+        for picture in self.pictures:
+            _pad_codes(graph, picture, more)
+
+
+def _groups(graph: ir.Graph) -> Iterator[_Group]:
+    """All groups whose values are made and read by convolutions alone, in the order of the graph."""
+    parent: dict[ir.Value, ir.Value] = {}
+
+    def leader(value: ir.Value) -> ir.Value:
+        while parent.get(value, value) is not value:
+            value = parent[value]
+        return value
+
+    for node in graph:
+        linked = _linked(node)
+        for other in linked[1:]:
+            parent[leader(other)] = leader(linked[0])
+    found: dict[ir.Value, _Group] = {}
+    for value in [*graph.inputs, *(value for node in graph for value in node.outputs)]:
+        if _channels(value):
+            found.setdefault(leader(value), _Group()).values.append(value)
+    for group in found.values():
+        _look_around(group)
+        yield group
+
+
+def _linked(node: ir.Node) -> list[ir.Value]:
+    """Values that have one number of channels because of a node: the first it reads, what it makes, both of an Add."""
+    inputs = [value for value in node.inputs if value is not None]
+    if is_standard(node, "Add") and not any(value.const_value is not None for value in inputs):
+        return [*inputs, node.outputs[0]]
+    apart = is_standard(node, *_APART) and len(node.outputs) == 1 and _per_tensor(node)
+    return [inputs[0], node.outputs[0]] if apart or _is_depthwise(node) else []
+
+
+def _look_around(group: _Group) -> None:
+    """Sort the nodes that make and read the values of a group; one that is no convolution closes it to widening."""
+    members = set(group.values)
+    group.channels = _channels(group.values[0])
+    group.closed = len({_channels(value) for value in group.values}) == 1
+    for value in group.values:
+        maker = value.producer()
+        if value.is_graph_output():
+            group.closed = False
+        if maker is None:
+            quantized = value.is_graph_input() and all(is_standard(use.node, "QuantizeLinear") for use in value.uses())
+            group.closed &= quantized
+            group.pictures.append(value)
+        elif _is_depthwise(maker):
+            group.depthwise.append(maker)
+        elif _is_dense(maker):
+            group.sources.append(maker)
+        elif not (_linked(maker) and all(other in members for other in _linked(maker))):
+            group.closed = False
+        for use in value.uses():
+            if use.idx == 0 and _is_dense(use.node):
+                group.sinks.append(use.node)
+            elif not (use.node.outputs[0] in members and value in _linked(use.node)):
+                group.closed = False
+    if group.pictures and (group.sources or group.depthwise):
+        group.closed = False  # a picture that is added to something else
+
+
+def _dequantizer(node: ir.Node, position: int = 1) -> ir.Node:
+    value = node.inputs[position]
+    maker = None if value is None else value.producer()
+    assert maker is not None
+    return maker
+
+
+def _weight(node: ir.Node) -> ir.TensorProtocol:
+    codes = _dequantizer(node).inputs[0]
+    assert codes is not None and codes.const_value is not None
+    return codes.const_value
+
+
+def _taps(node: ir.Node) -> int:
+    return int(np.prod(_weight(node).shape.numpy()[2:]))
+
+
+def _is_layer(node: ir.Node) -> bool:
+    """Tell whether a node is a convolution of two dimensions whose weight and bias are dequantized constants."""
+    if not is_standard(node, "Conv"):
+        return False
+    for position in (1, 2):
+        value = node.inputs[position] if len(node.inputs) > position else None
+        maker = None if value is None else value.producer()
+        if value is None and position == 2:
+            continue
+        if value is None or maker is None or not is_standard(maker, "DequantizeLinear") or len(value.uses()) != 1:
+            return False
+        codes = maker.inputs[0]
+        if codes is None or codes.const_value is None or len(codes.uses()) != 1 or codes.is_graph_input():
+            return False
+    return len(_weight(node).shape) == 4
+
+
+def _is_dense(node: ir.Node) -> bool:
+    return _is_layer(node) and node.attributes.get_int("group", 1) == 1
+
+
+def _is_depthwise(node: ir.Node) -> bool:
+    if not _is_layer(node):
+        return False
+    count, depth = _weight(node).shape.numpy()[:2]
+    return depth == 1 and 1 < count == node.attributes.get_int("group", 1)
+
+
+def _per_tensor(node: ir.Node) -> bool:
+    """Tell whether a quantizer has one scale for all channels; any other node has none."""
+    if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+        return True
+    scale = node.inputs[1]
+    return scale is not None and scale.shape is not None and len(scale.shape) == 0
+
+
+def _channels(value: ir.Value) -> int:
+    """Second size of a picture-like value; 0 where it is no such value or leaves it open."""
+    if value.shape is None or len(value.shape) != 4 or value.const_value is not None:
+        return 0
+    size = value.shape[1]
+    return size if isinstance(size, int) else 0
+
+
+def _area(value: ir.Value) -> int:
+    sizes = () if value.shape is None else value.shape[2:]
+    return int(np.prod([size if isinstance(size, int) else 0 for size in sizes]))
+
+
+def _up(count: int, multiple: int) -> int:
+    return -(-count // multiple) * multiple if multiple else count
+
+
+def _parameters(node: ir.Node) -> Iterator[tuple[ir.Node, int]]:
+    """Dequantizers of the weight and the bias of a layer, with the axis of its output channels."""
+    for position in (1, 2):
+        if len(node.inputs) > position and node.inputs[position] is not None:
+            yield _dequantizer(node, position), 0
+
+
+def _grow(graph: ir.Graph, dequantizer: ir.Node, axis: int, more: int) -> None:
+    """Add codes of zero to what a dequantizer reads, and as many scales and zero points, computed ones included."""
+    _grow_constant(graph, dequantizer, 0, axis, more)
+    for position in range(1, len(dequantizer.inputs)):
+        value = dequantizer.inputs[position]
+        maker = None if value is None else value.producer()
+        if maker is not None:  # the product of two scales, of which the weight's has been widened with the weight
+            _set_length(maker.outputs[0], more)
+        elif value is not None and value.const_value is not None and value.const_value.size > 1:
+            _grow_constant(graph, dequantizer, position, 0, more, repeat=position == 1)
+    _set_length(dequantizer.outputs[0], more, axis)
+
+
+def _grow_constant(
+    graph: ir.Graph, node: ir.Node, position: int, axis: int, more: int, *, repeat: bool = False
+) -> None:
+    """Lengthen a constant input along an axis, by zeros or by its last entry; others that read it keep theirs."""
+    old = node.inputs[position]
+    assert old is not None and old.const_value is not None
+    array = old.const_value.numpy()
+    widths = [(0, more if place == axis else 0) for place in range(array.ndim)]
+    longer = np.pad(array, widths, mode="edge") if repeat else np.pad(array, widths)
+    partners = [use for use in old.uses() if use.node is node or _shares_scale(use.node, node)]
+    if len(partners) == len(list(old.uses())):
+        old.const_value, old.shape = ir.Tensor(longer, name=old.name), ir.Shape(longer.shape)
+        return
+    value = add_constant(graph, f"{old.name}_aligned", longer)
+    for use in partners:
+        use.node.replace_input_with(use.idx, value)
+
+
+def _shares_scale(reader: ir.Node, dequantizer: ir.Node) -> bool:
+    """Tell whether another reader of a weight's scale is the product that makes the scale of the same layer's bias."""
+    if not is_standard(reader, "Mul"):
+        return False
+    layers = {use.node for use in dequantizer.outputs[0].uses()}
+    biases = [use.node for use in reader.outputs[0].uses()]
+    return all(use.node in layers for bias in biases for use in bias.outputs[0].uses())
+
+
+def _set_length(value: ir.Value, more: int, axis: int = 0) -> None:
+    sizes = [] if value.shape is None else list(value.shape)
+    size = sizes[axis] if len(sizes) > axis else None
+    if isinstance(size, int):
+        value.shape = ir.Shape([size + more if place == axis else other for place, other in enumerate(sizes)])
+
+
+def _set_channels(value: ir.Value, width: int) -> None:
+    if not value.is_graph_input() and value.shape is not None:
+        value.shape = ir.Shape([size if axis != 1 else width for axis, size in enumerate(value.shape)])
+
+
+def _pad_codes(graph: ir.Graph, picture: ir.Value, more: int) -> None:
+    """Give a picture more channels, behind its quantizer, where a number takes one byte."""
+    for use in list(picture.uses()):
+        quantizer, codes = use.node, use.node.outputs[0]
+        fill = quantizer.inputs[2] if len(quantizer.inputs) > 2 else None
+        pads = add_constant(graph, f"{picture.name}_aligned", np.array([0, 0, 0, 0, 0, more, 0, 0], np.int64))
+        pad = ir.node("Pad", [codes, pads, fill], name=f"{picture.name}_Align")
+        wider = pad.outputs[0]
+        wider.name, wider.type, wider.shape = f"{picture.name}_wider", codes.type, codes.shape
+        codes.shape = picture.shape
+        for reader in list(codes.uses()):
+            reader.node.replace_input_with(reader.idx, wider)
+        graph.insert_after(quantizer, pad)
+        pad.replace_input_with(0, codes)
