@@ -100,14 +100,12 @@ class Alignment:
         depthwise: depthwise convolutions want a multiple of so many channels; 0 wants nothing.
         inputs: other convolutions want a multiple of so many input channels; 0 wants nothing.
         outputs: and at least so many output channels, where they look at more than one place; 0 wants nothing.
-        least_area: pixels of a picture that is fed in, below which its channels are left as they are.
 
     """
 
     depthwise: int = 0
     inputs: int = 0
     outputs: int = 0
-    least_area: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

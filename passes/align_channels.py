@@ -63,10 +63,7 @@ class _Group:
         wanted = self.channels
         if self.depthwise:
             wanted = _up(wanted, alignment.depthwise)
-        if not self.pictures or _area(self.pictures[0]) >= alignment.least_area:
-            wanted = _up(wanted, alignment.inputs)
-        elif not self.depthwise:
-            return None
+        wanted = _up(wanted, alignment.inputs)
         if any(_taps(node) > 1 for node in self.sources):
             wanted = max(wanted, alignment.outputs)
         return wanted if self.pictures or wanted <= _MOST_GROWTH * self.channels else None
@@ -206,11 +203,6 @@ def _channels(value: ir.Value) -> int:
         return 0
     size = value.shape[1]
     return size if isinstance(size, int) else 0
-
-
-def _area(value: ir.Value) -> int:
-    sizes = () if value.shape is None else value.shape[2:]
-    return int(np.prod([size if isinstance(size, int) else 0 for size in sizes]))
 
 
 def _up(count: int, multiple: int) -> int:

@@ -141,12 +141,6 @@ def test_values_do_not_grow_beyond_twice_their_size() -> None:
     assert weight(model, "first").shape == (6, 4, 3, 3), "a picture may"
 
 
-def test_small_pictures_keep_their_channels() -> None:
-    model = quantized(MOBILE)
-    AlignChannels(Alignment(depthwise=16, inputs=4, outputs=16, least_area=145))(model)
-    assert weight(model, "first").shape == (32, 3, 3, 3)
-
-
 def test_a_target_without_a_rule_changes_nothing() -> None:
     model = quantized(MOBILE)
     before = models.to_proto(model).SerializeToString(deterministic=True)
