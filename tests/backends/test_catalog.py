@@ -57,11 +57,6 @@ def test_a_file_of_the_users_is_read_by_its_path(tmp_path):
         ("opset = 21", "opset = 21\nbased_on = 3", "based_on must be the name of a target, got 3"),
         ("opset = 21", 'opset = 21\nbased_on = "ort_cup"', "there is no target 'ort_cup'"),
         ("symmetric = true", "symmetric = false", "weight.symmetric must be true"),
-        (
-            "opset = 21",
-            "opset = 21\nblockwise = {block_size = 48}",
-            r"block_size must be 0 \(never\) or one of 16, .*48",
-        ),
         ("block_size = 256", "block_size = 48", r"block_size must be 0 \(never\) or one of 16, .*, got 48"),
         ("most_rows = 1", "most_rows = 0", "most_rows of 1 or more, got 524288 and 0"),
         ("packed_weight_bits = 4", "packed_weight_bits = 0", "blockwise stores INT4, but .* is 0: set it to 4"),

@@ -1,0 +1,172 @@
+"""Take quantizers out of a QDQ graph again, where integers cost more time than they save.
+
+    x -> QuantizeLinear -> DequantizeLinear -> Conv (w: DequantizeLinear)   ->   x -> Conv (w: Cast -> Mul)
+
+Layers that stay float keep the codes of their weights, and so the size of the file: a Cast and a Mul, which the runtime
+folds when it opens the model, make them float, where a DequantizeLinear would run on every inference. Of the
+quantizers of values those stay that an integer kernel needs: it wants all that it reads quantized, and what it makes.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from backends.target import OperatorRule, Target
+from passes.fold_constants import constant_value
+from passes.surgery import add_constant, is_standard, remove_unread
+
+_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
+@dataclass(frozen=True, slots=True)
+class KeepFloat(ir.passes.InPlacePass):
+    """Leave integer kernels to the layers that are named, and to other operators only if ``others``.
+
+    Works on a graph as InsertQdq made it, before weights are packed.
+    """
+
+    target: Target
+    layers: frozenset[str]
+    others: bool = True
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Take out every quantizer that no kernel needs any more."""
+        graph = model.graph
+        sites = {site.value: site for node in graph if (site := _site(node)) is not None}
+        kernels, needed = self._settled(graph, set(sites))
+        modified = False
+        for node in [node for node in graph if is_standard(node, *_LAYERS)]:
+            if node not in kernels and _constant_weight(node) is not None:
+                for position in range(1, len(node.inputs)):
+                    modified |= _widen(graph, node, position)
+        for value in [value for value in sites if value not in needed]:
+            sites[value].remove(graph)
+            modified = True
+        return ir.passes.PassResult(model, modified)
+
+    def _settled(self, graph: ir.Graph, quantized: set[ir.Value]) -> tuple[set[ir.Node], set[ir.Value]]:
+        """Find the kernels that can stay in integers, and the values that these need quantized."""
+        kernels = {node for node in graph if self._wanted(node)}
+        while True:
+            fitting = {node for node in kernels if self._fits(node, quantized)}
+            needed = {value for node in fitting for value in self._around(node)} & quantized
+            if fitting == kernels and needed == quantized:
+                return kernels, quantized
+            kernels, quantized = fitting, needed
+
+    def _wanted(self, node: ir.Node) -> bool:
+        rule = self._rule(node)
+        if rule is None or rule.kind == "activation":
+            return False
+        if rule.kind == "weighted" and _constant_weight(node) is not None:
+            return str(node.name) in self.layers
+        return self.others
+
+    def _fits(self, node: ir.Node, quantized: set[ir.Value]) -> bool:
+        rule = self._rule(node)
+        assert rule is not None
+        made = self._made(node)
+        free = rule.float_output or not self.target.quantize_results
+        return all(value in quantized for value in _read(node)) and (free or made in quantized)
+
+    def _around(self, node: ir.Node) -> Iterator[ir.Value]:
+        yield from _read(node)
+        yield self._made(node)
+
+    def _rule(self, node: ir.Node) -> OperatorRule | None:
+        return self.target.rule(node.op_type) if is_standard(node, node.op_type) else None
+
+    def _made(self, node: ir.Node) -> ir.Value:
+        """Value that a quantizer behind a kernel reads: its output, or that of the activation folded into it."""
+        output = node.outputs[0]
+        uses = list(output.uses())
+        if len(uses) == 1 and not output.is_graph_output():
+            rule = self._rule(uses[0].node)
+            if rule is not None and rule.kind == "activation":
+                return uses[0].node.outputs[0]
+        return output
+
+
+@dataclass(frozen=True, slots=True)
+class _Site:
+    """The nodes that quantize one value, QuantizeLinear first and DequantizeLinear last."""
+
+    value: ir.Value
+    nodes: tuple[ir.Node, ...]
+
+    def remove(self, graph: ir.Graph) -> None:
+        """Let all who read the dequantized value read the float one."""
+        self.nodes[-1].outputs[0].replace_all_uses_with(self.value)
+        remove_unread(graph, [self.nodes[-1].outputs[0]])
+
+
+def _site(node: ir.Node) -> _Site | None:
+    """Return the quantizer of a value that ends in a DequantizeLinear; None where its codes go elsewhere as well."""
+    if not is_standard(node, "DequantizeLinear") or node.outputs[0].is_graph_output():
+        return None
+    nodes, codes = [node], node.inputs[0]
+    while codes is not None and len(codes.uses()) == 1 and (maker := codes.producer()) is not None:
+        nodes.append(maker)
+        if is_standard(maker, "QuantizeLinear") and maker.inputs[0] is not None:
+            return _Site(maker.inputs[0], tuple(reversed(nodes)))
+        if not is_standard(maker, "Clip"):
+            return None
+        codes = maker.inputs[0]
+    return None
+
+
+def _read(node: ir.Node) -> Iterator[ir.Value]:
+    """Values behind the quantizers of a kernel's data; data that come without one stand for themselves."""
+    positions = range(1) if _constant_weight(node) is not None else range(len(node.inputs))
+    for value in (node.inputs[position] for position in positions):
+        if value is None or value.const_value is not None or not _is_float(value):
+            continue
+        maker = value.producer()
+        site = None if maker is None else _site(maker)
+        yield value if site is None else site.value
+
+
+def _is_float(value: ir.Value) -> bool:
+    return value.dtype in (None, ir.DataType.FLOAT)
+
+
+def _constant_weight(node: ir.Node) -> ir.Node | None:
+    """Return the DequantizeLinear of a layer's constant weight."""
+    value = node.inputs[1] if is_standard(node, *_LAYERS) and len(node.inputs) > 1 else None
+    maker = None if value is None else value.producer()
+    if maker is None or not is_standard(maker, "DequantizeLinear") or constant_value(maker.inputs[0]) is None:
+        return None
+    return maker
+
+
+def _widen(graph: ir.Graph, node: ir.Node, position: int) -> bool:
+    """Make a quantized constant of a layer float by a Cast and a Mul."""
+    value = node.inputs[position]
+    maker = None if value is None else value.producer()
+    if value is None or maker is None or not is_standard(maker, "DequantizeLinear"):
+        return False
+    codes, scale = maker.inputs[0], maker.inputs[1]
+    if codes is None or scale is None or codes.const_value is None or codes.shape is None:
+        return False
+    cast = ir.node("Cast", [codes], {"to": ir.DataType.FLOAT.value}, name=f"{value.name}_Cast")
+    factor = _along_axis(graph, scale, maker, codes)
+    scaled = ir.node("Mul", [cast.outputs[0], factor], name=f"{value.name}_Widen")
+    for made, kind in ((cast.outputs[0], "codes"), (scaled.outputs[0], "widened")):
+        made.name, made.type, made.shape = f"{value.name}_{kind}", ir.TensorType(ir.DataType.FLOAT), codes.shape
+    graph.insert_before(node, [cast, scaled])
+    node.replace_input_with(position, scaled.outputs[0])
+    remove_unread(graph, [value])
+    return True
+
+
+def _along_axis(graph: ir.Graph, scale: ir.Value, dequantizer: ir.Node, codes: ir.Value) -> ir.Value:
+    """Give a scale per channel the shape that multiplies codes along their axis; others multiply as they are."""
+    numbers = constant_value(scale)
+    rank = 0 if codes.shape is None else len(codes.shape)
+    if numbers is None or numbers.ndim == 0 or rank < 2:
+        return scale
+    shape = [1] * rank
+    shape[dequantizer.attributes.get_int("axis", 1)] = -1
+    return add_constant(graph, f"{scale.name}_factor", np.asarray(numbers, np.float32).reshape(shape))
