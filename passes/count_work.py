@@ -27,6 +27,11 @@ class Work:
     parameters: int
 
 
+def layer_work(model: ir.Model) -> dict[str, int]:
+    """Count the multiplications of every convolution and matrix product, by name; an open size counts as 1."""
+    return {str(node.name): work for node in model.graph if (work := _multiplications(node))}
+
+
 def count_work(model: ir.Model) -> Work:
     """Count multiplications, written elements and parameters of a model whose shapes are known but for the batch."""
     batch = next((_first(value) for value in model.graph.inputs), 1)

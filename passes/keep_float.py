@@ -99,7 +99,7 @@ class _Site:
     def remove(self, graph: ir.Graph) -> None:
         """Let all who read the dequantized value read the float one."""
         self.nodes[-1].outputs[0].replace_all_uses_with(self.value)
-        remove_unread(graph, [self.nodes[-1].outputs[0]])
+        remove_unread(graph, self.nodes[-1])
 
 
 def _site(node: ir.Node) -> _Site | None:
@@ -157,7 +157,8 @@ def _widen(graph: ir.Graph, node: ir.Node, position: int) -> bool:
         made.name, made.type, made.shape = f"{value.name}_{kind}", ir.TensorType(ir.DataType.FLOAT), codes.shape
     graph.insert_before(node, [cast, scaled])
     node.replace_input_with(position, scaled.outputs[0])
-    remove_unread(graph, [value])
+    if not value.uses():
+        remove_unread(graph, maker)
     return True
 
 

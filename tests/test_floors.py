@@ -84,7 +84,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("zsq_compile.inspecting",),
     ("zsq_compile.known_statistics", "zsq_compile.mixed_precision", "zsq_compile.provisional_student"),
     ("zsq_compile.confidence", "zsq_compile.quantize_network"),
-    ("zsq_compile.measured_rows", "zsq_compile.sure_samples"),
+    ("zsq_compile.measured_rows", "zsq_compile.speed_trials", "zsq_compile.sure_samples"),
+    ("zsq_compile.proving",),
     ("zsq_compile.compiler",),
     ("zsq_compile.reader", "zsq_compile.console", "zsq_compile.options"),
     (
@@ -117,6 +118,7 @@ TORCH = (
     "zsq_compile.gallery_tiles",
     "zsq_compile.gathered_evidence",
     "zsq_compile.packaging.samples",
+    "zsq_compile.proving",
     "zsq_compile.provisional_student",
     "zsq_compile.quantize_network",
     "zsq_compile.sure_samples",

@@ -100,6 +100,7 @@ def compile_command(
     edge_bits: given.EdgeBits = None,
     mixed: given.Mixed = None,
     max_size: given.MaxSize = None,
+    speed_trials: given.SpeedTrials = None,
     plan: given.Plan = None,
     save_plan: given.SavePlan = None,
     target: given.Target = None,

@@ -83,6 +83,7 @@ def compare_command(
     edge_bits: given.EdgeBits = None,
     mixed: given.Mixed = None,
     max_size: given.MaxSize = None,
+    speed_trials: given.SpeedTrials = None,
     target: given.Target = None,
     calibration_method: given.Calibration = None,
     bias_correction: given.Bias = None,

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
@@ -16,9 +15,8 @@ from backends.catalog import AUTO, TargetError, load_target
 from backends.machine import detect_target
 from backends.session import usable_providers
 from backends.target import Target
-from passes.emit import emit
 from passes.harvest_batchnorm import BatchNormStatistics
-from zsq_compile.calibration_data import CalibrationData, feeds, given_data, require_keepable, synthetic_data
+from zsq_compile.calibration_data import CalibrationData, given_data, require_keepable, synthetic_data
 from zsq_compile.clock import Clock
 from zsq_compile.confidence import confidence, expectation, known_contracts, tier_of
 from zsq_compile.config import CompileConfig
@@ -35,8 +33,9 @@ from zsq_compile.loading import LoadedModel, load_model
 from zsq_compile.mixed_precision import explained
 from zsq_compile.origin import record_contract, record_origin
 from zsq_compile.plan_file import PlanFile, saved_plan
-from zsq_compile.planning import float_bytes, planned, require_within, size_limit
+from zsq_compile.planning import float_bytes, planned, size_limit
 from zsq_compile.progress import Progress, Remembering, Silent
+from zsq_compile.proving import Proven, prove
 from zsq_compile.provisional_student import provisional_student
 from zsq_compile.quantize_network import FloatNetwork, QuantizedNetwork, quantize_network
 from zsq_compile.statistics_search import KnownStatistics
@@ -44,9 +43,7 @@ from zsq_compile.synthesis.generator import InputContract, SyntheticSet
 from zsq_compile.verification.confidence import Confidence
 from zsq_compile.verification.dataset import Dataset, load_data
 from zsq_compile.verification.report import Report, file_sha256
-from zsq_compile.verification.validate import Validation, validate
 from zsq_compile.version import VERSION
-from zsq_compile.writing import write_model
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -126,14 +123,10 @@ def compile_model(
         limit=limit,
     )
     quantized = quantize_network(network, plan, clock)
-    with clock.stage("write"):
-        emit(quantized.model, quantized.plan, target)
-        require_within(quantized.model, limit)
-        write_model(quantized.model, path)
+    proven = prove(loaded, quantized, path, network, labelled, clock)
     with clock.stage("validate"):
-        validation = _validate(loaded, quantized.model, path, samples, target, labelled)
         expected = _expected(loaded, path, known, samples, target, config.seed)
-    report = _report(loaded, path, config, known, samples, quantized, validation, expected, told.texts, clock)
+    report = _report(loaded, path, config, known, samples, quantized, proven, expected, told.texts, clock)
     report = with_evidence(report, loaded, statistics, samples, device, clock, pictures_wanted=pictures_wanted)
     return _concluded(report, config, samples.synthetic, saved_plan(quantized.plan, report.sha256["model"]))
 
@@ -197,7 +190,7 @@ def _report(
     known: KnownStatistics,
     samples: CalibrationData,
     quantized: QuantizedNetwork,
-    validation: Validation,
+    proven: Proven,
     expected: Confidence,
     notes: Sequence[str],
     clock: Clock,
@@ -217,7 +210,8 @@ def _report(
         mixed=None if quantized.choice is None else explained(quantized.choice),
         refusals=(*known.statistics.refusals, *quantized.plan.refusals),
         notes=tuple(notes),
-        validation=validation,
+        validation=proven.validation,
+        speed_trials=() if proven.trials is None else tuple(dataclasses.asdict(one) for one in proven.trials.trials),
         confidence=expected,
         layers=quantized.layers,
         sha256={"model": file_sha256(loaded.path), "emitted": file_sha256(path)},
@@ -309,28 +303,6 @@ def _fitting(given: PlanFile | None, loaded: LoadedModel, config: CompileConfig,
     return given
 
 
-def _validate(
-    loaded: LoadedModel,
-    quantized: ir.Model,
-    path: Path,
-    samples: CalibrationData,
-    target: Target,
-    labelled: Dataset | None,
-) -> Validation:
-    simulated = _simulated(quantized, loaded, samples)
-    return validate(
-        loaded.original,
-        path,
-        {name: tensor.numpy() for name, tensor in samples.held_out.items()},
-        simulated,
-        providers=usable_providers(target.providers),
-        stand_in=usable_providers(target.providers) != target.providers,
-        session_config=target.session_config,
-        labelled=labelled,
-        float_bytes=float_bytes(loaded),
-    )
-
-
 def _expected(
     loaded: LoadedModel, path: Path, known: KnownStatistics, samples: CalibrationData, target: Target, seed: int
 ) -> Confidence:
@@ -338,11 +310,3 @@ def _expected(
     basis = expectation(loaded.inputs, known_contracts(loaded.inputs, samples), seed=seed)
     providers = usable_providers(target.providers)
     return confidence(loaded.original, path, basis, tier_of(known, samples), providers=providers)
-
-
-def _simulated(quantized: ir.Model, loaded: LoadedModel, samples: CalibrationData) -> dict[str, NDArray[Any]]:
-    """Run the emitted graph in torch on the held-out samples."""
-    graph = TorchGraph(quantized)
-    with torch.inference_mode():
-        parts = [graph.run(feed) for feed in feeds(samples.held_out, loaded.inputs)]
-    return {name: np.concatenate([part[name].numpy() for part in parts]) for name in graph.output_names}

@@ -253,6 +253,9 @@ class CompileConfig:
         mixed: choose the bits of every layer, ``bits`` at most, by what they cost the outputs: least harm under
             ``max_size``, or without it the smallest file that keeps ``min_agreement``.
         max_size: most bytes of the file, such as 200k or 1.5M, or its share of the float file, such as 0.15.
+        speed_trials: where the file turns out slower than the float one, write other forms of it (fewer layers in
+            integers, signed activations, weights alone) and keep the fastest. The clock decides then, so that the same
+            seed need not give the same bytes.
 
     """
 
@@ -274,6 +277,7 @@ class CompileConfig:
     min_agreement: float | None = None
     mixed: bool = False
     max_size: str | None = None
+    speed_trials: bool = True
 
     def __post_init__(self) -> None:
         """Check the values; ConfigError when one is wrong."""

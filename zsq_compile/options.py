@@ -84,6 +84,15 @@ Mixed = Annotated[
         rich_help_panel=_PRECISION,
     ),
 ]
+SpeedTrials = Annotated[
+    bool | None,
+    typer.Option(
+        "--speed-trials/--no-speed-trials",
+        help="Where the file is slower than the float one, time other forms of it and keep the fastest.",
+        show_default="on",
+        rich_help_panel=_OUTPUT,
+    ),
+]
 MaxSize = Annotated[
     str | None,
     typer.Option(

@@ -50,6 +50,8 @@ class Report:
         mixed: how widths were chosen for every layer, as plain values; two lines of it stand under "summary". None when
             they were not.
         baseline: onnxruntime's own quantizer on the same model, as plain values; None when it was not asked for.
+        speed_trials: other forms of the file that were timed because it was slower than float, as plain values, the one
+            that took its place ``chosen``; empty where there was no reason to.
         confidence: the agreement to be expected on real data, with an interval; None when it was not estimated.
         versions: of Python and of the packages, see installed_versions.
         sha256: of the files, by role ("model", "emitted").
@@ -77,6 +79,7 @@ class Report:
     layers: tuple[LayerQuality, ...] = ()
     mixed: Mapping[str, Any] | None = None
     baseline: Mapping[str, Any] | None = None
+    speed_trials: tuple[Mapping[str, Any], ...] = ()
     confidence: Confidence | None = None
     versions: Mapping[str, str] = field(default_factory=lambda: installed_versions())
     sha256: Mapping[str, str] = field(default_factory=dict)

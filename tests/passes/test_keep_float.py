@@ -1,0 +1,93 @@
+"""Quantizers that are taken out again: what stays fits together, the rest is float, and the file stays as small."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from backends.catalog import load_target
+from passes.emit import emit
+from passes.keep_float import KeepFloat
+from passes.place_quantizers import place_quantizers
+from passes.plan import QuantizationPlan
+from tests import models
+from tests.quantizing import execute, inserted, optimized_operators, prepare, random_feeds, with_scales
+
+TARGET = load_target("ort_cpu")
+
+
+def quantized(text_or_model: object, *, bits: int = 8) -> tuple[ir.Model, QuantizationPlan, ir.Model]:
+    model = prepare(text_or_model)  # type: ignore[arg-type]
+    plan = with_scales(place_quantizers(model, TARGET, bits=bits, edge_bits=bits), model, random_feeds(model))
+    return inserted(model, plan), plan, model
+
+
+def layers(plan: QuantizationPlan) -> frozenset[str]:
+    return frozenset(site.node for site in plan.weights)
+
+
+def count(model: ir.Model, op_type: str) -> int:
+    return sum(node.op_type == op_type for node in model.graph)
+
+
+@pytest.mark.parametrize("make", [models.residual, models.depthwise, models.branches])
+def test_nothing_changes_where_everything_may_stay(make: object) -> None:
+    assert callable(make)
+    model, plan, _ = quantized(make())
+    before = models.to_proto(model).SerializeToString(deterministic=True)
+    assert not KeepFloat(TARGET, layers(plan), others=True)(model).modified
+    assert models.to_proto(model).SerializeToString(deterministic=True) == before
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("make", [models.residual, models.depthwise, models.branches])
+def test_without_layers_only_the_weights_stay_rounded(make: object, bits: int, tmp_path: Path) -> None:
+    assert callable(make)
+    model, plan, float_model = quantized(make(), bits=bits)
+    size = len(models.to_proto(model).SerializeToString())
+    assert KeepFloat(TARGET, frozenset(), others=False)(model).modified
+    assert count(model, "QuantizeLinear") == count(model, "DequantizeLinear") == 0
+    feeds = random_feeds(float_model)
+    got = execute(model, feeds)
+    for site in plan.weights:  # the oracle: the float network with its weights and biases on their grids
+        scale = plan.weight_scales[site.initializer]
+        value = float_model.graph.initializers[site.initializer]
+        shape = [1] * len(value.shape)  # type: ignore[arg-type]
+        if site.axis is not None:
+            shape[site.axis] = -1
+        step = scale.scale.reshape(shape)
+        limit = site.number_format
+        codes = np.clip(np.rint(value.const_value.numpy() / step), limit.qmin, limit.qmax)  # type: ignore[union-attr]
+        value.const_value = ir.tensor((codes * step).astype(np.float32))
+    for name, array in execute(float_model, feeds).items():
+        reach = np.abs(array).max()
+        np.testing.assert_allclose(got[name], array, atol=2e-3 * reach)  # biases lie on a grid of their own
+    assert len(models.to_proto(model).SerializeToString()) < size
+    emit(model, plan, TARGET)
+    operators = optimized_operators(model, tmp_path)
+    assert not {"Cast", "Mul", "DequantizeLinear", "QLinearConv"} & set(operators), "folded when it is loaded"
+    for name, array in execute(model, feeds).items():
+        np.testing.assert_allclose(array, got[name], rtol=1e-5, atol=1e-5 * np.abs(got[name]).max())
+
+
+def test_a_layer_by_itself_stays_in_integers(tmp_path: Path) -> None:
+    model, plan, float_model = quantized(models.residual())
+    names = sorted(layers(plan))
+    kept = next(name for name in names if "conv" in name.lower())
+    assert KeepFloat(TARGET, frozenset({kept}), others=False)(model).modified
+    assert count(model, "QuantizeLinear") == 2, "what it reads, and what it makes"
+    operators = optimized_operators(model, tmp_path)
+    assert operators.count("QLinearConv") == 1
+    wanted = execute(float_model, random_feeds(float_model))
+    for name, array in execute(model, random_feeds(float_model)).items():
+        assert np.abs(array - wanted[name]).max() < 0.1 * np.abs(wanted[name]).max()
+
+
+def test_adds_can_leave_integers_while_layers_stay(tmp_path: Path) -> None:
+    model, plan, _ = quantized(models.residual())
+    assert "QLinearAdd" in optimized_operators(model, tmp_path)
+    assert KeepFloat(TARGET, layers(plan), others=False)(model).modified
+    operators = optimized_operators(model, tmp_path)
+    assert "QLinearAdd" not in operators and "QLinearConv" in operators
+    assert not KeepFloat(TARGET, layers(plan), others=False)(model).modified

@@ -1,0 +1,117 @@
+"""Other forms of a file that is slower than float: written, timed, and one of them kept where the clock says so."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from backends.session import open_session
+from tests import models
+from zsq_compile import CompileConfig, PriorConfig, QuantizationConfig, cli, compile_model, proving, speed_trials
+from zsq_compile.verification.latency import Turns
+from zsq_compile.verification.metrics import sqnr_db
+from zsq_compile.verification.report import file_sha256
+
+WEIGHTS = "weights in integers, widened when the file is loaded"
+PRESENT = "the file as it was"
+CONFIG = CompileConfig(generator=PriorConfig(), samples=16, effort="fast")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "net.onnx"
+    onnx.save(models.residual(), path)
+    return path
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, float]], None]:
+    """Let a clock of the test tell how long every form takes, in milliseconds; others take ten."""
+
+    def said(times: dict[str, float]) -> None:
+        def turns(named: Any, *_: object, **__: object) -> dict[str, Turns]:
+            rounds = np.linspace(1.0, 1.2, 20)[:, None]
+            return {name: Turns(milliseconds=times.get(name, 10.0) * rounds) for name in named}
+
+        monkeypatch.setattr(speed_trials, "time_in_turns", turns)
+        monkeypatch.setattr(proving, "_slower", lambda validation: True)
+
+    return said
+
+
+def operators(path: Path, folder: Path) -> set[str]:
+    open_session(path, optimized_path=folder / "optimized.onnx")
+    return {node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node}
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_the_fastest_form_takes_the_place_of_the_file(
+    model: Path, clock: Callable[..., None], tmp_path: Path, bits: int
+) -> None:
+    clock({"float": 1.0, PRESENT: 2.0, WEIGHTS: 0.9})
+    config = CompileConfig(
+        generator=PriorConfig(), samples=16, effort="fast", quantization=QuantizationConfig(bits=bits)
+    )
+    made = compile_model(model, tmp_path / "out.onnx", config)
+    trials = {one["form"]: one for one in made.report.speed_trials}
+    assert [name for name, one in trials.items() if one["chosen"]] == [WEIGHTS]
+    assert trials[PRESENT]["of_float"] == pytest.approx(2.0)
+    assert "integers in layers with weights only" in trials
+    assert ("every 4-bit product in blocks" in trials) == (bits == 4)
+    assert not any(name.startswith("QLinear") for name in operators(made.path, tmp_path))
+    assert made.path.stat().st_size < model.stat().st_size
+    assert made.report.validation.failures == ()
+    assert any("written as weights in integers" in note for note in made.report.notes)
+    x = np.random.default_rng(0).standard_normal((8, 3, 8, 8)).astype(np.float32)
+    wanted, got = (open_session(path).run({"x": x})["logits"] for path in (model, made.path))
+    assert sqnr_db(wanted, got) > (30.0 if bits == 8 else 8.0)
+    assert made.report.sha256["emitted"] == file_sha256(made.path), "the report is of the file as it stands"
+
+
+def test_the_file_stays_where_nothing_is_faster(model: Path, clock: Callable[..., None], tmp_path: Path) -> None:
+    clock({"float": 1.0, PRESENT: 2.0, WEIGHTS: 2.0})
+    made = compile_model(model, tmp_path / "out.onnx", CONFIG)
+    assert made.report.speed_trials and not any(one["chosen"] for one in made.report.speed_trials)
+    assert "QLinearConv" in operators(made.path, tmp_path)
+    assert any("none is faster beyond noise" in note for note in made.report.notes)
+
+
+def test_a_form_that_cannot_be_written_is_told_of(
+    model: Path, clock: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock({"float": 1.0, PRESENT: 2.0})
+    honest = speed_trials.emit
+
+    def emit(graph: Any, plan: Any, target: Any) -> None:
+        if target.activation.signed:
+            raise speed_trials.QuantizationError("no room\nat all")
+        honest(graph, plan, target)
+
+    monkeypatch.setattr(speed_trials, "emit", emit)
+    made = compile_model(model, tmp_path / "out.onnx", CONFIG)
+    failed = {one["form"]: one["reason"] for one in made.report.speed_trials if one["median_ms"] is None}
+    assert failed == {"signed activations": "no room"}
+
+
+@pytest.mark.parametrize("option", ["--no-speed-trials", "--speed-trials"])
+def test_the_option_decides(
+    option: str, model: Path, clock: Callable[..., None], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    clock({"float": 1.0, PRESENT: 2.0, WEIGHTS: 0.5})
+    words = [model, "--generator", "prior", "--samples", 16, "--effort", "fast", "-o", tmp_path / "o.onnx", "--json"]
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*map(str, words), option])
+    assert ended.value.code == 0
+    told = json.loads(capsys.readouterr().out)
+    assert bool(told["speed_trials"]) == (option == "--speed-trials")
+
+
+def test_forms_are_really_timed(model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(proving, "_slower", lambda validation: True)
+    made = compile_model(model, tmp_path / "out.onnx", CONFIG)
+    assert all(one["median_ms"] > 0.0 for one in made.report.speed_trials), "every form runs in the runtime"
+    assert len(made.report.speed_trials) >= 5

@@ -1,0 +1,251 @@
+"""What is tried where a quantized file is slower than the float one: other forms of the same network, on the clock.
+
+The codes and scales of the weights stay; what changes is which layers run in integers, with which type of activations,
+and how packed weights are written. A form takes the file's place where it is faster beyond noise.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from backends.session import RuntimeModelError, usable_providers
+from backends.target import Blockwise, Target
+from passes.checks import IllegalGraphError
+from passes.count_work import layer_work
+from passes.emit import emit
+from passes.keep_float import KeepFloat
+from passes.plan import QuantizationPlan
+from passes.sign_codes import SignCodes
+from zsq_compile.errors import QuantizationError
+from zsq_compile.planning import require_within
+from zsq_compile.verification.latency import Turns, time_in_turns
+from zsq_compile.verification.speed import Costs, judge
+from zsq_compile.writing import write_model
+
+_SECONDS_EACH = 0.7
+_SHARES = (0.9, 0.6)  # of all multiplications
+_EVERY_BLOCK = Blockwise(block_size=256, least_weights=0, most_rows=1 << 30)
+
+Prepare = Callable[[ir.Model], object]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpeedTrial:
+    """One form on the clock.
+
+    Attributes:
+        form: what it is, in words.
+        median_ms: of a run; None where the form could not be written or run.
+        of_float: that over the float file's; None likewise.
+        chosen: it took the place of the quantized file.
+        reason: why there is no time; None where there is one.
+
+    """
+
+    form: str
+    median_ms: float | None
+    of_float: float | None
+    chosen: bool = False
+    reason: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class SpeedTrials:
+    """What was tried, the quantized file as it was first; and the graph that was chosen, None where that one stays."""
+
+    trials: tuple[SpeedTrial, ...]
+    chosen: ir.Model | None
+
+    def words(self) -> str:
+        """Say what came of it in a sentence."""
+        timed = [trial for trial in self.trials if trial.median_ms is not None and trial.of_float is not None]
+        best = next((trial for trial in timed if trial.chosen), None)
+        tried = f"{len(self.trials) - 1} other forms were tried"
+        if best is None:
+            times = "; ".join(f"{trial.form} {trial.of_float:.2f}" for trial in timed)
+            return f"{tried}, and none is faster beyond noise (times of the float file: {times})"
+        first = timed[0]
+        return (
+            f"{tried}; written as {best.form}, which takes {best.of_float:.2f} times as long as the float file, where "
+            f"all in integers took {first.of_float:.2f} times"
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Form:
+    """Another form: what is done to the quantizers, and the rules that it is written by."""
+
+    words: str
+    prepare: Prepare
+    target: Target
+
+
+def try_forms(
+    original: onnx.ModelProto,
+    quantized: ir.Model,
+    emitted: Path,
+    plan: QuantizationPlan,
+    target: Target,
+    feeds: Mapping[str, NDArray[Any]],
+    *,
+    costs: Costs | None,
+    limit: int | None = None,
+) -> SpeedTrials:
+    """Write other forms of a quantized network, and time all of them beside the float file and the present one.
+
+    Args:
+        original: the float model.
+        quantized: the QDQ graph before it was brought into the form of a file; not changed.
+        emitted: the present file.
+        plan: of the graph.
+        target: the present rules.
+        feeds: inputs of one run.
+        costs: nodes that cost time in the present file.
+        limit: bytes that a file may have.
+
+    Raises:
+        RuntimeModelError: the float model or the present file cannot be run.
+
+    """
+    made: dict[str, ir.Model] = {}
+    failed: list[SpeedTrial] = []
+    for form in _forms(quantized, plan, target, costs):
+        copy = quantized.clone()
+        try:
+            if isinstance(result := form.prepare(copy), ir.passes.PassResult) and not result.modified:
+                continue
+            emit(copy, plan, form.target)
+            require_within(copy, limit)
+            made[form.words] = copy
+        except (IllegalGraphError, ir.passes.PassError, QuantizationError) as error:
+            reason = str(error).splitlines()[0]
+            failed.append(SpeedTrial(form=form.words, median_ms=None, of_float=None, reason=reason))
+    turns, broken = _timed(original, emitted, made, feeds, target)
+    best = min(made.keys() & turns.keys(), key=lambda name: turns[name].latency.median_ms, default=None)
+    if best is not None and judge(turns[_PRESENT], turns[best])[0] != "faster":
+        best = None
+    reference = turns[_FLOAT].latency.median_ms
+    trials = [
+        SpeedTrial(
+            form=name,
+            median_ms=one.latency.median_ms,
+            of_float=one.latency.median_ms / reference,
+            chosen=name == best,
+        )
+        for name, one in turns.items()
+        if name != _FLOAT
+    ]
+    return SpeedTrials(trials=(*trials, *failed, *broken), chosen=None if best is None else made[best])
+
+
+_FLOAT, _PRESENT = "float", "the file as it was"
+
+
+def _timed(
+    original: onnx.ModelProto,
+    emitted: Path,
+    made: Mapping[str, ir.Model],
+    feeds: Mapping[str, NDArray[Any]],
+    target: Target,
+) -> tuple[dict[str, Turns], list[SpeedTrial]]:
+    """Time everything in turns; a form that the runtime refuses is told of instead."""
+    providers = usable_providers(target.providers)
+    with tempfile.TemporaryDirectory(prefix="zsq_") as folder:
+        models: dict[str, onnx.ModelProto | Path] = {_FLOAT: original, _PRESENT: emitted}
+        broken = []
+        for number, (name, model) in enumerate(made.items()):
+            path = Path(folder) / f"{number}.onnx"
+            write_model(model, path)
+            try:
+                time_in_turns({name: path}, feeds, seconds=0.0, providers=providers, config=target.session_config)
+            except RuntimeModelError as error:
+                reason = str(error).splitlines()[0]
+                broken.append(SpeedTrial(form=name, median_ms=None, of_float=None, reason=reason))
+                continue
+            models[name] = path
+        seconds = _SECONDS_EACH * len(models)
+        turns = time_in_turns(models, feeds, seconds=seconds, providers=providers, config=target.session_config)
+    return turns, broken
+
+
+def _forms(quantized: ir.Model, plan: QuantizationPlan, target: Target, costs: Costs | None) -> Iterator[_Form]:
+    """All forms that are worth a try, the nearest to the present one first."""
+    layers = frozenset(site.node for site in plan.weights)
+    work = {name: count for name, count in layer_work(quantized).items() if name in layers}
+    slow = {spot.node for spot in costs.spots} if costs is not None else set()
+    beside = _beside(quantized, slow)
+
+    def keeping(names: frozenset[str], *, others: bool) -> Prepare:
+        return lambda model: KeepFloat(target, names, others)(model)
+
+    if slow & layers or beside & layers:
+        yield _Form(
+            words="integers without the layers that they slow down",
+            prepare=keeping(layers - slow - beside, others=True),
+            target=target,
+        )
+    yield _Form(words="integers in layers with weights only", prepare=keeping(layers, others=False), target=target)
+    for share in _SHARES:
+        largest = _largest(work, share)
+        if largest < layers:
+            yield _Form(
+                words=f"integers in the layers of {share:.0%} of the work",
+                prepare=keeping(largest, others=False),
+                target=target,
+            )
+    if not target.activation.signed:
+        signed = replace(target, activation=replace(target.activation, signed=True))
+        yield _Form(words="signed activations", prepare=lambda model: SignCodes()(model), target=signed)
+    if any(site.number_format.bits == 4 for site in plan.weights):
+        for blockwise, words in (
+            (_EVERY_BLOCK, "every 4-bit product in blocks"),
+            (Blockwise(), "no product in blocks"),
+        ):
+            if blockwise != target.blockwise:
+                yield _Form(words=words, prepare=lambda model: None, target=replace(target, blockwise=blockwise))
+    yield _Form(
+        words="weights in integers, widened when the file is loaded",
+        prepare=keeping(frozenset(), others=False),
+        target=target,
+    )
+
+
+def _largest(work: Mapping[str, int], share: float) -> frozenset[str]:
+    """Fewest layers that hold a share of all multiplications."""
+    chosen, left = set(), share * sum(work.values())
+    for name, count in sorted(work.items(), key=lambda item: -item[1]):
+        if left <= 0:
+            break
+        chosen.add(name)
+        left -= count
+    return frozenset(chosen)
+
+
+def _beside(model: ir.Model, names: set[str]) -> set[str]:
+    """Names of the nodes that make what nodes of these names read, or read what they make, past quantizers."""
+    found: set[str] = set()
+    for node in model.graph:
+        if node.name not in names:
+            continue
+        makers = [value.producer() for value in node.inputs if value is not None]
+        readers = [use.node for value in node.outputs for use in value.uses()]
+        found |= {str(one.name) for start in makers for one in _past(start, forward=False)}
+        found |= {str(one.name) for start in readers for one in _past(start, forward=True)}
+    return found
+
+
+def _past(node: ir.Node | None, *, forward: bool) -> Sequence[ir.Node]:
+    """First nodes that are no quantizers, nor activations behind them, in one direction."""
+    if node is None:
+        return ()
+    if node.op_type not in ("QuantizeLinear", "DequantizeLinear", "Clip", "Relu"):
+        return (node,)
+    if forward:
+        return [one for use in node.outputs[0].uses() for one in _past(use.node, forward=True)]
+    return _past(None if node.inputs[0] is None else node.inputs[0].producer(), forward=False)
