@@ -99,7 +99,8 @@ class Alignment:
     Attributes:
         depthwise: depthwise convolutions want a multiple of so many channels; 0 wants nothing.
         inputs: other convolutions want a multiple of so many input channels; 0 wants nothing.
-        outputs: and at least so many output channels, where they look at more than one place; 0 wants nothing.
+        outputs: and at least so many output channels, where they look at more than one place and have two thirds of
+            them already; 0 wants nothing.
 
     """
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from harness import Setting, compiled, last_words, open_rows, table, write_result
 from learning import block_lines
-from zoo import LABELLED, Labelled, add_common_options, chosen
+from zoo import LABELLED, TIMED, Labelled, add_common_options, chosen
 
 from zsq_compile.verification.baseline import BaselineSettings, quantize_with_onnxruntime
 from zsq_compile.verification.fusion import inspect_fusion
@@ -16,6 +16,10 @@ from zsq_compile.verification.latency import measure_latency
 from zsq_compile.verification.running import file_bytes
 
 DEFAULT = ["resnet8_cifar10_bn", "resnet20_bn", "resnet56_bn", "mobilenetv1_075_bn"]
+DEFAULT += [model.key for model in TIMED]
+
+
+THREADS = [1, 2]
 
 
 def onnxruntime_file(model: Labelled, options: argparse.Namespace) -> Path:
@@ -36,10 +40,12 @@ def compile_line(model: Labelled, bits: int, row: dict[str, Any]) -> list[str]:
     return [model.key, f"W{bits}A8", f"{row['seconds']:.1f}", f"{row['peak_mb']:.0f}", words]
 
 
-def latency_lines(model: Labelled, files: dict[str, Path], options: argparse.Namespace) -> list[list[str]]:
+def latency_lines(
+    model: Labelled, files: dict[str, Path], batch: int, threads: int, options: argparse.Namespace
+) -> list[list[str]]:
     spec = model.spec(options.assets)
-    feeds = {spec.name: np.random.default_rng(0).random(spec.batched(1), np.float32)}
-    times = measure_latency(files, feeds, threads=options.threads, seconds=options.seconds)
+    feeds = {spec.name: np.random.default_rng(0).random(spec.batched(batch), np.float32)}
+    times = measure_latency(files, feeds, threads=threads, seconds=options.seconds)
     lines = []
     for name, path in files.items():
         fusion = inspect_fusion(path)
@@ -47,6 +53,7 @@ def latency_lines(model: Labelled, files: dict[str, Path], options: argparse.Nam
         lines.append(
             [
                 model.key if name == "FP32" else "",
+                f"{batch}, {threads}" if name == "FP32" else "",
                 name,
                 f"{own.median_ms:.3f} ({own.p10_ms:.3f} to {own.p90_ms:.3f})",
                 f"{float32.median_ms / own.median_ms:.2f} ({float32.p10_ms / own.p10_ms:.2f})",
@@ -65,10 +72,11 @@ def main() -> None:
     add_common_options(parser)
     parser.add_argument("--models", nargs="*", default=DEFAULT, help="models, or the beginnings of their names")
     parser.add_argument("--bits", nargs="*", type=int, default=[8, 4], help="weight bits")
-    parser.add_argument("--seconds", type=float, default=20.0, help="time for the latencies of one model")
+    parser.add_argument("--batches", nargs="*", type=int, default=[1, 8], help="samples of a run, where they are open")
+    parser.add_argument("--seconds", type=float, default=8.0, help="time for the latencies of a model at one batch")
     options = parser.parse_args()
     rows = open_rows(options)
-    models = {model.key: model for model in LABELLED}
+    models = {model.key: model for model in (*LABELLED, *TIMED)}
     compiling, latencies, learning = [], [], []
     for key in chosen(options.models, tuple(models)):
         model = models[key]
@@ -81,9 +89,14 @@ def main() -> None:
                 if row["exit_code"] in (0, 4):
                     files[f"ours INT{bits}"] = Path(row["path"])
                 learning += block_lines(f"{key}, W{bits}A8", files["FP32"], row["report"])
-        latencies += latency_lines(model, files, options)
+        fixed = model.spec(options.assets).shape[0]
+        for batch in options.batches if fixed is None else [fixed]:
+            for threads in [options.threads] if options.threads else THREADS:
+                print(f"{key}, {batch} samples, {threads} threads ...", file=sys.stderr, flush=True)
+                latencies += latency_lines(model, files, batch, threads, options)
     columns = [
         "model",
+        "batch, threads",
         "file",
         "median ms (10 % to 90 %)",
         "times as fast as FP32",
@@ -91,7 +104,7 @@ def main() -> None:
         "layers in integers",
     ]
     body = (
-        "## Latency\n\nBatch 1, all files of a model in turns; the first run of each turn is not counted. Ratios of "
+        "## Latency\n\nAll files of a model in turns; the first run of each turn is not counted. Ratios of "
         "the medians, in brackets those of the fastest tenth, which a busy machine disturbs less.\n\n"
         + table([*columns, "Q/DQ nodes left", "kB", "of FP32's size"], latencies)
         + "\n\n## Compile time\n\nDefault options, seed 0, in a process of its own, from its start to its end.\n\n"

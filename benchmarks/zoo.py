@@ -114,6 +114,22 @@ LABELLED: tuple[Labelled, ...] = (
     ),
 )
 
+
+@dataclass(frozen=True, kw_only=True)
+class Unlabelled(Labelled):
+    """A model whose speed alone is measured: noise calibrates as fast a file as pictures do."""
+
+    def calibration_batches(self, assets: Path) -> list[dict[str, np.ndarray]]:
+        """Return uniform noise in [0, 1)."""
+        spec, rng = self.spec(assets), np.random.default_rng(0)
+        return [{spec.name: rng.random(spec.batched(self.batch(assets)), np.float32)} for _ in range(2)]
+
+
+TIMED: tuple[Labelled, ...] = tuple(
+    Unlabelled(key=key, file=f"wild/{key}.onnx", images="", calibration=None, mean=(0.0,), std=(1.0,))
+    for key in ("ultraface_rfb320", "pfld_landmark")
+)
+
 WILD: tuple[str, ...] = (
     "ultraface_rfb320",
     "pfld_landmark",

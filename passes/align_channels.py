@@ -64,8 +64,8 @@ class _Group:
         if self.depthwise:
             wanted = _up(wanted, alignment.depthwise)
         wanted = _up(wanted, alignment.inputs)
-        if any(_taps(node) > 1 for node in self.sources):
-            wanted = max(wanted, alignment.outputs)
+        if any(_taps(node) > 1 for node in self.sources) and 3 * wanted >= 2 * alignment.outputs:
+            wanted = max(wanted, alignment.outputs)  # from fewer the gain is small, and the file of a small network not
         return wanted if self.pictures or wanted <= _MOST_GROWTH * self.channels else None
 
     def widen(self, graph: ir.Graph, width: int) -> None:

@@ -12,6 +12,8 @@ import itertools
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from passes.surgery import drop_unused
+
 _ADDED = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
 
@@ -25,6 +27,9 @@ class Slim(ir.passes.InPlacePass):
             modified = True
             del model.metadata_props[key]
         graph = model.graph
+        count = len(graph.initializers)
+        drop_unused(graph, tuple(graph.initializers.values()))
+        modified |= len(graph.initializers) < count
         values = [*graph.initializers.values(), *(value for node in graph for value in node.outputs)]
         taken = {value.name for value in (*graph.inputs, *values)}
         free = (name for name in (f"q{count}" for count in itertools.count()) if name not in taken)

@@ -50,6 +50,8 @@ class Estimate:
 def estimated_bytes(model: ir.Model, plans: Mapping[int, QuantizationPlan], target: Target) -> dict[int, int]:
     """Bytes of the files that plans make of a folded float model, from the sizes of its weights alone.
 
+    Channels of zeros that are added for the sake of speed are not counted; there are few in networks that are not tiny.
+
     One plan is carried out on a copy whose weights are one number per channel, which takes no time; what the other
     numbers take is added, for every plan.
 

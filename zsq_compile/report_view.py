@@ -200,9 +200,20 @@ def _facts(told: Told, report: Report) -> tuple[tuple[str, str], ...]:
     facts += [("distilled", told["distillation"]["summary"])] if told["distillation"] else []
     speed = report.validation.speed
     facts += [("speed", speed.words())] if speed is not None else []
+    facts += [(_trial_heading(one), _trial_words(one)) for one in report.speed_trials]
     if report.confidence is not None:
         facts.append(("agreement on real data, estimated", f"{report.confidence.words()}, {report.confidence.tier}"))
     return tuple(facts)
+
+
+def _trial_heading(trial: Told) -> str:
+    return f"form of the file{', kept' if trial['chosen'] else ''}"
+
+
+def _trial_words(trial: Told) -> str:
+    if trial["of_float"] is None:
+        return f"{trial['form']}: not to be had, {trial['reason']}"
+    return f"{trial['form']}: {trial['median_ms']:.3g} ms, {trial['of_float']:.2f} times the float file's time"
 
 
 def _gallery(report: Report) -> tuple[Shown, ...]:

@@ -107,6 +107,13 @@ def test_both_branches_of_an_add_are_widened() -> None:
     assert weight(model, "last").shape == (8, 16, 3, 3), "a graph output keeps its channels"
 
 
+@pytest.mark.parametrize(("count", "wider"), [(8, 8), (11, 16), (14, 16), (16, 16), (17, 20)])
+def test_few_output_channels_become_sixteen_where_most_are_there(count: int, wider: int) -> None:
+    model = quantized(RESIDUAL.replace("10", str(count)))
+    AlignChannels(RULE)(model)
+    assert weight(model, "inner").shape == (wider, wider, 3, 3)
+
+
 CONCAT = ("[mean] g = GlobalAveragePool(c4)", "[cat] k = Concat<axis=1>(r3, c4) [mean] g = GlobalAveragePool(k)")
 
 

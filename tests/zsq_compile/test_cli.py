@@ -313,7 +313,7 @@ def test_a_report_is_one_page(call: Callable[..., Ended], model: Path, tmp_path:
     assert f"{told['validation']['agreement']:.2%}" in text
     assert text.count("<img ") == len(told["pictures"]) == 10  # eight to calibrate on, two held out
     assert len(told["moments"]) == 3 and all(one["distance"] > 0 for one in told["moments"])
-    assert sum(told["contents"]["quantized"]["weights"].values()) == 8 * 27 + 2 * 8 * 72 + 40
+    assert sum(told["contents"]["quantized"]["weights"].values()) == 8 * 36 + 2 * 8 * 72 + 40
     assert call(model, *QUICK, "--report", page).out.splitlines()[-1] == f"report in {page}"
     assert json.loads(call(model, *QUICK, "--json").out)["pictures"] == [], "nobody asked for them"
     ended = call(model, "--report", tmp_path / "report.pdf")

@@ -32,7 +32,8 @@ def test_a_quantized_file(bits: int) -> None:
     emit(quantized, plan, target)
     proto = ir.to_proto(quantized)
     contents = file_contents(ir.from_proto(onnx.ModelProto.FromString(proto.SerializeToString())), proto.ByteSize())
-    counts = {"conv0": 216, "conv1": 576, "conv2": 576, "gemm": 40}
+    counts = {"conv0": 288, "conv1": 576, "conv2": 576, "gemm": 40}
+    # a picture's three channels are four
     assert contents.weights == {name: count * bits // 8 for name, count in counts.items()}
     assert contents.biases == 4 * (8 + 8 + 8 + 5), "int32"
     assert contents.scales >= 4 * (8 + 8 + 8 + 5), "a float for every channel of the weights, at least"

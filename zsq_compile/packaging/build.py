@@ -31,6 +31,7 @@ from zsq_compile.reading import is_quantized, opset_of, read_model
 _ARCHIVES = (".tar.gz", ".tgz")
 _DEFAULT_TARGET = "ort_cpu"
 _NARROW = {onnx.TensorProto.INT4, onnx.TensorProto.UINT4}
+_SIZES = 128  # bytes; what is smaller may be sizes or axes, which a runtime wants to find in the file itself
 _UNPACKING = {"Cast", "Reshape"}  # what stands between packed weights and their DequantizeLinear
 
 
@@ -196,7 +197,7 @@ def _copy_model(model: Path, proto: onnx.ModelProto, folder: Path) -> None:
         return
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)  # saving with external data empties the tensors of the model it is given
-    onnx.save(copy, path, save_as_external_data=True, location="model.data", size_threshold=0)
+    onnx.save(copy, path, save_as_external_data=True, location="model.data", size_threshold=_SIZES)
     shutil.copymode(path, folder / "model.data")  # onnx keeps its data files from all other users
 
 

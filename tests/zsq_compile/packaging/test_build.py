@@ -212,7 +212,9 @@ def test_weights_outside_of_the_file_come_along(tmp_path):
     (tmp_path / "many").mkdir()
     path = tmp_path / "many" / "net.onnx"
     proto = onnx.load(quantized(tmp_path / "net.onnx"))
-    onnx.save(proto, path, save_as_external_data=True, location="odd name.bin", size_threshold=16)
+    onnx.save(
+        proto, path, save_as_external_data=True, location="odd name.bin", size_threshold=100
+    )  # above sizes, which a checker reads
     made = build_package(path, tmp_path / "net.zsq", ort=False)
     assert {"model.onnx", "model.data"} <= set(made.manifest["files"])
     data = made.path / "model.data"  # another user of the device must be able to read it too
