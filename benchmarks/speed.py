@@ -88,7 +88,8 @@ def main() -> None:
                 compiling.append(compile_line(model, bits, row))
                 if row["exit_code"] in (0, 4):
                     files[f"ours INT{bits}"] = Path(row["path"])
-                learning += block_lines(f"{key}, W{bits}A8", files["FP32"], row["report"])
+                if row["report"].get("learning"):
+                    learning += block_lines(f"{key}, W{bits}A8", files["FP32"], row["report"])
         fixed = model.spec(options.assets).shape[0]
         for batch in options.batches if fixed is None else [fixed]:
             for threads in [options.threads] if options.threads else THREADS:
