@@ -115,7 +115,9 @@ def _estimate_words(comparison: Comparison) -> Iterator[str]:
     known = [(interval, row.agreement) for row in comparison.rows if (interval := _interval(row)) and row.agreement]
     if comparison.judged_on_real and known:
         inside = sum(low <= truth <= high for (low, high), truth in known)
-        yield f"estimates made without these samples held the truth for {inside} of {len(known)} files (see --json)"
+        cut = sum(_cut_off(row) for row in comparison.rows)
+        more = f"; none for {cut} that lose what the float network is surest of" if cut else ""
+        yield f"estimates made without these samples held the truth for {inside} of {len(known)} files{more} (--json)"
 
 
 def _group(row: ComparedModel) -> str | None:

@@ -7,7 +7,7 @@ from zsq_compile.evidence import Contents
 
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
-_UNPACKING = ("Cast", "Div", "Mod", "Sub", "Reshape", "Slice", "Transpose")  # from packed codes to the weight
+_UNPACKING = ("Cast", "Div", "Mod", "Sub", "Reshape", "Slice", "Transpose", "Mul")  # from packed codes to the weight
 
 
 def file_contents(model: ir.Model, total: int) -> Contents:
@@ -46,8 +46,8 @@ def _purpose(value: ir.Value) -> tuple[str, ir.Node | None]:
             return ("weight", node) if use.idx < 2 else ("bias", node)
         if is_standard(node, *_QUANTIZERS) and use.idx > 0:
             return "scale", None
-        if is_standard(node, "Mul") and _scales_a_bias(node):
-            return "scale", None
+        if is_standard(node, "Mul") and (_scales_a_bias(node) or (use.idx == 1 and _purpose(node.outputs[0])[1])):
+            return "scale", None  # the second: of a weight that is widened by a product
         if use.idx == 0 and is_standard(node, *_QUANTIZERS, *_UNPACKING):
             kind, layer = _purpose(node.outputs[0])
             if kind != "constant":

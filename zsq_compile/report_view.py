@@ -60,6 +60,7 @@ class View:
         size_legend: (tone, what) of their parts.
         heavy: (layer, float bytes, quantized bytes) of the largest layers.
         latency: bars of the two models.
+        speed: (what, words): whether the file is faster, and other forms of it that were tried.
         stages: bars of the time that was spent.
         details: (heading, rows of (what, value)).
 
@@ -85,6 +86,7 @@ class View:
     size_legend: tuple[tuple[str, str], ...]
     heavy: tuple[tuple[str, str, str], ...]
     latency: tuple[Bar, ...]
+    speed: tuple[tuple[str, str], ...]
     stages: tuple[Bar, ...]
     details: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
 
@@ -104,7 +106,7 @@ def view_of(report: Report) -> View:
         layers=layer_chart(told["layers"], told["worst_layers"]),
         worst=tuple(layer.words() for layer in worst_layers(report.layers)),
         cells=_cells(told["layers"], validation["fusion"]),
-        float_nodes=tuple((one["op_type"], one["where"], one["reason"]) for one in told["refusals"]),
+        float_nodes=_left_float(told),
         moments=moment_chart(told["moments"]),
         moment_words=_moment_words(told["moments"]),
         facts=_facts(told, report),
@@ -115,6 +117,7 @@ def view_of(report: Report) -> View:
         size_legend=legend,
         heavy=_heavy(told["contents"]),
         latency=latency_bars(validation["latency"]),
+        speed=_speed(report),
         stages=stage_bars(told["stages"]),
         details=_details(told),
     )
@@ -127,9 +130,8 @@ def _verdict(told: Told) -> str:
     parts = [f"is {validation['quantized_bytes'] / max(validation['float_bytes'], 1):.0%} of the float file's size"]
     if validation["speedup"] is not None:
         speedup = validation["speedup"]
-        parts.append(
-            f"runs {speedup:.1f} times as fast" if speedup >= 1.0 else f"takes {1 / speedup:.1f} times as long"
-        )
+        faster = f"runs {speedup:.1f} times as fast" if speedup >= 1.0 else f"takes {1 / speedup:.1f} times as long"
+        parts.append("runs as fast as it" if 0.95 < speedup < 1.05 else faster)
     real = validation["labelled"]
     if real is not None:
         parts.append(
@@ -169,6 +171,11 @@ def _cells(layers: Sequence[Told], fusion: Told) -> tuple[Cell, ...]:
     unfused, blockwise = set(fusion["unfused"]), set(fusion["blockwise"])
     cells = []
     for one in layers:
+        if one["node"] in fusion["left_float"]:
+            continue
+        if one["weight_bits"] is None and not fusion["fused_others"]:  # an Add, say, of which none has a kernel
+            cells.append(Cell(tone="bad", note=f"{one['node']} ({one['op_type']}): left in float"))
+            continue
         runs = "written for integers, run in float" if one["node"] in unfused else "in integers"
         runs = "on weights in blocks, as they are stored" if one["node"] in blockwise else runs
         bits = "" if one["weight_bits"] is None else f"{one['weight_bits']}-bit weights, "
@@ -198,12 +205,28 @@ def _facts(told: Told, report: Report) -> tuple[tuple[str, str], ...]:
         facts.append(("pixels", contract_words(contract)))
     facts += [("widths", line) for line in (told["mixed"] or {}).get("summary", ())]
     facts += [("distilled", told["distillation"]["summary"])] if told["distillation"] else []
-    speed = report.validation.speed
-    facts += [("speed", speed.words())] if speed is not None else []
-    facts += [(_trial_heading(one), _trial_words(one)) for one in report.speed_trials]
     if report.confidence is not None:
         facts.append(("agreement on real data, estimated", f"{report.confidence.words()}, {report.confidence.tier}"))
     return tuple(facts)
+
+
+def _speed(report: Report) -> tuple[tuple[str, str], ...]:
+    """Say whether the file is faster, and what else was tried."""
+    speed = report.validation.speed
+    said = [("verdict", speed.words())] if speed is not None else []
+    return (*said, *((_trial_heading(one), _trial_words(one)) for one in report.speed_trials))
+
+
+def _left_float(told: Told) -> tuple[tuple[str, str, str], ...]:
+    """Return what was refused, and layers that the clock put back into float."""
+    refused = [(one["op_type"], one["where"], one["reason"]) for one in told["refusals"]]
+    known = {where for _, where, _ in refused}
+    if any(one["chosen"] for one in told["speed_trials"]):
+        reason = "its weights are stored in integers; in float the file is faster here, see the forms under Time"
+        kinds = {one["node"]: one["op_type"] for one in told["layers"]}
+        names = [name for name in told["validation"]["fusion"]["left_float"] if name not in known]
+        refused += [(kinds.get(name, "layer"), name, reason) for name in names]
+    return tuple(refused)
 
 
 def _trial_heading(trial: Told) -> str:

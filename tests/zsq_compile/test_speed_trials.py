@@ -12,6 +12,7 @@ import pytest
 from backends.session import open_session
 from tests import models
 from zsq_compile import CompileConfig, PriorConfig, QuantizationConfig, cli, compile_model, proving, speed_trials
+from zsq_compile.report_view import view_of
 from zsq_compile.verification.latency import Turns
 from zsq_compile.verification.metrics import sqnr_db
 from zsq_compile.verification.report import file_sha256
@@ -70,6 +71,18 @@ def test_the_fastest_form_takes_the_place_of_the_file(
     wanted, got = (open_session(path).run({"x": x})["logits"] for path in (model, made.path))
     assert sqnr_db(wanted, got) > (30.0 if bits == 8 else 8.0)
     assert made.report.sha256["emitted"] == file_sha256(made.path), "the report is of the file as it stands"
+
+
+def test_the_page_tells_what_was_tried(model: Path, clock: Callable[..., None], tmp_path: Path) -> None:
+    clock({"float": 1.0, PRESENT: 2.0, WEIGHTS: 0.9})
+    made = compile_model(model, tmp_path / "out.onnx", CONFIG)
+    view = view_of(made.report)
+    said = dict(view.speed)
+    assert said["form of the file, kept"].startswith(f"{WEIGHTS}: 0.99 ms, 0.90 times")
+    assert {cell.tone for cell in view.cells} == {"bad"}
+    assert [name for _, name, _ in view.float_nodes] == ["conv0", "conv1", "conv2", "gemm"]
+    assert set(made.report.contents["quantized"].weights) == {"conv0", "conv1", "conv2", "gemm"}
+    assert made.report.contents["quantized"].constants == 0
 
 
 def test_the_file_stays_where_nothing_is_faster(model: Path, clock: Callable[..., None], tmp_path: Path) -> None:
