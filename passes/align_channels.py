@@ -3,10 +3,11 @@
     x (24 channels) -> Conv (24 groups) -> Conv (48 x 24)    ->    x (32) -> Conv (32 groups) -> Conv (48 x 32)
 
 Filters of zeros are added to the layer that makes a value, and columns of zeros to the layers that read it, so that
-every number behind them stays what it was, to the bit. ONNX Runtime has a fast kernel for depthwise convolutions of a
-multiple of 16 channels and one for any other number, which takes twice the time for 24 channels that the fast one takes
-for 32. Likewise it multiplies 4 input channels at once, and unfolds the picture where they do not come in fours: so a
-picture of 3 channels gets a fourth, as codes, behind its QuantizeLinear.
+every number behind them stays what it was, to the bit in integer kernels (one in float may add in another order). ONNX
+Runtime has a fast kernel for depthwise convolutions of a multiple of 16 channels and one for any other number, which
+takes twice the time for 24 channels that the fast one takes for 32. Likewise it multiplies 4 input channels at once,
+and unfolds the picture where they do not come in fours: so a picture of 3 channels gets a fourth, as codes, behind its
+QuantizeLinear.
 
 Values hang together by what keeps channels apart (quantizers, Relu, Clip, Add, pooling, depthwise convolutions). A
 group of such values is widened where only convolutions with constant integer weights make and read it.
@@ -19,7 +20,7 @@ import numpy as np
 import onnx_ir as ir
 
 from backends.target import Alignment
-from passes.surgery import add_constant, is_standard
+from passes.surgery import add_constant, free_name, is_standard
 
 _APART = ("QuantizeLinear", "DequantizeLinear", "Relu", "Clip", "MaxPool", "AveragePool")
 _MOST_GROWTH = 2  # times the channels that there were; a picture may grow further
@@ -274,9 +275,10 @@ def _pad_codes(graph: ir.Graph, picture: ir.Value, more: int) -> None:
         quantizer, codes = use.node, use.node.outputs[0]
         fill = quantizer.inputs[2] if len(quantizer.inputs) > 2 else None
         pads = add_constant(graph, f"{picture.name}_aligned", np.array([0, 0, 0, 0, 0, more, 0, 0], np.int64))
-        pad = ir.node("Pad", [codes, pads, fill], name=f"{picture.name}_Align")
+        name = free_name(graph, f"{picture.name}_wider")
+        pad = ir.node("Pad", [codes, pads, fill], name=f"{name}_Pad")
         wider = pad.outputs[0]
-        wider.name, wider.type, wider.shape = f"{picture.name}_wider", codes.type, codes.shape
+        wider.name, wider.type, wider.shape = name, codes.type, codes.shape
         codes.shape = picture.shape
         for reader in list(codes.uses()):
             reader.node.replace_input_with(reader.idx, wider)

@@ -172,11 +172,42 @@ class _Writer:
 
 
 def row_count(data: ir.Value | None) -> int | None:
-    """Rows of the matrix, or matrices, of a value; an open first axis counts as 1, with another they are not known."""
+    """Rows of the matrix, or matrices, of a value for one sample; None where they are not known.
+
+    An open first axis is the batch, unless a Reshape in front has put other axes into it, whose sizes count then.
+    """
     if data is None or data.shape is None:
         return None
-    sizes = [1 if place == 0 and not isinstance(size, int) else size for place, size in enumerate(data.shape[:-1])]
-    return prod(size for size in sizes if isinstance(size, int)) if all(isinstance(s, int) for s in sizes) else None
+    if len(data.shape) < 2:
+        return 1
+    inner = [size for size in data.shape[1:-1] if isinstance(size, int)]
+    first = _first_size(data)
+    return None if first is None or len(inner) < len(data.shape) - 2 else first * prod(inner)
+
+
+def _first_size(value: ir.Value) -> int | None:
+    """Length of a value's first axis for one sample."""
+    size = None if value.shape is None else value.shape[0]
+    if isinstance(size, int):
+        return size
+    maker = value.producer()
+    while maker is not None and not is_standard(maker, "Reshape"):  # whatever else there is keeps the first axis
+        source = maker.inputs[0] if maker.inputs else None
+        maker = None if source is None else source.producer()
+    source = None if maker is None else maker.inputs[0]
+    if maker is None or source is None:
+        return 1
+    before, after = (_sizes_behind(one) for one in (source, maker.outputs[0]))
+    first = _first_size(source)
+    return None if before is None or not after or first is None else first * before // after
+
+
+def _sizes_behind(value: ir.Value) -> int | None:
+    """Product of all sizes of a value but the first; None where one is open."""
+    sizes = () if value.shape is None else value.shape[1:]
+    if value.shape is None or not all(isinstance(size, int) for size in sizes):
+        return None
+    return prod(int(size) for size in sizes if isinstance(size, int))
 
 
 def is_block_matmul(node: ir.Node | None) -> bool:

@@ -41,7 +41,7 @@ class KeepFloat(ir.passes.InPlacePass):
             if node not in kernels and _constant_weight(node) is not None:
                 for position in range(1, len(node.inputs)):
                     modified |= _widen(graph, node, position)
-        for value in [value for value in sites if value not in needed]:
+        for value in [value for value in sites if value not in needed][::-1]:  # what one site reads may be another's
             sites[value].remove(graph)
             modified = True
         return ir.passes.PassResult(model, modified)
@@ -97,9 +97,31 @@ class _Site:
     nodes: tuple[ir.Node, ...]
 
     def remove(self, graph: ir.Graph) -> None:
-        """Let all who read the dequantized value read the float one."""
-        self.nodes[-1].outputs[0].replace_all_uses_with(self.value)
-        remove_unread(graph, self.nodes[-1])
+        """Let all who read the dequantized value read the float one, within the range that its grid has.
+
+        A quantizer of few bits may stand in the place of a Clip of the network, which reads what comes before it.
+        """
+        last = self.nodes[-1]
+        value = self._clipped(graph) if len(self.nodes) > 2 else self.value
+        last.outputs[0].replace_all_uses_with(value)
+        remove_unread(graph, last)
+
+    def _clipped(self, graph: ir.Graph) -> ir.Value:
+        first, last = self.nodes[0], self.nodes[-1]
+        clip = next(node for node in self.nodes if is_standard(node, "Clip"))
+        scale, zero = (constant_value(part) for part in first.inputs[1:3])
+        ends = [constant_value(code) for code in clip.inputs[1:3]]
+        assert scale is not None and zero is not None
+        limits = []
+        for end, name in zip(ends, ("lowest", "highest"), strict=True):
+            assert end is not None
+            limit = (np.float32(end.item()) - np.float32(zero.item())) * np.float32(scale.item())
+            limits.append(add_constant(graph, f"{self.value.name}_{name}", np.asarray(limit, np.float32)))
+        node = ir.node("Clip", [self.value, *limits], name=f"{self.value.name}_Limit")
+        made = node.outputs[0]
+        made.name, made.type, made.shape = f"{self.value.name}_limited", self.value.type, self.value.shape
+        graph.insert_after(last, node)
+        return made
 
 
 def _site(node: ir.Node) -> _Site | None:

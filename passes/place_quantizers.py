@@ -174,10 +174,14 @@ class _Placement:
             changed = False
             for node in movers:
                 ins = [v for v in _mover_inputs(node) if v is not None]
-                outs = [v for v in node.outputs if v.name and _is_float(v) and v.name not in self._float_region]
+                outs = [v for v in node.outputs if v.name and _is_float(v) and self._may_be_codes(v.name)]
                 if any(v.name in self.sites for v in (*ins, *outs)):
                     changed |= any([self._mark(v) for v in (*ins, *outs)])
                     self._unite([str(v.name) for v in (*ins, *outs)])
+
+    def _may_be_codes(self, name: str) -> bool:
+        """Tell whether a value may be quantized: it leads to no output, or another reader has it quantized already."""
+        return name not in self._float_region or name in self.sites
 
     def _unite(self, names: list[str]) -> None:
         roots = {self.group(name) for name in names}

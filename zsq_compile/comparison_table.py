@@ -112,7 +112,11 @@ def _estimate_words(comparison: Comparison) -> Iterator[str]:
         if any(_cut_off(row) for row in comparison.rows):
             yield f"{_CUT_OFF}: loses decisions that the float network is surest of, as its ranges end too early"
         return
-    known = [(interval, row.agreement) for row in comparison.rows if (interval := _interval(row)) and row.agreement]
+    known = [
+        (interval, row.agreement)
+        for row in comparison.rows
+        if (interval := _interval(row)) and row.agreement is not None
+    ]
     if comparison.judged_on_real and known:
         inside = sum(low <= truth <= high for (low, high), truth in known)
         cut = sum(_cut_off(row) for row in comparison.rows)

@@ -46,8 +46,8 @@ def _purpose(value: ir.Value) -> tuple[str, ir.Node | None]:
             return ("weight", node) if use.idx < 2 else ("bias", node)
         if is_standard(node, *_QUANTIZERS) and use.idx > 0:
             return "scale", None
-        if is_standard(node, "Mul") and (_scales_a_bias(node) or (use.idx == 1 and _purpose(node.outputs[0])[1])):
-            return "scale", None  # the second: of a weight that is widened by a product
+        if is_standard(node, "Mul") and _scales(node, use.idx):
+            return "scale", None
         if use.idx == 0 and is_standard(node, *_QUANTIZERS, *_UNPACKING):
             kind, layer = _purpose(node.outputs[0])
             if kind != "constant":
@@ -55,6 +55,8 @@ def _purpose(value: ir.Value) -> tuple[str, ir.Node | None]:
     return "constant", None
 
 
-def _scales_a_bias(node: ir.Node) -> bool:
-    """Tell whether a product is the scale of a quantizer, which stands there as data scale times weight scale."""
+def _scales(node: ir.Node, place: int) -> bool:
+    """Tell whether a product is a scale, data's times weight's, or widens codes by a factor in second place."""
+    if place == 1 and _purpose(node.outputs[0])[0] != "constant":
+        return True
     return any(is_standard(use.node, *_QUANTIZERS) and use.idx == 1 for use in node.outputs[0].uses())

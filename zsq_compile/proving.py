@@ -1,5 +1,6 @@
 """The last steps of a compilation: the file is written, run, and where it is slower than float, written otherwise."""
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 
-from backends.session import open_session, usable_providers
+from backends.session import usable_providers
 from backends.target import Target
 from passes.emit import emit
 from zsq_compile.calibration_data import CalibrationData, feeds
@@ -20,7 +21,6 @@ from zsq_compile.planning import float_bytes, require_within
 from zsq_compile.quantize_network import FloatNetwork, QuantizedNetwork
 from zsq_compile.speed_trials import SpeedTrials, try_forms
 from zsq_compile.verification.dataset import Dataset
-from zsq_compile.verification.running import first_sample
 from zsq_compile.verification.validate import Validation, validate
 from zsq_compile.writing import write_model
 
@@ -77,14 +77,17 @@ def prove(
     costs = None if validation.speed is None else validation.speed.costs
     with clock.stage("try other forms"):
         held_out = {name: tensor.numpy() for name, tensor in samples.held_out.items()}
-        sample = first_sample(open_session(path, config=target.session_config), held_out)
         trials = try_forms(
-            loaded.original, before, path, quantized.plan, target, sample, costs=costs, limit=network.limit
+            loaded.original, before, path, quantized.plan, target, held_out, costs=costs, limit=network.limit
         )
         clock.progress.note(trials.words())
-        if trials.chosen is not None:
-            write_model(trials.chosen, path)
-            validation = _validate(loaded, trials.chosen, path, samples, target, labelled)
+        if trials.chosen is None:
+            return Proven(validation=validation, trials=trials)
+        with tempfile.TemporaryDirectory(prefix="zsq_") as folder:
+            trial = Path(folder) / path.name
+            write_model(trials.chosen, trial)
+            validation = _validate(loaded, trials.chosen, trial, samples, target, labelled)
+        write_model(trials.chosen, path)
     return Proven(validation=validation, trials=trials)
 
 

@@ -5,16 +5,18 @@ and how packed weights are written. A form takes the file's place where it is fa
 """
 
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from backends.session import RuntimeModelError, usable_providers
+from backends.session import RuntimeModelError, Session, open_session, usable_providers
 from backends.target import Blockwise, Target
 from passes.checks import IllegalGraphError
 from passes.count_work import layer_work
@@ -22,13 +24,17 @@ from passes.emit import emit
 from passes.keep_float import KeepFloat
 from passes.plan import QuantizationPlan
 from passes.sign_codes import SignCodes
-from zsq_compile.errors import QuantizationError
+from zsq_compile.errors import QuantizationError, ZsqError
 from zsq_compile.planning import require_within
 from zsq_compile.verification.latency import Turns, time_in_turns
+from zsq_compile.verification.metrics import sqnr_db
+from zsq_compile.verification.running import first_sample, run_batched
 from zsq_compile.verification.speed import Costs, judge
 from zsq_compile.writing import write_model
 
 _SECONDS_EACH = 0.7
+_WORSE_DB = 3.0  # that outputs may be noisier than those of the present file; samples are few
+_RUNS = 5
 _SHARES = (0.9, 0.6)  # of all multiplications
 _EVERY_BLOCK = Blockwise(block_size=256, least_weights=0, most_rows=1 << 30)
 
@@ -92,12 +98,12 @@ def try_forms(
     emitted: Path,
     plan: QuantizationPlan,
     target: Target,
-    feeds: Mapping[str, NDArray[Any]],
+    samples: Mapping[str, NDArray[Any]],
     *,
     costs: Costs | None,
     limit: int | None = None,
 ) -> SpeedTrials:
-    """Write other forms of a quantized network, and time all of them beside the float file and the present one.
+    """Write other forms of a quantized network, and time the best of them beside the float file and the present one.
 
     Args:
         original: the float model.
@@ -105,7 +111,7 @@ def try_forms(
         emitted: the present file.
         plan: of the graph.
         target: the present rules.
-        feeds: inputs of one run.
+        samples: inputs by name, (count, ...), which a form must do as well on as the present file.
         costs: nodes that cost time in the present file.
         limit: bytes that a file may have.
 
@@ -113,65 +119,124 @@ def try_forms(
         RuntimeModelError: the float model or the present file cannot be run.
 
     """
-    made: dict[str, ir.Model] = {}
-    failed: list[SpeedTrial] = []
-    for form in _forms(quantized, plan, target, costs):
-        copy = quantized.clone()
-        try:
-            if isinstance(result := form.prepare(copy), ir.passes.PassResult) and not result.modified:
+    work = _Work(original, quantized, emitted, plan, target, samples, limit)
+    forms = {form.words: form for form in _forms(quantized, plan, target, costs)}
+    wanted = work.outputs(original)
+    present = work.ratios(work.outputs(emitted), wanted)
+    with tempfile.TemporaryDirectory(prefix="zsq_") as folder:
+        written = {}
+        failed: list[SpeedTrial] = []
+        for number, form in enumerate(forms.values()):
+            path = Path(folder) / f"{number}.onnx"
+            try:
+                once = work.tried(form, path, wanted, present)
+            except _FAILURES as error:
+                reason = str(error).splitlines()[0].replace(str(path), "it")
+                failed.append(SpeedTrial(form=form.words, median_ms=None, of_float=None, reason=reason))
                 continue
-            emit(copy, plan, form.target)
-            require_within(copy, limit)
-            made[form.words] = copy
-        except (IllegalGraphError, ir.passes.PassError, QuantizationError) as error:
-            reason = str(error).splitlines()[0]
-            failed.append(SpeedTrial(form=form.words, median_ms=None, of_float=None, reason=reason))
-    turns, broken = _timed(original, emitted, made, feeds, target)
-    best = min(made.keys() & turns.keys(), key=lambda name: turns[name].latency.median_ms, default=None)
+            if once is not None:
+                written[form.words] = (once, path)
+        fastest = dict(sorted(written.items(), key=lambda item: item[1][0])[:_FINALISTS])
+        turns = work.timed({name: path for name, (_, path) in fastest.items()})
+    best = min(fastest, key=lambda name: turns[name].latency.median_ms, default=None)
     if best is not None and judge(turns[_PRESENT], turns[best])[0] != "faster":
         best = None
     reference = turns[_FLOAT].latency.median_ms
+    times = {name: one.latency.median_ms for name, one in turns.items() if name != _FLOAT}
+    times |= {name: once for name, (once, _) in written.items() if name not in turns}
     trials = [
-        SpeedTrial(
-            form=name,
-            median_ms=one.latency.median_ms,
-            of_float=one.latency.median_ms / reference,
-            chosen=name == best,
-        )
-        for name, one in turns.items()
-        if name != _FLOAT
+        SpeedTrial(form=name, median_ms=time, of_float=time / reference, chosen=name == best)
+        for name, time in times.items()
     ]
-    return SpeedTrials(trials=(*trials, *failed, *broken), chosen=None if best is None else made[best])
+    return SpeedTrials(trials=(*trials, *failed), chosen=None if best is None else work.made(forms[best]))
 
 
 _FLOAT, _PRESENT = "float", "the file as it was"
+_FINALISTS = 3  # are timed in turns with the float file and the present one
+_FAILURES = (IllegalGraphError, ir.passes.PassError, ZsqError, RuntimeModelError, OSError)
 
 
-def _timed(
-    original: onnx.ModelProto,
-    emitted: Path,
-    made: Mapping[str, ir.Model],
-    feeds: Mapping[str, NDArray[Any]],
-    target: Target,
-) -> tuple[dict[str, Turns], list[SpeedTrial]]:
-    """Time everything in turns; a form that the runtime refuses is told of instead."""
-    providers = usable_providers(target.providers)
-    with tempfile.TemporaryDirectory(prefix="zsq_") as folder:
-        models: dict[str, onnx.ModelProto | Path] = {_FLOAT: original, _PRESENT: emitted}
-        broken = []
-        for number, (name, model) in enumerate(made.items()):
-            path = Path(folder) / f"{number}.onnx"
-            write_model(model, path)
-            try:
-                time_in_turns({name: path}, feeds, seconds=0.0, providers=providers, config=target.session_config)
-            except RuntimeModelError as error:
-                reason = str(error).splitlines()[0]
-                broken.append(SpeedTrial(form=name, median_ms=None, of_float=None, reason=reason))
-                continue
-            models[name] = path
-        seconds = _SECONDS_EACH * len(models)
-        turns = time_in_turns(models, feeds, seconds=seconds, providers=providers, config=target.session_config)
-    return turns, broken
+@dataclass(frozen=True, slots=True, eq=False)
+class _Work:
+    """What all forms are made of and held against."""
+
+    original: onnx.ModelProto
+    quantized: ir.Model
+    emitted: Path
+    plan: QuantizationPlan
+    target: Target
+    samples: Mapping[str, NDArray[Any]]
+    limit: int | None
+
+    def made(self, form: _Form) -> ir.Model | None:
+        """Make the graph of a form, ready to be written; None where it is the present one."""
+        copy = self.quantized.clone()
+        if isinstance(result := form.prepare(copy), ir.passes.PassResult) and not result.modified:
+            return None
+        emit(copy, self.plan, form.target)
+        require_within(copy, self.limit)
+        return copy
+
+    def outputs(self, model: onnx.ModelProto | Path) -> dict[str, NDArray[Any]]:
+        """Run a model on all samples."""
+        return run_batched(self._session(model), self.samples)
+
+    @staticmethod
+    def ratios(got: Mapping[str, NDArray[Any]], wanted: Mapping[str, NDArray[Any]]) -> dict[str, float]:
+        """Signal to quantization noise ratio of every float output, dB."""
+        floats = {name: array for name, array in wanted.items() if np.issubdtype(array.dtype, np.floating)}
+        return {name: sqnr_db(array, got[name]) for name, array in floats.items()}
+
+    def tried(
+        self, form: _Form, path: Path, wanted: Mapping[str, NDArray[Any]], present: Mapping[str, float]
+    ) -> float | None:
+        """Write a form, and see that it runs and does no worse; returns milliseconds of a run, None for no other form.
+
+        Args:
+            form: to be written.
+            path: where to.
+            wanted: outputs of the float model.
+            present: ratios of the present file.
+
+        Raises:
+            QuantizationError: its outputs lie farther from the float model's than those of the present file.
+
+        """
+        model = self.made(form)
+        if model is None:
+            return None
+        write_model(model, path)
+        if path.read_bytes() == self.emitted.read_bytes():
+            return None
+        session = self._session(path)
+        for name, ratio in self.ratios(run_batched(session, self.samples), wanted).items():
+            if ratio < present[name] - _WORSE_DB:
+                raise QuantizationError(
+                    f"its output {name!r} is at {ratio:.1f} dB, and that of the present file at {present[name]:.1f} dB"
+                )
+        feeds = first_sample(session, self.samples)
+        times = []
+        for _ in range(_RUNS):
+            start = time.perf_counter()
+            session.run(feeds)
+            times.append(1000.0 * (time.perf_counter() - start))
+        return min(times)
+
+    def timed(self, paths: Mapping[str, Path]) -> dict[str, Turns]:
+        """Time files in turns with the float model and the present file."""
+        models: dict[str, onnx.ModelProto | Path] = {_FLOAT: self.original, _PRESENT: self.emitted, **paths}
+        feeds = first_sample(self._session(self.emitted), self.samples)
+        return time_in_turns(
+            models,
+            feeds,
+            seconds=_SECONDS_EACH * len(models),
+            providers=usable_providers(self.target.providers),
+            config=self.target.session_config,
+        )
+
+    def _session(self, model: onnx.ModelProto | Path) -> Session:
+        providers = usable_providers(self.target.providers)
+        return open_session(model, providers=providers, config=self.target.session_config)
 
 
 def _forms(quantized: ir.Model, plan: QuantizationPlan, target: Target, costs: Costs | None) -> Iterator[_Form]:

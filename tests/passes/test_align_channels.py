@@ -184,3 +184,12 @@ def test_an_emitted_file_keeps_its_rules_at_every_width(bits: int) -> None:
     for name, array in execute(written, feeds).items():
         np.testing.assert_array_equal(array, wanted[name])
     assert node(written, "deep").attributes.get_int("group") == 32
+
+
+def test_names_that_the_model_has_are_not_taken_again() -> None:
+    model = quantized(MOBILE.replace("r0 ", "x_wider ").replace("(r0,", "(x_wider,"))
+    feeds = random_feeds(model)
+    before = execute(model, feeds)
+    assert AlignChannels(RULE)(model).modified
+    for name, array in execute(model, feeds).items():
+        np.testing.assert_array_equal(array, before[name])

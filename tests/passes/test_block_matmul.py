@@ -326,3 +326,20 @@ def test_the_form_costs_no_bytes() -> None:
 )
 def test_rows_are_counted_with_an_open_batch_as_one(shape: list[int | str] | None, rows: int | None) -> None:
     assert row_count(ir.Value(name="v", shape=None if shape is None else ir.Shape(shape))) == rows
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("g (float[N,32] x) => (float[N,32] y) { y = Relu(x) }", 1),
+        ("g (float[8,32] x) => (float[8,32] y) { y = Relu(x) }", 8),
+        ("g (float[N,196,32] x) => (float[N,196,32] y) { y = Relu(x) }", 196),
+        ("g (float[N,196,32] x) => (float[M,32] y) <int64[2] s = {-1, 32}> { r = Reshape(x, s) y = Relu(r) }", 196),
+        ("g (float[N,32,1,1] x) => (float[M,32] y) <int64[2] s = {-1, 32}> { r = Reshape(x, s) y = Relu(r) }", 1),
+        ("g (float[N,T,32] x) => (float[M,32] y) <int64[2] s = {-1, 32}> { r = Reshape(x, s) y = Relu(r) }", None),
+        ("g (float[N,T,32] x) => (float[N,T,32] y) { y = Relu(x) }", None),
+    ],
+)
+def test_rows_of_one_sample(text: str, rows: int | None) -> None:
+    model = prepare(models.parse(text))
+    assert row_count(model.graph.outputs[0]) == rows

@@ -91,3 +91,32 @@ def test_adds_can_leave_integers_while_layers_stay(tmp_path: Path) -> None:
     operators = optimized_operators(model, tmp_path)
     assert "QLinearAdd" not in operators and "QLinearConv" in operators
     assert not KeepFloat(TARGET, layers(plan), others=False)(model).modified
+
+
+RELU6 = """
+relu6 (float[N,3,8,8] x) => (float[N,5] logits)
+<float[8,3,3,3] w0, float[8] b0, float[8,8,3,3] w1, float[8] b1, float[5,8] w2, float[5] b2,
+ float low = {0.0}, float high = {0.5}>
+{
+    [first] c0 = Conv<pads=[1,1,1,1]>(x, w0, b0)
+    [clip0] r0 = Clip(c0, low, high)
+    [second] c1 = Conv<pads=[1,1,1,1]>(r0, w1, b1)
+    [clip1] r1 = Clip(c1, low, high)
+    [mean] g = GlobalAveragePool(r1)
+    [flat] f = Flatten(g)
+    [gemm] logits = Gemm<transB=1>(f, w2, b2)
+}
+"""
+
+
+def test_a_clip_whose_place_a_narrow_grid_took_is_put_back() -> None:
+    model = prepare(models.parse(RELU6))
+    feeds = random_feeds(model)
+    plan = place_quantizers(model, TARGET, act_bits=4, edge_bits=4)
+    quantized = inserted(model, with_scales(plan, model, feeds))
+    clips = [node for node in quantized.graph if node.op_type == "Clip" and node.inputs[0].dtype == ir.DataType.FLOAT]  # type: ignore[union-attr]
+    assert len(clips) < 2, "else this test tells nothing"
+    assert KeepFloat(TARGET, frozenset(), others=False)(quantized).modified
+    wanted = execute(model, feeds)["logits"]
+    got = execute(quantized, feeds)["logits"]
+    assert np.abs(got - wanted).max() < 0.02 * np.abs(wanted).max(), "weights of 8 bits are all that is rounded"

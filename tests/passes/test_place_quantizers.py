@@ -3,17 +3,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
 
 from backends.catalog import load_target
 from backends.target import NumberFormat, Target
+from passes.emit import emit
 from passes.place_quantizers import place_quantizers
 from passes.plan import QuantizationPlan
 from tests import models
 from tests.models import parse
-from tests.quantizing import inserted, optimized_operators, prepare, random_feeds, with_scales
+from tests.quantizing import execute, inserted, optimized_operators, prepare, random_feeds, with_scales
 
 TARGET = load_target("ort_cpu")
 
@@ -511,3 +513,28 @@ def test_the_runtime_fuses_all_that_the_plan_promises(
     assert {name: operators[name] for name in promised} == dict(promised)
     assert not operators.keys() & {"Conv", "FusedConv", "Gemm", "Add", "Concat", "Relu", "DequantizeLinear"}
     assert operators["QuantizeLinear"] == 1  # of the graph input
+
+
+def test_a_pool_before_an_output_that_stays_float_keeps_one_scale_all_the_same() -> None:
+    text = """
+    pyramid (float[N,3,8,8] x) => (float[N,8,8,8] y, float[N,16,8,8] o)
+    <float[16,3,3,3] w0, float[16] b0, float[8,16,3,3] w1, float[8] b1, float[4] s = {1, 1, 2, 2}>
+    {
+        [conv0] a = Conv<pads=[1,1,1,1]>(x, w0, b0)
+        [pool] p = MaxPool<kernel_shape=[2,2], strides=[2,2]>(a)
+        [up] u = Resize<mode="nearest">(p, , s)
+        [out] o = Resize<mode="nearest">(p, , s)
+        [conv1] y = Conv<pads=[1,1,1,1]>(u, w1, b1)
+    }
+    """
+    target = load_target("ort_cpu")
+    model = prepare(models.parse(text))
+    plan = place_quantizers(model, target)
+    groups = {site.value: site.group for site in plan.activations}
+    assert groups["a"] == groups["p"] == groups["u"]
+    feeds = random_feeds(model)
+    quantized = inserted(model, with_scales(plan, model, feeds))
+    emit(quantized, plan, target)
+    wanted = execute(model, feeds)
+    for name, array in execute(quantized, feeds).items():
+        assert np.abs(array - wanted[name]).max() < 0.05 * np.abs(wanted[name]).max()

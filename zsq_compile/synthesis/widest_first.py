@@ -16,7 +16,7 @@ from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.synthesis.generator import Generator, SyntheticSet
 from zsq_compile.synthesis.probe import Feeds, batches
 
-_BATCH = 16
+_BATCH = 13  # hardly an axis of a network is as long
 _LEAST = 1e-12  # of a largest value, for its logarithm
 
 
@@ -61,20 +61,22 @@ def widths(teacher: TorchGraph, inputs: Feeds, feed: int) -> torch.Tensor:
         (feeds,) mean over all float values of the logarithm of the largest magnitude, less its mean over feeds.
 
     """
-    rows: list[list[torch.Tensor]] = []
+    seen: list[dict[ir.Value, torch.Tensor]] = []
 
-    def look(_: ir.Node, results: tuple[torch.Tensor, ...]) -> None:
-        for result in results:
+    def look(node: ir.Node, results: tuple[torch.Tensor, ...]) -> None:
+        for value, result in zip(node.outputs, results, strict=False):
             if result.is_floating_point() and result.ndim and result.numel() and len(result) == samples:
                 largest = result.detach().abs().reshape(samples // feed, -1).amax(1)
-                rows[-1].append(largest.clamp(min=_LEAST).log().cpu())
+                seen[-1][value] = largest.clamp(min=_LEAST).log().cpu()
 
     for batch in batches(inputs, max(_BATCH // feed, 1) * feed):
-        rows.append([])
+        seen.append({})
         samples = min(len(value) for value in batch.values())
-        if samples % feed:
-            continue
         with torch.no_grad():
             teacher.run({name: value.to(teacher.device) for name, value in batch.items()}, visit=look)
-    reach = torch.cat([torch.stack(row) for row in rows if row], 1)
+    # Another axis may come first, and be as long as a batch by chance, but not as long as all of them.
+    known = [value for value in seen[0] if all(value in one for one in seen)]
+    if not known:
+        return torch.zeros(min(len(value) for value in inputs.values()) // feed)
+    reach = torch.cat([torch.stack([one[value] for value in known]) for one in seen], 1)
     return (reach - reach.mean(1, keepdim=True)).mean(0)

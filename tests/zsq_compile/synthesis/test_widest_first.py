@@ -4,6 +4,7 @@ from onnx import TensorProto, helper
 
 from backends.session import open_session
 from passes.harvest_batchnorm import BatchNormStatistics
+from tests import models
 from tests.zsq_compile.synthesis.networks import NO_STATISTICS, seeded, spec, teacher_of, trained_on
 from zsq_compile.config import PriorConfig
 from zsq_compile.differentiable.module import TorchGraph
@@ -78,3 +79,17 @@ def test_only_data_that_others_calibrate_on_is_reordered(teacher: TorchGraph) ->
     first = int(widths(teacher, {"x": plain}, 1).argmax())
     assert first != 0, "else this seed tells nothing"
     assert torch.equal(handed[0], plain[first]) and torch.equal(handed[1], plain[0])
+
+
+@pytest.mark.parametrize("length", [13, 16, 24])
+def test_an_axis_that_is_as_long_as_a_batch_is_none(length: int) -> None:
+    network = models.parse(
+        f"""
+        tokens (float[N,{length},6] x) => (float[N,{length},6] y)
+        {{ t = Transpose<perm=[1,0,2]>(x) r = Relu(t) y = Transpose<perm=[1,0,2]>(r) }}
+        """
+    )
+    values = torch.rand(24, length, 6, generator=seeded())
+    values[17] *= 5.0
+    found = widths(teacher_of(network)[0], {"x": values}, 1)
+    assert found.shape == (24,) and int(found.argmax()) == 17
