@@ -15,6 +15,7 @@ from zsq_compile.units import size_words
 
 _WIDTH = 128  # of the whole table; anything that is no terminal gets it, so that a file holds no folded cells
 _HEADINGS = ("", "top-1", "same class", "SQNR", "size", "fused", "latency", "made in")
+_QUANTILE = 1.645  # of a normal distribution, two-sided at nine in ten
 _CUT_OFF = "cut off"
 _EXPECTED = "expected"  # in place of top-1, where nothing real was judged
 
@@ -113,15 +114,26 @@ def _estimate_words(comparison: Comparison) -> Iterator[str]:
             yield f"{_CUT_OFF}: loses decisions that the float network is surest of, as its ranges end too early"
         return
     known = [
-        (interval, row.agreement)
+        (interval, counted_interval(row.agreement, comparison.samples))
         for row in comparison.rows
         if (interval := _interval(row)) and row.agreement is not None
     ]
     if comparison.judged_on_real and known:
-        inside = sum(low <= truth <= high for (low, high), truth in known)
+        inside = sum(low <= most and least <= high for (low, high), (least, most) in known)
         cut = sum(_cut_off(row) for row in comparison.rows)
         more = f"; none for {cut} that lose what the float network is surest of" if cut else ""
-        yield f"estimates made without these samples held the truth for {inside} of {len(known)} files{more} (--json)"
+        yield (
+            f"estimates made without these samples fit what was counted on them for {inside} of {len(known)} files"
+            f"{more} (--json)"
+        )
+
+
+def counted_interval(share: float, samples: int) -> tuple[float, float]:
+    """Where a share lies, in nine of ten cases, that was counted on so many samples (Wilson 1927)."""
+    spread = _QUANTILE**2 / samples
+    middle = share + spread / 2.0
+    reach = _QUANTILE * math.sqrt(share * (1.0 - share) / samples + spread / (4.0 * samples))
+    return (middle - reach) / (1.0 + spread), (middle + reach) / (1.0 + spread)
 
 
 def _group(row: ComparedModel) -> str | None:

@@ -16,6 +16,7 @@ import zsq_compile
 from backends.session import open_session
 from tests import models
 from zsq_compile import CompileConfig, PriorConfig, cli, head_to_head, measured_rows, onnxruntime_rows
+from zsq_compile.comparison_table import counted_interval
 from zsq_compile.errors import ConfigError, QuantizationError
 from zsq_compile.verification.metrics import agreement, sqnr_db, top1
 
@@ -274,3 +275,16 @@ def test_the_same_seed_gives_the_same_figures(model: Path, one_method: None) -> 
     assert [(row.agreement, row.sqnr_db, row.bytes) for row in first.rows] == [
         (row.agreement, row.sqnr_db, row.bytes) for row in second.rows
     ]
+
+
+@pytest.mark.parametrize("samples", [20, 360, 1000])
+def test_a_counted_share_has_an_error_of_its_own(samples: int) -> None:
+    low, high = counted_interval(1.0, samples)
+    assert high == pytest.approx(1.0) and low == pytest.approx(samples / (samples + 1.645**2))
+    low, high = counted_interval(0.9, samples)
+    rng = np.random.default_rng(0)
+    shares = (
+        rng.binomial(samples, 0.9, 20_000) / samples
+    )  # the oracle: how often the interval holds what was drawn from
+    held = [least <= 0.9 <= most for least, most in (counted_interval(share, samples) for share in shares)]
+    assert 0.85 < np.mean(held) < 0.96 and low < 0.9 < high
