@@ -235,7 +235,7 @@ def _trial_heading(trial: Told) -> str:
 
 def _trial_words(trial: Told) -> str:
     if trial["of_float"] is None:
-        return f"{trial['form']}: not to be had, {trial['reason']}"
+        return f"{trial['form']}: {trial['reason']}"
     return f"{trial['form']}: {trial['median_ms']:.3g} ms, {trial['of_float']:.2f} times the float file's time"
 
 

@@ -47,7 +47,7 @@ class SpeedTrial:
 
     Attributes:
         form: what it is, in words.
-        median_ms: of a run; None where the form could not be written or run.
+        median_ms: of a run; None where the form could not be written or run, does worse, or took longer in a few runs.
         of_float: that over the float file's; None likewise.
         chosen: it took the place of the quantized file.
         reason: why there is no time; None where there is one.
@@ -143,7 +143,12 @@ def try_forms(
         best = None
     reference = turns[_FLOAT].latency.median_ms
     times = {name: one.latency.median_ms for name, one in turns.items() if name != _FLOAT}
-    times |= {name: once for name, (once, _) in written.items() if name not in turns}
+    least = min((once for once, _ in written.values()), default=1.0)
+    failed += [
+        SpeedTrial(form=name, median_ms=None, of_float=None, reason=f"{once / least:.1f} times the fastest form's time")
+        for name, (once, _) in written.items()
+        if name not in turns
+    ]
     trials = [
         SpeedTrial(form=name, median_ms=time, of_float=time / reference, chosen=name == best)
         for name, time in times.items()

@@ -147,5 +147,7 @@ def test_the_option_decides(
 def test_forms_are_really_timed(model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(proving, "_slower", lambda validation: True)
     made = compile_model(model, tmp_path / "out.onnx", CONFIG)
-    assert all(one["median_ms"] > 0.0 for one in made.report.speed_trials), "every form runs in the runtime"
-    assert len(made.report.speed_trials) >= 5
+    timed = [one for one in made.report.speed_trials if one["median_ms"] is not None]
+    assert len(timed) == 4, "the file as it was, and the three fastest forms"
+    others = [one["reason"] for one in made.report.speed_trials if one["median_ms"] is None]
+    assert others and all(others), "and a reason for each of the rest"
