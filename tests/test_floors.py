@@ -25,10 +25,11 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "zsq_compile.packaging.verify",
         "zsq_compile.plain_values",
         "zsq_compile.progress",
+        "zsq_compile.shares",
         "zsq_compile.signature",
-        "zsq_compile.usual_agreement",
         "zsq_compile.version",
     ),
+    ("zsq_compile.usual_agreement",),
     (
         "zsq_compile.agreement",
         "zsq_compile.clock",

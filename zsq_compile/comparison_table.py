@@ -11,11 +11,11 @@ from rich.table import Table
 from zsq_compile.comparison import ComparedModel, Comparison
 from zsq_compile.console import MISSING
 from zsq_compile.contract_words import contract_words
+from zsq_compile.shares import counted_interval
 from zsq_compile.units import size_words
 
 _WIDTH = 128  # of the whole table; anything that is no terminal gets it, so that a file holds no folded cells
 _HEADINGS = ("", "top-1", "same class", "SQNR", "size", "fused", "latency", "made in")
-_QUANTILE = 1.645  # of a normal distribution, two-sided at nine in ten
 _CUT_OFF = "cut off"
 _EXPECTED = "expected"  # in place of top-1, where nothing real was judged
 
@@ -126,14 +126,6 @@ def _estimate_words(comparison: Comparison) -> Iterator[str]:
             f"estimates made without these samples fit what was counted on them for {inside} of {len(known)} files"
             f"{more} (--json)"
         )
-
-
-def counted_interval(share: float, samples: int) -> tuple[float, float]:
-    """Where a share lies, in nine of ten cases, that was counted on so many samples (Wilson 1927)."""
-    spread = _QUANTILE**2 / samples
-    middle = share + spread / 2.0
-    reach = _QUANTILE * math.sqrt(share * (1.0 - share) / samples + spread / (4.0 * samples))
-    return (middle - reach) / (1.0 + spread), (middle + reach) / (1.0 + spread)
 
 
 def _group(row: ComparedModel) -> str | None:

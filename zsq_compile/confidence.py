@@ -20,6 +20,7 @@ from zsq_compile.verification.confidence import Confidence, Family, estimated, m
 ASSUMED_SPREAD = 1.0
 """What SPREAD is where the numbers that the network expects of a picture were assumed: they may be others."""
 
+_SURE = "sure"
 _APART = 1_000_003  # from the seed that calibration data was made with
 
 
@@ -42,17 +43,25 @@ class Expectation:
     families: Mapping[str, Mapping[str, NDArray[Any]]] | None
     sure: Mapping[str, NDArray[Any]] | None = None
 
-    def concluded(self, measured: Sequence[Family], tier: str, *, sure: float | None = None) -> Confidence:
-        """Estimate the agreement on real data from what was measured on the families.
+    @property
+    def samples(self) -> Mapping[str, Mapping[str, NDArray[Any]]]:
+        """All that a file is to be run on: the families, and the pictures that the float network is sure of."""
+        families = self.families or {}
+        return families if self.sure is None else {**families, _SURE: self.sure}
+
+    def concluded(self, measured: Sequence[Family], tier: str) -> Confidence:
+        """Estimate the agreement on real data.
+
+        A file that loses more of the decisions which the float network is surest of than was estimated cuts off scores
+        that real pictures reach and the families do not: it has no estimate.
 
         Args:
-            measured: one file, on every family.
+            measured: one file, on ``samples``.
             tier: what its calibration rested on, in words.
-            sure: share of common decisions on ``sure``, 0 to 1. Where that is below what was estimated, the file cuts
-                off scores that real pictures reach and these families do not, and there is no estimate.
 
         """
-        told = replace(self._estimated(measured, tier), sure=sure)
+        sure = next((one.agreement for one in measured if one.name == _SURE), None)
+        told = replace(self._estimated([one for one in measured if one.name != _SURE], tier), sure=sure)
         if sure is None or told.low is None or sure >= told.low:
             return told
         reason = f"it keeps {sure:.0%} of the decisions that the float network is surest of: its ranges end too early"
@@ -99,8 +108,8 @@ def confidence(
         ValidationError: the runtime failed.
 
     """
-    families = expected.families or {}
-    measured = measured_families(original, emitted, families, providers=providers) if families else ()
+    samples = expected.samples
+    measured = measured_families(original, emitted, samples, providers=providers) if samples else ()
     return expected.concluded(measured, tier)
 
 

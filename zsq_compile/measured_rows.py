@@ -22,7 +22,6 @@ from zsq_compile.verification.running import file_bytes, first_sample
 from zsq_compile.verification.side_by_side import Quality, SideBySide, fitting_batch, run_side_by_side
 
 _SECONDS_EACH = 0.7  # of latency, on the average of the models
-_SURE = "sure"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -105,21 +104,17 @@ def _estimates(
     judge: Judge, reference: Session, sessions: Mapping[str, Session], rows: Sequence[ComparedModel]
 ) -> dict[str, Confidence]:
     """Estimate the agreement of every file on real data; one that takes no such batches, or fails on them, has none."""
-    families, batch = judge.expected.families or {}, fitting_batch(reference)
-    if judge.expected.sure is not None:
-        families = {**families, _SURE: judge.expected.sure}
-    wanted = family_outputs(reference, families, batch=batch)
+    samples, batch = judge.expected.samples, fitting_batch(reference)
+    wanted = family_outputs(reference, samples, batch=batch)
     found = {}
     for key, session in sessions.items():
         try:
-            got = family_outputs(session, families, batch=batch)
+            got = family_outputs(session, samples, batch=batch)
         except (RuntimeModelError, ConfigError):
             continue
         if all(got[name][out].shape == array.shape for name, whole in wanted.items() for out, array in whole.items()):
             tier = f"calibrated on {rows[int(key)].calibrated_on} data"
-            judged = judged_families(wanted, got)
-            sure = next((one.agreement for one in judged if one.name == _SURE), None)
-            found[key] = judge.expected.concluded([one for one in judged if one.name != _SURE], tier, sure=sure)
+            found[key] = judge.expected.concluded(judged_families(wanted, got), tier)
     return found
 
 

@@ -117,7 +117,7 @@ def _validate(
         {name: tensor.numpy() for name, tensor in samples.held_out.items()},
         simulated,
         providers=usable_providers(target.providers),
-        stand_in=usable_providers(target.providers) != target.providers,
+        stand_in=not _at_hand(target),
         session_config=target.session_config,
         labelled=labelled,
         float_bytes=float_bytes(loaded),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-_QUANTILE = 1.645  # of a normal distribution, for nine cases in ten
+from zsq_compile.shares import QUANTILE, share_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,7 +31,7 @@ _MEASURED = {(8, False): (4.7, 0.6), (4, False): (4.0, 0.65), (8, True): (3.9, 0
 def usual_agreement(bits: int, *, depthwise: bool) -> Usual:
     """Agreement with the float model that classifiers kept, for weights of 8 or 4 bits and activations of 8."""
     middle, deviation = _MEASURED[bits, depthwise]
-    low, agreement, high = (_share(middle + side * _QUANTILE * deviation) for side in (-1.0, 0.0, 1.0))
+    low, agreement, high = (share_of(middle + side * QUANTILE * deviation) for side in (-1.0, 0.0, 1.0))
     return Usual(agreement=agreement, low=low, high=high)
 
 
@@ -53,7 +53,3 @@ def may_classify(model: ir.Model) -> bool:
         if math.prod(sizes) == max(sizes) > 1:
             return True
     return False
-
-
-def _share(odds: float) -> float:
-    return 1.0 / (1.0 + math.exp(-odds))

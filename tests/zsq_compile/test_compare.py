@@ -16,8 +16,8 @@ import zsq_compile
 from backends.session import open_session
 from tests import models
 from zsq_compile import CompileConfig, PriorConfig, cli, head_to_head, measured_rows, onnxruntime_rows
-from zsq_compile.comparison_table import counted_interval
 from zsq_compile.errors import ConfigError, QuantizationError
+from zsq_compile.shares import counted_interval
 from zsq_compile.verification.metrics import agreement, sqnr_db, top1
 
 QUICK = ["--generator", "prior", "--samples", "16", "--effort", "fast"]

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from backends.session import RuntimeModelError, Session, open_session
 from zsq_compile.errors import ValidationError
+from zsq_compile.shares import QUANTILE, share_of
 from zsq_compile.verification.metrics import agreement, sqnr_db
 from zsq_compile.verification.running import run_batched
 
@@ -33,7 +34,6 @@ SHIFT = 1.9
 SPREAD = 0.37
 """Standard deviation of that over networks and widths, as measured on 400 to 1000 real images."""
 
-_QUANTILE = 1.645  # of a normal distribution, two-sided at LEVEL
 _LEAST = 1e-6  # a share of flips that so few samples cannot tell from none
 _COORDINATES = 0.5  # of ``Family.spread``; six networks had 1.25 to 7.6, one of landmarks 0.3
 _VAGUE = 2.0  # standard error of log-odds where no pair of samples flips
@@ -230,8 +230,8 @@ def estimated(
     reason = reason or _reason(families, found is not None)
     if found is None or reason is not None:
         return Confidence(estimate=None, low=None, high=None, tier=tier, families=tuple(families), reason=reason)
-    middle, reach = found[0] + shift, _QUANTILE * math.hypot(spread, found[1])
-    low, estimate, high = (_share(middle + side * reach) for side in (-1.0, 0.0, 1.0))
+    middle, reach = found[0] + shift, QUANTILE * math.hypot(spread, found[1])
+    low, estimate, high = (share_of(middle + side * reach) for side in (-1.0, 0.0, 1.0))
     return Confidence(estimate=estimate, low=low, high=high, tier=tier, families=tuple(families))
 
 
@@ -271,8 +271,3 @@ def _margins(scores: NDArray[np.float64], classes: NDArray[np.int64]) -> NDArray
     rows, rest = np.arange(len(scores)), scores.copy()
     rest[rows, classes] = -np.inf
     return np.asarray(scores[rows, classes] - rest.max(1), np.float64)
-
-
-def _share(odds: float) -> float:
-    """Share of log-odds; 1 for infinite ones."""
-    return 1.0 / (1.0 + math.exp(-odds)) if odds > -700.0 else 0.0
