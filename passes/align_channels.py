@@ -20,7 +20,7 @@ import numpy as np
 import onnx_ir as ir
 
 from backends.target import Alignment
-from passes.surgery import add_constant, free_name, is_standard
+from passes.surgery import add_constant, dequantizer, free_name, is_standard
 
 _APART = ("QuantizeLinear", "DequantizeLinear", "Relu", "Clip", "MaxPool", "AveragePool")
 _MOST_GROWTH = 2  # times the channels that there were; a picture may grow further
@@ -73,15 +73,16 @@ class _Group:
         """Add channels of zeros up to ``width``."""
         more = width - self.channels
         for node in (*self.sources, *self.depthwise):
-            for reader, axis in _parameters(node):
-                _grow(graph, reader, axis, more)
+            for reader in _parameters(node):
+                _grow(graph, reader, more)
         for node in self.depthwise:
             node.attributes["group"] = ir.AttrInt64("group", width)
         for node in self.sinks:
-            _grow_constant(graph, _dequantizer(node), 0, 1, more)
-            _set_length(_dequantizer(node).outputs[0], more, axis=1)
+            _grow_constant(graph, _weight_maker(node), 0, 1, more)
+            _lengthen(_weight_maker(node).outputs[0], 1, more)
         for value in self.values:
-            _set_channels(value, width)
+            if not value.is_graph_input():
+                _lengthen(value, 1, more)
         for picture in self.pictures:
             _pad_codes(graph, picture, more)
 
@@ -145,15 +146,14 @@ def _look_around(group: _Group) -> None:
         group.closed = False  # a picture that is added to something else
 
 
-def _dequantizer(node: ir.Node, position: int = 1) -> ir.Node:
-    value = node.inputs[position]
-    maker = None if value is None else value.producer()
+def _weight_maker(node: ir.Node) -> ir.Node:
+    maker = dequantizer(node, 1)
     assert maker is not None
     return maker
 
 
 def _weight(node: ir.Node) -> ir.TensorProtocol:
-    codes = _dequantizer(node).inputs[0]
+    codes = _weight_maker(node).inputs[0]
     assert codes is not None and codes.const_value is not None
     return codes.const_value
 
@@ -167,11 +167,10 @@ def _is_layer(node: ir.Node) -> bool:
     if not is_standard(node, "Conv"):
         return False
     for position in (1, 2):
-        value = node.inputs[position] if len(node.inputs) > position else None
-        maker = None if value is None else value.producer()
-        if value is None and position == 2:
+        if position == 2 and (len(node.inputs) < 3 or node.inputs[2] is None):
             continue
-        if value is None or maker is None or not is_standard(maker, "DequantizeLinear") or len(value.uses()) != 1:
+        maker = dequantizer(node, position)
+        if maker is None or len(maker.outputs[0].uses()) != 1:
             return False
         codes = maker.inputs[0]
         if codes is None or codes.const_value is None or len(codes.uses()) != 1 or codes.is_graph_input():
@@ -210,24 +209,22 @@ def _up(count: int, multiple: int) -> int:
     return -(-count // multiple) * multiple if multiple else count
 
 
-def _parameters(node: ir.Node) -> Iterator[tuple[ir.Node, int]]:
-    """Dequantizers of the weight and the bias of a layer, with the axis of its output channels."""
-    for position in (1, 2):
-        if len(node.inputs) > position and node.inputs[position] is not None:
-            yield _dequantizer(node, position), 0
+def _parameters(node: ir.Node) -> list[ir.Node]:
+    """Dequantizers of the weight and the bias of a layer, whose first axis is that of its output channels."""
+    return [maker for position in (1, 2) if (maker := dequantizer(node, position)) is not None]
 
 
-def _grow(graph: ir.Graph, dequantizer: ir.Node, axis: int, more: int) -> None:
+def _grow(graph: ir.Graph, maker: ir.Node, more: int) -> None:
     """Add codes of zero to what a dequantizer reads, and as many scales and zero points, computed ones included."""
-    _grow_constant(graph, dequantizer, 0, axis, more)
-    for position in range(1, len(dequantizer.inputs)):
-        value = dequantizer.inputs[position]
-        maker = None if value is None else value.producer()
-        if maker is not None:  # the product of two scales, of which the weight's has been widened with the weight
-            _set_length(maker.outputs[0], more)
+    _grow_constant(graph, maker, 0, 0, more)
+    for position in range(1, len(maker.inputs)):
+        value = maker.inputs[position]
+        product = None if value is None else value.producer()
+        if product is not None:  # of two scales, of which the weight's has been widened with the weight
+            _lengthen(product.outputs[0], 0, more)
         elif value is not None and value.const_value is not None and value.const_value.size > 1:
-            _grow_constant(graph, dequantizer, position, 0, more, repeat=position == 1)
-    _set_length(dequantizer.outputs[0], more, axis)
+            _grow_constant(graph, maker, position, 0, more, repeat=position == 1)
+    _lengthen(maker.outputs[0], 0, more)
 
 
 def _grow_constant(
@@ -248,25 +245,21 @@ def _grow_constant(
         use.node.replace_input_with(use.idx, value)
 
 
-def _shares_scale(reader: ir.Node, dequantizer: ir.Node) -> bool:
+def _shares_scale(reader: ir.Node, maker: ir.Node) -> bool:
     """Tell whether another reader of a weight's scale is the product that makes the scale of the same layer's bias."""
     if not is_standard(reader, "Mul"):
         return False
-    layers = {use.node for use in dequantizer.outputs[0].uses()}
+    layers = {use.node for use in maker.outputs[0].uses()}
     biases = [use.node for use in reader.outputs[0].uses()]
     return all(use.node in layers for bias in biases for use in bias.outputs[0].uses())
 
 
-def _set_length(value: ir.Value, more: int, axis: int = 0) -> None:
+def _lengthen(value: ir.Value, axis: int, more: int) -> None:
+    """Tell a value's shape, where it is known, of more places along an axis."""
     sizes = [] if value.shape is None else list(value.shape)
     size = sizes[axis] if len(sizes) > axis else None
     if isinstance(size, int):
         value.shape = ir.Shape([size + more if place == axis else other for place, other in enumerate(sizes)])
-
-
-def _set_channels(value: ir.Value, width: int) -> None:
-    if not value.is_graph_input() and value.shape is not None:
-        value.shape = ir.Shape([size if axis != 1 else width for axis, size in enumerate(value.shape)])
 
 
 def _pad_codes(graph: ir.Graph, picture: ir.Value, more: int) -> None:

@@ -27,7 +27,7 @@ from passes.fold_constants import constant_value
 from passes.pack_weights import narrow
 from passes.pipeline import Outcome
 from passes.plan import Refusal
-from passes.surgery import add_constant, drop_unused, free_name, is_standard, remove_unread
+from passes.surgery import add_constant, dequantizer, drop_unused, free_name, is_standard, remove_unread
 
 HINDERS_BEHIND = ("Add", "Relu", "Clip", "QuantizeLinear")
 """Operators that keep the runtime from its kernel if they read what the MatMul makes."""
@@ -218,9 +218,7 @@ def is_block_matmul(node: ir.Node | None) -> bool:
 
 def _weight_maker(node: ir.Node) -> ir.Node | None:
     """DequantizeLinear of a Gemm's or MatMul's weight."""
-    weight = node.inputs[1] if is_standard(node, "Gemm", "MatMul") else None
-    maker = None if weight is None else weight.producer()
-    return maker if maker is not None and is_standard(maker, "DequantizeLinear") else None
+    return dequantizer(node, 1) if is_standard(node, "Gemm", "MatMul") else None
 
 
 def _codes(node: ir.Node) -> ir.Value | None:

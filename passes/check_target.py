@@ -13,7 +13,7 @@ from passes.block_matmul import HINDERS_BEHIND, row_count
 from passes.checks import Door, IllegalGraphError
 from passes.fold_constants import constant_value
 from passes.plan import Refusal
-from passes.surgery import is_standard
+from passes.surgery import dequantizer, is_standard
 
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _PACKED = (ir.DataType.INT4, ir.DataType.UINT4)
@@ -94,7 +94,7 @@ def _narrow_values(model: ir.Model, target: Target) -> Iterator[Refusal]:
 
 def _weights(model: ir.Model, target: Target) -> Iterator[Refusal]:
     for node in model.graph:
-        maker = _dequantizer(node, 1)
+        maker = dequantizer(node, 1)
         if not is_standard(node, *_WEIGHTED) or maker is None:
             continue
         codes, scale = (constant_value(part) for part in maker.inputs[:2])
@@ -118,10 +118,10 @@ def _biases(model: ir.Model, target: Target) -> Iterator[Refusal]:
     for node in model.graph:
         if not is_standard(node, "Conv", "ConvTranspose", "Gemm") or len(node.inputs) < 3 or node.inputs[2] is None:
             continue
-        integer = _dequantizer(node, 2) is not None
+        integer = dequantizer(node, 2) is not None
         if integer and (target.bias == "float" or target.weight_only):
             yield _at(node, f"its bias is quantized, and {target.name} wants it in float")
-        data, weight = _dequantizer(node, 0), _dequantizer(node, 1)
+        data, weight = dequantizer(node, 0), dequantizer(node, 1)
         whole = data is not None and weight is not None and constant_value(weight.inputs[0]) is not None
         if not integer and whole and target.bias == "int32":
             yield _at(node, f"its bias is float, and {target.name} wants int32 behind DequantizeLinear")
@@ -171,7 +171,7 @@ def _block_faults(dequantize: ir.Node, layer: ir.Node, target: Target) -> Iterat
     rows = row_count(layer.inputs[0])
     if rows is not None and rows > rule.most_rows:
         yield f"its data have {rows} rows, and {target.name} takes weights in blocks for {rule.most_rows} at most"
-    if _dequantizer(layer, 0) is not None:
+    if dequantizer(layer, 0) is not None:
         yield "DequantizeLinear makes its data, and weights in blocks are for float data"
     behind = [use.node.op_type for use in layer.outputs[0].uses() if is_standard(use.node, *HINDERS_BEHIND)]
     if behind:
@@ -204,12 +204,6 @@ def _shared_scales(model: ir.Model, target: Target) -> Iterator[Refusal]:
 def _grid(node: ir.Node) -> tuple[bytes, bytes]:
     scale, zero = (constant_value(value) for value in node.inputs[1:3])
     return (b"" if scale is None else scale.tobytes()), (b"" if zero is None else zero.tobytes())
-
-
-def _dequantizer(node: ir.Node, position: int) -> ir.Node | None:
-    value = node.inputs[position] if len(node.inputs) > position else None
-    maker = None if value is None else value.producer()
-    return maker if maker is not None and is_standard(maker, "DequantizeLinear") else None
 
 
 def _is_activation_dequantizer(node: ir.Node) -> bool:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from passes.fold_constants import constant_value
 from passes.plan import Refusal
-from passes.surgery import is_standard
+from passes.surgery import dequantizer, is_standard
 from passes.weight_layout import channel_axis
 
 MINIMUM_OPSET = 21
@@ -172,7 +172,7 @@ def _weights(model: ir.Model) -> Iterator[Refusal]:
     for node in model.graph:
         if not is_standard(node, "Conv", "ConvTranspose", "Gemm", "MatMul"):
             continue
-        weight = _dequantizer(node, 1)
+        weight = dequantizer(node, 1)
         scale = constant_value(weight.inputs[1]) if weight is not None else None
         if weight is None or scale is None or scale.ndim == 0 or weight.inputs[0] is None:
             continue
@@ -191,10 +191,10 @@ def _biases(model: ir.Model) -> Iterator[Refusal]:
     for node in model.graph:
         if not is_standard(node, "Conv", "ConvTranspose", "Gemm"):
             continue
-        bias = _dequantizer(node, 2)
+        bias = dequantizer(node, 2)
         if bias is None or bias.inputs[0] is None or bias.inputs[0].dtype != ir.DataType.INT32:
             continue
-        factors = [_dequantizer(node, 0), _dequantizer(node, 1), bias]
+        factors = [dequantizer(node, 0), dequantizer(node, 1), bias]
         scales = [constant_value(factor.inputs[1]) if factor is not None else None for factor in factors]
         data, weight, own = scales
         if data is None or weight is None or own is None:
@@ -203,9 +203,3 @@ def _biases(model: ir.Model) -> Iterator[Refusal]:
         wanted = data.astype(np.float64) * weight.astype(np.float64)
         if own.size not in (1, wanted.size) or not np.allclose(own, wanted, rtol=_BIAS_TOLERANCE, atol=0.0):
             yield _at(node, "the scale of its int32 bias is not the product of its data's and its weight's scales")
-
-
-def _dequantizer(node: ir.Node, position: int) -> ir.Node | None:
-    value = node.inputs[position] if len(node.inputs) > position else None
-    producer = value.producer() if value is not None else None
-    return producer if producer is not None and is_standard(producer, "DequantizeLinear") else None

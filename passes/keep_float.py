@@ -15,7 +15,8 @@ import onnx_ir as ir
 
 from backends.target import OperatorRule, Target
 from passes.fold_constants import constant_value
-from passes.surgery import add_constant, is_standard, remove_unread
+from passes.quantizer_grid import grid_of
+from passes.surgery import add_constant, dequantizer, is_standard, remove_unread
 
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
@@ -108,15 +109,13 @@ class _Site:
 
     def _clipped(self, graph: ir.Graph) -> ir.Value:
         first, last = self.nodes[0], self.nodes[-1]
-        clip = next(node for node in self.nodes if is_standard(node, "Clip"))
-        scale, zero = (constant_value(part) for part in first.inputs[1:3])
-        ends = [constant_value(code) for code in clip.inputs[1:3]]
-        assert scale is not None and zero is not None
+        clip, grid = next(node for node in self.nodes if is_standard(node, "Clip")), grid_of(first)
+        assert not isinstance(grid, str)
         limits = []
-        for end, name in zip(ends, ("lowest", "highest"), strict=True):
+        for code, name in zip(clip.inputs[1:3], ("lowest", "highest"), strict=True):
+            end = constant_value(code)
             assert end is not None
-            limit = (np.float32(end.item()) - np.float32(zero.item())) * np.float32(scale.item())
-            limits.append(add_constant(graph, f"{self.value.name}_{name}", np.asarray(limit, np.float32)))
+            limits.append(add_constant(graph, f"{self.value.name}_{name}", grid.real(end)))
         node = ir.node("Clip", [self.value, *limits], name=f"{self.value.name}_Limit")
         made = node.outputs[0]
         made.name, made.type, made.shape = f"{self.value.name}_limited", self.value.type, self.value.shape
@@ -156,20 +155,16 @@ def _is_float(value: ir.Value) -> bool:
 
 def _constant_weight(node: ir.Node) -> ir.Node | None:
     """Return the DequantizeLinear of a layer's constant weight."""
-    value = node.inputs[1] if is_standard(node, *_LAYERS) and len(node.inputs) > 1 else None
-    maker = None if value is None else value.producer()
-    if maker is None or not is_standard(maker, "DequantizeLinear") or constant_value(maker.inputs[0]) is None:
-        return None
-    return maker
+    maker = dequantizer(node, 1) if is_standard(node, *_LAYERS) else None
+    return None if maker is None or constant_value(maker.inputs[0]) is None else maker
 
 
 def _widen(graph: ir.Graph, node: ir.Node, position: int) -> bool:
     """Make a quantized constant of a layer float by a Cast and a Mul."""
-    value = node.inputs[position]
-    maker = None if value is None else value.producer()
-    if value is None or maker is None or not is_standard(maker, "DequantizeLinear"):
+    maker = dequantizer(node, position)
+    if maker is None:
         return False
-    codes, scale = maker.inputs[0], maker.inputs[1]
+    value, codes, scale = maker.outputs[0], maker.inputs[0], maker.inputs[1]
     if codes is None or scale is None or codes.const_value is None or codes.shape is None:
         return False
     cast = ir.node("Cast", [codes], {"to": ir.DataType.FLOAT.value}, name=f"{value.name}_Cast")

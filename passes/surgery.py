@@ -58,6 +58,13 @@ def is_standard(node: ir.Node, *op_types: str) -> bool:
     return node.op_type in op_types and node.domain in ("", "ai.onnx")
 
 
+def dequantizer(node: ir.Node, position: int) -> ir.Node | None:
+    """Return the DequantizeLinear that makes an input of a node; None where there is none."""
+    value = node.inputs[position] if len(node.inputs) > position else None
+    maker = None if value is None else value.producer()
+    return maker if maker is not None and is_standard(maker, "DequantizeLinear") else None
+
+
 def drop_unused(graph: ir.Graph, values: Iterable[ir.Value | None]) -> None:
     """Remove those of the values that are initializers nobody reads any more."""
     for value in dict.fromkeys(values):
