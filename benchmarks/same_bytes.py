@@ -56,7 +56,9 @@ def compiled(source: Path, model: Path, settings: tuple[str, ...]) -> str:
 def main() -> int:
     """Print one row per model and setting; exit code 1 where a file differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--assets", type=Path, default=Path(os.environ.get("ZSQ_ASSETS", ROOT.parent / "shared/assets")))
+    parser.add_argument(
+        "--assets", type=Path, default=Path(os.environ.get("ZSQ_ASSETS", ROOT.parent / "shared/assets"))
+    )
     parser.add_argument("--source", type=Path, default=ROOT, help="the checkout whose code compiles")
     parser.add_argument("--only", help="models or settings whose row holds this text")
     parser.add_argument("--save", type=Path, help="JSON file to keep the hashes in")

@@ -23,7 +23,7 @@ import numpy as np
 import onnx_ir as ir
 
 from backends.target import Target
-from passes.fold_constants import constant_value
+from passes.normalize.fold_constants import constant_value
 from passes.pack_weights import narrow
 from passes.pipeline import Outcome
 from passes.plan import Refusal

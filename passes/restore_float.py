@@ -17,7 +17,7 @@ from onnx_ir.passes import common
 
 from passes.expand_qlinear import ExpandQlinear
 from passes.fold_dequantizers import FoldDequantizers
-from passes.name_nodes import NameNodes
+from passes.normalize.name_nodes import NameNodes
 from passes.pipeline import Outcome
 from passes.plan import Refusal
 from passes.quantizer_grid import Grid, constants_of, grid_of, is_quantizer

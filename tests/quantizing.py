@@ -16,7 +16,7 @@ from backends.target import NumberFormat
 from passes.add_missing_bias import AddMissingBias
 from passes.fold_batchnorm import FoldBatchNorm
 from passes.insert_qdq import InsertQdq
-from passes.own_weights import OwnWeights
+from passes.normalize.own_weights import OwnWeights
 from passes.plan import QuantizationPlan, Scale
 
 Arrays = dict[str, NDArray[Any]]

@@ -9,8 +9,8 @@ import onnx_ir as ir
 
 from backends.session import RuntimeModelError
 from passes.checks import Door, IllegalGraphError, check
-from passes.enter_inference import EnterInference
-from passes.normalize import SimplifierError, normalize, simplified
+from passes.normalize.enter_inference import EnterInference
+from passes.normalize.normalize import SimplifierError, normalize, simplified
 from zsq_compile.agreement import TOLERANCE, Reference
 from zsq_compile.errors import LoadError, UnsupportedModelError
 from zsq_compile.float_form import FloatForm, float_form, require_alike

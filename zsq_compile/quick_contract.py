@@ -14,8 +14,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from backends.session import RuntimeModelError, Session
-from passes.fold_constants import constant_value
 from passes.harvest_batchnorm import BatchNorm, BatchNormStatistics
+from passes.normalize.fold_constants import constant_value
 from zsq_compile.conventions import RAW_PRODUCERS, Convention, usual_conventions
 from zsq_compile.signature import InputSpec
 from zsq_compile.trial_run import Arrays, made_up_inputs, session_up_to

@@ -14,8 +14,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from passes.checks import Door, IllegalGraphError, check, violations
-from passes.enter_inference import EnterInference
-from passes.normalize import SimplifierError, normalize, simplified
+from passes.normalize.enter_inference import EnterInference
+from passes.normalize.normalize import SimplifierError, normalize, simplified
 from zsq_compile.errors import UnsupportedModelError
 from zsq_compile.float_form import float_form
 from zsq_compile.half_precision import widen_halves

@@ -15,7 +15,7 @@ from backends.target import Blockwise, Target
 from passes.block_matmul import BlockMatMul, row_count
 from passes.check_target import target_violations
 from passes.emit import emit
-from passes.fold_constants import constant_value
+from passes.normalize.fold_constants import constant_value
 from passes.pipeline import Outcome
 from passes.place_quantizers import place_quantizers
 from passes.plan import QuantizationPlan

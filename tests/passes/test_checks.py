@@ -6,7 +6,7 @@ import pytest
 
 from passes.checks import Door, IllegalGraphError, check, violations
 from passes.fold_batchnorm import FoldBatchNorm
-from passes.normalize import normalize
+from passes.normalize.normalize import normalize
 from tests import models
 
 

@@ -154,7 +154,7 @@ def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
     import onnx_ir as ir
 
     from passes.harvest_batchnorm import harvest_batchnorm
-    from passes.normalize import normalize
+    from passes.normalize.normalize import normalize
     from zsq_compile.folding import folded
 
     normal = normalize(ir.from_proto(model))

@@ -8,7 +8,7 @@ import pytest
 
 from passes.checks import Door, check
 from passes.harvest_batchnorm import harvest_batchnorm
-from passes.normalize import SimplifierError
+from passes.normalize.normalize import SimplifierError
 from tests import models
 from zsq_compile import loading
 from zsq_compile.errors import ConfigError, LoadError, UnsupportedModelError

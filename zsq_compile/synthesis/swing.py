@@ -1,13 +1,13 @@
-"""A teacher whose strided convolutions start at a random place in every run (see passes/swing_convolutions.py)."""
+"""A teacher whose strided convolutions start at a random place in every run (see passes/normalize/swing_convolutions.py)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
-from passes.infer_shapes import InferShapes
+from passes.normalize.infer_shapes import InferShapes
+from passes.normalize.swing_convolutions import SwingConvolutions, swing_offsets
 from passes.plan import Refusal
-from passes.swing_convolutions import SwingConvolutions, swing_offsets
 from zsq_compile.differentiable.module import TorchGraph
 
 _PLACES = 3  # one pixel before, where it was, and one pixel behind

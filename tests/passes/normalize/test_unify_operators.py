@@ -1,8 +1,8 @@
 import pytest
 
-from passes import unify_operators
-from passes.infer_shapes import InferShapes
-from passes.unify_operators import UnifyOperators
+from passes.normalize.infer_shapes import InferShapes
+from passes.normalize.normalize import unify_operators
+from passes.normalize.unify_operators import UnifyOperators
 from tests import models
 
 TOLERANCE = 1e-6  # of the output's magnitude

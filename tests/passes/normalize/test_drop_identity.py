@@ -1,6 +1,6 @@
 import pytest
 
-from passes.drop_identity import DropIdentity
+from passes.normalize.drop_identity import DropIdentity
 from tests import models
 
 

@@ -1,4 +1,4 @@
-from passes.enter_inference import EnterInference
+from passes.normalize.enter_inference import EnterInference
 from tests import models
 
 TEXT = """g (float[N,4,6,6] x) => (OUTPUTS)

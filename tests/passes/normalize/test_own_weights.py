@@ -1,6 +1,6 @@
 import numpy as np
 
-from passes.own_weights import OwnWeights
+from passes.normalize.own_weights import OwnWeights
 from tests import models
 
 SHARED = """g (float[N,4,6,6] x) => (float[N,4,6,6] y, float[4] b)

@@ -3,9 +3,9 @@ import onnx_ir as ir
 import pytest
 
 from backends.session import open_session
-from passes import swing_convolutions
-from passes.infer_shapes import InferShapes
-from passes.swing_convolutions import SwingConvolutions, swing_offsets
+from passes.normalize.infer_shapes import InferShapes
+from passes.normalize.normalize import swing_convolutions
+from passes.normalize.swing_convolutions import SwingConvolutions, swing_offsets
 from tests import models
 
 TOLERANCE = 1e-6  # of the output's magnitude: the runtime may add in another order

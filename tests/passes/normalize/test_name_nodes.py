@@ -1,4 +1,4 @@
-from passes.name_nodes import NameNodes
+from passes.normalize.name_nodes import NameNodes
 from tests import models
 
 

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from onnx_ir.passes import common
 
-from passes import resolve_shapes
-from passes.infer_shapes import InferShapes
-from passes.resolve_shapes import ResolveShapes
+from passes.normalize.infer_shapes import InferShapes
+from passes.normalize.normalize import resolve_shapes
+from passes.normalize.resolve_shapes import ResolveShapes
 from tests import models
 
 TOLERANCE = 1e-6  # of the output's magnitude

@@ -5,7 +5,7 @@ import onnx_ir as ir
 import pytest
 
 from passes.checks import Door, check
-from passes.normalize import SimplifierError, normalize, simplified
+from passes.normalize.normalize import SimplifierError, normalize, simplified
 from tests import models
 
 TOLERANCE = 1e-5  # of the output's magnitude

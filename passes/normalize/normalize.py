@@ -8,16 +8,16 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from passes.drop_identity import DropIdentity
-from passes.fold_constants import FoldConstants
-from passes.fold_pad import FoldPad
-from passes.fuse_bias import FuseBias
-from passes.infer_shapes import InferShapes
-from passes.name_nodes import NameNodes
-from passes.own_weights import OwnWeights
-from passes.resolve_auto_pad import ResolveAutoPad
-from passes.resolve_shapes import ResolveShapes
-from passes.unify_operators import UnifyOperators
+from passes.normalize.drop_identity import DropIdentity
+from passes.normalize.fold_constants import FoldConstants
+from passes.normalize.fold_pad import FoldPad
+from passes.normalize.fuse_bias import FuseBias
+from passes.normalize.infer_shapes import InferShapes
+from passes.normalize.name_nodes import NameNodes
+from passes.normalize.own_weights import OwnWeights
+from passes.normalize.resolve_auto_pad import ResolveAutoPad
+from passes.normalize.resolve_shapes import ResolveShapes
+from passes.normalize.unify_operators import UnifyOperators
 
 
 class SimplifierError(ValueError):

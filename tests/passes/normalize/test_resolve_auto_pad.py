@@ -1,7 +1,7 @@
 import pytest
 
-from passes import resolve_auto_pad
-from passes.resolve_auto_pad import ResolveAutoPad
+from passes.normalize.normalize import resolve_auto_pad
+from passes.normalize.resolve_auto_pad import ResolveAutoPad
 from tests import models
 
 TOLERANCE = 1e-6  # of the output's magnitude

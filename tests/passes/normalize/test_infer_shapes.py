@@ -1,4 +1,4 @@
-from passes.infer_shapes import InferShapes
+from passes.normalize.infer_shapes import InferShapes
 from tests import models
 
 
