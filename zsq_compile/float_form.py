@@ -1,7 +1,7 @@
 """Take a model that is quantized, wholly or in part, as the float model that it stands for.
 
 Weights keep the numbers that they were rounded to, activations lose their rounding and keep their limits: see
-``passes.restore_float``. From there on the float form is the model: what is learned from, measured against and timed.
+``passes.dequantize.restore_float``. From there on the float form is the model: what is learned from, measured against and timed.
 """
 
 import math
@@ -12,8 +12,8 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
+from passes.dequantize.restore_float import Restored, RestoreFloat
 from passes.plan import Refusal
-from passes.restore_float import Restored, RestoreFloat
 from zsq_compile.agreement import Reference
 from zsq_compile.errors import UnsupportedModelError
 from zsq_compile.reading import is_quantized

@@ -3,8 +3,8 @@ import onnx_ir as ir
 import pytest
 from onnx_ir.passes import common
 
-from passes import restore_dynamic_layers
-from passes.restore_dynamic_layers import RestoreDynamicLayers
+from passes.dequantize import restore_dynamic_layers
+from passes.dequantize.restore_dynamic_layers import RestoreDynamicLayers
 from tests import models
 
 # 255 steps over the range of 30 numbers, and 6 products with weights up to 1.27: 0.02 of the output's magnitude.

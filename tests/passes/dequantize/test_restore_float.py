@@ -4,7 +4,7 @@ import onnx_ir as ir
 import pytest
 
 from backends.session import open_session
-from passes.restore_float import RestoreFloat
+from passes.dequantize.restore_float import RestoreFloat
 from tests import models
 
 HEADER = '<ir_version: 10, opset_import: ["" : 21, "com.microsoft" : 1]>\n'

@@ -15,14 +15,14 @@ from dataclasses import dataclass
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from passes.expand_qlinear import ExpandQlinear
-from passes.fold_dequantizers import FoldDequantizers
+from passes.dequantize.expand_qlinear import ExpandQlinear
+from passes.dequantize.fold_dequantizers import FoldDequantizers
+from passes.dequantize.relax_quantizers import RelaxQuantizers
+from passes.dequantize.restore_dynamic_layers import RestoreDynamicLayers
 from passes.normalize.name_nodes import NameNodes
 from passes.pipeline import Outcome
 from passes.plan import Refusal
 from passes.quantizer_grid import Grid, constants_of, grid_of, is_quantizer
-from passes.relax_quantizers import RelaxQuantizers
-from passes.restore_dynamic_layers import RestoreDynamicLayers
 from passes.surgery import is_standard
 
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")

@@ -4,8 +4,8 @@ import onnx_ir as ir
 import pytest
 
 from backends.session import open_session
-from passes import expand_qlinear
-from passes.expand_qlinear import ExpandQlinear
+from passes.dequantize import expand_qlinear
+from passes.dequantize.expand_qlinear import ExpandQlinear
 from tests import models
 
 HEADER = '<ir_version: 10, opset_import: ["" : 21, "com.microsoft" : 1]>'

@@ -3,8 +3,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from passes import fold_dequantizers
-from passes.fold_dequantizers import FoldDequantizers
+from passes.dequantize import fold_dequantizers
+from passes.dequantize.fold_dequantizers import FoldDequantizers
 from passes.pack_digits import to_words
 from tests import models
 

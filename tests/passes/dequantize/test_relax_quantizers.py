@@ -4,7 +4,7 @@ import pytest
 from onnx_ir.passes import common
 
 from backends.session import open_session
-from passes.relax_quantizers import RelaxQuantizers, _Writer
+from passes.dequantize.relax_quantizers import RelaxQuantizers, _Writer
 from tests import models
 
 STEP = 0.05
