@@ -13,7 +13,7 @@ from lowbit import percent, real_data, setting_name, widths
 from torch import Tensor
 from zoo import LABELLED, Labelled, add_common_options, chosen
 
-from passes.harvest_batchnorm import harvest_batchnorm
+from passes.batchnorm.harvest_batchnorm import harvest_batchnorm
 from zsq_compile.arrays import write_arrays
 from zsq_compile.config import PixelsConfig
 from zsq_compile.differentiable.module import TorchGraph

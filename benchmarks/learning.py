@@ -11,7 +11,7 @@ from torch import Tensor
 
 from backends.catalog import load_target
 from passes.add_missing_bias import AddMissingBias
-from passes.fold_batchnorm import FoldBatchNorm
+from passes.batchnorm.fold_batchnorm import FoldBatchNorm
 from passes.place_quantizers import place_quantizers
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.differentiable.precision import reduced_precision, reduced_type

@@ -14,7 +14,7 @@ from lowbit import percent
 from watching import Feeds, Watch, statistics_loss
 from zoo import LABELLED, Labelled, add_common_options, chosen
 
-from passes.harvest_batchnorm import harvest_batchnorm
+from passes.batchnorm.harvest_batchnorm import harvest_batchnorm
 from zsq_compile.arrays import write_arrays
 from zsq_compile.config import GENERATORS
 from zsq_compile.differentiable.module import TorchGraph

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from passes.harvest_batchnorm import BatchNorm
+from passes.batchnorm.harvest_batchnorm import BatchNorm
 from zsq_compile.differentiable.module import TorchGraph, Visit
 from zsq_compile.differentiable.precision import reduced_precision
 from zsq_compile.synthesis.losses import wasserstein

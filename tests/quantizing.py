@@ -14,7 +14,7 @@ from onnx_ir.passes import common
 from backends.session import open_session
 from backends.target import NumberFormat
 from passes.add_missing_bias import AddMissingBias
-from passes.fold_batchnorm import FoldBatchNorm
+from passes.batchnorm.fold_batchnorm import FoldBatchNorm
 from passes.insert_qdq import InsertQdq
 from passes.normalize.own_weights import OwnWeights
 from passes.plan import QuantizationPlan, Scale

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from passes.harvest_batchnorm import BatchNormStatistics
+from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.conditional_config import ConditionalConfig
 from zsq_compile.config import CompileConfig, PixelsConfig, PriorConfig
 from zsq_compile.differentiable.module import TorchGraph

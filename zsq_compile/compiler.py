@@ -15,7 +15,7 @@ from backends.catalog import AUTO, TargetError, load_target
 from backends.machine import detect_target
 from backends.session import usable_providers
 from backends.target import Target
-from passes.harvest_batchnorm import BatchNormStatistics
+from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.calibration_data import CalibrationData, given_data, require_keepable, synthetic_data
 from zsq_compile.clock import Clock
 from zsq_compile.confidence import confidence, expectation, known_contracts, tier_of

@@ -5,10 +5,10 @@ import onnx_ir as ir
 
 from passes.absorb_biases import ChannelMoments
 from passes.add_missing_bias import AddMissingBias
+from passes.batchnorm.fold_batchnorm import FoldBatchNorm
+from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from passes.checks import Door, check
 from passes.equalize_channels import EqualizeChannels
-from passes.fold_batchnorm import FoldBatchNorm
-from passes.harvest_batchnorm import BatchNormStatistics
 
 
 def folded(model: ir.Model, statistics: BatchNormStatistics, equalize: bool) -> ir.Model:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import onnx_ir as ir
 import torch
 
-from passes.harvest_batchnorm import BatchNormStatistics
+from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.calibration_data import CalibrationData, feeds
 from zsq_compile.clock import Clock
 from zsq_compile.differentiable.class_scores import class_probabilities

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from passes.harvest_batchnorm import folded_advice, harvest_batchnorm
-from passes.place_statistics import folded_norms
+from passes.batchnorm.harvest_batchnorm import folded_advice, harvest_batchnorm
+from passes.batchnorm.place_statistics import folded_norms
 from zsq_compile.config import CompileConfig
 from zsq_compile.errors import UnsupportedModelError
 from zsq_compile.loading import LoadedModel, load_model

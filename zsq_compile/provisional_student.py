@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 
 from backends.target import Target
-from passes.harvest_batchnorm import BatchNormStatistics
+from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.calibration_data import feeds
 from zsq_compile.config import CompileConfig
 from zsq_compile.differentiable.module import TorchGraph

@@ -8,7 +8,7 @@ import onnx_ir as ir
 import torch
 
 from backends.target import Target
-from passes.harvest_batchnorm import BatchNormStatistics
+from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from passes.override_widths import override_widths
 from passes.plan import QuantizationPlan
 from zsq_compile.calibration_data import CalibrationData, feeds

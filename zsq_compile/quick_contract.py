@@ -14,7 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from backends.session import RuntimeModelError, Session
-from passes.harvest_batchnorm import BatchNorm, BatchNormStatistics
+from passes.batchnorm.harvest_batchnorm import BatchNorm, BatchNormStatistics
 from passes.normalize.fold_constants import constant_value
 from zsq_compile.conventions import RAW_PRODUCERS, Convention, usual_conventions
 from zsq_compile.signature import InputSpec

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from passes.harvest_batchnorm import BatchNorm, dead_channels
-from passes.place_statistics import FoldedNorm
+from passes.batchnorm.harvest_batchnorm import BatchNorm, dead_channels
+from passes.batchnorm.place_statistics import FoldedNorm
 from zsq_compile.arrays import read_arrays, write_arrays
 from zsq_compile.errors import ConfigError
 

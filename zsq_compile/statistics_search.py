@@ -6,11 +6,11 @@ from typing import Any
 
 import onnx_ir as ir
 
-from passes.harvest_batchnorm import BatchNormStatistics, harvest_batchnorm
-from passes.match_checkpoint import match_checkpoint
-from passes.place_statistics import place_statistics
-from passes.recovered import Recovered, joined
-from passes.weighted_layers import folded_layers
+from passes.batchnorm.harvest_batchnorm import BatchNormStatistics, harvest_batchnorm
+from passes.batchnorm.match_checkpoint import match_checkpoint
+from passes.batchnorm.place_statistics import place_statistics
+from passes.batchnorm.recovered import Recovered, joined
+from passes.batchnorm.weighted_layers import folded_layers
 from zsq_compile.errors import ConfigError
 from zsq_compile.progress import Progress
 from zsq_compile.statistics_file import read_statistics

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from backends.target import Target
+from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from passes.emit import emitted_bytes, weight_bytes
-from passes.harvest_batchnorm import BatchNormStatistics
 from passes.override_widths import Width, Widths, override_widths
 from passes.plan import QuantizationPlan, Scale
 from zsq_compile.config import WIDTHS, CompileConfig

@@ -4,8 +4,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from passes.batchnorm.fold_batchnorm import FoldBatchNorm
 from passes.checks import Door, IllegalGraphError, check, violations
-from passes.fold_batchnorm import FoldBatchNorm
 from passes.normalize.normalize import normalize
 from tests import models
 

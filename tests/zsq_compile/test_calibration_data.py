@@ -3,7 +3,7 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from passes.harvest_batchnorm import harvest_batchnorm
+from passes.batchnorm.harvest_batchnorm import harvest_batchnorm
 from tests.models import parse
 from zsq_compile.calibration_data import CalibrationData, given_data, sample_arrays, synthetic_data
 from zsq_compile.config import CompileConfig, Effort, NoiseConfig

@@ -18,7 +18,7 @@ import onnx_ir as ir
 import pytest
 
 import zsq_compile
-from passes.fold_batchnorm import FoldBatchNorm
+from passes.batchnorm.fold_batchnorm import FoldBatchNorm
 from tests import models
 from tests.zsq_compile.synthesis.colours import colour_classifier
 from zsq_compile import cli, compiler

@@ -153,7 +153,7 @@ def test_a_network_quantized_in_part_ends_with_all_its_layers_in_integers(tmp_pa
 def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
     import onnx_ir as ir
 
-    from passes.harvest_batchnorm import harvest_batchnorm
+    from passes.batchnorm.harvest_batchnorm import harvest_batchnorm
     from passes.normalize.normalize import normalize
     from zsq_compile.folding import folded
 

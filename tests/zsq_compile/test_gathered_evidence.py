@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from passes.harvest_batchnorm import harvest_batchnorm
+from passes.batchnorm.harvest_batchnorm import harvest_batchnorm
 from tests import models
 from tests.zsq_compile.synthesis.colours import colour_classifier, pictures
 from zsq_compile.calibration_data import CalibrationData

@@ -10,9 +10,9 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from passes.fold_batchnorm import FoldBatchNorm
-from passes.harvest_batchnorm import harvest_batchnorm
-from passes.match_checkpoint import match_checkpoint
+from passes.batchnorm.fold_batchnorm import FoldBatchNorm
+from passes.batchnorm.harvest_batchnorm import harvest_batchnorm
+from passes.batchnorm.match_checkpoint import match_checkpoint
 from tests import models
 from tests.zsq_compile.synthesis.networks import Listener, seeded, trained_on
 from zsq_compile.checkpoint_file import read_checkpoint

@@ -6,8 +6,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from passes.batchnorm.harvest_batchnorm import harvest_batchnorm
 from passes.checks import Door, check
-from passes.harvest_batchnorm import harvest_batchnorm
 from passes.normalize.normalize import SimplifierError
 from tests import models
 from zsq_compile import loading

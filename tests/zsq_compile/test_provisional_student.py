@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from backends.catalog import load_target
-from passes.harvest_batchnorm import harvest_batchnorm
+from passes.batchnorm.harvest_batchnorm import harvest_batchnorm
 from tests import models
 from tests.quantizing import execute
 from zsq_compile.config import CompileConfig, QuantizationConfig

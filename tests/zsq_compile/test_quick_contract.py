@@ -6,7 +6,7 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from passes.harvest_batchnorm import harvest_batchnorm
+from passes.batchnorm.harvest_batchnorm import harvest_batchnorm
 from tests import models
 from zsq_compile.conventions import Convention, usual_conventions
 from zsq_compile.differentiable.module import TorchGraph

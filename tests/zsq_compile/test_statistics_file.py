@@ -5,8 +5,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from passes.harvest_batchnorm import harvest_batchnorm
-from passes.place_statistics import folded_norms
+from passes.batchnorm.harvest_batchnorm import harvest_batchnorm
+from passes.batchnorm.place_statistics import folded_norms
 from tests import models
 from zsq_compile.arrays import read_arrays, write_arrays
 from zsq_compile.errors import ConfigError

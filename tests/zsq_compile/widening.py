@@ -6,7 +6,7 @@ from torch import Tensor
 
 from backends.catalog import load_target
 from backends.target import Target
-from passes.harvest_batchnorm import harvest_batchnorm
+from passes.batchnorm.harvest_batchnorm import harvest_batchnorm
 from tests import models
 from tests.quantizing import prepare
 from zsq_compile.config import CompileConfig

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from passes.behind_batchnorm import moments_behind
-from passes.harvest_batchnorm import BatchNormStatistics
+from passes.batchnorm.behind_batchnorm import moments_behind
+from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 
 _SQRT2 = math.sqrt(2.0)
 _SQRT2PI = math.sqrt(2.0 * math.pi)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import onnx_ir as ir
 from torch import Tensor
 
-from passes.harvest_batchnorm import BatchNormStatistics
+from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from passes.insert_qdq import InsertQdq
 from passes.plan import QuantizationPlan, WeightSite
 from zsq_compile.config import QuantizationConfig

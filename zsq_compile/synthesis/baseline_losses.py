@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from passes.harvest_batchnorm import BatchNorm
+from passes.batchnorm.harvest_batchnorm import BatchNorm
 from zsq_compile.synthesis.losses import Moments, gaussian_kl
 
 _VARIANCE_FLOOR = 1e-6

@@ -32,7 +32,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from passes.harvest_batchnorm import BatchNormStatistics
+from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.conditional_config import AdadfqConfig, ConditionalConfig
 from zsq_compile.config import Effort
 from zsq_compile.differentiable.module import TorchGraph

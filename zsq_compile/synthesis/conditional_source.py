@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from passes.harvest_batchnorm import BatchNorm
+from passes.batchnorm.harvest_batchnorm import BatchNorm
 from zsq_compile.conditional_config import ConditionalConfig
 from zsq_compile.differentiable.class_scores import class_logits
 from zsq_compile.differentiable.module import TorchGraph

@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-from passes.harvest_batchnorm import BatchNormStatistics
+from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.conventions import usual_conventions
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.signature import InputSpec

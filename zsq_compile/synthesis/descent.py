@@ -10,7 +10,7 @@ from math import cos, pi
 
 import torch
 
-from passes.harvest_batchnorm import BatchNormStatistics
+from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.baseline_config import DsgConfig, IntraqConfig, ZeroqConfig
 from zsq_compile.config import Effort
 from zsq_compile.differentiable.module import TorchGraph

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
-from passes.harvest_batchnorm import BatchNorm
+from passes.batchnorm.harvest_batchnorm import BatchNorm
 from zsq_compile.baseline_config import DsgConfig
 from zsq_compile.synthesis.baseline_losses import (
     ImageStatistics,

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from passes.harvest_batchnorm import BatchNorm, BatchNormStatistics
+from passes.batchnorm.harvest_batchnorm import BatchNorm, BatchNormStatistics
 from zsq_compile.config import Effort
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import SynthesisError

@@ -1,6 +1,6 @@
 """A teacher whose BatchNormalizations are folded, and the same statistics read behind them instead of before.
 
-Distances in units of the variance are the same on both sides of a BatchNormalization (``passes/behind_batchnorm.py``
+Distances in units of the variance are the same on both sides of a BatchNormalization (``passes/batchnorm/behind_batchnorm.py``
 has the formulas), so nothing is lost by looking at what it makes, which a layer with folded weights makes by itself:
 four passes over memory less for every such layer.
 """
@@ -8,9 +8,9 @@ four passes over memory less for every such layer.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from passes.behind_batchnorm import entry_behind, measurable_behind
-from passes.fold_batchnorm import FoldBatchNorm
-from passes.harvest_batchnorm import BatchNorm
+from passes.batchnorm.behind_batchnorm import entry_behind, measurable_behind
+from passes.batchnorm.fold_batchnorm import FoldBatchNorm
+from passes.batchnorm.harvest_batchnorm import BatchNorm
 from zsq_compile.differentiable.module import TorchGraph
 
 

@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 
 import torch
 
-from passes.harvest_batchnorm import BatchNormStatistics
+from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.synthesis.source import Source
 

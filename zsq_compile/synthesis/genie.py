@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ExponentialLR, ReduceLROnPlateau
 
-from passes.harvest_batchnorm import BatchNorm, BatchNormStatistics
+from passes.batchnorm.harvest_batchnorm import BatchNorm, BatchNormStatistics
 from zsq_compile.config import Effort
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.differentiable.precision import reduced_precision

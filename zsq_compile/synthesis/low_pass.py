@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from passes.harvest_batchnorm import BatchNormStatistics
+from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.synthesis.generator import Generator, InputContract, SyntheticSet
 from zsq_compile.synthesis.spectral import gaussian_low_pass

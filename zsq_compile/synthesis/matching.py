@@ -12,7 +12,7 @@ from math import cos, pi
 
 import torch
 
-from passes.harvest_batchnorm import BatchNorm
+from passes.batchnorm.harvest_batchnorm import BatchNorm
 from zsq_compile.differentiable.class_scores import class_logits
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.differentiable.precision import reduced_precision

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from passes.harvest_batchnorm import BatchNormStatistics
+from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.config import NoiseConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.progress import Progress

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
-from passes.harvest_batchnorm import BatchNormStatistics
+from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.config import Effort, PixelsConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import SynthesisError

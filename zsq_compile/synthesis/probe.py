@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 import torch
 
-from passes.harvest_batchnorm import BatchNorm
+from passes.batchnorm.harvest_batchnorm import BatchNorm
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.differentiable.precision import reduced_type
 from zsq_compile.errors import ZsqError

@@ -11,7 +11,7 @@ from dataclasses import replace
 import onnx_ir as ir
 import torch
 
-from passes.harvest_batchnorm import BatchNormStatistics
+from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.synthesis.generator import Generator, SyntheticSet
 from zsq_compile.synthesis.probe import Feeds, batches

@@ -5,7 +5,7 @@ Cai et al., "ZeroQ: A Novel Zero Shot Quantization Framework" (CVPR 2020): the d
 
 import torch
 
-from passes.harvest_batchnorm import BatchNorm
+from passes.batchnorm.harvest_batchnorm import BatchNorm
 from zsq_compile.errors import SynthesisError
 from zsq_compile.synthesis.baseline_losses import (
     image_distance,

@@ -6,8 +6,8 @@ import pytest
 import torch
 from onnx_ir.passes import common
 
-from passes.fold_batchnorm import FoldBatchNorm
-from passes.harvest_batchnorm import BatchNorm, BatchNormStatistics, harvest_batchnorm
+from passes.batchnorm.fold_batchnorm import FoldBatchNorm
+from passes.batchnorm.harvest_batchnorm import BatchNorm, BatchNormStatistics, harvest_batchnorm
 from tests import models
 from tests.models import parse
 from zsq_compile.differentiable.module import TorchGraph

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from backends.catalog import load_target
 from passes.add_missing_bias import AddMissingBias
-from passes.fold_batchnorm import FoldBatchNorm
-from passes.harvest_batchnorm import BatchNormStatistics, harvest_batchnorm
+from passes.batchnorm.fold_batchnorm import FoldBatchNorm
+from passes.batchnorm.harvest_batchnorm import BatchNormStatistics, harvest_batchnorm
 from passes.override_widths import Widths, override_widths
 from passes.pack_weights import PackWeights
 from passes.place_quantizers import place_quantizers

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from backends.session import open_session
-from passes.harvest_batchnorm import BatchNormStatistics, harvest_batchnorm
+from passes.batchnorm.harvest_batchnorm import BatchNormStatistics, harvest_batchnorm
 from tests import models
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.signature import InputSpec

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from passes.harvest_batchnorm import BatchNorm
+from passes.batchnorm.harvest_batchnorm import BatchNorm
 from zsq_compile.differentiable.class_scores import class_probabilities
 from zsq_compile.synthesis.baseline_losses import (
     ImageStatistics,

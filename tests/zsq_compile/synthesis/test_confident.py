@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from passes.harvest_batchnorm import BatchNormStatistics
+from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from tests import models
 from tests.zsq_compile.synthesis.networks import seeded, spec, teacher_of, trained_on
 from zsq_compile.config import PriorConfig

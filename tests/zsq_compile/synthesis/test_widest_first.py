@@ -3,7 +3,7 @@ import torch
 from onnx import TensorProto, helper
 
 from backends.session import open_session
-from passes.harvest_batchnorm import BatchNormStatistics
+from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from tests import models
 from tests.zsq_compile.synthesis.networks import NO_STATISTICS, seeded, spec, teacher_of, trained_on
 from zsq_compile.config import PriorConfig

@@ -6,9 +6,9 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
-from passes.fold_batchnorm import FoldBatchNorm
-from passes.harvest_batchnorm import BatchNorm, harvest_batchnorm
-from passes.match_checkpoint import match_checkpoint
+from passes.batchnorm.fold_batchnorm import FoldBatchNorm
+from passes.batchnorm.harvest_batchnorm import BatchNorm, harvest_batchnorm
+from passes.batchnorm.match_checkpoint import match_checkpoint
 from tests import models
 
 Tensors = dict[str, NDArray[np.float32]]

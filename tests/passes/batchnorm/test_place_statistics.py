@@ -5,11 +5,11 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from passes.behind_batchnorm import moments_behind
-from passes.fold_batchnorm import FoldBatchNorm
-from passes.harvest_batchnorm import harvest_batchnorm
-from passes.place_statistics import FoldedNorm, folded_norms, place_statistics
-from passes.recovered import joined
+from passes.batchnorm.behind_batchnorm import moments_behind
+from passes.batchnorm.fold_batchnorm import FoldBatchNorm
+from passes.batchnorm.harvest_batchnorm import harvest_batchnorm
+from passes.batchnorm.place_statistics import FoldedNorm, folded_norms, place_statistics
+from passes.batchnorm.recovered import joined
 from tests import models
 
 

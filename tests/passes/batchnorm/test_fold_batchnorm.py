@@ -2,8 +2,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from passes import fold_batchnorm
-from passes.fold_batchnorm import FoldBatchNorm
+from passes.batchnorm import fold_batchnorm
+from passes.batchnorm.fold_batchnorm import FoldBatchNorm
 from passes.pipeline import Outcome
 from tests import models
 

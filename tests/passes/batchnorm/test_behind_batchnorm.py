@@ -4,8 +4,8 @@ import numpy as np
 import onnx_ir as ir
 
 from backends.session import open_session
-from passes.behind_batchnorm import entry_behind, measurable_behind, moments_behind
-from passes.harvest_batchnorm import BatchNorm, harvest_batchnorm
+from passes.batchnorm.behind_batchnorm import entry_behind, measurable_behind, moments_behind
+from passes.batchnorm.harvest_batchnorm import BatchNorm, harvest_batchnorm
 from tests import models
 
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from passes.behind_batchnorm import entry_behind
-from passes.harvest_batchnorm import BatchNorm, BatchNormStatistics, distrust
+from passes.batchnorm.behind_batchnorm import entry_behind
+from passes.batchnorm.harvest_batchnorm import BatchNorm, BatchNormStatistics, distrust
 from passes.plan import Refusal
 
 _CONVOLUTIONS = ("Conv", "ConvTranspose")

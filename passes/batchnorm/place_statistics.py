@@ -13,11 +13,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from passes.fold_batchnorm import FoldBatchNorm
-from passes.harvest_batchnorm import BatchNorm, BatchNormStatistics
+from passes.batchnorm.fold_batchnorm import FoldBatchNorm
+from passes.batchnorm.harvest_batchnorm import BatchNorm, BatchNormStatistics
+from passes.batchnorm.recovered import Recovered, Recovery
+from passes.batchnorm.weighted_layers import WeightedLayer, folded_layers
 from passes.plan import Refusal
-from passes.recovered import Recovered, Recovery
-from passes.weighted_layers import WeightedLayer, folded_layers
 
 Array = NDArray[np.float64]
 

@@ -3,7 +3,7 @@ import onnx_ir as ir
 import pytest
 
 from backends.session import open_session
-from passes.harvest_batchnorm import folded_advice, harvest_batchnorm
+from passes.batchnorm.harvest_batchnorm import folded_advice, harvest_batchnorm
 from tests import models
 
 PARAMETERS = "float[4] scale, float[4] shift, float[4] mean, float[4] variance"

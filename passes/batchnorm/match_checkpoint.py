@@ -13,11 +13,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from passes.fit_batchnorm import TOLERANCE, Fit, fit_batchnorm
-from passes.harvest_batchnorm import BatchNorm, dead_channels
+from passes.batchnorm.fit_batchnorm import TOLERANCE, Fit, fit_batchnorm
+from passes.batchnorm.harvest_batchnorm import BatchNorm, dead_channels
+from passes.batchnorm.recovered import Recovered, Recovery
+from passes.batchnorm.weighted_layers import WeightedLayer, folded_layers
 from passes.plan import Refusal
-from passes.recovered import Recovered, Recovery
-from passes.weighted_layers import WeightedLayer, folded_layers
 
 Array = NDArray[np.float64]
 Tensors = Mapping[str, NDArray[np.floating]]
