@@ -13,9 +13,9 @@ from onnx_ir.passes import common
 from backends.catalog import load_target
 from backends.target import Alignment
 from passes.align_channels import AlignChannels
-from passes.insert_qdq import InsertQdq
-from passes.place_quantizers import place_quantizers
 from passes.plan import Scale
+from passes.quantize.insert_qdq import InsertQdq
+from passes.quantize.place_quantizers import place_quantizers
 from zsq_compile.verification.latency import measure_latency
 
 RULES = {

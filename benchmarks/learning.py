@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from backends.catalog import load_target
-from passes.add_missing_bias import AddMissingBias
 from passes.batchnorm.fold_batchnorm import FoldBatchNorm
-from passes.place_quantizers import place_quantizers
+from passes.quantize.add_missing_bias import AddMissingBias
+from passes.quantize.place_quantizers import place_quantizers
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.differentiable.precision import reduced_precision, reduced_type
 from zsq_compile.loading import load_model

@@ -19,9 +19,9 @@ from backends.catalog import load_target
 from backends.session import Session, open_session
 from backends.target import Blockwise
 from passes.emit import emit
-from passes.insert_qdq import InsertQdq
-from passes.place_quantizers import place_quantizers
 from passes.plan import Scale
+from passes.quantize.insert_qdq import InsertQdq
+from passes.quantize.place_quantizers import place_quantizers
 from zsq_compile.verification.latency import Turns
 
 SIZES = ["256x256", "512x512", "512x1024", "768x1000", "1024x1024", "768x3072", "2048x1000", "4096x1000"]

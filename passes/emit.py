@@ -9,10 +9,10 @@ from passes.block_matmul import BlockMatMul
 from passes.check_target import check_target
 from passes.checks import Door, check
 from passes.float_biases import FloatBiases
-from passes.insert_qdq import InsertQdq
 from passes.pack_digits import PackDigits, digits_bytes, digits_pay
 from passes.pack_weights import PackWeights
 from passes.plan import QuantizationPlan, Scale
+from passes.quantize.insert_qdq import InsertQdq
 from passes.slim import Slim
 
 _BLOCK_BITS = 4  # narrower weights stay as dense as they can be

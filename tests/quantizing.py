@@ -13,11 +13,11 @@ from onnx_ir.passes import common
 
 from backends.session import open_session
 from backends.target import NumberFormat
-from passes.add_missing_bias import AddMissingBias
 from passes.batchnorm.fold_batchnorm import FoldBatchNorm
-from passes.insert_qdq import InsertQdq
 from passes.normalize.own_weights import OwnWeights
 from passes.plan import QuantizationPlan, Scale
+from passes.quantize.add_missing_bias import AddMissingBias
+from passes.quantize.insert_qdq import InsertQdq
 
 Arrays = dict[str, NDArray[Any]]
 

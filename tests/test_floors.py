@@ -51,7 +51,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("zsq_compile.distill_config", "zsq_compile.float_form", "zsq_compile.units"),
     (
         "zsq_compile.config",
-        "zsq_compile.folding",
+        "passes.quantize.prepare_float",
         "zsq_compile.loading",
         "zsq_compile.quick_contract",
         "zsq_compile.quick_loading",

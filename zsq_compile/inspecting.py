@@ -14,11 +14,11 @@ from backends.target import Target
 from passes.count_work import Work, count_work
 from passes.find_dead_channels import find_dead_channels
 from passes.foresee_ranges import Ranges, find_bias_risks, find_scale_conflicts
-from passes.place_quantizers import place_quantizers
 from passes.plan import QuantizationPlan
+from passes.quantize.place_quantizers import place_quantizers
+from passes.quantize.prepare_float import folded
 from zsq_compile.errors import ConfigError
 from zsq_compile.estimates import Estimate, estimated_bytes, estimated_seconds
-from zsq_compile.folding import folded
 from zsq_compile.inspection import FloatNodes, InputFacts, Inspection, PlacementFacts, StatisticsFacts
 from zsq_compile.inspection_warnings import warnings_of
 from zsq_compile.progress import Silent

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from math import inf, log10
 from typing import Any
 
-from passes.override_widths import Width
+from passes.quantize.override_widths import Width
 from zsq_compile.config import WIDTHS
 from zsq_compile.errors import UnsupportedModelError
 from zsq_compile.planning import count_words

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from passes.override_widths import Width, Widths, widths_of
 from passes.plan import QuantizationPlan
+from passes.quantize.override_widths import Width, Widths, widths_of
 from zsq_compile.errors import ConfigError
 
 _VERSION = 1

@@ -7,9 +7,9 @@ import onnx_ir as ir
 
 from backends.target import Target
 from passes.emit import emitted_bytes
-from passes.override_widths import WidthsError, override_widths
-from passes.place_quantizers import place_quantizers
 from passes.plan import QuantizationPlan
+from passes.quantize.override_widths import WidthsError, override_widths
+from passes.quantize.place_quantizers import place_quantizers
 from zsq_compile.config import WIDTHS, CompileConfig
 from zsq_compile.errors import ConfigError, QuantizationError, UnsupportedModelError
 from zsq_compile.loading import LoadedModel

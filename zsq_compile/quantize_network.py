@@ -9,8 +9,8 @@ import torch
 
 from backends.target import Target
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
-from passes.override_widths import override_widths
 from passes.plan import QuantizationPlan
+from passes.quantize.override_widths import override_widths
 from zsq_compile.calibration_data import CalibrationData, feeds
 from zsq_compile.clock import Clock
 from zsq_compile.config import CompileConfig

@@ -15,8 +15,8 @@ from torch import Tensor
 from backends.target import Target
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from passes.emit import emitted_bytes, weight_bytes
-from passes.override_widths import Width, Widths, override_widths
 from passes.plan import QuantizationPlan, Scale
+from passes.quantize.override_widths import Width, Widths, override_widths
 from zsq_compile.config import WIDTHS, CompileConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError

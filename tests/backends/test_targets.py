@@ -11,8 +11,8 @@ from backends.catalog import load_target, target_names
 from backends.session import open_session
 from passes.check_target import target_violations
 from passes.emit import emit
-from passes.place_quantizers import place_quantizers
 from passes.plan import QuantizationPlan
+from passes.quantize.place_quantizers import place_quantizers
 from tests import models
 from tests.quantizing import execute, inserted, prepare, random_feeds, simulate, sqnr, with_scales
 
@@ -133,7 +133,7 @@ def test_qnn_reads_int4_itself_and_has_one_scale_for_a_product():
 
 
 def test_wide_values_are_16_bits_where_the_target_has_them():
-    from passes.override_widths import Widths, override_widths
+    from passes.quantize.override_widths import Widths, override_widths
 
     target = load_target("qnn_htp")
     model = prepare(models.residual())

@@ -17,8 +17,8 @@ from passes.check_target import target_violations
 from passes.emit import emit
 from passes.normalize.fold_constants import constant_value
 from passes.pipeline import Outcome
-from passes.place_quantizers import place_quantizers
 from passes.plan import QuantizationPlan
+from passes.quantize.place_quantizers import place_quantizers
 from tests import models
 from tests.quantizing import execute, inserted, optimized_operators, prepare, random_feeds, sqnr, with_scales
 

@@ -11,8 +11,8 @@ from backends.target import Blockwise
 from passes.check_target import check_target, target_violations
 from passes.checks import IllegalGraphError
 from passes.emit import emit
-from passes.insert_qdq import InsertQdq
-from passes.place_quantizers import place_quantizers
+from passes.quantize.insert_qdq import InsertQdq
+from passes.quantize.place_quantizers import place_quantizers
 from tests import models
 from tests.quantizing import inserted, prepare, random_feeds, with_scales
 

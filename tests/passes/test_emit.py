@@ -8,8 +8,8 @@ import pytest
 
 from backends.catalog import load_target
 from passes.emit import emit, emitted_bytes, weight_bytes
-from passes.override_widths import Widths, override_widths
-from passes.place_quantizers import place_quantizers
+from passes.quantize.override_widths import Widths, override_widths
+from passes.quantize.place_quantizers import place_quantizers
 from tests import models
 from tests.quantizing import inserted, prepare, random_feeds, with_scales
 

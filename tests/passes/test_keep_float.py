@@ -9,8 +9,8 @@ import pytest
 from backends.catalog import load_target
 from passes.emit import emit
 from passes.keep_float import KeepFloat
-from passes.place_quantizers import place_quantizers
 from passes.plan import QuantizationPlan
+from passes.quantize.place_quantizers import place_quantizers
 from tests import models
 from tests.quantizing import execute, inserted, optimized_operators, prepare, random_feeds, with_scales
 

@@ -12,8 +12,8 @@ from passes.checks import Door, check
 from passes.emit import emit
 from passes.pack_digits import DENSE_BITS, PackDigits, digits_pay, to_words
 from passes.pack_weights import PackWeights
-from passes.place_quantizers import place_quantizers
 from passes.plan import QuantizationPlan
+from passes.quantize.place_quantizers import place_quantizers
 from passes.slim import Slim
 from tests import models
 from tests.quantizing import execute, inserted, optimized_operators, prepare, random_feeds, with_scales

@@ -10,7 +10,7 @@ from backends.target import Alignment
 from passes.batchnorm.harvest_batchnorm import harvest_batchnorm
 from passes.count_work import Work, count_work
 from passes.emit import emitted_bytes
-from passes.place_quantizers import place_quantizers
+from passes.quantize.place_quantizers import place_quantizers
 from tests import models
 from tests.quantizing import prepare
 from zsq_compile.calibration_data import _default_count

@@ -155,7 +155,7 @@ def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
 
     from passes.batchnorm.harvest_batchnorm import harvest_batchnorm
     from passes.normalize.normalize import normalize
-    from zsq_compile.folding import folded
+    from passes.quantize.prepare_float import folded
 
     normal = normalize(ir.from_proto(model))
     return ir.to_proto(folded(normal, harvest_batchnorm(normal), equalize=False))

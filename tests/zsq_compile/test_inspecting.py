@@ -237,8 +237,8 @@ def test_what_is_said_to_fuse_is_what_the_runtime_fused(name: str) -> None:
 def test_the_graph_that_is_looked_at_is_planned_like_the_one_that_is_compiled() -> None:
     from backends.catalog import load_target
     from passes.batchnorm.harvest_batchnorm import harvest_batchnorm
-    from passes.place_quantizers import place_quantizers
-    from zsq_compile.folding import folded
+    from passes.quantize.place_quantizers import place_quantizers
+    from passes.quantize.prepare_float import folded
     from zsq_compile.quick_loading import load_quickly
 
     path, target = ASSETS / "imagenet" / "mobilenetv1_075_bn.onnx", load_target("ort_cpu")

@@ -13,6 +13,7 @@ import torch
 from passes.batchnorm.fold_batchnorm import FoldBatchNorm
 from passes.batchnorm.harvest_batchnorm import harvest_batchnorm
 from passes.batchnorm.match_checkpoint import match_checkpoint
+from passes.quantize.prepare_float import folded
 from tests import models
 from tests.zsq_compile.synthesis.networks import Listener, seeded, trained_on
 from zsq_compile.checkpoint_file import read_checkpoint
@@ -20,7 +21,6 @@ from zsq_compile.compiler import compile_model
 from zsq_compile.config import CompileConfig, QuantizationConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError, UnsupportedModelError
-from zsq_compile.folding import folded
 from zsq_compile.known_statistics import keep_statistics, known_statistics
 from zsq_compile.loading import LoadedModel, load_model
 from zsq_compile.quantization.moments import propagate_moments

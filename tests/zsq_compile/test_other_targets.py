@@ -9,7 +9,7 @@ import pytest
 from backends.catalog import load_target
 from backends.machine import detect_target
 from passes.check_target import target_violations
-from passes.override_widths import Widths
+from passes.quantize.override_widths import Widths
 from tests import models
 from zsq_compile.compiler import CompileResult, compile_model
 from zsq_compile.config import CompileConfig, PriorConfig, QuantizationConfig

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from passes.override_widths import Widths
+from passes.quantize.override_widths import Widths
 from zsq_compile.errors import ConfigError
 from zsq_compile.plan_file import PlanFile, read_plan, write_plan
 

@@ -3,7 +3,7 @@ import onnx_ir as ir
 import pytest
 
 from passes.emit import emit
-from passes.override_widths import Widths, override_widths
+from passes.quantize.override_widths import Widths, override_widths
 from tests.quantizing import execute
 from tests.zsq_compile.widening import TARGET, chain, images, workpiece
 from zsq_compile.config import CompileConfig, QuantizationConfig

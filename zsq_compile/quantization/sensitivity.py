@@ -18,8 +18,8 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from passes.insert_qdq import dequantize_array, quantize_array
 from passes.plan import ActivationSite, QuantizationPlan, Scale, WeightSite
+from passes.quantize.insert_qdq import dequantize_array, quantize_array
 from zsq_compile.config import QuantizationConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.quantization.calibrate import Batch

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from backends.catalog import load_target
 from passes.emit import emit
-from passes.place_quantizers import place_quantizers
+from passes.quantize.place_quantizers import place_quantizers
 from tests import models
 from tests.quantizing import inserted, prepare, random_feeds, with_scales
 from zsq_compile.origin import record_contract, record_origin

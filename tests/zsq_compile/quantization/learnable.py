@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from backends.catalog import load_target
-from passes.place_quantizers import place_quantizers
 from passes.plan import QuantizationPlan
+from passes.quantize.place_quantizers import place_quantizers
 from tests.quantizing import every_value, prepare
 from zsq_compile.config import QuantizationConfig, Rounding
 from zsq_compile.differentiable.module import TorchGraph

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from backends.catalog import load_target
-from passes.place_quantizers import place_quantizers
 from passes.plan import QuantizationPlan
+from passes.quantize.place_quantizers import place_quantizers
 from tests import models
 from tests.models import parse
 from tests.quantizing import inserted, prepare, with_scales

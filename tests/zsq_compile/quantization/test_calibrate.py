@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from backends.catalog import load_target
-from passes.place_quantizers import place_quantizers
 from passes.plan import QuantizationPlan, Scale
+from passes.quantize.place_quantizers import place_quantizers
 from tests import models
 from tests.quantizing import every_value, prepare
 from zsq_compile.config import CalibrationMethod

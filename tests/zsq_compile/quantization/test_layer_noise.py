@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from backends.catalog import load_target
-from passes.place_quantizers import place_quantizers
 from passes.plan import QuantizationPlan
+from passes.quantize.place_quantizers import place_quantizers
 from tests import models
 from tests.quantizing import every_value, fake_quantized, inserted, prepare, random_feeds, sqnr, with_scales
 from zsq_compile.differentiable.module import TorchGraph

@@ -6,8 +6,8 @@ import onnx_ir as ir
 import pytest
 
 from backends.catalog import load_target
-from passes.place_quantizers import place_quantizers
 from passes.plan import QuantizationPlan
+from passes.quantize.place_quantizers import place_quantizers
 from tests import models
 from tests.quantizing import inserted, prepare, random_feeds, with_scales
 from zsq_compile.quantization.measured_layers import QdqNames, measured_layers, origin

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from backends.catalog import load_target
 from backends.target import NumberFormat
-from passes.place_quantizers import place_quantizers
 from passes.plan import QuantizationPlan
+from passes.quantize.place_quantizers import place_quantizers
 from tests import models
 from tests.quantizing import prepare
 from zsq_compile.config import QuantizationConfig

@@ -12,13 +12,13 @@ from onnx_ir.passes import common
 from torch import Tensor
 
 from backends.catalog import load_target
-from passes.add_missing_bias import AddMissingBias
 from passes.batchnorm.fold_batchnorm import FoldBatchNorm
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics, harvest_batchnorm
-from passes.override_widths import Widths, override_widths
 from passes.pack_weights import PackWeights
-from passes.place_quantizers import place_quantizers
 from passes.plan import QuantizationPlan
+from passes.quantize.add_missing_bias import AddMissingBias
+from passes.quantize.override_widths import Widths, override_widths
+from passes.quantize.place_quantizers import place_quantizers
 from tests import models
 from tests.quantizing import execute, optimized_operators, sqnr
 from zsq_compile.config import CalibrationMethod, QuantizationConfig

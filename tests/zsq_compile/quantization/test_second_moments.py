@@ -5,9 +5,9 @@ import torch
 from onnx_ir.passes import common
 
 from backends.catalog import load_target
-from passes.add_missing_bias import AddMissingBias
-from passes.insert_qdq import quantize_array
-from passes.place_quantizers import place_quantizers
+from passes.quantize.add_missing_bias import AddMissingBias
+from passes.quantize.insert_qdq import quantize_array
+from passes.quantize.place_quantizers import place_quantizers
 from tests import models
 from tests.quantizing import sqnr
 from zsq_compile.config import QuantizationConfig

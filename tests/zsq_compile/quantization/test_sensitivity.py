@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from backends.catalog import load_target
-from passes.override_widths import Widths, override_widths
-from passes.place_quantizers import place_quantizers
 from passes.plan import QuantizationPlan
+from passes.quantize.override_widths import Widths, override_widths
+from passes.quantize.place_quantizers import place_quantizers
 from tests import models
 from tests.quantizing import fake_quantized, inserted, prepare
 from zsq_compile.config import QuantizationConfig

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from backends.catalog import load_target
 from backends.target import NumberFormat
-from passes.add_missing_bias import AddMissingBias
-from passes.insert_qdq import quantize_array
-from passes.place_quantizers import place_quantizers
 from passes.plan import Scale
+from passes.quantize.add_missing_bias import AddMissingBias
+from passes.quantize.insert_qdq import quantize_array
+from passes.quantize.place_quantizers import place_quantizers
 from tests import models
 from tests.quantizing import sqnr
 from zsq_compile.config import QuantizationConfig

@@ -1,7 +1,7 @@
 import onnx_ir as ir
 import pytest
 
-from passes.layer_pairs import find_pairs
+from passes.quantize.layer_pairs import find_pairs
 from tests import models
 
 HEAD = "float[N,4,6,6] x"

@@ -2,9 +2,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from passes import absorb_biases
-from passes.absorb_biases import ChannelMoments
-from passes.equalize_channels import EqualizeChannels, Equalized
+from passes.quantize import absorb_biases
+from passes.quantize.absorb_biases import ChannelMoments
+from passes.quantize.equalize_channels import EqualizeChannels, Equalized
 from tests import models
 from tests.quantizing import every_value
 

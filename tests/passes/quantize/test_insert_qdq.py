@@ -15,9 +15,9 @@ from onnx_ir.passes import PassError, PreconditionError
 
 from backends.catalog import load_target
 from backends.target import NumberFormat
-from passes.insert_qdq import InsertQdq, dequantize_array, quantize_array
-from passes.place_quantizers import place_quantizers
 from passes.plan import QuantizationPlan, Scale
+from passes.quantize.insert_qdq import InsertQdq, dequantize_array, quantize_array
+from passes.quantize.place_quantizers import place_quantizers
 from tests import models
 from tests.models import parse
 from tests.quantizing import (

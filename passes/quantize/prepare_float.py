@@ -3,12 +3,12 @@
 import numpy as np
 import onnx_ir as ir
 
-from passes.absorb_biases import ChannelMoments
-from passes.add_missing_bias import AddMissingBias
 from passes.batchnorm.fold_batchnorm import FoldBatchNorm
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from passes.checks import Door, check
-from passes.equalize_channels import EqualizeChannels
+from passes.quantize.absorb_biases import ChannelMoments
+from passes.quantize.add_missing_bias import AddMissingBias
+from passes.quantize.equalize_channels import EqualizeChannels
 
 
 def folded(model: ir.Model, statistics: BatchNormStatistics, equalize: bool) -> ir.Model:

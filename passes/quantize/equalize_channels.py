@@ -15,10 +15,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from passes.absorb_biases import ChannelMoments, absorb_biases
-from passes.layer_pairs import LayerPair, find_pairs
 from passes.normalize.fold_constants import constant_value
 from passes.pipeline import Outcome
+from passes.quantize.absorb_biases import ChannelMoments, absorb_biases
+from passes.quantize.layer_pairs import LayerPair, find_pairs
 from passes.surgery import drop_unused, set_constant
 from passes.weight_layout import by_channels
 

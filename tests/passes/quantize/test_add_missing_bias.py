@@ -2,7 +2,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from passes.add_missing_bias import AddMissingBias
+from passes.quantize.add_missing_bias import AddMissingBias
 from tests.models import parse
 from tests.quantizing import execute, random_feeds
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from passes import equalize_channels
-from passes.absorb_biases import ChannelMoments
-from passes.equalize_channels import EqualizeChannels, Equalized
-from passes.layer_pairs import find_pairs
+from passes.quantize import equalize_channels
+from passes.quantize.absorb_biases import ChannelMoments
+from passes.quantize.equalize_channels import EqualizeChannels, Equalized
+from passes.quantize.layer_pairs import find_pairs
 from passes.weight_layout import by_channels
 from tests import models
 from tests.quantizing import every_value

@@ -11,8 +11,8 @@ import pytest
 from backends.catalog import load_target
 from backends.target import NumberFormat, Target
 from passes.emit import emit
-from passes.place_quantizers import place_quantizers
 from passes.plan import QuantizationPlan
+from passes.quantize.place_quantizers import place_quantizers
 from tests import models
 from tests.models import parse
 from tests.quantizing import execute, inserted, optimized_operators, prepare, random_feeds, with_scales

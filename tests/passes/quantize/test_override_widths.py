@@ -6,9 +6,9 @@ import pytest
 
 from backends.catalog import load_target
 from passes.emit import emit
-from passes.override_widths import Widths, WidthsError, override_widths, widths_of
-from passes.place_quantizers import place_quantizers
 from passes.plan import QuantizationPlan
+from passes.quantize.override_widths import Widths, WidthsError, override_widths, widths_of
+from passes.quantize.place_quantizers import place_quantizers
 from tests import models
 from tests.quantizing import execute, inserted, prepare, random_feeds, simulate, sqnr, with_scales
 
