@@ -12,7 +12,7 @@ from onnx_ir.passes import common
 
 from backends.catalog import load_target
 from backends.target import Alignment
-from passes.align_channels import AlignChannels
+from passes.emit.align_channels import AlignChannels
 from passes.plan import Scale
 from passes.quantize.insert_qdq import InsertQdq
 from passes.quantize.place_quantizers import place_quantizers

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from backends.catalog import load_target
 from backends.session import Session, open_session
 from backends.target import Blockwise
-from passes.emit import emit
+from passes.emit.emit import emit
 from passes.plan import Scale
 from passes.quantize.insert_qdq import InsertQdq
 from passes.quantize.place_quantizers import place_quantizers

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from backends.target import Target
 from passes.count_work import Work
-from passes.emit import emitted_bytes, weight_bytes
+from passes.emit.emit import emitted_bytes, weight_bytes
 from passes.plan import QuantizationPlan, WeightSite
 from zsq_compile.signature import InputSpec
 from zsq_compile.usual_agreement import Usual

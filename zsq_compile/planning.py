@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import onnx_ir as ir
 
 from backends.target import Target
-from passes.emit import emitted_bytes
+from passes.emit.emit import emitted_bytes
 from passes.plan import QuantizationPlan
 from passes.quantize.override_widths import WidthsError, override_widths
 from passes.quantize.place_quantizers import place_quantizers

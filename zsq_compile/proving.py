@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from backends.session import usable_providers
 from backends.target import Target
-from passes.emit import emit
+from passes.emit.emit import emit
 from zsq_compile.calibration_data import CalibrationData, feeds
 from zsq_compile.clock import Clock
 from zsq_compile.differentiable.module import TorchGraph

@@ -20,10 +20,10 @@ from backends.session import RuntimeModelError, Session, open_session, usable_pr
 from backends.target import Blockwise, Target
 from passes.checks import IllegalGraphError
 from passes.count_work import layer_work
-from passes.emit import emit
-from passes.keep_float import KeepFloat
+from passes.emit.emit import emit
+from passes.emit.keep_float import KeepFloat
+from passes.emit.sign_codes import SignCodes
 from passes.plan import QuantizationPlan
-from passes.sign_codes import SignCodes
 from zsq_compile.errors import QuantizationError, ZsqError
 from zsq_compile.planning import require_within
 from zsq_compile.verification.latency import Turns, time_in_turns

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from backends.target import Target
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
-from passes.emit import emitted_bytes, weight_bytes
+from passes.emit.emit import emitted_bytes, weight_bytes
 from passes.plan import QuantizationPlan, Scale
 from passes.quantize.override_widths import Width, Widths, override_widths
 from zsq_compile.config import WIDTHS, CompileConfig

@@ -9,7 +9,7 @@ import pytest
 
 from backends.catalog import load_target
 from backends.session import open_session
-from passes.emit import emit
+from passes.emit.emit import emit
 from passes.quantize.place_quantizers import place_quantizers
 from tests import models
 from tests.quantizing import inserted, prepare, random_feeds, sqnr, with_scales

@@ -9,8 +9,8 @@ import pytest
 
 from backends.catalog import load_target, target_names
 from backends.session import open_session
-from passes.check_target import target_violations
-from passes.emit import emit
+from passes.emit.check_target import target_violations
+from passes.emit.emit import emit
 from passes.plan import QuantizationPlan
 from passes.quantize.place_quantizers import place_quantizers
 from tests import models

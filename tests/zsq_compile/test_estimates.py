@@ -9,7 +9,7 @@ from backends.catalog import load_target
 from backends.target import Alignment
 from passes.batchnorm.harvest_batchnorm import harvest_batchnorm
 from passes.count_work import Work, count_work
-from passes.emit import emitted_bytes
+from passes.emit.emit import emitted_bytes
 from passes.quantize.place_quantizers import place_quantizers
 from tests import models
 from tests.quantizing import prepare

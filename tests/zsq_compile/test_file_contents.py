@@ -5,7 +5,7 @@ import onnx_ir as ir
 import pytest
 
 from backends.catalog import load_target
-from passes.emit import emit
+from passes.emit.emit import emit
 from passes.quantize.place_quantizers import place_quantizers
 from tests import models
 from tests.quantizing import inserted, prepare, random_feeds, with_scales

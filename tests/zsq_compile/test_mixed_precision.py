@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from backends.session import open_session
-from passes.emit import emitted_bytes
+from passes.emit.emit import emitted_bytes
 from tests import models
 from tests.zsq_compile.widening import TARGET, chain, workpiece
 from zsq_compile import CompileConfig, PriorConfig, QuantizationConfig, compile_model

@@ -8,7 +8,7 @@ import pytest
 
 from backends.catalog import load_target
 from backends.machine import detect_target
-from passes.check_target import target_violations
+from passes.emit.check_target import target_violations
 from passes.quantize.override_widths import Widths
 from tests import models
 from zsq_compile.compiler import CompileResult, compile_model

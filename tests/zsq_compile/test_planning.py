@@ -2,7 +2,7 @@ import onnx_ir as ir
 import pytest
 
 from backends.catalog import load_target
-from passes.emit import emitted_bytes
+from passes.emit.emit import emitted_bytes
 from tests import models
 from tests.quantizing import prepare
 from zsq_compile.config import CompileConfig, QuantizationConfig

@@ -2,7 +2,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from passes.emit import emit
+from passes.emit.emit import emit
 from passes.quantize.override_widths import Widths, override_widths
 from tests.quantizing import execute
 from tests.zsq_compile.widening import TARGET, chain, images, workpiece

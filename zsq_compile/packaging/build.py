@@ -18,7 +18,7 @@ from backends.catalog import TargetError, load_target
 from backends.ort_format import write_ort
 from backends.session import RuntimeModelError, Session, open_session
 from backends.target import Target
-from passes.check_target import target_violations
+from passes.emit.check_target import target_violations
 from zsq_compile.errors import ConfigError, LoadError, ValidationError
 from zsq_compile.origin import Origin, read_origin
 from zsq_compile.packaging.archive import pack

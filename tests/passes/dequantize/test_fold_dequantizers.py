@@ -5,7 +5,7 @@ import pytest
 
 from passes.dequantize import fold_dequantizers
 from passes.dequantize.fold_dequantizers import FoldDequantizers
-from passes.pack_digits import to_words
+from passes.emit.pack_digits import to_words
 from tests import models
 
 TOLERANCE = 1e-6  # of the output's magnitude: weights are exact, the runtime may add in another order

@@ -5,7 +5,7 @@ import onnx_ir as ir
 import pytest
 
 from backends.catalog import load_target
-from passes.emit import emit
+from passes.emit.emit import emit
 from passes.plan import QuantizationPlan
 from passes.quantize.override_widths import Widths, WidthsError, override_widths, widths_of
 from passes.quantize.place_quantizers import place_quantizers

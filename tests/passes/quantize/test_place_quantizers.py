@@ -10,7 +10,7 @@ import pytest
 
 from backends.catalog import load_target
 from backends.target import NumberFormat, Target
-from passes.emit import emit
+from passes.emit.emit import emit
 from passes.plan import QuantizationPlan
 from passes.quantize.place_quantizers import place_quantizers
 from tests import models

@@ -14,7 +14,7 @@ from torch import Tensor
 from backends.catalog import load_target
 from passes.batchnorm.fold_batchnorm import FoldBatchNorm
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics, harvest_batchnorm
-from passes.pack_weights import PackWeights
+from passes.emit.pack_weights import PackWeights
 from passes.plan import QuantizationPlan
 from passes.quantize.add_missing_bias import AddMissingBias
 from passes.quantize.override_widths import Widths, override_widths

@@ -9,12 +9,12 @@ from onnx_ir.passes import PassError
 
 from backends.catalog import load_target
 from passes.checks import Door, check
-from passes.emit import emit
-from passes.pack_digits import DENSE_BITS, PackDigits, digits_pay, to_words
-from passes.pack_weights import PackWeights
+from passes.emit.emit import emit
+from passes.emit.pack_digits import DENSE_BITS, PackDigits, digits_pay, to_words
+from passes.emit.pack_weights import PackWeights
+from passes.emit.slim import Slim
 from passes.plan import QuantizationPlan
 from passes.quantize.place_quantizers import place_quantizers
-from passes.slim import Slim
 from tests import models
 from tests.quantizing import execute, inserted, optimized_operators, prepare, random_feeds, with_scales
 

@@ -7,8 +7,8 @@ import onnx_ir as ir
 import pytest
 
 from backends.catalog import load_target
-from passes.emit import emit
-from passes.keep_float import KeepFloat
+from passes.emit.emit import emit
+from passes.emit.keep_float import KeepFloat
 from passes.plan import QuantizationPlan
 from passes.quantize.place_quantizers import place_quantizers
 from tests import models

@@ -5,8 +5,8 @@ import onnx
 import onnx_ir as ir
 
 from backends.catalog import load_target
+from passes.emit.slim import Slim
 from passes.quantize.place_quantizers import place_quantizers
-from passes.slim import Slim
 from tests import models
 from tests.quantizing import execute, inserted, prepare, random_feeds, with_scales
 

@@ -4,16 +4,16 @@ import numpy as np
 import onnx_ir as ir
 
 from backends.target import Target
-from passes.align_channels import AlignChannels
-from passes.block_matmul import BlockMatMul
-from passes.check_target import check_target
 from passes.checks import Door, check
-from passes.float_biases import FloatBiases
-from passes.pack_digits import PackDigits, digits_bytes, digits_pay
-from passes.pack_weights import PackWeights
+from passes.emit.align_channels import AlignChannels
+from passes.emit.block_matmul import BlockMatMul
+from passes.emit.check_target import check_target
+from passes.emit.float_biases import FloatBiases
+from passes.emit.pack_digits import PackDigits, digits_bytes, digits_pay
+from passes.emit.pack_weights import PackWeights
+from passes.emit.slim import Slim
 from passes.plan import QuantizationPlan, Scale
 from passes.quantize.insert_qdq import InsertQdq
-from passes.slim import Slim
 
 _BLOCK_BITS = 4  # narrower weights stay as dense as they can be
 _CAST_BYTES = 40  # the node that widens a packed weight, in the file

@@ -8,8 +8,8 @@ import pytest
 
 from backends.catalog import load_target
 from backends.target import Alignment
-from passes.align_channels import AlignChannels
-from passes.emit import emit
+from passes.emit.align_channels import AlignChannels
+from passes.emit.emit import emit
 from passes.quantize.place_quantizers import place_quantizers
 from tests import models
 from tests.quantizing import execute, inserted, optimized_operators, prepare, random_feeds, with_scales

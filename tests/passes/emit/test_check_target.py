@@ -8,9 +8,9 @@ import pytest
 
 from backends.catalog import load_target
 from backends.target import Blockwise
-from passes.check_target import check_target, target_violations
 from passes.checks import IllegalGraphError
-from passes.emit import emit
+from passes.emit.check_target import check_target, target_violations
+from passes.emit.emit import emit
 from passes.quantize.insert_qdq import InsertQdq
 from passes.quantize.place_quantizers import place_quantizers
 from tests import models

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from backends.catalog import load_target
-from passes.emit import emit, emitted_bytes, weight_bytes
+from passes.emit.emit import emit, emitted_bytes, weight_bytes
 from passes.quantize.override_widths import Widths, override_widths
 from passes.quantize.place_quantizers import place_quantizers
 from tests import models

@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir as ir
 
 from backends.target import NumberFormat, Target
-from passes.block_matmul import HINDERS_BEHIND, row_count
 from passes.checks import Door, IllegalGraphError
+from passes.emit.block_matmul import HINDERS_BEHIND, row_count
 from passes.normalize.fold_constants import constant_value
 from passes.plan import Refusal
 from passes.surgery import dequantizer, is_standard

@@ -3,7 +3,7 @@ import onnx_ir as ir
 import pytest
 
 from backends.catalog import load_target
-from passes.float_biases import FloatBiases
+from passes.emit.float_biases import FloatBiases
 from passes.quantize.place_quantizers import place_quantizers
 from tests import models
 from tests.quantizing import execute, inserted, prepare, random_feeds, with_scales

@@ -7,7 +7,7 @@ import pytest
 from onnx_ir.passes import PassError
 
 from backends.catalog import load_target
-from passes.pack_weights import PackWeights
+from passes.emit.pack_weights import PackWeights
 from passes.quantize.place_quantizers import place_quantizers
 from tests import models
 from tests.quantizing import execute, inserted, optimized_operators, prepare, random_feeds, with_scales

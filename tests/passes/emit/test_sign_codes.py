@@ -4,8 +4,8 @@ import pytest
 from onnx_ir.passes import PreconditionError
 
 from backends.catalog import load_target
+from passes.emit.sign_codes import SignCodes
 from passes.quantize.place_quantizers import place_quantizers
-from passes.sign_codes import SignCodes
 from tests import models
 from tests.quantizing import execute, inserted, prepare, random_feeds, with_scales
 
