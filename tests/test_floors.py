@@ -36,7 +36,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "zsq_compile.input_shapes",
         "zsq_compile.opset",
         "zsq_compile.estimates",
-        "zsq_compile.file_contents",
+        "passes.analysis.count_bytes",
         "zsq_compile.half_precision",
         "zsq_compile.reading",
         "zsq_compile.requirements",

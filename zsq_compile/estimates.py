@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from backends.target import Target
-from passes.count_work import Work
+from passes.analysis.count_work import Work
 from passes.emit.emit import emitted_bytes, weight_bytes
 from passes.plan import QuantizationPlan, WeightSite
 from zsq_compile.signature import InputSpec

@@ -11,9 +11,9 @@ import onnx_ir as ir
 from backends.catalog import TargetError, load_target
 from backends.session import RuntimeModelError
 from backends.target import Target
-from passes.count_work import Work, count_work
-from passes.find_dead_channels import find_dead_channels
-from passes.foresee_ranges import Ranges, find_bias_risks, find_scale_conflicts
+from passes.analysis.count_work import Work, count_work
+from passes.analysis.find_dead_channels import find_dead_channels
+from passes.analysis.find_range_risks import Ranges, find_bias_risks, find_scale_conflicts
 from passes.plan import QuantizationPlan
 from passes.quantize.place_quantizers import place_quantizers
 from passes.quantize.prepare_float import folded

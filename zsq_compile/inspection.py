@@ -5,9 +5,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from passes.count_work import Work
-from passes.find_dead_channels import DeadChannels
-from passes.foresee_ranges import BiasRisk, ScaleConflict
+from passes.analysis.count_work import Work
+from passes.analysis.find_dead_channels import DeadChannels
+from passes.analysis.find_range_risks import BiasRisk, ScaleConflict
 from zsq_compile.estimates import Estimate
 from zsq_compile.plain_values import plain
 from zsq_compile.quick_contract import QuickContract

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-from passes.find_dead_channels import DeadChannels
-from passes.foresee_ranges import BiasRisk, ScaleConflict
+from passes.analysis.find_dead_channels import DeadChannels
+from passes.analysis.find_range_risks import BiasRisk, ScaleConflict
 from zsq_compile.inspection import InputFacts, PlacementFacts, StatisticsFacts
 from zsq_compile.quick_contract import QuickContract
 

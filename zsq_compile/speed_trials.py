@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from backends.session import RuntimeModelError, Session, open_session, usable_providers
 from backends.target import Blockwise, Target
+from passes.analysis.count_work import layer_work
 from passes.checks import IllegalGraphError
-from passes.count_work import layer_work
 from passes.emit.emit import emit
 from passes.emit.keep_float import KeepFloat
 from passes.emit.sign_codes import SignCodes

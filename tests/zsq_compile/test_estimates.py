@@ -7,8 +7,8 @@ import pytest
 
 from backends.catalog import load_target
 from backends.target import Alignment
+from passes.analysis.count_work import Work, count_work
 from passes.batchnorm.harvest_batchnorm import harvest_batchnorm
-from passes.count_work import Work, count_work
 from passes.emit.emit import emitted_bytes
 from passes.quantize.place_quantizers import place_quantizers
 from tests import models

@@ -1,6 +1,6 @@
 import pytest
 
-from passes.count_work import count_work
+from passes.analysis.count_work import count_work
 from tests import models
 from tests.quantizing import prepare
 

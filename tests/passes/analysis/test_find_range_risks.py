@@ -4,7 +4,7 @@ import pytest
 
 from backends.catalog import load_target
 from backends.target import NumberFormat, OperatorRule, Target
-from passes.foresee_ranges import find_bias_risks, find_scale_conflicts
+from passes.analysis.find_range_risks import find_bias_risks, find_scale_conflicts
 from passes.plan import ActivationSite, QuantizationPlan
 from passes.quantize.place_quantizers import place_quantizers
 from tests import models

@@ -5,11 +5,11 @@ import onnx_ir as ir
 import pytest
 
 from backends.catalog import load_target
+from passes.analysis.count_bytes import file_contents
 from passes.emit.emit import emit
 from passes.quantize.place_quantizers import place_quantizers
 from tests import models
 from tests.quantizing import inserted, prepare, random_feeds, with_scales
-from zsq_compile.file_contents import file_contents
 
 
 def test_a_float_file() -> None:

@@ -3,8 +3,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from passes.analysis.find_dead_channels import filter_lengths, find_dead_channels
 from passes.batchnorm.fold_batchnorm import FoldBatchNorm
-from passes.find_dead_channels import filter_lengths, find_dead_channels
 from tests import models
 from tests.quantizing import every_value, prepare, random_feeds
 
