@@ -11,7 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from passes.normalize.fold_constants import constant_value
-from passes.pipeline import Outcome
+from passes.outcome import Outcome
 from passes.plan import Refusal
 from passes.surgery import absorb, drop_unused, is_standard, set_constant
 

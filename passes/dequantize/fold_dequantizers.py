@@ -9,7 +9,7 @@ all that is constant is computed. The result is exact: it is what a runtime comp
 import numpy as np
 import onnx_ir as ir
 
-from passes.pipeline import Outcome
+from passes.outcome import Outcome
 from passes.plan import Refusal
 from passes.quantizer_grid import constant_codes, constants_of, grid_of, is_quantizer
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Set
 import numpy as np
 import onnx_ir as ir
 
-from passes.pipeline import Outcome
+from passes.outcome import Outcome
 from passes.plan import Refusal
 from passes.quantizer_grid import Grid, constant_codes, constants_of, grid_of, is_quantizer
 from passes.surgery import add_constant, free_name, is_standard

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from passes.pipeline import Outcome
+from passes.outcome import Outcome
 from passes.plan import Refusal
 from passes.quantizer_grid import known_value
 from passes.surgery import add_constant, is_standard

@@ -20,7 +20,7 @@ from passes.dequantize.fold_dequantizers import FoldDequantizers
 from passes.dequantize.relax_quantizers import RelaxQuantizers
 from passes.dequantize.restore_dynamic_layers import RestoreDynamicLayers
 from passes.normalize.name_nodes import NameNodes
-from passes.pipeline import Outcome
+from passes.outcome import Outcome
 from passes.plan import Refusal
 from passes.quantizer_grid import Grid, constants_of, grid_of, is_quantizer
 from passes.surgery import is_standard

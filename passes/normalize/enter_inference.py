@@ -7,7 +7,7 @@ Dropout(x, ratio, training=True)     ->  Dropout(x, ratio)
 import onnx_ir as ir
 
 from passes.normalize.fold_constants import constant_value
-from passes.pipeline import Outcome
+from passes.outcome import Outcome
 from passes.plan import Refusal
 from passes.surgery import is_standard
 

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from passes.normalize.fold_constants import constant_value
-from passes.pipeline import Outcome
+from passes.outcome import Outcome
 from passes.plan import Refusal
 from passes.surgery import drop_unused, is_standard
 from passes.value_ranges import never_negative

@@ -13,7 +13,7 @@ This is for a copy of the model that teaches; nothing that is shipped is rewritt
 import numpy as np
 import onnx_ir as ir
 
-from passes.pipeline import Outcome
+from passes.outcome import Outcome
 from passes.plan import Refusal
 from passes.surgery import add_constant, free_name, is_standard
 

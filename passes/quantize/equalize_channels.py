@@ -16,7 +16,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from passes.normalize.fold_constants import constant_value
-from passes.pipeline import Outcome
+from passes.outcome import Outcome
 from passes.quantize.absorb_biases import ChannelMoments, absorb_biases
 from passes.quantize.layer_pairs import LayerPair, find_pairs
 from passes.surgery import drop_unused, set_constant

@@ -4,7 +4,7 @@ import pytest
 
 from passes.batchnorm import fold_batchnorm
 from passes.batchnorm.fold_batchnorm import FoldBatchNorm
-from passes.pipeline import Outcome
+from passes.outcome import Outcome
 from tests import models
 
 TOLERANCE = 2e-6  # of the output's magnitude: float32 rounding of one folded layer

@@ -16,7 +16,7 @@ from passes.emit.block_matmul import BlockMatMul, row_count
 from passes.emit.check_target import target_violations
 from passes.emit.emit import emit
 from passes.normalize.fold_constants import constant_value
-from passes.pipeline import Outcome
+from passes.outcome import Outcome
 from passes.plan import QuantizationPlan
 from passes.quantize.place_quantizers import place_quantizers
 from tests import models
