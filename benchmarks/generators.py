@@ -9,7 +9,7 @@ from judge import Judge, float_row, our_row
 from lowbit import percent, real_data, setting_name, widths
 from zoo import LABELLED, add_common_options, chosen
 
-from zsq_compile.config import GENERATORS
+from zsq_compile.config.compile import GENERATORS
 
 REAL = "real images"
 

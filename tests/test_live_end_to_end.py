@@ -15,9 +15,9 @@ import pytest
 from tests import models
 from zsq_compile import CompileConfig, DistillConfig, QuantizationConfig, cli, compile_model
 from zsq_compile.chosen_config import build_config
-from zsq_compile.conditional_config import AdadfqConfig, GdfqConfig, ZsCganConfig
-from zsq_compile.config import GeneratorConfig, PixelsConfig
-from zsq_compile.distill_config import Adversary
+from zsq_compile.config.compile import GeneratorConfig, PixelsConfig
+from zsq_compile.config.conditional_generators import AdadfqConfig, GdfqConfig, ZsCganConfig
+from zsq_compile.config.distillation import Adversary
 from zsq_compile.errors import ConfigError
 from zsq_compile.progress import Silent
 

@@ -13,8 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zsq_compile.baseline_config import DsgConfig, IntraqConfig, ZeroqConfig
-from zsq_compile.config import (
+from zsq_compile.config.compile import (
     CompileConfig,
     InputConfig,
     NoiseConfig,
@@ -22,8 +21,10 @@ from zsq_compile.config import (
     PriorConfig,
     QuantizationConfig,
 )
-from zsq_compile.config_file import read_config
-from zsq_compile.distill_config import DistillConfig
+from zsq_compile.config.distillation import DistillConfig
+from zsq_compile.config.file import read_config
+from zsq_compile.config.generators import DsgConfig, IntraqConfig, ZeroqConfig
+from zsq_compile.config.genie import GenieConfig
 from zsq_compile.errors import (
     BudgetError,
     ConfigError,
@@ -34,7 +35,6 @@ from zsq_compile.errors import (
     ValidationError,
     ZsqError,
 )
-from zsq_compile.genie_config import GenieConfig
 from zsq_compile.version import VERSION
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
-from zsq_compile.conditional_config import ConditionalConfig
-from zsq_compile.config import CompileConfig, PixelsConfig, PriorConfig
+from zsq_compile.config.compile import CompileConfig, PixelsConfig, PriorConfig
+from zsq_compile.config.conditional_generators import ConditionalConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError
 from zsq_compile.progress import Progress

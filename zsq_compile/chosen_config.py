@@ -4,14 +4,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
-from zsq_compile.conditional_config import AdadfqConfig, ConditionalConfig
-from zsq_compile.config import GENERATORS, CompileConfig, GeneratorConfig, InputConfig, QuantizationConfig
-from zsq_compile.config_file import read_config
-from zsq_compile.distill_config import chosen_distillation
+from zsq_compile.config.checks import Shape
+from zsq_compile.config.compile import GENERATORS, CompileConfig, GeneratorConfig, InputConfig, QuantizationConfig
+from zsq_compile.config.conditional_generators import AdadfqConfig, ConditionalConfig
+from zsq_compile.config.distillation import chosen_distillation
+from zsq_compile.config.file import read_config
+from zsq_compile.config.units import parse_bytes, parse_seconds, parse_shape
 from zsq_compile.errors import ConfigError
 from zsq_compile.options import GeneratorName
-from zsq_compile.requirements import Shape
-from zsq_compile.units import parse_bytes, parse_seconds, parse_shape
 
 Section = TypeVar("Section", CompileConfig, InputConfig, QuantizationConfig)
 

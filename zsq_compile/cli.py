@@ -19,13 +19,13 @@ import zsq_compile.options as given
 from zsq_compile import __version__
 from zsq_compile.chosen_config import build_config, require_widths_used
 from zsq_compile.compare_command import compare_app
-from zsq_compile.config import CompileConfig
+from zsq_compile.config.checks import require_folder
+from zsq_compile.config.compile import CompileConfig
 from zsq_compile.errors import ConfigError
 from zsq_compile.guard import SETTINGS, guarded, print_json
 from zsq_compile.inspect_command import inspect_app
 from zsq_compile.package_command import package_app
 from zsq_compile.progress import Progress
-from zsq_compile.requirements import require_folder
 
 if TYPE_CHECKING:
     from zsq_compile.compiler import CompileResult

@@ -9,7 +9,7 @@ from rich.console import Console
 
 import zsq_compile.options as given
 from zsq_compile.chosen_config import build_config
-from zsq_compile.config import CompileConfig
+from zsq_compile.config.compile import CompileConfig
 from zsq_compile.guard import SETTINGS, guarded, print_json
 from zsq_compile.progress import Progress
 

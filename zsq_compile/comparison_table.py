@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.table import Table
 
 from zsq_compile.comparison import ComparedModel, Comparison
+from zsq_compile.config.units import size_words
 from zsq_compile.console import MISSING
 from zsq_compile.contract_words import contract_words
 from zsq_compile.shares import counted_interval
-from zsq_compile.units import size_words
 
 _WIDTH = 128  # of the whole table; anything that is no terminal gets it, so that a file holds no folded cells
 _HEADINGS = ("", "top-1", "same class", "SQNR", "size", "fused", "latency", "made in")

@@ -20,10 +20,10 @@ from passes.quantize.prepare_float import folded
 from zsq_compile.calibration_data import CalibrationData, given_data, require_keepable, synthetic_data
 from zsq_compile.clock import Clock
 from zsq_compile.confidence import confidence, expectation, known_contracts, tier_of
-from zsq_compile.config import CompileConfig
+from zsq_compile.config.compile import CompileConfig
+from zsq_compile.config.distillation import require_source
 from zsq_compile.devices import chosen_device
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.distill_config import require_source
 from zsq_compile.errors import ConfigError, ValidationError
 from zsq_compile.gallery import require_png
 from zsq_compile.gallery_tiles import require_image, show_synthetic

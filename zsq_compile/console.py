@@ -16,9 +16,9 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.table import Table
 from rich.text import Text
 
+from zsq_compile.config.units import size_words
 from zsq_compile.contract_words import contract_words
 from zsq_compile.layer_quality import worst_layers
-from zsq_compile.units import size_words
 
 if TYPE_CHECKING:
     from zsq_compile.compiler import CompileResult

@@ -2,7 +2,7 @@
 
 import torch
 
-from zsq_compile.config import Device
+from zsq_compile.config.compile import Device
 from zsq_compile.errors import ConfigError
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from zsq_compile.config.checks import require_folder
 from zsq_compile.errors import ConfigError
-from zsq_compile.requirements import require_folder
 
 if TYPE_CHECKING:
     from PIL import Image, ImageFont

@@ -6,8 +6,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from zsq_compile.config.units import size_words
 from zsq_compile.inspection import Inspection
-from zsq_compile.units import size_words
 
 _MOST_REASONS = 8
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from passes.batchnorm.harvest_batchnorm import folded_advice, harvest_batchnorm
 from passes.batchnorm.place_statistics import folded_norms
-from zsq_compile.config import CompileConfig
+from zsq_compile.config.compile import CompileConfig
 from zsq_compile.errors import UnsupportedModelError
 from zsq_compile.loading import LoadedModel, load_model
 from zsq_compile.progress import Progress

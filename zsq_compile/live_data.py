@@ -1,9 +1,9 @@
 """Whether a distillation gets samples that are made while it runs, and from what."""
 
 from zsq_compile.calibration_data import CalibrationData
-from zsq_compile.conditional_config import AdadfqConfig
-from zsq_compile.config import CompileConfig
-from zsq_compile.distill_config import Adversary
+from zsq_compile.config.compile import CompileConfig
+from zsq_compile.config.conditional_generators import AdadfqConfig
+from zsq_compile.config.distillation import Adversary
 from zsq_compile.progress import Progress
 from zsq_compile.synthesis.adversarial import two_sided
 from zsq_compile.synthesis.live import LiveBatches

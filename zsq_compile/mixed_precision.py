@@ -16,7 +16,7 @@ from math import inf, log10
 from typing import Any
 
 from passes.quantize.override_widths import Width
-from zsq_compile.config import WIDTHS
+from zsq_compile.config.compile import WIDTHS
 from zsq_compile.errors import UnsupportedModelError
 from zsq_compile.planning import count_words
 from zsq_compile.quantization.second_moments import SecondMoments

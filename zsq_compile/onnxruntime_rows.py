@@ -9,7 +9,7 @@ from typing import Literal
 
 from zsq_compile.calibration_sources import CalibrationSource
 from zsq_compile.comparison import ComparedModel
-from zsq_compile.config import CompileConfig
+from zsq_compile.config.compile import CompileConfig
 from zsq_compile.measured_rows import first_line
 from zsq_compile.progress import Progress
 from zsq_compile.verification.baseline import (

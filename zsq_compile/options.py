@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from zsq_compile.config import BiasCorrection, CalibrationMethod, Device, Effort, Rounding
+from zsq_compile.config.compile import BiasCorrection, CalibrationMethod, Device, Effort, Rounding
 
 _PRECISION, _DATA, _INPUT, _OUTPUT, _RUN = "Precision", "Calibration data", "Network input", "Result", "Run"
 

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 import zsq_compile.options as given
+from zsq_compile.config.units import size_words
 from zsq_compile.guard import SETTINGS, guarded, print_json
-from zsq_compile.units import size_words
 
 package_app = typer.Typer(add_completion=False, context_settings=SETTINGS)
 

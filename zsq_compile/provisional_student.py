@@ -8,7 +8,7 @@ from backends.target import Target
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from passes.quantize.prepare_float import folded
 from zsq_compile.calibration_data import feeds
-from zsq_compile.config import CompileConfig
+from zsq_compile.config.compile import CompileConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.loading import LoadedModel
 from zsq_compile.planning import planned

@@ -13,9 +13,9 @@ from passes.plan import QuantizationPlan
 from passes.quantize.override_widths import override_widths
 from zsq_compile.calibration_data import CalibrationData, feeds
 from zsq_compile.clock import Clock
-from zsq_compile.config import CompileConfig
+from zsq_compile.config.compile import CompileConfig
+from zsq_compile.config.distillation import DistillConfig
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.distill_config import DistillConfig
 from zsq_compile.layer_quality import LayerQuality
 from zsq_compile.live_data import live_batches
 from zsq_compile.mixed_precision import MixedChoice, choose_widths

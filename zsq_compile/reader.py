@@ -9,7 +9,7 @@ import onnx
 from numpy.typing import NDArray
 
 from zsq_compile.compiler import synthesize
-from zsq_compile.config import CompileConfig
+from zsq_compile.config.compile import CompileConfig
 from zsq_compile.errors import ConfigError
 from zsq_compile.progress import Progress
 

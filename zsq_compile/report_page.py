@@ -5,9 +5,9 @@ from pathlib import Path
 
 import jinja2
 
+from zsq_compile.config.checks import require_folder
 from zsq_compile.errors import ConfigError
 from zsq_compile.report_view import view_of
-from zsq_compile.requirements import require_folder
 from zsq_compile.verification.report import Report
 
 _TEMPLATE = "report.html.j2"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.calibration_data import confident_share
 from zsq_compile.confidence import Expectation
-from zsq_compile.config import CompileConfig
+from zsq_compile.config.compile import CompileConfig
 from zsq_compile.devices import chosen_device
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.loading import LoadedModel

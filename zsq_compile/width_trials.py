@@ -17,7 +17,7 @@ from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from passes.emit.emit import emitted_bytes, weight_bytes
 from passes.plan import QuantizationPlan, Scale
 from passes.quantize.override_widths import Width, Widths, override_widths
-from zsq_compile.config import WIDTHS, CompileConfig
+from zsq_compile.config.compile import WIDTHS, CompileConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError
 from zsq_compile.quantization.calibrate import Batch, calibrate

@@ -22,8 +22,15 @@ from passes.batchnorm.fold_batchnorm import FoldBatchNorm
 from tests import models
 from tests.zsq_compile.synthesis.colours import colour_classifier
 from zsq_compile import cli, compiler
-from zsq_compile.config import GENERATORS, CompileConfig, InputConfig, PixelsConfig, PriorConfig, QuantizationConfig
-from zsq_compile.distill_config import DistillConfig
+from zsq_compile.config.compile import (
+    GENERATORS,
+    CompileConfig,
+    InputConfig,
+    PixelsConfig,
+    PriorConfig,
+    QuantizationConfig,
+)
+from zsq_compile.config.distillation import DistillConfig
 from zsq_compile.errors import BudgetError, LoadError, SynthesisError, ValidationError
 from zsq_compile.options import GeneratorName
 

@@ -8,7 +8,7 @@ import torch
 
 from tests import models
 from zsq_compile import CompileConfig, DistillConfig, QuantizationConfig, compile_model
-from zsq_compile.conditional_config import GdfqConfig
+from zsq_compile.config.conditional_generators import GdfqConfig
 from zsq_compile.devices import chosen_device
 from zsq_compile.errors import ConfigError
 

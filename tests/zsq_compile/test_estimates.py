@@ -14,7 +14,7 @@ from passes.quantize.place_quantizers import place_quantizers
 from tests import models
 from tests.quantizing import prepare
 from zsq_compile.calibration_data import _default_count
-from zsq_compile.config import CompileConfig, QuantizationConfig
+from zsq_compile.config.compile import CompileConfig, QuantizationConfig
 from zsq_compile.estimates import estimated_bytes, estimated_seconds, sample_count
 from zsq_compile.quick_loading import load_quickly
 from zsq_compile.signature import InputSpec

@@ -18,7 +18,7 @@ from tests import models
 from tests.zsq_compile.synthesis.networks import Listener, seeded, trained_on
 from zsq_compile.checkpoint_file import read_checkpoint
 from zsq_compile.compiler import compile_model
-from zsq_compile.config import CompileConfig, QuantizationConfig
+from zsq_compile.config.compile import CompileConfig, QuantizationConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError, UnsupportedModelError
 from zsq_compile.known_statistics import keep_statistics, known_statistics

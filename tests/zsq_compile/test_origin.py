@@ -8,7 +8,7 @@ import onnx_ir as ir
 import pytest
 
 from tests import models
-from zsq_compile.config import CompileConfig, InputConfig, PriorConfig
+from zsq_compile.config.compile import CompileConfig, InputConfig, PriorConfig
 from zsq_compile.errors import ConfigError
 from zsq_compile.origin import Origin, read_origin, record_contract, record_origin
 from zsq_compile.verification.report import file_sha256

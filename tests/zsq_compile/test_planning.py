@@ -5,7 +5,7 @@ from backends.catalog import load_target
 from passes.emit.emit import emitted_bytes
 from tests import models
 from tests.quantizing import prepare
-from zsq_compile.config import CompileConfig, QuantizationConfig
+from zsq_compile.config.compile import CompileConfig, QuantizationConfig
 from zsq_compile.errors import ConfigError, QuantizationError
 from zsq_compile.plan_file import PlanFile
 from zsq_compile.planning import count_words, narrowest_plan, planned, require_within, size_limit

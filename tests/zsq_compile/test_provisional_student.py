@@ -10,7 +10,7 @@ from backends.catalog import load_target
 from passes.batchnorm.harvest_batchnorm import harvest_batchnorm
 from tests import models
 from tests.quantizing import execute
-from zsq_compile.config import CompileConfig, QuantizationConfig
+from zsq_compile.config.compile import CompileConfig, QuantizationConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.loading import LoadedModel, load_model
 from zsq_compile.provisional_student import provisional_student

@@ -6,7 +6,7 @@ from passes.emit.emit import emit
 from passes.quantize.override_widths import Widths, override_widths
 from tests.quantizing import execute
 from tests.zsq_compile.widening import TARGET, chain, images, workpiece
-from zsq_compile.config import CompileConfig, QuantizationConfig
+from zsq_compile.config.compile import CompileConfig, QuantizationConfig
 from zsq_compile.errors import ConfigError
 from zsq_compile.quantization.quantize import calibrated_plan, correct_biases, insert_quantizers, rounded_model
 from zsq_compile.width_trials import Bench, samples_at_a_time

@@ -8,7 +8,7 @@ import torch
 from backends.session import open_session
 from tests.vision_transformer import SIDE, picture_classes, vision_transformer
 from zsq_compile.compiler import compile_model
-from zsq_compile.config import CompileConfig, InputConfig
+from zsq_compile.config.compile import CompileConfig, InputConfig
 from zsq_compile.synthesis.prior import prior_images
 
 

@@ -9,7 +9,7 @@ from backends.target import Target
 from passes.batchnorm.harvest_batchnorm import harvest_batchnorm
 from tests import models
 from tests.quantizing import prepare
-from zsq_compile.config import CompileConfig
+from zsq_compile.config.compile import CompileConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.planning import narrowest_plan, planned
 from zsq_compile.quantization.quantize import calibrated_plan

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from passes.plan import QuantizationPlan, WeightSite
-from zsq_compile.config import LearnedRounding
+from zsq_compile.config.compile import LearnedRounding
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.quantization.block_values import QuantizedValues
 from zsq_compile.quantization.blocks import Block

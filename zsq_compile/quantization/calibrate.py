@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from passes.plan import ActivationSite, QuantizationPlan, Scale
-from zsq_compile.config import CalibrationMethod
+from zsq_compile.config.compile import CalibrationMethod
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import QuantizationError
 from zsq_compile.quantization.observers import Extremes, Histogram, choose_range

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from passes.plan import QuantizationPlan
+from zsq_compile.config.distillation import DistillConfig
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.distill_config import DistillConfig
 from zsq_compile.errors import ConfigError, QuantizationError
 from zsq_compile.quantization.block_learning import BlockStudent
 from zsq_compile.quantization.block_values import QuantizedValues, written

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from passes.plan import QuantizationPlan
+from zsq_compile.config.distillation import DistillConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.differentiable.precision import reduced_precision
-from zsq_compile.distill_config import DistillConfig
 from zsq_compile.quantization.block_learning import BlockStudent, LearningRates
 from zsq_compile.quantization.block_values import QuantizedValues
 from zsq_compile.quantization.blocks import Block

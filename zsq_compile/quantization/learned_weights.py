@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from backends.target import NumberFormat
-from zsq_compile.config import LearnedRounding
+from zsq_compile.config.compile import LearnedRounding
 
 _STRETCH = 0.1
 _INSIDE = 0.02

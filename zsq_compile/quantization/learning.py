@@ -7,7 +7,7 @@ import onnx_ir as ir
 import torch
 
 from passes.plan import QuantizationPlan
-from zsq_compile.config import LearnedRounding
+from zsq_compile.config.compile import LearnedRounding
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.quantization.activation_cache import ActivationCache
 from zsq_compile.quantization.bias_correction import real_biases

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from zsq_compile.config import Effort
+from zsq_compile.config.compile import Effort
 
 _ITERATIONS: dict[Effort, int] = {"fast": 0, "balanced": 300, "best": 3000}
 _SECONDS: dict[Effort, float] = {"fast": 0.0, "balanced": 400.0, "best": 3600.0}

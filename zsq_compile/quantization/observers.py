@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from backends.target import NumberFormat
-from zsq_compile.config import CalibrationMethod
+from zsq_compile.config.compile import CalibrationMethod
 
 BINS = 2048
 CLIPPING_NORM = 2.4  # BRECQ and QDrop search clipping ranges under this norm; 2 clips rare large values too early

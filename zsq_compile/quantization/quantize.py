@@ -8,7 +8,7 @@ from torch import Tensor
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from passes.plan import QuantizationPlan, WeightSite
 from passes.quantize.insert_qdq import InsertQdq
-from zsq_compile.config import QuantizationConfig
+from zsq_compile.config.compile import QuantizationConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.quantization.bias_correction import analytic_correction, empirical_correction
 from zsq_compile.quantization.calibrate import Batch, calibrate

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from passes.plan import QuantizationPlan, WeightSite
-from zsq_compile.config import LearnedRounding
+from zsq_compile.config.compile import LearnedRounding
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.differentiable.precision import reduced_precision, reduced_type
 from zsq_compile.quantization.activation_cache import ActivationCache

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from backends.target import NumberFormat
 from passes.plan import QuantizationPlan, Scale, WeightSite
-from zsq_compile.config import WeightScales
+from zsq_compile.config.compile import WeightScales
 from zsq_compile.quantization.observers import CLIPPING_NORM
 
 _CANDIDATES = 100

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from passes.plan import ActivationSite, QuantizationPlan, Scale, WeightSite
 from passes.quantize.insert_qdq import dequantize_array, quantize_array
-from zsq_compile.config import QuantizationConfig
+from zsq_compile.config.compile import QuantizationConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.quantization.calibrate import Batch
 from zsq_compile.quantization.quantize import rounded_model

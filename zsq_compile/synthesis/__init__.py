@@ -3,12 +3,12 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from zsq_compile.baseline_config import DsgConfig, IntraqConfig, ZeroqConfig
-from zsq_compile.conditional_config import AdadfqConfig, GdfqConfig, ZsCganConfig
-from zsq_compile.config import Effort, NoiseConfig, PixelsConfig, PriorConfig, SynthesisConfig
+from zsq_compile.config.compile import Effort, NoiseConfig, PixelsConfig, PriorConfig, SynthesisConfig
+from zsq_compile.config.conditional_generators import AdadfqConfig, GdfqConfig, ZsCganConfig
+from zsq_compile.config.generators import DsgConfig, IntraqConfig, ZeroqConfig
+from zsq_compile.config.genie import GenieConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError
-from zsq_compile.genie_config import GenieConfig
 from zsq_compile.progress import Progress, Silent
 from zsq_compile.signature import InputSpec, fixed_batch
 from zsq_compile.synthesis.conditional_generator import ConditionalGenerator

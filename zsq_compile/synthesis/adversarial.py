@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from zsq_compile.conditional_config import AdadfqConfig
+from zsq_compile.config.conditional_generators import AdadfqConfig
 
 _MARGIN_SHARE = 1.2  # of the mean discrepancy
 _MARGIN_SPREAD = 0.25  # deviation of the margin, as a share of its mean

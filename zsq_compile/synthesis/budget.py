@@ -6,7 +6,7 @@ The same network, effort and count give the same work on every run, so that the 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from zsq_compile.config import Effort
+from zsq_compile.config.compile import Effort
 from zsq_compile.synthesis.probe import Cost
 
 # What one processor core was seen to do in a second of forward and backward passes; only the order of size matters.

@@ -33,8 +33,8 @@ import torch
 from torch import Tensor
 
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
-from zsq_compile.conditional_config import AdadfqConfig, ConditionalConfig
-from zsq_compile.config import Effort
+from zsq_compile.config.compile import Effort
+from zsq_compile.config.conditional_generators import AdadfqConfig, ConditionalConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError, SynthesisError
 from zsq_compile.progress import Progress

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from passes.batchnorm.harvest_batchnorm import BatchNorm
-from zsq_compile.conditional_config import ConditionalConfig
+from zsq_compile.config.conditional_generators import ConditionalConfig
 from zsq_compile.differentiable.class_scores import class_logits
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.differentiable.precision import reduced_precision

@@ -11,8 +11,8 @@ from math import cos, pi
 import torch
 
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
-from zsq_compile.baseline_config import DsgConfig, IntraqConfig, ZeroqConfig
-from zsq_compile.config import Effort
+from zsq_compile.config.compile import Effort
+from zsq_compile.config.generators import DsgConfig, IntraqConfig, ZeroqConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.differentiable.precision import reduced_precision
 from zsq_compile.errors import SynthesisError

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 
 from passes.batchnorm.harvest_batchnorm import BatchNorm
-from zsq_compile.baseline_config import DsgConfig
+from zsq_compile.config.generators import DsgConfig
 from zsq_compile.synthesis.baseline_losses import (
     ImageStatistics,
     Slack,

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from passes.batchnorm.harvest_batchnorm import BatchNorm, BatchNormStatistics
-from zsq_compile.config import Effort
+from zsq_compile.config.compile import Effort
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import SynthesisError
 from zsq_compile.signature import InputSpec, fixed_batch

@@ -7,7 +7,7 @@ features keep their distance from the centre of their class. The statistics are 
 
 import torch
 
-from zsq_compile.baseline_config import IntraqConfig
+from zsq_compile.config.generators import IntraqConfig
 from zsq_compile.differentiable.class_scores import class_probabilities
 from zsq_compile.synthesis.baseline_losses import marginal_distance_loss, moment_errors, soft_label_loss
 from zsq_compile.synthesis.descent import Loss, Samples, Subject

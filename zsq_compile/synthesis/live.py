@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zsq_compile.config.distillation import Adversary
 from zsq_compile.differentiable.precision import reduced_precision
-from zsq_compile.distill_config import Adversary
 from zsq_compile.synthesis.adversarial import TwoSided
 from zsq_compile.synthesis.diversity import Diversity, Means
 from zsq_compile.synthesis.opponent import Opponent, Student

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
-from zsq_compile.config import NoiseConfig
+from zsq_compile.config.compile import NoiseConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.progress import Progress
 from zsq_compile.signature import InputSpec

@@ -6,9 +6,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from zsq_compile.config.distillation import Adversary
 from zsq_compile.differentiable.class_scores import class_logits
 from zsq_compile.differentiable.precision import reduced_precision
-from zsq_compile.distill_config import Adversary
 from zsq_compile.synthesis.adversarial import (
     TwoSided,
     discrepancy,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
-from zsq_compile.config import Effort, PixelsConfig
+from zsq_compile.config.compile import Effort, PixelsConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import SynthesisError
 from zsq_compile.progress import Progress

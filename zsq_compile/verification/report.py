@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from passes.plan import Refusal
+from zsq_compile.config.units import size_words
 from zsq_compile.evidence import Contents, MomentMatch, Picture
 from zsq_compile.layer_quality import LayerQuality, worst_layers
 from zsq_compile.plain_values import plain
-from zsq_compile.units import size_words
 from zsq_compile.verification.confidence import Confidence
 from zsq_compile.verification.validate import Validation
 

@@ -13,7 +13,7 @@ from backends.catalog import load_target
 from passes.plan import QuantizationPlan
 from passes.quantize.place_quantizers import place_quantizers
 from tests.quantizing import every_value, prepare
-from zsq_compile.config import QuantizationConfig, Rounding
+from zsq_compile.config.compile import QuantizationConfig, Rounding
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.quantization.bias_correction import empirical_correction, real_biases
 from zsq_compile.quantization.block_values import QuantizedValues, starting_values

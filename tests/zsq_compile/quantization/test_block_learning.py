@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tests.models import parse
 from tests.zsq_compile.quantization.learnable import NETWORKS, ClosedForm, blocks_of, closed_form, signal, started
-from zsq_compile.config import LearnedRounding
+from zsq_compile.config.compile import LearnedRounding
 from zsq_compile.quantization.block_learning import BlockStudent, Dropper, LearningRates, learn
 from zsq_compile.quantization.block_values import QuantizedValues
 from zsq_compile.quantization.blocks import Block

@@ -11,7 +11,7 @@ from passes.plan import QuantizationPlan, Scale
 from passes.quantize.place_quantizers import place_quantizers
 from tests import models
 from tests.quantizing import every_value, prepare
-from zsq_compile.config import CalibrationMethod
+from zsq_compile.config.compile import CalibrationMethod
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import QuantizationError
 from zsq_compile.quantization.calibrate import calibrate

@@ -14,7 +14,7 @@ from torch import Tensor
 from tests.models import parse
 from tests.quantizing import execute
 from tests.zsq_compile.quantization.learnable import CHAIN, NETWORKS, ClosedForm, Steps, closed_form, signal, started
-from zsq_compile.distill_config import DistillConfig
+from zsq_compile.config.distillation import DistillConfig
 from zsq_compile.errors import ConfigError, QuantizationError
 from zsq_compile.quantization import distillation
 from zsq_compile.quantization.block_learning import BlockStudent, LearningRates

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from backends.target import NumberFormat
-from zsq_compile.config import LearnedRounding
+from zsq_compile.config.compile import LearnedRounding
 from zsq_compile.quantization.learned_weights import LearnedWeight, SoftRounding, grown, learned_weight
 
 ROUNDINGS = get_args(LearnedRounding)

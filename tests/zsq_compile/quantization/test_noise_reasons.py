@@ -16,7 +16,7 @@ from passes.plan import QuantizationPlan
 from passes.quantize.place_quantizers import place_quantizers
 from tests import models
 from tests.quantizing import prepare
-from zsq_compile.config import QuantizationConfig
+from zsq_compile.config.compile import QuantizationConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.layer_quality import LayerQuality, worst_layers
 from zsq_compile.quantization.layer_noise import layer_qualities

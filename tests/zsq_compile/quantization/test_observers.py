@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from backends.target import NumberFormat
-from zsq_compile.config import CalibrationMethod
+from zsq_compile.config.compile import CalibrationMethod
 from zsq_compile.quantization import observers
 from zsq_compile.quantization.observers import BINS, Extremes, Histogram, choose_range
 

@@ -21,7 +21,7 @@ from passes.quantize.override_widths import Widths, override_widths
 from passes.quantize.place_quantizers import place_quantizers
 from tests import models
 from tests.quantizing import execute, optimized_operators, sqnr
-from zsq_compile.config import CalibrationMethod, QuantizationConfig
+from zsq_compile.config.compile import CalibrationMethod, QuantizationConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.quantization.quantize import calibrated_plan, correct_biases, insert_quantizers, write_initializers
 

@@ -15,7 +15,7 @@ from passes.plan import QuantizationPlan
 from tests.models import parse
 from tests.quantizing import every_value, execute
 from tests.zsq_compile.quantization.learnable import NETWORKS, ClosedForm, Steps, closed_form, signal
-from zsq_compile.config import LearnedRounding
+from zsq_compile.config.compile import LearnedRounding
 from zsq_compile.differentiable import precision
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.quantization import block_learning, reconstruct

@@ -13,7 +13,7 @@ from passes.quantize.override_widths import Widths, override_widths
 from passes.quantize.place_quantizers import place_quantizers
 from tests import models
 from tests.quantizing import fake_quantized, inserted, prepare
-from zsq_compile.config import QuantizationConfig
+from zsq_compile.config.compile import QuantizationConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.quantization.quantize import calibrated_plan, rounded_model
 from zsq_compile.quantization.second_moments import measure_second_moments

@@ -19,7 +19,7 @@ from passes.quantize.insert_qdq import quantize_array
 from passes.quantize.place_quantizers import place_quantizers
 from tests import models
 from tests.quantizing import sqnr
-from zsq_compile.config import QuantizationConfig
+from zsq_compile.config.compile import QuantizationConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.quantization import squant
 from zsq_compile.quantization.quantize import calibrated_plan, insert_quantizers, rounded_model

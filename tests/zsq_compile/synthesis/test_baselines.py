@@ -6,8 +6,8 @@ from torch.nn import functional
 
 from tests import models
 from tests.zsq_compile.synthesis.networks import NO_STATISTICS, Listener, seeded, spec, teacher_of, trained_on
-from zsq_compile.baseline_config import DsgConfig, IntraqConfig, ZeroqConfig
-from zsq_compile.config import PriorConfig, SynthesisConfig
+from zsq_compile.config.compile import PriorConfig, SynthesisConfig
+from zsq_compile.config.generators import DsgConfig, IntraqConfig, ZeroqConfig
 from zsq_compile.errors import ConfigError, SynthesisError
 from zsq_compile.synthesis import make_generator
 from zsq_compile.synthesis.baseline_losses import image_distance, image_targets, layer_image_statistics

@@ -9,7 +9,7 @@ import torch
 from tests import models
 from tests.zsq_compile.synthesis.colours import SIDE, colour_classifier
 from tests.zsq_compile.synthesis.networks import NO_STATISTICS, Listener, seeded, spec, teacher_of
-from zsq_compile.conditional_config import ConditionalConfig, GdfqConfig, ZsCganConfig
+from zsq_compile.config.conditional_generators import ConditionalConfig, GdfqConfig, ZsCganConfig
 from zsq_compile.errors import ConfigError, SynthesisError
 from zsq_compile.synthesis import SyntheticSet, make_generator
 from zsq_compile.synthesis.contract import given_contract

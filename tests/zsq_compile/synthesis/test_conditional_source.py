@@ -5,7 +5,7 @@ import torch
 
 from tests.zsq_compile.synthesis.colours import SIDE, colour_classifier
 from tests.zsq_compile.synthesis.networks import seeded, spec, teacher_of
-from zsq_compile.conditional_config import ConditionalConfig, GdfqConfig, ZsCganConfig
+from zsq_compile.config.conditional_generators import ConditionalConfig, GdfqConfig, ZsCganConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.synthesis.baseline_losses import channel_divergence, moment_errors
 from zsq_compile.synthesis.conditional_source import ConditionalSource

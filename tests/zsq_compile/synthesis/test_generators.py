@@ -6,9 +6,9 @@ import torch
 
 from tests import models
 from tests.zsq_compile.synthesis.networks import NO_STATISTICS, Listener, seeded, spec, teacher_of, trained_on
-from zsq_compile.baseline_config import DsgConfig, IntraqConfig, ZeroqConfig
-from zsq_compile.conditional_config import GdfqConfig, ZsCganConfig
-from zsq_compile.config import GenieConfig, NoiseConfig, PixelsConfig, PriorConfig, SynthesisConfig
+from zsq_compile.config.compile import GenieConfig, NoiseConfig, PixelsConfig, PriorConfig, SynthesisConfig
+from zsq_compile.config.conditional_generators import GdfqConfig, ZsCganConfig
+from zsq_compile.config.generators import DsgConfig, IntraqConfig, ZeroqConfig
 from zsq_compile.errors import SynthesisError
 from zsq_compile.synthesis import make_generator
 from zsq_compile.synthesis.contract import given_contract

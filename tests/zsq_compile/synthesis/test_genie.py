@@ -4,9 +4,9 @@ from torch.nn import functional
 
 from tests import models
 from tests.zsq_compile.synthesis.networks import NO_STATISTICS, Listener, seeded, spec, teacher_of, trained_on
+from zsq_compile.config.genie import GenieConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError, SynthesisError
-from zsq_compile.genie_config import GenieConfig
 from zsq_compile.synthesis import SyntheticSet, genie, make_generator, picture_networks
 from zsq_compile.synthesis.contract import given_contract
 from zsq_compile.synthesis.losses import moment_difference

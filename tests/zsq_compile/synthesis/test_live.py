@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from tests.zsq_compile.synthesis.networks import seeded, teacher_of, trained_on
+from zsq_compile.config.distillation import Adversary
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.distill_config import Adversary
 from zsq_compile.synthesis.adversarial import discrepancy, drawn_margin, margin_loss
 from zsq_compile.synthesis.live import LiveBatches
 from zsq_compile.synthesis.opponent import Opponent

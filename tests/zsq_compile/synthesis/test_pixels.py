@@ -5,7 +5,7 @@ from torch.nn import functional
 from tests import models
 from tests.zsq_compile.synthesis import networks
 from tests.zsq_compile.synthesis.networks import NO_STATISTICS, Listener, seeded, spec, teacher_of, trained_on
-from zsq_compile.config import PixelsConfig
+from zsq_compile.config.compile import PixelsConfig
 from zsq_compile.differentiable import precision
 from zsq_compile.errors import SynthesisError
 from zsq_compile.synthesis import make_generator, matching

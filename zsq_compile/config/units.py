@@ -1,7 +1,7 @@
 """Sizes, times and shapes as people write them."""
 
+from zsq_compile.config.checks import Shape, parse_size, require_number, require_shape
 from zsq_compile.errors import ConfigError
-from zsq_compile.requirements import Shape, parse_size, require_number, require_shape
 
 
 def parse_shape(text: str) -> Shape:

@@ -8,12 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from zsq_compile.baseline_config import DsgConfig, IntraqConfig, ZeroqConfig
-from zsq_compile.conditional_config import AdadfqConfig, ConditionalConfig, GdfqConfig, ZsCganConfig
-from zsq_compile.distill_config import DistillConfig, require_source
-from zsq_compile.errors import ConfigError
-from zsq_compile.genie_config import GenieConfig
-from zsq_compile.requirements import (
+from zsq_compile.config.checks import (
     Shape,
     require_choice,
     require_count,
@@ -22,6 +17,11 @@ from zsq_compile.requirements import (
     require_one_source,
     require_shape,
 )
+from zsq_compile.config.conditional_generators import AdadfqConfig, ConditionalConfig, GdfqConfig, ZsCganConfig
+from zsq_compile.config.distillation import DistillConfig, require_source
+from zsq_compile.config.generators import DsgConfig, IntraqConfig, ZeroqConfig
+from zsq_compile.config.genie import GenieConfig
+from zsq_compile.errors import ConfigError
 
 Effort = Literal["fast", "balanced", "best"]
 Distribution = Literal["normal", "uniform"]

@@ -7,11 +7,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, get_origin
 
-from zsq_compile.config import GENERATORS, CompileConfig, GeneratorConfig, InputConfig, QuantizationConfig
-from zsq_compile.distill_config import DistillConfig
+from zsq_compile.config.checks import Shape
+from zsq_compile.config.compile import GENERATORS, CompileConfig, GeneratorConfig, InputConfig, QuantizationConfig
+from zsq_compile.config.distillation import DistillConfig
+from zsq_compile.config.units import parse_shape
 from zsq_compile.errors import ConfigError
-from zsq_compile.requirements import Shape
-from zsq_compile.units import parse_shape
 
 _SECTIONS = {"input": InputConfig, "quantization": QuantizationConfig, "distill": DistillConfig}
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
+from zsq_compile.config.checks import require_choice, require_count, require_folder, require_number
 from zsq_compile.errors import ConfigError
-from zsq_compile.requirements import require_choice, require_count, require_folder, require_number
 
 Adversary = Literal["none", "margin", "gaussian", "adadfq"]
 """How a generator learns from the student that it makes samples for."""

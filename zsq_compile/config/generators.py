@@ -5,8 +5,8 @@ Each takes the numbers of its paper as defaults, but for the iterations: papers 
 
 from dataclasses import dataclass
 
+from zsq_compile.config.checks import require_count, require_number
 from zsq_compile.errors import ConfigError
-from zsq_compile.requirements import require_count, require_number
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

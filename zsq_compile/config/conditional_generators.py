@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from zsq_compile.config.checks import require_choice, require_count, require_number
 from zsq_compile.errors import ConfigError
-from zsq_compile.requirements import require_choice, require_count, require_number
 
 Distance = Literal["kl", "moments"]
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from zsq_compile.conditional_config import ZsCganConfig
-from zsq_compile.config import (
+from zsq_compile.config.checks import parse_size
+from zsq_compile.config.compile import (
     GENERATORS,
     WIDTHS,
     CompileConfig,
@@ -15,11 +15,11 @@ from zsq_compile.config import (
     PixelsConfig,
     QuantizationConfig,
 )
-from zsq_compile.config_file import read_config
-from zsq_compile.distill_config import DistillConfig
+from zsq_compile.config.conditional_generators import ZsCganConfig
+from zsq_compile.config.distillation import DistillConfig
+from zsq_compile.config.file import read_config
+from zsq_compile.config.units import parse_shape
 from zsq_compile.errors import ConfigError
-from zsq_compile.requirements import parse_size
-from zsq_compile.units import parse_shape
 
 
 def written(folder: Path, text: str) -> Path:
