@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from backends.session import open_session
-from zsq_compile.signature import InputSpec
-from zsq_compile.verification.dataset import Dataset, load_data
+from zsq_compile.data.dataset import Dataset, load_data
+from zsq_compile.data.input_spec import InputSpec
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RAW_STD = 1.0 / 255.0  # (x / 255 - 0) / (1 / 255) is the byte itself

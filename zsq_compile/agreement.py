@@ -9,7 +9,7 @@ import onnx
 from numpy.typing import NDArray
 
 from backends.session import open_session
-from zsq_compile.signature import InputSpec
+from zsq_compile.data.input_spec import InputSpec
 
 TOLERANCE = 1e-3
 """Largest difference, relative to the output's largest magnitude, that rounding may make of a rewritten graph."""

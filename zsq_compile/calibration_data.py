@@ -15,11 +15,11 @@ from torch import Tensor
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.config.compile import CompileConfig, PixelsConfig, PriorConfig
 from zsq_compile.config.conditional_generators import ConditionalConfig
+from zsq_compile.data.input_spec import InputSpec, fixed_batch
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError
 from zsq_compile.progress import Progress
 from zsq_compile.quantization.learning_samples import Samples
-from zsq_compile.signature import InputSpec, fixed_batch
 from zsq_compile.synthesis import make_generator
 from zsq_compile.synthesis.contract import CONTRACT_IMAGES, given_contract, infer_contract
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet

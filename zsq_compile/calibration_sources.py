@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zsq_compile.comparison import DataSource
+from zsq_compile.data.dataset import Dataset
+from zsq_compile.data.input_spec import InputSpec, fixed_batch
 from zsq_compile.errors import ConfigError
 from zsq_compile.reader import SyntheticDataReader
-from zsq_compile.signature import InputSpec, fixed_batch
-from zsq_compile.verification.dataset import Dataset
 
 Feeds = Mapping[str, NDArray[Any]]
 

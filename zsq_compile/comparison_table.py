@@ -11,7 +11,7 @@ from rich.table import Table
 from zsq_compile.comparison import ComparedModel, Comparison
 from zsq_compile.config.units import size_words
 from zsq_compile.console import MISSING
-from zsq_compile.contract_words import contract_words
+from zsq_compile.data.contract_words import contract_words
 from zsq_compile.shares import counted_interval
 
 _WIDTH = 128  # of the whole table; anything that is no terminal gets it, so that a file holds no folded cells

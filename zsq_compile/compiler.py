@@ -22,6 +22,7 @@ from zsq_compile.clock import Clock
 from zsq_compile.confidence import confidence, expectation, known_contracts, tier_of
 from zsq_compile.config.compile import CompileConfig
 from zsq_compile.config.distillation import require_source
+from zsq_compile.data.dataset import Dataset, load_data
 from zsq_compile.devices import chosen_device
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError, ValidationError
@@ -41,7 +42,6 @@ from zsq_compile.quantize_network import FloatNetwork, QuantizedNetwork, quantiz
 from zsq_compile.statistics_search import KnownStatistics
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet
 from zsq_compile.verification.confidence import Confidence
-from zsq_compile.verification.dataset import Dataset, load_data
 from zsq_compile.verification.report import Report, file_sha256
 from zsq_compile.version import VERSION
 

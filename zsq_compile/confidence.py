@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from zsq_compile.calibration_data import CalibrationData
-from zsq_compile.signature import InputSpec
+from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.statistics_search import KnownStatistics
 from zsq_compile.synthesis.families import input_families
 from zsq_compile.synthesis.generator import InputContract

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zsq_compile.config.units import size_words
-from zsq_compile.contract_words import contract_words
+from zsq_compile.data.contract_words import contract_words
 from zsq_compile.layer_quality import worst_layers
 
 if TYPE_CHECKING:

@@ -11,12 +11,12 @@ from passes.analysis.count_bytes import file_contents
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.calibration_data import CalibrationData, feeds
 from zsq_compile.clock import Clock
+from zsq_compile.data.input_spec import InputSpec, fixed_batch
 from zsq_compile.differentiable.class_scores import class_probabilities
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.evidence import MomentMatch, Picture
 from zsq_compile.gallery import as_image
 from zsq_compile.loading import LoadedModel
-from zsq_compile.signature import InputSpec, fixed_batch
 from zsq_compile.synthesis.losses import Moments, wasserstein
 from zsq_compile.synthesis.probe import find_scores, layer_targets, measure_moments
 from zsq_compile.verification.report import Report

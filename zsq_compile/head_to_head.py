@@ -26,15 +26,15 @@ from zsq_compile.compiler import compile_model, synthesize
 from zsq_compile.confidence import expectation
 from zsq_compile.config.checks import require_count
 from zsq_compile.config.compile import CompileConfig
+from zsq_compile.data.dataset import Dataset, load_data
+from zsq_compile.data.input_spec import fixed_batch
 from zsq_compile.errors import ConfigError, QuantizationError, ValidationError
 from zsq_compile.loading import LoadedModel, load_model
 from zsq_compile.measured_rows import Judge, first_line, measured_rows
 from zsq_compile.onnxruntime_rows import onnxruntime_rows, onnxruntime_width
 from zsq_compile.progress import Progress, Silent
-from zsq_compile.signature import fixed_batch
 from zsq_compile.sure_samples import SureSamples
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet
-from zsq_compile.verification.dataset import Dataset, load_data
 from zsq_compile.verification.report import Report, file_sha256
 from zsq_compile.writing import write_model
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.errors import ConfigError
-from zsq_compile.signature import InputSpec
 
 Shape = tuple[int | None, ...]
 

@@ -9,12 +9,12 @@ from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from passes.quantize.prepare_float import folded
 from zsq_compile.calibration_data import feeds
 from zsq_compile.config.compile import CompileConfig
+from zsq_compile.data.input_spec import fixed_batch
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.loading import LoadedModel
 from zsq_compile.planning import planned
 from zsq_compile.progress import Silent
 from zsq_compile.quantization.quantize import calibrated_plan, correct_biases, insert_quantizers, rounded_model
-from zsq_compile.signature import fixed_batch
 from zsq_compile.synthesis.generator import InputContract
 from zsq_compile.synthesis.procedural import PriorGenerator
 

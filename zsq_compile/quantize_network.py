@@ -15,6 +15,7 @@ from zsq_compile.calibration_data import CalibrationData, feeds
 from zsq_compile.clock import Clock
 from zsq_compile.config.compile import CompileConfig
 from zsq_compile.config.distillation import DistillConfig
+from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.layer_quality import LayerQuality
 from zsq_compile.live_data import live_batches
@@ -28,7 +29,6 @@ from zsq_compile.quantization.learning_budget import LearningBudget
 from zsq_compile.quantization.quantize import calibrated_plan, correct_biases, insert_quantizers, rounded_model
 from zsq_compile.quantization.reconstruct import BlockRecord
 from zsq_compile.quantization.second_moments import SecondMoments
-from zsq_compile.signature import InputSpec
 from zsq_compile.width_trials import Workpiece, samples_at_a_time
 
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from backends.session import RuntimeModelError, Session
 from passes.batchnorm.harvest_batchnorm import BatchNorm, BatchNormStatistics
 from passes.normalize.fold_constants import constant_value
-from zsq_compile.conventions import RAW_PRODUCERS, Convention, usual_conventions
-from zsq_compile.signature import InputSpec
+from zsq_compile.data.conventions import RAW_PRODUCERS, Convention, usual_conventions
+from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.trial_run import Arrays, made_up_inputs, session_up_to
 
 _PICTURES, _LARGEST_SIDE, _LAYERS = 8, 96, 4

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from passes.checks import Door, IllegalGraphError, check, violations
 from passes.normalize.enter_inference import EnterInference
 from passes.normalize.normalize import SimplifierError, normalize, simplified
+from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.errors import UnsupportedModelError
 from zsq_compile.float_form import float_form
 from zsq_compile.half_precision import widen_halves
 from zsq_compile.input_shapes import settle_inputs
 from zsq_compile.opset import MINIMUM_OPSET, OpsetError, raise_opset
 from zsq_compile.reading import has_branches, opset_of, read_model, refuse_branches, require_supported
-from zsq_compile.signature import InputSpec
 
 _LARGE = 1024  # numbers; smaller initializers may be sizes or limits, which the converter looks at
 _USUAL_SIDE, _USUAL_LENGTH = 224, 128

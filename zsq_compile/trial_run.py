@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from onnx_ir.passes import common
 
 from backends.session import Session, open_session
+from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.natural_fields import natural_fields, one_over_f
-from zsq_compile.signature import InputSpec
 
 Arrays = dict[str, NDArray[Any]]
 

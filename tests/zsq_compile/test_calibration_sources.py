@@ -6,9 +6,9 @@ import pytest
 
 from tests import models
 from zsq_compile.calibration_sources import random_source, real_source, sensible_count, synthetic_source
+from zsq_compile.data.dataset import Dataset
+from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.errors import ConfigError
-from zsq_compile.signature import InputSpec
-from zsq_compile.verification.dataset import Dataset
 
 X = InputSpec(name="x", shape=(None, 3, 8, 8), dtype=np.dtype(np.float32))
 FIXED = InputSpec(name="x", shape=(4, 3, 8, 8), dtype=np.dtype(np.float32))

@@ -11,9 +11,9 @@ from passes.batchnorm.harvest_batchnorm import harvest_batchnorm
 from tests import models
 from tests.zsq_compile.synthesis.colours import colour_classifier, pictures
 from zsq_compile.calibration_data import CalibrationData
+from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.gathered_evidence import moment_matches, pictures_of
-from zsq_compile.signature import InputSpec
 from zsq_compile.synthesis.contract import given_contract
 from zsq_compile.synthesis.generator import SyntheticSet
 

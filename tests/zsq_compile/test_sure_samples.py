@@ -12,13 +12,13 @@ from tests.zsq_compile.synthesis.networks import seeded, trained_on
 from zsq_compile import CompileConfig
 from zsq_compile.comparison import ComparedModel
 from zsq_compile.confidence import expectation
+from zsq_compile.data.dataset import Dataset
 from zsq_compile.loading import LoadedModel, load_model
 from zsq_compile.measured_rows import Judge, measured_rows
 from zsq_compile.progress import Silent
 from zsq_compile.sure_samples import SureSamples
 from zsq_compile.synthesis.generator import InputContract
 from zsq_compile.synthesis.prior import prior_images
-from zsq_compile.verification.dataset import Dataset
 
 UNIT = InputContract(name="given", mean=(0.0,) * 3, std=(1.0,) * 3, channel_order="rgb", inferred=False, margin=None)
 PICTURES = prior_images(48, 3, 16, 16, seeded(7)).numpy()

@@ -5,7 +5,7 @@ import pytest
 from backends.session import RuntimeModelError
 from tests import models
 from tests.quantizing import every_value, prepare
-from zsq_compile.signature import InputSpec
+from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.trial_run import made_up_inputs, session_up_to, value_ranges
 
 

@@ -7,10 +7,10 @@ from zsq_compile.config.compile import Effort, NoiseConfig, PixelsConfig, PriorC
 from zsq_compile.config.conditional_generators import AdadfqConfig, GdfqConfig, ZsCganConfig
 from zsq_compile.config.generators import DsgConfig, IntraqConfig, ZeroqConfig
 from zsq_compile.config.genie import GenieConfig
+from zsq_compile.data.input_spec import InputSpec, fixed_batch
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError
 from zsq_compile.progress import Progress, Silent
-from zsq_compile.signature import InputSpec, fixed_batch
 from zsq_compile.synthesis.conditional_generator import ConditionalGenerator
 from zsq_compile.synthesis.confident import ConfidentGenerator
 from zsq_compile.synthesis.descent import NoiseDescent

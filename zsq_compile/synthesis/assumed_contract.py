@@ -12,11 +12,11 @@ from dataclasses import replace
 import onnx_ir as ir
 import torch
 
-from zsq_compile.conventions import RAW_PRODUCERS
+from zsq_compile.data.conventions import RAW_PRODUCERS
+from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.differentiable.class_scores import class_probabilities
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ZsqError
-from zsq_compile.signature import InputSpec
 from zsq_compile.synthesis.generator import InputContract
 from zsq_compile.synthesis.losses import batch_moments
 from zsq_compile.synthesis.prior import prior_images

@@ -35,10 +35,10 @@ from torch import Tensor
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.config.compile import Effort
 from zsq_compile.config.conditional_generators import AdadfqConfig, ConditionalConfig
+from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError, SynthesisError
 from zsq_compile.progress import Progress
-from zsq_compile.signature import InputSpec
 from zsq_compile.synthesis.adversarial import two_sided
 from zsq_compile.synthesis.budget import NETWORKS, plan_budget
 from zsq_compile.synthesis.conditional_source import ConditionalSource

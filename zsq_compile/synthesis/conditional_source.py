@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from passes.batchnorm.harvest_batchnorm import BatchNorm
 from zsq_compile.config.conditional_generators import ConditionalConfig
+from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.differentiable.class_scores import class_logits
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.differentiable.precision import reduced_precision
-from zsq_compile.signature import InputSpec
 from zsq_compile.synthesis.baseline_losses import channel_divergence, moment_errors
 from zsq_compile.synthesis.budget import plan_budget
 from zsq_compile.synthesis.conditional_network import ConditionalPainter

@@ -11,10 +11,10 @@ from dataclasses import replace
 import torch
 
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
+from zsq_compile.data.input_spec import InputSpec, fixed_batch
 from zsq_compile.differentiable.class_scores import class_logits
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.progress import Progress
-from zsq_compile.signature import InputSpec, fixed_batch
 from zsq_compile.synthesis.budget import plan_budget
 from zsq_compile.synthesis.generator import Generator, SyntheticSet
 from zsq_compile.synthesis.matching import Classes, Objective, Samples, match_statistics

@@ -12,9 +12,9 @@ from typing import Literal
 import torch
 
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
-from zsq_compile.conventions import usual_conventions
+from zsq_compile.data.conventions import usual_conventions
+from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.signature import InputSpec
 from zsq_compile.synthesis.assumed_contract import assumed_contract
 from zsq_compile.synthesis.generator import InputContract
 from zsq_compile.synthesis.losses import Moments, gaussian_kl

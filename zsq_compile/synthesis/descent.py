@@ -13,11 +13,11 @@ import torch
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.config.compile import Effort
 from zsq_compile.config.generators import DsgConfig, IntraqConfig, ZeroqConfig
+from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.differentiable.precision import reduced_precision
 from zsq_compile.errors import SynthesisError
 from zsq_compile.progress import Progress
-from zsq_compile.signature import InputSpec
 from zsq_compile.synthesis.contract import natural_contract
 from zsq_compile.synthesis.feeding import Feeding, required_layers
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet

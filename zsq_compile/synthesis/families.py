@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from zsq_compile.signature import InputSpec, fixed_batch
+from zsq_compile.data.input_spec import InputSpec, fixed_batch
 from zsq_compile.synthesis.generator import InputContract
 from zsq_compile.synthesis.prior import prior_images
 from zsq_compile.synthesis.signal import prior_signals

@@ -6,9 +6,9 @@ import torch
 
 from passes.batchnorm.harvest_batchnorm import BatchNorm, BatchNormStatistics
 from zsq_compile.config.compile import Effort
+from zsq_compile.data.input_spec import InputSpec, fixed_batch
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import SynthesisError
-from zsq_compile.signature import InputSpec, fixed_batch
 from zsq_compile.synthesis.budget import Budget, plan_budget
 from zsq_compile.synthesis.generator import InputContract
 from zsq_compile.synthesis.label_deck import LabelDeck

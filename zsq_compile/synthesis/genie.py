@@ -21,11 +21,11 @@ from torch.optim.lr_scheduler import ExponentialLR, ReduceLROnPlateau
 from passes.batchnorm.harvest_batchnorm import BatchNorm, BatchNormStatistics
 from zsq_compile.config.compile import Effort
 from zsq_compile.config.genie import GenieConfig
+from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.differentiable.precision import reduced_precision
 from zsq_compile.errors import SynthesisError
 from zsq_compile.progress import Progress
-from zsq_compile.signature import InputSpec
 from zsq_compile.synthesis.budget import NETWORKS, Budget, plan_budget
 from zsq_compile.synthesis.feeding import Feeding, required_layers
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet

@@ -6,9 +6,9 @@ import torch
 
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.config.compile import NoiseConfig
+from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.progress import Progress
-from zsq_compile.signature import InputSpec
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet
 from zsq_compile.synthesis.procedural import check_inputs, find_contracts
 

@@ -11,9 +11,9 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.errors import SynthesisError
 from zsq_compile.progress import Progress
-from zsq_compile.signature import InputSpec
 from zsq_compile.synthesis.contract import natural_contract
 from zsq_compile.synthesis.generator_network import NetworkPlan, plan_network
 from zsq_compile.synthesis.probe import Cost

@@ -10,10 +10,10 @@ import torch
 
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.config.compile import Effort, PixelsConfig
+from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import SynthesisError
 from zsq_compile.progress import Progress
-from zsq_compile.signature import InputSpec
 from zsq_compile.synthesis.folded_teacher import fold_teacher
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet
 from zsq_compile.synthesis.matching import Classes, Objective, Samples, match_statistics

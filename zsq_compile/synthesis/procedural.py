@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
+from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import SynthesisError
 from zsq_compile.progress import Progress
-from zsq_compile.signature import InputSpec
 from zsq_compile.synthesis.contract import CONTRACT_IMAGES, infer_contract
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet
 from zsq_compile.synthesis.prior import prior_images

@@ -11,8 +11,8 @@ import onnx
 from numpy.typing import NDArray
 
 from backends.session import RuntimeModelError, open_session
+from zsq_compile.data.dataset import Dataset
 from zsq_compile.errors import ValidationError
-from zsq_compile.verification.dataset import Dataset
 from zsq_compile.verification.fusion import Fusion, inspect_fusion
 from zsq_compile.verification.labelled import LabelledQuality, labelled_quality
 from zsq_compile.verification.latency import Latency

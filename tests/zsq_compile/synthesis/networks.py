@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from backends.session import open_session
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics, harvest_batchnorm
 from tests import models
+from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.signature import InputSpec
 
 NO_STATISTICS = BatchNormStatistics(entries=(), refusals=(), layers_total=0, layers_covered=0, degenerate=())
 

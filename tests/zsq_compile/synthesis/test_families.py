@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from zsq_compile.signature import InputSpec
+from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.synthesis.families import family_size, input_families
 from zsq_compile.synthesis.generator import InputContract
 

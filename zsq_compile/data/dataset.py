@@ -21,9 +21,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from zsq_compile.data.input_spec import InputSpec
+from zsq_compile.data.onnx_test_data import read_test_data, sets_of_test_data
 from zsq_compile.errors import ConfigError
-from zsq_compile.signature import InputSpec
-from zsq_compile.verification.onnx_test_data import read_test_data, sets_of_test_data
 
 ChannelOrder = Literal["rgb", "bgr", "gray"]
 

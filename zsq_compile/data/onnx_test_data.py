@@ -13,8 +13,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.errors import ConfigError
-from zsq_compile.signature import InputSpec
 
 _SET = re.compile(r"test_data_set_(\d+)")
 _INPUT = re.compile(r"input_(\d+)\.pb")

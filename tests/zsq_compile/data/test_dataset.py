@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from zsq_compile.data.dataset import Preparation, load_data
+from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.errors import ConfigError
-from zsq_compile.signature import InputSpec
-from zsq_compile.verification.dataset import Preparation, load_data
 
 RGB = InputSpec(name="x", shape=(None, 3, 4, 6), dtype=np.dtype(np.float32))
 GRAY = InputSpec(name="x", shape=(None, 1, 4, 6), dtype=np.dtype(np.float32))
