@@ -17,7 +17,7 @@ from passes.batchnorm.harvest_batchnorm import harvest_batchnorm
 from zsq_compile.arrays import write_arrays
 from zsq_compile.config.compile import PixelsConfig
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.loading import LoadedModel, load_model
+from zsq_compile.frontend.load import LoadedModel, load_model
 from zsq_compile.synthesis import make_generator
 from zsq_compile.synthesis.contract import given_contract
 from zsq_compile.synthesis.generator import InputContract

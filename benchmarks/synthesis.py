@@ -19,7 +19,7 @@ from zsq_compile.arrays import write_arrays
 from zsq_compile.config.compile import GENERATORS
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.differentiable.precision import reduced_type
-from zsq_compile.loading import load_model
+from zsq_compile.frontend.load import load_model
 from zsq_compile.synthesis import make_generator
 
 DEFAULT = ["resnet20_bn", "resnet56_bn", "mobilenetv1_075_bn"]

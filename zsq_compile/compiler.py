@@ -26,11 +26,11 @@ from zsq_compile.data.dataset import Dataset, load_data
 from zsq_compile.devices import chosen_device
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError, ValidationError
+from zsq_compile.frontend.load import LoadedModel, load_model
 from zsq_compile.gallery import require_png
 from zsq_compile.gallery_tiles import require_image, show_synthetic
 from zsq_compile.gathered_evidence import with_evidence
 from zsq_compile.known_statistics import known_statistics
-from zsq_compile.loading import LoadedModel, load_model
 from zsq_compile.mixed_precision import explained
 from zsq_compile.origin import record_contract, record_origin
 from zsq_compile.plan_file import PlanFile, saved_plan

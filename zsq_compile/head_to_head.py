@@ -29,7 +29,7 @@ from zsq_compile.config.compile import CompileConfig
 from zsq_compile.data.dataset import Dataset, load_data
 from zsq_compile.data.input_spec import fixed_batch
 from zsq_compile.errors import ConfigError, QuantizationError, ValidationError
-from zsq_compile.loading import LoadedModel, load_model
+from zsq_compile.frontend.load import LoadedModel, load_model
 from zsq_compile.measured_rows import Judge, first_line, measured_rows
 from zsq_compile.onnxruntime_rows import onnxruntime_rows, onnxruntime_width
 from zsq_compile.progress import Progress, Silent

@@ -13,7 +13,7 @@ from zsq_compile.comparison import ComparedModel
 from zsq_compile.confidence import Expectation
 from zsq_compile.data.dataset import Dataset
 from zsq_compile.errors import ConfigError
-from zsq_compile.loading import LoadedModel
+from zsq_compile.frontend.load import LoadedModel
 from zsq_compile.progress import Progress
 from zsq_compile.verification.confidence import Confidence, family_outputs, judged_families
 from zsq_compile.verification.fusion import Fusion, inspect_fusion

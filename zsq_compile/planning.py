@@ -13,7 +13,7 @@ from passes.quantize.place_quantizers import place_quantizers
 from zsq_compile.config.checks import parse_size
 from zsq_compile.config.compile import WIDTHS, CompileConfig
 from zsq_compile.errors import ConfigError, QuantizationError, UnsupportedModelError
-from zsq_compile.loading import LoadedModel
+from zsq_compile.frontend.load import LoadedModel
 from zsq_compile.plan_file import PlanFile
 from zsq_compile.verification.running import file_bytes
 

@@ -11,7 +11,7 @@ from zsq_compile.calibration_data import feeds
 from zsq_compile.config.compile import CompileConfig
 from zsq_compile.data.input_spec import fixed_batch
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.loading import LoadedModel
+from zsq_compile.frontend.load import LoadedModel
 from zsq_compile.planning import planned
 from zsq_compile.progress import Silent
 from zsq_compile.quantization.quantize import calibrated_plan, correct_biases, insert_quantizers, rounded_model

@@ -18,7 +18,7 @@ from zsq_compile.config.compile import CompileConfig
 from zsq_compile.data.input_spec import fixed_batch
 from zsq_compile.devices import chosen_device
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.loading import LoadedModel
+from zsq_compile.frontend.load import LoadedModel
 from zsq_compile.progress import Progress
 from zsq_compile.synthesis.confident import ConfidentGenerator
 from zsq_compile.synthesis.generator import Generator, InputContract, SyntheticSet

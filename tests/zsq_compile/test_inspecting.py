@@ -18,9 +18,9 @@ from rich.console import Console
 from tests import models
 from zsq_compile import cli, inspect_model
 from zsq_compile.errors import ConfigError
+from zsq_compile.frontend.load import load_model
 from zsq_compile.inspection import FloatNodes, Inspection
 from zsq_compile.inspection_console import facts, print_inspection, time_words
-from zsq_compile.loading import load_model
 
 ROOT = Path(__file__).resolve().parents[2]
 ASSETS = Path(os.environ.get("ZSQ_ASSETS", ROOT / "../shared/assets")) / "models"
@@ -239,7 +239,7 @@ def test_the_graph_that_is_looked_at_is_planned_like_the_one_that_is_compiled() 
     from passes.batchnorm.harvest_batchnorm import harvest_batchnorm
     from passes.quantize.place_quantizers import place_quantizers
     from passes.quantize.prepare_float import folded
-    from zsq_compile.quick_loading import load_quickly
+    from zsq_compile.frontend.quick_loading import load_quickly
 
     path, target = ASSETS / "imagenet" / "mobilenetv1_075_bn.onnx", load_target("ort_cpu")
     plans = []

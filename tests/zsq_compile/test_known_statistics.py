@@ -21,8 +21,8 @@ from zsq_compile.compiler import compile_model
 from zsq_compile.config.compile import CompileConfig, QuantizationConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError, UnsupportedModelError
+from zsq_compile.frontend.load import LoadedModel, load_model
 from zsq_compile.known_statistics import keep_statistics, known_statistics
-from zsq_compile.loading import LoadedModel, load_model
 from zsq_compile.quantization.moments import propagate_moments
 from zsq_compile.synthesis.contract import infer_contract
 from zsq_compile.synthesis.losses import wasserstein

@@ -12,7 +12,7 @@ from tests import models
 from tests.quantizing import execute
 from zsq_compile.config.compile import CompileConfig, QuantizationConfig
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.loading import LoadedModel, load_model
+from zsq_compile.frontend.load import LoadedModel, load_model
 from zsq_compile.provisional_student import provisional_student
 
 CPU = torch.device("cpu")

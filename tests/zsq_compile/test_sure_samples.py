@@ -13,7 +13,7 @@ from zsq_compile import CompileConfig
 from zsq_compile.comparison import ComparedModel
 from zsq_compile.confidence import expectation
 from zsq_compile.data.dataset import Dataset
-from zsq_compile.loading import LoadedModel, load_model
+from zsq_compile.frontend.load import LoadedModel, load_model
 from zsq_compile.measured_rows import Judge, measured_rows
 from zsq_compile.progress import Silent
 from zsq_compile.sure_samples import SureSamples

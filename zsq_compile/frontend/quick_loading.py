@@ -18,11 +18,11 @@ from passes.normalize.enter_inference import EnterInference
 from passes.normalize.normalize import SimplifierError, normalize, simplified
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.errors import UnsupportedModelError
-from zsq_compile.float_form import float_form
-from zsq_compile.half_precision import widen_halves
-from zsq_compile.input_shapes import settle_inputs
-from zsq_compile.opset import MINIMUM_OPSET, OpsetError, raise_opset
-from zsq_compile.reading import has_branches, opset_of, read_model, refuse_branches, require_supported
+from zsq_compile.frontend.dequantize import float_form
+from zsq_compile.frontend.half_precision import widen_halves
+from zsq_compile.frontend.input_shapes import settle_inputs
+from zsq_compile.frontend.opset import MINIMUM_OPSET, OpsetError, raise_opset
+from zsq_compile.frontend.read_onnx import has_branches, opset_of, read_model, refuse_branches, require_supported
 
 _LARGE = 1024  # numbers; smaller initializers may be sizes or limits, which the converter looks at
 _USUAL_SIDE, _USUAL_LENGTH = 224, 128

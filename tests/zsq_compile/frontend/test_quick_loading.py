@@ -7,8 +7,8 @@ import pytest
 from passes.checks import Door, violations
 from tests import models
 from zsq_compile.errors import LoadError, UnsupportedModelError
-from zsq_compile.loading import load_model
-from zsq_compile.quick_loading import load_quickly
+from zsq_compile.frontend.load import load_model
+from zsq_compile.frontend.quick_loading import load_quickly
 
 
 def saved(model: onnx.ModelProto, folder: Path) -> Path:

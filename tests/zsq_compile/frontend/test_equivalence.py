@@ -4,8 +4,8 @@ import pytest
 
 from backends.session import RuntimeModelError
 from tests import models
-from zsq_compile.agreement import TOLERANCE, Reference
 from zsq_compile.data.input_spec import InputSpec
+from zsq_compile.frontend.equivalence import TOLERANCE, Reference
 
 IMAGE = (InputSpec(name="x", shape=(None, 3, 8, 8), dtype=np.dtype(np.float32)),)
 

@@ -11,14 +11,14 @@ from backends.session import RuntimeModelError
 from passes.checks import Door, IllegalGraphError, check
 from passes.normalize.enter_inference import EnterInference
 from passes.normalize.normalize import SimplifierError, normalize, simplified
-from zsq_compile.agreement import TOLERANCE, Reference
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.errors import LoadError, UnsupportedModelError
-from zsq_compile.float_form import FloatForm, float_form, require_alike
-from zsq_compile.half_precision import widen_halves
-from zsq_compile.input_shapes import fix_batch, settle_inputs
-from zsq_compile.opset import MINIMUM_OPSET, OpsetError, raise_opset
-from zsq_compile.reading import has_branches, opset_of, read_model, refuse_branches, require_supported
+from zsq_compile.frontend.dequantize import FloatForm, float_form, require_alike
+from zsq_compile.frontend.equivalence import TOLERANCE, Reference
+from zsq_compile.frontend.half_precision import widen_halves
+from zsq_compile.frontend.input_shapes import fix_batch, settle_inputs
+from zsq_compile.frontend.opset import MINIMUM_OPSET, OpsetError, raise_opset
+from zsq_compile.frontend.read_onnx import has_branches, opset_of, read_model, refuse_branches, require_supported
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -10,13 +10,14 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 
 from backends.session import open_session
 from tests import models
-from zsq_compile import CompileConfig, InputConfig, QuantizationConfig, compile_model, float_form, inspect_model
-from zsq_compile.agreement import Reference
+from zsq_compile import CompileConfig, InputConfig, QuantizationConfig, compile_model, inspect_model
 from zsq_compile.errors import UnsupportedModelError
-from zsq_compile.loading import load_model
-from zsq_compile.quick_loading import load_quickly
+from zsq_compile.frontend import dequantize as float_form
+from zsq_compile.frontend.equivalence import Reference
+from zsq_compile.frontend.load import load_model
+from zsq_compile.frontend.quick_loading import load_quickly
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 DIGITS = EXAMPLES / "digits.onnx"
 LAYERS = 10
 # What was lost is one rounding of activations: 8 bits of digits give 33 to 37 dB here, and 9 is another function.
@@ -282,6 +283,6 @@ def test_a_batch_that_steps_were_not_chosen_for_does_not_count() -> None:
 
 
 def load_like(model: onnx.ModelProto):
-    from zsq_compile.input_shapes import settle_inputs
+    from zsq_compile.frontend.input_shapes import settle_inputs
 
     return settle_inputs(model, Path("model.onnx"), {})

@@ -10,9 +10,9 @@ from passes.batchnorm.harvest_batchnorm import harvest_batchnorm
 from passes.checks import Door, check
 from passes.normalize.normalize import SimplifierError
 from tests import models
-from zsq_compile import loading
 from zsq_compile.errors import ConfigError, LoadError, UnsupportedModelError
-from zsq_compile.loading import LoadedModel, load_model
+from zsq_compile.frontend import load as loading
+from zsq_compile.frontend.load import LoadedModel, load_model
 
 TOLERANCE = 1e-5  # of the output's magnitude
 
@@ -289,7 +289,7 @@ def test_a_conversion_that_changes_the_outputs_is_refused(tmp_path, monkeypatch)
         load_model(save(models.residual(), tmp_path))
 
 
-ASSETS = Path(os.environ.get("ZSQ_ASSETS", Path(__file__).resolve().parents[2] / "../shared/assets")) / "models"
+ASSETS = Path(os.environ.get("ZSQ_ASSETS", Path(__file__).resolve().parents[3] / "../shared/assets")) / "models"
 
 
 @pytest.mark.skipif(not ASSETS.is_dir(), reason="the real models of ZSQ_ASSETS are not here")

@@ -14,9 +14,9 @@ import onnx_ir as ir
 
 from passes.dequantize.restore_float import Restored, RestoreFloat
 from passes.plan import Refusal
-from zsq_compile.agreement import Reference
 from zsq_compile.errors import UnsupportedModelError
-from zsq_compile.reading import is_quantized
+from zsq_compile.frontend.equivalence import Reference
+from zsq_compile.frontend.read_onnx import is_quantized
 
 LEAST_RATIO, LEAST_COARSE_RATIO = 10.0, 0.0
 """Signal to noise in dB, of the file against its float form, below which that is taken for another function.

@@ -4,8 +4,8 @@ import pytest
 
 from backends.session import open_session
 from tests import models
-from zsq_compile import opset
-from zsq_compile.opset import OpsetError, raise_opset
+from zsq_compile.frontend import opset
+from zsq_compile.frontend.opset import OpsetError, raise_opset
 
 TOLERANCE = 2e-6  # of the output's magnitude: the runtime has other kernels for other versions
 IMAGE = "float[N,4,6,6] x"

@@ -4,9 +4,9 @@ import pytest
 
 from backends.session import open_session
 from tests import models
-from zsq_compile.half_precision import widen_halves
-from zsq_compile.loading import load_model
-from zsq_compile.quick_loading import load_quickly
+from zsq_compile.frontend.half_precision import widen_halves
+from zsq_compile.frontend.load import load_model
+from zsq_compile.frontend.quick_loading import load_quickly
 
 HALF, BRAIN, FLOAT = onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT
 
