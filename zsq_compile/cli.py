@@ -258,7 +258,7 @@ def harvest_command(
     with guarded(json_wanted, quiet, verbose) as progress:
         require_folder(path)
         settings = build_config(context.params)
-        from zsq_compile.known_statistics import keep_statistics
+        from zsq_compile.batchnorm.known_statistics import keep_statistics
 
         made = keep_statistics(model, path, progress, input_shapes=settings.input.shapes)
     if json_wanted:

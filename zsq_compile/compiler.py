@@ -17,6 +17,8 @@ from backends.session import usable_providers
 from backends.target import Target
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from passes.quantize.prepare_float import folded
+from zsq_compile.batchnorm.find_statistics import KnownStatistics
+from zsq_compile.batchnorm.known_statistics import known_statistics
 from zsq_compile.calibration_data import CalibrationData, given_data, require_keepable, synthetic_data
 from zsq_compile.clock import Clock
 from zsq_compile.confidence import confidence, expectation, known_contracts, tier_of
@@ -30,7 +32,6 @@ from zsq_compile.frontend.load import LoadedModel, load_model
 from zsq_compile.gallery import require_png
 from zsq_compile.gallery_tiles import require_image, show_synthetic
 from zsq_compile.gathered_evidence import with_evidence
-from zsq_compile.known_statistics import known_statistics
 from zsq_compile.mixed_precision import explained
 from zsq_compile.origin import record_contract, record_origin
 from zsq_compile.plan_file import PlanFile, saved_plan
@@ -39,7 +40,6 @@ from zsq_compile.progress import Progress, Remembering, Silent
 from zsq_compile.proving import Proven, prove
 from zsq_compile.provisional_student import provisional_student
 from zsq_compile.quantize_network import FloatNetwork, QuantizedNetwork, quantize_network
-from zsq_compile.statistics_search import KnownStatistics
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet
 from zsq_compile.verification.confidence import Confidence
 from zsq_compile.verification.report import Report, file_sha256

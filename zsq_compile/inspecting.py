@@ -17,6 +17,7 @@ from passes.analysis.find_range_risks import Ranges, find_bias_risks, find_scale
 from passes.plan import QuantizationPlan
 from passes.quantize.place_quantizers import place_quantizers
 from passes.quantize.prepare_float import folded
+from zsq_compile.batchnorm.find_statistics import KnownStatistics, search_statistics
 from zsq_compile.errors import ConfigError
 from zsq_compile.estimates import Estimate, estimated_bytes, estimated_seconds
 from zsq_compile.frontend.quick_loading import QuickModel, load_quickly
@@ -24,7 +25,6 @@ from zsq_compile.inspection import FloatNodes, InputFacts, Inspection, Placement
 from zsq_compile.inspection_warnings import warnings_of
 from zsq_compile.progress import Silent
 from zsq_compile.quick_contract import QuickContract, quick_contract
-from zsq_compile.statistics_search import KnownStatistics, search_statistics
 from zsq_compile.trial_run import made_up_inputs, value_ranges
 from zsq_compile.usual_agreement import has_depthwise, may_classify, usual_agreement
 from zsq_compile.verification.running import file_bytes

@@ -5,12 +5,12 @@ from pathlib import Path
 
 from passes.batchnorm.harvest_batchnorm import folded_advice, harvest_batchnorm
 from passes.batchnorm.place_statistics import folded_norms
+from zsq_compile.batchnorm.find_statistics import KnownStatistics, search_statistics
+from zsq_compile.batchnorm.statistics_file import StatisticsFile, write_statistics
 from zsq_compile.config.compile import CompileConfig
 from zsq_compile.errors import UnsupportedModelError
 from zsq_compile.frontend.load import LoadedModel, load_model
 from zsq_compile.progress import Progress
-from zsq_compile.statistics_file import StatisticsFile, write_statistics
-from zsq_compile.statistics_search import KnownStatistics, search_statistics
 from zsq_compile.verification.report import file_sha256
 
 

@@ -16,13 +16,13 @@ from passes.batchnorm.match_checkpoint import match_checkpoint
 from passes.quantize.prepare_float import folded
 from tests import models
 from tests.zsq_compile.synthesis.networks import Listener, seeded, trained_on
-from zsq_compile.checkpoint_file import read_checkpoint
+from zsq_compile.batchnorm.checkpoint import read_checkpoint
+from zsq_compile.batchnorm.known_statistics import keep_statistics, known_statistics
 from zsq_compile.compiler import compile_model
 from zsq_compile.config.compile import CompileConfig, QuantizationConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError, UnsupportedModelError
 from zsq_compile.frontend.load import LoadedModel, load_model
-from zsq_compile.known_statistics import keep_statistics, known_statistics
 from zsq_compile.quantization.moments import propagate_moments
 from zsq_compile.synthesis.contract import infer_contract
 from zsq_compile.synthesis.losses import wasserstein
@@ -174,7 +174,7 @@ def test_two_files_for_the_same_are_refused():
         CompileConfig(checkpoint="a.pt", bn_stats="b.npz")
 
 
-ASSETS = Path(os.environ.get("ZSQ_ASSETS", Path(__file__).resolve().parents[2] / "../shared/assets"))
+ASSETS = Path(os.environ.get("ZSQ_ASSETS", Path(__file__).resolve().parents[3] / "../shared/assets"))
 CIFAR = ASSETS / "models/cifar10"
 
 

@@ -11,9 +11,9 @@ from passes.batchnorm.match_checkpoint import match_checkpoint
 from passes.batchnorm.place_statistics import place_statistics
 from passes.batchnorm.recovered import Recovered, joined
 from passes.batchnorm.weighted_layers import folded_layers
+from zsq_compile.batchnorm.statistics_file import read_statistics
 from zsq_compile.errors import ConfigError
 from zsq_compile.progress import Progress
-from zsq_compile.statistics_file import read_statistics
 
 _FROM_NODES = "from BN nodes"
 
@@ -71,7 +71,7 @@ def search_statistics(
         progress.warn(f"{path} is not needed: every layer of {place} that could tell has its BatchNormalization still")
         return KnownStatistics(statistics=harvested, source=_told_by(harvested))
     if checkpoint is not None:
-        from zsq_compile.checkpoint_file import read_checkpoint
+        from zsq_compile.batchnorm.checkpoint import read_checkpoint
 
         recovered, kind = match_checkpoint(model, read_checkpoint(Path(path))), "checkpoint "
     else:

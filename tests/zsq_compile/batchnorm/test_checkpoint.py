@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from zsq_compile.checkpoint_file import read_checkpoint
+from zsq_compile.batchnorm.checkpoint import read_checkpoint
 from zsq_compile.errors import ConfigError
 
 

@@ -9,8 +9,8 @@ from passes.batchnorm.harvest_batchnorm import harvest_batchnorm
 from passes.batchnorm.place_statistics import folded_norms
 from tests import models
 from zsq_compile.arrays import read_arrays, write_arrays
+from zsq_compile.batchnorm.statistics_file import StatisticsFile, read_statistics, write_statistics
 from zsq_compile.errors import ConfigError
-from zsq_compile.statistics_file import StatisticsFile, read_statistics, write_statistics
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_the_arrays_have_the_documented_names(written):
     assert {"format", "version", "model", "model_sha256", "values", "nodes", "layers", "epsilon"} < set(arrays)
     assert arrays["values"].tolist() == ["n0", "n1", "n2"]
     assert {"2/mean", "2/variance", "2/scale", "2/shift", "2/folded_length", "2/folded_bias"} < set(arrays)
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
     for name in arrays:
         assert f"`{re.sub('^[0-9]+/', 'i/', name)}`" in readme, name
 
