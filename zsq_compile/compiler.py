@@ -25,7 +25,7 @@ from zsq_compile.confidence import confidence, expectation, known_contracts, tie
 from zsq_compile.config.compile import CompileConfig
 from zsq_compile.config.distillation import require_source
 from zsq_compile.data.dataset import Dataset, load_data
-from zsq_compile.devices import chosen_device
+from zsq_compile.differentiable.device import chosen_device
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError, ValidationError
 from zsq_compile.frontend.load import LoadedModel, load_model

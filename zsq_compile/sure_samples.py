@@ -16,7 +16,7 @@ from zsq_compile.calibration_data import confident_share
 from zsq_compile.confidence import Expectation
 from zsq_compile.config.compile import CompileConfig
 from zsq_compile.data.input_spec import fixed_batch
-from zsq_compile.devices import chosen_device
+from zsq_compile.differentiable.device import chosen_device
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.frontend.load import LoadedModel
 from zsq_compile.progress import Progress

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from zsq_compile.differentiable.arguments import Kernel
-from zsq_compile.differentiable.ops_quant import RANGES, quantized_type
+from zsq_compile.differentiable.ops.quant import RANGES, quantized_type
 
 
 class _FakeQuantize(torch.autograd.Function):

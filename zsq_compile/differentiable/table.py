@@ -4,23 +4,21 @@ from collections.abc import Iterable, Mapping
 
 import onnx_ir as ir
 
-from zsq_compile.differentiable import (
-    ops,
-    ops_attention,
-    ops_create,
-    ops_detection,
-    ops_index,
-    ops_nn,
-    ops_pad,
-    ops_pool,
-    ops_quant,
-    ops_recurrent,
-    ops_reduce,
-    ops_resize,
-    ops_shape,
-    ops_signal,
-)
 from zsq_compile.differentiable.arguments import Kernel, Operator, Row, describe
+from zsq_compile.differentiable.ops.elementwise import attention as ops_attention
+from zsq_compile.differentiable.ops.elementwise import create as ops_create
+from zsq_compile.differentiable.ops.elementwise import detection as ops_detection
+from zsq_compile.differentiable.ops.elementwise import elementwise as ops
+from zsq_compile.differentiable.ops.elementwise import index as ops_index
+from zsq_compile.differentiable.ops.elementwise import nn as ops_nn
+from zsq_compile.differentiable.ops.elementwise import pad as ops_pad
+from zsq_compile.differentiable.ops.elementwise import pool as ops_pool
+from zsq_compile.differentiable.ops.elementwise import quant as ops_quant
+from zsq_compile.differentiable.ops.elementwise import recurrent as ops_recurrent
+from zsq_compile.differentiable.ops.elementwise import reduce as ops_reduce
+from zsq_compile.differentiable.ops.elementwise import resize as ops_resize
+from zsq_compile.differentiable.ops.elementwise import shape as ops_shape
+from zsq_compile.differentiable.ops.elementwise import signal as ops_signal
 from zsq_compile.errors import UnsupportedModelError
 
 NEWEST_OPSET = 28  # newest ONNX opset whose schemas the table was held against

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from zsq_compile.differentiable.arguments import Kernel, Numbers, Row, integer, same, text
-from zsq_compile.differentiable.ops_recurrent import reverse_sequence
+from zsq_compile.differentiable.ops.recurrent import reverse_sequence
 
 
 def _wrap(indices: Tensor, length: int) -> Tensor:

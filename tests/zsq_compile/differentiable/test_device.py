@@ -9,7 +9,7 @@ import torch
 from tests import models
 from zsq_compile import CompileConfig, DistillConfig, QuantizationConfig, compile_model
 from zsq_compile.config.conditional_generators import GdfqConfig
-from zsq_compile.devices import chosen_device
+from zsq_compile.differentiable.device import chosen_device
 from zsq_compile.errors import ConfigError
 
 HAS_CUDA = torch.cuda.is_available()
