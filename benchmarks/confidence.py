@@ -18,7 +18,7 @@ from zoo import LABELLED, ROOT, add_common_options, chosen
 from zsq_compile.confidence import ASSUMED_SPREAD, confidence, expectation, is_assumed
 from zsq_compile.frontend.load import load_model
 from zsq_compile.synthesis.generator import InputContract
-from zsq_compile.verification.confidence import LEVEL, SHIFT, SPREAD, Family, estimated, log_odds
+from zsq_compile.verification.agreement_estimate import LEVEL, SHIFT, SPREAD, Family, estimated, log_odds
 from zsq_compile.verification.report import file_sha256
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from zsq_compile.plain_values import plain
-from zsq_compile.verification.confidence import Confidence
+from zsq_compile.verification.agreement_estimate import Confidence
 from zsq_compile.verification.latency import Latency
 from zsq_compile.verification.report import installed_versions
 

@@ -41,7 +41,7 @@ from zsq_compile.proving import Proven, prove
 from zsq_compile.provisional_student import provisional_student
 from zsq_compile.quantize_network import FloatNetwork, QuantizedNetwork, quantize_network
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet
-from zsq_compile.verification.confidence import Confidence
+from zsq_compile.verification.agreement_estimate import Confidence
 from zsq_compile.verification.report import Report, file_sha256
 from zsq_compile.version import VERSION
 

@@ -15,7 +15,7 @@ from zsq_compile.calibration_data import CalibrationData
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.synthesis.families import input_families
 from zsq_compile.synthesis.generator import InputContract
-from zsq_compile.verification.confidence import Confidence, Family, estimated, measured_families
+from zsq_compile.verification.agreement_estimate import Confidence, Family, estimated, measured_families
 
 ASSUMED_SPREAD = 1.0
 """What SPREAD is where the numbers that the network expects of a picture were assumed: they may be others."""

@@ -15,7 +15,7 @@ from zsq_compile.data.dataset import Dataset
 from zsq_compile.errors import ConfigError
 from zsq_compile.frontend.load import LoadedModel
 from zsq_compile.progress import Progress
-from zsq_compile.verification.confidence import Confidence, family_outputs, judged_families
+from zsq_compile.verification.agreement_estimate import Confidence, family_outputs, judged_families
 from zsq_compile.verification.fusion import Fusion, inspect_fusion
 from zsq_compile.verification.latency import Latency, measure_latency
 from zsq_compile.verification.running import file_bytes, first_sample

@@ -20,6 +20,7 @@ from passes.quantize.override_widths import Width, Widths, override_widths
 from zsq_compile.config.compile import WIDTHS, CompileConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError
+from zsq_compile.metrics import agreement, class_axis
 from zsq_compile.quantization.calibrate import Batch, calibrate
 from zsq_compile.quantization.quantize import correct_biases, insert_quantizers, write_initializers
 from zsq_compile.quantization.second_moments import SecondMoments, measure_second_moments
@@ -31,7 +32,6 @@ from zsq_compile.quantization.sensitivity import (
     weight_sensitivity,
 )
 from zsq_compile.quantization.widths import LayerOptions
-from zsq_compile.verification.metrics import agreement, class_axis
 
 _HELD_BYTES = 256_000_000
 _LARGEST_FEED = 32

@@ -17,8 +17,8 @@ from backends.session import open_session
 from tests import models
 from zsq_compile import CompileConfig, PriorConfig, cli, head_to_head, measured_rows, onnxruntime_rows
 from zsq_compile.errors import ConfigError, QuantizationError
+from zsq_compile.metrics import agreement, sqnr_db, top1
 from zsq_compile.shares import counted_interval
-from zsq_compile.verification.metrics import agreement, sqnr_db, top1
 
 QUICK = ["--generator", "prior", "--samples", "16", "--effort", "fast"]
 CONFIG = CompileConfig(generator=PriorConfig(), samples=16, effort="fast")

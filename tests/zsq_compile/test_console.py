@@ -14,7 +14,7 @@ from zsq_compile.console import ConsoleProgress, comparison, print_result
 from zsq_compile.layer_quality import LayerQuality
 from zsq_compile.plan_file import PlanFile
 from zsq_compile.progress import Progress
-from zsq_compile.verification.confidence import Confidence
+from zsq_compile.verification.agreement_estimate import Confidence
 from zsq_compile.verification.fusion import Fusion
 from zsq_compile.verification.labelled import LabelledQuality
 from zsq_compile.verification.latency import Latency

@@ -13,9 +13,9 @@ import pytest
 from backends.session import open_session
 from tests import models
 from zsq_compile import CompileConfig, PriorConfig, QuantizationConfig, cli, compile_model, proving, speed_trials
+from zsq_compile.metrics import sqnr_db
 from zsq_compile.report_view import view_of
 from zsq_compile.verification.latency import Turns
-from zsq_compile.verification.metrics import sqnr_db
 from zsq_compile.verification.report import file_sha256
 
 WEIGHTS = "weights in integers, widened when the file is loaded"

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from backends.session import Session
 from zsq_compile.data.dataset import Dataset
 from zsq_compile.errors import ConfigError
-from zsq_compile.verification.metrics import agreement, top1
+from zsq_compile.metrics import agreement, top1
 from zsq_compile.verification.running import run_batched
 
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from backends.session import RuntimeModelError, Session
 from zsq_compile.data.dataset import Dataset
 from zsq_compile.errors import ConfigError
+from zsq_compile.metrics import agreement, class_axis, top1
 from zsq_compile.verification.labelled import decision_output
-from zsq_compile.verification.metrics import agreement, class_axis, top1
 from zsq_compile.verification.running import run_batched
 
 _BATCH = 32

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zsq_compile.errors import ValidationError
-from zsq_compile.verification.metrics import agreement, class_axis, share_beyond, sqnr_db
+from zsq_compile.metrics import agreement, class_axis, share_beyond, sqnr_db
 
 ALLOWED_SHARE = 0.05
 """Share of output elements that may lie further from the simulation than a step, 1/255 of the output's range.

@@ -5,6 +5,7 @@ import pytest
 from backends.session import open_session
 from tests.models import depthwise, random_feeds, residual
 from tests.zsq_compile.verification.quantized import samples
+from zsq_compile.metrics import sqnr_db
 from zsq_compile.verification.baseline import (
     BaselineSettings,
     best_settings,
@@ -12,7 +13,6 @@ from zsq_compile.verification.baseline import (
     quantize_with_onnxruntime,
     random_batches,
 )
-from zsq_compile.verification.metrics import sqnr_db
 
 
 def quantized_sqnr(tmp_path, settings):

@@ -7,8 +7,8 @@ from tests.models import conv_bn_relu, depthwise, parse
 from tests.zsq_compile.verification.quantized import float_and_quantized, samples
 from zsq_compile.data.dataset import Dataset
 from zsq_compile.errors import ConfigError
+from zsq_compile.metrics import agreement, sqnr_db
 from zsq_compile.verification.labelled import labelled_quality
-from zsq_compile.verification.metrics import agreement, sqnr_db
 from zsq_compile.verification.side_by_side import run_side_by_side
 
 TWO = """

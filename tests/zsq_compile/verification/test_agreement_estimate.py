@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 from tests import models
-from zsq_compile.verification.confidence import (
+from zsq_compile.verification.agreement_estimate import (
     SHIFT,
     SPREAD,
     Confidence,

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zsq_compile.verification.metrics import agreement, class_axis, share_beyond, sqnr_db, top1
+from zsq_compile.metrics import agreement, class_axis, share_beyond, sqnr_db, top1
 
 
 def test_sqnr_is_the_ratio_of_powers():

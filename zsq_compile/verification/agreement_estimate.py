@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from backends.session import RuntimeModelError, Session, open_session
 from zsq_compile.errors import ValidationError
+from zsq_compile.metrics import agreement, sqnr_db
 from zsq_compile.shares import QUANTILE, share_of
-from zsq_compile.verification.metrics import agreement, sqnr_db
 from zsq_compile.verification.running import run_batched
 
 LEVEL = 0.9
