@@ -251,7 +251,7 @@ def test_no_file_is_named_for_what_it_might_hold() -> None:
         ("zsq_compile.config.compile", "def late():\n    import torch"),
         ("zsq_compile.metrics", "import torch"),
         ("zsq_compile.metrics", "import onnxruntime"),
-        ("zsq_compile.synthesis.pixels", "from zsq_compile.quantization import scales"),
+        ("zsq_compile.synthesis.generators.pixels", "from zsq_compile.quantization import scales"),
         ("zsq_compile.differentiable.module", "from zsq_compile.compiler import compile_model"),
         ("zsq_compile.compiler", "from zsq_compile import compile_model"),
     ],

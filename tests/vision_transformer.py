@@ -6,7 +6,7 @@ import torch
 
 from tests import models
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.synthesis.prior import prior_images
+from zsq_compile.synthesis.images.dead_leaves import prior_images
 
 SIDE, PATCH, WIDTH, HEADS, BLOCKS = 16, 4, 32, 4, 2
 _TOKENS, _EACH, _HIDDEN = (SIDE // PATCH) ** 2, WIDTH // HEADS, 2 * WIDTH

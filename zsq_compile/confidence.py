@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from zsq_compile.batchnorm.find_statistics import KnownStatistics
 from zsq_compile.calibration_data import CalibrationData
 from zsq_compile.data.input_spec import InputSpec
-from zsq_compile.synthesis.families import input_families
 from zsq_compile.synthesis.generator import InputContract
+from zsq_compile.synthesis.images.families import input_families
 from zsq_compile.verification.agreement_estimate import Confidence, Family, estimated, measured_families
 
 ASSUMED_SPREAD = 1.0

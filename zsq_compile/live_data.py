@@ -5,8 +5,8 @@ from zsq_compile.config.compile import CompileConfig
 from zsq_compile.config.conditional_generators import AdadfqConfig
 from zsq_compile.config.distillation import Adversary
 from zsq_compile.progress import Progress
-from zsq_compile.synthesis.adversarial import two_sided
-from zsq_compile.synthesis.live import LiveBatches
+from zsq_compile.synthesis.adversarial.live_batches import LiveBatches
+from zsq_compile.synthesis.adversarial.losses import two_sided
 
 
 def live_batches(data: CalibrationData, config: CompileConfig, progress: Progress) -> LiveBatches | None:

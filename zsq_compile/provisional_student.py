@@ -16,7 +16,7 @@ from zsq_compile.planning import planned
 from zsq_compile.progress import Silent
 from zsq_compile.quantization.quantize import calibrated_plan, correct_biases, insert_quantizers, rounded_model
 from zsq_compile.synthesis.generator import InputContract
-from zsq_compile.synthesis.procedural import PriorGenerator
+from zsq_compile.synthesis.generators.prior import PriorGenerator
 
 _SAMPLES = 64
 

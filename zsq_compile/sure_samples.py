@@ -20,9 +20,9 @@ from zsq_compile.differentiable.device import chosen_device
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.frontend.load import LoadedModel
 from zsq_compile.progress import Progress
-from zsq_compile.synthesis.confident import ConfidentGenerator
+from zsq_compile.synthesis.filters.confident import ConfidentGenerator
+from zsq_compile.synthesis.filters.widest_first import WidestFirstGenerator
 from zsq_compile.synthesis.generator import Generator, InputContract, SyntheticSet
-from zsq_compile.synthesis.widest_first import WidestFirstGenerator
 
 _PROBES = 16
 _FAMILY = "prior"

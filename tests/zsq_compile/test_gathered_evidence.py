@@ -14,8 +14,8 @@ from zsq_compile.calibration_data import CalibrationData
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.gathered_evidence import moment_matches, pictures_of
-from zsq_compile.synthesis.contract import given_contract
 from zsq_compile.synthesis.generator import SyntheticSet
+from zsq_compile.synthesis.preprocessing.infer import given_contract
 
 INPUT = InputSpec(name="x", shape=(None, 3, 8, 8), dtype=np.dtype(np.float32))
 

@@ -14,7 +14,7 @@ from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.frontend.quick_loading import load_quickly
 from zsq_compile.natural_fields import natural_fields
 from zsq_compile.quick_contract import QuickContract, quick_contract
-from zsq_compile.synthesis.contract import candidate_contracts, infer_contract
+from zsq_compile.synthesis.preprocessing.infer import candidate_contracts, infer_contract
 
 ASSETS = Path(os.environ.get("ZSQ_ASSETS", Path(__file__).resolve().parents[2] / "../shared/assets")) / "models"
 WILD = ("ultraface_rfb320", "pfld_landmark")

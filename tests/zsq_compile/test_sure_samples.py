@@ -18,7 +18,7 @@ from zsq_compile.measured_rows import Judge, measured_rows
 from zsq_compile.progress import Silent
 from zsq_compile.sure_samples import SureSamples
 from zsq_compile.synthesis.generator import InputContract
-from zsq_compile.synthesis.prior import prior_images
+from zsq_compile.synthesis.images.dead_leaves import prior_images
 
 UNIT = InputContract(name="given", mean=(0.0,) * 3, std=(1.0,) * 3, channel_order="rgb", inferred=False, margin=None)
 PICTURES = prior_images(48, 3, 16, 16, seeded(7)).numpy()

@@ -9,7 +9,7 @@ from backends.session import open_session
 from tests.vision_transformer import SIDE, picture_classes, vision_transformer
 from zsq_compile.compiler import compile_model
 from zsq_compile.config.compile import CompileConfig, InputConfig
-from zsq_compile.synthesis.prior import prior_images
+from zsq_compile.synthesis.images.dead_leaves import prior_images
 
 
 def test_a_vision_transformer_compiles_at_8_bits(tmp_path: Path) -> None:

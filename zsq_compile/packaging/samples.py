@@ -133,7 +133,7 @@ def _pictures(count: int, sizes: tuple[int, ...], contract: Mapping[str, Any]) -
     """Procedural pictures as numbers that the network expects: (pixel - mean) / std, then the channel order."""
     import torch
 
-    from zsq_compile.synthesis.prior import prior_images
+    from zsq_compile.synthesis.images.dead_leaves import prior_images
 
     channels, height, width = sizes
     pixels = prior_images(count, channels, height, width, torch.Generator().manual_seed(0)).numpy()

@@ -11,19 +11,19 @@ from zsq_compile.data.input_spec import InputSpec, fixed_batch
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError
 from zsq_compile.progress import Progress, Silent
-from zsq_compile.synthesis.conditional_generator import ConditionalGenerator
-from zsq_compile.synthesis.confident import ConfidentGenerator
-from zsq_compile.synthesis.descent import NoiseDescent
-from zsq_compile.synthesis.dsg import dsg_loss
+from zsq_compile.synthesis.filters.confident import ConfidentGenerator
+from zsq_compile.synthesis.filters.low_pass import LowPassGenerator
+from zsq_compile.synthesis.filters.widest_first import WidestFirstGenerator
 from zsq_compile.synthesis.generator import Generator, InputContract, SyntheticSet
-from zsq_compile.synthesis.genie import GenieGenerator
-from zsq_compile.synthesis.intraq import intraq_loss
-from zsq_compile.synthesis.low_pass import LowPassGenerator
-from zsq_compile.synthesis.noise import NoiseGenerator
-from zsq_compile.synthesis.pixels import PixelsGenerator
-from zsq_compile.synthesis.procedural import PriorGenerator
-from zsq_compile.synthesis.widest_first import WidestFirstGenerator
-from zsq_compile.synthesis.zeroq import zeroq_loss
+from zsq_compile.synthesis.generators.conditional_generator import ConditionalGenerator
+from zsq_compile.synthesis.generators.dsg import dsg_loss
+from zsq_compile.synthesis.generators.genie import GenieGenerator
+from zsq_compile.synthesis.generators.intraq import intraq_loss
+from zsq_compile.synthesis.generators.noise import NoiseGenerator
+from zsq_compile.synthesis.generators.noise_descent import NoiseDescent
+from zsq_compile.synthesis.generators.pixels import PixelsGenerator
+from zsq_compile.synthesis.generators.prior import PriorGenerator
+from zsq_compile.synthesis.generators.zeroq import zeroq_loss
 
 __all__ = ["Generator", "InputContract", "SyntheticSet", "make_generator"]
 

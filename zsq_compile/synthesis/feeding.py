@@ -11,7 +11,7 @@ from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import SynthesisError
 from zsq_compile.synthesis.budget import Budget, plan_budget
 from zsq_compile.synthesis.generator import InputContract
-from zsq_compile.synthesis.label_deck import LabelDeck
+from zsq_compile.synthesis.generators.label_deck import LabelDeck
 from zsq_compile.synthesis.probe import find_scores, layer_inputs, measure_cost
 
 

@@ -12,7 +12,7 @@ import torch
 
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.synthesis.source import Source
+from zsq_compile.synthesis.adversarial.source import Source
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

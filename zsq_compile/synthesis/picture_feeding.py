@@ -3,8 +3,8 @@
 import torch
 
 from zsq_compile.synthesis.feeding import Feeding
+from zsq_compile.synthesis.images.spectral import power_law_filter
 from zsq_compile.synthesis.matching import Samples
-from zsq_compile.synthesis.spectral import power_law_filter
 
 # Moves of the smoothed gradient are the same all over a neighbourhood: one a seventh as large shows as much as a move
 # of independent pixels, which is what the configured rate is meant for.

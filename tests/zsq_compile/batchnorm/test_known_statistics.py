@@ -24,9 +24,9 @@ from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError, UnsupportedModelError
 from zsq_compile.frontend.load import LoadedModel, load_model
 from zsq_compile.quantization.moments import propagate_moments
-from zsq_compile.synthesis.contract import infer_contract
+from zsq_compile.synthesis.images.dead_leaves import prior_images
 from zsq_compile.synthesis.losses import wasserstein
-from zsq_compile.synthesis.prior import prior_images
+from zsq_compile.synthesis.preprocessing.infer import infer_contract
 from zsq_compile.synthesis.probe import layer_targets, measure_moments
 
 

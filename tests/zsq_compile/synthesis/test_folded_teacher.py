@@ -7,8 +7,8 @@ import torch
 from tests import models
 from tests.zsq_compile.synthesis.networks import seeded, teacher_of, trained_on
 from zsq_compile.synthesis.folded_teacher import fold_teacher
+from zsq_compile.synthesis.images.dead_leaves import prior_images
 from zsq_compile.synthesis.losses import wasserstein
-from zsq_compile.synthesis.prior import prior_images
 from zsq_compile.synthesis.probe import layer_targets, measure_moments
 
 

@@ -11,8 +11,8 @@ from zsq_compile.config.conditional_generators import GdfqConfig, ZsCganConfig
 from zsq_compile.config.generators import DsgConfig, IntraqConfig, ZeroqConfig
 from zsq_compile.errors import SynthesisError
 from zsq_compile.synthesis import make_generator
-from zsq_compile.synthesis.contract import given_contract
-from zsq_compile.synthesis.prior import prior_images
+from zsq_compile.synthesis.images.dead_leaves import prior_images
+from zsq_compile.synthesis.preprocessing.infer import given_contract
 
 ALL = [
     NoiseConfig(),

@@ -3,7 +3,7 @@ import torch
 
 from tests import models
 from tests.zsq_compile.synthesis.networks import seeded, teacher_of, trained_on
-from zsq_compile.synthesis.prior import prior_images
+from zsq_compile.synthesis.images.dead_leaves import prior_images
 from zsq_compile.synthesis.probe import flat_features, layer_targets, measure_cost, measure_moments, runs
 
 

@@ -1,0 +1,81 @@
+"""Families of made-up inputs that no calibration has seen, for judging a finished file.
+
+All start from dead leaves of a seed of their own: as they are, with more and with less contrast, and with halves of two
+pictures side by side. How much too low the agreement on such pictures is differs little between networks, less than on
+1/f fields, and less than on samples that were optimised for the network's own statistics
+(`benchmarks/results/confidence.md`).
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from zsq_compile.data.input_spec import InputSpec, fixed_batch
+from zsq_compile.synthesis.generator import InputContract
+from zsq_compile.synthesis.images.dead_leaves import prior_images
+from zsq_compile.synthesis.images.signal import prior_signals
+
+_PIXELS = 48 * 224 * 224
+_MOST, _FEWEST = 256, 8
+_MIDDLE, _MORE, _LESS = 0.45, 1.7, 0.5  # mean of photographs; factors of contrast around it
+
+
+def family_size(inputs: Sequence[InputSpec]) -> int:
+    """Count the samples of a family: 256 of small inputs, down to 8 of large ones, and whole feeds of a fixed batch."""
+    area = max((int(spec.shape[2] or 1) * int(spec.shape[3] or 1) for spec in inputs if spec.is_image), default=1)
+    count, fixed = min(max(_PIXELS // area, _FEWEST), _MOST), fixed_batch(inputs) or 1
+    return -(-count // fixed) * fixed
+
+
+def input_families(
+    inputs: Sequence[InputSpec], contracts: Mapping[str, InputContract], rng: torch.Generator
+) -> dict[str, dict[str, Tensor]]:
+    """Network inputs (count, ...), float32, by name of the family and of the input; for ``count`` see ``family_size``.
+
+    Args:
+        inputs: of the network; all of them take floats.
+        contracts: of image inputs, by name; an input without one gets signals.
+        rng: all randomness. Its seed must not be the one that calibration data was made with.
+
+    """
+    count = family_size(inputs)
+    families: dict[str, dict[str, Tensor]] = {}
+    for spec in inputs:
+        contract = contracts.get(spec.name) if spec.is_image else None
+        if contract is None:
+            made = _signals(spec.batched(count), rng)
+        else:
+            made = {name: contract.encode(pixels) for name, pixels in _pictures(spec.batched(count), rng).items()}
+        for name, values in made.items():
+            families.setdefault(name, {})[spec.name] = values.float()
+    return families
+
+
+def _pictures(shape: tuple[int, ...], rng: torch.Generator) -> dict[str, Tensor]:
+    """Pictures with pixels in [0, 1], by name of the family."""
+    count, channels, height, width = shape
+    leaves = prior_images(count, channels, height, width, rng)
+    return {
+        "prior": leaves,
+        "high contrast": (_MIDDLE + _MORE * (leaves - _MIDDLE)).clamp(0.0, 1.0),
+        "low contrast": _MIDDLE + _LESS * (leaves - _MIDDLE),
+        "joined halves": _joined(leaves),
+    }
+
+
+def _signals(shape: tuple[int, ...], rng: torch.Generator) -> dict[str, Tensor]:
+    """Signals in the network's own units, for an input that is no picture, under the same names."""
+    drawn = prior_signals(shape, rng)
+    return {
+        "prior": drawn,
+        "high contrast": _MORE * drawn,
+        "low contrast": _LESS * drawn,
+        "joined halves": _joined(drawn),
+    }
+
+
+def _joined(values: Tensor) -> Tensor:
+    """Put the first half of each sample, along its last axis, beside the second half of the sample before it."""
+    middle = values.shape[-1] // 2
+    return torch.cat([values[..., :middle], values.roll(1, 0)[..., middle:]], -1)
