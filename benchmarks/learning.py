@@ -16,7 +16,7 @@ from passes.quantize.place_quantizers import place_quantizers
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.differentiable.precision import reduced_precision, reduced_type
 from zsq_compile.frontend.load import load_model
-from zsq_compile.quantization.blocks import Block, find_blocks
+from zsq_compile.quantization.reconstruction.blocks import Block, find_blocks
 
 _TURNS, _WARM = 12, 3
 

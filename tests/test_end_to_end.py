@@ -24,7 +24,7 @@ from zsq_compile import (
     UnsupportedModelError,
     compile_model,
 )
-from zsq_compile.layer_quality import worst_layers
+from zsq_compile.quantization.layer_metrics.layer_quality import worst_layers
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"

@@ -20,7 +20,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "zsq_compile.data.conventions",
         "zsq_compile.errors",
         "zsq_compile.evidence",
-        "zsq_compile.layer_quality",
+        "zsq_compile.quantization.layer_metrics.layer_quality",
         "zsq_compile.natural_fields",
         "zsq_compile.packaging.verify",
         "zsq_compile.plain_values",
@@ -68,8 +68,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "zsq_compile.gallery",
         "zsq_compile.inspection",
         "zsq_compile.origin",
-        "zsq_compile.plan_file",
-        "zsq_compile.width_trials",
+        "zsq_compile.quantization.plan_file",
+        "zsq_compile.quantization.mixed_precision.trials",
     ),
     (
         "zsq_compile.batchnorm.checkpoint",
@@ -77,13 +77,17 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "zsq_compile.gathered_evidence",
         "zsq_compile.inspection_warnings",
         "zsq_compile.live_data",
-        "zsq_compile.planning",
+        "zsq_compile.quantization.planning",
         "zsq_compile.batchnorm.statistics_file",
     ),
     ("zsq_compile.packaging",),
     ("zsq_compile.batchnorm.find_statistics",),
     ("zsq_compile.inspecting",),
-    ("zsq_compile.batchnorm.known_statistics", "zsq_compile.mixed_precision", "zsq_compile.provisional_student"),
+    (
+        "zsq_compile.batchnorm.known_statistics",
+        "zsq_compile.quantization.mixed_precision.search",
+        "zsq_compile.provisional_student",
+    ),
     ("zsq_compile.confidence", "zsq_compile.quantize_network"),
     ("zsq_compile.measured_rows", "zsq_compile.speed_trials", "zsq_compile.sure_samples"),
     ("zsq_compile.proving",),
@@ -123,7 +127,7 @@ TORCH = (
     "zsq_compile.provisional_student",
     "zsq_compile.quantize_network",
     "zsq_compile.sure_samples",
-    "zsq_compile.width_trials",
+    "zsq_compile.quantization.mixed_precision.trials",
 )
 # The program on the device is one file, so it opens its own session.
 ONNXRUNTIME = ("backends.session", "zsq_compile.packaging.verify", "zsq_compile.verification.baseline")

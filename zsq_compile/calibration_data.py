@@ -19,7 +19,7 @@ from zsq_compile.data.input_spec import InputSpec, fixed_batch
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError
 from zsq_compile.progress import Progress
-from zsq_compile.quantization.learning_samples import Samples
+from zsq_compile.quantization.reconstruction.samples import Samples
 from zsq_compile.synthesis import make_generator
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet
 from zsq_compile.synthesis.preprocessing.infer import CONTRACT_IMAGES, given_contract, infer_contract

@@ -169,7 +169,7 @@ def _compile(
     from zsq_compile.arrays import read_arrays, write_arrays
     from zsq_compile.calibration_data import sample_arrays
     from zsq_compile.compiler import compile_model
-    from zsq_compile.plan_file import read_plan, write_plan
+    from zsq_compile.quantization.plan_file import read_plan, write_plan
 
     result = compile_model(
         model,

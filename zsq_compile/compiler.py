@@ -32,13 +32,13 @@ from zsq_compile.frontend.load import LoadedModel, load_model
 from zsq_compile.gallery import require_png
 from zsq_compile.gallery_tiles import require_image, show_synthetic
 from zsq_compile.gathered_evidence import with_evidence
-from zsq_compile.mixed_precision import explained
 from zsq_compile.origin import record_contract, record_origin
-from zsq_compile.plan_file import PlanFile, saved_plan
-from zsq_compile.planning import float_bytes, planned, size_limit
 from zsq_compile.progress import Progress, Remembering, Silent
 from zsq_compile.proving import Proven, prove
 from zsq_compile.provisional_student import provisional_student
+from zsq_compile.quantization.mixed_precision.search import explained
+from zsq_compile.quantization.plan_file import PlanFile, saved_plan
+from zsq_compile.quantization.planning import float_bytes, planned, size_limit
 from zsq_compile.quantize_network import FloatNetwork, QuantizedNetwork, quantize_network
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet
 from zsq_compile.verification.agreement_estimate import Confidence

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from zsq_compile.config.units import size_words
 from zsq_compile.data.contract_words import contract_words
-from zsq_compile.layer_quality import worst_layers
+from zsq_compile.quantization.layer_metrics.layer_quality import worst_layers
 
 if TYPE_CHECKING:
     from zsq_compile.compiler import CompileResult

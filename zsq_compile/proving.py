@@ -18,7 +18,7 @@ from zsq_compile.clock import Clock
 from zsq_compile.data.dataset import Dataset
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.frontend.load import LoadedModel
-from zsq_compile.planning import float_bytes, require_within
+from zsq_compile.quantization.planning import float_bytes, require_within
 from zsq_compile.quantize_network import FloatNetwork, QuantizedNetwork
 from zsq_compile.speed_trials import SpeedTrials, try_forms
 from zsq_compile.verification.validate import Validation, validate

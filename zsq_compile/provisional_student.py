@@ -12,9 +12,9 @@ from zsq_compile.config.compile import CompileConfig
 from zsq_compile.data.input_spec import fixed_batch
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.frontend.load import LoadedModel
-from zsq_compile.planning import planned
 from zsq_compile.progress import Silent
-from zsq_compile.quantization.quantize import calibrated_plan, correct_biases, insert_quantizers, rounded_model
+from zsq_compile.quantization.closed_form import calibrated_plan, correct_biases, insert_quantizers, rounded_model
+from zsq_compile.quantization.planning import planned
 from zsq_compile.synthesis.generator import InputContract
 from zsq_compile.synthesis.generators.prior import PriorGenerator
 

@@ -17,19 +17,19 @@ from zsq_compile.config.compile import CompileConfig
 from zsq_compile.config.distillation import DistillConfig
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.layer_quality import LayerQuality
 from zsq_compile.live_data import live_batches
-from zsq_compile.mixed_precision import MixedChoice, choose_widths
-from zsq_compile.planning import narrowest_plan
-from zsq_compile.quantization.calibrate import Batch
-from zsq_compile.quantization.distillation import Distillation, DistillRecord
-from zsq_compile.quantization.layer_noise import layer_qualities
-from zsq_compile.quantization.learning import is_learnable, learning
-from zsq_compile.quantization.learning_budget import LearningBudget
-from zsq_compile.quantization.quantize import calibrated_plan, correct_biases, insert_quantizers, rounded_model
-from zsq_compile.quantization.reconstruct import BlockRecord
-from zsq_compile.quantization.second_moments import SecondMoments
-from zsq_compile.width_trials import Workpiece, samples_at_a_time
+from zsq_compile.quantization.calibration.calibrate import Batch
+from zsq_compile.quantization.closed_form import calibrated_plan, correct_biases, insert_quantizers, rounded_model
+from zsq_compile.quantization.distillation.distill import Distillation, DistillRecord
+from zsq_compile.quantization.layer_metrics.layer_noise import layer_qualities
+from zsq_compile.quantization.layer_metrics.layer_quality import LayerQuality
+from zsq_compile.quantization.mixed_precision.search import MixedChoice, choose_widths
+from zsq_compile.quantization.mixed_precision.trials import Workpiece, samples_at_a_time
+from zsq_compile.quantization.planning import narrowest_plan
+from zsq_compile.quantization.reconstruction.budget import LearningBudget
+from zsq_compile.quantization.reconstruction.learning import is_learnable, learning
+from zsq_compile.quantization.reconstruction.reconstruct import BlockRecord
+from zsq_compile.quantization.rounding.second_moments import SecondMoments
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -26,7 +26,7 @@ from passes.emit.sign_codes import SignCodes
 from passes.plan import QuantizationPlan
 from zsq_compile.errors import QuantizationError, ZsqError
 from zsq_compile.metrics import sqnr_db
-from zsq_compile.planning import require_within
+from zsq_compile.quantization.planning import require_within
 from zsq_compile.verification.latency import Turns, time_in_turns
 from zsq_compile.verification.running import first_sample, run_batched
 from zsq_compile.verification.speed import Costs, judge

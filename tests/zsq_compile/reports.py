@@ -9,7 +9,7 @@ from PIL import Image
 
 from passes.plan import Refusal
 from zsq_compile.evidence import Contents, MomentMatch, Picture
-from zsq_compile.layer_quality import LayerQuality
+from zsq_compile.quantization.layer_metrics.layer_quality import LayerQuality
 from zsq_compile.verification.fusion import Fusion
 from zsq_compile.verification.labelled import LabelledQuality
 from zsq_compile.verification.latency import Latency

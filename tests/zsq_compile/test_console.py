@@ -11,9 +11,9 @@ from zsq_compile import console as module
 from zsq_compile.compiler import CompileResult
 from zsq_compile.config.units import size_words
 from zsq_compile.console import ConsoleProgress, comparison, print_result
-from zsq_compile.layer_quality import LayerQuality
-from zsq_compile.plan_file import PlanFile
 from zsq_compile.progress import Progress
+from zsq_compile.quantization.layer_metrics.layer_quality import LayerQuality
+from zsq_compile.quantization.plan_file import PlanFile
 from zsq_compile.verification.agreement_estimate import Confidence
 from zsq_compile.verification.fusion import Fusion
 from zsq_compile.verification.labelled import LabelledQuality

@@ -14,7 +14,7 @@ from tests import models
 from zsq_compile.compiler import CompileResult, compile_model
 from zsq_compile.config.compile import CompileConfig, PriorConfig, QuantizationConfig
 from zsq_compile.errors import ConfigError
-from zsq_compile.plan_file import PlanFile
+from zsq_compile.quantization.plan_file import PlanFile
 
 
 def compiled(folder: Path, target: str, *, bits: int = 8, plan: PlanFile | None = None) -> CompileResult:

@@ -11,9 +11,9 @@ from tests import models
 from tests.quantizing import prepare
 from zsq_compile.config.compile import CompileConfig
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.planning import narrowest_plan, planned
-from zsq_compile.quantization.quantize import calibrated_plan
-from zsq_compile.width_trials import Workpiece
+from zsq_compile.quantization.closed_form import calibrated_plan
+from zsq_compile.quantization.mixed_precision.trials import Workpiece
+from zsq_compile.quantization.planning import narrowest_plan, planned
 
 TARGET = load_target("ort_cpu")
 

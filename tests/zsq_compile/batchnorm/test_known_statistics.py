@@ -23,7 +23,7 @@ from zsq_compile.config.compile import CompileConfig, QuantizationConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError, UnsupportedModelError
 from zsq_compile.frontend.load import LoadedModel, load_model
-from zsq_compile.quantization.moments import propagate_moments
+from zsq_compile.quantization.bias.moment_propagation import propagate_moments
 from zsq_compile.synthesis.images.dead_leaves import prior_images
 from zsq_compile.synthesis.losses import wasserstein
 from zsq_compile.synthesis.preprocessing.infer import infer_contract

@@ -15,12 +15,12 @@ from passes.quantize.place_quantizers import place_quantizers
 from tests.quantizing import every_value, prepare
 from zsq_compile.config.compile import QuantizationConfig, Rounding
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.quantization.bias_correction import empirical_correction, real_biases
-from zsq_compile.quantization.block_values import QuantizedValues, starting_values
-from zsq_compile.quantization.blocks import Block, find_blocks
-from zsq_compile.quantization.learning_budget import BlockCost, LearningBudget
-from zsq_compile.quantization.learning_samples import Samples
-from zsq_compile.quantization.quantize import calibrated_plan, insert_quantizers, rounded_model, write_initializers
+from zsq_compile.quantization.bias.bias_correction import empirical_correction, real_biases
+from zsq_compile.quantization.closed_form import calibrated_plan, insert_quantizers, rounded_model, write_initializers
+from zsq_compile.quantization.reconstruction.blocks import Block, find_blocks
+from zsq_compile.quantization.reconstruction.budget import BlockCost, LearningBudget
+from zsq_compile.quantization.reconstruction.samples import Samples
+from zsq_compile.quantization.reconstruction.values import QuantizedValues, starting_values
 
 TARGET = load_target("ort_cpu")
 

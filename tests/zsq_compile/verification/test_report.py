@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from passes.plan import Refusal
-from zsq_compile.layer_quality import LayerQuality
+from zsq_compile.quantization.layer_metrics.layer_quality import LayerQuality
 from zsq_compile.verification.fusion import Fusion
 from zsq_compile.verification.labelled import LabelledQuality
 from zsq_compile.verification.latency import Latency

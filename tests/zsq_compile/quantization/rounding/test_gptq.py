@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backends.target import NumberFormat
+from zsq_compile.quantization.calibration.scales import channel_steps
+from zsq_compile.quantization.rounding.gptq import round_with_compensation
+
+FOUR_BITS = NumberFormat(bits=4, signed=True, symmetric=True)
+
+
+def draw(seed: int, groups: int, rows: int, size: int, samples: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Weights, second moments of strongly correlated columns, and steps."""
+    rng = torch.Generator().manual_seed(seed)
+    weight = torch.randn(groups, rows, size, generator=rng, dtype=torch.float64)
+    mixing = torch.randn(groups, size, size, generator=rng, dtype=torch.float64)
+    columns = mixing @ torch.randn(groups, size, samples, generator=rng, dtype=torch.float64)
+    step = channel_steps(weight.flatten(0, 1), FOUR_BITS, "mse").reshape(groups, rows)
+    return weight, columns @ columns.transpose(1, 2) / samples, step
+
+
+def cost(codes: torch.Tensor, weight: torch.Tensor, matrix: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+    error = codes * step[..., None] - weight
+    return ((error @ matrix) * error).sum(2)
+
+
+def nearest(weight: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+    return torch.clamp(torch.round(weight / step[..., None]), FOUR_BITS.qmin, FOUR_BITS.qmax)
+
+
+def by_definition(weight: np.ndarray, matrix: np.ndarray, step: float, damping: float) -> np.ndarray:
+    """OBQ of one row: after each rounding, minimise over what is left in closed form (least squares)."""
+    order = np.argsort(-np.diag(matrix), kind="stable")
+    damped = matrix + damping * np.mean(np.diag(matrix)) * np.eye(len(matrix))
+    left, codes = weight.copy(), np.zeros_like(weight)
+    open_columns = list(order)
+    for column in order:
+        codes[column] = np.clip(np.rint(left[column] / step), FOUR_BITS.qmin, FOUR_BITS.qmax)
+        error = left[column] - codes[column] * step
+        open_columns.remove(column)
+        rest = np.array(open_columns, int)
+        if len(rest):
+            left[rest] += error * np.linalg.solve(damped[np.ix_(rest, rest)], damped[rest, column])
+    return codes
+
+
+@given(seed=st.integers(0, 1000))
+@settings(max_examples=20, deadline=None)
+def test_codes_are_those_of_the_definition(seed: int) -> None:
+    weight, matrix, step = draw(seed, 2, 3, 7, 40)
+    codes = round_with_compensation(weight, matrix, step, FOUR_BITS)
+    for group in range(2):
+        for row in range(3):
+            wanted = by_definition(weight[group, row].numpy(), matrix[group].numpy(), float(step[group, row]), 0.01)
+            assert np.array_equal(codes[group, row].numpy(), wanted)
+
+
+@pytest.mark.parametrize(("groups", "size"), [(1, 300), (16, 9)], ids=["dense, several blocks", "depthwise"])
+def test_the_output_error_falls_far_below_that_of_rounding_to_the_nearest(groups: int, size: int) -> None:
+    weight, matrix, step = draw(0, groups, 4, size, 2 * size)
+    codes = round_with_compensation(weight, matrix, step, FOUR_BITS)
+    assert codes.abs().max() <= 8
+    assert torch.equal(codes, codes.round())
+    ratio = cost(codes, weight, matrix, step).sum() / cost(nearest(weight, step), weight, matrix, step).sum()
+    assert ratio < 0.6
+
+
+def test_uncorrelated_columns_are_rounded_to_the_nearest() -> None:
+    weight, _, step = draw(1, 1, 4, 12, 40)
+    codes = round_with_compensation(weight, torch.eye(12, dtype=torch.float64)[None], step, FOUR_BITS)
+    assert torch.equal(codes, nearest(weight, step))
+
+
+def test_a_column_that_is_never_used_does_not_break_the_factor() -> None:
+    weight, matrix, step = draw(2, 1, 4, 12, 40)
+    matrix[:, 3, :] = 0.0
+    matrix[:, :, 3] = 0.0
+    assert torch.isfinite(round_with_compensation(weight, matrix, step, FOUR_BITS)).all()
+    assert torch.isfinite(round_with_compensation(weight, torch.zeros_like(matrix), step, FOUR_BITS)).all()

@@ -1,0 +1,94 @@
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+from onnx_ir.passes import common
+
+from backends.catalog import load_target
+from passes.quantize.add_missing_bias import AddMissingBias
+from passes.quantize.insert_qdq import quantize_array
+from passes.quantize.place_quantizers import place_quantizers
+from tests import models
+from tests.quantizing import sqnr
+from zsq_compile.config.compile import QuantizationConfig
+from zsq_compile.differentiable.module import TorchGraph
+from zsq_compile.quantization.closed_form import calibrated_plan, insert_quantizers, rounded_model
+from zsq_compile.quantization.rounding.second_moments import measure_second_moments
+
+TARGET = load_target("ort_cpu")
+LAYERS = {
+    "strided, uneven pads": ("3,9,8", "float[4,3,3,2] w", "Conv<pads=[1,0,2,1], strides=[2,1]>(x, w)"),
+    "dilated, grouped": ("4,9,9", "float[6,2,3,3] w", "Conv<pads=[2,2,2,2], dilations=[2,2], group=2>(x, w)"),
+    "depthwise": ("4,6,6", "float[4,1,3,3] w", "Conv<pads=[1,1,1,1], group=4>(x, w)"),
+    "one-dimensional": ("4,11", "float[5,4,3] w", "Conv<pads=[1,2], strides=[2]>(x, w)"),
+    "gemm": ("7", "float[5,7] w, float[5] b", "Gemm<transB=1>(x, w, b)"),
+    "matmul of rank 3": ("6,7", "float[7,5] w", "MatMul(x, w)"),
+}
+
+
+def prepared(name: str) -> tuple[ir.Model, tuple[int, ...]]:
+    shape, weights, layer = LAYERS[name]
+    rank = len(shape.split(",")) + 1
+    proto = models.parse(
+        f"g (float[N,{shape}] x) => (float[{','.join('ABCDE'[:rank])}] y) <{weights}> {{ [layer] y = {layer} }}"
+    )
+    model = common.ShapeInferencePass()(ir.from_proto(proto)).model
+    AddMissingBias()(model)
+    return model, tuple(int(size) for size in shape.split(","))
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_they_predict_the_output_error_of_any_change_of_the_weight(name: str) -> None:
+    model, shape = prepared(name)
+    teacher = TorchGraph(model)
+    plan = place_quantizers(model, TARGET)
+    site = plan.weights[0]
+    rng = torch.Generator().manual_seed(0)
+    data = torch.randn(12, *shape, generator=rng)
+    moments = measure_second_moments(model, plan, teacher, [{"x": data[:5]}, {"x": data[5:]}])["layer"]
+
+    weight = teacher.initializers[site.initializer]
+    change = torch.randn(weight.shape, generator=rng)
+    before, after = (
+        teacher.run({"x": data}, replace={site.initializer: weight + factor * change})["y"] for factor in (0, 1)
+    )
+    axis = -1 if name == "matmul of rank 3" else 1
+    wanted = ((after - before) ** 2).movedim(axis, 0).flatten(1).mean(1)
+
+    rows = change.movedim(site.axis or 0, 0).reshape(moments.groups, -1, moments.matrix().shape[1]).double()
+    predicted = ((rows @ moments.matrix()) * rows).sum(2).flatten()
+    assert torch.allclose(predicted, wanted.double(), rtol=1e-4)
+
+
+def test_large_maps_are_sampled_and_still_tell_the_error() -> None:
+    proto = models.parse(
+        "g (float[N,2,160,160] x) => (float[N,3,160,160] y) <float[3,2,3,3] w>"
+        "{ [layer] y = Conv<pads=[1,1,1,1]>(x, w) }"
+    )
+    model = common.ShapeInferencePass()(ir.from_proto(proto)).model
+    data = torch.randn(4, 2, 160, 160, generator=torch.Generator().manual_seed(0))
+    moments = measure_second_moments(model, place_quantizers(model, TARGET), TorchGraph(model), [{"x": data}])["layer"]
+    assert moments.matrix()[0].diagonal().mean() == pytest.approx(1.0, rel=0.05)  # white noise, but for the border
+
+
+def test_rounding_puts_weights_on_the_grid_that_insertion_finds_again() -> None:
+    model = common.ShapeInferencePass()(ir.from_proto(models.branches())).model
+    AddMissingBias()(model)
+    teacher = TorchGraph(model)
+    data = torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    results = {}
+    for rounding in ("nearest", "gptq"):
+        config = QuantizationConfig(bits=4, edge_bits=4, rounding=rounding)
+        plan = calibrated_plan(place_quantizers(model, TARGET, bits=4, edge_bits=4), teacher, [{"x": data}], config)
+        rounded, plan = rounded_model(model, plan, teacher, [{"x": data}], config)
+        if rounding == "gptq":
+            for site in plan.weights:
+                array = rounded.graph.initializers[site.initializer].const_value.numpy()
+                scale = plan.weight_scales[site.initializer]
+                codes = quantize_array(array, scale, site.number_format, site.axis)
+                shape = [1] * array.ndim
+                shape[site.axis or 0] = -1
+                assert np.allclose(codes * scale.scale.reshape(shape), array, rtol=1e-6, atol=0.0)
+        graph = TorchGraph(insert_quantizers(rounded, plan))
+        results[rounding] = sqnr(teacher.run({"x": data})["y"].numpy(), graph.run({"x": data})["y"].numpy())
+    assert results["gptq"] > results["nearest"] + 3.0  # dB

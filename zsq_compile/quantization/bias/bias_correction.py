@@ -1,0 +1,241 @@
+"""Take the mean error of quantized layers back out of their biases: int32 codes, or floats where the data stay float.
+
+Rounding the weights of a channel shifts the mean of its output by (W_q - W) E[x], which no later layer can undo and
+which depthwise layers, with few weights per channel, suffer most from (DFQ, Nagel et al. 2019, section 4.2).
+
+``analytic_correction`` knows E[x] from BatchNormalization statistics and needs no data. ``empirical_correction``
+measures the shift on data, layer by layer in order, each behind layers that are corrected already.
+Both return changed initializers of the QDQ graph.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from passes.plan import QuantizationPlan, WeightSite
+from zsq_compile.differentiable.module import TorchGraph
+from zsq_compile.quantization.bias.moment_propagation import Moments, per_channel_sum
+
+_INT32_LIMIT = 2**31 - 1
+
+
+def analytic_correction(
+    model: ir.Model, plan: QuantizationPlan, quantized: TorchGraph, teacher: TorchGraph, moments: Mapping[str, Moments]
+) -> dict[str, Tensor]:
+    """Correct every layer whose input moments are known.
+
+    Args:
+        model: the float model of the teacher, for the shapes and attributes of its layers.
+        plan: the plan that ``quantized`` was made from.
+        quantized: the QDQ graph.
+        teacher: the float graph with the same layers.
+        moments: of the float graph's values, by name.
+
+    Returns:
+        New biases by initializer name.
+
+    """
+    nodes = {node.name: node for node in model.graph}
+    changed = {}
+    for site in _correctable(plan, quantized):
+        known = moments.get(site.data_input)
+        if known is None:
+            continue
+        node = nodes[site.node]
+        error = (dequantized_weight(plan, site, quantized) - teacher.initializers[site.initializer]).double()
+        shift = _mean_shift(node, error, known.mean)
+        if shift is not None:
+            changed[_bias_name(site, quantized)] = _moved_bias(plan, site, quantized, -shift)
+    return changed
+
+
+def empirical_correction(
+    plan: QuantizationPlan,
+    quantized: TorchGraph,
+    teacher: TorchGraph,
+    batches: Sequence[Mapping[str, Tensor]],
+    layers: Collection[str] | None = None,
+) -> dict[str, Tensor]:
+    """Correct layers one after the other by the shift of their outputs' channel means on data.
+
+    One batch goes through both graphs once. Several batches cost a run up to each layer, because a layer is to be
+    measured on all of them before the next one is.
+
+    Args:
+        plan: the plan that ``quantized`` was made from.
+        quantized: the QDQ graph.
+        teacher: the float graph with the same layers and value names.
+        batches: feeds.
+        layers: names of the nodes to correct; None means all.
+
+    Returns:
+        New biases by initializer name.
+
+    """
+    sites = {site.node: site for site in _correctable(plan, quantized) if layers is None or site.node in layers}
+    wanted: dict[str, list[Tensor]] = {name: [] for name in sites}
+    sizes = [len(next(iter(batch.values()))) for batch in batches]
+    outputs: dict[str, str] = {}
+
+    def remember(node: ir.Node, made: tuple[Tensor, ...]) -> None:
+        if node.name in sites:
+            wanted[str(node.name)].append(_channel_means(made[0]))
+            outputs[str(node.name)] = str(node.outputs[0].name)
+
+    with torch.no_grad():
+        for batch in batches:
+            teacher.run(batch, visit=remember)
+        means = {name: _mean(found, sizes) for name, found in wanted.items() if found}
+        in_order = [(sites[name], means[name], outputs[name]) for name in outputs]
+        if len(batches) == 1:
+            return _corrected_in_one_run(plan, quantized, batches[0], in_order)
+        return _corrected_in_turn(plan, quantized, batches, sizes, in_order)
+
+
+def _corrected_in_one_run(
+    plan: QuantizationPlan,
+    quantized: TorchGraph,
+    batch: Mapping[str, Tensor],
+    layers: Sequence[tuple[WeightSite, Tensor, str]],
+) -> dict[str, Tensor]:
+    """Correct each layer as it runs, and hand its corrected output on to the layers behind it."""
+    wanted = {site.node: (site, mean) for site, mean, _ in layers}
+    changed: dict[str, Tensor] = {}
+
+    def correct(node: ir.Node, outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        if node.name not in wanted:
+            return None
+        site, mean = wanted[node.name]
+        name = _bias_name(site, quantized)
+        changed[name] = _moved_bias(plan, site, quantized, mean - _channel_means(outputs[0]))
+        step = bias_step(plan, site).to(outputs[0]) if name != site.bias else outputs[0].new_ones(())
+        moved = (changed[name] - quantized.initializers[name]).to(step.dtype) * step
+        return (outputs[0] + moved.reshape(1, -1, *[1] * (outputs[0].ndim - 2)), *outputs[1:])
+
+    quantized.run(batch, visit=correct)
+    return changed
+
+
+def _corrected_in_turn(
+    plan: QuantizationPlan,
+    quantized: TorchGraph,
+    batches: Sequence[Mapping[str, Tensor]],
+    sizes: Sequence[int],
+    layers: Sequence[tuple[WeightSite, Tensor, str]],
+) -> dict[str, Tensor]:
+    changed: dict[str, Tensor] = {}
+    found: dict[str, list[Tensor]] = {site.node: [] for site, _, _ in layers}
+    for site, mean, output in layers:
+        # by node: a quantized graph output has its layer's name, but is not what the layer makes
+        def remember(node: ir.Node, made: tuple[Tensor, ...], wanted: str = site.node) -> None:
+            if node.name == wanted:
+                found[wanted].append(_channel_means(made[0]))
+
+        for batch in batches:
+            quantized.run(batch, [output], replace=changed, visit=remember)
+        shift = mean - _mean(found[site.node], sizes)
+        changed[_bias_name(site, quantized)] = _moved_bias(plan, site, quantized, shift)
+    return changed
+
+
+def dequantized_weight(plan: QuantizationPlan, site: WeightSite, quantized: TorchGraph) -> Tensor:
+    """Real values of a quantized weight, float32, in the shape of the float one."""
+    codes = quantized.initializers[f"{site.initializer}_quantized"]
+    step = torch.from_numpy(plan.weight_scales[site.initializer].scale).to(codes.device)
+    if site.axis is None:
+        return codes.float() * step
+    shape = [1] * codes.ndim
+    shape[site.axis] = -1
+    return codes.float() * step.reshape(shape)
+
+
+def bias_step(plan: QuantizationPlan, site: WeightSite) -> Tensor:
+    """Step of a layer's int32 bias, float32, (channels,)."""
+    group = next(activation.group for activation in plan.activations if activation.value == site.data_input)
+    data_step = torch.from_numpy(plan.activation_scales[group].scale)
+    return data_step * torch.from_numpy(plan.weight_scales[site.initializer].scale)
+
+
+def real_biases(plan: QuantizationPlan, quantized: TorchGraph) -> dict[str, Tensor]:
+    """Real values of the int32 biases of a QDQ graph, float32, by the name of the float bias."""
+    return {
+        str(site.bias): quantized.initializers[f"{site.bias}_quantized"].float() * bias_step(plan, site)
+        for site in plan.weights
+        if f"{site.bias}_quantized" in quantized.initializers
+    }
+
+
+def _correctable(plan: QuantizationPlan, quantized: TorchGraph) -> list[WeightSite]:
+    return [site for site in plan.weights if site.bias and _bias_name(site, quantized) in quantized.initializers]
+
+
+def _bias_name(site: WeightSite, quantized: TorchGraph) -> str:
+    """Name the initializer that holds a layer's bias: int32 codes, or the float one where its data stay float."""
+    codes = f"{site.bias}_quantized"
+    return codes if codes in quantized.initializers else str(site.bias)
+
+
+def _moved_bias(plan: QuantizationPlan, site: WeightSite, quantized: TorchGraph, shift: Tensor) -> Tensor:
+    codes = quantized.initializers[_bias_name(site, quantized)]
+    if codes.is_floating_point():
+        return codes + shift.to(codes).reshape(codes.shape)
+    step = bias_step(plan, site).double().to(codes.device)
+    moved = codes.double() + torch.round(shift.double() / step)
+    return moved.clamp(-_INT32_LIMIT, _INT32_LIMIT).to(codes.dtype)
+
+
+def _channel_means(output: Tensor) -> Tensor:
+    """Mean over everything but axis 1, (channels,)."""
+    return output.double().mean([axis for axis in range(output.ndim) if axis != 1])
+
+
+def _mean(means: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
+    """Mean over batches of different sizes."""
+    weights = torch.tensor(sizes, dtype=torch.float64, device=means[0].device)
+    return torch.stack(tuple(means)).T @ (weights / weights.sum())
+
+
+def _mean_shift(node: ir.Node, error: Tensor, mean: Tensor) -> Tensor | None:
+    """Predict the shift of a layer's output channels from a weight error and input means, (channels,)."""
+    if node.op_type == "Gemm":
+        error = error if node.attributes.get_int("transB", 0) else error.T
+        return error @ mean if error.shape[1] == len(mean) else None
+    if node.op_type == "ConvTranspose":  # which taps reach an output position depends on the position
+        return None
+    count = node.attributes.get_int("group", 1)
+    if error.ndim < 3 or error.shape[1] * count != len(mean):
+        return None
+    coverage = _tap_coverage(node, tuple(error.shape[2:]))
+    if coverage is None:
+        return None
+    return per_channel_sum((error * coverage).flatten(2).sum(2), mean, count)
+
+
+def _tap_coverage(node: ir.Node, kernel: tuple[int, ...]) -> Tensor | None:
+    """Share of the output positions at which each tap of a kernel reads the image and not its zero border.
+
+    On a 7x7 map with padding 1 every outer tap misses a seventh of the positions. Each axis has its share, and a tap
+    the product of them. None where padding meets an unknown size.
+    """
+    rank = len(kernel)
+    pads = node.attributes.get_ints("pads", [0] * (2 * rank))
+    strides, dilations = (node.attributes.get_ints(name, [1] * rank) for name in ("strides", "dilations"))
+    if node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        return None
+    shape = node.inputs[0].shape if node.inputs[0] is not None else None
+    coverage = torch.ones(kernel, dtype=torch.float64)
+    for axis, taps in enumerate(kernel):
+        before, after = pads[axis], pads[axis + rank]
+        if not before and not after:
+            continue
+        size = None if shape is None else shape[axis + 2]
+        if not isinstance(size, int):
+            return None
+        positions = (before + size + after - dilations[axis] * (taps - 1) - 1) // strides[axis] + 1
+        first = torch.arange(positions) * strides[axis] - before
+        read = first[None, :] + torch.arange(taps)[:, None] * dilations[axis]
+        share = ((read >= 0) & (read < size)).double().mean(1)
+        coverage = coverage * share.reshape([-1 if other == axis else 1 for other in range(rank)])
+    return coverage

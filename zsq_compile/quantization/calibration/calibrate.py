@@ -1,0 +1,107 @@
+"""Run calibration data through the float graph and give every activation of a plan its scale."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from passes.plan import ActivationSite, QuantizationPlan, Scale
+from zsq_compile.config.compile import CalibrationMethod
+from zsq_compile.differentiable.module import TorchGraph
+from zsq_compile.errors import QuantizationError
+from zsq_compile.quantization.calibration.observers import Extremes, Histogram, choose_range
+from zsq_compile.quantization.calibration.scales import scale_from_range
+
+Batch = Mapping[str, Tensor]
+_LOWEST = -3e38  # what stands below is minus infinity, or the float32 that some exporters write for it
+
+
+def calibrate(
+    plan: QuantizationPlan,
+    teacher: TorchGraph,
+    batches: Sequence[Batch],
+    method: CalibrationMethod,
+    advance: Callable[[int], None] = lambda steps: None,
+) -> dict[str, Scale]:
+    """Scale of every activation group.
+
+    Args:
+        plan: sites to calibrate.
+        teacher: the float graph whose values the plan names.
+        batches: feeds of the graph, seen twice (once for ``minmax``), never held together.
+        method: see ``choose_range``.
+        advance: told the number of batches done.
+
+    Returns:
+        Scales by group. The sites of a group share the range that covers all of them. The lowest number of all, which
+        a Pad in front of a MaxPool fills in, is not covered: the lowest code does the same there.
+
+    Raises:
+        QuantizationError: there is no data, or a value holds NaN or infinity on it.
+
+    """
+    if not batches:
+        raise QuantizationError("calibration wants at least one batch of data, got none: give or synthesize samples")
+    groups = {site.value: site.group for site in plan.activations}
+    extremes = {group: Extremes() for group in groups.values()}
+    _observe(extremes, teacher, batches, groups, advance)
+    for group, seen in extremes.items():
+        if not seen.high - seen.low < float("inf"):
+            raise QuantizationError(
+                f"calibration wants finite numbers, got [{seen.low}, {seen.high}] in '{group}': check the input range"
+            )
+    histograms = {group: Histogram(seen) for group, seen in extremes.items()}
+    if method != "minmax":
+        _observe(histograms, teacher, batches, groups, advance)
+    scales = {}
+    for group, members in _by_group(plan.activations).items():
+        low, high = extremes[group].low, extremes[group].high
+        if method != "minmax":
+            low, high = choose_range(histograms[group], members[0].number_format, method)
+        scales[group] = scale_from_range(low, high, members[0].number_format)
+    return scales
+
+
+def watch(
+    teacher: TorchGraph,
+    batches: Sequence[Batch],
+    groups: Mapping[str, str],
+    observe: Callable[[str, Tensor, ir.Node | None], None],
+    advance: Callable[[int], None],
+) -> None:
+    """Run batches and hand every value that ``groups`` names to ``observe``: (its group, the value, its producer)."""
+
+    def visit(node: ir.Node, outputs: tuple[Tensor, ...]) -> None:
+        for value, tensor in zip(node.outputs, outputs, strict=False):
+            if value.name is not None and value.name in groups:
+                observe(groups[value.name], tensor, node)
+
+    with torch.inference_mode():
+        for batch in batches:
+            for name, tensor in batch.items():
+                if name in groups:
+                    observe(groups[name], tensor, None)
+            teacher.run(batch, visit=visit)
+            advance(1)
+
+
+def _observe(
+    observers: Mapping[str, Extremes] | Mapping[str, Histogram],
+    teacher: TorchGraph,
+    batches: Sequence[Batch],
+    groups: Mapping[str, str],
+    advance: Callable[[int], None],
+) -> None:
+    def observe(group: str, value: Tensor, node: ir.Node | None) -> None:
+        # a Pad may have filled in minus infinity, for a MaxPool behind it
+        observers[group].observe(value[value > _LOWEST] if node is not None and node.op_type == "Pad" else value)
+
+    watch(teacher, batches, groups, observe, advance)
+
+
+def _by_group(sites: Sequence[ActivationSite]) -> dict[str, list[ActivationSite]]:
+    members: dict[str, list[ActivationSite]] = {}
+    for site in sites:
+        members.setdefault(site.group, []).append(site)
+    return members

@@ -1,0 +1,219 @@
+"""Measure layer by layer what quantization costs: in the network after each step, and each layer by itself.
+
+A layer is measured at what it makes, behind its folded Relu or Clip and before the result is rounded. So every grid
+counts at the layers that read it, as their weights see it: a channel that one scale leaves three codes costs nothing
+where it is rounded, but much where a large weight multiplies it.
+
+By itself, a layer of the QDQ graph gets the float network's values, once in front of its inputs' grids, and once behind
+them, which leaves the noise of its weights alone. The mean error of a channel is left out there: bias correction puts
+into a layer's bias what makes up for the layers before it, which with the float network's values would look like noise.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from backends.target import Target
+from passes.plan import QuantizationPlan
+from zsq_compile.differentiable.module import TorchGraph
+from zsq_compile.errors import QuantizationError
+from zsq_compile.quantization.calibration.calibrate import Batch
+from zsq_compile.quantization.layer_metrics.layer_quality import LayerQuality, decibels
+from zsq_compile.quantization.layer_metrics.layers import MeasuredLayer, QdqNames, measured_layers, origin
+from zsq_compile.quantization.layer_metrics.noise_causes import LARGE_BIAS, GridNoise, WeightNoise, by_channel, reason
+
+
+def layer_qualities(
+    model: ir.Model,
+    plan: QuantizationPlan,
+    target: Target,
+    teacher: TorchGraph,
+    steps: Mapping[str, ir.Model],
+    batches: Sequence[Batch],
+) -> tuple[LayerQuality, ...]:
+    """Measure every layer of a network after every step of quantization.
+
+    Args:
+        model: the float model; ``teacher`` runs it.
+        plan: that the QDQ graphs were made from; scales are read from the graphs, where steps may have changed them.
+        target: that the plan was made for.
+        teacher: the float graph.
+        steps: QDQ graphs made by InsertQdq, by the name of the step that they are the result of, in order.
+        batches: feeds of the graph that took no part in calibration; the float values of one are held in memory.
+
+    Returns:
+        In graph order.
+
+    Raises:
+        QuantizationError: there is no data.
+
+    """
+    # a Clip of its own that a grid does the work of stands in no QDQ graph, and loses nothing
+    standing = {node.name for quantized in steps.values() for node in quantized.graph}
+    layers = tuple(layer for layer in measured_layers(model, plan, target) if layer.node in standing)
+    ratios = {
+        step: measure_sqnr(TorchGraph(quantized, device=teacher.device), teacher, batches, layers)
+        for step, quantized in steps.items()
+    }
+    own = _OwnNoise(plan, list(steps.values())[-1], teacher, layers)
+    with torch.inference_mode():
+        for batch in batches:
+            own.observe(batch)
+    return tuple(
+        LayerQuality(
+            node=layer.node,
+            op_type=layer.op_type,
+            value=layer.value,
+            weight_bits=None if layer.weight is None else layer.weight.number_format.bits,
+            activation_bits=min(site.number_format.bits for site in layer.sites),
+            sqnr_db={step: measured[layer.value] for step, measured in ratios.items()},
+            own_sqnr_db=own.sqnr_db(layer),
+            reason=own.reason(layer),
+        )
+        for layer in layers
+    )
+
+
+def measure_sqnr(
+    quantized: TorchGraph, teacher: TorchGraph, batches: Sequence[Batch], layers: Sequence[MeasuredLayer]
+) -> dict[str, float]:
+    """Ratio of signal to quantization noise of what each layer makes, in the network.
+
+    Args:
+        quantized: the QDQ graph.
+        teacher: the float graph with the same layers and value names.
+        batches: feeds; the float values of one are held in memory, no quantized ones.
+        layers: see measured_layers.
+
+    Returns:
+        10 log10(sum y^2 / sum (y_q - y)^2) over all elements of all batches, in dB, within plus and minus LIMIT_DB, by
+        the name of the float value.
+
+    Raises:
+        QuantizationError: there is no data.
+
+    """
+    if not batches:
+        raise QuantizationError("to measure layers takes at least one full batch of held-out samples, got none")
+    by_node = {layer.node: layer for layer in layers}
+    sums = {layer.value: [0.0, 0.0] for layer in layers}
+
+    def compare(wanted: Mapping[str, Tensor], node: ir.Node, made: tuple[Tensor, ...]) -> None:
+        layer = by_node.get(str(node.name))
+        if layer is not None:
+            signal = wanted[layer.value]
+            sums[layer.value][0] += _power(signal)
+            sums[layer.value][1] += _power(_limited(made[0], layer) - signal)
+
+    with torch.inference_mode():
+        for batch in batches:
+            wanted = teacher.run(batch, list(sums))
+            # by node: a quantized graph output has its layer's name, but is not what the layer makes
+            quantized.run(batch, visit=partial(compare, wanted))
+    return {value: decibels(*powers) for value, powers in sums.items()}
+
+
+class _OwnNoise:
+    """What each layer of a QDQ graph loses when its inputs are those of the float network, added up over batches."""
+
+    def __init__(
+        self, plan: QuantizationPlan, quantized: ir.Model, teacher: TorchGraph, layers: Sequence[MeasuredLayer]
+    ) -> None:
+        self._plan, self._teacher, self._layers = plan, teacher, layers
+        self._graph, self._names = TorchGraph(quantized, device=teacher.device), QdqNames(quantized)
+        self._signal = dict.fromkeys((layer.node for layer in layers), 0.0)
+        self._total = {layer.node: _Variation() for layer in layers}
+        self._weights = {layer.node: _Variation() for layer in layers}
+        self._origins = {site.value: origin(site, plan) for layer in layers for site in layer.sites}
+        self._grids = {site.value: GridNoise(site.value, site.number_format) for site in self._origins.values()}
+
+    def observe(self, batch: Batch) -> None:
+        """Add a batch."""
+        wanted = {layer.value for layer in self._layers} | {name for layer in self._layers for name in layer.inputs}
+        values = self._teacher.run(batch, sorted(wanted | set(self._grids)))
+        seen: set[str] = set()
+        for layer in self._layers:
+            signal = values[layer.value]
+            self._signal[layer.node] += _power(signal)
+            self._total[layer.node].add(self._error(layer, values, with_grids=True))
+            if layer.weight is not None:
+                self._weights[layer.node].add(self._error(layer, values, with_grids=False))
+            for site in layer.sites:
+                rounded = self._origins[site.value]
+                if rounded.value not in seen:
+                    seen.add(rounded.value)
+                    scale, zero_point = (
+                        self._graph.initializers[f"{rounded.group}_{name}"].float() for name in ("scale", "zero_point")
+                    )
+                    self._grids[rounded.value].observe(values[rounded.value], scale, zero_point, layer.channel_axis)
+
+    def sqnr_db(self, layer: MeasuredLayer) -> float:
+        """Own ratio of a layer."""
+        return decibels(self._signal[layer.node], float(self._total[layer.node].power().sum()))
+
+    def reason(self, layer: MeasuredLayer) -> str | None:
+        """Why a layer loses what it loses."""
+        grids = [self._grids[self._origins[site.value].value] for site in layer.sites]
+        return reason(float(self._total[layer.node].power().sum()), self._weight_noise(layer), grids)
+
+    def _error(self, layer: MeasuredLayer, values: Mapping[str, Tensor], *, with_grids: bool) -> Tensor:
+        feeds = {name: values[name] for name in layer.inputs}
+        for site in layer.sites:
+            del feeds[site.value]
+            if with_grids:
+                rounded = self._origins[site.value]
+                feeds[self._names.before_grid(rounded)] = values[rounded.value]
+            else:
+                feeds[self._names.behind_grid(site)] = values[site.value]
+        result = self._names.result(layer.node)
+        error = _limited(self._graph.run(feeds, [result])[result], layer) - values[layer.value]
+        return by_channel(error, layer.channel_axis)
+
+    def _weight_noise(self, layer: MeasuredLayer) -> WeightNoise | None:
+        if layer.weight is None:
+            return None
+        noise = self._weights[layer.node].power()
+        codes = self._graph.initializers.get(f"{layer.weight.bias}_quantized")
+        large = torch.zeros_like(noise, dtype=torch.bool)
+        if codes is not None:
+            large |= codes.double().abs() > LARGE_BIAS
+            if layer.weight.axis is None:  # all channels have the step that one of them needs
+                large |= large.any()
+        power = float(noise.sum())
+        return WeightNoise(
+            bits=layer.weight.number_format.bits,
+            power=power,
+            large_bias=float(noise[large].sum()) / power if power > 0.0 else 0.0,
+            largest_bias=0.0 if codes is None else float(codes.double().abs().max()),
+        )
+
+
+class _Variation:
+    """Squared deviation of each channel of an error from that channel's mean, added up over batches."""
+
+    def __init__(self) -> None:
+        self._sums: Tensor | None = None
+
+    def add(self, error: Tensor) -> None:
+        """Add a batch, (channels, elements)."""
+        count = torch.full_like(error[:, 0], error.shape[1])
+        sums = torch.stack([error.square().sum(1), error.sum(1), count]).double()
+        self._sums = sums if self._sums is None else self._sums + sums
+
+    def power(self) -> Tensor:
+        """Sum over a channel's elements, float64, (channels,); with one element there is no mean to be taken out."""
+        assert self._sums is not None
+        squares, total, count = self._sums
+        return torch.where(count > 1, squares - total.square() / count, squares).clamp(min=0.0)
+
+
+def _limited(made: Tensor, layer: MeasuredLayer) -> Tensor:
+    """Apply the Relu or Clip behind a layer, which a narrow grid stands in for in the QDQ graph."""
+    return made if layer.limits == (None, None) else made.clamp(*layer.limits)
+
+
+def _power(values: Tensor) -> float:
+    return float(values.square().sum())

@@ -1,0 +1,231 @@
+"""Choose a width for every layer by what it costs the outputs, measured on synthetic samples without labels.
+
+Two goals. Under a limit of bytes: the widths that harm least. Under a floor of agreement with the float network: the
+smallest file that keeps it. Either way a joint choice is measured, not only the sum of its parts, on samples held out
+from rounding; and a limit is held by the bytes of the graph as it will be written, not by an estimate.
+
+Where the floor is not kept with the most bits for every layer, activations are to blame: the values that their
+quantization harms most get 8 bits, then the wider format that the target runs in integers, if it has one, and then they
+stay float.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from math import inf, log10
+from typing import Any
+
+from passes.quantize.override_widths import Width
+from zsq_compile.config.compile import WIDTHS
+from zsq_compile.errors import UnsupportedModelError
+from zsq_compile.quantization.mixed_precision.bit_allocation import LayerOptions, WidthTable
+from zsq_compile.quantization.mixed_precision.trials import Bench, Trial, Workpiece
+from zsq_compile.quantization.planning import count_words
+from zsq_compile.quantization.rounding.second_moments import SecondMoments
+
+_LEVELS = 33  # sizes that a floor of agreement is tried at, by bisection
+_CORRECTIONS = 6  # rounds of meeting a limit with the bytes of the real graph
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MixedChoice:
+    """The widths, and what they were chosen for.
+
+    Attributes:
+        goal: in words.
+        chosen: the trial whose widths are to be used.
+        layers: what each layer could have been stored as, in graph order, with the harm of each width.
+        values: harm at 8 bits or fewer of each value that got a width of its own, by name.
+        trials: everything that was measured jointly, in order.
+
+    """
+
+    goal: str
+    chosen: Trial
+    layers: tuple[LayerOptions, ...]
+    values: Mapping[str, float]
+    trials: tuple[Trial, ...]
+
+
+def choose_widths(
+    work: Workpiece, *, limit: int | None, floor: float | None, advance: Callable[[int], None] = lambda steps: None
+) -> tuple[MixedChoice, Mapping[str, SecondMoments]]:
+    """Choose widths under a limit of bytes, or without one under a floor of agreement.
+
+    Args:
+        work: the network, its data and its plans.
+        limit: most bytes of the file; the smallest file is known to be within it, see ``planning.size_limit``.
+        floor: least share of common decisions on the samples held out.
+        advance: told the number of steps done.
+
+    Returns:
+        The choice, and the second moments of the calibration data, so that rounding need not measure them again.
+
+    Raises:
+        UnsupportedModelError: only a floor was given, and no output has classes.
+
+    """
+    bench = Bench(work, advance)
+    search = _Search(work, bench)
+    if limit is not None:
+        return search.within(limit), bench.moments
+    assert floor is not None
+    return search.agreeing(floor), bench.moments
+
+
+class _Search:
+    """Asks a bench for as few joint measurements as a goal needs."""
+
+    def __init__(self, work: Workpiece, bench: Bench) -> None:
+        self._work = work
+        self._bench = bench
+        self._table = WidthTable(bench.layers)
+        self._values: dict[str, float] = {}
+
+    def within(self, limit: int) -> MixedChoice:
+        """Find the widths that harm least in a file of so many bytes."""
+        bits = self._fitting(limit)
+        if bits is None:
+            bits = {site.node: site.number_format.bits for site in self._work.narrowest.weights}
+        best = self._bench.measure("chosen by harm", bits)
+        # Harms of few bits do not quite add up: where one width for all layers does better, it is taken.
+        uniform = next((one for one in self._uniform() if one != bits and self._bench.file_bytes(one) <= limit), None)
+        if uniform is not None:
+            best = min(best, self._bench.measure("one width for all layers", uniform), key=lambda trial: trial.harm)
+        return self._told(best, f"the least harm in at most {limit} bytes")
+
+    def agreeing(self, floor: float) -> MixedChoice:
+        """Find the smallest file that keeps a share of the decisions."""
+        levels = self._table.by_size(_LEVELS)
+        best = self._bench.measure("the most bits for every layer", levels[-1])
+        if best.agreement is None:
+            raise UnsupportedModelError(
+                "mixed with min_agreement counts decisions, and no output of this model has classes: give max_size"
+            )
+        if not _keeps(best, floor):
+            best = self._relieved(best, floor)
+        goal = f"the smallest file that keeps {floor:.1%} of the decisions"
+        if not _keeps(best, floor):
+            return self._told(best, f"{goal}; nothing that was tried does")
+        low, high = -1, len(levels) - 1  # the level ``high`` keeps the floor, ``low`` does not
+        while high - low > 1:
+            middle = (low + high) // 2
+            tried = self._bench.measure(f"size {middle + 1} of {len(levels)}", levels[middle], best.widths.activations)
+            low, high, best = (low, middle, tried) if _keeps(tried, floor) else (middle, high, best)
+        return self._told(best, goal)
+
+    def _fitting(self, limit: int) -> dict[str, int] | None:
+        """Least harmful widths whose file is within a limit; what their estimate leaves out is read off the graph."""
+        widest = {site.node: site.number_format.bits for site in self._work.widest.weights}
+        budget = limit - self._unestimated(widest)
+        best: dict[str, int] | None = None
+        for _ in range(_CORRECTIONS):
+            bits = self._table.least_harm(budget)
+            if bits is None or bits == best:
+                break
+            best = bits if self._bench.file_bytes(bits) <= limit else best
+            budget = limit - self._unestimated(bits)
+        return best
+
+    def _unestimated(self, bits: Mapping[str, int]) -> int:
+        return self._bench.file_bytes(bits) - sum(layer.size[bits[layer.node]] for layer in self._bench.layers)
+
+    def _uniform(self) -> list[dict[str, int]]:
+        """One width for all layers, as near to it as each may have, from the widest to the narrowest."""
+        return [{layer.node: _nearest(layer.size, bits) for layer in self._bench.layers} for bits in WIDTHS]
+
+    def _relieved(self, best: Trial, floor: float) -> Trial:
+        """Give the fewest values more bits, or leave them in float, that keep the floor; ``best`` where none do."""
+        steps = self._reliefs()
+        low, high = 0, len(steps)
+        last = self._bench.measure("the most bits, activations relieved", best.widths.weights, dict(steps))
+        if not _keeps(last, floor):
+            return best
+        while high - low > 1:
+            middle = (low + high) // 2
+            what = f"{middle} of {len(steps)} reliefs of activations"
+            tried = self._bench.measure(what, best.widths.weights, dict(steps[:middle]))
+            low, high, last = (low, middle, tried) if _keeps(tried, floor) else (middle, high, last)
+        return last
+
+    def _reliefs(self) -> list[tuple[str, Width]]:
+        """Values and widths, in the order in which they are to be relieved; a value may come several times."""
+        wide = self._work.target.wide_activation_bits
+        rungs: list[int] = sorted({self._work.config.quantization.act_bits, 8} | ({wide} if wide else set()))
+        steps: list[tuple[str, Width]] = []
+        followers: list[Width] = [*rungs[1:], "float"]
+        for bits, following in zip(rungs, followers, strict=True):
+            harms = self._bench.value_harms(bits)
+            for group in sorted(harms, key=lambda one: -harms[one]):
+                self._values.setdefault(group, harms[group])
+                steps.append((group, following))
+        return steps
+
+    def _told(self, chosen: Trial, goal: str) -> MixedChoice:
+        values = {name: self._values[name] for name in chosen.widths.activations}
+        return MixedChoice(
+            goal=goal, chosen=chosen, layers=self._bench.layers, values=values, trials=tuple(self._bench.trials)
+        )
+
+
+def _nearest(widths: Iterable[int], bits: int) -> int:
+    return min(widths, key=lambda own: abs(own - bits))
+
+
+def _keeps(trial: Trial, floor: float) -> bool:
+    return trial.agreement is not None and trial.agreement >= floor
+
+
+def explained(choice: MixedChoice) -> dict[str, Any]:
+    """Tell a choice in plain values for the report, with two lines for a terminal under "summary"."""
+    bits, values = choice.chosen.widths.weights, choice.chosen.widths.activations
+    return {
+        "goal": choice.goal,
+        "chosen": _plain(choice.chosen),
+        "layers": {
+            layer.node: {"bits": bits[layer.node], "bytes": dict(layer.size), "harm": dict(layer.harm)}
+            for layer in choice.layers
+        },
+        "values": {name: {"width": width, "harm": choice.values[name]} for name, width in values.items()},
+        "trials": [_plain(trial) for trial in choice.trials],
+        "notes": _notes(choice.layers),
+        "summary": list(_summary(choice)),
+    }
+
+
+def _plain(trial: Trial) -> dict[str, Any]:
+    return {
+        "what": trial.what,
+        "file_bytes": trial.file_bytes,
+        "harm": trial.harm,
+        "agreement": trial.agreement,
+        "bits": count_words(trial.widths.weights.values()),
+    }
+
+
+def _notes(layers: Iterable[LayerOptions]) -> list[str]:
+    """Say which widths could not be chosen because a wider one takes no more bytes."""
+    useless = [
+        bits
+        for layer in layers
+        for bits in layer.size
+        if any(wider > bits and layer.size[wider] <= layer.size[bits] for wider in layer.size)
+    ]
+    return [
+        f"{bits} bits were not considered for {count} layer{'' if count == 1 else 's'}: more bits take no more bytes"
+        for bits, count in sorted(Counter(useless).items())
+    ]
+
+
+def _summary(choice: MixedChoice) -> tuple[str, str]:
+    chosen = choice.chosen
+    relieved = Counter(chosen.widths.activations.values())
+    parts = [count_words(chosen.widths.weights.values())]
+    parts += [f"{n} values {'in float' if width == 'float' else f'of {width} bits'}" for width, n in relieved.items()]
+    by_harm = sorted(choice.layers, key=lambda layer: layer.harm[min(layer.harm)])
+    least, most = (f"{layer.node} ({chosen.widths.weights[layer.node]} bits)" for layer in (by_harm[0], by_harm[-1]))
+    noise = inf if chosen.harm <= 0.0 else -10.0 * log10(chosen.harm)
+    return (
+        f"{', '.join(parts)}: {choice.goal}",
+        f"noise {noise:.1f} dB below the outputs on samples held out; most sensitive is {most}, least {least}",
+    )

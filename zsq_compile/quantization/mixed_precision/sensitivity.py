@@ -1,0 +1,244 @@
+"""Measure how much it harms the network's outputs to round one layer's weight, or one value, and nothing else.
+
+The harm is a noise-to-signal ratio: mean squared error of an output over the output's variance, averaged over the
+outputs; of an output of integers it is the share of elements that change. It needs no labels, and no guess at what an
+output means: scores, boxes and maps are measured alike. Where the outputs are class scores it ranks layers as the
+Kullback-Leibler divergence of the softmaxes does. Errors of different layers hardly know each other, so their powers
+add, and the harm of a joint choice is near the sum of its parts while it is small.
+
+Each layer is measured as the finished network will have it: rounded as all weights are, with the mean error taken out
+of its bias. Only what lies behind the layer runs again. The samples should be others than those that rounding has seen:
+a weight of few bits fits the data that it was rounded on far better than any other.
+"""
+
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from passes.plan import ActivationSite, QuantizationPlan, Scale, WeightSite
+from passes.quantize.insert_qdq import dequantize_array, quantize_array
+from zsq_compile.config.compile import QuantizationConfig
+from zsq_compile.differentiable.module import TorchGraph
+from zsq_compile.quantization.calibration.calibrate import Batch
+from zsq_compile.quantization.calibration.scales import weight_scales
+from zsq_compile.quantization.closed_form import rounded_model
+from zsq_compile.quantization.rounding.second_moments import SecondMoments
+
+Rounded = Mapping[str, tuple[Tensor, Scale]]
+"""By initializer: the weight on its grid, float32, and the scale of the grid."""
+
+_RUINED = 1e30  # squared error of an element that is no longer finite
+
+
+def rounded_weights(
+    model: ir.Model,
+    plan: QuantizationPlan,
+    teacher: TorchGraph,
+    batches: Sequence[Batch],
+    moments: Mapping[str, SecondMoments],
+    config: QuantizationConfig,
+) -> Rounded:
+    """Round every weight at the width that a plan gives it, exactly as those of the finished model are rounded.
+
+    Args:
+        model: the float model that the teacher runs.
+        plan: with activation scales; scales of weights are chosen here.
+        teacher: the float graph.
+        batches: calibration data.
+        moments: second moments of these data by node name.
+        config: chooses scales and rounding.
+
+    """
+    plan = plan.with_scales(weights=weight_scales(plan, teacher.initializers, config.weight_scales))
+    copy, plan = rounded_model(model, plan, teacher, batches, config, moments=moments)
+    rounded = {}
+    for site in plan.weights:
+        constant, scale = copy.graph.initializers[site.initializer].const_value, plan.weight_scales[site.initializer]
+        assert constant is not None
+        codes = quantize_array(constant.numpy(), scale, site.number_format, site.axis)
+        on_grid = torch.from_numpy(dequantize_array(codes, scale, site.axis))
+        rounded[site.initializer] = on_grid.to(teacher.initializers[site.initializer]), scale
+    return rounded
+
+
+def weight_sensitivity(
+    model: ir.Model,
+    plan: QuantizationPlan,
+    teacher: TorchGraph,
+    candidates: Mapping[str, Mapping[int, Tensor]],
+    samples: Sequence[Batch],
+    *,
+    correct_on: Sequence[Batch] = (),
+    advance: Callable[[int], None] = lambda steps: None,
+) -> dict[str, dict[int, float]]:
+    """Harm of every candidate weight.
+
+    Args:
+        model: the float model that the teacher runs.
+        plan: names the layers.
+        teacher: the float graph.
+        candidates: weights on their grids, by initializer and bits; layers without are not measured.
+        samples: feeds to measure on.
+        correct_on: calibration data; their mean error is taken out of each layer's bias. None leaves it in.
+        advance: told the number of feeds done.
+
+    Returns:
+        Harm by node and bits.
+
+    """
+    sites = [site for site in plan.weights if site.initializer in candidates]
+    nodes = {str(node.name): node for node in model.graph}
+    outputs = {site.node: str(nodes[site.node].outputs[0].name) for site in sites}
+    suffixes = {site.node: _suffix(model, teacher, {outputs[site.node]}) for site in sites}
+    shifts = _mean_shifts(teacher, sites, outputs, candidates, correct_on)
+    needed = {site.data_input for site in sites}.union(*(suffix.boundary for suffix in suffixes.values()))
+    meter = _Meter()
+    with torch.inference_mode():
+        for feed in samples:
+            values = teacher.run(feed, sorted(needed.union(teacher.output_names)))
+            meter.see_reference({name: values[name] for name in teacher.output_names})
+            for site in sites:
+                output, data = outputs[site.node], {site.data_input: values[site.data_input]}
+                for bits, weight in candidates[site.initializer].items():
+                    made = teacher.run(data, [output], replace={site.initializer: weight})[output]
+                    shift = shifts.get((site.node, bits))
+                    corrected = made if shift is None else made - shift.reshape(1, -1, *[1] * (made.ndim - 2))
+                    meter.see((site.node, bits), suffixes[site.node].run(teacher, values, {output: corrected}))
+            advance(1)
+    return {site.node: {bits: meter.harm((site.node, bits)) for bits in candidates[site.initializer]} for site in sites}
+
+
+def activation_sensitivity(
+    model: ir.Model,
+    plan: QuantizationPlan,
+    teacher: TorchGraph,
+    samples: Sequence[Batch],
+    advance: Callable[[int], None] = lambda steps: None,
+) -> dict[str, float]:
+    """Harm of quantizing the values of one group as a calibrated plan says, by group name; see weight_sensitivity."""
+    members: dict[str, list[ActivationSite]] = {}
+    for site in plan.activations:
+        members.setdefault(site.group, []).append(site)
+    suffixes = {group: _suffix(model, teacher, {site.value for site in sites}) for group, sites in members.items()}
+    needed = {site.value for site in plan.activations}.union(*(suffix.boundary for suffix in suffixes.values()))
+    meter = _Meter()
+    with torch.inference_mode():
+        for feed in samples:
+            values = teacher.run(feed, sorted(needed.union(teacher.output_names)))
+            meter.see_reference({name: values[name] for name in teacher.output_names})
+            for group, sites in members.items():
+                scale = plan.activation_scales[group]
+                changed = {site.value: _on_grid(values[site.value], scale, site) for site in sites}
+                meter.see(group, suffixes[group].run(teacher, values, changed))
+            advance(1)
+    return {group: meter.harm(group) for group in members}
+
+
+def harm_between(reference: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> float:
+    """Harm of one network's outputs against those of the float network on the same samples."""
+    meter = _Meter()
+    meter.see_reference(reference)
+    meter.see(None, outputs)
+    return meter.harm(None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Suffix:
+    """What lies behind some values: the other values that it reads, and the graph outputs that it leads to."""
+
+    boundary: frozenset[str]
+    outputs: tuple[str, ...]
+
+    def run(
+        self, teacher: TorchGraph, values: Mapping[str, Tensor], changed: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Graph outputs when some values are changed; all others come from ``values``."""
+        return teacher.run({**{name: values[name] for name in self.boundary}, **changed}, self.outputs)
+
+
+def _suffix(model: ir.Model, teacher: TorchGraph, starts: Collection[str]) -> _Suffix:
+    behind, boundary = set(starts), set[str]()
+    for node in model.graph:
+        inputs = {value.name for value in node.inputs if value is not None and value.name}
+        if inputs & behind:
+            behind.update(value.name for value in node.outputs if value.name)
+            boundary |= inputs
+    outputs = tuple(name for name in teacher.output_names if name in behind)
+    return _Suffix(frozenset(boundary - behind - teacher.initializers.keys()), outputs)
+
+
+def _mean_shifts(
+    teacher: TorchGraph,
+    sites: Sequence[WeightSite],
+    outputs: Mapping[str, str],
+    candidates: Mapping[str, Mapping[int, Tensor]],
+    batches: Sequence[Batch],
+) -> dict[tuple[str, int], Tensor]:
+    """Mean error of each layer's output channels, (channels,), by node and bits.
+
+    Layers are linear, so the mean of their outputs is their output for the mean of their inputs: one sample.
+    """
+    sites = [site for site in sites if site.bias is not None] if batches else []
+    totals: dict[str, Tensor] = {}
+    counts: dict[str, int] = {}
+    shifts = {}
+    with torch.inference_mode():
+        for batch in batches if sites else ():
+            for name, value in teacher.run(batch, sorted({site.data_input for site in sites})).items():
+                totals[name] = totals.get(name, 0.0) + value.sum(0, keepdim=True)
+                counts[name] = counts.get(name, 0) + len(value)
+        for site in sites:
+            mean, output = {site.data_input: totals[site.data_input] / counts[site.data_input]}, outputs[site.node]
+            wanted = teacher.run(mean, [output])[output]
+            for bits, weight in candidates[site.initializer].items():
+                error = teacher.run(mean, [output], replace={site.initializer: weight})[output] - wanted
+                shifts[site.node, bits] = error.transpose(0, 1).flatten(1).mean(1)
+    return shifts
+
+
+def _on_grid(value: Tensor, scale: Scale, site: ActivationSite) -> Tensor:
+    step, zero_point = float(scale.scale), int(scale.zero_point)
+    codes = torch.clamp(torch.round(value / step) + zero_point, site.number_format.qmin, site.number_format.qmax)
+    return (codes - zero_point) * step
+
+
+class _Meter:
+    """Adds up errors over feeds: of each changed network, against the outputs of the float network."""
+
+    def __init__(self) -> None:
+        self._reference: dict[str, Tensor] = {}
+        self._signal: dict[str, Tensor] = {}  # by output: count, sum, sum of squares
+        self._errors: dict[tuple[Hashable, str], float] = {}
+
+    def see_reference(self, outputs: Mapping[str, Tensor]) -> None:
+        """Take the float network's outputs for the feed that the next errors belong to."""
+        self._reference = dict(outputs)
+        for name, output in outputs.items():
+            finite = output[torch.isfinite(output)].double()
+            entry = torch.tensor([finite.numel(), finite.sum(), finite.square().sum()], dtype=torch.float64)
+            self._signal[name] = self._signal.get(name, 0.0) + entry
+
+    def see(self, key: Hashable, outputs: Mapping[str, Tensor]) -> None:
+        """Take the outputs of a changed network; those that are missing did not change."""
+        for name, output in outputs.items():
+            reference = self._reference[name]
+            finite = torch.isfinite(reference)
+            difference = output[finite].double() - reference[finite].double()
+            if not reference.is_floating_point():
+                difference = (difference != 0).double()
+            error = difference.square().nan_to_num(nan=_RUINED, posinf=_RUINED).sum()
+            self._errors[key, name] = self._errors.get((key, name), 0.0) + float(error)
+
+    def harm(self, key: Hashable) -> float:
+        """Noise-to-signal ratio, averaged over all outputs."""
+        ratios = [self._errors.get((key, name), 0.0) / self._power(name) for name in self._signal]
+        return sum(ratios) / max(len(ratios), 1)
+
+    def _power(self, name: str) -> float:
+        count, total, squares = (float(entry) for entry in self._signal[name])
+        if not self._reference[name].is_floating_point():
+            return max(count, 1.0)
+        return max(squares - total * total / max(count, 1.0), 1e-30)

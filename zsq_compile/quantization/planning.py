@@ -1,0 +1,115 @@
+"""The plan before any data is seen: what the options say, what a plan file says, and whether that can fit at all."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+import onnx_ir as ir
+
+from backends.target import Target
+from passes.emit.emit import emitted_bytes
+from passes.plan import QuantizationPlan
+from passes.quantize.override_widths import WidthsError, override_widths
+from passes.quantize.place_quantizers import place_quantizers
+from zsq_compile.config.checks import parse_size
+from zsq_compile.config.compile import WIDTHS, CompileConfig
+from zsq_compile.errors import ConfigError, QuantizationError, UnsupportedModelError
+from zsq_compile.frontend.load import LoadedModel
+from zsq_compile.quantization.plan_file import PlanFile
+from zsq_compile.verification.running import file_bytes
+
+
+def planned(model: ir.Model, target: Target, config: CompileConfig, given: PlanFile | None = None) -> QuantizationPlan:
+    """Plan the quantization of a folded float model.
+
+    Args:
+        model: not changed.
+        target: what the runtime executes in integers.
+        config: widths for all; with ``mixed`` the most that a layer may get.
+        given: widths of single layers and values, which win.
+
+    Raises:
+        UnsupportedModelError: nothing in the model can be quantized.
+        ConfigError: the plan given does not fit the model or the target.
+
+    """
+    chosen = config.quantization
+    if chosen.act_bits < target.least_activation_bits:
+        raise ConfigError(
+            f"act_bits must be at least {target.least_activation_bits} on {target.name}, whose integer kernels take no "
+            f"narrower values, got {chosen.act_bits}: give --act-bits {target.least_activation_bits}, or another target"
+        )
+    plan = place_quantizers(
+        model,
+        target,
+        bits=chosen.bits,
+        act_bits=chosen.act_bits,
+        edge_bits=chosen.edge_bits,
+        quantize_outputs=chosen.quantize_outputs,
+    )
+    if not plan.weights:
+        reasons = "; ".join(f"{refusal.where} ({refusal.op_type}): {refusal.reason}" for refusal in plan.refusals[:3])
+        raise UnsupportedModelError(
+            f"nothing in this model can be quantized for {target.name}: it needs a Conv, Gemm or MatMul with constant "
+            f"weights{', but ' + reasons if reasons else ' and has none'}"
+        )
+    if given is None:
+        return plan
+    try:
+        return override_widths(plan, target, given.widths)
+    except WidthsError as error:
+        raise ConfigError(f"the plan does not fit: {error}") from error
+
+
+def narrowest_plan(model: ir.Model, target: Target, config: CompileConfig) -> QuantizationPlan:
+    """Plan with the fewest bits that each layer may get: ``edge_bits`` is the floor of edge layers, if it is given."""
+    bits = min(WIDTHS)
+    return place_quantizers(
+        model,
+        target,
+        bits=bits,
+        act_bits=config.quantization.act_bits,
+        edge_bits=config.quantization.edge_bits or bits,
+        quantize_outputs=config.quantization.quantize_outputs,
+    )
+
+
+def float_bytes(loaded: LoadedModel) -> int:
+    """Size of the float model: of the file, or of the float form of one that is quantized."""
+    return file_bytes(loaded.path) if loaded.restored_bytes is None else loaded.restored_bytes
+
+
+def size_limit(model: ir.Model, target: Target, config: CompileConfig, float_bytes: int) -> int | None:
+    """Bytes that ``max_size`` allows for a file whose float model has ``float_bytes``; None where it says nothing.
+
+    Raises ConfigError when that is less than any choice of widths can reach.
+    """
+    if config.max_size is None:
+        return None
+    size = parse_size(config.max_size)
+    limit = size if isinstance(size, int) else int(size * float_bytes)
+    narrowest = narrowest_plan(model, target, config)
+    smallest = emitted_bytes(model, narrowest, target)
+    if smallest > limit:
+        bits = count_words(site.number_format.bits for site in narrowest.weights)
+        edges = "" if config.quantization.edge_bits is None else ", or leave edge_bits out"
+        raise ConfigError(
+            f"max_size {config.max_size} allows {limit} bytes, but the smallest file that can be made has {smallest} "
+            f"({smallest / float_bytes:.3f} of the float file), with {bits}: allow that many{edges}"
+        )
+    return limit
+
+
+def require_within(model: ir.Model, limit: int | None) -> None:
+    """Raise QuantizationError where a model that is ready to be written takes more bytes than its limit."""
+    size = 0 if limit is None else int(ir.to_proto(model).ByteSize())
+    if limit is not None and size > limit:
+        raise QuantizationError(
+            f"the file would have {size} bytes, and max_size allows {limit}: a later step has made it larger than the "
+            f"widths were chosen for; allow {size - limit} bytes more, or ask for that many less"
+        )
+
+
+def count_words(bits: Iterable[int]) -> str:
+    """Say how many layers have how many bits."""
+    counts = sorted(Counter(bits).items(), reverse=True)
+    return ", ".join(f"{count} layer{'' if count == 1 else 's'} of {width} bits" for width, count in counts)

@@ -1,0 +1,325 @@
+"""Reconstruction: learn a quantized network block by block on calibration data, without labels.
+
+The order of BRECQ (Li et al. 2021): each block is learned on what the quantized network in front of it makes, towards
+what the float network makes, and the next one sees the result. Before it is learned its layers are rounded anew on what
+they read (see ``sequential_rounding``). A block keeps what lowered its error on samples that it was not learned on.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from passes.plan import QuantizationPlan, WeightSite
+from zsq_compile.config.compile import LearnedRounding
+from zsq_compile.differentiable.module import TorchGraph
+from zsq_compile.differentiable.precision import reduced_precision, reduced_type
+from zsq_compile.quantization.reconstruction.activation_cache import ActivationCache
+from zsq_compile.quantization.reconstruction.block_student import BlockStudent, Dropper, LearningRates, learn
+from zsq_compile.quantization.reconstruction.block_work import block_work, column_length
+from zsq_compile.quantization.reconstruction.blocks import Block, find_blocks
+from zsq_compile.quantization.reconstruction.budget import BlockCost, LearningBudget
+from zsq_compile.quantization.reconstruction.samples import Samples, batched_values
+from zsq_compile.quantization.reconstruction.values import QuantizedValues
+from zsq_compile.quantization.rounding.second_moments import input_columns
+from zsq_compile.quantization.rounding.sequential import LONGEST_COLUMN, InputPair, compensated_layer
+
+_BATCH, _SMALLEST_BATCH = 32, 8
+_POSITIONS = 1 << 14  # of a map, over all samples of a step: more say the same again
+_MEASURED = 8
+_QUANTIZED_SHARE = 0.5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BlockRecord:
+    """What became of a block.
+
+    Attributes:
+        name: of its last layer.
+        layers: names of its weighted nodes.
+        before: squared error of its outputs relative to their variance, on samples that it is judged on, as the closed
+            forms leave it.
+        after: the same with the best of what was tried.
+        kept: what was rounded anew or learned is in the model; else what the closed forms had left is.
+        unsettled: share of the codes that learning left between two integers.
+        steps: of the optimiser.
+        batch: samples of a step.
+        seconds: spent on all steps.
+
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    before: float
+    after: float
+    kept: bool
+    unsettled: float
+    steps: int
+    batch: int
+    seconds: float
+
+
+class Reconstruction:
+    """Learns the blocks of one network, one after the other.
+
+    Args:
+        model: the float model.
+        plan: calibrated, with the steps of the start.
+        student: the QDQ graph of that plan, inserted as not ``final``.
+        teacher: the float graph.
+        samples: calibration data.
+        cache: for activations.
+        start: what the closed forms left.
+        behind_grid: names in ``student`` of quantized values, by their names in ``teacher``.
+        rounding: how codes are learned.
+        budget: how long.
+        rng: start of all randomness.
+
+    """
+
+    def __init__(
+        self,
+        model: ir.Model,
+        plan: QuantizationPlan,
+        student: TorchGraph,
+        teacher: TorchGraph,
+        samples: Samples,
+        cache: ActivationCache,
+        start: QuantizedValues,
+        behind_grid: Mapping[str, str],
+        *,
+        rounding: LearnedRounding,
+        budget: LearningBudget,
+        rng: torch.Generator,
+    ) -> None:
+        self._plan, self._student, self._teacher = plan, student, teacher
+        self._samples, self._cache, self._start = samples, cache, start
+        self._rounding, self._budget, self._rng = rounding, budget, rng
+        self.blocks = find_blocks(model, plan, batched_values(teacher, samples))
+        self.records: list[BlockRecord] = []
+        self._nodes = {str(node.name): node for node in model.graph}
+        self._behind_grid = behind_grid
+        self._learned_scales: set[str] = set()
+        self._longest = 0.0
+        self._dropper = Dropper(rng, _QUANTIZED_SHARE, reduced_type(teacher.device), teacher.device)
+        self._trained, self._judged = samples.parted()
+        self._costs = self._measured_costs()
+        budget.plan(self._costs)
+
+    @property
+    def total(self) -> int | None:
+        """Optimiser steps that are planned; None where the clock decides."""
+        return self._budget.planned
+
+    def run(self, advance: Callable[[int], None] = lambda steps: None) -> QuantizedValues:
+        """Learn all blocks.
+
+        Args:
+            advance: told the optimiser steps done.
+
+        Returns:
+            The values of the whole network, learned where that was better. ``records`` says what became of the blocks.
+
+        """
+        values = self._start
+        for name, tensor in self._samples.inputs.items():
+            self._write(("float", name), 0, tensor[: self._samples.count])
+            self._write(("quantized", name), 0, tensor[: self._samples.count])
+        for place, block in enumerate(self.blocks):
+            self._forward("float", block, None)
+            values = values.merged(self._learned(place, block, values, advance))
+            self._forward("quantized", block, values)
+            needed = {name for later in self.blocks[place + 1 :] for name in later.inputs}
+            self._cache.keep({(side, name) for side in ("float", "quantized") for name in needed})
+        return values
+
+    def _measured_costs(self) -> list[BlockCost]:
+        """Measure on a few samples what a step on each block takes, and what the closed forms have lost behind it."""
+        samples = {
+            name: value[: self._samples.feed if self._samples.fixed else _MEASURED].to(self._teacher.device)
+            for name, value in self._samples.inputs.items()
+        }
+        count = len(next(iter(samples.values())))
+        made: dict[str, int] = {}
+
+        def measure(node: ir.Node, outputs: tuple[Tensor, ...]) -> None:
+            made.update({str(node.outputs[0].name): sum(output.numel() for output in outputs)})
+
+        names = dict.fromkeys(name for block in self.blocks for name in (*block.inputs, *block.outputs))
+        with torch.inference_mode():
+            values = self._teacher.run(samples, tuple(names), visit=measure)
+        costs, quantized = [], dict(samples)
+        for block in self.blocks:
+            outputs = self._outputs(block, {name: quantized[name] for name in block.inputs}, self._start)
+            quantized.update(outputs)
+            error = float(self._distance(outputs, {name: values[name] for name in block.outputs}).mean())
+            multiplications, elements = block_work(block, self._nodes, self._teacher.initializers, made)
+            learnable = self._block_student(block, self._start).learnable
+            costs.append(
+                BlockCost(
+                    multiplications=multiplications // count,
+                    elements=elements // count,
+                    batch=self._batch([values[name] for name in (*block.inputs, *block.outputs)]),
+                    error=error if learnable else 0.0,
+                )
+            )
+        return costs
+
+    def _batch(self, outputs: Sequence[Tensor]) -> int:
+        """Choose the samples of one step on a block with these values: few where each has a large map."""
+        if self._samples.fixed:
+            return self._samples.feed
+        positions = max((value[0, 0].numel() for value in outputs if value.ndim > 2), default=1)
+        return min(max(_POSITIONS // positions, _SMALLEST_BATCH), _BATCH, self._samples.count)
+
+    def _write(self, key: tuple[str, str], start: int, part: Tensor) -> None:
+        kind = reduced_type(self._teacher.device) if part.is_floating_point() else part.dtype
+        self._cache.write(key, start, self._samples.count, part.to(kind))
+
+    def _forward(self, side: str, block: Block, values: QuantizedValues | None) -> None:
+        """Run all samples through a block, and keep what it makes."""
+        step = self._samples.feed
+        for start in range(0, self._samples.count, step):
+            feeds = self._taken(side, block.inputs, slice(start, start + step))
+            for name, value in self._outputs(block, feeds, values).items():
+                self._write((side, name), start, value)
+
+    def _outputs(
+        self,
+        block: Block,
+        feeds: Mapping[str, Tensor],
+        values: QuantizedValues | None,
+        wanted: tuple[str, ...] | None = None,
+    ) -> dict[str, Tensor]:
+        """Run a block, ``values`` None standing for the float network; ``wanted`` None for its outputs."""
+        names = block.outputs if wanted is None else wanted
+        with torch.inference_mode(), reduced_precision(self._teacher.device):
+            if values is None:
+                return self._teacher.run(feeds, names)
+            constants = values.feeds(block.layers, self._plan)
+            return self._student.run({**feeds, **constants}, names, replace=values.replacements())
+
+    def _learned(
+        self, place: int, block: Block, values: QuantizedValues, advance: Callable[[int], None]
+    ) -> QuantizedValues:
+        """Round one block anew and learn it; return its best values, those of before among them."""
+        tried = [(self._error(block, values), values)]
+        if tried[0][0] > 0 and self._budget.has_time(place, self._longest):
+            began = time.perf_counter()
+            rounded = self._compensated(block, values)
+            tried.append((self._error(block, rounded), rounded))
+            self._longest = max(self._longest, time.perf_counter() - began)
+        error, start = min(tried, key=_error_first)
+        student = self._block_student(block, start)
+        steps, seconds = 0, 0.0
+        if student.learnable and error > 0:
+            started = time.perf_counter()
+            with reduced_precision(self._teacher.device):
+                steps = learn(
+                    student,
+                    lambda: self._drawn(block, self._costs[place].batch),
+                    lambda outputs, targets: self._distance(outputs, targets).mean() / error,
+                    self._budget.pace(place),
+                    self._dropper,
+                    LearningRates(),
+                    advance,
+                )
+            seconds = time.perf_counter() - started
+        if steps:
+            learned = start.merged(student.values())
+            tried.append((self._error(block, learned), learned))
+        after, best = min(tried, key=_error_first)
+        if steps and best is tried[-1][1]:
+            self._learned_scales.update(student.growths)
+        self.records.append(
+            BlockRecord(
+                name=block.name,
+                layers=tuple(site.node for site in block.layers),
+                before=tried[0][0],
+                after=after,
+                kept=best is not values,
+                unsettled=student.unsettled(),
+                steps=steps,
+                batch=self._costs[place].batch,
+                seconds=seconds,
+            )
+        )
+        return best
+
+    def _compensated(self, block: Block, values: QuantizedValues) -> QuantizedValues:
+        """Round the layers below 8 bits of a block one after the other, each on what it reads behind those before."""
+        weights = self._teacher.initializers
+        for site in block.layers:
+            if site.number_format.bits >= 8 or site.axis is None:
+                continue
+            weight, step = weights[site.initializer].cpu(), self._start.steps[site.initializer].cpu()
+            if column_length(site, weights) > LONGEST_COLUMN:
+                continue
+            layer = compensated_layer(site, weight, step.flatten(), self._input_pairs(block, site, values))
+            if layer is None:
+                continue
+            biases = {str(site.bias): weights[str(site.bias)].cpu() + layer.shift} if site.bias in values.biases else {}
+            newer = QuantizedValues(
+                weights={site.initializer: layer.weight},
+                steps={site.initializer: layer.step.reshape(step.shape)},
+                biases=biases,
+                scales={},
+            )
+            values = values.merged(newer.to(self._teacher.device))
+        return values
+
+    def _input_pairs(self, block: Block, site: WeightSite, values: QuantizedValues) -> Iterator[InputPair]:
+        """Run all samples through a block up to one of its layers, in both networks."""
+        node, name = self._nodes[site.node], site.data_input
+        made = self._behind_grid.get(name, name)
+        for judged, samples in ((False, self._trained), (True, self._judged)):
+            for index in torch.split(samples, self._samples.feed):
+                found = []
+                for side, value, constants in (("quantized", made, values), ("float", name, None)):
+                    feeds = self._taken(side, block.inputs, index)
+                    found.append(self._outputs(block, feeds, constants, (value,))[value].float())
+                columns = zip(*(input_columns(node, site, self._teacher.initializers, x) for x in found), strict=True)
+                yield from (InputPair(quantized=left, real=right, judged=judged) for left, right in columns)
+
+    def _block_student(self, block: Block, values: QuantizedValues) -> BlockStudent:
+        weights = self._teacher.initializers
+        return BlockStudent(self._student, block, self._plan, values, weights, self._learned_scales, self._rounding)
+
+    def _drawn(self, block: Block, batch: int) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        """Draw some samples: inputs from both networks, and targets."""
+        index = self._samples.drawn(self._trained, batch, self._rng)
+        quantized, floats = (self._taken(side, block.inputs, index) for side in ("quantized", "float"))
+        return quantized, floats, self._taken("float", block.outputs, index)
+
+    def _taken(self, side: str, names: Sequence[str], index: Tensor | slice) -> dict[str, Tensor]:
+        """Return some samples of some values, where the networks run."""
+        return {name: self._cache.take((side, name), index).to(self._teacher.device) for name in names}
+
+    def _error(self, block: Block, values: QuantizedValues) -> float:
+        """Mean distance of the outputs on the samples that judge, with codes rounded for good."""
+        parts = []
+        for index in torch.split(self._judged, self._samples.feed):
+            feeds, targets = self._taken("quantized", block.inputs, index), self._taken("float", block.outputs, index)
+            parts.append(self._distance(self._outputs(block, feeds, values), targets))
+        return float(torch.cat(parts).mean())
+
+    @staticmethod
+    def _distance(outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
+        """Squared error of each sample, relative to the variance of the targets, over all float outputs."""
+        device = next((target.device for target in targets.values()), None)
+        total = torch.zeros(max(map(len, targets.values()), default=1), device=device)
+        for name, target in targets.items():
+            if target.is_floating_point():
+                wanted, known = target.float(), target.isfinite()  # an infinite logit masks a class
+                wanted = torch.where(known, wanted, 0.0)
+                error = torch.where(known, outputs[name].float() - wanted, 0.0).square().reshape(len(wanted), -1)
+                spread = wanted.var(correction=0) if wanted.numel() > 1 else wanted.square().mean()
+                total = total + error.mean(1) / spread.clamp_min(1e-12)
+        return total
+
+
+def _error_first(tried: tuple[float, QuantizedValues]) -> float:
+    return tried[0]

@@ -1,0 +1,147 @@
+"""Error-compensated rounding of one layer on what the quantized network in front of it makes.
+
+With x what the float network feeds the layer, x' what the quantized one does, and W the float weight, the least squares
+problem min |W x - W' x'|^2 + damping |W' - W|^2 has the solution
+
+    W' = W (E[x x'^T] + damping I) (E[x' x'^T] + damping I)^-1,
+
+which makes up for a part of what the layers in front have lost. W' is then rounded as in ``gptq`` with the moments of
+x' (the idea of GPTAQ, Li et al. 2025, solved in full). How much W' may lean on the samples is decided on some of them
+that the solution has not seen: a wide layer behind few positions would learn them by heart.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from passes.plan import WeightSite
+from zsq_compile.quantization.rounding.gptq import best_step, grouped_rows, ungrouped_rows
+from zsq_compile.quantization.rounding.second_moments import SecondMoments
+
+LONGEST_COLUMN = 4608
+"""More weights to a column than this would take gigabytes for moments and their factors."""
+_DAMPINGS = (0.01, 0.1, 1.0)  # relative to the mean of the diagonal of E[x' x'^T]
+_QUIETEST = 1e-2  # a group of channels that is hardly ever on is damped like one of this share of the mean
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class InputPair:
+    """What one layer reads in a chunk of samples.
+
+    Attributes:
+        quantized: columns from the quantized network, (groups, K, positions).
+        real: the same columns from the float network.
+        judged: these samples decide about the damping, and are not in the solutions that are judged.
+
+    """
+
+    quantized: Tensor
+    real: Tensor
+    judged: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class CompensatedLayer:
+    """A layer rounded on what it reads.
+
+    Attributes:
+        weight: on its grid, float32, in its shape.
+        step: of the grid, float32, one number for each channel of the output.
+        shift: mean of W x - W' x' over the samples, for the bias; float32, one number for each channel.
+
+    """
+
+    weight: Tensor
+    step: Tensor
+    shift: Tensor
+
+
+class _Moments:
+    """E[x' x'^T], E[x x'^T], and the means of x' and of x."""
+
+    def __init__(self, groups: int, size: int) -> None:
+        self._square, self._cross = SecondMoments(groups, size), SecondMoments(groups, size)
+        self._sums = torch.zeros(2, groups, size, dtype=torch.float64)
+
+    def observe(self, pair: InputPair) -> None:
+        self._square.observe(pair.quantized)
+        self._cross.observe(pair.real, pair.quantized)
+        self._sums += torch.stack([columns.sum(2).double().cpu() for columns in (pair.quantized, pair.real)])
+
+    def add(self, other: "_Moments") -> None:
+        self._square.add(other._square)
+        self._cross.add(other._cross)
+        self._sums += other._sums
+
+    def square(self) -> Tensor:
+        return self._square.matrix()
+
+    def solution(self, rows: Tensor, damping: float) -> Tensor:
+        """W' for rows of W, (groups, rows, K)."""
+        square = self.square()
+        level = square.diagonal(dim1=1, dim2=2).mean(1)
+        level = damping * level.clamp_min(max(_QUIETEST * float(level.mean()), 1e-12))
+        ridge = level[:, None, None] * torch.eye(square.shape[1], dtype=square.dtype)
+        wanted = rows @ (self._cross.matrix() + ridge)
+        lower = torch.linalg.cholesky(square + ridge)
+        solved: Tensor = torch.cholesky_solve(wanted.transpose(1, 2), lower)
+        return solved.transpose(1, 2)
+
+    def distance(self, rows: Tensor, candidate: Tensor) -> float:
+        """Mean of |W x - W' x'|^2, but for what does not depend on W'."""
+        squared, crossed = (candidate @ self.square()) * candidate, (rows @ self._cross.matrix()) * candidate
+        return float((squared - 2 * crossed).sum())
+
+    def shift(self, rows: Tensor, candidate: Tensor) -> Tensor:
+        """Mean of W x - W' x', (groups, rows)."""
+        means = self._sums / self._square.count
+        return (rows * means[1, :, None] - candidate * means[0, :, None]).sum(2)
+
+
+def compensated_layer(
+    site: WeightSite, weight: Tensor, step: Tensor, pairs: Iterable[InputPair]
+) -> CompensatedLayer | None:
+    """Round one layer towards what it makes in the float network.
+
+    Args:
+        site: the layer; its weight has an axis of channels.
+        weight: its float weight.
+        step: around which its steps are searched, one number for each channel of the output.
+        pairs: what it reads. Where none are judged W itself is rounded.
+
+    Returns:
+        The layer, or None where nothing can be told about what it reads.
+
+    """
+    assert site.axis is not None
+    seen: dict[bool, _Moments] = {}
+    for pair in pairs:
+        groups, size, _ = pair.quantized.shape
+        seen.setdefault(pair.judged, _Moments(groups, size)).observe(pair)
+    if not seen:
+        return None
+    rows = grouped_rows(weight, site.axis, len(next(iter(seen.values())).square()))
+    damping = _best_damping(rows, seen)
+    moments, *others = seen.values()
+    for other in others:
+        moments.add(other)
+    target = rows if damping is None else moments.solution(rows, damping)
+    codes, chosen = best_step(target, moments.square(), step.double().reshape(rows.shape[:2]), site.number_format)
+    on_grid = codes * chosen[..., None]
+    return CompensatedLayer(
+        weight=ungrouped_rows(on_grid.float(), weight.shape, site.axis),
+        step=chosen.reshape(-1).float(),
+        shift=moments.shift(rows, on_grid).reshape(-1).float(),
+    )
+
+
+def _best_damping(rows: Tensor, seen: Mapping[bool, _Moments]) -> float | None:
+    """Choose the damping whose solution suits the samples that judge best; None where W itself does."""
+    if len(seen) < 2:
+        return None
+    distances: dict[float | None, float] = {None: seen[True].distance(rows, rows)}
+    for damping in _DAMPINGS:
+        distances[damping] = seen[True].distance(rows, seen[False].solution(rows, damping))
+    return min(distances, key=distances.__getitem__)
