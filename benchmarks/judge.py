@@ -10,7 +10,7 @@ from zoo import Labelled
 
 from backends.session import open_session
 from zsq_compile.metrics import agreement, top1
-from zsq_compile.verification.report import file_sha256
+from zsq_compile.reporting.report import file_sha256
 from zsq_compile.verification.running import run_batched
 
 

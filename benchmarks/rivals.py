@@ -16,7 +16,7 @@ from judge import Judge, float_row
 from zoo import LABELLED, ROOT, Labelled, add_common_options, chosen
 
 from zsq_compile.arrays import read_arrays, write_arrays
-from zsq_compile.verification.report import file_sha256
+from zsq_compile.reporting.report import file_sha256
 
 SCRIPTS = Path(__file__).resolve().parent / "rivals"
 MODELS = ("resnet20", "mobilenetv1_075")

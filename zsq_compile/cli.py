@@ -162,7 +162,7 @@ def _compile(
     for kept in (save_calib, save_plan):
         if kept is not None:
             require_folder(kept)
-    from zsq_compile.report_page import require_page, write_page
+    from zsq_compile.reporting.html import require_page, write_page
 
     if page is not None:
         require_page(page)

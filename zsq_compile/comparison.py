@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from zsq_compile.plain_values import plain
+from zsq_compile.reporting.plain import plain
+from zsq_compile.reporting.report import installed_versions
 from zsq_compile.verification.agreement_estimate import Confidence
 from zsq_compile.verification.latency import Latency
-from zsq_compile.verification.report import installed_versions
 
 DataSource = Literal["none", "real", "synthetic", "random", "unknown"]
 

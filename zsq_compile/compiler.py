@@ -29,7 +29,6 @@ from zsq_compile.differentiable.device import chosen_device
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError, ValidationError
 from zsq_compile.frontend.load import LoadedModel, load_model
-from zsq_compile.gallery import require_png
 from zsq_compile.gallery_tiles import require_image, show_synthetic
 from zsq_compile.gathered_evidence import with_evidence
 from zsq_compile.origin import record_contract, record_origin
@@ -40,9 +39,10 @@ from zsq_compile.quantization.mixed_precision.search import explained
 from zsq_compile.quantization.plan_file import PlanFile, saved_plan
 from zsq_compile.quantization.planning import float_bytes, planned, size_limit
 from zsq_compile.quantize_network import FloatNetwork, QuantizedNetwork, quantize_network
+from zsq_compile.reporting.gallery import require_png
+from zsq_compile.reporting.report import Report, file_sha256
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet
 from zsq_compile.verification.agreement_estimate import Confidence
-from zsq_compile.verification.report import Report, file_sha256
 from zsq_compile.version import VERSION
 
 

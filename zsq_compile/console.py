@@ -22,7 +22,7 @@ from zsq_compile.quantization.layer_metrics.layer_quality import worst_layers
 
 if TYPE_CHECKING:
     from zsq_compile.compiler import CompileResult
-    from zsq_compile.verification.report import Report
+    from zsq_compile.reporting.report import Report
     from zsq_compile.verification.validate import Validation
 
 _PLAIN_EVERY = 10.0

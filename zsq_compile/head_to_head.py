@@ -33,9 +33,9 @@ from zsq_compile.frontend.load import LoadedModel, load_model
 from zsq_compile.measured_rows import Judge, first_line, measured_rows
 from zsq_compile.onnxruntime_rows import onnxruntime_rows, onnxruntime_width
 from zsq_compile.progress import Progress, Silent
+from zsq_compile.reporting.report import Report, file_sha256
 from zsq_compile.sure_samples import SureSamples
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet
-from zsq_compile.verification.report import Report, file_sha256
 from zsq_compile.writing import write_model
 
 Arrays = Mapping[str, NDArray[Any]]

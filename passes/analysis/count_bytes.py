@@ -3,7 +3,7 @@
 import onnx_ir as ir
 
 from passes.surgery import is_standard
-from zsq_compile.evidence import Contents
+from zsq_compile.reporting.evidence import Contents
 
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")

@@ -14,11 +14,11 @@ from zsq_compile.console import ConsoleProgress, comparison, print_result
 from zsq_compile.progress import Progress
 from zsq_compile.quantization.layer_metrics.layer_quality import LayerQuality
 from zsq_compile.quantization.plan_file import PlanFile
+from zsq_compile.reporting.report import Report
 from zsq_compile.verification.agreement_estimate import Confidence
 from zsq_compile.verification.fusion import Fusion
 from zsq_compile.verification.labelled import LabelledQuality
 from zsq_compile.verification.latency import Latency
-from zsq_compile.verification.report import Report
 from zsq_compile.verification.validate import OutputQuality, Validation
 
 

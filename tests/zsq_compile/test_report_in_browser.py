@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.zsq_compile.reports import a_bare_report, a_report
-from zsq_compile.report_page import page_of
+from zsq_compile.reporting.html import page_of
 
 selenium = pytest.importorskip("selenium", reason="selenium is not installed: pip install '.[test]'")
 from selenium import webdriver  # noqa: E402

@@ -14,9 +14,9 @@ from backends.session import open_session
 from tests import models
 from zsq_compile import CompileConfig, PriorConfig, QuantizationConfig, cli, compile_model, proving, speed_trials
 from zsq_compile.metrics import sqnr_db
-from zsq_compile.report_view import view_of
+from zsq_compile.reporting.report import file_sha256
+from zsq_compile.reporting.view import view_of
 from zsq_compile.verification.latency import Turns
-from zsq_compile.verification.report import file_sha256
 
 WEIGHTS = "weights in integers, widened when the file is loaded"
 PRESENT = "the file as it was"

@@ -11,7 +11,7 @@ from zsq_compile.config.compile import CompileConfig
 from zsq_compile.errors import UnsupportedModelError
 from zsq_compile.frontend.load import LoadedModel, load_model
 from zsq_compile.progress import Progress
-from zsq_compile.verification.report import file_sha256
+from zsq_compile.reporting.report import file_sha256
 
 
 def known_statistics(loaded: LoadedModel, config: CompileConfig, progress: Progress) -> KnownStatistics:

@@ -1,6 +1,6 @@
 import pytest
 
-from zsq_compile.report_charts import HEIGHT, WIDTH, bar, column_chart, line_chart
+from zsq_compile.reporting.charts import HEIGHT, WIDTH, bar, column_chart, line_chart
 
 
 def heights(chart):

@@ -11,9 +11,9 @@ from typing import Any
 
 from passes.plan import Refusal
 from zsq_compile.config.units import size_words
-from zsq_compile.evidence import Contents, MomentMatch, Picture
-from zsq_compile.plain_values import plain
 from zsq_compile.quantization.layer_metrics.layer_quality import LayerQuality, worst_layers
+from zsq_compile.reporting.evidence import Contents, MomentMatch, Picture
+from zsq_compile.reporting.plain import plain
 from zsq_compile.verification.agreement_estimate import Confidence
 from zsq_compile.verification.validate import Validation
 

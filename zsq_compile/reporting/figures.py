@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zsq_compile.config.units import size_words
-from zsq_compile.report_charts import Bar, Chart, bar, column_chart, line_chart
+from zsq_compile.reporting.charts import Bar, Chart, bar, column_chart, line_chart
 
 NATURAL_DISTANCE = 0.04
 """Squared distance that training data themselves, in sets of a thousand, have from their running statistics."""

@@ -7,8 +7,8 @@ import jinja2
 
 from zsq_compile.config.checks import require_folder
 from zsq_compile.errors import ConfigError
-from zsq_compile.report_view import view_of
-from zsq_compile.verification.report import Report
+from zsq_compile.reporting.report import Report
+from zsq_compile.reporting.view import view_of
 
 _TEMPLATE = "report.html.j2"
 

@@ -9,9 +9,16 @@ from zsq_compile.config.units import size_words
 from zsq_compile.console import comparison
 from zsq_compile.data.contract_words import contract_words
 from zsq_compile.quantization.layer_metrics.layer_quality import worst_layers
-from zsq_compile.report_charts import Bar, Chart
-from zsq_compile.report_figures import latency_bars, layer_chart, learning_charts, moment_chart, size_bars, stage_bars
-from zsq_compile.verification.report import Report
+from zsq_compile.reporting.charts import Bar, Chart
+from zsq_compile.reporting.figures import (
+    latency_bars,
+    layer_chart,
+    learning_charts,
+    moment_chart,
+    size_bars,
+    stage_bars,
+)
+from zsq_compile.reporting.report import Report
 
 _MOST_LAYERS = 8
 

@@ -9,10 +9,10 @@ import pytest
 
 from passes.plan import Refusal
 from zsq_compile.quantization.layer_metrics.layer_quality import LayerQuality
+from zsq_compile.reporting.report import Report, file_sha256, installed_versions
 from zsq_compile.verification.fusion import Fusion
 from zsq_compile.verification.labelled import LabelledQuality
 from zsq_compile.verification.latency import Latency
-from zsq_compile.verification.report import Report, file_sha256, installed_versions
 from zsq_compile.verification.simulation import SimulationMatch
 from zsq_compile.verification.validate import OutputQuality, Validation
 
