@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from zsq_compile.comparison import ComparedModel, Comparison
     from zsq_compile.compiler import CompileResult, compile_model, synthesize
     from zsq_compile.head_to_head import compare_models
-    from zsq_compile.inspecting import inspect_model
-    from zsq_compile.inspection import Inspection
+    from zsq_compile.inspection.findings import Inspection
+    from zsq_compile.inspection.inspect import inspect_model
     from zsq_compile.reader import SyntheticDataReader
 
 __version__ = VERSION
@@ -84,11 +84,11 @@ _LATE = {
     "ComparedModel": "zsq_compile.comparison",
     "Comparison": "zsq_compile.comparison",
     "CompileResult": "zsq_compile.compiler",
-    "Inspection": "zsq_compile.inspection",
+    "Inspection": "zsq_compile.inspection.findings",
     "SyntheticDataReader": "zsq_compile.reader",
     "compare_models": "zsq_compile.head_to_head",
     "compile_model": "zsq_compile.compiler",
-    "inspect_model": "zsq_compile.inspecting",
+    "inspect_model": "zsq_compile.inspection.inspect",
     "synthesize": "zsq_compile.compiler",
 }
 

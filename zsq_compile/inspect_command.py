@@ -32,7 +32,7 @@ def inspect_command(
     """Look at a float ONNX model: statistics, input, what stays float and why, risks, size and time at 8 and 4 bits."""
     with guarded(json_wanted, quiet, verbose):
         settings = build_config(context.params)
-        from zsq_compile.inspecting import inspect_model
+        from zsq_compile.inspection.inspect import inspect_model
 
         found = inspect_model(
             Path(model),

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from zsq_compile.config.units import size_words
-from zsq_compile.inspection import Inspection
+from zsq_compile.inspection.findings import Inspection
 
 _MOST_REASONS = 8
 

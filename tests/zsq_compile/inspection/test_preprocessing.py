@@ -12,11 +12,11 @@ from zsq_compile.data.conventions import Convention, usual_conventions
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.frontend.quick_loading import load_quickly
-from zsq_compile.natural_fields import natural_fields
-from zsq_compile.quick_contract import QuickContract, quick_contract
+from zsq_compile.inspection.natural_images import natural_fields
+from zsq_compile.inspection.preprocessing import QuickContract, quick_contract
 from zsq_compile.synthesis.preprocessing.infer import candidate_contracts, infer_contract
 
-ASSETS = Path(os.environ.get("ZSQ_ASSETS", Path(__file__).resolve().parents[2] / "../shared/assets")) / "models"
+ASSETS = Path(os.environ.get("ZSQ_ASSETS", Path(__file__).resolve().parents[3] / "../shared/assets")) / "models"
 WILD = ("ultraface_rfb320", "pfld_landmark")
 FILES = [*sorted(ASSETS.glob("*/*_bn.onnx")), *(ASSETS / "wild" / f"{name}.onnx" for name in WILD)]
 INPUT = (InputSpec(name="x", shape=(None, 3, 8, 8), dtype=np.dtype(np.float32)),)

@@ -12,7 +12,7 @@ from passes.analysis.count_work import Work
 from passes.emit.emit import emitted_bytes, weight_bytes
 from passes.plan import QuantizationPlan, WeightSite
 from zsq_compile.data.input_spec import InputSpec
-from zsq_compile.usual_agreement import Usual
+from zsq_compile.inspection.usual_agreement import Usual
 
 # Samples that compiling works on at the default effort, those held out included: of small and of large inputs.
 _SAMPLES, _LEARNED_SAMPLES = (320, 80), (1280, 160)

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 
 from passes.analysis.find_dead_channels import DeadChannels
 from passes.analysis.find_range_risks import BiasRisk, ScaleConflict
-from zsq_compile.inspection import InputFacts, PlacementFacts, StatisticsFacts
-from zsq_compile.quick_contract import QuickContract
+from zsq_compile.inspection.findings import InputFacts, PlacementFacts, StatisticsFacts
+from zsq_compile.inspection.preprocessing import QuickContract
 
 _NEAR_TIE = 1.5
 

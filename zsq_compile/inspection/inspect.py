@@ -19,14 +19,14 @@ from passes.quantize.place_quantizers import place_quantizers
 from passes.quantize.prepare_float import folded
 from zsq_compile.batchnorm.find_statistics import KnownStatistics, search_statistics
 from zsq_compile.errors import ConfigError
-from zsq_compile.estimates import Estimate, estimated_bytes, estimated_seconds
 from zsq_compile.frontend.quick_loading import QuickModel, load_quickly
-from zsq_compile.inspection import FloatNodes, InputFacts, Inspection, PlacementFacts, StatisticsFacts
-from zsq_compile.inspection_warnings import warnings_of
+from zsq_compile.inspection.advice import warnings_of
+from zsq_compile.inspection.estimates import Estimate, estimated_bytes, estimated_seconds
+from zsq_compile.inspection.findings import FloatNodes, InputFacts, Inspection, PlacementFacts, StatisticsFacts
+from zsq_compile.inspection.preprocessing import QuickContract, quick_contract
+from zsq_compile.inspection.runtime_probe import made_up_inputs, value_ranges
+from zsq_compile.inspection.usual_agreement import has_depthwise, may_classify, usual_agreement
 from zsq_compile.progress import Silent
-from zsq_compile.quick_contract import QuickContract, quick_contract
-from zsq_compile.trial_run import made_up_inputs, value_ranges
-from zsq_compile.usual_agreement import has_depthwise, may_classify, usual_agreement
 from zsq_compile.verification.running import file_bytes
 
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")

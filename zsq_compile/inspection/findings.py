@@ -8,8 +8,8 @@ from typing import Any
 from passes.analysis.count_work import Work
 from passes.analysis.find_dead_channels import DeadChannels
 from passes.analysis.find_range_risks import BiasRisk, ScaleConflict
-from zsq_compile.estimates import Estimate
-from zsq_compile.quick_contract import QuickContract
+from zsq_compile.inspection.estimates import Estimate
+from zsq_compile.inspection.preprocessing import QuickContract
 from zsq_compile.reporting.plain import plain
 
 

@@ -16,10 +16,10 @@ from tests.quantizing import prepare
 from zsq_compile.calibration_data import _default_count
 from zsq_compile.config.compile import CompileConfig, QuantizationConfig
 from zsq_compile.data.input_spec import InputSpec
-from zsq_compile.estimates import estimated_bytes, estimated_seconds, sample_count
 from zsq_compile.frontend.quick_loading import load_quickly
+from zsq_compile.inspection.estimates import estimated_bytes, estimated_seconds, sample_count
 
-ASSETS = Path(os.environ.get("ZSQ_ASSETS", Path(__file__).resolve().parents[2] / "../shared/assets")) / "models"
+ASSETS = Path(os.environ.get("ZSQ_ASSETS", Path(__file__).resolve().parents[3] / "../shared/assets")) / "models"
 
 
 def inputs(side: int) -> tuple[InputSpec, ...]:

@@ -11,7 +11,7 @@ from onnx_ir.passes import common
 
 from backends.session import Session, open_session
 from zsq_compile.data.input_spec import InputSpec
-from zsq_compile.natural_fields import natural_fields, one_over_f
+from zsq_compile.inspection.natural_images import natural_fields, one_over_f
 
 Arrays = dict[str, NDArray[Any]]
 

@@ -6,7 +6,7 @@ from backends.session import RuntimeModelError
 from tests import models
 from tests.quantizing import every_value, prepare
 from zsq_compile.data.input_spec import InputSpec
-from zsq_compile.trial_run import made_up_inputs, session_up_to, value_ranges
+from zsq_compile.inspection.runtime_probe import made_up_inputs, session_up_to, value_ranges
 
 
 def spec(shape: tuple[int | None, ...], dtype: type = np.float32, name: str = "x") -> InputSpec:

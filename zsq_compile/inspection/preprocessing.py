@@ -18,7 +18,7 @@ from passes.batchnorm.harvest_batchnorm import BatchNorm, BatchNormStatistics
 from passes.normalize.fold_constants import constant_value
 from zsq_compile.data.conventions import RAW_PRODUCERS, Convention, usual_conventions
 from zsq_compile.data.input_spec import InputSpec
-from zsq_compile.trial_run import Arrays, made_up_inputs, session_up_to
+from zsq_compile.inspection.runtime_probe import Arrays, made_up_inputs, session_up_to
 
 _PICTURES, _LARGEST_SIDE, _LAYERS = 8, 96, 4
 _FAR = 1.5  # of the weighted divergence: beyond it none of the conventions is what the network was trained with

@@ -7,9 +7,9 @@ import onnx_ir as ir
 import pytest
 
 from tests import models
-from zsq_compile.usual_agreement import has_depthwise, may_classify, usual_agreement
+from zsq_compile.inspection.usual_agreement import has_depthwise, may_classify, usual_agreement
 
-RESULTS = Path(__file__).resolve().parents[2] / "benchmarks/results"
+RESULTS = Path(__file__).resolve().parents[3] / "benchmarks/results"
 
 
 def measured() -> list[tuple[str, int, float]]:

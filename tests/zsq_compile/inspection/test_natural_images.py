@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from zsq_compile.natural_fields import natural_fields, one_over_f
+from zsq_compile.inspection.natural_images import natural_fields, one_over_f
 
 
 @pytest.mark.parametrize("channels", [1, 3])
