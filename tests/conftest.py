@@ -5,7 +5,7 @@ import math
 import pytest
 from hypothesis import settings
 
-from zsq_compile import proving
+from zsq_compile.stages import export as proving
 
 settings.register_profile("house", deadline=None)  # no timed assertions: a busy machine is no failure
 settings.load_profile("house")

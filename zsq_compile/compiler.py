@@ -19,9 +19,7 @@ from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from passes.quantize.prepare_float import folded
 from zsq_compile.batchnorm.find_statistics import KnownStatistics
 from zsq_compile.batchnorm.known_statistics import known_statistics
-from zsq_compile.calibration_data import CalibrationData, given_data, require_keepable, synthetic_data
 from zsq_compile.clock import Clock
-from zsq_compile.confidence import confidence, expectation, known_contracts, tier_of
 from zsq_compile.config.compile import CompileConfig
 from zsq_compile.config.distillation import require_source
 from zsq_compile.data.dataset import Dataset, load_data
@@ -29,18 +27,20 @@ from zsq_compile.differentiable.device import chosen_device
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError, ValidationError
 from zsq_compile.frontend.load import LoadedModel, load_model
-from zsq_compile.gallery_tiles import require_image, show_synthetic
-from zsq_compile.gathered_evidence import with_evidence
-from zsq_compile.origin import record_contract, record_origin
 from zsq_compile.progress import Progress, Remembering, Silent
-from zsq_compile.proving import Proven, prove
-from zsq_compile.provisional_student import provisional_student
 from zsq_compile.quantization.mixed_precision.search import explained
 from zsq_compile.quantization.plan_file import PlanFile, saved_plan
 from zsq_compile.quantization.planning import float_bytes, planned, size_limit
-from zsq_compile.quantize_network import FloatNetwork, QuantizedNetwork, quantize_network
 from zsq_compile.reporting.gallery import require_png
 from zsq_compile.reporting.report import Report, file_sha256
+from zsq_compile.stages.calibration_data import CalibrationData, given_data, require_keepable, synthetic_data
+from zsq_compile.stages.estimate_agreement import confidence, expectation, known_contracts, tier_of
+from zsq_compile.stages.evidence import with_evidence
+from zsq_compile.stages.export import Proven, prove
+from zsq_compile.stages.gallery import require_image, show_synthetic
+from zsq_compile.stages.provenance import record_contract, record_origin
+from zsq_compile.stages.provisional_student import provisional_student
+from zsq_compile.stages.quantize import FloatNetwork, QuantizedNetwork, quantize_network
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet
 from zsq_compile.verification.agreement_estimate import Confidence
 from zsq_compile.version import VERSION

@@ -13,7 +13,6 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from backends.catalog import load_target
-from zsq_compile.calibration_data import set_apart, value_bytes
 from zsq_compile.calibration_sources import (
     CalibrationSource,
     random_source,
@@ -23,7 +22,6 @@ from zsq_compile.calibration_sources import (
 )
 from zsq_compile.comparison import ComparedModel, Comparison
 from zsq_compile.compiler import compile_model, synthesize
-from zsq_compile.confidence import expectation
 from zsq_compile.config.checks import require_count
 from zsq_compile.config.compile import CompileConfig
 from zsq_compile.data.dataset import Dataset, load_data
@@ -34,6 +32,8 @@ from zsq_compile.measured_rows import Judge, first_line, measured_rows
 from zsq_compile.onnxruntime_rows import onnxruntime_rows, onnxruntime_width
 from zsq_compile.progress import Progress, Silent
 from zsq_compile.reporting.report import Report, file_sha256
+from zsq_compile.stages.calibration_data import set_apart, value_bytes
+from zsq_compile.stages.estimate_agreement import expectation
 from zsq_compile.sure_samples import SureSamples
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet
 from zsq_compile.writing import write_model

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from backends.session import RuntimeModelError, Session, open_session
 from zsq_compile.comparison import ComparedModel
-from zsq_compile.confidence import Expectation
 from zsq_compile.data.dataset import Dataset
 from zsq_compile.errors import ConfigError
 from zsq_compile.frontend.load import LoadedModel
 from zsq_compile.progress import Progress
+from zsq_compile.stages.estimate_agreement import Expectation
 from zsq_compile.verification.agreement_estimate import Confidence, family_outputs, judged_families
 from zsq_compile.verification.fusion import Fusion, inspect_fusion
 from zsq_compile.verification.latency import Latency, measure_latency

@@ -12,14 +12,14 @@ import torch
 from numpy.typing import NDArray
 
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
-from zsq_compile.calibration_data import confident_share
-from zsq_compile.confidence import Expectation
 from zsq_compile.config.compile import CompileConfig
 from zsq_compile.data.input_spec import fixed_batch
 from zsq_compile.differentiable.device import chosen_device
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.frontend.load import LoadedModel
 from zsq_compile.progress import Progress
+from zsq_compile.stages.calibration_data import confident_share
+from zsq_compile.stages.estimate_agreement import Expectation
 from zsq_compile.synthesis.filters.confident import ConfidentGenerator
 from zsq_compile.synthesis.filters.widest_first import WidestFirstGenerator
 from zsq_compile.synthesis.generator import Generator, InputContract, SyntheticSet

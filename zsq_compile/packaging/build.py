@@ -21,12 +21,12 @@ from backends.target import Target
 from passes.emit.check_target import target_violations
 from zsq_compile.errors import ConfigError, LoadError, ValidationError
 from zsq_compile.frontend.read_onnx import is_quantized, opset_of, read_model
-from zsq_compile.origin import Origin, read_origin
 from zsq_compile.packaging.archive import pack
 from zsq_compile.packaging.manifest import describe, write_manifest, write_samples
 from zsq_compile.packaging.samples import expected, make_feeds
 from zsq_compile.packaging.snippets import write_snippets
 from zsq_compile.packaging.verify import PackageError, RunError, check_files, replay, sha256
+from zsq_compile.stages.provenance import Origin, read_origin
 
 _ARCHIVES = (".tar.gz", ".tgz")
 _DEFAULT_TARGET = "ort_cpu"

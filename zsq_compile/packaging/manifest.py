@@ -11,10 +11,10 @@ import onnx
 
 from backends.session import Session
 from backends.target import Target
-from zsq_compile.origin import Origin
 from zsq_compile.packaging.samples import Sample, Tolerance
 from zsq_compile.packaging.verify import MANIFEST, MANIFEST_HASH, SCHEMA, sha256
 from zsq_compile.reporting.report import installed_versions
+from zsq_compile.stages.provenance import Origin
 from zsq_compile.version import VERSION
 
 _UNRELATED = ("torch", "onnxsim", "onnx-ir", "zsq-compile")  # they took no part in packing

@@ -12,8 +12,8 @@ from passes.emit.emit import emit
 from passes.quantize.place_quantizers import place_quantizers
 from tests import models
 from tests.quantizing import inserted, prepare, random_feeds, with_scales
-from zsq_compile.origin import record_contract, record_origin
 from zsq_compile.packaging import archive
+from zsq_compile.stages.provenance import record_contract, record_origin
 
 CONTRACT = {
     "name": "given",

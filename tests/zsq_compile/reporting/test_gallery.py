@@ -9,8 +9,8 @@ from PIL import Image
 from tests import models
 from tests.zsq_compile.synthesis.networks import spec, teacher_of
 from zsq_compile.errors import ConfigError
-from zsq_compile.gallery_tiles import captions, require_image, show_synthetic
 from zsq_compile.reporting.gallery import draw_gallery, plan_layout, require_png, write_gallery
+from zsq_compile.stages.gallery import captions, require_image, show_synthetic
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet
 from zsq_compile.synthesis.preprocessing.infer import given_contract
 

@@ -10,10 +10,10 @@ from PIL import Image
 from passes.batchnorm.harvest_batchnorm import harvest_batchnorm
 from tests import models
 from tests.zsq_compile.synthesis.colours import colour_classifier, pictures
-from zsq_compile.calibration_data import CalibrationData
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.gathered_evidence import moment_matches, pictures_of
+from zsq_compile.stages.calibration_data import CalibrationData
+from zsq_compile.stages.evidence import moment_matches, pictures_of
 from zsq_compile.synthesis.generator import SyntheticSet
 from zsq_compile.synthesis.preprocessing.infer import given_contract
 

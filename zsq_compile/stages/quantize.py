@@ -11,13 +11,11 @@ from backends.target import Target
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from passes.plan import QuantizationPlan
 from passes.quantize.override_widths import override_widths
-from zsq_compile.calibration_data import CalibrationData, feeds
 from zsq_compile.clock import Clock
 from zsq_compile.config.compile import CompileConfig
 from zsq_compile.config.distillation import DistillConfig
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.live_data import live_batches
 from zsq_compile.quantization.calibration.calibrate import Batch
 from zsq_compile.quantization.closed_form import calibrated_plan, correct_biases, insert_quantizers, rounded_model
 from zsq_compile.quantization.distillation.distill import Distillation, DistillRecord
@@ -30,6 +28,8 @@ from zsq_compile.quantization.reconstruction.budget import LearningBudget
 from zsq_compile.quantization.reconstruction.learning import is_learnable, learning
 from zsq_compile.quantization.reconstruction.reconstruct import BlockRecord
 from zsq_compile.quantization.rounding.second_moments import SecondMoments
+from zsq_compile.stages.calibration_data import CalibrationData, feeds
+from zsq_compile.stages.live_samples import live_batches
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -1,10 +1,10 @@
 """Whether a distillation gets samples that are made while it runs, and from what."""
 
-from zsq_compile.calibration_data import CalibrationData
 from zsq_compile.config.compile import CompileConfig
 from zsq_compile.config.conditional_generators import AdadfqConfig
 from zsq_compile.config.distillation import Adversary
 from zsq_compile.progress import Progress
+from zsq_compile.stages.calibration_data import CalibrationData
 from zsq_compile.synthesis.adversarial.live_batches import LiveBatches
 from zsq_compile.synthesis.adversarial.losses import two_sided
 

@@ -5,12 +5,12 @@ import torch
 
 from passes.batchnorm.harvest_batchnorm import harvest_batchnorm
 from tests.models import parse
-from zsq_compile.calibration_data import CalibrationData, given_data, sample_arrays, synthetic_data
 from zsq_compile.config.compile import CompileConfig, Effort, NoiseConfig
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError
 from zsq_compile.progress import Silent
+from zsq_compile.stages.calibration_data import CalibrationData, given_data, sample_arrays, synthetic_data
 
 MEGABYTE = 1_000_000
 

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from backends.session import usable_providers
 from backends.target import Target
 from passes.emit.emit import emit
-from zsq_compile.calibration_data import CalibrationData, feeds
 from zsq_compile.clock import Clock
 from zsq_compile.data.dataset import Dataset
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.frontend.load import LoadedModel
 from zsq_compile.quantization.planning import float_bytes, require_within
-from zsq_compile.quantize_network import FloatNetwork, QuantizedNetwork
-from zsq_compile.speed_trials import SpeedTrials, try_forms
+from zsq_compile.stages.calibration_data import CalibrationData, feeds
+from zsq_compile.stages.faster_variants import SpeedTrials, try_forms
+from zsq_compile.stages.quantize import FloatNetwork, QuantizedNetwork
 from zsq_compile.verification.validate import Validation, validate
 from zsq_compile.writing import write_model
 

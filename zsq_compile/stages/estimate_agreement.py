@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from zsq_compile.batchnorm.find_statistics import KnownStatistics
-from zsq_compile.calibration_data import CalibrationData
 from zsq_compile.data.input_spec import InputSpec
+from zsq_compile.stages.calibration_data import CalibrationData
 from zsq_compile.synthesis.generator import InputContract
 from zsq_compile.synthesis.images.families import input_families
 from zsq_compile.verification.agreement_estimate import Confidence, Family, estimated, measured_families

@@ -6,8 +6,8 @@ import onnx
 import pytest
 
 from tests import models
-from zsq_compile.confidence import confidence, expectation
 from zsq_compile.data.input_spec import InputSpec
+from zsq_compile.stages.estimate_agreement import confidence, expectation
 from zsq_compile.synthesis.generator import InputContract
 
 UNIT = InputContract(name="given", mean=(0.0,) * 3, std=(1.0,) * 3, channel_order="rgb", inferred=False, margin=None)

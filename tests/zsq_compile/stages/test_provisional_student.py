@@ -13,7 +13,7 @@ from tests.quantizing import execute
 from zsq_compile.config.compile import CompileConfig, QuantizationConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.frontend.load import LoadedModel, load_model
-from zsq_compile.provisional_student import provisional_student
+from zsq_compile.stages.provisional_student import provisional_student
 
 CPU = torch.device("cpu")
 

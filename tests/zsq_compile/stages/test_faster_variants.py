@@ -12,10 +12,12 @@ import pytest
 
 from backends.session import open_session
 from tests import models
-from zsq_compile import CompileConfig, PriorConfig, QuantizationConfig, cli, compile_model, proving, speed_trials
+from zsq_compile import CompileConfig, PriorConfig, QuantizationConfig, cli, compile_model
 from zsq_compile.metrics import sqnr_db
 from zsq_compile.reporting.report import file_sha256
 from zsq_compile.reporting.view import view_of
+from zsq_compile.stages import export as proving
+from zsq_compile.stages import faster_variants as speed_trials
 from zsq_compile.verification.latency import Turns
 
 WEIGHTS = "weights in integers, widened when the file is loaded"
