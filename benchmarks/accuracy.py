@@ -11,8 +11,8 @@ from harness import Rows, Setting, open_rows, runtime_key, table, write_result
 from judge import Judge, float_row, our_row
 from zoo import LABELLED, add_common_options, chosen
 
+from zsq_compile.comparison.onnxruntime_quantizer import METHODS, BaselineSettings, quantize_with_onnxruntime
 from zsq_compile.reporting.report import file_sha256
-from zsq_compile.verification.baseline import METHODS, BaselineSettings, quantize_with_onnxruntime
 
 BASELINES = ("ORT defaults, real data", "ORT best, real data", "ORT defaults, random data", "ORT best, random data")
 

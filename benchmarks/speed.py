@@ -10,7 +10,7 @@ from harness import Setting, compiled, last_words, open_rows, table, write_resul
 from learning import block_lines
 from zoo import LABELLED, TIMED, Labelled, add_common_options, chosen
 
-from zsq_compile.verification.baseline import BaselineSettings, quantize_with_onnxruntime
+from zsq_compile.comparison.onnxruntime_quantizer import BaselineSettings, quantize_with_onnxruntime
 from zsq_compile.verification.fusion import inspect_fusion
 from zsq_compile.verification.latency import measure_latency
 from zsq_compile.verification.running import file_bytes

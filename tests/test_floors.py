@@ -62,7 +62,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     (
         "zsq_compile.arrays",
         "zsq_compile.stages.calibration_data",
-        "zsq_compile.comparison",
+        "zsq_compile.comparison.result",
         "zsq_compile.config.file",
         "zsq_compile.differentiable.device",
         "zsq_compile.reporting.gallery",
@@ -89,20 +89,24 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "zsq_compile.stages.provisional_student",
     ),
     ("zsq_compile.stages.estimate_agreement", "zsq_compile.stages.quantize"),
-    ("zsq_compile.measured_rows", "zsq_compile.stages.faster_variants", "zsq_compile.sure_samples"),
+    (
+        "zsq_compile.comparison.measure",
+        "zsq_compile.stages.faster_variants",
+        "zsq_compile.comparison.confident_samples",
+    ),
     ("zsq_compile.stages.export",),
     ("zsq_compile.compiler",),
     ("zsq_compile.reader", "zsq_compile.console", "zsq_compile.options"),
     (
-        "zsq_compile.calibration_sources",
+        "zsq_compile.comparison.calibration_sources",
         "zsq_compile.chosen_config",
         "zsq_compile.comparison_table",
         "zsq_compile.guard",
         "zsq_compile.inspection_console",
         "zsq_compile.reporting.charts",
     ),
-    ("zsq_compile.onnxruntime_rows",),
-    ("zsq_compile.head_to_head", "zsq_compile.reporting.figures"),
+    ("zsq_compile.comparison.onnxruntime_variants",),
+    ("zsq_compile.comparison.compare", "zsq_compile.reporting.figures"),
     ("zsq_compile.package_command", "zsq_compile.reporting.view"),
     ("zsq_compile.reporting.html",),
     ("zsq_compile",),  # the public face: what its __init__ imports
@@ -126,11 +130,11 @@ TORCH = (
     "zsq_compile.stages.export",
     "zsq_compile.stages.provisional_student",
     "zsq_compile.stages.quantize",
-    "zsq_compile.sure_samples",
+    "zsq_compile.comparison.confident_samples",
     "zsq_compile.quantization.mixed_precision.trials",
 )
 # The program on the device is one file, so it opens its own session.
-ONNXRUNTIME = ("backends.session", "zsq_compile.packaging.verify", "zsq_compile.verification.baseline")
+ONNXRUNTIME = ("backends.session", "zsq_compile.packaging.verify", "zsq_compile.comparison.onnxruntime_quantizer")
 FOREIGN_TO_PASSES = frozenset({"onnx", "onnx_ir", "onnxsim", "numpy"})
 VAGUE_NAMES = frozenset({"utils", "util", "common", "helpers", "base", "misc", "manager"})
 

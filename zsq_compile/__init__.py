@@ -38,9 +38,9 @@ from zsq_compile.errors import (
 from zsq_compile.version import VERSION
 
 if TYPE_CHECKING:
-    from zsq_compile.comparison import ComparedModel, Comparison
+    from zsq_compile.comparison.compare import compare_models
+    from zsq_compile.comparison.result import ComparedModel, Comparison
     from zsq_compile.compiler import CompileResult, compile_model, synthesize
-    from zsq_compile.head_to_head import compare_models
     from zsq_compile.inspection.findings import Inspection
     from zsq_compile.inspection.inspect import inspect_model
     from zsq_compile.reader import SyntheticDataReader
@@ -81,12 +81,12 @@ __all__ = [
 ]
 
 _LATE = {
-    "ComparedModel": "zsq_compile.comparison",
-    "Comparison": "zsq_compile.comparison",
+    "ComparedModel": "zsq_compile.comparison.result",
+    "Comparison": "zsq_compile.comparison.result",
     "CompileResult": "zsq_compile.compiler",
     "Inspection": "zsq_compile.inspection.findings",
     "SyntheticDataReader": "zsq_compile.reader",
-    "compare_models": "zsq_compile.head_to_head",
+    "compare_models": "zsq_compile.comparison.compare",
     "compile_model": "zsq_compile.compiler",
     "inspect_model": "zsq_compile.inspection.inspect",
     "synthesize": "zsq_compile.compiler",

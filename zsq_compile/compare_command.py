@@ -14,7 +14,7 @@ from zsq_compile.guard import SETTINGS, guarded, print_json
 from zsq_compile.progress import Progress
 
 if TYPE_CHECKING:
-    from zsq_compile.comparison import Comparison
+    from zsq_compile.comparison.result import Comparison
 
 compare_app = typer.Typer(add_completion=False, context_settings=SETTINGS)
 
@@ -128,7 +128,7 @@ def _compared(
     folder: Path | None,
     progress: Progress,
 ) -> "Comparison":
-    from zsq_compile.head_to_head import compare_models
+    from zsq_compile.comparison.compare import compare_models
 
     return compare_models(
         model,

@@ -15,7 +15,10 @@ from PIL import Image
 import zsq_compile
 from backends.session import open_session
 from tests import models
-from zsq_compile import CompileConfig, PriorConfig, cli, head_to_head, measured_rows, onnxruntime_rows
+from zsq_compile import CompileConfig, PriorConfig, cli
+from zsq_compile.comparison.result import compare as head_to_head
+from zsq_compile.comparison.result import measure as measured_rows
+from zsq_compile.comparison.result import onnxruntime_variants as onnxruntime_rows
 from zsq_compile.errors import ConfigError, QuantizationError
 from zsq_compile.metrics import agreement, sqnr_db, top1
 from zsq_compile.shares import counted_interval

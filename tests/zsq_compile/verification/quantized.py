@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 
 from tests.models import residual
-from zsq_compile.verification.baseline import BaselineSettings, quantize_with_onnxruntime
+from zsq_compile.comparison.onnxruntime_quantizer import BaselineSettings, quantize_with_onnxruntime
 
 
 def samples(count, seed=0):

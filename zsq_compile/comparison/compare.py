@@ -13,14 +13,17 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from backends.catalog import load_target
-from zsq_compile.calibration_sources import (
+from zsq_compile.comparison.calibration_sources import (
     CalibrationSource,
     random_source,
     real_source,
     sensible_count,
     synthetic_source,
 )
-from zsq_compile.comparison import ComparedModel, Comparison
+from zsq_compile.comparison.confident_samples import SureSamples
+from zsq_compile.comparison.measure import Judge, first_line, measured_rows
+from zsq_compile.comparison.onnxruntime_variants import onnxruntime_rows, onnxruntime_width
+from zsq_compile.comparison.result import ComparedModel, Comparison
 from zsq_compile.compiler import compile_model, synthesize
 from zsq_compile.config.checks import require_count
 from zsq_compile.config.compile import CompileConfig
@@ -28,13 +31,10 @@ from zsq_compile.data.dataset import Dataset, load_data
 from zsq_compile.data.input_spec import fixed_batch
 from zsq_compile.errors import ConfigError, QuantizationError, ValidationError
 from zsq_compile.frontend.load import LoadedModel, load_model
-from zsq_compile.measured_rows import Judge, first_line, measured_rows
-from zsq_compile.onnxruntime_rows import onnxruntime_rows, onnxruntime_width
 from zsq_compile.progress import Progress, Silent
 from zsq_compile.reporting.report import Report, file_sha256
 from zsq_compile.stages.calibration_data import set_apart, value_bytes
 from zsq_compile.stages.estimate_agreement import expectation
-from zsq_compile.sure_samples import SureSamples
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet
 from zsq_compile.writing import write_model
 

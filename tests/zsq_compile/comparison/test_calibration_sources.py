@@ -5,7 +5,7 @@ import onnx
 import pytest
 
 from tests import models
-from zsq_compile.calibration_sources import random_source, real_source, sensible_count, synthetic_source
+from zsq_compile.comparison.calibration_sources import random_source, real_source, sensible_count, synthetic_source
 from zsq_compile.data.dataset import Dataset
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.errors import ConfigError

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zsq_compile.comparison import DataSource
+from zsq_compile.comparison.result import DataSource
 from zsq_compile.data.dataset import Dataset
 from zsq_compile.data.input_spec import InputSpec, fixed_batch
 from zsq_compile.errors import ConfigError

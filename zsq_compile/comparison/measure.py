@@ -9,7 +9,7 @@ import onnx
 from numpy.typing import NDArray
 
 from backends.session import RuntimeModelError, Session, open_session
-from zsq_compile.comparison import ComparedModel
+from zsq_compile.comparison.result import ComparedModel
 from zsq_compile.data.dataset import Dataset
 from zsq_compile.errors import ConfigError
 from zsq_compile.frontend.load import LoadedModel

@@ -7,17 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from zsq_compile.calibration_sources import CalibrationSource
-from zsq_compile.comparison import ComparedModel
-from zsq_compile.config.compile import CompileConfig
-from zsq_compile.measured_rows import first_line
-from zsq_compile.progress import Progress
-from zsq_compile.verification.baseline import (
+from zsq_compile.comparison.calibration_sources import CalibrationSource
+from zsq_compile.comparison.measure import first_line
+from zsq_compile.comparison.onnxruntime_quantizer import (
     METHODS,
     BaselineSettings,
     prepare_for_onnxruntime,
     quantize_with_onnxruntime,
 )
+from zsq_compile.comparison.result import ComparedModel
+from zsq_compile.config.compile import CompileConfig
+from zsq_compile.progress import Progress
 
 
 def onnxruntime_rows(

@@ -10,13 +10,13 @@ from onnx import helper
 from backends.session import open_session
 from tests.zsq_compile.synthesis.networks import seeded, trained_on
 from zsq_compile import CompileConfig
-from zsq_compile.comparison import ComparedModel
+from zsq_compile.comparison.confident_samples import SureSamples
+from zsq_compile.comparison.measure import Judge, measured_rows
+from zsq_compile.comparison.result import ComparedModel
 from zsq_compile.data.dataset import Dataset
 from zsq_compile.frontend.load import LoadedModel, load_model
-from zsq_compile.measured_rows import Judge, measured_rows
 from zsq_compile.progress import Silent
 from zsq_compile.stages.estimate_agreement import expectation
-from zsq_compile.sure_samples import SureSamples
 from zsq_compile.synthesis.generator import InputContract
 from zsq_compile.synthesis.images.dead_leaves import prior_images
 

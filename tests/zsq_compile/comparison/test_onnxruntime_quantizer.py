@@ -5,14 +5,14 @@ import pytest
 from backends.session import open_session
 from tests.models import depthwise, random_feeds, residual
 from tests.zsq_compile.verification.quantized import samples
-from zsq_compile.metrics import sqnr_db
-from zsq_compile.verification.baseline import (
+from zsq_compile.comparison.onnxruntime_quantizer import (
     BaselineSettings,
     best_settings,
     prepare_for_onnxruntime,
     quantize_with_onnxruntime,
     random_batches,
 )
+from zsq_compile.metrics import sqnr_db
 
 
 def quantized_sqnr(tmp_path, settings):
