@@ -11,8 +11,8 @@ from backends.session import open_session
 from tests import models
 from tests.quantizing import sqnr
 from zsq_compile import CompileConfig, QuantizationConfig, compile_model
+from zsq_compile.cli.console import comparison
 from zsq_compile.compiler import CompileResult
-from zsq_compile.console import comparison
 from zsq_compile.packaging.build import build_package
 from zsq_compile.packaging.verify import main
 from zsq_compile.verification.fusion import inspect_fusion

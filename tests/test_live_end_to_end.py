@@ -13,8 +13,9 @@ import onnx
 import pytest
 
 from tests import models
-from zsq_compile import CompileConfig, DistillConfig, QuantizationConfig, cli, compile_model
-from zsq_compile.chosen_config import build_config
+from zsq_compile import CompileConfig, DistillConfig, QuantizationConfig, compile_model
+from zsq_compile.cli.compile import compile as cli
+from zsq_compile.cli.overrides import build_config
 from zsq_compile.config.compile import GeneratorConfig, PixelsConfig
 from zsq_compile.config.conditional_generators import AdadfqConfig, GdfqConfig, ZsCganConfig
 from zsq_compile.config.distillation import Adversary

@@ -1,5 +1,5 @@
 """Run the command line with ``python -m zsq_compile``."""
 
-from zsq_compile.entry import main
+from zsq_compile.cli.entry import main
 
 main()

@@ -15,7 +15,8 @@ from PIL import Image
 import zsq_compile
 from backends.session import open_session
 from tests import models
-from zsq_compile import CompileConfig, PriorConfig, cli
+from zsq_compile import CompileConfig, PriorConfig
+from zsq_compile.cli.compile import compile as cli
 from zsq_compile.comparison.result import compare as head_to_head
 from zsq_compile.comparison.result import measure as measured_rows
 from zsq_compile.comparison.result import onnxruntime_variants as onnxruntime_rows

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from zsq_compile.cli.console import comparison
 from zsq_compile.config.units import size_words
-from zsq_compile.console import comparison
 from zsq_compile.data.contract_words import contract_words
 from zsq_compile.quantization.layer_metrics.layer_quality import worst_layers
 from zsq_compile.reporting.charts import Bar, Chart

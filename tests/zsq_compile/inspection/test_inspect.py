@@ -16,11 +16,12 @@ import pytest
 from rich.console import Console
 
 from tests import models
-from zsq_compile import cli, inspect_model
+from zsq_compile import inspect_model
+from zsq_compile.cli.compile import compile as cli
+from zsq_compile.cli.inspection_table import facts, print_inspection, time_words
 from zsq_compile.errors import ConfigError
 from zsq_compile.frontend.load import load_model
 from zsq_compile.inspection.findings import FloatNodes, Inspection
-from zsq_compile.inspection_console import facts, print_inspection, time_words
 
 ROOT = Path(__file__).resolve().parents[3]
 ASSETS = Path(os.environ.get("ZSQ_ASSETS", ROOT / "../shared/assets")) / "models"

@@ -332,7 +332,7 @@ sys.meta_path.insert(0, Blocker())
 
 
 def test_the_command_needs_nothing_but_onnxruntime_and_numpy(built, tmp_path):
-    code = f"{BLOCKER}\nfrom zsq_compile.entry import main\nmain(['verify', {str(built / 'net.tar.gz')!r}])"
+    code = f"{BLOCKER}\nfrom zsq_compile.cli.entry import main\nmain(['verify', {str(built / 'net.tar.gz')!r}])"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.zsq_compile.reports import HOSTILE, a_bare_report, a_report
+from zsq_compile.cli.console import comparison
 from zsq_compile.config.units import size_words
-from zsq_compile.console import comparison
 from zsq_compile.errors import ConfigError
 from zsq_compile.reporting.html import page_of, require_page, write_page
 from zsq_compile.reporting.view import view_of

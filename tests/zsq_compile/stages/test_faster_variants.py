@@ -12,7 +12,8 @@ import pytest
 
 from backends.session import open_session
 from tests import models
-from zsq_compile import CompileConfig, PriorConfig, QuantizationConfig, cli, compile_model
+from zsq_compile import CompileConfig, PriorConfig, QuantizationConfig, compile_model
+from zsq_compile.cli.compile import compile as cli
 from zsq_compile.metrics import sqnr_db
 from zsq_compile.reporting.report import file_sha256
 from zsq_compile.reporting.view import view_of

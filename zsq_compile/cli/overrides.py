@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
+from zsq_compile.cli.options import GeneratorName
 from zsq_compile.config.checks import Shape
 from zsq_compile.config.compile import GENERATORS, CompileConfig, GeneratorConfig, InputConfig, QuantizationConfig
 from zsq_compile.config.conditional_generators import AdadfqConfig, ConditionalConfig
@@ -11,7 +12,6 @@ from zsq_compile.config.distillation import chosen_distillation
 from zsq_compile.config.file import read_config
 from zsq_compile.config.units import parse_bytes, parse_seconds, parse_shape
 from zsq_compile.errors import ConfigError
-from zsq_compile.options import GeneratorName
 
 Section = TypeVar("Section", CompileConfig, InputConfig, QuantizationConfig)
 

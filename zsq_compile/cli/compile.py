@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-import zsq_compile.options as given
+import zsq_compile.cli.options as given
 from zsq_compile import __version__
-from zsq_compile.chosen_config import build_config, require_widths_used
-from zsq_compile.compare_command import compare_app
+from zsq_compile.cli.command import SETTINGS, guarded, print_json
+from zsq_compile.cli.compare import compare_app
+from zsq_compile.cli.inspect import inspect_app
+from zsq_compile.cli.overrides import build_config, require_widths_used
+from zsq_compile.cli.package import package_app
 from zsq_compile.config.checks import require_folder
 from zsq_compile.config.compile import CompileConfig
 from zsq_compile.errors import ConfigError
-from zsq_compile.guard import SETTINGS, guarded, print_json
-from zsq_compile.inspect_command import inspect_app
-from zsq_compile.package_command import package_app
 from zsq_compile.progress import Progress
 
 if TYPE_CHECKING:
@@ -279,7 +279,7 @@ def _answer(
     elif quiet:
         typer.echo(result.path)
     else:
-        from zsq_compile.console import print_result
+        from zsq_compile.cli.console import print_result
 
         print_result(Console(), result)
         if page is not None:

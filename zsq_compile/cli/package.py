@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-import zsq_compile.options as given
+import zsq_compile.cli.options as given
+from zsq_compile.cli.command import SETTINGS, guarded, print_json
 from zsq_compile.config.units import size_words
-from zsq_compile.guard import SETTINGS, guarded, print_json
 
 package_app = typer.Typer(add_completion=False, context_settings=SETTINGS)
 

@@ -7,10 +7,10 @@ import pytest
 from rich.console import Console
 
 from passes.plan import Refusal
-from zsq_compile import console as module
+from zsq_compile.cli.compile import console as module
+from zsq_compile.cli.console import ConsoleProgress, comparison, print_result
 from zsq_compile.compiler import CompileResult
 from zsq_compile.config.units import size_words
-from zsq_compile.console import ConsoleProgress, comparison, print_result
 from zsq_compile.progress import Progress
 from zsq_compile.quantization.layer_metrics.layer_quality import LayerQuality
 from zsq_compile.quantization.plan_file import PlanFile

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-import zsq_compile.options as given
-from zsq_compile.chosen_config import build_config
+import zsq_compile.cli.options as given
+from zsq_compile.cli.command import SETTINGS, guarded, print_json
+from zsq_compile.cli.overrides import build_config
 from zsq_compile.config.compile import CompileConfig
-from zsq_compile.guard import SETTINGS, guarded, print_json
 from zsq_compile.progress import Progress
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def _answer(made: "Comparison", settings: CompileConfig, json_wanted: bool) -> N
     if json_wanted:
         print_json({**made.to_json(), "exit_code": _GATE_MISSED if made.gate_missed else 0})
     else:
-        from zsq_compile.comparison_table import print_comparison
+        from zsq_compile.cli.comparison_table import print_comparison
 
         print_comparison(Console(), made)
     if made.gate_missed:

@@ -15,6 +15,6 @@ def main(words: Sequence[str] | None = None) -> None:
         from zsq_compile.packaging.verify import main as verify
 
         sys.exit(verify(arguments[1:], program="zsq-compile verify"))
-    from zsq_compile.cli import main as others
+    from zsq_compile.cli.compile import main as others
 
     others(arguments)

@@ -5,9 +5,9 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
-import zsq_compile.options as given
-from zsq_compile.chosen_config import build_config
-from zsq_compile.guard import SETTINGS, guarded, print_json
+import zsq_compile.cli.options as given
+from zsq_compile.cli.command import SETTINGS, guarded, print_json
+from zsq_compile.cli.overrides import build_config
 
 inspect_app = typer.Typer(add_completion=False, context_settings=SETTINGS)
 
@@ -47,6 +47,6 @@ def inspect_command(
         for text in found.warnings:
             typer.echo(text)
     else:
-        from zsq_compile.inspection_console import print_inspection
+        from zsq_compile.cli.inspection_table import print_inspection
 
         print_inspection(Console(), found)

@@ -21,7 +21,9 @@ import zsq_compile
 from passes.batchnorm.fold_batchnorm import FoldBatchNorm
 from tests import models
 from tests.zsq_compile.synthesis.colours import colour_classifier
-from zsq_compile import cli, compiler
+from zsq_compile import compiler
+from zsq_compile.cli.compile import compile as cli
+from zsq_compile.cli.options import GeneratorName
 from zsq_compile.config.compile import (
     GENERATORS,
     CompileConfig,
@@ -32,9 +34,8 @@ from zsq_compile.config.compile import (
 )
 from zsq_compile.config.distillation import DistillConfig
 from zsq_compile.errors import BudgetError, LoadError, SynthesisError, ValidationError
-from zsq_compile.options import GeneratorName
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent.parent
 QUICK = ["--generator", "prior", "--samples", "8", "--effort", "fast"]
 
 
@@ -483,7 +484,8 @@ def test_a_gallery_of_no_images_and_one_of_another_format_are_refused(
 def test_what_libraries_print_does_not_reach_stdout(tmp_path: Path) -> None:
     code = """
 import os, sys
-from zsq_compile import cli, compiler
+from zsq_compile import (compiler)
+from zsq_compile.cli.compile import compile as cli
 def noisy(*args, **options):
     os.write(1, b"native noise\\n"); print("noise")
     raise KeyboardInterrupt
