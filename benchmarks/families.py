@@ -14,9 +14,9 @@ from torch import Tensor
 from zoo import LABELLED, Labelled, add_common_options, chosen
 
 from passes.batchnorm.harvest_batchnorm import harvest_batchnorm
-from zsq_compile.arrays import write_arrays
 from zsq_compile.config.compile import PixelsConfig
 from zsq_compile.differentiable.module import TorchGraph
+from zsq_compile.files import write_arrays
 from zsq_compile.frontend.load import LoadedModel, load_model
 from zsq_compile.synthesis import make_generator
 from zsq_compile.synthesis.generator import InputContract

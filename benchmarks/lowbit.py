@@ -13,7 +13,7 @@ from harness import Rows, Setting, open_rows, table, write_result
 from judge import Judge, float_row, our_row
 from zoo import LABELLED, add_common_options, chosen
 
-from zsq_compile.arrays import write_arrays
+from zsq_compile.files import write_arrays
 
 SETTINGS = ("W8A8", "W4A8", "W4A4", "W3A3", "W2A4")
 

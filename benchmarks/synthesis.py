@@ -15,10 +15,10 @@ from watching import Feeds, Watch, statistics_loss
 from zoo import LABELLED, Labelled, add_common_options, chosen
 
 from passes.batchnorm.harvest_batchnorm import harvest_batchnorm
-from zsq_compile.arrays import write_arrays
 from zsq_compile.config.compile import GENERATORS
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.differentiable.precision import reduced_type
+from zsq_compile.files import write_arrays
 from zsq_compile.frontend.load import load_model
 from zsq_compile.synthesis import make_generator
 

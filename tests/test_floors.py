@@ -60,7 +60,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ),
     ("zsq_compile.synthesis", "zsq_compile.quantization", "zsq_compile.verification"),
     (
-        "zsq_compile.arrays",
+        "zsq_compile.files",
         "zsq_compile.stages.calibration_data",
         "zsq_compile.comparison.result",
         "zsq_compile.config.file",
@@ -96,7 +96,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ),
     ("zsq_compile.stages.export",),
     ("zsq_compile.compiler",),
-    ("zsq_compile.reader", "zsq_compile.cli.console", "zsq_compile.cli.options"),
+    ("zsq_compile.data_reader", "zsq_compile.cli.console", "zsq_compile.cli.options"),
     (
         "zsq_compile.comparison.calibration_sources",
         "zsq_compile.cli.overrides",

@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     from zsq_compile.comparison.compare import compare_models
     from zsq_compile.comparison.result import ComparedModel, Comparison
     from zsq_compile.compiler import CompileResult, compile_model, synthesize
+    from zsq_compile.data_reader import SyntheticDataReader
     from zsq_compile.inspection.findings import Inspection
     from zsq_compile.inspection.inspect import inspect_model
-    from zsq_compile.reader import SyntheticDataReader
 
 __version__ = VERSION
 
@@ -85,7 +85,7 @@ _LATE = {
     "Comparison": "zsq_compile.comparison.result",
     "CompileResult": "zsq_compile.compiler",
     "Inspection": "zsq_compile.inspection.findings",
-    "SyntheticDataReader": "zsq_compile.reader",
+    "SyntheticDataReader": "zsq_compile.data_reader",
     "compare_models": "zsq_compile.comparison.compare",
     "compile_model": "zsq_compile.compiler",
     "inspect_model": "zsq_compile.inspection.inspect",

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from passes.batchnorm.harvest_batchnorm import BatchNorm, dead_channels
 from passes.batchnorm.place_statistics import FoldedNorm
-from zsq_compile.arrays import read_arrays, write_arrays
 from zsq_compile.errors import ConfigError
+from zsq_compile.files import read_arrays, write_arrays
 
 FORMAT, VERSION = "zsq-compile batchnorm statistics", 1
 

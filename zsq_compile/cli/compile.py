@@ -166,8 +166,8 @@ def _compile(
 
     if page is not None:
         require_page(page)
-    from zsq_compile.arrays import read_arrays, write_arrays
     from zsq_compile.compiler import compile_model
+    from zsq_compile.files import read_arrays, write_arrays
     from zsq_compile.quantization.plan_file import read_plan, write_plan
     from zsq_compile.stages.calibration_data import sample_arrays
 
@@ -224,8 +224,8 @@ def synth_command(
         require_folder(path)
         settings = build_config(context.params)
         require_widths_used(settings, context.params)
-        from zsq_compile.arrays import write_arrays
         from zsq_compile.compiler import synthesize
+        from zsq_compile.files import write_arrays
         from zsq_compile.stages.calibration_data import sample_arrays
 
         made = synthesize(model, settings, gallery=gallery, samples_kept=True, progress=progress)

@@ -67,7 +67,7 @@ def package_command(
     """Pack a compiled model for a device, with samples to prove it by and a program that checks it all."""
     path = output or model.with_suffix(".zsq")
     with guarded(json_wanted, quiet, verbose) as progress:
-        from zsq_compile.arrays import read_arrays
+        from zsq_compile.files import read_arrays
         from zsq_compile.packaging.build import build_package
 
         made = build_package(

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from zsq_compile.comparison.result import DataSource
 from zsq_compile.data.dataset import Dataset
 from zsq_compile.data.input_spec import InputSpec, fixed_batch
+from zsq_compile.data_reader import SyntheticDataReader
 from zsq_compile.errors import ConfigError
-from zsq_compile.reader import SyntheticDataReader
 
 Feeds = Mapping[str, NDArray[Any]]
 

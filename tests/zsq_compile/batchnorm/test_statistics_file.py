@@ -8,9 +8,9 @@ import pytest
 from passes.batchnorm.harvest_batchnorm import harvest_batchnorm
 from passes.batchnorm.place_statistics import folded_norms
 from tests import models
-from zsq_compile.arrays import read_arrays, write_arrays
 from zsq_compile.batchnorm.statistics_file import StatisticsFile, read_statistics, write_statistics
 from zsq_compile.errors import ConfigError
+from zsq_compile.files import read_arrays, write_arrays
 
 
 @pytest.fixture
