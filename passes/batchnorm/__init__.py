@@ -1,0 +1,1 @@
+"""BatchNormalization: statistics read, matched to folded layers, and folded."""

@@ -1,0 +1,1 @@
+"""Quantized graphs back to the float graphs that they stand for."""

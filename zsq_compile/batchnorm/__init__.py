@@ -1,0 +1,1 @@
+"""BatchNormalization statistics from nodes, a checkpoint, or a statistics file."""

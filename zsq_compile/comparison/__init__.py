@@ -1,0 +1,1 @@
+"""One model quantized in several ways, measured side by side."""

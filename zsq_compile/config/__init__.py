@@ -1,0 +1,1 @@
+"""Every option: defaults, bounds, and the file that can hold them."""

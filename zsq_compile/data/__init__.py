@@ -1,0 +1,1 @@
+"""What a model takes in, how pixels are prepared for it, and labelled data."""

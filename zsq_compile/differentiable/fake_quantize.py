@@ -1,7 +1,7 @@
 """QuantizeLinear -> [Clip of the codes] -> DequantizeLinear as one operation: the same in half the passes over memory.
 
 The gradients are those of learned step size quantization (Esser et al., "Learned Step Size Quantization", ICLR 2020,
-equation 3), which the operators give as well when they run one by one (see ``ops_quant``).
+equation 3), which the operators give as well when they run one by one (see ``ops.quant``).
 """
 
 from collections.abc import Sequence

@@ -5,20 +5,22 @@ from collections.abc import Iterable, Mapping
 import onnx_ir as ir
 
 from zsq_compile.differentiable.arguments import Kernel, Operator, Row, describe
-from zsq_compile.differentiable.ops.elementwise import attention as ops_attention
-from zsq_compile.differentiable.ops.elementwise import create as ops_create
-from zsq_compile.differentiable.ops.elementwise import detection as ops_detection
-from zsq_compile.differentiable.ops.elementwise import elementwise as ops
-from zsq_compile.differentiable.ops.elementwise import index as ops_index
-from zsq_compile.differentiable.ops.elementwise import nn as ops_nn
-from zsq_compile.differentiable.ops.elementwise import pad as ops_pad
-from zsq_compile.differentiable.ops.elementwise import pool as ops_pool
-from zsq_compile.differentiable.ops.elementwise import quant as ops_quant
-from zsq_compile.differentiable.ops.elementwise import recurrent as ops_recurrent
-from zsq_compile.differentiable.ops.elementwise import reduce as ops_reduce
-from zsq_compile.differentiable.ops.elementwise import resize as ops_resize
-from zsq_compile.differentiable.ops.elementwise import shape as ops_shape
-from zsq_compile.differentiable.ops.elementwise import signal as ops_signal
+from zsq_compile.differentiable.ops import (
+    attention,
+    create,
+    detection,
+    elementwise,
+    index,
+    nn,
+    pad,
+    pool,
+    quant,
+    recurrent,
+    reduce,
+    resize,
+    shape,
+    signal,
+)
 from zsq_compile.errors import UnsupportedModelError
 
 NEWEST_OPSET = 28  # newest ONNX opset whose schemas the table was held against
@@ -29,20 +31,20 @@ def _expand(rows: Iterable[Row]) -> dict[tuple[str, str, int], Operator]:
 
 
 OPERATORS: Mapping[tuple[str, str, int], Operator] = {
-    **_expand(ops.ROWS),
-    **_expand(ops_attention.ROWS),
-    **_expand(ops_create.ROWS),
-    **_expand(ops_detection.ROWS),
-    **_expand(ops_index.ROWS),
-    **_expand(ops_nn.ROWS),
-    **_expand(ops_pad.ROWS),
-    **_expand(ops_pool.ROWS),
-    **_expand(ops_quant.ROWS),
-    **_expand(ops_recurrent.ROWS),
-    **_expand(ops_reduce.ROWS),
-    **_expand(ops_resize.ROWS),
-    **_expand(ops_shape.ROWS),
-    **_expand(ops_signal.ROWS),
+    **_expand(elementwise.ROWS),
+    **_expand(attention.ROWS),
+    **_expand(create.ROWS),
+    **_expand(detection.ROWS),
+    **_expand(index.ROWS),
+    **_expand(nn.ROWS),
+    **_expand(pad.ROWS),
+    **_expand(pool.ROWS),
+    **_expand(quant.ROWS),
+    **_expand(recurrent.ROWS),
+    **_expand(reduce.ROWS),
+    **_expand(resize.ROWS),
+    **_expand(shape.ROWS),
+    **_expand(signal.ROWS),
 }
 
 

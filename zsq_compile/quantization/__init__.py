@@ -1,0 +1,1 @@
+"""From a plan to a QDQ graph: scales, roundings, biases, learning."""

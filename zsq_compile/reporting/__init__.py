@@ -1,0 +1,1 @@
+"""The report: its values, and the forms in which it is shown."""

@@ -1,4 +1,4 @@
-"""A teacher whose strided convolutions start at a random place in every run (see passes/normalize/swing_convolutions.py)."""
+"""A teacher whose strided convolutions start at a random place in every run (``passes.normalize.swing_convolutions``)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,0 +1,1 @@
+"""Training the whole quantized network towards the float one."""

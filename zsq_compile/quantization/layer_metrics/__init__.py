@@ -1,0 +1,1 @@
+"""The quantization noise of every layer, and its causes."""

@@ -1,0 +1,1 @@
+"""Block reconstruction: roundings, scales and biases learned block by block."""

@@ -1,0 +1,1 @@
+"""Samples that are made against the quantized network while it is trained."""

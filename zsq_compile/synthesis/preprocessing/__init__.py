@@ -1,0 +1,1 @@
+"""What numbers a network expects of a pixel, inferred in torch."""
