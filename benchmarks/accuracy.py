@@ -12,7 +12,7 @@ from judge import Judge, float_row, our_row
 from zoo import LABELLED, add_common_options, chosen
 
 from zsq_compile.comparison.onnxruntime_quantizer import METHODS, BaselineSettings, quantize_with_onnxruntime
-from zsq_compile.reporting.report import file_sha256
+from zsq_compile.files import file_sha256
 
 BASELINES = ("ORT defaults, real data", "ORT best, real data", "ORT defaults, random data", "ORT best, random data")
 

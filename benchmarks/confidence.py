@@ -15,8 +15,8 @@ from harness import Rows, Setting, compiled, open_rows, runtime_key, table, writ
 from judge import Judge
 from zoo import LABELLED, ROOT, add_common_options, chosen
 
+from zsq_compile.files import file_sha256
 from zsq_compile.frontend.load import load_model
-from zsq_compile.reporting.report import file_sha256
 from zsq_compile.stages.estimate_agreement import ASSUMED_SPREAD, confidence, expectation, is_assumed
 from zsq_compile.synthesis.generator import InputContract
 from zsq_compile.verification.agreement_estimate import LEVEL, SHIFT, SPREAD, Family, estimated, log_odds

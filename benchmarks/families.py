@@ -18,14 +18,15 @@ from zsq_compile.config.compile import PixelsConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.files import write_arrays
 from zsq_compile.frontend.load import LoadedModel, load_model
-from zsq_compile.synthesis import make_generator
 from zsq_compile.synthesis.generator import InputContract
 from zsq_compile.synthesis.images.dead_leaves import prior_images
 from zsq_compile.synthesis.images.spectral import power_law_field
+from zsq_compile.synthesis.make_generator import make_generator
 from zsq_compile.synthesis.preprocessing.infer import given_contract
 
 REAL = "real images"
-# Of RGB in photographs, as in zsq_compile/synthesis/images/dead_leaves.py: brightness, blue against yellow, green against magenta.
+# Of RGB in photographs, as in zsq_compile.synthesis.images.dead_leaves: brightness, blue against yellow, green against
+# magenta.
 AXES = ((0.5675, 0.5808, 0.5836), (0.7192, -0.0045, -0.6948), (0.4009, -0.8140, 0.4203))
 SPREAD, MEAN = (0.36, 0.11, 0.055), (0.485, 0.456, 0.406)
 

@@ -18,7 +18,8 @@ from typing import Any
 
 from zoo import ROOT
 
-from zsq_compile.reporting.report import file_sha256, installed_versions
+from zsq_compile.files import file_sha256
+from zsq_compile.reporting.report import installed_versions
 
 _FINAL = frozenset({0, 3, 4, 5, 6})  # exit codes that the same source gives again; a crash or a kill is tried again
 RESULTS = Path(__file__).resolve().parent / "results"

@@ -9,8 +9,8 @@ from harness import Rows, Setting, compiled, last_words, runtime_key, source_key
 from zoo import Labelled
 
 from backends.session import open_session
+from zsq_compile.files import file_sha256
 from zsq_compile.metrics import agreement, top1
-from zsq_compile.reporting.report import file_sha256
 from zsq_compile.verification.running import run_batched
 
 

@@ -9,7 +9,7 @@ from harness import Rows, Setting, compiled, open_rows, table, write_result
 from judge import Judge, float_row, our_row
 from zoo import LABELLED, Labelled, add_common_options, chosen
 
-from zsq_compile.verification.running import file_bytes
+from zsq_compile.files import file_bytes
 
 MODELS = ("resnet20_bn", "mobilenetv1_075_bn")
 

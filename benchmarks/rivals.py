@@ -15,8 +15,7 @@ from harness import Rows, open_rows, runtime_key, source_key, table, write_resul
 from judge import Judge, float_row
 from zoo import LABELLED, ROOT, Labelled, add_common_options, chosen
 
-from zsq_compile.files import read_arrays, write_arrays
-from zsq_compile.reporting.report import file_sha256
+from zsq_compile.files import file_sha256, read_arrays, write_arrays
 
 SCRIPTS = Path(__file__).resolve().parent / "rivals"
 MODELS = ("resnet20", "mobilenetv1_075")

@@ -3,8 +3,8 @@
     python benchmarks/same_bytes.py --save before.json            # on the commit to compare with
     python benchmarks/same_bytes.py --against before.json         # on the commit to check
 
-Every setting is one call of the command line; what is kept is the SHA-256 of the file, or the exit code where the model is
-refused. Files are only compared on one machine: another processor may round otherwise.
+Every setting is one call of the command line; what is kept is the SHA-256 of the file, or the exit code where the model
+is refused. Files are only compared on one machine: another processor may round otherwise.
 """
 
 import argparse

@@ -11,9 +11,9 @@ from learning import block_lines
 from zoo import LABELLED, TIMED, Labelled, add_common_options, chosen
 
 from zsq_compile.comparison.onnxruntime_quantizer import BaselineSettings, quantize_with_onnxruntime
+from zsq_compile.files import file_bytes
 from zsq_compile.verification.fusion import inspect_fusion
 from zsq_compile.verification.latency import measure_latency
-from zsq_compile.verification.running import file_bytes
 
 DEFAULT = ["resnet8_cifar10_bn", "resnet20_bn", "resnet56_bn", "mobilenetv1_075_bn"]
 DEFAULT += [model.key for model in TIMED]

@@ -20,7 +20,7 @@ from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.differentiable.precision import reduced_type
 from zsq_compile.files import write_arrays
 from zsq_compile.frontend.load import load_model
-from zsq_compile.synthesis import make_generator
+from zsq_compile.synthesis.make_generator import make_generator
 
 DEFAULT = ["resnet20_bn", "resnet56_bn", "mobilenetv1_075_bn"]
 SMALL, LARGE = 128, 32  # samples, of networks of pictures up to 64 pixels a side, and above

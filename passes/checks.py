@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from passes.normalize.fold_constants import constant_value
+from passes.constants import constant_value
 from passes.plan import Refusal
 from passes.surgery import dequantizer, is_standard
 from passes.weight_layout import channel_axis

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from passes.normalize.fold_constants import constant_value
+from passes.constants import constant_value
 
 _Number = TypeVar("_Number", np.float32, np.int32)
 _DOMAINS = ("", "ai.onnx", "com.microsoft")  # onnxruntime has the same two under its own name, for 16 and 4 bits

@@ -4,7 +4,7 @@ import math
 
 import onnx_ir as ir
 
-from passes.normalize.fold_constants import constant_value
+from passes.constants import constant_value
 from passes.surgery import is_standard
 
 Bounds = tuple[float, float]

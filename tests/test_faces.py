@@ -1,6 +1,5 @@
 """The public names: they are there, they are few, and asking for them starts nothing."""
 
-import importlib
 import os
 import subprocess
 import sys
@@ -22,12 +21,10 @@ def python(code: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("name", ["zsq_compile", "backends", "zsq_compile.synthesis", "zsq_compile.verification"])
-def test_every_public_name_is_there_and_sorted(name: str) -> None:
-    face = importlib.import_module(name)
-    assert len(face.__all__) == len(set(face.__all__))
-    for entry in face.__all__:
-        assert getattr(face, entry) is not None
+def test_every_public_name_is_there_and_sorted() -> None:
+    assert len(zsq_compile.__all__) == len(set(zsq_compile.__all__))
+    for entry in zsq_compile.__all__:
+        assert getattr(zsq_compile, entry) is not None
 
 
 def test_dir_lists_the_late_names() -> None:
@@ -39,7 +36,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         zsq_compile.compile_modle  # noqa: B018
 
 
-@pytest.mark.parametrize("module", ["zsq_compile", "zsq_compile.cli.compile", "zsq_compile.cli.console"])
+@pytest.mark.parametrize("module", ["zsq_compile", "zsq_compile.cli.compile", "zsq_compile.cli.progress_bars"])
 def test_importing_loads_neither_torch_nor_a_runtime(module: str, tmp_path: Path) -> None:
     heavy = "{'torch', 'onnx', 'onnx_ir', 'onnxsim', 'onnxruntime', 'cattrs'}"
     done = python(f"import sys, {module}; print(sorted({heavy} & set(sys.modules)))", tmp_path)

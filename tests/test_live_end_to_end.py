@@ -14,7 +14,7 @@ import pytest
 
 from tests import models
 from zsq_compile import CompileConfig, DistillConfig, QuantizationConfig, compile_model
-from zsq_compile.cli.compile import compile as cli
+from zsq_compile.cli import compile as cli
 from zsq_compile.cli.overrides import build_config
 from zsq_compile.config.compile import GeneratorConfig, PixelsConfig
 from zsq_compile.config.conditional_generators import AdadfqConfig, GdfqConfig, ZsCganConfig

@@ -26,13 +26,14 @@ from zsq_compile.data.dataset import Dataset, load_data
 from zsq_compile.differentiable.device import chosen_device
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError, ValidationError
+from zsq_compile.files import file_sha256
 from zsq_compile.frontend.load import LoadedModel, load_model
 from zsq_compile.progress import Progress, Remembering, Silent
 from zsq_compile.quantization.mixed_precision.search import explained
 from zsq_compile.quantization.plan_file import PlanFile, saved_plan
 from zsq_compile.quantization.planning import float_bytes, planned, size_limit
 from zsq_compile.reporting.gallery import require_png
-from zsq_compile.reporting.report import Report, file_sha256
+from zsq_compile.reporting.report import Report
 from zsq_compile.stages.calibration_data import CalibrationData, given_data, require_keepable, synthetic_data
 from zsq_compile.stages.estimate_agreement import confidence, expectation, known_contracts, tier_of
 from zsq_compile.stages.evidence import with_evidence

@@ -1,15 +1,82 @@
-"""Named arrays in .npz files: the user's own calibration data in, synthetic data out."""
+"""Files in and out: written whole or not at all, and what is told of a file by its bytes."""
 
+import hashlib
 import os
+import shutil
+import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zsq_compile.errors import ConfigError
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+_PROTOBUF_LIMIT = 1_900_000_000  # one protobuf message ends at 2 GiB; the graph itself needs room too
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside ``path``, and rename what was written there, so that no half file is ever seen.
+
+    Raises:
+        ConfigError: the file cannot be written.
+
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        part.replace(path)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """Give an empty folder beside ``path``, on the same disk, which is gone afterwards.
+
+    Raises:
+        ConfigError: the folder cannot be made.
+
+    """
+    try:
+        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.{os.getpid()}.", dir=path.parent))
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be written: {error.strerror or error}; choose another place with -o"
+        ) from error
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def write_model(model: "ir.Model", path: Path) -> None:
+    """Write a model under a temporary name in the target folder and rename it.
+
+    Weights go into ``<name>.data`` beside the model where one file cannot hold them.
+
+    Raises:
+        ConfigError: the folder cannot be written to.
+
+    """
+    import onnx_ir as ir
+
+    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
+    data = f"{path.name}.data" if size > _PROTOBUF_LIMIT else None
+    with scratch_folder(path) as scratch:
+        ir.save(model, scratch / path.name, external_data=data)
+        if data is not None:
+            (scratch / data).replace(path.parent / data)
+        (scratch / path.name).replace(path)
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
@@ -25,16 +92,30 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write a compressed .npz file, first under a temporary name beside ``path``, so that no half file is ever seen."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        # np.savez takes the arrays as keywords, where an input called "file" would collide with its own parameter.
-        with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, array in arrays.items():
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
-                    np.lib.format.write_array(entry, np.asanyarray(array), allow_pickle=False)
-        part.replace(path)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        part.unlink(missing_ok=True)
+    """Write a compressed .npz file."""
+    # np.savez takes the arrays as keywords, where an input called "file" would collide with its own parameter.
+    with written_whole(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, np.asanyarray(array), allow_pickle=False)
+
+
+def file_sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes (of the model file alone where weights lie beside it)."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def file_bytes(path: Path) -> int:
+    """Size of a model file with its external data."""
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    places = {
+        entry.value
+        for tensor in model.graph.initializer
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    return sum(file.stat().st_size for file in (path, *(path.parent / str(place) for place in places)))

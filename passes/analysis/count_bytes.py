@@ -1,13 +1,40 @@
 """Where the bytes of a model file are: follow every constant to the layer that reads it."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import onnx_ir as ir
 
 from passes.surgery import is_standard
-from zsq_compile.reporting.evidence import Contents
 
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 _UNPACKING = ("Cast", "Div", "Mod", "Sub", "Reshape", "Slice", "Transpose", "Mul")  # from packed codes to the weight
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contents:
+    """Where the bytes of a model file are.
+
+    Attributes:
+        weights: bytes of weights, by the name of their layer, in the order of the graph.
+        biases: bytes of all biases.
+        scales: bytes of all scales and zero points.
+        constants: bytes of all other constants.
+        structure: the rest of the file: nodes, names, what they are connected by.
+
+    """
+
+    weights: Mapping[str, int]
+    biases: int
+    scales: int
+    constants: int
+    structure: int
+
+    @property
+    def total(self) -> int:
+        """Bytes of the file."""
+        return sum(self.weights.values()) + self.biases + self.scales + self.constants + self.structure
 
 
 def file_contents(model: ir.Model, total: int) -> Contents:

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from passes.normalize.fold_constants import constant_value
+from passes.constants import constant_value
 from passes.surgery import is_standard
 from passes.value_ranges import never_negative
 from passes.weight_layout import by_channels

@@ -23,8 +23,8 @@ import numpy as np
 import onnx_ir as ir
 
 from backends.target import Target
+from passes.constants import constant_value
 from passes.emit.pack_weights import narrow
-from passes.normalize.fold_constants import constant_value
 from passes.outcome import Outcome
 from passes.plan import Refusal
 from passes.surgery import add_constant, dequantizer, drop_unused, free_name, is_standard, remove_unread

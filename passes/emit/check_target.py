@@ -10,8 +10,8 @@ import onnx_ir as ir
 
 from backends.target import NumberFormat, Target
 from passes.checks import Door, IllegalGraphError
+from passes.constants import constant_value
 from passes.emit.block_matmul import HINDERS_BEHIND, row_count
-from passes.normalize.fold_constants import constant_value
 from passes.plan import Refusal
 from passes.surgery import dequantizer, is_standard
 

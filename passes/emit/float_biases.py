@@ -8,7 +8,7 @@ The numbers stay those of the int32 grid, so the simulation holds.
 import numpy as np
 import onnx_ir as ir
 
-from passes.normalize.fold_constants import constant_value
+from passes.constants import constant_value
 from passes.surgery import add_constant, is_standard, remove_unread
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from backends.target import OperatorRule, Target
-from passes.normalize.fold_constants import constant_value
+from passes.constants import constant_value
 from passes.quantizer_grid import grid_of
 from passes.surgery import add_constant, dequantizer, is_standard, remove_unread
 

@@ -2,7 +2,7 @@
 
 import onnx_ir as ir
 
-from passes.normalize.fold_constants import constant_value
+from passes.constants import constant_value
 from passes.surgery import absorb, drop_unused, is_exposed, is_standard
 
 

@@ -6,7 +6,7 @@ Dropout(x, ratio, training=True)     ->  Dropout(x, ratio)
 
 import onnx_ir as ir
 
-from passes.normalize.fold_constants import constant_value
+from passes.constants import constant_value
 from passes.outcome import Outcome
 from passes.plan import Refusal
 from passes.surgery import is_standard

@@ -1,90 +1,9 @@
 """Compute at compile time what depends on nothing but constants: ``f(constants) -> initializer``."""
 
 import numpy as np
-import onnx
 import onnx_ir as ir
-from numpy.typing import NDArray
-from onnx.reference import ReferenceEvaluator
 
-_RANDOM = frozenset(
-    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
-)
-_MAX_ELEMENTS = 1 << 26
-
-
-def constant_value(value: ir.Value | None) -> NDArray[np.generic] | None:
-    """Value of a constant expression, or None if it depends on a graph input (or is too large to fold).
-
-    Follows chains of nodes (Constant, ConstantOfShape, Unsqueeze, Cast...) back to initializers with ONNX's own
-    reference implementation of the operators.
-    """
-    return _search(value, {})
-
-
-def _search(value: ir.Value | None, known: dict[ir.Value, NDArray[np.generic] | None]) -> NDArray[np.generic] | None:
-    """Recurse with a memory: in a residual network the paths back to the input are too many to walk one by one."""
-    if value is None:
-        return None
-    if value.const_value is not None:
-        return value.const_value.numpy()
-    if value in known:
-        return known[value]
-    known[value] = None
-    node = value.producer()
-    if node is None or not _foldable(node):
-        return None
-    inputs: list[NDArray[np.generic] | None] = []
-    for source in node.inputs:
-        array = _search(source, known)
-        if source is not None and array is None:
-            return None
-        inputs.append(array)
-    for output, array in zip(node.outputs, _evaluate(node, inputs), strict=True):
-        known[output] = array
-    return known[value]
-
-
-def _foldable(node: ir.Node) -> bool:
-    if node.domain not in ("", "ai.onnx") or node.op_type in _RANDOM or not node.outputs:
-        return False
-    if any(attr.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for attr in node.attributes.values()):
-        return False
-    return all(_size(output) <= _MAX_ELEMENTS for output in node.outputs)
-
-
-def _size(value: ir.Value) -> int:
-    shape = value.shape
-    return int(np.prod(shape.numpy(), dtype=np.int64)) if shape is not None and shape.is_static() else 0
-
-
-def _evaluate(node: ir.Node, inputs: list[NDArray[np.generic] | None]) -> list[NDArray[np.generic]]:
-    graph = node.graph
-    version = (
-        node.version or (graph.opset_imports.get("") if graph is not None else None) or onnx.defs.onnx_opset_version()
-    )
-    names = [f"i{position}" if array is not None else "" for position, array in enumerate(inputs)]
-    outputs = [f"o{position}" if output.name else "" for position, output in enumerate(node.outputs)]
-    proto = ir.to_proto(node)
-    del proto.input[:], proto.output[:]
-    proto.input.extend(names)
-    proto.output.extend(outputs)
-    given = {name: array for name, array in zip(names, inputs, strict=True) if array is not None}
-    single = onnx.helper.make_model(
-        onnx.helper.make_graph(
-            [proto],
-            "constant",
-            [
-                onnx.helper.make_tensor_value_info(
-                    name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), list(array.shape)
-                )
-                for name, array in given.items()
-            ],
-            [onnx.ValueInfoProto(name=name) for name in outputs if name],
-        ),
-        opset_imports=[onnx.helper.make_opsetid("", version)],
-    )
-    results = iter(ReferenceEvaluator(single).run(None, given))
-    return [np.asarray(next(results)) if name else np.empty(0) for name in outputs]
+from passes.constants import constant_value
 
 
 class FoldConstants(ir.passes.InPlacePass):

@@ -10,7 +10,7 @@ A Pad that stays costs a copy of the tensor, and a quantizer that has to represe
 import numpy as np
 import onnx_ir as ir
 
-from passes.normalize.fold_constants import constant_value
+from passes.constants import constant_value
 from passes.outcome import Outcome
 from passes.plan import Refusal
 from passes.surgery import drop_unused, is_standard

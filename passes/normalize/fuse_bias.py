@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from passes.normalize.fold_constants import constant_value
+from passes.constants import constant_value
 from passes.surgery import absorb, drop_unused, is_standard, set_constant
 
 

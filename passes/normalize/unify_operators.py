@@ -7,7 +7,7 @@ Sum(a, b, c)                                 ->  Add(Add(a, b), c)
 
 import onnx_ir as ir
 
-from passes.normalize.fold_constants import constant_value
+from passes.constants import constant_value
 from passes.surgery import free_name, is_standard
 
 

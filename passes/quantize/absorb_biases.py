@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from passes.normalize.fold_constants import constant_value
+from passes.constants import constant_value
 from passes.plan import Refusal
 from passes.quantize.layer_pairs import LayerPair
 from passes.surgery import is_standard, set_constant

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from passes.normalize.fold_constants import constant_value
+from passes.constants import constant_value
 from passes.outcome import Outcome
 from passes.quantize.absorb_biases import ChannelMoments, absorb_biases
 from passes.quantize.layer_pairs import LayerPair, find_pairs

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from passes.normalize.fold_constants import constant_value
+from passes.constants import constant_value
 from passes.plan import Refusal
 from passes.surgery import is_standard
 

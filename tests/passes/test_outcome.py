@@ -12,8 +12,8 @@ from tests import models
 def rewriting_passes() -> list[type[ir.passes.InPlacePass]]:
     """Every pass of the package that can be made without arguments."""
     found = set()
-    for module in pkgutil.iter_modules(passes.__path__):
-        for _, kind in inspect.getmembers(importlib.import_module(f"passes.{module.name}"), inspect.isclass):
+    for module in pkgutil.walk_packages(passes.__path__, "passes."):
+        for _, kind in inspect.getmembers(importlib.import_module(module.name), inspect.isclass):
             own = kind.__module__.startswith("passes.") and issubclass(kind, ir.passes.InPlacePass)
             if own and all(p.default is not p.empty for p in inspect.signature(kind).parameters.values()):
                 found.add(kind)

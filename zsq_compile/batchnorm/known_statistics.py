@@ -9,9 +9,9 @@ from zsq_compile.batchnorm.find_statistics import KnownStatistics, search_statis
 from zsq_compile.batchnorm.statistics_file import StatisticsFile, write_statistics
 from zsq_compile.config.compile import CompileConfig
 from zsq_compile.errors import UnsupportedModelError
+from zsq_compile.files import file_sha256
 from zsq_compile.frontend.load import LoadedModel, load_model
 from zsq_compile.progress import Progress
-from zsq_compile.reporting.report import file_sha256
 
 
 def known_statistics(loaded: LoadedModel, config: CompileConfig, progress: Progress) -> KnownStatistics:

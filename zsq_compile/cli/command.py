@@ -52,7 +52,7 @@ def guarded(json_wanted: bool, quiet: bool, verbose: bool) -> Iterator[Progress]
 def _progress(quiet: bool, verbose: bool) -> Progress:
     if quiet:
         return Silent()
-    from zsq_compile.cli.console import ConsoleProgress
+    from zsq_compile.cli.progress_bars import ConsoleProgress
 
     return ConsoleProgress(Console(stderr=True), verbose=verbose)
 

@@ -8,10 +8,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from zsq_compile.cli.console import MISSING
 from zsq_compile.comparison.result import ComparedModel, Comparison
 from zsq_compile.config.units import size_words
 from zsq_compile.data.contract_words import contract_words
+from zsq_compile.reporting.summary import MISSING
 from zsq_compile.shares import counted_interval
 
 _WIDTH = 128  # of the whole table; anything that is no terminal gets it, so that a file holds no folded cells

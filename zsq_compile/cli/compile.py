@@ -279,7 +279,7 @@ def _answer(
     elif quiet:
         typer.echo(result.path)
     else:
-        from zsq_compile.cli.console import print_result
+        from zsq_compile.cli.result_table import print_result
 
         print_result(Console(), result)
         if page is not None:

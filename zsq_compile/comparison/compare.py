@@ -30,13 +30,13 @@ from zsq_compile.config.compile import CompileConfig
 from zsq_compile.data.dataset import Dataset, load_data
 from zsq_compile.data.input_spec import fixed_batch
 from zsq_compile.errors import ConfigError, QuantizationError, ValidationError
+from zsq_compile.files import file_sha256, write_model
 from zsq_compile.frontend.load import LoadedModel, load_model
 from zsq_compile.progress import Progress, Silent
-from zsq_compile.reporting.report import Report, file_sha256
+from zsq_compile.reporting.report import Report
 from zsq_compile.stages.calibration_data import set_apart, value_bytes
 from zsq_compile.stages.estimate_agreement import expectation
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet
-from zsq_compile.writing import write_model
 
 Arrays = Mapping[str, NDArray[Any]]
 

@@ -12,13 +12,14 @@ from backends.session import RuntimeModelError, Session, open_session
 from zsq_compile.comparison.result import ComparedModel
 from zsq_compile.data.dataset import Dataset
 from zsq_compile.errors import ConfigError
+from zsq_compile.files import file_bytes
 from zsq_compile.frontend.load import LoadedModel
 from zsq_compile.progress import Progress
 from zsq_compile.stages.estimate_agreement import Expectation
 from zsq_compile.verification.agreement_estimate import Confidence, family_outputs, judged_families
 from zsq_compile.verification.fusion import Fusion, inspect_fusion
 from zsq_compile.verification.latency import Latency, measure_latency
-from zsq_compile.verification.running import file_bytes, first_sample
+from zsq_compile.verification.running import first_sample
 from zsq_compile.verification.side_by_side import Quality, SideBySide, fitting_batch, run_side_by_side
 
 _SECONDS_EACH = 0.7  # of latency, on the average of the models

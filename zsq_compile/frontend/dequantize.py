@@ -1,7 +1,8 @@
 """Take a model that is quantized, wholly or in part, as the float model that it stands for.
 
 Weights keep the numbers that they were rounded to, activations lose their rounding and keep their limits: see
-``passes.dequantize.restore_float``. From there on the float form is the model: what is learned from, measured against and timed.
+``passes.dequantize.restore_float``. From there on the float form is the model: what is learned from, measured against
+and timed.
 """
 
 import math

@@ -19,6 +19,7 @@ from passes.quantize.place_quantizers import place_quantizers
 from passes.quantize.prepare_float import folded
 from zsq_compile.batchnorm.find_statistics import KnownStatistics, search_statistics
 from zsq_compile.errors import ConfigError
+from zsq_compile.files import file_bytes
 from zsq_compile.frontend.quick_loading import QuickModel, load_quickly
 from zsq_compile.inspection.advice import warnings_of
 from zsq_compile.inspection.estimates import Estimate, estimated_bytes, estimated_seconds
@@ -27,7 +28,6 @@ from zsq_compile.inspection.preprocessing import QuickContract, quick_contract
 from zsq_compile.inspection.runtime_probe import made_up_inputs, value_ranges
 from zsq_compile.inspection.usual_agreement import has_depthwise, may_classify, usual_agreement
 from zsq_compile.progress import Silent
-from zsq_compile.verification.running import file_bytes
 
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _ESTIMATED_BITS = (8, 4)

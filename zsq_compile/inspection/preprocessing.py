@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from backends.session import RuntimeModelError, Session
 from passes.batchnorm.harvest_batchnorm import BatchNorm, BatchNormStatistics
-from passes.normalize.fold_constants import constant_value
+from passes.constants import constant_value
 from zsq_compile.data.conventions import RAW_PRODUCERS, Convention, usual_conventions
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.inspection.runtime_probe import Arrays, made_up_inputs, session_up_to

@@ -1,9 +1,7 @@
 """Make a package of a compiled model: build_package is the sentence."""
 
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,6 +18,7 @@ from backends.session import RuntimeModelError, Session, open_session
 from backends.target import Target
 from passes.emit.check_target import target_violations
 from zsq_compile.errors import ConfigError, LoadError, ValidationError
+from zsq_compile.files import scratch_folder
 from zsq_compile.frontend.read_onnx import is_quantized, opset_of, read_model
 from zsq_compile.packaging.archive import pack
 from zsq_compile.packaging.manifest import describe, write_manifest, write_samples
@@ -105,15 +104,9 @@ def build_package(
 @contextmanager
 def _scratch(output: Path) -> Iterator[Path]:
     """Make an empty folder beside the output, so that a killed run leaves no half package under its name."""
-    try:
-        scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}.{os.getpid()}.", dir=output.parent))
-    except OSError as error:
-        raise ConfigError(f"{output} cannot be written: {error.strerror or error}") from error
-    try:
+    with scratch_folder(output) as scratch:
         (scratch / "package").mkdir()
         yield scratch / "package"
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def is_archive(path: Path) -> bool:

@@ -9,7 +9,6 @@ What the file does not name keeps the width that the other options say.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 from passes.plan import QuantizationPlan
 from passes.quantize.override_widths import Width, Widths, widths_of
 from zsq_compile.errors import ConfigError
+from zsq_compile.files import written_whole
 
 _VERSION = 1
 
@@ -82,15 +82,9 @@ def saved_plan(plan: QuantizationPlan, model_sha256: str) -> PlanFile:
 
 
 def write_plan(path: Path, plan: PlanFile) -> None:
-    """Write a plan file, first under a temporary name beside ``path``. ConfigError when that fails."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    """Write a plan file. ConfigError when that fails."""
+    with written_whole(path) as part:
         part.write_text(json.dumps(asdict(plan), indent=2) + "\n", encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _widths(plain: Mapping[str, Any], key: str, path: Path, *, floats: bool) -> dict[str, Any]:

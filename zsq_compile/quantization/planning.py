@@ -13,9 +13,9 @@ from passes.quantize.place_quantizers import place_quantizers
 from zsq_compile.config.checks import parse_size
 from zsq_compile.config.compile import WIDTHS, CompileConfig
 from zsq_compile.errors import ConfigError, QuantizationError, UnsupportedModelError
+from zsq_compile.files import file_bytes
 from zsq_compile.frontend.load import LoadedModel
 from zsq_compile.quantization.plan_file import PlanFile
-from zsq_compile.verification.running import file_bytes
 
 
 def planned(model: ir.Model, target: Target, config: CompileConfig, given: PlanFile | None = None) -> QuantizationPlan:

@@ -1,6 +1,5 @@
 """What a compilation leaves behind for whoever wants to look closer: plain values, for the report."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -43,28 +42,3 @@ class Picture:
     label: int | None
     confidence: float | None
     asked: int | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Contents:
-    """Where the bytes of a model file are.
-
-    Attributes:
-        weights: bytes of weights, by the name of their layer, in the order of the graph.
-        biases: bytes of all biases.
-        scales: bytes of all scales and zero points.
-        constants: bytes of all other constants.
-        structure: the rest of the file: nodes, names, what they are connected by.
-
-    """
-
-    weights: Mapping[str, int]
-    biases: int
-    scales: int
-    constants: int
-    structure: int
-
-    @property
-    def total(self) -> int:
-        """Bytes of the file."""
-        return sum(self.weights.values()) + self.biases + self.scales + self.constants + self.structure

@@ -4,7 +4,6 @@ Pillow is imported when something is drawn.
 """
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from zsq_compile.config.checks import require_folder
 from zsq_compile.errors import ConfigError
+from zsq_compile.files import written_whole
 
 if TYPE_CHECKING:
     from PIL import Image, ImageFont
@@ -116,15 +116,9 @@ def draw_gallery(
 
 
 def write_gallery(path: Path, picture: "Image.Image") -> None:
-    """Write a PNG, first under a temporary name beside ``path``, so that no half file is ever seen."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    """Write a PNG file."""
+    with written_whole(path) as part:
         picture.save(part, format="PNG", optimize=True)
-        part.replace(path)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def require_png(path: Path) -> None:

@@ -1,12 +1,12 @@
 """The report as one page that needs nothing else: no network, no scripts, no files beside it."""
 
-import os
 from pathlib import Path
 
 import jinja2
 
 from zsq_compile.config.checks import require_folder
 from zsq_compile.errors import ConfigError
+from zsq_compile.files import written_whole
 from zsq_compile.reporting.report import Report
 from zsq_compile.reporting.view import view_of
 
@@ -29,20 +29,9 @@ def page_of(report: Report) -> str:
 
 
 def write_page(path: Path, report: Report) -> None:
-    """Write the page, first under a temporary name beside ``path``, so that no half file is ever seen.
-
-    Raises:
-        ConfigError: the file cannot be written.
-
-    """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    """Write the page. ConfigError when that fails."""
+    with written_whole(path) as part:
         part.write_text(page_of(report), encoding="utf-8", errors="replace")
-        part.replace(path)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def require_page(path: Path) -> None:

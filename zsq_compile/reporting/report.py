@@ -1,7 +1,6 @@
 """Everything a compilation knows about itself, as one frozen value, as JSON and as plain text."""
 
 import dataclasses
-import hashlib
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,10 +8,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from passes.analysis.count_bytes import Contents
 from passes.plan import Refusal
 from zsq_compile.config.units import size_words
 from zsq_compile.quantization.layer_metrics.layer_quality import LayerQuality, worst_layers
-from zsq_compile.reporting.evidence import Contents, MomentMatch, Picture
+from zsq_compile.reporting.evidence import MomentMatch, Picture
 from zsq_compile.reporting.plain import plain
 from zsq_compile.verification.agreement_estimate import Confidence
 from zsq_compile.verification.validate import Validation
@@ -150,12 +150,6 @@ def installed_versions() -> dict[str, str]:
         except PackageNotFoundError:  # not installed as a package: onnxruntime-gpu beside onnxruntime, or a source tree
             continue
     return found
-
-
-def file_sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes (of the model file alone where weights lie beside it)."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _layers(validation: Validation) -> str:

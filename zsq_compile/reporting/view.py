@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zsq_compile.cli.console import comparison
 from zsq_compile.config.units import size_words
 from zsq_compile.data.contract_words import contract_words
 from zsq_compile.quantization.layer_metrics.layer_quality import worst_layers
@@ -19,6 +18,7 @@ from zsq_compile.reporting.figures import (
     stage_bars,
 )
 from zsq_compile.reporting.report import Report
+from zsq_compile.reporting.summary import comparison_rows
 
 _MOST_LAYERS = 8
 
@@ -109,7 +109,7 @@ def view_of(report: Report) -> View:
         tiles=_tiles(told),
         alerts=(*validation["failures"], *validation["warnings"]),
         notes=tuple(told["notes"]),
-        comparison=tuple(comparison(report.validation)),
+        comparison=tuple(comparison_rows(report.validation)),
         layers=layer_chart(told["layers"], told["worst_layers"]),
         worst=tuple(layer.words() for layer in worst_layers(report.layers)),
         cells=_cells(told["layers"], validation["fusion"]),

@@ -20,8 +20,8 @@ from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError
 from zsq_compile.progress import Progress
 from zsq_compile.quantization.reconstruction.samples import Samples
-from zsq_compile.synthesis import make_generator
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet
+from zsq_compile.synthesis.make_generator import make_generator
 from zsq_compile.synthesis.preprocessing.infer import CONTRACT_IMAGES, given_contract, infer_contract
 
 _HELD_OUT = 4  # one sample in so many judges the result and takes no part in making it

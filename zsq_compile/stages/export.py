@@ -16,13 +16,13 @@ from passes.emit.emit import emit
 from zsq_compile.clock import Clock
 from zsq_compile.data.dataset import Dataset
 from zsq_compile.differentiable.module import TorchGraph
+from zsq_compile.files import write_model
 from zsq_compile.frontend.load import LoadedModel
 from zsq_compile.quantization.planning import float_bytes, require_within
 from zsq_compile.stages.calibration_data import CalibrationData, feeds
 from zsq_compile.stages.faster_variants import SpeedTrials, try_forms
 from zsq_compile.stages.quantize import FloatNetwork, QuantizedNetwork
 from zsq_compile.verification.validate import Validation, validate
-from zsq_compile.writing import write_model
 
 _SLOWER = 1.05  # times as long as the float file
 

@@ -25,12 +25,12 @@ from passes.emit.keep_float import KeepFloat
 from passes.emit.sign_codes import SignCodes
 from passes.plan import QuantizationPlan
 from zsq_compile.errors import QuantizationError, ZsqError
+from zsq_compile.files import write_model
 from zsq_compile.metrics import sqnr_db
 from zsq_compile.quantization.planning import require_within
 from zsq_compile.verification.latency import Turns, time_in_turns
 from zsq_compile.verification.running import first_sample, run_batched
 from zsq_compile.verification.speed import Costs, judge
-from zsq_compile.writing import write_model
 
 _SECONDS_EACH = 0.7
 _WORSE_DB = 3.0  # that outputs may be noisier than those of the present file; samples are few

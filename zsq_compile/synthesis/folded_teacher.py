@@ -1,8 +1,8 @@
 """A teacher whose BatchNormalizations are folded, and the same statistics read behind them instead of before.
 
 Distances in units of the variance are the same on both sides of a BatchNormalization
-(``passes.batchnorm.behind_batchnorm`` has the formulas), so nothing is lost by looking at what it makes, which a layer with folded weights makes by itself:
-four passes over memory less for every such layer.
+(``passes.batchnorm.behind_batchnorm`` has the formulas), so nothing is lost by looking at what it makes, which a layer
+with folded weights makes by itself: four passes over memory less for every such layer.
 """
 
 from collections.abc import Sequence

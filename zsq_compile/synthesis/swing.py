@@ -1,4 +1,4 @@
-"""A teacher whose strided convolutions start at a random place in every run (``passes.normalize.swing_convolutions``)."""
+"""A teacher whose strided convolutions start at a random place in every run (see ``swing_convolutions``)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,11 +1,9 @@
-"""Running samples through a session, and the size of a model on disk."""
+"""Running samples through a session."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from backends.session import Session
@@ -47,19 +45,6 @@ def first_sample(session: Session, inputs: Mapping[str, NDArray[Any]]) -> dict[s
     """Cut the smallest batch that a session takes out of inputs (count, ...)."""
     sizes = {name: shape[0] if shape and shape[0] is not None else 1 for name, shape in session.input_shapes.items()}
     return {name: _cast(inputs[name][:size], session, name) for name, size in sizes.items()}
-
-
-def file_bytes(path: Path) -> int:
-    """Size of a model file with its external data."""
-    model = onnx.load(path, load_external_data=False)
-    places = {
-        entry.value
-        for tensor in model.graph.initializer
-        if tensor.data_location == onnx.TensorProto.EXTERNAL
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    return sum(file.stat().st_size for file in (path, *(path.parent / str(place) for place in places)))
 
 
 def _cast(array: NDArray[Any], session: Session, name: str) -> NDArray[Any]:

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from backends.session import RuntimeModelError, open_session
 from zsq_compile.data.dataset import Dataset
 from zsq_compile.errors import ValidationError
+from zsq_compile.files import file_bytes
 from zsq_compile.metrics import agreement, class_axis, sqnr_db
 from zsq_compile.verification.fusion import Fusion, inspect_fusion
 from zsq_compile.verification.labelled import LabelledQuality, labelled_quality
 from zsq_compile.verification.latency import Latency
-from zsq_compile.verification.running import file_bytes, first_sample, run_batched
+from zsq_compile.verification.running import first_sample, run_batched
 from zsq_compile.verification.simulation import SimulationMatch, match_simulation
 from zsq_compile.verification.speed import SpeedAudit, audit_speed
 

@@ -12,10 +12,10 @@ from onnx_ir.passes import PassError
 from backends.catalog import load_target
 from backends.session import open_session
 from backends.target import Blockwise, Target
+from passes.constants import constant_value
 from passes.emit.block_matmul import BlockMatMul, row_count
 from passes.emit.check_target import target_violations
 from passes.emit.emit import emit
-from passes.normalize.fold_constants import constant_value
 from passes.outcome import Outcome
 from passes.plan import QuantizationPlan
 from passes.quantize.place_quantizers import place_quantizers

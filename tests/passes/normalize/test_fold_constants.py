@@ -2,8 +2,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from passes.normalize.fold_constants import FoldConstants, constant_value
-from passes.normalize.normalize import fold_constants
+from passes.constants import constant_value
+from passes.normalize import fold_constants
+from passes.normalize.fold_constants import FoldConstants
 from tests import models
 
 CHAIN = """g (float[N,4] x) => (float[N,4] y) <int64[1] four = {4}, int64[1] zero = {0}>

@@ -3,8 +3,8 @@ import onnx_ir as ir
 import pytest
 
 from backends.session import open_session
+from passes.normalize import fold_pad
 from passes.normalize.fold_pad import FoldPad
-from passes.normalize.normalize import fold_pad
 from tests import models
 
 TOLERANCE = 1e-6  # of the output's magnitude: the runtime may add in another order

@@ -1,7 +1,7 @@
 import pytest
 
+from passes.normalize import fuse_bias
 from passes.normalize.fuse_bias import FuseBias
-from passes.normalize.normalize import fuse_bias
 from tests import models
 
 TOLERANCE = 1e-6  # of the output's magnitude

@@ -1,6 +1,6 @@
 import pytest
 
-from passes.normalize.normalize import resolve_auto_pad
+from passes.normalize import resolve_auto_pad
 from passes.normalize.resolve_auto_pad import ResolveAutoPad
 from tests import models
 

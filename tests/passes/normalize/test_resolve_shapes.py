@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from onnx_ir.passes import common
 
+from passes.normalize import resolve_shapes
 from passes.normalize.infer_shapes import InferShapes
-from passes.normalize.normalize import resolve_shapes
 from passes.normalize.resolve_shapes import ResolveShapes
 from tests import models
 

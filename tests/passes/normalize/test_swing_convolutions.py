@@ -3,8 +3,8 @@ import onnx_ir as ir
 import pytest
 
 from backends.session import open_session
+from passes.normalize import swing_convolutions
 from passes.normalize.infer_shapes import InferShapes
-from passes.normalize.normalize import swing_convolutions
 from passes.normalize.swing_convolutions import SwingConvolutions, swing_offsets
 from tests import models
 

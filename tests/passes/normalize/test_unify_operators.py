@@ -1,7 +1,7 @@
 import pytest
 
+from passes.normalize import unify_operators
 from passes.normalize.infer_shapes import InferShapes
-from passes.normalize.normalize import unify_operators
 from passes.normalize.unify_operators import UnifyOperators
 from tests import models
 

@@ -12,7 +12,7 @@ from backends.session import open_session
 from tests import models
 from zsq_compile import CompileConfig, InputConfig, QuantizationConfig, compile_model, inspect_model
 from zsq_compile.errors import UnsupportedModelError
-from zsq_compile.frontend import dequantize as float_form
+from zsq_compile.frontend import dequantize
 from zsq_compile.frontend.equivalence import Reference
 from zsq_compile.frontend.load import load_model
 from zsq_compile.frontend.quick_loading import load_quickly
@@ -223,7 +223,7 @@ def test_what_cannot_be_turned_back_is_refused_in_words(load, tmp_path: Path) ->
 def test_a_float_form_that_computes_something_else_is_refused(tmp_path: Path, monkeypatch) -> None:
     path = tmp_path / "quantized.onnx"
     quantize_static(DIGITS, path, _Images(), per_channel=True)
-    right = float_form.RestoreFloat
+    right = dequantize.RestoreFloat
 
     class Wrong(right):
         def call(self, model):
@@ -232,10 +232,10 @@ def test_a_float_form_that_computes_something_else_is_refused(tmp_path: Path, mo
                 node for node in model.graph if node.op_type == "Conv" and node.attributes.get_int("group", 1) == 1
             )
             weight = conv.inputs[1].const_value.numpy()
-            conv.inputs[1].const_value = float_form.ir.tensor(-weight, name=conv.inputs[1].name)
+            conv.inputs[1].const_value = dequantize.ir.tensor(-weight, name=conv.inputs[1].name)
             return restored
 
-    monkeypatch.setattr(float_form, "RestoreFloat", Wrong)
+    monkeypatch.setattr(dequantize, "RestoreFloat", Wrong)
     with pytest.raises(
         UnsupportedModelError, match=r"does not compute what the file does .signal to noise .* give the"
     ):

@@ -11,7 +11,7 @@ from passes.checks import Door, check
 from passes.normalize.normalize import SimplifierError
 from tests import models
 from zsq_compile.errors import ConfigError, LoadError, UnsupportedModelError
-from zsq_compile.frontend import load as loading
+from zsq_compile.frontend import load
 from zsq_compile.frontend.load import LoadedModel, load_model
 
 TOLERANCE = 1e-5  # of the output's magnitude
@@ -257,26 +257,26 @@ def test_the_long_name_of_the_default_domain(tmp_path):
 
 
 def test_a_simplifier_that_lies_is_not_believed(tmp_path, monkeypatch):
-    right = loading.normalize
+    right = load.normalize
 
     def wrong(model: ir.Model, *, simplify: bool) -> ir.Model:
         return right(ir.from_proto(models.residual(seed=1)) if simplify else model, simplify=simplify)
 
-    monkeypatch.setattr(loading, "normalize", wrong)
+    monkeypatch.setattr(load, "normalize", wrong)
     loaded = load_model(save(models.residual(), tmp_path))
     assert any("simplified graph was not used: its outputs differ" in note for note in loaded.notes)
     assert models.largest_difference(models.residual(), loaded.model) < TOLERANCE
 
 
 def test_a_simplifier_that_fails_is_done_without(tmp_path, monkeypatch):
-    right = loading.normalize
+    right = load.normalize
 
     def failing(model: ir.Model, *, simplify: bool) -> ir.Model:
         if simplify:
             raise SimplifierError("onnxsim could not simplify the graph: bad luck")
         return right(model, simplify=False)
 
-    monkeypatch.setattr(loading, "normalize", failing)
+    monkeypatch.setattr(load, "normalize", failing)
     assert any("bad luck" in note for note in load_model(save(models.residual(), tmp_path)).notes)
 
 
@@ -284,7 +284,7 @@ def test_a_conversion_that_changes_the_outputs_is_refused(tmp_path, monkeypatch)
     def wrong(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
         return models.residual(seed=1)
 
-    monkeypatch.setattr(loading, "raise_opset", wrong)
+    monkeypatch.setattr(load, "raise_opset", wrong)
     with pytest.raises(UnsupportedModelError, match="computes something else once it is raised"):
         load_model(save(models.residual(), tmp_path))
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.zsq_compile.reports import HOSTILE, a_bare_report, a_report
-from zsq_compile.cli.console import comparison
+from tests.zsq_compile.reporting.reports import HOSTILE, a_bare_report, a_report
 from zsq_compile.config.units import size_words
 from zsq_compile.errors import ConfigError
 from zsq_compile.reporting.html import page_of, require_page, write_page
+from zsq_compile.reporting.summary import comparison_rows
 from zsq_compile.reporting.view import view_of
 
 VOID = {"meta", "link", "img", "br", "rect", "line", "circle", "polyline"}
@@ -90,7 +90,7 @@ def test_figures_are_those_of_the_json(text: str) -> None:
     report = a_report()
     told, page = report.to_json(), Page(text)
     assert json.dumps(told, allow_nan=False)
-    for row in comparison(report.validation):
+    for row in comparison_rows(report.validation):
         for cell in row:
             assert cell in page.text
     for layer in told["worst_layers"]:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from passes.plan import Refusal
+from zsq_compile.files import file_sha256
 from zsq_compile.quantization.layer_metrics.layer_quality import LayerQuality
-from zsq_compile.reporting.report import Report, file_sha256, installed_versions
+from zsq_compile.reporting.report import Report, installed_versions
 from zsq_compile.verification.fusion import Fusion
 from zsq_compile.verification.labelled import LabelledQuality
 from zsq_compile.verification.latency import Latency

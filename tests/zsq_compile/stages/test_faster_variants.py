@@ -13,12 +13,11 @@ import pytest
 from backends.session import open_session
 from tests import models
 from zsq_compile import CompileConfig, PriorConfig, QuantizationConfig, compile_model
-from zsq_compile.cli.compile import compile as cli
+from zsq_compile.cli import compile as cli
+from zsq_compile.files import file_sha256
 from zsq_compile.metrics import sqnr_db
-from zsq_compile.reporting.report import file_sha256
 from zsq_compile.reporting.view import view_of
-from zsq_compile.stages import export as proving
-from zsq_compile.stages import faster_variants as speed_trials
+from zsq_compile.stages import export, faster_variants
 from zsq_compile.verification.latency import Turns
 
 WEIGHTS = "weights in integers, widened when the file is loaded"
@@ -42,9 +41,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, float]], None]
             rounds = np.linspace(1.0, 1.2, 20)[:, None]
             return {name: Turns(milliseconds=times.get(name, 10.0) * rounds) for name in named}
 
-        monkeypatch.setattr(speed_trials, "time_in_turns", turns)
-        monkeypatch.setattr(speed_trials, "_FINALISTS", 99)
-        monkeypatch.setattr(proving, "_slower", lambda validation: True)
+        monkeypatch.setattr(faster_variants, "time_in_turns", turns)
+        monkeypatch.setattr(faster_variants, "_FINALISTS", 99)
+        monkeypatch.setattr(export, "_slower", lambda validation: True)
 
     return said
 
@@ -101,7 +100,7 @@ def test_a_faster_form_that_does_worse_is_refused(
     model: Path, clock: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock({"float": 1.0, PRESENT: 2.0, WEIGHTS: 0.5})
-    honest = speed_trials.write_model
+    honest = faster_variants.write_model
 
     def write(graph: Any, path: Path) -> None:
         if not any(node.op_type == "QuantizeLinear" for node in graph.graph):  # the weights alone
@@ -109,7 +108,7 @@ def test_a_faster_form_that_does_worse_is_refused(
             constant.const_value = ir.tensor(constant.const_value.numpy() // 2, name=constant.name)
         honest(graph, path)
 
-    monkeypatch.setattr(speed_trials, "write_model", write)
+    monkeypatch.setattr(faster_variants, "write_model", write)
     made = compile_model(model, tmp_path / "out.onnx", CONFIG)
     refused = {one["form"]: one["reason"] for one in made.report.speed_trials if one["reason"] is not None}
     assert "dB, and that of the present file at" in refused[WEIGHTS]
@@ -121,14 +120,14 @@ def test_a_form_that_cannot_be_written_is_told_of(
     model: Path, clock: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock({"float": 1.0, PRESENT: 2.0})
-    honest = speed_trials.emit
+    honest = faster_variants.emit
 
     def emit(graph: Any, plan: Any, target: Any) -> None:
         if target.activation.signed:
-            raise speed_trials.QuantizationError("no room\nat all")
+            raise faster_variants.QuantizationError("no room\nat all")
         honest(graph, plan, target)
 
-    monkeypatch.setattr(speed_trials, "emit", emit)
+    monkeypatch.setattr(faster_variants, "emit", emit)
     made = compile_model(model, tmp_path / "out.onnx", CONFIG)
     failed = {one["form"]: one["reason"] for one in made.report.speed_trials if one["median_ms"] is None}
     assert failed == {"signed activations": "no room"}
@@ -148,7 +147,7 @@ def test_the_option_decides(
 
 
 def test_forms_are_really_timed(model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(proving, "_slower", lambda validation: True)
+    monkeypatch.setattr(export, "_slower", lambda validation: True)
     made = compile_model(model, tmp_path / "out.onnx", CONFIG)
     timed = [one for one in made.report.speed_trials if one["median_ms"] is not None]
     assert len(timed) == 4, "the file as it was, and the three fastest forms"

@@ -10,7 +10,7 @@ import pytest
 from tests import models
 from zsq_compile.config.compile import CompileConfig, InputConfig, PriorConfig
 from zsq_compile.errors import ConfigError
-from zsq_compile.reporting.report import file_sha256
+from zsq_compile.files import file_sha256
 from zsq_compile.stages.provenance import Origin, read_origin, record_contract, record_origin
 from zsq_compile.version import VERSION
 

@@ -10,9 +10,10 @@ from tests.models import HEADER
 from tests.zsq_compile.verification.quantized import float_and_quantized, samples
 from zsq_compile.data.dataset import Dataset
 from zsq_compile.errors import ConfigError, ValidationError
+from zsq_compile.files import file_bytes
 from zsq_compile.metrics import agreement, sqnr_db
 from zsq_compile.verification.latency import Latency
-from zsq_compile.verification.running import file_bytes, run_batched
+from zsq_compile.verification.running import run_batched
 from zsq_compile.verification.speed import SpeedAudit
 from zsq_compile.verification.validate import validate
 

@@ -1,7 +1,6 @@
 """The file that a distillation is continued from: tensors, numbers and words, and nothing that could run as code."""
 
 import hashlib
-import os
 import pickle
 import signal
 import threading
@@ -17,6 +16,7 @@ import torch
 
 from passes.plan import QuantizationPlan
 from zsq_compile.errors import ConfigError
+from zsq_compile.files import written_whole
 from zsq_compile.quantization.reconstruction.values import QuantizedValues
 
 _FORMAT = "zsq-compile distillation 2"
@@ -69,7 +69,7 @@ class Checkpoint:
         )
 
     def write(self, state: SavedState) -> None:
-        """Write the state, first under a temporary name, so that no half file is ever seen."""
+        """Write the state."""
         held = {
             "format": _FORMAT,
             "fingerprint": self._fingerprint,
@@ -77,14 +77,11 @@ class Checkpoint:
             "best": _plain(state.best),
             "training": dict(state.training),
         }
-        part = self._path.with_name(f".{self._path.name}.{os.getpid()}.part")
         try:
-            torch.save(held, part)
-            part.replace(self._path)
-        except (OSError, RuntimeError) as error:  # torch reports a folder that is missing as the latter
+            with written_whole(self._path) as part:
+                torch.save(held, part)
+        except (ConfigError, RuntimeError) as error:  # torch reports a folder that is missing as the latter
             raise ConfigError(f"--distill-checkpoint {self._path} cannot be written: {error}") from error
-        finally:
-            part.unlink(missing_ok=True)
 
 
 def _plain(values: QuantizedValues) -> dict[str, dict[str, torch.Tensor]]:

@@ -17,9 +17,9 @@ from tests.zsq_compile.quantization.learnable import CHAIN, NETWORKS, ClosedForm
 from zsq_compile.config.distillation import DistillConfig
 from zsq_compile.errors import ConfigError, QuantizationError
 from zsq_compile.quantization.closed_form import insert_quantizers
+from zsq_compile.quantization.distillation import distill
 from zsq_compile.quantization.distillation.batches import Batches, Student, accompanied, drawn
 from zsq_compile.quantization.distillation.distill import Distillation, DistillRecord, pace
-from zsq_compile.quantization.distillation.distill import distill as distillation
 from zsq_compile.quantization.distillation.losses import attention_distance, softened_divergence
 from zsq_compile.quantization.distillation.trainer import CurvePoint, Objective, mixed, perturbed
 from zsq_compile.quantization.reconstruction.block_student import BlockStudent, LearningRates
@@ -187,7 +187,7 @@ def test_a_continued_training_ends_in_the_same_bytes(
     whole, record = distilled(closed, live=again(), **settings)
     handler = signals.getsignal(signals.SIGINT)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(distillation, "drawn", interrupting(at))
+        patched.setattr(distill, "drawn", interrupting(at))
         distilled(closed, live=again(), checkpoint=str(path), **settings)
     assert signals.getsignal(signals.SIGINT) is handler
     assert [entry.name for entry in tmp_path.iterdir()] == ["state.pt"]
@@ -209,12 +209,12 @@ def test_the_state_is_kept_now_and_then(tmp_path: Path, monkeypatch: pytest.Monk
         raise MemoryError
 
     with monkeypatch.context() as patched, pytest.raises(MemoryError):
-        patched.setattr(distillation, "drawn", failing)
+        patched.setattr(distill, "drawn", failing)
         distilled(closed, **settings)
     assert not path.exists()
-    monkeypatch.setattr(distillation, "_KEPT_EVERY", 0.0)
+    monkeypatch.setattr(distill, "_KEPT_EVERY", 0.0)
     with monkeypatch.context() as patched, pytest.raises(MemoryError):
-        patched.setattr(distillation, "drawn", failing)
+        patched.setattr(distill, "drawn", failing)
         distilled(closed, **settings)
     assert torch.load(path, weights_only=True)["training"]["step"] == 4
     continued, _ = distilled(closed, **settings)
@@ -228,7 +228,7 @@ def test_a_second_interruption_is_obeyed_at_once(tmp_path: Path, monkeypatch: py
             signals.raise_signal(signals.SIGINT)
         yield from drawn(samples, chosen, batch, rng)
 
-    monkeypatch.setattr(distillation, "drawn", impatient)
+    monkeypatch.setattr(distill, "drawn", impatient)
     with pytest.raises(KeyboardInterrupt):
         distilled(prepared(), checkpoint=str(tmp_path / "state.pt"), steps=3)
     assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,7 @@ import pytest
 from backends.session import open_session
 from passes.emit.emit import emitted_bytes
 from tests import models
-from tests.zsq_compile.widening import TARGET, chain, workpiece
+from tests.widening import TARGET, chain, workpiece
 from zsq_compile import CompileConfig, PriorConfig, QuantizationConfig, compile_model
 from zsq_compile.errors import ConfigError, UnsupportedModelError
 from zsq_compile.quantization.mixed_precision.search import MixedChoice, choose_widths, explained

@@ -5,7 +5,7 @@ import pytest
 from passes.emit.emit import emit
 from passes.quantize.override_widths import Widths, override_widths
 from tests.quantizing import execute
-from tests.zsq_compile.widening import TARGET, chain, images, workpiece
+from tests.widening import TARGET, chain, images, workpiece
 from zsq_compile.config.compile import CompileConfig, QuantizationConfig
 from zsq_compile.errors import ConfigError
 from zsq_compile.quantization.closed_form import calibrated_plan, correct_biases, insert_quantizers, rounded_model

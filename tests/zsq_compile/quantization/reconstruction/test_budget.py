@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zsq_compile.quantization.reconstruction import budget as learning_budget
+from zsq_compile.quantization.reconstruction import budget
 from zsq_compile.quantization.reconstruction.budget import BlockCost, LearningBudget
 
 
@@ -22,7 +22,7 @@ class FakeClock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
     made = FakeClock()
-    monkeypatch.setattr(learning_budget, "time", made)
+    monkeypatch.setattr(budget, "time", made)
     return made
 
 
@@ -132,9 +132,9 @@ def test_no_deadline_is_missed_by_more_than_a_step_and_what_is_done_between_bloc
 ) -> None:
     clock = FakeClock()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(learning_budget, "time", clock)
-        budget = with_deadline(clock, seconds, costs(errors))
-        counts = worked(budget, clock, len(errors), share * seconds, pause * seconds)
+        patch.setattr(budget, "time", clock)
+        timed = with_deadline(clock, seconds, costs(errors))
+        counts = worked(timed, clock, len(errors), share * seconds, pause * seconds)
     assert clock.now <= 1000.0 + seconds * (1.0 + share + len(errors) * pause + 1e-6)
     assert all(count == 0 for count, error in zip(counts, errors, strict=True) if error == 0)
 

@@ -19,8 +19,7 @@ from zsq_compile.config.compile import LearnedRounding
 from zsq_compile.differentiable import precision
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.quantization.closed_form import insert_quantizers, write_initializers
-from zsq_compile.quantization.reconstruction import block_student as block_learning
-from zsq_compile.quantization.reconstruction import reconstruct
+from zsq_compile.quantization.reconstruction import block_student, reconstruct
 from zsq_compile.quantization.reconstruction.block_student import LearningRates
 from zsq_compile.quantization.reconstruction.learning import Learning, is_learnable, learning
 from zsq_compile.quantization.reconstruction.reconstruct import Reconstruction
@@ -50,7 +49,7 @@ CODES = {"lsq": 0.015, "adaround": 0.1, "genie-m": 0.1}
 def _same_everywhere_and_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same numbers on every processor; bfloat16 has a test of its own."""
     monkeypatch.setattr(precision, "_multiplies_bfloat16", lambda: False)
-    monkeypatch.setattr(block_learning, "_POOL", 1 << 16)  # filling it takes longer than all else here
+    monkeypatch.setattr(block_student, "_POOL", 1 << 16)  # filling it takes longer than all else here
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from tests import models
 from tests.zsq_compile.synthesis.networks import NO_STATISTICS, seeded, spec, teacher_of, trained_on
 from zsq_compile.config.compile import PriorConfig
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.synthesis import make_generator
 from zsq_compile.synthesis.filters.widest_first import WidestFirstGenerator, widths
 from zsq_compile.synthesis.generator import SyntheticSet
 from zsq_compile.synthesis.images.dead_leaves import prior_images
+from zsq_compile.synthesis.make_generator import make_generator
 
 PICTURES = prior_images(24, 3, 16, 16, seeded(3))
 

@@ -11,7 +11,8 @@ from tests.zsq_compile.synthesis.colours import SIDE, colour_classifier
 from tests.zsq_compile.synthesis.networks import NO_STATISTICS, Listener, seeded, spec, teacher_of
 from zsq_compile.config.conditional_generators import ConditionalConfig, GdfqConfig, ZsCganConfig
 from zsq_compile.errors import ConfigError, SynthesisError
-from zsq_compile.synthesis import SyntheticSet, make_generator
+from zsq_compile.synthesis.generator import SyntheticSet
+from zsq_compile.synthesis.make_generator import make_generator
 from zsq_compile.synthesis.preprocessing.infer import given_contract
 
 QUICK = [kind(iterations=50, batch_size=24, latent_size=8, learning_rate=0.01) for kind in (ZsCganConfig, GdfqConfig)]

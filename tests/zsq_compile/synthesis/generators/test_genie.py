@@ -7,10 +7,11 @@ from tests.zsq_compile.synthesis.networks import NO_STATISTICS, Listener, seeded
 from zsq_compile.config.genie import GenieConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError, SynthesisError
-from zsq_compile.synthesis import SyntheticSet, make_generator
+from zsq_compile.synthesis.generator import SyntheticSet
 from zsq_compile.synthesis.generators import genie, picture_networks
 from zsq_compile.synthesis.images.dead_leaves import prior_images
 from zsq_compile.synthesis.losses import moment_difference
+from zsq_compile.synthesis.make_generator import make_generator
 from zsq_compile.synthesis.preprocessing.infer import given_contract
 from zsq_compile.synthesis.probe import layer_targets, measure_moments
 

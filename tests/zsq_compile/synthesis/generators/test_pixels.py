@@ -8,9 +8,10 @@ from tests.zsq_compile.synthesis.networks import NO_STATISTICS, Listener, seeded
 from zsq_compile.config.compile import PixelsConfig
 from zsq_compile.differentiable import precision
 from zsq_compile.errors import SynthesisError
-from zsq_compile.synthesis import make_generator, matching
+from zsq_compile.synthesis import matching
 from zsq_compile.synthesis.images.dead_leaves import prior_images
 from zsq_compile.synthesis.losses import wasserstein
+from zsq_compile.synthesis.make_generator import make_generator
 from zsq_compile.synthesis.preprocessing.infer import given_contract
 from zsq_compile.synthesis.probe import layer_targets, measure_moments
 

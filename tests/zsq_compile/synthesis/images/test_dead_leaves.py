@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.zsq_compile.synthesis.images.test_spectral import slope
 from tests.zsq_compile.synthesis.networks import correlation, seeded
-from tests.zsq_compile.synthesis.test_spectral import slope
 from zsq_compile.synthesis.images.dead_leaves import prior_images
 
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from tests.zsq_compile.synthesis.images.test_spectral import slope
 from tests.zsq_compile.synthesis.networks import seeded
-from tests.zsq_compile.synthesis.test_spectral import slope
 from zsq_compile.synthesis.images.signal import prior_signals
 
 

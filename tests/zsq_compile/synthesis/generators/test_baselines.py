@@ -9,7 +9,6 @@ from tests.zsq_compile.synthesis.networks import NO_STATISTICS, Listener, seeded
 from zsq_compile.config.compile import PriorConfig, SynthesisConfig
 from zsq_compile.config.generators import DsgConfig, IntraqConfig, ZeroqConfig
 from zsq_compile.errors import ConfigError, SynthesisError
-from zsq_compile.synthesis import make_generator
 from zsq_compile.synthesis.generator import SyntheticSet
 from zsq_compile.synthesis.generators.baseline_losses import image_distance, image_targets, layer_image_statistics
 from zsq_compile.synthesis.generators.dsg import noise_slacks
@@ -17,6 +16,7 @@ from zsq_compile.synthesis.generators.intraq import ClassCentres, confidences
 from zsq_compile.synthesis.generators.noise_descent import Subject
 from zsq_compile.synthesis.images.dead_leaves import prior_images
 from zsq_compile.synthesis.losses import gaussian_kl
+from zsq_compile.synthesis.make_generator import make_generator
 from zsq_compile.synthesis.preprocessing.infer import given_contract
 from zsq_compile.synthesis.probe import find_features, layer_inputs, layer_targets, measure_moments
 

@@ -7,14 +7,16 @@ import pytest
 from rich.console import Console
 
 from passes.plan import Refusal
-from zsq_compile.cli.compile import console as module
-from zsq_compile.cli.console import ConsoleProgress, comparison, print_result
+from zsq_compile.cli import progress_bars as module
+from zsq_compile.cli.progress_bars import ConsoleProgress
+from zsq_compile.cli.result_table import print_result
 from zsq_compile.compiler import CompileResult
 from zsq_compile.config.units import size_words
 from zsq_compile.progress import Progress
 from zsq_compile.quantization.layer_metrics.layer_quality import LayerQuality
 from zsq_compile.quantization.plan_file import PlanFile
 from zsq_compile.reporting.report import Report
+from zsq_compile.reporting.summary import comparison_rows
 from zsq_compile.verification.agreement_estimate import Confidence
 from zsq_compile.verification.fusion import Fusion
 from zsq_compile.verification.labelled import LabelledQuality
@@ -79,7 +81,7 @@ def a_result(validation: Validation, **report: Any) -> CompileResult:
 
 
 def test_the_table_compares_float_with_quantized() -> None:
-    assert comparison(a_validation()) == [
+    assert comparison_rows(a_validation()) == [
         ("size", "118.6 kB", "44.7 kB (38%)"),
         ("top-1 on 360 samples", "99.72%", "99.44%"),
         ("same class on these", "-", "99.00%"),
@@ -91,7 +93,7 @@ def test_the_table_compares_float_with_quantized() -> None:
 
 
 def test_what_was_not_measured_has_no_row() -> None:
-    assert [row[0] for row in comparison(a_validation(bare=True))] == ["size", "layers run in integers"]
+    assert [row[0] for row in comparison_rows(a_validation(bare=True))] == ["size", "layers run in integers"]
 
 
 def test_the_result_names_data_input_refusals_warnings_and_the_file() -> None:

@@ -16,10 +16,8 @@ import zsq_compile
 from backends.session import open_session
 from tests import models
 from zsq_compile import CompileConfig, PriorConfig
-from zsq_compile.cli.compile import compile as cli
-from zsq_compile.comparison.result import compare as head_to_head
-from zsq_compile.comparison.result import measure as measured_rows
-from zsq_compile.comparison.result import onnxruntime_variants as onnxruntime_rows
+from zsq_compile.cli import compile as cli
+from zsq_compile.comparison import compare, measure, onnxruntime_variants
 from zsq_compile.errors import ConfigError, QuantizationError
 from zsq_compile.metrics import agreement, sqnr_db, top1
 from zsq_compile.shares import counted_interval
@@ -58,12 +56,12 @@ def model(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def short_timing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Five rounds of timing are enough: no test asks how long anything takes."""
-    monkeypatch.setattr(measured_rows, "_SECONDS_EACH", 1e-6)
+    monkeypatch.setattr(measure, "_SECONDS_EACH", 1e-6)
 
 
 @pytest.fixture
 def one_method(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnxruntime_rows, "METHODS", ("MinMax",))
+    monkeypatch.setattr(onnxruntime_variants, "METHODS", ("MinMax",))
 
 
 def labelled(path: Path, model: Path, count: int = 40) -> tuple[np.ndarray, np.ndarray]:
@@ -179,14 +177,14 @@ def test_pictures_are_prepared_as_the_contract_says(model: Path, tmp_path: Path,
 def test_what_fails_is_a_row_with_its_reason(
     call: Callable[..., Ended], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_method: None
 ) -> None:
-    honest = onnxruntime_rows.quantize_with_onnxruntime
+    honest = onnxruntime_variants.quantize_with_onnxruntime
 
     def fail(model: Path, output: Path, batches: Any, settings: Any, *, prepared: Any, ranges: Any) -> None:
         if settings.tuned:
             raise ValueError("no luck today\nand more words")
         honest(model, output, batches, settings, prepared=prepared, ranges=ranges)
 
-    monkeypatch.setattr(onnxruntime_rows, "quantize_with_onnxruntime", fail)
+    monkeypatch.setattr(onnxruntime_variants, "quantize_with_onnxruntime", fail)
     (tmp_path / "broken.onnx").write_bytes(b"no model at all")
     other = models.depthwise()
     onnx.save(other, tmp_path / "stranger.onnx")
@@ -206,7 +204,7 @@ def test_our_own_failure_is_a_row_as_well(model: Path, monkeypatch: pytest.Monke
     def fail(*_: object, **__: object) -> None:
         raise QuantizationError("no scale fits")
 
-    monkeypatch.setattr(head_to_head, "compile_model", fail)
+    monkeypatch.setattr(compare, "compile_model", fail)
     made = zsq_compile.compare_models(model, CONFIG)
     assert made.row("ours").failure == "no scale fits"
     assert made.held_out_agreement is None and not made.gate_missed
@@ -241,7 +239,7 @@ def test_wrong_usage_ends_before_the_work(
     def too_late(*_: object, **__: object) -> None:
         raise AssertionError("the work began")
 
-    monkeypatch.setattr(head_to_head, "compile_model", too_late)
+    monkeypatch.setattr(compare, "compile_model", too_late)
     monkeypatch.chdir(model.parent)
     (model.parent / "empty").mkdir()
     ended = call(model, *QUICK, *words)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.zsq_compile.reports import a_bare_report, a_report
+from tests.zsq_compile.reporting.reports import a_bare_report, a_report
 from zsq_compile.reporting.html import page_of
 
 selenium = pytest.importorskip("selenium", reason="selenium is not installed: pip install '.[test]'")

@@ -10,8 +10,8 @@ from zsq_compile.config.compile import GenieConfig, NoiseConfig, PixelsConfig, P
 from zsq_compile.config.conditional_generators import GdfqConfig, ZsCganConfig
 from zsq_compile.config.generators import DsgConfig, IntraqConfig, ZeroqConfig
 from zsq_compile.errors import SynthesisError
-from zsq_compile.synthesis import make_generator
 from zsq_compile.synthesis.images.dead_leaves import prior_images
+from zsq_compile.synthesis.make_generator import make_generator
 from zsq_compile.synthesis.preprocessing.infer import given_contract
 
 ALL = [

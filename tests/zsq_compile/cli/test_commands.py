@@ -22,7 +22,7 @@ from passes.batchnorm.fold_batchnorm import FoldBatchNorm
 from tests import models
 from tests.zsq_compile.synthesis.colours import colour_classifier
 from zsq_compile import compiler
-from zsq_compile.cli.compile import compile as cli
+from zsq_compile.cli import compile as cli
 from zsq_compile.cli.options import GeneratorName
 from zsq_compile.config.compile import (
     GENERATORS,
@@ -485,7 +485,7 @@ def test_what_libraries_print_does_not_reach_stdout(tmp_path: Path) -> None:
     code = """
 import os, sys
 from zsq_compile import (compiler)
-from zsq_compile.cli.compile import compile as cli
+from zsq_compile.cli import compile as cli
 def noisy(*args, **options):
     os.write(1, b"native noise\\n"); print("noise")
     raise KeyboardInterrupt

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from passes.analysis.count_bytes import Contents
 from passes.plan import Refusal
 from zsq_compile.quantization.layer_metrics.layer_quality import LayerQuality
-from zsq_compile.reporting.evidence import Contents, MomentMatch, Picture
+from zsq_compile.reporting.evidence import MomentMatch, Picture
 from zsq_compile.reporting.report import Report
 from zsq_compile.verification.fusion import Fusion
 from zsq_compile.verification.labelled import LabelledQuality
