@@ -27,7 +27,7 @@ FAST = ("--effort", "fast")
 SETTINGS = {
     "W8A8": FAST,
     "W4A8": ("--bits", "4", *FAST),
-    "mixed": ("--bits", "4", "--mixed", "--max-size", "0.2", *FAST),
+    "mixed": ("--bits", "4", "--mixed", "--max-size", "0.12", *FAST),
     "zs-cgan": ("--bits", "4", "--generator", "zs-cgan", *FAST),
     "openvino": ("--target", "openvino", *FAST),
     "tensorrt": ("--target", "tensorrt", *FAST),
