@@ -1,6 +1,7 @@
 """Whole models against ONNX Runtime.
 
-Tolerance: 2e-5 of the largest output for float models; for a quantized network one step on one code in a thousand.
+Tolerance: 5e-5 of the largest output for float models, 1e-6 where that is nearly zero; for a quantized network one step
+on one code in a thousand.
 """
 
 import os
@@ -23,6 +24,11 @@ REJECTED_BY_THE_RUNTIME = ("super_resolution_subpixel",)
 USABLE = [path for path in FILES if path.stem not in CONTROL_FLOW + REJECTED_BY_THE_RUNTIME]
 
 
+def sizes(shape: tuple[int | None, ...]) -> list[int]:
+    """A batch of 2, and 64 for any other size that the model leaves open."""
+    return [size if size is not None else 64 if axis else 2 for axis, size in enumerate(shape)]
+
+
 @pytest.mark.skipif(not FILES, reason=f"no models in {ASSETS}; set ZSQ_ASSETS")
 @pytest.mark.parametrize("path", USABLE, ids=lambda path: path.stem)
 def test_real_model_agrees_with_onnx_runtime(path: Path) -> None:
@@ -30,14 +36,13 @@ def test_real_model_agrees_with_onnx_runtime(path: Path) -> None:
     graph = TorchGraph(ir.load(path))
     rng = np.random.default_rng(0)
     feeds = {
-        name: rng.uniform(size=[2 if size is None else size for size in runtime.input_shapes[name]]).astype(np.float32)
-        for name in runtime.input_names
+        name: rng.uniform(size=sizes(runtime.input_shapes[name])).astype(np.float32) for name in runtime.input_names
     }
     with torch.no_grad():
         got = graph.run({name: torch.from_numpy(array) for name, array in feeds.items()})
     for name, expected in runtime.run(feeds).items():
         assert got[name].numpy().dtype == expected.dtype
-        assert np.abs(got[name].numpy() - expected).max() <= 2e-5 * np.abs(expected).max()
+        assert np.abs(got[name].numpy() - expected).max() <= max(5e-5 * np.abs(expected).max(), 1e-6)
 
 
 @pytest.mark.skipif(not FILES, reason=f"no models in {ASSETS}; set ZSQ_ASSETS")
