@@ -11,8 +11,8 @@ from rich.table import Table
 from zsq_compile.comparison.result import ComparedModel, Comparison
 from zsq_compile.config.units import size_words
 from zsq_compile.data.contract_words import contract_words
+from zsq_compile.metrics import wilson_interval
 from zsq_compile.reporting.summary import MISSING
-from zsq_compile.shares import counted_interval
 
 _WIDTH = 128  # of the whole table; anything that is no terminal gets it, so that a file holds no folded cells
 _HEADINGS = ("", "top-1", "same class", "SQNR", "size", "fused", "latency", "made in")
@@ -70,8 +70,8 @@ def sentences(comparison: Comparison) -> Iterator[str]:
         yield f"input: {contract_words(comparison.contract)}"
     if comparison.held_out_agreement is not None:
         yield f"ours on synthetic samples held out: {comparison.held_out_agreement:.2%} same class"
-    if comparison.confidence is not None:
-        yield f"ours, estimated agreement on real data: {comparison.confidence.words()}"
+    if comparison.agreement_estimate is not None:
+        yield f"ours, estimated agreement on real data: {comparison.agreement_estimate.describe()}"
     yield from _estimate_words(comparison)
     yield (
         "defaults: quantize_static as it comes; best: graph of quant_pre_process, uint8 activations, scales per channel"
@@ -91,7 +91,7 @@ def _unjudged(comparison: Comparison) -> bool:
 
 
 def _interval(row: ComparedModel) -> tuple[float, float] | None:
-    told = row.confidence
+    told = row.agreement_estimate
     return None if told is None or told.low is None or told.high is None else (told.low, told.high)
 
 
@@ -103,7 +103,11 @@ def _expected(row: ComparedModel) -> str:
 
 
 def _cut_off(row: ComparedModel) -> bool:
-    return row.confidence is not None and row.confidence.sure is not None and _interval(row) is None
+    return (
+        row.agreement_estimate is not None
+        and row.agreement_estimate.high_confidence is not None
+        and _interval(row) is None
+    )
 
 
 def _estimate_words(comparison: Comparison) -> Iterator[str]:
@@ -114,7 +118,7 @@ def _estimate_words(comparison: Comparison) -> Iterator[str]:
             yield f"{_CUT_OFF}: loses decisions that the float network is surest of, as its ranges end too early"
         return
     known = [
-        (interval, counted_interval(row.agreement, comparison.samples))
+        (interval, wilson_interval(row.agreement, comparison.samples))
         for row in comparison.rows
         if (interval := _interval(row)) and row.agreement is not None
     ]

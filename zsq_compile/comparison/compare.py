@@ -20,7 +20,7 @@ from zsq_compile.comparison.calibration_sources import (
     sensible_count,
     synthetic_source,
 )
-from zsq_compile.comparison.confident_samples import SureSamples
+from zsq_compile.comparison.confident_samples import ConfidentSamples
 from zsq_compile.comparison.measure import Judge, first_line, measured_rows
 from zsq_compile.comparison.onnxruntime_variants import onnxruntime_rows, onnxruntime_width
 from zsq_compile.comparison.result import ComparedModel, Comparison
@@ -35,7 +35,7 @@ from zsq_compile.frontend.load import LoadedModel, load_model
 from zsq_compile.progress import Progress, Silent
 from zsq_compile.reporting.report import Report
 from zsq_compile.stages.calibration_data import set_apart, value_bytes
-from zsq_compile.stages.estimate_agreement import expectation
+from zsq_compile.stages.estimate_agreement import make_estimate_inputs
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -84,7 +84,7 @@ def compare_models(
         for given, option in ((data, "--data"), (calib_data, "--calib-data")):
             _dataset(given, loaded, None, option)  # before the long work
         ours = _ours(loaded, place, config, started, progress)
-        sure = SureSamples(loaded=loaded, contracts=ours.contracts, config=config, progress=progress)
+        sure = ConfidentSamples(loaded=loaded, contracts=ours.contracts, config=config, progress=progress)
         judged = _dataset(data, loaded, ours.contract, "--data")
         real = _dataset(calib_data, loaded, ours.contract, "--calib-data")
         count = sensible_count(sum(value_bytes(loaded.model)), calib_samples)
@@ -184,7 +184,7 @@ def _concluded(
         contract=None if ours.contract is None else dataclasses.asdict(ours.contract),
         notes=tuple(notes),
         held_out_agreement=None if ours.report is None else ours.report.validation.agreement,
-        confidence=None if ours.report is None else ours.report.confidence,
+        agreement_estimate=None if ours.report is None else ours.report.agreement_estimate,
         expected_agreement=expected,
         gate_missed=config.min_agreement is not None and (expected or 0.0) < config.min_agreement,
         settings=dataclasses.asdict(config),
@@ -193,7 +193,7 @@ def _concluded(
     )
 
 
-def _handed_on(loaded: LoadedModel, ours: _Ours, sure: SureSamples, count: int) -> tuple[CalibrationSource, float]:
+def _handed_on(loaded: LoadedModel, ours: _Ours, sure: ConfidentSamples, count: int) -> tuple[CalibrationSource, float]:
     """Give onnxruntime our data as ``synth`` hands it on, and tell the seconds that making it takes."""
     begun = time.perf_counter()
     source = synthetic_source(loaded.path, sure.among(ours.calibration), loaded.inputs, count)
@@ -209,7 +209,7 @@ def _float_file(loaded: LoadedModel, place: Path) -> Path:
     return path
 
 
-def _judge(loaded: LoadedModel, source: Path, judged: Dataset | None, ours: _Ours, sure: SureSamples) -> Judge:
+def _judge(loaded: LoadedModel, source: Path, judged: Dataset | None, ours: _Ours, sure: ConfidentSamples) -> Judge:
     held_out = Dataset(samples=ours.held_out, labels=None, preparation=None)
     return Judge(
         loaded=loaded,
@@ -217,7 +217,7 @@ def _judge(loaded: LoadedModel, source: Path, judged: Dataset | None, ours: _Our
         data=held_out if judged is None else judged,
         sample=ours.held_out,
         providers=load_target(sure.config.target).providers,
-        expected=sure.probing(expectation(loaded.inputs, ours.contracts, seed=sure.config.seed)),
+        estimate_inputs=sure.probing(make_estimate_inputs(loaded.inputs, ours.contracts, seed=sure.config.seed)),
     )
 
 

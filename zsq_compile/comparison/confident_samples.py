@@ -19,7 +19,7 @@ from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.frontend.load import LoadedModel
 from zsq_compile.progress import Progress
 from zsq_compile.stages.calibration_data import confident_share
-from zsq_compile.stages.estimate_agreement import Expectation
+from zsq_compile.stages.estimate_agreement import EstimateInputs
 from zsq_compile.synthesis.filters.confident import ConfidentGenerator
 from zsq_compile.synthesis.filters.widest_first import WidestFirstGenerator
 from zsq_compile.synthesis.generator import Generator, InputContract, SyntheticSet
@@ -31,7 +31,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class SureSamples:
+class ConfidentSamples:
     """Makes a classifier sure of samples of its inputs; samples of other networks stay as they are.
 
     Attributes:
@@ -56,13 +56,13 @@ class SureSamples:
         share = 0.0 if given else confident_share(self.config, compiling=False)
         return self._changed(samples, lambda inner: WidestFirstGenerator(self._confident(inner, share), self._feed))
 
-    def probing(self, expected: Expectation) -> Expectation:
+    def probing(self, expected: EstimateInputs) -> EstimateInputs:
         """Add pictures that the network is sure of to what files are judged by."""
         family = (expected.families or {}).get(_FAMILY, {})
         count = max(_PROBES // self._feed, 1) * self._feed
         few = {name: values[:count] for name, values in family.items()}
         sure = self._changed(few, lambda inner: self._confident(inner, 1.0)) if few else few
-        return expected if sure is few else replace(expected, sure=sure)
+        return expected if sure is few else replace(expected, high_confidence=sure)
 
     @property
     def _feed(self) -> int:

@@ -15,8 +15,8 @@ from zsq_compile.errors import ConfigError
 from zsq_compile.files import file_bytes
 from zsq_compile.frontend.load import LoadedModel
 from zsq_compile.progress import Progress
-from zsq_compile.stages.estimate_agreement import Expectation
-from zsq_compile.verification.agreement_estimate import Confidence, family_outputs, judged_families
+from zsq_compile.stages.estimate_agreement import EstimateInputs
+from zsq_compile.verification.agreement_estimate import AgreementEstimate, compare_families, run_families
 from zsq_compile.verification.fusion import Fusion, inspect_fusion
 from zsq_compile.verification.latency import Latency, measure_latency
 from zsq_compile.verification.running import first_sample
@@ -35,7 +35,7 @@ class Judge:
         data: samples, with labels or without.
         sample: inputs of which the smallest batch is timed.
         providers: execution providers of the target.
-        expected: what the agreement on real data is estimated from.
+        estimate_inputs: what the agreement on real data is estimated with.
 
     """
 
@@ -44,7 +44,7 @@ class Judge:
     data: Dataset
     sample: Mapping[str, NDArray[Any]]
     providers: Sequence[str]
-    expected: Expectation
+    estimate_inputs: EstimateInputs
 
 
 def measured_rows(judge: Judge, rows: Sequence[ComparedModel], progress: Progress) -> tuple[ComparedModel, ...]:
@@ -82,7 +82,7 @@ def measured_rows(judge: Judge, rows: Sequence[ComparedModel], progress: Progres
     for index, row in enumerate(rows):
         key = str(index)
         if key in sound:
-            row = replace(row, confidence=estimates.get(key))
+            row = replace(row, agreement_estimate=estimates.get(key))
             measured.append(_with_figures(row, key, results, times, judge.providers))
         else:
             measured.append(row if row.failure else replace(row, failure=failures[key].splitlines()[0]))
@@ -103,19 +103,19 @@ def _opened(rows: Sequence[ComparedModel], providers: Sequence[str]) -> tuple[di
 
 def _estimates(
     judge: Judge, reference: Session, sessions: Mapping[str, Session], rows: Sequence[ComparedModel]
-) -> dict[str, Confidence]:
+) -> dict[str, AgreementEstimate]:
     """Estimate the agreement of every file on real data; one that takes no such batches, or fails on them, has none."""
-    samples, batch = judge.expected.samples, fitting_batch(reference)
-    wanted = family_outputs(reference, samples, batch=batch)
+    samples, batch = judge.estimate_inputs.samples, fitting_batch(reference)
+    wanted = run_families(reference, samples, batch=batch)
     found = {}
     for key, session in sessions.items():
         try:
-            got = family_outputs(session, samples, batch=batch)
+            got = run_families(session, samples, batch=batch)
         except (RuntimeModelError, ConfigError):
             continue
         if all(got[name][out].shape == array.shape for name, whole in wanted.items() for out, array in whole.items()):
-            tier = f"calibrated on {rows[int(key)].calibrated_on} data"
-            found[key] = judge.expected.concluded(judged_families(wanted, got), tier)
+            calibration = f"calibrated on {rows[int(key)].calibrated_on} data"
+            found[key] = judge.estimate_inputs.estimate(compare_families(wanted, got), calibration)
     return found
 
 

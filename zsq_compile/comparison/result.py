@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from zsq_compile.reporting.plain import plain
 from zsq_compile.reporting.report import installed_versions
-from zsq_compile.verification.agreement_estimate import Confidence
+from zsq_compile.verification.agreement_estimate import AgreementEstimate
 from zsq_compile.verification.latency import Latency
 
 DataSource = Literal["none", "real", "synthetic", "random", "unknown"]
@@ -31,7 +31,7 @@ class ComparedModel:
         fused: layers with weights that the runtime runs in integers, or on weights in blocks.
         layers: all layers with weights, as the runtime's optimiser left them.
         latency: at the smallest batch, in turns with all others.
-        confidence: what agreement is to be expected on real data, from made-up pictures alone.
+        agreement_estimate: estimated agreement on real data, from synthetic images alone.
         failure: why there is no file, or why it cannot be used; None where all is well.
 
     """
@@ -47,7 +47,7 @@ class ComparedModel:
     fused: int | None = None
     layers: int | None = None
     latency: Latency | None = None
-    confidence: Confidence | None = None
+    agreement_estimate: AgreementEstimate | None = None
     failure: str | None = None
 
 
@@ -66,7 +66,7 @@ class Comparison:
         notes: what the reader should know, in words.
         held_out_agreement: share of decisions of ours that are the float model's on the synthetic samples held out;
             None where no output decides, or where ours failed.
-        confidence: what agreement of ours is to be expected on real data; None where ours failed.
+        agreement_estimate: estimated agreement of ours on real data; None where ours failed.
         expected_agreement: what ``min_agreement`` is held against: that estimate, or without it the share held out.
         gate_missed: ``min_agreement`` was asked for, and ours stays below it.
         settings: the configuration, as nested plain values.
@@ -85,7 +85,7 @@ class Comparison:
     contract: Mapping[str, Any] | None
     notes: tuple[str, ...]
     held_out_agreement: float | None
-    confidence: Confidence | None
+    agreement_estimate: AgreementEstimate | None
     expected_agreement: float | None
     gate_missed: bool
     settings: Mapping[str, Any]
