@@ -103,7 +103,8 @@ def test_data_that_do_not_fit_are_refused(tmp_path):
 
 def test_labels_need_one_decision_for_each_sample():
     model = parse(
-        "boxes (float[N,3,8,8] x) => (float[N,64,3] y) <int64[3] s> { t = Transpose<perm=[0,2,3,1]>(x) y = Reshape(t, s) }",
+        "boxes (float[N,3,8,8] x) => (float[N,64,3] y) <int64[3] s>"
+        "{ t = Transpose<perm=[0,2,3,1]>(x) y = Reshape(t, s) }",
         weights={"s": np.asarray([0, 64, 3])},
     )
     x = samples(3)
