@@ -1,4 +1,4 @@
-"""Rows of a comparison: files in, figures out. A file that fails keeps its row, with the reason."""
+"""Measure the rows of a comparison. A file that fails keeps its row, with the reason."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +31,7 @@ class Judge:
 
     Attributes:
         loaded: the float model.
-        file: where it stands.
+        file: its path.
         data: samples, with labels or without.
         sample: inputs of which the smallest batch is timed.
         providers: execution providers of the target.
@@ -47,13 +47,13 @@ class Judge:
     estimate_inputs: EstimateInputs
 
 
-def measured_rows(judge: Judge, rows: Sequence[ComparedModel], progress: Progress) -> tuple[ComparedModel, ...]:
+def measure_rows(judge: Judge, rows: Sequence[ComparedModel], progress: Progress) -> tuple[ComparedModel, ...]:
     """Measure the float model and all rows that have a file: quality, size, fusion, and latency in turns.
 
     Args:
         judge: the float model and the data.
-        rows: named alike only where ``calibrated_on`` differs; those with a ``failure`` stay as they are.
-        progress: is told of samples that were run.
+        rows: those with a ``failure`` stay as they are.
+        progress: receives the stages.
 
     Returns:
         The float model's row, then those given, in their order.
@@ -77,7 +77,7 @@ def measured_rows(judge: Judge, rows: Sequence[ComparedModel], progress: Progres
     models |= {key: path for key in timed if (path := sound[key].path) is not None}
     with progress.stage("measure latency"):
         times = measure_latency(models, feeds, seconds=_SECONDS_EACH * len(models), providers=judge.providers)
-    whole = ComparedModel(name="float", calibrated_on="none", path=judge.file)
+    whole = ComparedModel(kind="float", name="float", calibrated_on="none", path=judge.file)
     measured = [_with_figures(whole, "float", results, times, judge.providers)]
     for index, row in enumerate(rows):
         key = str(index)
@@ -104,7 +104,7 @@ def _opened(rows: Sequence[ComparedModel], providers: Sequence[str]) -> tuple[di
 def _estimates(
     judge: Judge, reference: Session, sessions: Mapping[str, Session], rows: Sequence[ComparedModel]
 ) -> dict[str, AgreementEstimate]:
-    """Estimate the agreement of every file on real data; one that takes no such batches, or fails on them, has none."""
+    """Estimate the agreement of every file on real data; one that does not run on the families has none."""
     samples, batch = judge.estimate_inputs.samples, fitting_batch(reference)
     wanted = run_families(reference, samples, batch=batch)
     found = {}
@@ -120,7 +120,7 @@ def _estimates(
 
 
 def _runs(session: Session, feeds: Mapping[str, NDArray[Any]]) -> bool:
-    """Tell whether a model takes the batch that all are timed with; one of another fixed batch does not."""
+    """Whether a model takes the batch that all are timed with; one of another fixed batch does not."""
     try:
         session.run(feeds)
     except RuntimeModelError:
@@ -147,6 +147,6 @@ def _with_figures(
 
 
 def first_line(error: BaseException) -> str:
-    """Say what went wrong in one line."""
-    words = str(error).strip().splitlines()
-    return words[0] if words else type(error).__name__
+    """First line of an error's message, or its type where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

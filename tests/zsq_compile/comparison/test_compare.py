@@ -89,12 +89,10 @@ def test_the_whole_table_in_json(call: Callable[..., Ended], model: Path, tmp_pa
     assert ended.code == 0, ended.err
     told = json.loads(ended.out)
     assert told["exit_code"] == 0
-    kinds = [(row["name"], row["calibrated_on"]) for row in told["rows"]]
-    ways = [
-        f"onnxruntime {kind}, {how}" for kind in ("defaults", "best") for how in ("MinMax", "Entropy", "Percentile")
-    ]
-    others = [(way, data) for data in ("real", "synthetic", "random") for way in ways]
-    assert kinds == [("float", "none"), ("ours", "synthetic"), *others]
+    kinds = [(row["kind"], row["name"], row["calibrated_on"]) for row in told["rows"]]
+    ways = [f"{kind}, {how}" for kind in ("defaults", "best") for how in ("MinMax", "Entropy", "Percentile")]
+    others = [("onnxruntime", way, data) for data in ("real", "synthetic", "random") for way in ways]
+    assert kinds == [("float", "float", "none"), ("ours", "ours", "synthetic"), *others]
     assert told["calibration"]["real"] == f"16 of 21 samples of {tmp_path / 'calib.npz'}"
     assert (told["samples"], told["judged_on"]) == (40, f"samples of {tmp_path / 'data.npz'}")
 
@@ -132,7 +130,7 @@ def test_the_table_without_data(call: Callable[..., Ended], model: Path, one_met
     rows += ["onnxruntime on synthetic data", "defaults, MinMax", "best, MinMax"]
     rows += ["onnxruntime on random data", "defaults, MinMax", "best, MinMax"]
     assert names[: len(rows)] == rows
-    assert "judged on: 4 synthetic samples held out" in lines
+    assert "judged on: 4 held-out synthetic samples" in lines
     assert "note: no --calib-data was given: onnxruntime was not calibrated on real data" in ended.out
     assert "quantize with onnxruntime ..." in ended.err
     assert sorted(entry.name for entry in model.parent.iterdir()) == ["net.onnx"], "nothing is left behind"
@@ -144,10 +142,10 @@ def test_every_file_has_an_estimate_of_its_own(model: Path, one_method: None) ->
     for row in made.rows[1:]:
         assert row.agreement_estimate is not None and row.path in (None, model)
         low, middle, high = row.agreement_estimate.low, row.agreement_estimate.estimate, row.agreement_estimate.high
-        cut_off = "high-confidence" in str(
+        clipped = "high-confidence" in str(
             row.agreement_estimate.reason
         )  # a network that is not trained is sure of nothing
-        assert cut_off or 0.0 <= low <= middle <= high <= 1.0  # type: ignore[operator]
+        assert clipped or 0.0 <= low <= middle <= high <= 1.0  # type: ignore[operator]
     assert made.rows[-1].agreement_estimate.estimate == 1.0, "a file that is the float one decides as it does"
     assert made.rows[1].agreement_estimate.estimate == made.agreement_estimate.estimate  # type: ignore[union-attr]
     best, defaults = (
