@@ -17,9 +17,9 @@ from zoo import LABELLED, ROOT, add_common_options, chosen
 
 from zsq_compile.files import file_sha256
 from zsq_compile.frontend.load import load_model
-from zsq_compile.stages.estimate_agreement import ASSUMED_SPREAD, confidence, expectation, is_assumed
+from zsq_compile.stages.estimate_agreement import ASSUMED_SPREAD, estimate_agreement, is_assumed, make_estimate_inputs
 from zsq_compile.synthesis.generator import InputContract
-from zsq_compile.verification.agreement_estimate import LEVEL, SHIFT, SPREAD, Family, estimated, log_odds
+from zsq_compile.verification.agreement_estimate import LEVEL, SHIFT, SPREAD, Family, estimate_from_families, log_odds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class Case:
 
 
 def fitted(cases: Sequence[Case]) -> tuple[float, float, float]:
-    """Shift, spread, and spread with an assumed input (see confidence.py in zsq_compile and in its verification).
+    """Shift, spread, and spread with an assumed input (see the constants of ``agreement_estimate``).
 
     The first two come from cases whose input is known. Every network counts the same, however many files it has.
     """
@@ -83,7 +83,12 @@ def spread_around(shift: float, cases: Sequence[Case]) -> float:
 def judging_key() -> str:
     """Hash of the source that makes and measures families, without the two numbers that are fitted here."""
     digest = hashlib.sha256()
-    for name in ("synthesis/families.py", "synthesis/prior.py", "synthesis/spectral.py", "verification/confidence.py"):
+    for name in (
+        "synthesis/images/families.py",
+        "synthesis/images/dead_leaves.py",
+        "synthesis/images/spectral.py",
+        "verification/agreement_estimate.py",
+    ):
         lines = (ROOT / "zsq_compile" / name).read_text().splitlines()
         digest.update("\n".join(one for one in lines if not one.startswith(("SHIFT = ", "SPREAD = "))).encode())
     return digest.hexdigest()
@@ -103,7 +108,9 @@ def judged(judge: Judge, path: Path, report: dict[str, Any], rows: Rows) -> Case
     def make() -> dict[str, Any]:
         loaded = load_model(judge.path)
         told = {loaded.inputs[0].name: contract_of(contract)}
-        made = confidence(loaded.original, path, expectation(loaded.inputs, told, seed=report["seed"]), "")
+        made = estimate_agreement(
+            loaded.original, path, make_estimate_inputs(loaded.inputs, told, seed=report["seed"]), ""
+        )
         families = [{name: getattr(one, name) for name in Family.__slots__} for one in made.families]
         return {"truth": judge.scores(path)["agreement"], "families": families}
 
@@ -142,15 +149,15 @@ def reports(key: str, rows: Rows, judge: Judge, options: argparse.Namespace) -> 
 def line(case: Case, others: Sequence[Case]) -> tuple[list[str], bool]:
     """Return a row of the table, and whether the truth lies in the interval that the other networks give."""
     shift, *spreads = fitted(others)
-    made = estimated(case.families, case.tier, shift=shift, spread=spreads[case.assumed])
-    product = estimated(case.families, case.tier, spread=ASSUMED_SPREAD if case.assumed else SPREAD)
+    made = estimate_from_families(case.families, case.tier, shift=shift, spread=spreads[case.assumed])
+    product = estimate_from_families(case.families, case.tier, spread=ASSUMED_SPREAD if case.assumed else SPREAD)
     counted = [family.agreement for family in case.families if family.agreement is not None]
     assert made.low is not None
     assert made.high is not None
     inside = made.low <= case.truth <= made.high
     cells = [case.model, case.label, case.tier, f"{100 * float(np.mean(counted)):.1f}", f"{100 * case.truth:.2f}"]
     cells[2] += ", input assumed" if case.assumed else ""
-    return [*cells, made.words(), "yes" if inside else "NO", product.words()], inside
+    return [*cells, made.describe(), "yes" if inside else "NO", product.describe()], inside
 
 
 def summary(cases: Sequence[Case], inside: Sequence[bool]) -> str:

@@ -70,28 +70,28 @@ def test_all_stages_at_eight_bits(model: Path) -> None:
 
 def test_agreement_on_real_data_is_estimated(model: Path) -> None:
     first, again = (compile_model(model, config=QUICK).report for _ in range(2))
-    told = first.confidence
+    told = first.agreement_estimate
     assert told is not None
-    assert told == again.confidence  # same seed, same figures
+    assert told == again.agreement_estimate  # same seed, same figures
     assert told.estimate is not None
     assert told.low is not None
     assert told.high is not None
     assert 0.5 < told.low < told.estimate < told.high <= 1.0
-    assert told.tier == "from BN nodes"
+    assert told.calibration == "from BN nodes"
     assert [family.name for family in told.families] == ["prior", "high contrast", "low contrast", "joined halves"]
-    plain = json.loads(json.dumps(first.to_json(), allow_nan=False))["confidence"]
+    plain = json.loads(json.dumps(first.to_json(), allow_nan=False))["agreement_estimate"]
     assert (plain["estimate"], plain["low"], plain["high"]) == (told.estimate, told.low, told.high)
     assert plain["families"][0]["samples"] == 256
-    assert f"real data   estimated agreement: {told.words()}, from BN nodes" in first.summary()
+    assert f"real data   estimated agreement: {told.describe()}, from BN nodes" in first.summary()
 
 
 def test_without_classes_the_estimate_is_refused_in_words(tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     onnx.save(models.conv_bn_relu(), path)
-    told = compile_model(path, config=QUICK).report.confidence
+    told = compile_model(path, config=QUICK).report.agreement_estimate
     assert told is not None
     assert told.estimate is None
-    assert told.words().startswith("no estimate: no output has one row of scores for each sample; SQNR ")
+    assert told.describe().startswith("no estimate: no output has one row of scores for each sample; SQNR ")
 
 
 def test_distillation_is_the_last_step_and_the_report_tells_of_it(model: Path) -> None:
@@ -225,7 +225,7 @@ def test_the_gate_is_held_against_the_estimate_for_real_data(model: Path) -> Non
     config = CompileConfig(generator=QUICK.generator, samples=64, quantization=quantization)
     report = compile_model(model, config=config).report
     estimate, counted = report.expected_agreement, report.validation.agreement
-    assert report.confidence is not None and report.confidence.estimate == estimate
+    assert report.agreement_estimate is not None and report.agreement_estimate.estimate == estimate
     assert estimate is not None and counted is not None and counted < estimate < 1.0
     between = replace(config, min_agreement=(counted + estimate) / 2)
     assert not compile_model(model, config=between).gate_missed

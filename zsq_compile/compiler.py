@@ -19,7 +19,6 @@ from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from passes.quantize.prepare_float import folded
 from zsq_compile.batchnorm.find_statistics import KnownStatistics
 from zsq_compile.batchnorm.known_statistics import known_statistics
-from zsq_compile.clock import Clock
 from zsq_compile.config.compile import CompileConfig
 from zsq_compile.config.distillation import require_source
 from zsq_compile.data.dataset import Dataset, load_data
@@ -28,14 +27,19 @@ from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError, ValidationError
 from zsq_compile.files import file_sha256
 from zsq_compile.frontend.load import LoadedModel, load_model
-from zsq_compile.progress import Progress, Remembering, Silent
+from zsq_compile.progress import Clock, Progress, Remembering, Silent
 from zsq_compile.quantization.mixed_precision.search import explained
 from zsq_compile.quantization.plan_file import PlanFile, saved_plan
 from zsq_compile.quantization.planning import float_bytes, planned, size_limit
 from zsq_compile.reporting.gallery import require_png
 from zsq_compile.reporting.report import Report
 from zsq_compile.stages.calibration_data import CalibrationData, given_data, require_keepable, synthetic_data
-from zsq_compile.stages.estimate_agreement import confidence, expectation, known_contracts, tier_of
+from zsq_compile.stages.estimate_agreement import (
+    calibration_source,
+    estimate_agreement,
+    known_contracts,
+    make_estimate_inputs,
+)
 from zsq_compile.stages.evidence import with_evidence
 from zsq_compile.stages.export import Proven, prove
 from zsq_compile.stages.gallery import require_image, show_synthetic
@@ -43,7 +47,7 @@ from zsq_compile.stages.provenance import record_contract, record_origin
 from zsq_compile.stages.provisional_student import provisional_student
 from zsq_compile.stages.quantize import FloatNetwork, QuantizedNetwork, quantize_network
 from zsq_compile.synthesis.generator import InputContract, SyntheticSet
-from zsq_compile.verification.agreement_estimate import Confidence
+from zsq_compile.verification.agreement_estimate import AgreementEstimate
 from zsq_compile.version import VERSION
 
 
@@ -192,7 +196,7 @@ def _report(
     samples: CalibrationData,
     quantized: QuantizedNetwork,
     proven: Proven,
-    expected: Confidence,
+    expected: AgreementEstimate,
     notes: Sequence[str],
     clock: Clock,
 ) -> Report:
@@ -213,7 +217,7 @@ def _report(
         notes=tuple(notes),
         validation=proven.validation,
         speed_trials=() if proven.trials is None else tuple(dataclasses.asdict(one) for one in proven.trials.trials),
-        confidence=expected,
+        agreement_estimate=expected,
         layers=quantized.layers,
         sha256={"model": file_sha256(loaded.path), "emitted": file_sha256(path)},
     )
@@ -306,8 +310,8 @@ def _fitting(given: PlanFile | None, loaded: LoadedModel, config: CompileConfig,
 
 def _expected(
     loaded: LoadedModel, path: Path, known: KnownStatistics, samples: CalibrationData, target: Target, seed: int
-) -> Confidence:
+) -> AgreementEstimate:
     """Estimate the agreement on real data, on inputs that calibration has not seen."""
-    basis = expectation(loaded.inputs, known_contracts(loaded.inputs, samples), seed=seed)
+    inputs = make_estimate_inputs(loaded.inputs, known_contracts(loaded.inputs, samples), seed=seed)
     providers = usable_providers(target.providers)
-    return confidence(loaded.original, path, basis, tier_of(known, samples), providers=providers)
+    return estimate_agreement(loaded.original, path, inputs, calibration_source(known, samples), providers=providers)

@@ -1,30 +1,61 @@
-"""How near two results are: pure functions of numpy arrays."""
+"""SQNR, agreement, top-1, and which output of a network holds class scores. Needs numpy only."""
 
-from typing import Any
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+Z90 = 1.645
+"""Two-sided 90 % quantile of the standard normal distribution."""
 
-def sqnr_db(reference: NDArray[Any], other: NDArray[Any]) -> float:
-    """Signal to quantization noise ratio, 10 log10(sum r^2 / sum (r - o)^2), in dB over all elements.
+SMALLEST_PROBABILITY = 1e-30
+"""What a probability of 0 counts as when its logarithm is taken."""
 
-    Equal arrays give +inf; a reference of zeros that is not met gives -inf. Sums run in float64.
+_SUM_TOLERANCE = 1e-3
+
+
+def decibels(signal: float, noise: float) -> float:
+    """10 log10(signal / noise) of two powers.
+
+    +inf without noise; -inf without signal, and where a power is not finite.
+    """
+    if not (math.isfinite(signal) and math.isfinite(noise)):
+        return -math.inf
+    if noise == 0.0:
+        return math.inf
+    return 10.0 * (math.log10(signal) - math.log10(noise)) if signal > 0.0 else -math.inf
+
+
+def powers(reference: NDArray[Any], other: NDArray[Any]) -> tuple[float, float]:
+    """Sum of the squares of ``reference``, and of its difference from ``other``, in float64.
 
     Raises:
         ValueError: the shapes differ.
 
     """
-    _same_shape(reference, other)
+    _require_same_shape(reference, other)
     signal = np.asarray(reference, np.float64)
     noise = signal - np.asarray(other, np.float64)
-    noise_power = float(np.sum(np.square(noise)))
-    signal_power = float(np.sum(np.square(signal)))
-    if noise_power == 0.0:
-        return float("inf")
-    if signal_power == 0.0:
-        return float("-inf")
-    return 10.0 * float(np.log10(signal_power / noise_power))
+    return float(np.sum(np.square(signal))), float(np.sum(np.square(noise)))
+
+
+def sqnr_db(reference: NDArray[Any], other: NDArray[Any]) -> float:
+    """Signal to quantization noise ratio over all elements, in dB (see ``decibels`` and ``powers``)."""
+    return decibels(*powers(reference, other))
+
+
+class Output(NamedTuple):
+    """Shape of a network output, the batch first and 0 where a size is unknown, and whether its numbers are floats."""
+
+    shape: tuple[int, ...]
+    is_float: bool
+
+
+def array_outputs(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Output]:
+    """Describe arrays for ``score_output`` and ``decision_output``."""
+    return {name: Output(array.shape, np.issubdtype(array.dtype, np.floating)) for name, array in arrays.items()}
 
 
 def class_axis(shape: tuple[int, ...]) -> int | None:
@@ -45,69 +76,133 @@ def class_axis(shape: tuple[int, ...]) -> int | None:
     return min((axis for axis in (1, last) if shape[axis] > 1), key=lambda axis: shape[axis], default=None)
 
 
-def agreement(
-    a_logits: NDArray[Any], b_logits: NDArray[Any], *, axis: int | None = None, slack: float | None = None
-) -> float:
-    """Share of decisions, 0 to 1, that two results have in common.
+def score_count(output: Output) -> int | None:
+    """Count the classes of an output with one row of class scores for each sample; None for any other output.
 
-    A decision is the argmax along ``axis`` (default: see class_axis), one for each sample, box or pixel. Integer arrays
-    and arrays without a class axis hold decisions already and are compared element by element.
+    These are floats of shape (N, C), (N, C, 1, 1) or (N, 1, 1, C) with C of at least 2. An output of rank 3 is a
+    sequence or a list of boxes, also where it has a single step or a single class: (N, 1600, 1) is not 1600 classes.
+    """
+    axis = class_axis(output.shape)
+    if not output.is_float or axis is None or len(output.shape) == 3:
+        return None
+    classes = output.shape[axis]
+    return classes if math.prod(output.shape[1:]) == classes else None
+
+
+def score_output(outputs: Mapping[str, Output]) -> str | None:
+    """Name of the first output with one row of class scores for each sample (see ``score_count``)."""
+    return next((name for name, output in outputs.items() if score_count(output) is not None), None)
+
+
+def decision_output(outputs: Mapping[str, Output], *, per_sample: bool = False) -> str | None:
+    """Name of the output whose decisions are compared between two networks; None where no output has any.
+
+    The first with one row of class scores for each sample; without such, the first of integers, which are decisions
+    already, or of floats with a class axis.
 
     Args:
-        a_logits: the reference.
-        b_logits: what is judged, of the same shape.
-        axis: class axis.
-        slack: count a decision as common when ``b`` has, at the reference's class, its maximum or at most this much
-            less; None asks for the same argmax. 0 forgives ties, which are frequent between codes of a coarse grid.
-
-    Raises:
-        ValueError: the shapes differ, or there is nothing to compare.
+        outputs: by name, in the order of the graph.
+        per_sample: there must be exactly one decision for each sample, as labels have.
 
     """
-    _same_shape(a_logits, b_logits)
-    if a_logits.size == 0:
-        raise ValueError("agreement needs at least one element, got empty arrays")
-    along = class_axis(a_logits.shape) if axis is None else axis
-    if along is None or not np.issubdtype(a_logits.dtype, np.floating):
-        return float(np.mean(a_logits == b_logits))
-    chosen = np.argmax(a_logits, axis=along)
-    if slack is None:
-        return float(np.mean(chosen == np.argmax(b_logits, axis=along)))
-    there = np.take_along_axis(b_logits, np.expand_dims(chosen, along), axis=along).squeeze(along)
-    return float(np.mean(there >= np.max(b_logits, axis=along) - slack))
+    found = score_output(outputs)
+    if found is not None:
+        return found
+    for name, (shape, is_float) in outputs.items():
+        if per_sample:
+            if not is_float and math.prod(shape[1:]) == 1:
+                return name
+        elif math.prod(shape) and (not is_float or class_axis(shape) is not None):
+            return name
+    return None
 
 
-def top1(logits: NDArray[Any], labels: NDArray[Any]) -> float:
-    """Share, 0 to 1, of samples whose largest of ``logits`` (N, classes) is at ``labels`` (N,).
+def are_probabilities(scores: Any) -> bool:
+    """Whether (N, classes) scores, an array or a tensor, are not negative and sum to 1 within a thousandth."""
+    return bool((scores >= 0.0).all() and (abs(scores.sum(1) - 1.0) < _SUM_TOLERANCE).all())
 
-    Integer ``logits`` of shape (N,) are classes already. Axes of size 1 behind the classes are ignored.
+
+def decisions(values: NDArray[Any]) -> NDArray[Any] | None:
+    """Argmax along the class axis, one for each sample, box or pixel; integers as they are.
+
+    None for floats without a class axis, and where there is no element.
+    """
+    if values.size == 0:
+        return None
+    if not np.issubdtype(values.dtype, np.floating):
+        return values
+    axis = class_axis(values.shape)
+    return None if axis is None else np.asarray(np.argmax(values, axis=axis))
+
+
+def agreement(reference: NDArray[Any], other: NDArray[Any], *, slack: float | None = None) -> float | None:
+    """Share of equal decisions, 0 to 1; None where ``reference`` holds none (see ``decisions``).
+
+    Args:
+        reference: the float model's output.
+        other: the quantized model's, of the same shape.
+        slack: count a decision as equal when ``other`` has, at the reference's class, its maximum or at most this much
+            less; None asks for the same argmax. 0 forgives ties, which are frequent between levels of a coarse grid.
+
+    Raises:
+        ValueError: the shapes differ.
+
+    """
+    _require_same_shape(reference, other)
+    chosen = decisions(reference)
+    if chosen is None:
+        return None
+    axis = class_axis(reference.shape)
+    if slack is None or axis is None or not np.issubdtype(reference.dtype, np.floating):
+        return float(np.mean(chosen == decisions(other)))
+    at_chosen = np.take_along_axis(other, np.expand_dims(chosen, axis), axis=axis).squeeze(axis)
+    return float(np.mean(at_chosen >= np.max(other, axis=axis) - slack))
+
+
+def top1(scores: NDArray[Any], labels: NDArray[Any]) -> float:
+    """Share, 0 to 1, of samples whose largest of ``scores`` (N, classes) is at ``labels`` (N,).
+
+    Integer ``scores`` with one element for each sample are classes already. Axes of size 1 are ignored.
 
     Raises:
         ValueError: shapes do not fit, or a label lies outside the classes.
 
     """
-    if len(logits) != len(labels) or len(labels) == 0:
-        raise ValueError(f"wanted one row of scores for each label, got {len(logits)} rows and {len(labels)} labels")
-    scores = logits.reshape(len(labels), -1)
-    if np.issubdtype(logits.dtype, np.integer) and scores.shape[1] == 1:
-        return float(np.mean(scores[:, 0] == labels))
-    if int(np.min(labels)) < 0 or int(np.max(labels)) >= scores.shape[1]:
+    if len(scores) != len(labels) or len(labels) == 0:
+        raise ValueError(f"wanted one row of scores for each label, got {len(scores)} rows and {len(labels)} labels")
+    rows = scores.reshape(len(labels), -1)
+    if np.issubdtype(scores.dtype, np.integer) and rows.shape[1] == 1:
+        return float(np.mean(rows[:, 0] == labels))
+    if int(np.min(labels)) < 0 or int(np.max(labels)) >= rows.shape[1]:
         raise ValueError(
-            f"labels run from {np.min(labels)} to {np.max(labels)}, but the model has {scores.shape[1]} classes; "
+            f"labels run from {np.min(labels)} to {np.max(labels)}, but the model has {rows.shape[1]} classes; "
             "give labels that count from 0 in the model's own order"
         )
-    return float(np.mean(np.argmax(scores, axis=1) == labels))
+    return float(np.mean(np.argmax(rows, axis=1) == labels))
 
 
 def share_beyond(reference: NDArray[Any], other: NDArray[Any], step: float) -> float:
     """Share, 0 to 1, of elements that differ by more than ``step``; NaN in either counts as different."""
-    _same_shape(reference, other)
+    _require_same_shape(reference, other)
     if reference.size == 0:
         return 0.0
     near = np.abs(np.asarray(reference, np.float64) - np.asarray(other, np.float64)) <= step
     return 1.0 - float(np.mean(near))
 
 
-def _same_shape(reference: NDArray[Any], other: NDArray[Any]) -> None:
+def logistic(log_odds: float) -> float:
+    """Share, 0 to 1, with these log-odds; 1 for infinite ones."""
+    return 1.0 / (1.0 + math.exp(-log_odds)) if log_odds > -700.0 else 0.0
+
+
+def wilson_interval(share: float, samples: int) -> tuple[float, float]:
+    """90 % interval of a share that was counted on ``samples`` (Wilson 1927)."""
+    spread = Z90**2 / samples
+    middle = share + spread / 2.0
+    reach = Z90 * math.sqrt(share * (1.0 - share) / samples + spread / (4.0 * samples))
+    return (middle - reach) / (1.0 + spread), (middle + reach) / (1.0 + spread)
+
+
+def _require_same_shape(reference: NDArray[Any], other: NDArray[Any]) -> None:
     if reference.shape != other.shape:
         raise ValueError(f"wanted two arrays of one shape, got {reference.shape} and {other.shape}")

@@ -5,7 +5,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zsq_compile.metrics import agreement, class_axis, share_beyond, sqnr_db, top1
+from zsq_compile.metrics import (
+    Output,
+    agreement,
+    are_probabilities,
+    array_outputs,
+    class_axis,
+    decibels,
+    decision_output,
+    decisions,
+    logistic,
+    score_count,
+    score_output,
+    share_beyond,
+    sqnr_db,
+    top1,
+    wilson_interval,
+)
 
 
 def test_sqnr_is_the_ratio_of_powers():
@@ -13,6 +29,22 @@ def test_sqnr_is_the_ratio_of_powers():
     assert sqnr_db(reference, reference + np.float32([0.3, 0.4])) == pytest.approx(20.0, abs=1e-5)
     assert sqnr_db(reference, reference) == math.inf
     assert sqnr_db(np.zeros(2), np.ones(2)) == -math.inf
+
+
+@pytest.mark.parametrize(
+    ("signal", "noise", "wanted"),
+    [
+        (100.0, 1.0, 20.0),
+        (1e-300, 1e300, -6000.0),
+        (1.0, 0.0, math.inf),
+        (0.0, 0.0, math.inf),
+        (0.0, 1.0, -math.inf),
+        (1.0, math.nan, -math.inf),
+        (math.inf, 1.0, -math.inf),
+    ],
+)
+def test_decibels(signal, noise, wanted):
+    assert decibels(signal, noise) == pytest.approx(wanted)
 
 
 @given(st.floats(-60.0, 60.0), st.integers(0, 2**32 - 1))
@@ -47,13 +79,70 @@ def test_class_axis(shape, axis):
     assert class_axis(shape) == axis
 
 
+@pytest.mark.parametrize(
+    ("shape", "classes"),
+    [
+        ((8, 10), 10),
+        ((8, 1), None),
+        ((8,), None),
+        ((2, 1000, 1, 1), 1000),
+        ((2, 1, 1, 1000), 1000),
+        ((2, 1600, 1), None),  # scores of 1600 boxes
+        ((1, 1, 128), None),  # one step of a sequence, or a recurrent state
+        ((2, 4420, 2), None),
+        ((1, 21, 65, 65), None),
+        ((8, 0), None),
+        ((0, 10, 0, 0), None),  # unknown sizes
+    ],
+)
+def test_outputs_with_one_row_of_scores_for_each_sample(shape, classes):
+    assert score_count(Output(shape, is_float=True)) == classes
+    assert score_count(Output(shape, is_float=False)) is None
+
+
+BOXES, CODES, LOGITS = np.zeros((4, 9, 4)), np.zeros((4, 6), np.int64), np.zeros((4, 6, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "scores", "decides", "decides_per_sample"),
+    [
+        ({"boxes": BOXES, "codes": CODES, "logits": LOGITS}, "logits", "logits", "logits"),
+        ({"one": np.zeros((4, 1)), "boxes": BOXES, "codes": CODES}, None, "boxes", None),
+        ({"one": np.zeros((4, 1)), "codes": CODES, "boxes": BOXES}, None, "codes", None),
+        ({"boxes": BOXES, "class": np.zeros(4, np.int64)}, None, "boxes", "class"),
+        ({"mask": np.zeros((2, 1, 8, 8))}, None, None, None),
+        ({"none": np.zeros((0, 9, 4))}, None, None, None),
+    ],
+)
+def test_which_output_decides(outputs, scores, decides, decides_per_sample):
+    described = array_outputs(outputs)
+    assert score_output(described) == scores
+    assert decision_output(described) == decides
+    assert decision_output(described, per_sample=True) == decides_per_sample
+
+
+def test_probabilities_are_told_from_logits():
+    rows = np.float64([[0.2, 0.8], [1.0, 0.0]])
+    assert are_probabilities(rows)
+    assert not are_probabilities(rows + 0.01)
+    assert not are_probabilities(rows + np.float64([0.5, -0.5]))
+
+
+def test_decisions():
+    np.testing.assert_array_equal(decisions(np.float32([[1, 0], [0, 1]])), [0, 1])
+    np.testing.assert_array_equal(decisions(np.int64([3, 1])), [3, 1])
+    assert decisions(np.zeros((2, 1, 8, 8))) is None
+    assert decisions(np.zeros((0, 3))) is None
+
+
 def test_agreement_counts_every_decision():
     a = np.float32([[1, 0], [0, 1], [1, 0], [0, 1]])
     b = np.float32([[1, 0], [0, 1], [0, 1], [0, 1]])
     assert agreement(a, b) == 0.75
     # The same decisions as four pixels of one dense output, classes on axis 1.
-    assert agreement(a.T.reshape(1, 2, 2, 2), b.T.reshape(1, 2, 2, 2), axis=1) == 0.75
+    assert agreement(a.T.reshape(1, 2, 2, 2), b.T.reshape(1, 2, 2, 2)) == 0.75
     assert agreement(np.int64([1, 2, 3]), np.int64([1, 2, 4])) == pytest.approx(2 / 3)
+    assert agreement(np.zeros(3), np.zeros(3)) is None
 
 
 def test_agreement_can_forgive_ties():
@@ -83,3 +172,19 @@ def test_share_beyond_counts_nan_as_different():
 def test_shapes_must_match(metric):
     with pytest.raises(ValueError, match=r"wanted two arrays of one shape, got \(2,\) and \(3,\)"):
         metric(np.zeros(2), np.zeros(3))
+
+
+@pytest.mark.parametrize("share", [0.001, 0.5, 0.99])
+def test_logistic_inverts_log_odds(share):
+    assert logistic(math.log(share / (1.0 - share))) == pytest.approx(share)
+    assert (logistic(math.inf), logistic(-math.inf)) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize("samples", [20, 360, 1000])
+def test_the_wilson_interval_holds_nine_draws_of_ten(samples):
+    low, high = wilson_interval(1.0, samples)
+    assert high == pytest.approx(1.0) and low == pytest.approx(samples / (samples + 1.645**2))
+    low, high = wilson_interval(0.9, samples)
+    shares = np.random.default_rng(0).binomial(samples, 0.9, 20_000) / samples
+    held = [least <= 0.9 <= most for least, most in (wilson_interval(share, samples) for share in shares)]
+    assert 0.85 < np.mean(held) < 0.96 and low < 0.9 < high

@@ -15,7 +15,7 @@ from zsq_compile.batchnorm.statistics_file import read_statistics
 from zsq_compile.errors import ConfigError
 from zsq_compile.progress import Progress
 
-_FROM_NODES = "from BN nodes"
+_NODES = "BN nodes"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -24,23 +24,34 @@ class KnownStatistics:
 
     Attributes:
         statistics: of the model as it was loaded.
-        source: where they come from, in words.
-        matched: a line per BatchNormalization that was found in a file: the layer, and what it was found by.
-        unmatched: a line per layer that no BatchNormalization was found for in that file, with the reason.
+        from_nodes: number of BatchNormalization nodes of the model that have statistics.
+        file: the file that more were found in, such as "checkpoint x.pth"; None where none was.
+        matched: a line per BatchNormalization that was found in that file: the layer, and what it was found by.
+        unmatched: a line per layer that no BatchNormalization was found for in a file, with the reason.
 
     """
 
     statistics: BatchNormStatistics
-    source: str
+    from_nodes: int
+    file: str | None = None
     matched: tuple[str, ...] = ()
     unmatched: tuple[str, ...] = ()
 
     @property
-    def tier(self) -> str:
-        """Where statistics that can be used come from, in few words: "from BN nodes", "from checkpoint x.pth" ..."""
-        if not self.statistics.usable:
-            return "without statistics"
-        return f"from {self.source.partition(' from ')[2]}"
+    def source(self) -> str:
+        """Where the statistics come from, with their number."""
+        if self.file is not None:
+            more = f", {self.from_nodes} more from {_NODES}" if self.from_nodes else ""
+            return f"{_count(len(self.matched))} from {self.file}{more}"
+        if self.statistics.usable:
+            return f"{_count(self.from_nodes)} from {_NODES}"
+        return "none that can be used" if self.from_nodes else "none: batch normalisation was folded or never there"
+
+    @property
+    def origin(self) -> str:
+        """Where usable statistics come from: "from BN nodes", "from checkpoint x.pth", "without statistics"."""
+        places = [*([] if self.file is None else [self.file]), *([_NODES] if self.from_nodes else [])]
+        return f"from {' and '.join(places)}" if self.statistics.usable else "without statistics"
 
     def plain(self) -> dict[str, Any]:
         """Return plain values for the report."""
@@ -66,10 +77,10 @@ def search_statistics(
     harvested = harvest_batchnorm(model)
     path = checkpoint or bn_stats
     if path is None:
-        return KnownStatistics(statistics=harvested, source=_told_by(harvested))
+        return KnownStatistics(statistics=harvested, from_nodes=len(harvested.entries))
     if not folded_layers(model):
         progress.warn(f"{path} is not needed: every layer of {place} that could tell has its BatchNormalization still")
-        return KnownStatistics(statistics=harvested, source=_told_by(harvested))
+        return KnownStatistics(statistics=harvested, from_nodes=len(harvested.entries))
     if checkpoint is not None:
         from zsq_compile.batchnorm.checkpoint import read_checkpoint
 
@@ -96,24 +107,14 @@ def _joined(
                 f"it ({shown}). Give the file of this very network, as it was when the model was exported"
             )
         progress.warn(f"{source} tells nothing that the nodes of {place} do not tell")
-        return KnownStatistics(statistics=harvested, source=_told_by(harvested), unmatched=unmatched)
-    words = f"{_count(len(recovered.found))} from {source}"
+        return KnownStatistics(statistics=harvested, from_nodes=len(harvested.entries), unmatched=unmatched)
     return KnownStatistics(
         statistics=joined(model, harvested, recovered),
-        source=f"{words}, {len(harvested.entries)} more {_FROM_NODES}" if harvested.entries else words,
+        from_nodes=len(harvested.entries),
+        file=source,
         matched=tuple(f"{one.former.node}: {one.how}" for one in recovered.found),
         unmatched=unmatched,
     )
-
-
-def _told_by(harvested: BatchNormStatistics) -> str:
-    if not harvested.usable:
-        return (
-            "none that can be used"
-            if harvested.entries
-            else "none: batch normalisation was folded away, or never there"
-        )
-    return f"{_count(len(harvested.entries))} {_FROM_NODES}"
 
 
 def _count(number: int) -> str:

@@ -31,9 +31,9 @@ def print_result(console: Console, result: "CompileResult") -> None:
 
 def _sentences(report: "Report") -> list[str]:
     lines = []
-    if report.confidence is not None:
-        told = report.confidence
-        lines.append(f"estimated agreement on real data: {told.words()}, {told.tier}")
+    if report.agreement_estimate is not None:
+        told = report.agreement_estimate
+        lines.append(f"estimated agreement on real data: {told.describe()}, {told.calibration}")
     lines.append(f"data: {report.data}")
     if report.statistics is not None:
         lines.append(f"statistics: {report.statistics['source']}")

@@ -1,6 +1,6 @@
-"""What onnxruntime's quantizer is calibrated on in a comparison: the user's data, our synthetic data, random numbers.
+"""Calibration data of onnxruntime's quantizer in a comparison: real data of the user, synthetic data, random numbers.
 
-All sources give equally many samples, as far as they reach, in batches of one size.
+All sources give the same number of samples, as far as they have so many, in batches of one size.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,22 +31,22 @@ class CalibrationSource:
 
     Attributes:
         kind: their origin.
-        batches: network inputs by name, as often as they are asked for.
-        words: how many they are and where they come from.
+        batches: network inputs by name; can be iterated several times.
+        description: how many they are and where they come from.
 
     """
 
     kind: DataSource
     batches: Iterable[Feeds]
-    words: str
+    description: str
 
 
-def sensible_count(sample_bytes: int, wanted: int | None) -> int:
-    """Count samples to calibrate onnxruntime on: ``wanted``, or 256, or fewer of a network with large activations.
+def calibration_count(sample_bytes: int, wanted: int | None) -> int:
+    """Count samples to calibrate onnxruntime on: ``wanted``, else 256, fewer of a network with large activations.
 
     Args:
         sample_bytes: bytes of all activations of one sample.
-        wanted: what the user asked for, if anything.
+        wanted: as the user asked for, if at all.
 
     """
     return wanted if wanted is not None else max(min(_MOST, _HELD_BYTES // max(sample_bytes, 1)), 1)
@@ -55,7 +55,7 @@ def sensible_count(sample_bytes: int, wanted: int | None) -> int:
 def synthetic_source(
     model: Path, samples: Mapping[str, NDArray[Any]], inputs: Sequence[InputSpec], count: int
 ) -> CalibrationSource:
-    """Give our own samples, (count, ...) by input name, through the reader that users have for it.
+    """Return our synthetic samples, (count, ...) by input name, through SyntheticDataReader.
 
     Raises:
         ConfigError: they do not fill a batch of the model.
@@ -66,11 +66,13 @@ def synthetic_source(
     reader = SyntheticDataReader.of_samples(
         model, {name: array[:used] for name, array in samples.items()}, batch_size=size
     )
-    return CalibrationSource(kind="synthetic", batches=_Again(reader), words=_of(used, available, "synthetic samples"))
+    return CalibrationSource(
+        kind="synthetic", batches=_Rewinding(reader), description=_of(used, available, "synthetic samples")
+    )
 
 
 def real_source(data: Dataset, place: Path, inputs: Sequence[InputSpec], count: int) -> CalibrationSource:
-    """Give the user's own samples.
+    """Return samples of the user.
 
     Raises:
         ConfigError: they do not fill a batch of the model.
@@ -78,19 +80,19 @@ def real_source(data: Dataset, place: Path, inputs: Sequence[InputSpec], count: 
     """
     size, used = _batching(inputs, min(count, len(data)), str(place))
     batches = [feeds for _, (feeds, _) in zip(range(used // size), data.batches(size), strict=False)]
-    return CalibrationSource(kind="real", batches=batches, words=_of(used, len(data), f"samples of {place}"))
+    return CalibrationSource(kind="real", batches=batches, description=_of(used, len(data), f"samples of {place}"))
 
 
 def random_source(inputs: Sequence[InputSpec], count: int, seed: int) -> CalibrationSource:
-    """Give uniform numbers in [0, 1), and integers 0 and 1, as tools do that are given no data."""
+    """Return uniform numbers in [0, 1), and integers 0 and 1, as tools use without data."""
     size, used = _batching(inputs, max(count, fixed_batch(inputs) or 1), "random")
     rng = np.random.default_rng(seed)
     batches = [{spec.name: _random(spec, size, rng) for spec in inputs} for _ in range(used // size)]
-    return CalibrationSource(kind="random", batches=batches, words=f"{used} samples of uniform noise in [0, 1)")
+    return CalibrationSource(kind="random", batches=batches, description=f"{used} samples of uniform noise in [0, 1)")
 
 
-class _Again:
-    """A reader that starts from its beginning whenever it is gone over."""
+class _Rewinding:
+    """A reader that can be iterated several times."""
 
     def __init__(self, reader: SyntheticDataReader) -> None:
         self._reader = reader

@@ -1,7 +1,7 @@
-"""Samples that a classifier is sure of, out of samples that are there: for quantizers that scale outputs, and to test.
+"""Samples changed until a classifier's best score is high: to calibrate quantizers of outputs, and to find clipping.
 
-Real pictures reach scores that made-up ones do not. Whoever reads ranges off made-up data needs some that do
-(``synth`` puts them in), and an estimate for a file that others made has to look whether it takes such scores at all.
+Real images reach scores that synthetic ones do not. Ranges from synthetic data need some samples that do (``synth``
+adds them), and an estimate for a file of another quantizer has to check whether it clips such scores.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.frontend.load import LoadedModel
 from zsq_compile.progress import Progress
 from zsq_compile.stages.calibration_data import confident_share
-from zsq_compile.stages.estimate_agreement import Expectation
+from zsq_compile.stages.estimate_agreement import EstimateInputs
 from zsq_compile.synthesis.filters.confident import ConfidentGenerator
 from zsq_compile.synthesis.filters.widest_first import WidestFirstGenerator
 from zsq_compile.synthesis.generator import Generator, InputContract, SyntheticSet
@@ -31,14 +31,14 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class SureSamples:
-    """Makes a classifier sure of samples of its inputs; samples of other networks stay as they are.
+class ConfidentSamples:
+    """Raises a classifier's best score for samples of its inputs; samples of other networks stay as they are.
 
     Attributes:
         loaded: the network.
-        contracts: what numbers image inputs expect, by name.
+        contracts: preprocessing of image inputs, by name.
         config: its device, seed and ``confident_share`` are used.
-        progress: is told of the stage.
+        progress: receives the stage.
 
     """
 
@@ -47,22 +47,23 @@ class SureSamples:
     config: CompileConfig
     progress: Progress
 
-    def among(self, samples: Arrays) -> Arrays:
-        """Make of calibration samples (count, ...), by input name, what ``synth`` hands on.
+    def add_to(self, samples: Arrays) -> Arrays:
+        """Return calibration samples (count, ...), by input name, as ``synth`` writes them.
 
-        That is a share of sure ones, unless the configuration has a share of its own, and the widest sample in front.
+        A share of them is of high confidence, unless the configuration has a share of its own, and the widest sample
+        comes first.
         """
-        given = self.config.confident_share is not None  # then they are among them already
+        given = self.config.confident_share is not None  # then they are in ``samples`` already
         share = 0.0 if given else confident_share(self.config, compiling=False)
         return self._changed(samples, lambda inner: WidestFirstGenerator(self._confident(inner, share), self._feed))
 
-    def probing(self, expected: Expectation) -> Expectation:
-        """Add pictures that the network is sure of to what files are judged by."""
-        family = (expected.families or {}).get(_FAMILY, {})
+    def extend(self, inputs: EstimateInputs) -> EstimateInputs:
+        """Add high-confidence images to the inputs that files are judged by."""
+        family = (inputs.families or {}).get(_FAMILY, {})
         count = max(_PROBES // self._feed, 1) * self._feed
         few = {name: values[:count] for name, values in family.items()}
-        sure = self._changed(few, lambda inner: self._confident(inner, 1.0)) if few else few
-        return expected if sure is few else replace(expected, sure=sure)
+        changed = self._changed(few, lambda inner: self._confident(inner, 1.0)) if few else few
+        return inputs if changed is few else replace(inputs, high_confidence=changed)
 
     @property
     def _feed(self) -> int:
@@ -72,7 +73,7 @@ class SureSamples:
         return ConfidentGenerator(inner, self.loaded.inputs, share, self.progress)
 
     def _changed(self, samples: Arrays, change: Callable[[Generator], Generator]) -> Arrays:
-        """Hand samples through a generator that changes those of another one; the very same where it leaves them."""
+        """Apply a generator that changes samples of another one; returns ``samples`` itself where it changes none."""
         made = SyntheticSet(
             inputs={name: torch.from_numpy(values) for name, values in samples.items()},
             algorithm="given",
@@ -88,7 +89,7 @@ class SureSamples:
 
 
 class _Given:
-    """A generator that hands out what it was given."""
+    """A generator that returns given samples."""
 
     def __init__(self, made: SyntheticSet) -> None:
         self._made = made

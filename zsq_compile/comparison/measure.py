@@ -1,4 +1,4 @@
-"""Rows of a comparison: files in, figures out. A file that fails keeps its row, with the reason."""
+"""Measure the rows of a comparison. A file that fails keeps its row, with the reason."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,8 +15,8 @@ from zsq_compile.errors import ConfigError
 from zsq_compile.files import file_bytes
 from zsq_compile.frontend.load import LoadedModel
 from zsq_compile.progress import Progress
-from zsq_compile.stages.estimate_agreement import Expectation
-from zsq_compile.verification.agreement_estimate import Confidence, family_outputs, judged_families
+from zsq_compile.stages.estimate_agreement import EstimateInputs
+from zsq_compile.verification.agreement_estimate import AgreementEstimate, compare_families, run_families
 from zsq_compile.verification.fusion import Fusion, inspect_fusion
 from zsq_compile.verification.latency import Latency, measure_latency
 from zsq_compile.verification.running import first_sample
@@ -31,11 +31,11 @@ class Judge:
 
     Attributes:
         loaded: the float model.
-        file: where it stands.
+        file: its path.
         data: samples, with labels or without.
         sample: inputs of which the smallest batch is timed.
         providers: execution providers of the target.
-        expected: what the agreement on real data is estimated from.
+        estimate_inputs: what the agreement on real data is estimated with.
 
     """
 
@@ -44,16 +44,16 @@ class Judge:
     data: Dataset
     sample: Mapping[str, NDArray[Any]]
     providers: Sequence[str]
-    expected: Expectation
+    estimate_inputs: EstimateInputs
 
 
-def measured_rows(judge: Judge, rows: Sequence[ComparedModel], progress: Progress) -> tuple[ComparedModel, ...]:
+def measure_rows(judge: Judge, rows: Sequence[ComparedModel], progress: Progress) -> tuple[ComparedModel, ...]:
     """Measure the float model and all rows that have a file: quality, size, fusion, and latency in turns.
 
     Args:
         judge: the float model and the data.
-        rows: named alike only where ``calibrated_on`` differs; those with a ``failure`` stay as they are.
-        progress: is told of samples that were run.
+        rows: those with a ``failure`` stay as they are.
+        progress: receives the stages.
 
     Returns:
         The float model's row, then those given, in their order.
@@ -77,12 +77,12 @@ def measured_rows(judge: Judge, rows: Sequence[ComparedModel], progress: Progres
     models |= {key: path for key in timed if (path := sound[key].path) is not None}
     with progress.stage("measure latency"):
         times = measure_latency(models, feeds, seconds=_SECONDS_EACH * len(models), providers=judge.providers)
-    whole = ComparedModel(name="float", calibrated_on="none", path=judge.file)
+    whole = ComparedModel(kind="float", name="float", calibrated_on="none", path=judge.file)
     measured = [_with_figures(whole, "float", results, times, judge.providers)]
     for index, row in enumerate(rows):
         key = str(index)
         if key in sound:
-            row = replace(row, confidence=estimates.get(key))
+            row = replace(row, agreement_estimate=estimates.get(key))
             measured.append(_with_figures(row, key, results, times, judge.providers))
         else:
             measured.append(row if row.failure else replace(row, failure=failures[key].splitlines()[0]))
@@ -103,24 +103,24 @@ def _opened(rows: Sequence[ComparedModel], providers: Sequence[str]) -> tuple[di
 
 def _estimates(
     judge: Judge, reference: Session, sessions: Mapping[str, Session], rows: Sequence[ComparedModel]
-) -> dict[str, Confidence]:
-    """Estimate the agreement of every file on real data; one that takes no such batches, or fails on them, has none."""
-    samples, batch = judge.expected.samples, fitting_batch(reference)
-    wanted = family_outputs(reference, samples, batch=batch)
+) -> dict[str, AgreementEstimate]:
+    """Estimate the agreement of every file on real data; one that does not run on the families has none."""
+    samples, batch = judge.estimate_inputs.samples, fitting_batch(reference)
+    wanted = run_families(reference, samples, batch=batch)
     found = {}
     for key, session in sessions.items():
         try:
-            got = family_outputs(session, samples, batch=batch)
+            got = run_families(session, samples, batch=batch)
         except (RuntimeModelError, ConfigError):
             continue
         if all(got[name][out].shape == array.shape for name, whole in wanted.items() for out, array in whole.items()):
-            tier = f"calibrated on {rows[int(key)].calibrated_on} data"
-            found[key] = judge.expected.concluded(judged_families(wanted, got), tier)
+            calibration = f"calibrated on {rows[int(key)].calibrated_on} data"
+            found[key] = judge.estimate_inputs.estimate(compare_families(wanted, got), calibration)
     return found
 
 
 def _runs(session: Session, feeds: Mapping[str, NDArray[Any]]) -> bool:
-    """Tell whether a model takes the batch that all are timed with; one of another fixed batch does not."""
+    """Whether a model takes the batch that all are timed with; one of another fixed batch does not."""
     try:
         session.run(feeds)
     except RuntimeModelError:
@@ -147,6 +147,6 @@ def _with_figures(
 
 
 def first_line(error: BaseException) -> str:
-    """Say what went wrong in one line."""
-    words = str(error).strip().splitlines()
-    return words[0] if words else type(error).__name__
+    """First line of an error's message, or its type where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

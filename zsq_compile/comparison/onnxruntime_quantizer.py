@@ -1,4 +1,4 @@
-"""What onnxruntime's own quantizer makes of the same model: the one file that calls onnxruntime.quantization."""
+"""Calls of onnxruntime.quantization, all in this file."""
 
 import inspect
 import io
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import onnx
 from numpy.typing import NDArray
 
@@ -31,7 +30,7 @@ class BaselineSettings:
         act_bits: 8 (QUInt8; QInt8 unless tuned) or 4 (QUInt4; QInt4 unless tuned).
         method: calibration method.
         tuned: with the graph prepared by quant_pre_process, unsigned activations and scales per channel, which is the
-            fastest and most accurate form on a processor. False leaves everything but widths and method at the
+            fastest and most accurate form on a processor. False leaves everything but bits and method at the
             quantizer's defaults.
 
     """
@@ -46,11 +45,6 @@ class BaselineSettings:
         if not self.tuned:
             return f"defaults, S{self.act_bits}S{self.weight_bits}, {self.method}"
         return f"U{self.act_bits}S{self.weight_bits} per channel, {self.method}"
-
-
-def best_settings(weight_bits: Literal[4, 8], act_bits: Literal[4, 8] = 8) -> tuple[BaselineSettings, ...]:
-    """Return the settings among which the best stands: one for each calibration method."""
-    return tuple(BaselineSettings(weight_bits=weight_bits, act_bits=act_bits, method=method) for method in METHODS)
 
 
 def quantize_with_onnxruntime(
@@ -69,20 +63,19 @@ def quantize_with_onnxruntime(
         output: file to write.
         batches: calibration inputs by name, one mapping for each batch; all of one batch size.
         settings: None calls quantize_static(model, output, reader) with nothing else, as its documentation starts.
-        prepared: what ``prepare_for_onnxruntime`` made of the model, for tuned settings; None prepares it here.
+        prepared: the file of ``prepare_for_onnxruntime``, for tuned settings; None prepares the model here.
         ranges: file for the activation ranges of this calibration method on these batches. It is written where it is
-            absent, and spares the calibration where it is there and tells of every value of the graph: the prepared
-            graph computes the same values under the same names. None, and an onnxruntime that has no such file
-            (older ones), calibrates always.
+            absent, and replaces the calibration where it holds every value of the graph: the prepared graph computes
+            the same values under the same names. None, and an older onnxruntime, calibrates always.
 
     Raises:
-        ValueError: onnxruntime's quantizer failed, in its words.
+        ValueError: onnxruntime's quantizer failed, with its message.
 
     """
     from onnxruntime import quantization
 
     reader = _reader(batches)
-    with tempfile.TemporaryDirectory(prefix="zsq_") as folder, _in_words(model, settings):
+    with tempfile.TemporaryDirectory(prefix="zsq_") as folder, _quantizer_errors(model, settings):
         if settings is None:
             quantization.quantize_static(model, output, reader)
             return
@@ -104,7 +97,7 @@ def quantize_with_onnxruntime(
             activation_type=activation,
             weight_type=types.QInt8 if settings.weight_bits == 8 else types.QInt4,
             calibrate_method=quantization.CalibrationMethod[settings.method],
-            **_kept_ranges(ranges, source),
+            **_range_options(ranges, source),
         )
 
 
@@ -112,19 +105,11 @@ def prepare_for_onnxruntime(model: Path, prepared: Path) -> None:
     """Write the model as onnxruntime recommends to quantize it: optimised by quant_pre_process, at opset 21 or later.
 
     Raises:
-        ValueError: onnxruntime failed, in its words.
+        ValueError: onnxruntime failed, with its message.
 
     """
-    with _in_words(model, None):
+    with _quantizer_errors(model, None):
         _prepare(model, prepared)
-
-
-def random_batches(
-    shapes: Mapping[str, tuple[int, ...]], count: int, rng: np.random.Generator
-) -> Iterator[dict[str, NDArray[np.float32]]]:
-    """Yield ``count`` batches of uniform noise in [0, 1), what people use who have no data."""
-    for _ in range(count):
-        yield {name: rng.random(shape, np.float32) for name, shape in shapes.items()}
 
 
 def _prepare(model: Path, prepared: Path) -> None:
@@ -137,8 +122,8 @@ def _prepare(model: Path, prepared: Path) -> None:
     quant_pre_process(raised, prepared, skip_symbolic_shape=True)
 
 
-def _kept_ranges(ranges: Path | None, graph: Path) -> dict[str, Path]:
-    """Options that make the quantizer read or write a file of ranges, where it can and where they suit the graph."""
+def _range_options(ranges: Path | None, graph: Path) -> dict[str, Path]:
+    """Options to read or write a file of ranges, where the quantizer has them and where it covers the graph."""
     from onnxruntime import quantization
 
     option = "calibration_cache_path"
@@ -170,7 +155,7 @@ def _reader(batches: Iterable[Feeds]) -> Any:
 
 
 @contextmanager
-def _in_words(model: Path, settings: BaselineSettings | None) -> Iterator[None]:
+def _quantizer_errors(model: Path, settings: BaselineSettings | None) -> Iterator[None]:
     try:
         with _quiet():
             yield
@@ -182,7 +167,7 @@ def _in_words(model: Path, settings: BaselineSettings | None) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hold back the quantizer's advice, what it prints, and the warnings from inside of it."""
+    """Suppress the quantizer's log, its output and its warnings."""
     level = logging.root.level
     logging.root.setLevel(logging.ERROR)
     try:

@@ -1,4 +1,4 @@
-"""Files of onnxruntime's own quantizer for a comparison: its defaults and its best settings, by each of its methods."""
+"""Files of onnxruntime's quantizer for a comparison: default and best settings, by every calibration method."""
 
 import tempfile
 import time
@@ -28,13 +28,13 @@ def onnxruntime_rows(
     config: CompileConfig,
     progress: Progress,
 ) -> list[ComparedModel]:
-    """Quantize with onnxruntime in every way.
+    """Quantize with onnxruntime, by every setting and method on every source.
 
     The graph is prepared once, and each method calibrates once on each source, for the graph as given and for the
-    prepared one. Times are as if each file were made alone: what is shared is counted in all.
+    prepared one. Times are as if each file were made alone: shared work is counted in all.
     """
     rows = []
-    bits, act_bits = (onnxruntime_width(width) for width in (config.quantization.bits, config.quantization.act_bits))
+    bits, act_bits = (onnxruntime_bits(wanted) for wanted in (config.quantization.bits, config.quantization.act_bits))
     with (
         tempfile.TemporaryDirectory(prefix="zsq_") as scratch,
         progress.stage("quantize with onnxruntime", total=len(sources) * 2 * len(METHODS)) as advance,
@@ -58,7 +58,7 @@ def onnxruntime_rows(
 
 
 def _prepared(model: Path, prepared: Path) -> tuple[Path | None, float]:
-    """Prepare the graph; where that fails, each row that needs it tries again and tells why."""
+    """Prepare the graph; where that fails, each row that needs it tries again and has the reason."""
     begun = time.perf_counter()
     try:
         prepare_for_onnxruntime(model, prepared)
@@ -77,18 +77,17 @@ def _onnxruntime_row(
 ) -> ComparedModel:
     kind = "best" if settings.tuned else "defaults"
     path = place / f"{model.stem}.onnxruntime-{kind}-{settings.method.lower()}-{source.kind}.onnx"
-    name = f"onnxruntime {kind}, {settings.method}"
+    row = ComparedModel(kind="onnxruntime", name=f"{kind}, {settings.method}", calibrated_on=source.kind)
     begun = time.perf_counter()
     try:
         quantize_with_onnxruntime(model, path, source.batches, settings, prepared=prepared, ranges=ranges)
     except MemoryError:
-        return ComparedModel(name=name, calibrated_on=source.kind, failure="memory ran out: take fewer samples")
+        return replace(row, failure="memory ran out: take fewer samples")
     except ValueError as error:
-        reason = first_line(error.__cause__ or error)
-        return ComparedModel(name=name, calibrated_on=source.kind, failure=reason)
-    return ComparedModel(name=name, calibrated_on=source.kind, path=path, seconds=time.perf_counter() - begun)
+        return replace(row, failure=first_line(error.__cause__ or error))
+    return replace(row, path=path, seconds=time.perf_counter() - begun)
 
 
-def onnxruntime_width(bits: int) -> Literal[4, 8]:
-    """Narrowest width that onnxruntime's quantizer has and that holds so many bits."""
+def onnxruntime_bits(bits: int) -> Literal[4, 8]:
+    """Smallest number of bits that onnxruntime's quantizer has, of at least ``bits``."""
     return 8 if bits > 4 else 4

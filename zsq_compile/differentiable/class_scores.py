@@ -1,33 +1,42 @@
-"""What a network's outputs say about classes: some end in a softmax, others in the scores in front of it."""
+"""Class scores of a torch network, as logits or as probabilities, whichever of the two its output holds."""
 
-import torch
+from collections.abc import Mapping
+
 from torch import Tensor
 
-_SMALLEST_PROBABILITY = 1e-30
-_SUM_TOLERANCE = 1e-3
+from zsq_compile.metrics import SMALLEST_PROBABILITY, Output, are_probabilities, score_count, score_output
+
+
+def tensor_output(tensor: Tensor) -> Output:
+    """Describe an output for the functions of ``metrics``."""
+    return Output(tuple(tensor.shape), tensor.is_floating_point())
+
+
+def find_scores(outputs: Mapping[str, Tensor]) -> tuple[str, int] | None:
+    """Name and number of classes of the first output with one row of class scores for each sample."""
+    described = {name: tensor_output(tensor) for name, tensor in outputs.items()}
+    name = score_output(described)
+    classes = None if name is None else score_count(described[name])
+    return None if name is None or classes is None else (name, classes)
+
+
+def has_scores(tensor: Tensor) -> bool:
+    """Whether an output has one row of class scores for each sample (see ``metrics.score_count``)."""
+    return score_count(tensor_output(tensor)) is not None
 
 
 def class_logits(scores: Tensor) -> Tensor:
-    """(N, classes) logits: the scores, or their logarithms where they are probabilities (see are_probabilities)."""
+    """(N, classes) logits in float32: the scores, or their logarithms where they are probabilities."""
     flat = scores.float().flatten(1)
-    return log_probabilities(flat) if are_probabilities(flat) else flat
+    return log_probabilities(flat) if are_probabilities(flat.detach()) else flat
 
 
 def class_probabilities(scores: Tensor) -> Tensor:
-    """(N, classes) probabilities: the softmax of scores, or the scores themselves where they are probabilities.
-
-    (N, classes, 1, 1) is accepted too. Probabilities are not negative and sum to 1 within a thousandth.
-    """
+    """(N, classes) probabilities in float32: the softmax of scores, or the scores where they are probabilities."""
     flat = scores.float().flatten(1)
-    return flat if are_probabilities(flat) else flat.softmax(1)
+    return flat if are_probabilities(flat.detach()) else flat.softmax(1)
 
 
 def log_probabilities(probabilities: Tensor) -> Tensor:
-    """Logarithms in float32, of the same shape; a class without a chance has a very small one."""
-    return probabilities.float().clamp_min(_SMALLEST_PROBABILITY).log()
-
-
-@torch.no_grad()
-def are_probabilities(scores: Tensor) -> bool:
-    """Tell whether (N, classes) scores are not negative and sum to 1 within a thousandth."""
-    return bool((scores >= 0.0).all() and ((scores.sum(1) - 1.0).abs() < _SUM_TOLERANCE).all())
+    """Logarithms in float32, of the same shape; 0 counts as the smallest probability."""
+    return probabilities.float().clamp_min(SMALLEST_PROBABILITY).log()

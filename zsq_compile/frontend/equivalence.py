@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from backends.session import open_session
 from zsq_compile.data.input_spec import InputSpec
+from zsq_compile.metrics import decibels, powers
 
 TOLERANCE = 1e-3
 """Largest difference, relative to the output's largest magnitude, that rounding may make of a rewritten graph."""
@@ -86,8 +87,6 @@ def _signal_to_noise(one: NDArray[Any], other: NDArray[Any]) -> float | None:
     if not np.isfinite(other[finite]).all():
         return -math.inf
     signal, wanted = one[finite].astype(np.float64), other[finite].astype(np.float64)
-    noise = float(np.square(signal - wanted).sum())
-    power = float(np.square(signal if floats else signal - signal.mean()).sum())
-    if power == 0.0:
-        return None
-    return math.inf if noise == 0.0 else 10.0 * math.log10(power / noise)
+    mean = 0.0 if floats else signal.mean()
+    power, noise = powers(signal - mean, wanted - mean)
+    return None if power == 0.0 else decibels(power, noise)

@@ -154,7 +154,7 @@ def _statistics(sought: KnownStatistics) -> StatisticsFacts:
             "(zsq-compile harvest, --bn-stats stats.npz)"
         )
     return StatisticsFacts(
-        tier=f"batch normalisation, {sought.tier}" if statistics.usable else "none",
+        tier=f"batch normalisation, {sought.origin}" if statistics.usable else "none",
         coverage=statistics.coverage(),
         layers=statistics.layers_total,
         covered=statistics.layers_covered,

@@ -5,12 +5,11 @@ options, no data), on the scale of log-odds, where networks differ about evenly.
 at 4 bits. Nothing of the network itself is run, so the interval is that of a stranger of its kind.
 """
 
-import math
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from zsq_compile.shares import QUANTILE, share_of
+from zsq_compile.metrics import Z90, Output, logistic, score_output
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,7 +30,7 @@ _MEASURED = {(8, False): (4.7, 0.6), (4, False): (4.0, 0.65), (8, True): (3.9, 0
 def usual_agreement(bits: int, *, depthwise: bool) -> Usual:
     """Agreement with the float model that classifiers kept, for weights of 8 or 4 bits and activations of 8."""
     middle, deviation = _MEASURED[bits, depthwise]
-    low, agreement, high = (share_of(middle + side * QUANTILE * deviation) for side in (-1.0, 0.0, 1.0))
+    low, agreement, high = (logistic(middle + side * Z90 * deviation) for side in (-1.0, 0.0, 1.0))
     return Usual(agreement=agreement, low=low, high=high)
 
 
@@ -45,11 +44,13 @@ def has_depthwise(model: ir.Model) -> bool:
 
 
 def may_classify(model: ir.Model) -> bool:
-    """Tell whether an output has one row of two numbers or more for each sample, as class scores have."""
-    for value in model.graph.outputs:
-        if value.dtype != ir.DataType.FLOAT or value.shape is None or len(value.shape) < 2:
-            continue
-        sizes = [size if isinstance(size, int) else 0 for size in value.shape[1:]]
-        if math.prod(sizes) == max(sizes) > 1:
-            return True
-    return False
+    """Whether an output has one row of class scores for each sample, as far as shapes are known."""
+    outputs = {
+        str(value.name): Output(
+            tuple(size if isinstance(size, int) else 0 for size in value.shape),
+            value.dtype is not None and value.dtype.is_floating_point(),
+        )
+        for value in model.graph.outputs
+        if value.shape is not None
+    }
+    return score_output(outputs) is not None

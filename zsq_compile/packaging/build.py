@@ -1,4 +1,4 @@
-"""Make a package of a compiled model: build_package is the sentence."""
+"""Build a package of a compiled model: the files that go to the device."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ from zsq_compile.files import scratch_folder
 from zsq_compile.frontend.read_onnx import is_quantized, opset_of, read_model
 from zsq_compile.packaging.archive import pack
 from zsq_compile.packaging.manifest import describe, write_manifest, write_samples
-from zsq_compile.packaging.samples import expected, make_feeds
+from zsq_compile.packaging.samples import expected_outputs, make_feeds
 from zsq_compile.packaging.snippets import write_snippets
 from zsq_compile.packaging.verify import PackageError, RunError, check_files, replay, sha256
 from zsq_compile.stages.provenance import Origin, read_origin
@@ -36,12 +36,12 @@ _UNPACKING = {"Cast", "Reshape"}  # what stands between packed weights and their
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Package:
-    """What was packed.
+    """A package that was written.
 
     Attributes:
         path: the folder or archive.
-        manifest: as it stands in the package.
-        notes: what the user should know, in words.
+        manifest: the content of its manifest.json.
+        notes: for the user.
 
     """
 
@@ -67,16 +67,16 @@ def build_package(
         model: a quantized ONNX file.
         output: an archive if the name ends in .tar.gz or .tgz, else a folder; an older package there is replaced.
         target: name or file of a target; None is the one that the model was compiled for.
-        samples: inputs to be packed, (samples, ...) by name; None makes some up.
+        samples: inputs to be packed, (samples, ...) by name; None synthesizes them.
         count: how many runs are packed.
         report: an HTML page to be put in.
-        json_report: what ``zsq-compile --json`` printed; tells the origin of a model that does not tell it itself.
+        json_report: output of ``zsq-compile --json``, for the origin of a model without metadata.
         ort: whether an .ort file is made; None makes one unless it would undo the packing of narrow weights.
 
     Raises:
         ConfigError: an argument is wrong, or does not fit the model.
         LoadError: the model cannot be read or run.
-        ValidationError: what was packed does not give the outputs that it should.
+        ValidationError: a packed model does not give the expected outputs.
 
     """
     _require_replaceable(output)
@@ -89,21 +89,21 @@ def build_package(
         _copy_reports(folder, {"report.html": report, "report.json": json_report})
         session = _session(folder / "model.onnx", chosen, notes)
         feeds = make_feeds(session, count, origin.contract, samples)
-        runs, tolerances = expected(folder / "model.onnx", session, feeds)
+        runs, tolerances = expected_outputs(folder / "model.onnx", session, feeds)
         if _ort_wanted(ort, proto, notes):
             _write_ort(folder, chosen)
         described = describe(proto, origin, chosen, session, write_samples(runs, folder), tolerances)
         others = [path.name for path in folder.iterdir()]
         write_snippets(folder, described, runs, model_name=model.name, others=sorted(others))
         manifest = write_manifest(folder, described)
-        _prove(folder, manifest)
+        _check_models(folder, manifest)
         _deliver(folder, output)
     return Package(path=output, manifest=manifest, notes=tuple(notes))
 
 
 @contextmanager
 def _scratch(output: Path) -> Iterator[Path]:
-    """Make an empty folder beside the output, so that a killed run leaves no half package under its name."""
+    """Make an empty folder beside the output: a killed run leaves no half package under its name."""
     with scratch_folder(output) as scratch:
         (scratch / "package").mkdir()
         yield scratch / "package"
@@ -122,7 +122,7 @@ def _require_replaceable(output: Path) -> None:
             raise ConfigError(f"{output} is a folder: give another name with -o")
     elif output.exists():
         try:
-            check_files(output)  # whatever else is in there must not be lost
+            check_files(output)  # any other folder must not be lost
         except (PackageError, OSError) as error:
             raise ConfigError(
                 f"{output} exists and is no whole package ({error}): give another name with -o, or move it away"
@@ -131,22 +131,22 @@ def _require_replaceable(output: Path) -> None:
 
 def _read(model: Path, json_report: Path | None) -> tuple[onnx.ModelProto, Origin]:
     proto = read_model(model)
-    opset_of(proto, model)  # refuses a file that names none, which the runtime would say in a page of C++
+    opset_of(proto, model)  # refuses a file that names none, which the runtime does in a page of C++
     origin = read_origin({entry.key: entry.value for entry in proto.metadata_props})
     if origin.target is None and not is_quantized(proto):
         raise ConfigError(
             f"{model} is a float model that zsq-compile did not write: wanted a quantized one; "
             f"compile it first (zsq-compile {model.name}), and pack what that writes"
         )
-    return proto, origin if json_report is None else _reported(origin, model, json_report)
+    return proto, origin if json_report is None else _with_report(origin, model, json_report)
 
 
-def _reported(origin: Origin, model: Path, json_report: Path) -> Origin:
-    """Add what a report knows of a model to what the model says itself."""
+def _with_report(origin: Origin, model: Path, json_report: Path) -> Origin:
+    """Complete the origin in a model's metadata by that in a report."""
     try:
-        told = json.loads(json_report.read_bytes())
-        hashes, seed, contract = told["sha256"], told["seed"], told["contract"]
-        source, target = hashes["model"], told["settings"]["target"]
+        report = json.loads(json_report.read_bytes())
+        hashes, seed, contract = report["sha256"], report["seed"], report["contract"]
+        source, target = hashes["model"], report["settings"]["target"]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ConfigError(f"{json_report} is not what zsq-compile --json prints: {error!r}") from error
     if hashes.get("emitted") != sha256(model):
@@ -182,7 +182,7 @@ def _require_legal(model: Path, target: Target, origin: Origin) -> None:
 
 
 def _copy_model(model: Path, proto: onnx.ModelProto, folder: Path) -> None:
-    """Copy the file as it is, or bring what lies in several files into two whose names are known."""
+    """Copy the file, or gather external data of any names in ``model.data``."""
     path = folder / "model.onnx"
     outside = onnx.load(model, load_external_data=False).graph.initializer
     if not any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in outside):
@@ -204,8 +204,8 @@ def _copy_reports(folder: Path, reports: Mapping[str, Path | None]) -> None:
 
 
 def _session(model: Path, target: Target, notes: list[str]) -> Session:
-    """Open the model as the target does, or on the processor where its providers are not installed."""
-    import_error: RuntimeModelError | None = None
+    """Open the model with the target's providers, or on the processor where they are not installed."""
+    first_error: RuntimeModelError | None = None
     for providers in (target.providers, ("CPUExecutionProvider",)):
         try:
             session = open_session(
@@ -216,12 +216,12 @@ def _session(model: Path, target: Target, notes: list[str]) -> Session:
                 provider_options=target.provider_options,
             )
         except RuntimeModelError as error:
-            import_error = import_error or error
+            first_error = first_error or error
             continue
-        if import_error is not None:
-            notes.append(f"the expected outputs come from the processor, not from {target.name}: {import_error}")
+        if first_error is not None:
+            notes.append(f"the expected outputs come from the processor, not from {target.name}: {first_error}")
         return session
-    raise LoadError(str(import_error)) from import_error
+    raise LoadError(str(first_error)) from first_error
 
 
 def _ort_wanted(asked: bool | None, proto: onnx.ModelProto, notes: list[str]) -> bool:
@@ -249,7 +249,7 @@ def _write_ort(folder: Path, target: Target) -> None:
         raise LoadError(f"{error}; --no-ort leaves it out") from error
 
 
-def _prove(folder: Path, manifest: Mapping[str, Any]) -> None:
+def _check_models(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Run every model file of the package as the device will, here on the processor."""
     for name in manifest["models"]:
         try:

@@ -1,4 +1,4 @@
-"""The manifest of a package: plain values, in an order that does not change. docs/package.md explains every entry."""
+"""The manifest of a package: plain values in a fixed order. docs/package.md explains every entry."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from zsq_compile.reporting.report import installed_versions
 from zsq_compile.stages.provenance import Origin
 from zsq_compile.version import VERSION
 
-_UNRELATED = ("torch", "onnxsim", "onnx-ir", "zsq-compile")  # they took no part in packing
+_UNRELATED = ("torch", "onnxsim", "onnx-ir", "zsq-compile")  # packing does not depend on them
 
 
 def write_samples(samples: Sequence[Sample], folder: Path) -> list[dict[str, Any]]:
@@ -48,7 +48,7 @@ def describe(
 
     Args:
         model: the ONNX model.
-        origin: what the model says of itself.
+        origin: from its metadata.
         target: what it is packed for.
         session: the model, loaded.
         samples: as ``write_samples`` listed them.
@@ -76,7 +76,7 @@ def describe(
 
 
 def write_manifest(folder: Path, described: Mapping[str, Any]) -> dict[str, Any]:
-    """List every file of a folder behind what is said of the model, write that, and its hash beside it."""
+    """Add the list of all files in ``folder`` to the manifest; write it, and its hash beside it."""
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     complete = {
         **described,
@@ -90,7 +90,7 @@ def write_manifest(folder: Path, described: Mapping[str, Any]) -> dict[str, Any]
 
 
 def session_settings(target: Target) -> dict[str, Any]:
-    """Return what a session of ONNX Runtime is opened with for a target, as plain values."""
+    """Return the session options of ONNX Runtime for a target, as plain values."""
     return {
         "providers": list(target.providers),
         "provider_options": {name: dict(options) for name, options in target.provider_options.items()},

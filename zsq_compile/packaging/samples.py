@@ -1,4 +1,4 @@
-"""Sample inputs for a package, what the model answers to them, and how far a right answer may lie from that."""
+"""Sample inputs for a package, the expected outputs, and the tolerance of the comparison on the device."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ Feed = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Sample:
-    """One run of the model: inputs and expected outputs by name, shapes as the model takes and gives them."""
+    """Inputs and expected outputs of one run, by name."""
 
     inputs: Feed
     outputs: Feed
@@ -28,7 +28,7 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tolerance:
-    """How far an output may lie from the expected one: ``atol`` if it is float, else ``may_differ`` elements."""
+    """Largest difference from an expected output: ``atol`` of floats, ``may_differ`` elements of any other."""
 
     atol: float | None
     may_differ: int | None
@@ -39,10 +39,10 @@ def make_feeds(
 ) -> list[Feed]:
     """Make feeds for ``count`` runs, from given arrays (samples, ...) by input name or procedurally.
 
-    Images (N, 1 or 3, H, W) are procedural pictures as ``contract`` wants them; other float inputs are standard normal.
+    Images (N, 1 or 3, H, W) are procedural, preprocessed by ``contract``; other float inputs are standard normal.
 
     Raises:
-        ConfigError: given arrays do not fit, or an input cannot be made up.
+        ConfigError: given arrays do not fit, or there are no synthetic values for an input.
 
     """
     arrays = {}
@@ -52,7 +52,7 @@ def make_feeds(
         if given is not None:
             arrays[name] = _given(given, name, shape, count * batch if shape else count)
         else:
-            arrays[name] = _made_up(session, name, count, contract)
+            arrays[name] = _synthetic(session, name, count, contract)
     if given is not None:
         count = min(len(arrays[name]) // _batch(session, name) for name in session.input_names)
     feeds = []
@@ -66,13 +66,13 @@ def make_feeds(
     return feeds
 
 
-def expected(model: Path, session: Session, feeds: list[Feed]) -> tuple[list[Sample], dict[str, Tolerance]]:
-    """Run a model, and measure how far apart two right ways to compute it lie.
+def expected_outputs(model: Path, session: Session, feeds: list[Feed]) -> tuple[list[Sample], dict[str, Tolerance]]:
+    """Run a model, and derive tolerances from the difference of two correct ways to compute it.
 
     The runtime's integer kernels and the same graph in float, node by node, round at different places. Another
-    processor has yet other kernels, and is allowed four times that distance, or two hundredths of the largest output if
-    that is more. Outputs of other types (classes, indices) may differ in four times as many elements, or in one of a
-    hundred.
+    processor has other kernels again, and is allowed four times that difference, or two hundredths of the largest
+    output if that is more. Outputs of other types (classes, indices) may differ in four times as many elements, or in
+    one of a hundred.
     """
     other = open_session(model, threads=1, optimize="none")
     samples = [Sample(inputs=feed, outputs=session.run(feed)) for feed in feeds]
@@ -116,11 +116,11 @@ def _given(given: Mapping[str, NDArray[Any]], name: str, shape: tuple[int | None
     return array[:wanted]
 
 
-def _made_up(session: Session, name: str, count: int, contract: Mapping[str, Any] | None) -> NDArray[Any]:
+def _synthetic(session: Session, name: str, count: int, contract: Mapping[str, Any] | None) -> NDArray[Any]:
     shape, dtype = session.input_shapes[name], session.input_dtypes.get(name)
     if dtype is None or not np.issubdtype(dtype, np.floating) or None in shape[1:]:
         raise ConfigError(
-            f"samples for the input {name!r} ({dtype}, {list(shape)}) cannot be made up: give them with --samples"
+            f"samples for the input {name!r} ({dtype}, {list(shape)}) cannot be synthesized: give them with --samples"
         )
     sizes = tuple(int(size) for size in shape[1:] if size is not None)
     total = count * _batch(session, name)
@@ -130,7 +130,7 @@ def _made_up(session: Session, name: str, count: int, contract: Mapping[str, Any
 
 
 def _pictures(count: int, sizes: tuple[int, ...], contract: Mapping[str, Any]) -> NDArray[Any]:
-    """Procedural pictures as numbers that the network expects: (pixel - mean) / std, then the channel order."""
+    """Procedural images, preprocessed: (pixel - mean) / std, then the channel order."""
     import torch
 
     from zsq_compile.synthesis.images.dead_leaves import prior_images

@@ -1,4 +1,4 @@
-"""The programs and the text that lie in a package, filled in from its manifest."""
+"""README and programs of a package, filled in from its manifest."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -39,7 +39,7 @@ def write_snippets(
         manifest: its entries on the target, session, tool, contract, inputs and outputs are used.
         samples: the first one gives the shapes that run.cpp feeds.
         model_name: what the model was called.
-        others: further files that lie in the package.
+        others: further files in the package.
 
     """
     texts = {
@@ -63,7 +63,7 @@ def _readme(manifest: Mapping[str, Any], model_name: str, others: Sequence[str])
             "description": manifest["target"]["description"],
             "ort_line": f"{ort}`model.required_operators.config` lists" if "model.ort" in others else "",
             "report_line": "".join(f"\n- `{name}`: evidence of the compilation" for name in others if "report" in name),
-            "contract": _contract_words(manifest["input_contract"]),
+            "contract": _describe_contract(manifest["input_contract"]),
         },
     )
 
@@ -116,15 +116,15 @@ def _cpp(manifest: Mapping[str, Any], sample: Sample) -> str:
     )
 
 
-def _contract_words(contract: Mapping[str, Any] | None) -> str:
+def _describe_contract(contract: Mapping[str, Any] | None) -> str:
     if contract is None:
-        return "The model does not say what numbers it expects of an image, or takes none."
+        return "The preprocessing of images is not known, or the model takes none."
     order, named = {
         "bgr": ("channels in the order blue, green, red", " (in the order red, green, blue)"),
         "rgb": ("channels in the order red, green, blue", ""),
         "gray": ("one gray channel", ""),
     }[contract["channel_order"]]
-    known = "as its statistics tell" if contract["inferred"] else "as was given or assumed when it was compiled"
+    known = "inferred from its statistics" if contract["inferred"] else "given or assumed when it was compiled"
     return (
         f"Input: pixels in [0, 1], {order}, minus {list(contract['mean'])}{named} and divided by "
         f"{list(contract['std'])}, {known}."

@@ -1,19 +1,19 @@
-"""Check a package of zsq-compile where it will run: every hash, the outputs for its samples, and the latency.
+"""Check a package of zsq-compile on the device: every hash, the outputs for its samples, and the latency.
 
-Needs Python 3.11, onnxruntime and numpy, and nothing of zsq_compile: a copy of this file lies in every package.
+Needs Python 3.11, onnxruntime and numpy, but not zsq_compile: a copy of this file is in every package.
 
     python model.zsq/verify.py                   zsq-compile verify model.zsq.tar.gz
 
 Hashes find accidents, not forgery: whoever can write a package can write its hashes.
-Exit codes: 0 all is well; 2 wrong usage; 3 the package is damaged or not one; 5 it does not run as it should here.
+Exit codes: 0 passed; 2 wrong usage; 3 the package is damaged or not one; 5 its models do not run correctly here.
 """
 
 import argparse
+import gzip
 import hashlib
 import json
 import re
 import shutil
-import struct
 import sys
 import tarfile
 import tempfile
@@ -21,94 +21,70 @@ import time
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 SCHEMA = 1
 MANIFEST, MANIFEST_HASH = "manifest.json", "manifest.sha256"
-GZIP_HEADER = b"\x1f\x8b\x08\x04\0\0\0\0\x02\xff" + struct.pack("<HccH", 36, b"Z", b"Q", 32)
-"""Start of an archive: no time, no name, and an extra field whose 32 bytes are the SHA-256 of all that follows."""
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 _CHUNK = 1 << 20
 _PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE)
 _LARGEST_MANIFEST = 16 << 20
-_WORST_RATIO = 200  # weights do not shrink like that; what does is made to fill the disk
+_WORST_RATIO = 200  # weights do not compress like that; an archive that does is made to fill the disk
 _WARM_UP, _SECONDS = 3, 1.0
 
 
 class PackageError(Exception):
-    """The package is damaged, or is none; the message says where and what to do."""
+    """The package is damaged, or is none."""
 
 
 class RunError(Exception):
-    """The package is whole, but cannot be run here."""
+    """The package is undamaged, but cannot be run here."""
 
 
 def unpack(archive: Path, folder: Path) -> None:
     """Unpack an archive into an empty folder, and nowhere else.
 
     Raises:
-        PackageError: it is cut off or changed, or a member is no plain file inside the folder.
+        PackageError: it is damaged, too large, or a member is no plain file inside the folder.
 
     """
     tar = folder.with_name(f"{folder.name}.tar")
     try:
-        with archive.open("rb") as source, tar.open("wb") as sink:
-            _inflate(source, sink, archive)
+        _inflate(archive, tar)
         with tarfile.open(tar, "r:") as members:
-            _write_members(members, folder, archive)
-    except (tarfile.TarError, EOFError) as error:
-        raise PackageError(f"{archive} holds no archive that can be read ({error}): copy it again") from error
+            for member in members:
+                _write_member(members, member, folder, archive)
+    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise PackageError(f"{archive} is damaged, or is no .tar.gz archive ({error}): copy it again") from error
     finally:
         tar.unlink(missing_ok=True)
 
 
-def _inflate(source: BinaryIO, sink: BinaryIO, archive: Path) -> None:
-    """Undo the compression; every byte is under the digest in the header, which gzip itself does not have."""
-    head = source.read(len(GZIP_HEADER) + 32)
-    if head[: len(GZIP_HEADER)] != GZIP_HEADER:
-        raise PackageError(
-            f"{archive} does not begin as an archive of zsq-compile does: it was changed, or packed by another "
-            "program; copy it again, or unpack it yourself and verify the folder"
-        )
-    digest, inflater, written = hashlib.sha256(), zlib.decompressobj(-zlib.MAX_WBITS), 0
+def _inflate(archive: Path, tar: Path) -> None:
+    """Undo the compression, up to a size that no package has."""
     allowed = (16 << 20) + _WORST_RATIO * archive.stat().st_size
-    try:
-        while chunk := source.read(_CHUNK >> 4):  # deflate makes a thousand bytes of one
-            digest.update(chunk)
-            if not inflater.eof:
-                data = inflater.decompress(chunk)
-                written += len(data)
-                if written > allowed:
-                    raise PackageError(f"{archive} unpacks to more than {allowed} bytes: that is no model's package")
-                sink.write(data)
-    except zlib.error as error:
-        raise PackageError(f"{archive} was changed after it was packed ({error}): copy it again") from error
-    if not inflater.eof:
-        raise PackageError(f"{archive} is cut off: it ends in the middle of its data; copy it again")
-    if digest.digest() != head[len(GZIP_HEADER) :]:
-        raise PackageError(
-            f"{archive} was changed after it was packed, or is cut off: its digest differs; copy it again"
-        )
+    with gzip.open(archive) as source, tar.open("wb") as sink:
+        while data := source.read(_CHUNK):
+            if sink.tell() + len(data) > allowed:
+                raise PackageError(f"{archive} unpacks to more than {allowed} bytes: that is no model's package")
+            sink.write(data)
 
 
-def _write_members(members: tarfile.TarFile, folder: Path, archive: Path) -> None:
-    for member in members:
-        where = f"{archive}: the member {member.name!r}"
-        if member.type not in _PLAIN:
-            raise PackageError(
-                f"{where} is a link, device or folder, and a package has only plain files: do not use it"
-            )
-        if not is_safe(member.name):
-            raise PackageError(f"{where} would be written outside of the package's folder: do not use it")
-        path = folder / member.name
-        if path.exists():
-            raise PackageError(f"{where} is there twice: do not use it")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        data = members.extractfile(member)
-        assert data is not None
-        with path.open("xb") as sink:
-            shutil.copyfileobj(data, sink, _CHUNK)
+def _write_member(members: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, archive: Path) -> None:
+    # Stricter than tarfile's filter "data", which Python has from 3.11.4 on and devices with an older 3.11 lack.
+    where, path = f"{archive}: the member {member.name!r}", folder / member.name
+    if member.type not in _PLAIN or member.issparse():
+        raise PackageError(f"{where} is a link, device or folder, and a package has only plain files: do not use it")
+    if not is_safe(member.name):
+        raise PackageError(f"{where} would be written outside of the package's folder: do not use it")
+    if path.exists():
+        raise PackageError(f"{where} is there twice: do not use it")
+    data = members.extractfile(member)
+    assert data is not None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("xb") as sink:
+        shutil.copyfileobj(data, sink, _CHUNK)
 
 
 def is_safe(name: str) -> bool:
@@ -136,7 +112,7 @@ def check_files(folder: Path) -> dict[str, Any]:
     there = {path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()}
     strangers = sorted({path.relative_to(folder).as_posix() for path in there} - {*listed, MANIFEST, MANIFEST_HASH})
     if strangers:
-        raise PackageError(f"{folder}: {strangers[0]} is not of the package: move it away")
+        raise PackageError(f"{folder}: {strangers[0]} does not belong to the package: move it away")
     return manifest
 
 
@@ -154,14 +130,14 @@ def _manifest(folder: Path) -> dict[str, Any]:
         raise PackageError(f"{path} is no manifest: {error}") from error
     if schema != SCHEMA:
         raise PackageError(
-            f"{path} has schema {schema}, and this program reads {SCHEMA}: use the verify.py that lies in the package"
+            f"{path} has schema {schema}, and this program reads {SCHEMA}: use the verify.py in the package"
         )
     _require_complete(manifest, path)
     return dict(manifest)
 
 
 def _require_complete(manifest: dict[str, Any], path: Path) -> None:
-    """Refuse a manifest that lacks what is read below, or names a file that it does not list."""
+    """Refuse a manifest that lacks an entry, or names a file that it does not list."""
     try:
         named = [
             *manifest["models"],
@@ -174,7 +150,7 @@ def _require_complete(manifest: dict[str, Any], path: Path) -> None:
         raise PackageError(f"{path} lacks an entry ({error!r}): pack the model again") from error
     missing = [name for name in named if name not in listed]
     if missing:
-        raise PackageError(f"{path} speaks of {missing[0]!r}, which it does not list: pack the model again")
+        raise PackageError(f"{path} names {missing[0]!r}, which it does not list: pack the model again")
 
 
 def sha256(path: Path) -> str:
@@ -250,7 +226,7 @@ def _array(path: Path) -> Any:
 
 
 def _compare(output: dict[str, Any], made: Any, wanted: Any, figures: dict[str, Any]) -> Iterator[str]:
-    """Yield what is wrong with one output of one sample, and note how far it is off."""
+    """Yield the faults of one output of one sample, and add its error to ``figures``."""
     import numpy as np
 
     name = output["name"]
@@ -308,8 +284,8 @@ def verify(package: Path, *, only: str | None, provider: str | None, threads: in
     }
 
 
-def _words(found: dict[str, Any]) -> Iterator[str]:
-    yield f"{found['package']}: {found['files']} files, every hash as listed; made for {found['target']}"
+def _describe(found: dict[str, Any]) -> Iterator[str]:
+    yield f"{found['package']}: {found['files']} files, all hashes correct; made for {found['target']}"
     for run in found["runs"]:
         errors = [f"{name} {figures['largest_error']:.3g}" for name, figures in run["outputs"].items()]
         yield f"{run['model']} on {run['providers'][0]}: {run['samples']} samples, largest error: {', '.join(errors)}"
@@ -319,15 +295,17 @@ def _words(found: dict[str, Any]) -> Iterator[str]:
         yield from (f"  FAILED: {fault}" for fault in run["faults"])
 
 
-def main(words: Sequence[str] | None = None, *, program: str | None = None) -> int:
-    """Run the command line and return its exit code; ``words`` None takes those of the process."""
+def main(arguments: Sequence[str] | None = None, *, program: str | None = None) -> int:
+    """Run the command line and return its exit code; ``arguments`` None takes those of the process."""
     parser = argparse.ArgumentParser(prog=program, description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("package", nargs="?", type=Path, help="folder or .tar.gz; by default where this program lies")
+    parser.add_argument(
+        "package", nargs="?", type=Path, help="folder or .tar.gz; by default the folder of this program"
+    )
     parser.add_argument("--only", choices=("onnx", "ort"), help="run only the model file of this ending")
     parser.add_argument("--provider", help="execution provider to use instead of the package's own")
     parser.add_argument("--threads", type=int, help="threads inside an operator; by default the runtime decides")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    given = parser.parse_args(words)
+    given = parser.parse_args(arguments)
     package = given.package or Path(__file__).resolve().parent
     try:
         found = verify(package, only=given.only, provider=given.provider, threads=given.threads)
@@ -338,7 +316,7 @@ def main(words: Sequence[str] | None = None, *, program: str | None = None) -> i
         print(f"error: {error}", file=sys.stderr)
         return code
     code = 5 if any(run["faults"] for run in found["runs"]) else 0
-    print(json.dumps({**found, "exit_code": code}, indent=2) if given.json else "\n".join(_words(found)))
+    print(json.dumps({**found, "exit_code": code}, indent=2) if given.json else "\n".join(_describe(found)))
     return code
 
 

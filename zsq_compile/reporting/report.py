@@ -14,7 +14,7 @@ from zsq_compile.config.units import size_words
 from zsq_compile.quantization.layer_metrics.layer_quality import LayerQuality, worst_layers
 from zsq_compile.reporting.evidence import MomentMatch, Picture
 from zsq_compile.reporting.plain import plain
-from zsq_compile.verification.agreement_estimate import Confidence
+from zsq_compile.verification.agreement_estimate import AgreementEstimate
 from zsq_compile.verification.validate import Validation
 
 _PACKAGES = ("zsq-compile", "onnx", "onnx-ir", "onnxsim", "onnxruntime", "onnxruntime-gpu", "torch", "numpy")
@@ -52,7 +52,7 @@ class Report:
         baseline: onnxruntime's own quantizer on the same model, as plain values; None when it was not asked for.
         speed_trials: other forms of the file that were timed because it was slower than float, as plain values, the one
             that took its place ``chosen``; empty where there was no reason to.
-        confidence: the agreement to be expected on real data, with an interval; None when it was not estimated.
+        agreement_estimate: estimated agreement on real data, with an interval; None when it was not estimated.
         versions: of Python and of the packages, see installed_versions.
         sha256: of the files, by role ("model", "emitted").
 
@@ -80,7 +80,7 @@ class Report:
     mixed: Mapping[str, Any] | None = None
     baseline: Mapping[str, Any] | None = None
     speed_trials: tuple[Mapping[str, Any], ...] = ()
-    confidence: Confidence | None = None
+    agreement_estimate: AgreementEstimate | None = None
     versions: Mapping[str, str] = field(default_factory=lambda: installed_versions())
     sha256: Mapping[str, str] = field(default_factory=dict)
 
@@ -101,9 +101,9 @@ class Report:
     @property
     def expected_agreement(self) -> float | None:
         """Share of common decisions: as estimated for real data, or counted on held-out samples without an estimate."""
-        if self.confidence is None or self.confidence.estimate is None:
+        if self.agreement_estimate is None or self.agreement_estimate.estimate is None:
             return self.validation.agreement
-        return self.confidence.estimate
+        return self.agreement_estimate.estimate
 
     def summary(self) -> str:
         """Return a few plain lines for a terminal or a log."""
@@ -121,8 +121,9 @@ class Report:
         if self.distillation is not None:
             lines.append(f"distilled   {self.distillation['summary']}")
         lines.extend(_quality_lines(validation))
-        if self.confidence is not None:
-            lines.append(f"real data   estimated agreement: {self.confidence.words()}, {self.confidence.tier}")
+        if self.agreement_estimate is not None:
+            estimate = self.agreement_estimate
+            lines.append(f"real data   estimated agreement: {estimate.describe()}, {estimate.calibration}")
         if validation.latency:
             before, after = (validation.latency[name].median_ms for name in ("float", "quantized"))
             lines.append(f"latency     {before:.3g} ms -> {after:.3g} ms ({before / after:.2f} times as fast)")

@@ -212,8 +212,13 @@ def _facts(told: Told, report: Report) -> tuple[tuple[str, str], ...]:
         facts.append(("pixels", contract_words(contract)))
     facts += [("widths", line) for line in (told["mixed"] or {}).get("summary", ())]
     facts += [("distilled", told["distillation"]["summary"])] if told["distillation"] else []
-    if report.confidence is not None:
-        facts.append(("agreement on real data, estimated", f"{report.confidence.words()}, {report.confidence.tier}"))
+    if report.agreement_estimate is not None:
+        facts.append(
+            (
+                "agreement on real data, estimated",
+                f"{report.agreement_estimate.describe()}, {report.agreement_estimate.calibration}",
+            )
+        )
     return tuple(facts)
 
 

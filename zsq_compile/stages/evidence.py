@@ -9,17 +9,17 @@ import torch
 
 from passes.analysis.count_bytes import file_contents
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
-from zsq_compile.clock import Clock
 from zsq_compile.data.input_spec import InputSpec, fixed_batch
-from zsq_compile.differentiable.class_scores import class_probabilities
+from zsq_compile.differentiable.class_scores import class_probabilities, find_scores
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.frontend.load import LoadedModel
+from zsq_compile.progress import Clock
 from zsq_compile.reporting.evidence import MomentMatch, Picture
 from zsq_compile.reporting.gallery import as_image
 from zsq_compile.reporting.report import Report
 from zsq_compile.stages.calibration_data import CalibrationData, feeds
 from zsq_compile.synthesis.losses import Moments, wasserstein
-from zsq_compile.synthesis.probe import find_scores, layer_targets, measure_moments
+from zsq_compile.synthesis.probe import layer_targets, measure_moments
 
 _SAMPLES = 64
 _PICTURES, _LARGEST_SIDE = 24, 96

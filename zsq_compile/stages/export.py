@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from backends.session import usable_providers
 from backends.target import Target
 from passes.emit.emit import emit
-from zsq_compile.clock import Clock
 from zsq_compile.data.dataset import Dataset
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.files import write_model
 from zsq_compile.frontend.load import LoadedModel
+from zsq_compile.progress import Clock
 from zsq_compile.quantization.planning import float_bytes, require_within
 from zsq_compile.stages.calibration_data import CalibrationData, feeds
 from zsq_compile.stages.faster_variants import SpeedTrials, try_forms

@@ -6,13 +6,12 @@ from pathlib import Path
 import torch
 
 from zsq_compile.data.input_spec import InputSpec, fixed_batch
-from zsq_compile.differentiable.class_scores import class_probabilities
+from zsq_compile.differentiable.class_scores import class_probabilities, find_scores
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError
 from zsq_compile.reporting.gallery import MOST_PICTURES, draw_gallery, write_gallery
 from zsq_compile.stages.calibration_data import feeds
 from zsq_compile.synthesis.generator import SyntheticSet
-from zsq_compile.synthesis.probe import find_scores
 
 _LEGEND = "Captions: the class that the network sees, and its confidence"
 _ASKED_LEGEND = "Captions: the class asked for, the class that the network sees, and its confidence"

@@ -11,11 +11,11 @@ from backends.target import Target
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from passes.plan import QuantizationPlan
 from passes.quantize.override_widths import override_widths
-from zsq_compile.clock import Clock
 from zsq_compile.config.compile import CompileConfig
 from zsq_compile.config.distillation import DistillConfig
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.differentiable.module import TorchGraph
+from zsq_compile.progress import Clock
 from zsq_compile.quantization.calibration.calibrate import Batch
 from zsq_compile.quantization.closed_form import calibrated_plan, correct_biases, insert_quantizers, rounded_model
 from zsq_compile.quantization.distillation.distill import Distillation, DistillRecord

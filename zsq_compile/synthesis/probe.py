@@ -121,17 +121,6 @@ def measure_cost(teacher: TorchGraph, feeds: Feeds, outputs: Sequence[str]) -> C
     )
 
 
-def find_scores(outputs: Feeds) -> tuple[str, int] | None:
-    """Name of the first output that looks like class scores, and the number of classes.
-
-    Such an output has the shape (N, classes), with sizes of 1 behind it or not; None where there is none.
-    """
-    for name, value in outputs.items():
-        if value.is_floating_point() and value.ndim >= 2 and value.shape[1] > 1 and value[0].numel() == value.shape[1]:
-            return name, value.shape[1]
-    return None
-
-
 def find_features(teacher: TorchGraph, feeds: Feeds, scores: str) -> str | None:
     """Name of the value that the last weighted node on the way to ``scores`` reads: the penultimate features.
 

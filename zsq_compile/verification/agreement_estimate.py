@@ -1,12 +1,12 @@
-"""How often will the quantized network decide as the float one does on real data? An estimate that needs none.
+"""Estimate of the agreement with the float model on real data, from synthetic inputs alone.
 
-Samples that are made up lie near the borders between classes far more often than real ones, so that their plain
-agreement is too low. How much too low is nearly one number for all networks that were measured, on the scale of
-log-odds. `benchmarks/confidence.py` measures it, its spread over networks, and how often the truth lay inside.
+Synthetic samples lie near the borders between classes far more often than real ones, so that their own agreement is too
+low. How much too low is nearly one number for all networks that were measured, on the scale of log-odds.
+`benchmarks/confidence.py` measures it, its spread over networks, and how often the interval held the truth.
 
-The share of flipped decisions itself is smoothed. Counted on a few hundred samples it says little where one in a
-hundred flips; with margins m (float score of the best class minus the next) and errors d (what quantization did to that
-difference) taken as independent, P(m + d < 0) uses all pairs of samples instead.
+The share of flipped decisions is smoothed. Counted on a few hundred samples it is coarse where one in a hundred flips;
+with margins m (float score of the best class minus the next) and errors d (change of that difference by quantization)
+taken as independent, P(m + d < 0) uses all pairs of samples instead.
 """
 
 import math
@@ -21,40 +21,47 @@ from numpy.typing import NDArray
 
 from backends.session import RuntimeModelError, Session, open_session
 from zsq_compile.errors import ValidationError
-from zsq_compile.metrics import agreement, sqnr_db
-from zsq_compile.shares import QUANTILE, share_of
+from zsq_compile.metrics import (
+    SMALLEST_PROBABILITY,
+    Z90,
+    are_probabilities,
+    array_outputs,
+    logistic,
+    score_output,
+    sqnr_db,
+)
 from zsq_compile.verification.running import run_batched
 
 LEVEL = 0.9
-"""Share of intervals that should hold the truth."""
+"""Share of intervals that should hold the true agreement."""
 
 SHIFT = 1.9
-"""Log-odds of agreement on real images minus those on made-up families: the mean over networks."""
+"""Log-odds of agreement on real images minus those on synthetic families: the mean over networks."""
 
 SPREAD = 0.37
-"""Standard deviation of that over networks and widths, as measured on 400 to 1000 real images."""
+"""Standard deviation of that over networks and bit widths, as measured on 400 to 1000 real images."""
 
-_LEAST = 1e-6  # a share of flips that so few samples cannot tell from none
-_COORDINATES = 0.5  # of ``Family.spread``; six networks had 1.25 to 7.6, one of landmarks 0.3
-_VAGUE = 2.0  # standard error of log-odds where no pair of samples flips
+_SMALLEST_FLIP_SHARE = 1e-6
+_LEAST_SPREAD = 0.5  # of ``Family.spread`` for class scores; six networks had 1.25 to 7.6, one of landmarks 0.3
+_LARGEST_ERROR = 2.0  # standard error of log-odds where no pair of samples flips
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Family:
-    """Float against quantized network on one family of made-up inputs.
+    """Float against quantized network on one family of synthetic inputs.
 
-    All but ``name``, ``samples`` and ``sqnr_db`` is None where no output has one row of scores for each sample.
+    All but ``name``, ``samples`` and ``sqnr_db`` is None where no output has class scores.
 
     Attributes:
         name: of the family.
         samples: how many.
-        sqnr_db: signal to quantization noise ratio, the lowest over the float outputs, dB; None without such outputs.
-        agreement: share of common decisions, as counted, 0 to 1.
+        sqnr_db: the lowest over the float outputs, dB; None without such outputs.
+        agreement: share of equal decisions, as counted, 0 to 1.
         flips: share of decisions that change, smoothed over all pairs of margins and errors, 0 to 1.
         error: standard error of the log-odds of ``flips``.
         margin: of the float network's best score over the next, in units of the output: the median.
-        chosen: different classes that the float network decides for.
-        classes: that it can decide for.
+        chosen: number of different classes that the float network decides for.
+        classes: number of classes that it can decide for.
         spread: variance of its scores over samples, in units of the variance between their means.
 
     """
@@ -72,41 +79,41 @@ class Family:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Confidence:
-    """An estimate of the agreement on real data, 0 to 1, with an interval.
+class AgreementEstimate:
+    """Estimated agreement with the float model on real data, 0 to 1, with an interval.
 
     Attributes:
         estimate: None where there is none.
         low: lower end of the interval that holds the truth in ``level`` of the cases.
         high: its upper end.
         level: see ``LEVEL``.
-        tier: what calibration rested on, in words.
+        calibration: what the file was calibrated with, such as "from BN nodes".
         families: what was measured.
-        reason: why there is no estimate, in words; None where there is one.
-        sure: share of common decisions, 0 to 1, on pictures that the float network is sure of; None where that was not
-            measured.
+        reason: why there is no estimate; None where there is one.
+        high_confidence: share of equal decisions, 0 to 1, on samples with a high score of the float network; None where
+            that was not measured.
 
     """
 
     estimate: float | None
     low: float | None
     high: float | None
-    tier: str
+    calibration: str
     families: tuple[Family, ...]
     level: float = LEVEL
     reason: str | None = None
-    sure: float | None = None
+    high_confidence: float | None = None
 
-    def words(self) -> str:
-        """Say the estimate and its interval, or why there is none, without the tier."""
+    def describe(self) -> str:
+        """Return the estimate and its interval, or why there is none, without ``calibration``."""
         if self.estimate is None or self.low is None or self.high is None:
             ratios = [family.sqnr_db for family in self.families if family.sqnr_db is not None]
-            noise = f"; SQNR {min(ratios):.1f} to {max(ratios):.1f} dB on made-up inputs" if ratios else ""
+            noise = f"; SQNR {min(ratios):.1f} to {max(ratios):.1f} dB on synthetic inputs" if ratios else ""
             return f"no estimate: {self.reason}{noise}"
         return f"{100 * self.estimate:.1f}% ({100 * self.low:.1f} to {100 * self.high:.1f}%)"
 
 
-def measured_families(
+def measure_families(
     original: onnx.ModelProto,
     emitted: Path,
     families: Mapping[str, Mapping[str, NDArray[Any]]],
@@ -123,12 +130,12 @@ def measured_families(
     """
     try:
         reference, session = (open_session(m, providers=providers, threads=threads) for m in (original, emitted))
-        return judged_families(family_outputs(reference, families), family_outputs(session, families))
+        return compare_families(run_families(reference, families), run_families(session, families))
     except RuntimeModelError as error:
         raise ValidationError(f"the emitted model {emitted} failed in the runtime: {error}") from error
 
 
-def family_outputs(
+def run_families(
     session: Session, families: Mapping[str, Mapping[str, NDArray[Any]]], *, batch: int = 32
 ) -> dict[str, dict[str, NDArray[Any]]]:
     """Run a network on families of inputs, by name of the family and of the input; for ``batch`` see ``run_batched``.
@@ -141,21 +148,22 @@ def family_outputs(
     return {name: run_batched(session, inputs, batch=batch) for name, inputs in families.items()}
 
 
-def judged_families(
+def compare_families(
     wanted: Mapping[str, Mapping[str, NDArray[Any]]], got: Mapping[str, Mapping[str, NDArray[Any]]]
 ) -> tuple[Family, ...]:
     """Compare the outputs of the float network on every family with those of a quantized one."""
-    return tuple(judged_family(name, outputs, got[name]) for name, outputs in wanted.items())
+    return tuple(compare_family(name, outputs, got[name]) for name, outputs in wanted.items())
 
 
-def judged_family(name: str, wanted: Mapping[str, NDArray[Any]], got: Mapping[str, NDArray[Any]]) -> Family:
+def compare_family(name: str, wanted: Mapping[str, NDArray[Any]], got: Mapping[str, NDArray[Any]]) -> Family:
     """Compare the outputs (count, ...), by name, of the float network with those of the quantized one."""
-    ratios = [sqnr_db(array, got[key]) for key, array in wanted.items() if np.issubdtype(array.dtype, np.floating)]
+    outputs = array_outputs(wanted)
+    ratios = [sqnr_db(array, got[key]) for key, array in wanted.items() if outputs[key].is_float]
     samples, noise = min(len(array) for array in wanted.values()), min(ratios, default=None)
-    scores = class_scores(wanted)
+    scores = score_output(outputs)
     if scores is None:
         return Family(name=name, samples=samples, sqnr_db=noise)
-    before, after = (_logits(outputs[scores]) for outputs in (wanted, got))
+    before, after = (_logits(arrays[scores]) for arrays in (wanted, got))
     classes = before.argmax(1)
     margins = _margins(before, classes)
     flips, error = flip_share(margins, _margins(after, classes) - margins)
@@ -163,7 +171,7 @@ def judged_family(name: str, wanted: Mapping[str, NDArray[Any]], got: Mapping[st
         name=name,
         samples=samples,
         sqnr_db=noise,
-        agreement=agreement(before, after),
+        agreement=float(np.mean(classes == after.argmax(1))),
         flips=flips,
         error=error,
         margin=float(np.median(margins)),
@@ -191,67 +199,66 @@ def flip_share(margins: NDArray[np.float64], errors: NDArray[np.float64]) -> tup
     of_margin = 1.0 - np.searchsorted(falls, margins, side="right") / len(errors)
     of_error = np.searchsorted(ordered, -errors, side="left") / len(margins)
     share = float(of_margin.mean())
-    if not _LEAST < share < 1.0 - _LEAST:
-        return min(max(share, _LEAST), 1.0 - _LEAST), _VAGUE
+    if not _SMALLEST_FLIP_SHARE < share < 1.0 - _SMALLEST_FLIP_SHARE:
+        return min(max(share, _SMALLEST_FLIP_SHARE), 1.0 - _SMALLEST_FLIP_SHARE), _LARGEST_ERROR
     deviation = float((of_margin + of_error).std()) / math.sqrt(len(errors))
-    return share, min(deviation / (share * (1.0 - share)), _VAGUE)
+    return share, min(deviation / (share * (1.0 - share)), _LARGEST_ERROR)
 
 
 def log_odds(families: Sequence[Family]) -> tuple[float, float] | None:
-    """Mean log-odds of a decision that stays, over families that tell, and its standard error.
+    """Mean log-odds of an unchanged decision, over families with class scores, and its standard error.
 
     The families are made of the same pictures, so that averaging them makes the error no smaller. None where no family
-    tells; infinite, and without error, where nothing has changed at all.
+    has scores; infinite, and without error, where no decision has changed.
     """
-    told = [(one.flips, one.error) for one in families if one.flips is not None and one.error is not None]
-    if not told:
+    measured = [(one.flips, one.error) for one in families if one.flips is not None and one.error is not None]
+    if not measured:
         return None
-    if not any(flips for flips, _ in told):
+    if not any(flips for flips, _ in measured):
         return math.inf, 0.0
-    odds = [math.log((1.0 - flips) / flips) for flips, _ in told if flips > 0.0]
-    errors = [error for flips, error in told if flips > 0.0]
+    odds = [math.log((1.0 - flips) / flips) for flips, _ in measured if flips > 0.0]
+    errors = [error for flips, error in measured if flips > 0.0]
     return float(np.mean(odds)), float(np.mean(errors))
 
 
-def estimated(
-    families: Sequence[Family], tier: str, *, reason: str | None = None, shift: float = SHIFT, spread: float = SPREAD
-) -> Confidence:
-    """Estimate the agreement on real data from that on made-up families.
+def estimate_from_families(
+    families: Sequence[Family],
+    calibration: str,
+    *,
+    reason: str | None = None,
+    shift: float = SHIFT,
+    spread: float = SPREAD,
+) -> AgreementEstimate:
+    """Estimate the agreement on real data from that on synthetic families.
 
     Args:
         families: what was measured.
-        tier: see Confidence.
-        reason: why there can be no estimate, known beforehand; None leaves it to the figures.
+        calibration: see AgreementEstimate.
+        reason: why there can be no estimate, if that is known beforehand.
         shift: see SHIFT.
         spread: see SPREAD.
 
     """
     found = log_odds(families)
-    reason = reason or _reason(families, found is not None)
+    reason = reason or _no_classes(families, has_scores=found is not None)
     if found is None or reason is not None:
-        return Confidence(estimate=None, low=None, high=None, tier=tier, families=tuple(families), reason=reason)
-    middle, reach = found[0] + shift, QUANTILE * math.hypot(spread, found[1])
-    low, estimate, high = (share_of(middle + side * reach) for side in (-1.0, 0.0, 1.0))
-    return Confidence(estimate=estimate, low=low, high=high, tier=tier, families=tuple(families))
+        return AgreementEstimate(
+            estimate=None, low=None, high=None, calibration=calibration, families=tuple(families), reason=reason
+        )
+    middle, reach = found[0] + shift, Z90 * math.hypot(spread, found[1])
+    low, estimate, high = (logistic(middle + side * reach) for side in (-1.0, 0.0, 1.0))
+    return AgreementEstimate(estimate=estimate, low=low, high=high, calibration=calibration, families=tuple(families))
 
 
-def class_scores(outputs: Mapping[str, NDArray[Any]]) -> str | None:
-    """Name of the first float output with one row of two scores or more for each sample."""
-    for name, array in outputs.items():
-        inner = array.shape[1:]
-        if np.issubdtype(array.dtype, np.floating) and math.prod(inner) == max(inner, default=1) > 1:
-            return name
-    return None
-
-
-def _reason(families: Sequence[Family], told: bool) -> str | None:
-    if not told:
+def _no_classes(families: Sequence[Family], *, has_scores: bool) -> str | None:
+    """Why the outputs of a network cannot be class scores; None where they may be."""
+    if not has_scores:
         return "no output has one row of scores for each sample"
     classes = max(family.classes or 0 for family in families)
     chosen = max(family.chosen or 0 for family in families)
-    if chosen < max(2.0, 0.5 * math.sqrt(classes)):  # landmarks, angles and the like have their largest always there
-        return f"the largest of {classes} outputs is one of the same {chosen} for all made-up inputs, unlike classes"
-    if max((one.spread for one in families if one.spread is not None), default=math.inf) < _COORDINATES:
+    if chosen < max(2.0, 0.5 * math.sqrt(classes)):  # of landmarks, angles and the like, the largest is always the same
+        return f"the largest of {classes} outputs is one of the same {chosen} for all synthetic inputs, unlike classes"
+    if max((one.spread for one in families if one.spread is not None), default=math.inf) < _LEAST_SPREAD:
         return (
             "its outputs differ less from sample to sample than from each other, as coordinates do and classes do not"
         )
@@ -259,11 +266,9 @@ def _reason(families: Sequence[Family], told: bool) -> str | None:
 
 
 def _logits(scores: NDArray[Any]) -> NDArray[np.float64]:
-    """(N, C) scores, or their logarithms where they are probabilities, whose margins say nothing near 0 and 1."""
+    """(N, C) scores, or their logarithms where they are probabilities, whose margins shrink near 0 and 1."""
     rows = np.asarray(scores, np.float64).reshape(len(scores), -1)
-    if rows.min() >= 0.0 and np.abs(rows.sum(1) - 1.0).max() < 1e-3:
-        return np.asarray(np.log(np.maximum(rows, 1e-30)), np.float64)
-    return rows
+    return np.log(np.maximum(rows, SMALLEST_PROBABILITY)) if are_probabilities(rows) else rows
 
 
 def _margins(scores: NDArray[np.float64], classes: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -1,7 +1,6 @@
-"""Several quantized files of one float model on the same samples: right decisions, common decisions, noise.
+"""Top-1, agreement and SQNR of quantized files of one float model on the same samples.
 
-Samples are run batch by batch through all models, so that neither the data nor the outputs need to fit into memory. A
-model that fails is told of with its reason, and the others go on.
+Samples are run batch by batch through all models, so that neither the data nor the outputs need to fit into memory.
 """
 
 import math
@@ -15,8 +14,7 @@ from numpy.typing import NDArray
 from backends.session import RuntimeModelError, Session
 from zsq_compile.data.dataset import Dataset
 from zsq_compile.errors import ConfigError
-from zsq_compile.metrics import agreement, class_axis, top1
-from zsq_compile.verification.labelled import decision_output
+from zsq_compile.metrics import array_outputs, decibels, decision_output, decisions, powers, top1
 from zsq_compile.verification.running import run_batched
 
 _BATCH = 32
@@ -28,13 +26,13 @@ Outputs = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Quality:
-    """What one model does on the samples.
+    """Figures of one model over all samples.
 
     Attributes:
         samples: how many were run.
         top1: share of right decisions, 0 to 1; None without labels.
-        agreement: share of decisions that are the float model's, 0 to 1; None where no output decides.
-        sqnr_db: signal to quantization noise ratio in dB over all samples, of the worst float output; None without one.
+        agreement: share of decisions that are the float model's, 0 to 1; None where no output holds decisions.
+        sqnr_db: in dB, of the worst float output; None without one.
 
     """
 
@@ -46,7 +44,7 @@ class Quality:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SideBySide:
-    """Qualities by name; what failed has its reason instead."""
+    """Qualities by name; a model that failed is in ``failures`` instead, with the reason."""
 
     qualities: Mapping[str, Quality]
     failures: Mapping[str, str]
@@ -58,13 +56,13 @@ def run_side_by_side(
     data: Dataset,
     advance: Callable[[int], None] = lambda samples: None,
 ) -> SideBySide:
-    """Run the float model and others over all samples and count.
+    """Run the float model and others over all samples.
 
     Args:
         reference: the float model; its own quality is under the name ``float``.
         sessions: the others by name.
         data: samples, with labels or without; a last part that does not fill a fixed batch is left out.
-        advance: is told how many samples were run.
+        advance: called with the number of samples run.
 
     Raises:
         ConfigError: the data do not fit the float model, or labels fit none of its outputs.
@@ -98,7 +96,7 @@ def run_side_by_side(
 
 
 def fitting_batch(reference: Session) -> int:
-    """Count the samples to run at a time where the model leaves it open."""
+    """Batch size for a model whose batch is dynamic."""
     sizes = [math.prod(size or 1 for size in shape[1:]) for shape in reference.input_shapes.values()]
     return max(min(_BATCH, _BATCH_BYTES // (4 * max([1, *sizes]))), 1)
 
@@ -113,38 +111,37 @@ class _Score:
     def __init__(self) -> None:
         self.samples = 0
         self._right: int | None = None
-        self._common = 0.0
-        self._decisions = 0
-        self._signal: dict[str, float] = {}
-        self._noise: dict[str, float] = {}
+        self._equal = self._decisions = 0
+        self._powers: dict[str, tuple[float, float]] = {}
 
     def add(self, wanted: Outputs, got: Outputs, labels: NDArray[np.int64] | None) -> None:
         _require_alike(wanted, got)
         self.samples += len(next(iter(wanted.values())))
+        outputs = array_outputs(wanted)
         for name, array in wanted.items():
-            if np.issubdtype(array.dtype, np.floating):
-                signal = np.asarray(array, np.float64)
-                noise = signal - np.asarray(got[name], np.float64)
-                self._signal[name] = self._signal.get(name, 0.0) + float(np.sum(np.square(signal)))
-                self._noise[name] = self._noise.get(name, 0.0) + float(np.sum(np.square(noise)))
-        decides = _deciding(wanted) if labels is None else decision_output(wanted)
+            if outputs[name].is_float:
+                signal, noise = self._powers.get(name, (0.0, 0.0))
+                more_signal, more_noise = powers(array, got[name])
+                self._powers[name] = signal + more_signal, noise + more_noise
+        decides = decision_output(outputs, per_sample=labels is not None)
         if decides is None:
+            if labels is not None:
+                shapes = ", ".join(f"{name} {array.shape}" for name, array in wanted.items())
+                raise ConfigError(f"labels need an output with one row of scores for each sample; got {shapes}")
             return
-        scores, others = wanted[decides], got[decides]
+        chosen, others = decisions(wanted[decides]), decisions(got[decides])
+        assert chosen is not None and others is not None
+        self._equal += int(np.count_nonzero(chosen == others))
+        self._decisions += chosen.size
         if labels is not None:
-            scores, others = (array.reshape(len(array), -1) for array in (scores, others))
-            self._right = (self._right or 0) + _count_right(others, labels, decides)
-        count = _decisions(scores)
-        self._common += count * agreement(scores, others)
-        self._decisions += count
+            self._right = (self._right or 0) + _count_right(got[decides], labels, decides)
 
     def quality(self) -> Quality:
-        ratios = [_decibel(power, self._noise[name]) for name, power in self._signal.items()]
         return Quality(
             samples=self.samples,
             top1=None if self._right is None else self._right / self.samples,
-            agreement=self._common / self._decisions if self._decisions else None,
-            sqnr_db=min(ratios, default=None),
+            agreement=self._equal / self._decisions if self._decisions else None,
+            sqnr_db=min((decibels(*sums) for sums in self._powers.values()), default=None),
         )
 
 
@@ -156,27 +153,8 @@ def _require_alike(wanted: Outputs, got: Outputs) -> None:
             raise _UnlikeError(f"its output {name!r} is {got[name].shape}, and that of the float model {array.shape}")
 
 
-def _deciding(outputs: Outputs) -> str | None:
-    """Name of the first output that has classes, or holds decisions already."""
-    for name, array in outputs.items():
-        if array.size and (class_axis(array.shape) is not None or not np.issubdtype(array.dtype, np.floating)):
-            return name
-    return None
-
-
-def _decisions(scores: NDArray[Any]) -> int:
-    axis = class_axis(scores.shape) if np.issubdtype(scores.dtype, np.floating) else None
-    return int(scores.size if axis is None else scores.size // scores.shape[axis])
-
-
 def _count_right(scores: NDArray[Any], labels: NDArray[np.int64], name: str) -> int:
     try:
-        return round(top1(scores[:, 0] if scores.shape[1] == 1 else scores, labels) * len(labels))
+        return round(top1(scores, labels) * len(labels))
     except ValueError as error:
         raise ConfigError(f"the labelled data do not fit the output {name!r}: {error}") from error
-
-
-def _decibel(signal: float, noise: float) -> float:
-    if noise == 0.0:
-        return float("inf")
-    return 10.0 * float(np.log10(signal / noise)) if signal > 0.0 else float("-inf")

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zsq_compile.errors import ValidationError
-from zsq_compile.metrics import agreement, class_axis, share_beyond, sqnr_db
+from zsq_compile.metrics import agreement, share_beyond, sqnr_db
 
 ALLOWED_SHARE = 0.05
 """Share of output elements that may lie further from the simulation than a step, 1/255 of the output's range.
@@ -99,7 +99,7 @@ def _match(name: str, simulated: NDArray[Any], got: NDArray[Any], wanted: NDArra
     ratio = sqnr_db(theirs, simulated) if floats else None
     # The better of the two tells the noise: where one went wrong, its own distance from the float model tells nothing.
     margin = None if ratio is None else ratio - max(sqnr_db(target, simulated), sqnr_db(target, theirs))
-    decided = theirs.size > 0 and (not floats or class_axis(theirs.shape) is not None)
+    shared = agreement(theirs, simulated, slack=step)
     difference = np.abs(np.asarray(simulated, np.float64) - np.asarray(theirs, np.float64))
     return SimulationMatch(
         output=name,
@@ -108,5 +108,5 @@ def _match(name: str, simulated: NDArray[Any], got: NDArray[Any], wanted: NDArra
         largest=float(np.max(difference, initial=0.0)),
         sqnr_db=ratio,
         margin_db=margin,
-        agreement=agreement(theirs, simulated, slack=step) if decided else 1.0,
+        agreement=1.0 if shared is None else shared,
     )

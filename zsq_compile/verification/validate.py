@@ -1,4 +1,4 @@
-"""Check an emitted file in its runtime, and tell what quantization cost."""
+"""Check an emitted file in its runtime and measure it against the float model."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,15 +10,15 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from backends.session import RuntimeModelError, open_session
+from backends.session import RuntimeModelError, Session, open_session
 from zsq_compile.data.dataset import Dataset
 from zsq_compile.errors import ValidationError
 from zsq_compile.files import file_bytes
-from zsq_compile.metrics import agreement, class_axis, sqnr_db
+from zsq_compile.metrics import agreement, array_outputs, decision_output, sqnr_db
 from zsq_compile.verification.fusion import Fusion, inspect_fusion
-from zsq_compile.verification.labelled import LabelledQuality, labelled_quality
 from zsq_compile.verification.latency import Latency
 from zsq_compile.verification.running import first_sample, run_batched
+from zsq_compile.verification.side_by_side import run_side_by_side
 from zsq_compile.verification.simulation import SimulationMatch, match_simulation
 from zsq_compile.verification.speed import SpeedAudit, audit_speed
 
@@ -30,7 +30,7 @@ class OutputQuality:
     Attributes:
         name: name of the output.
         sqnr_db: signal to quantization noise ratio; None for outputs that are no floats.
-        agreement: share of common decisions, 0 to 1; None when the output has no class axis.
+        agreement: share of equal decisions, 0 to 1; None when the output has no class axis.
 
     """
 
@@ -40,27 +40,47 @@ class OutputQuality:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LabelledQuality:
+    """Both models on the user's data.
+
+    Attributes:
+        samples: how many were run.
+        top1_float: share of right decisions of the float model, 0 to 1; None without labels.
+        top1_quantized: the same of the quantized model.
+        agreement: share of equal decisions, 0 to 1; None where no output holds decisions.
+
+    """
+
+    samples: int
+    top1_float: float | None
+    top1_quantized: float | None
+    agreement: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Validation:
-    """The evidence for one emitted file.
+    """Measurements of one emitted file.
 
     Attributes:
         samples: held-out samples that were compared.
         outputs: float against quantized, one entry for each output.
-        fusion: what the runtime made of the graph.
+        decision_output: name of the output that ``agreement`` is counted at; None when no output holds decisions.
+        fusion: counts of the graph as the runtime optimised it.
         simulation: None when no simulation was given.
-        labelled: None when no labelled data were given.
+        labelled: None when no data of the user were given.
         float_bytes: size of the float file.
         quantized_bytes: size of the emitted file.
         latency: "float" and "quantized", at the smallest batch; empty when it was not measured.
-        failures: what makes the file unfit to ship, in words.
-        warnings: what the user should know, in words.
-        speed: whether the file is faster beyond noise, and what costs the time if it is slower; None when no latency
-            was measured.
+        failures: reasons not to ship the file.
+        warnings: for the user.
+        speed: whether the file is faster beyond noise, and which nodes cost the time if it is slower; None when no
+            latency was measured.
 
     """
 
     samples: int
     outputs: tuple[OutputQuality, ...]
+    decision_output: str | None
     fusion: Fusion
     simulation: SimulationMatch | None
     labelled: LabelledQuality | None
@@ -73,8 +93,8 @@ class Validation:
 
     @property
     def agreement(self) -> float | None:
-        """Share of common decisions at the first output that has classes; None when there is no such output."""
-        return next((output.agreement for output in self.outputs if output.agreement is not None), None)
+        """Share of equal decisions at ``decision_output``."""
+        return next((output.agreement for output in self.outputs if output.name == self.decision_output), None)
 
     @property
     def sqnr_db(self) -> float | None:
@@ -111,10 +131,10 @@ def validate(
         held_out: inputs by name, (count, ...), that took no part in calibration.
         simulation: outputs of the simulation on ``held_out`` by name, (count, ...).
         providers: execution providers of the target.
-        stand_in: these providers are not the target's own, so what they fuse tells nothing of it.
-        session_config: entries of the session options that the target needs.
+        stand_in: these providers are not the target's own, so that their fusion and speed give no warnings.
+        session_config: entries of the target's session options.
         threads: threads inside an operator; None leaves the choice to the runtime.
-        labelled: real data; without labels they give the agreement only.
+        labelled: data of the user; without labels they give the agreement only.
         float_bytes: size of the user's file; None takes that of ``original`` as it would be written.
         latency_seconds: time to spend on latency; 0 measures none.
 
@@ -125,7 +145,7 @@ def validate(
 
     """
     _check_file(emitted)
-    with _in_words(emitted):
+    with _runtime_errors(emitted):
         reference, session = (
             open_session(model, providers=providers, threads=threads, config=session_config)
             for model in (original, emitted)
@@ -149,9 +169,10 @@ def validate(
         return Validation(
             samples=min(len(array) for array in held_out.values()),
             outputs=tuple(_quality(name, wanted[name], got[name]) for name in wanted),
+            decision_output=decision_output(array_outputs(wanted)),
             fusion=fusion,
             simulation=match,
-            labelled=None if labelled is None else labelled_quality(reference, session, labelled),
+            labelled=None if labelled is None else _labelled_quality(reference, session, labelled, emitted),
             float_bytes=original.ByteSize() if float_bytes is None else float_bytes,
             quantized_bytes=file_bytes(emitted),
             latency={} if speed is None else speed.latency,
@@ -162,7 +183,7 @@ def validate(
 
 
 @contextmanager
-def _in_words(emitted: Path) -> Iterator[None]:
+def _runtime_errors(emitted: Path) -> Iterator[None]:
     try:
         yield
     except RuntimeModelError as error:
@@ -185,12 +206,19 @@ def _check_outputs(wanted: Mapping[str, NDArray[Any]], got: Mapping[str, NDArray
 
 
 def _quality(name: str, wanted: NDArray[Any], got: NDArray[Any]) -> OutputQuality:
-    floats = np.issubdtype(wanted.dtype, np.floating)
-    decided = class_axis(wanted.shape) is not None or not floats
+    is_float = np.issubdtype(wanted.dtype, np.floating)
     return OutputQuality(
-        name=name,
-        sqnr_db=sqnr_db(wanted, got) if floats else None,
-        agreement=agreement(wanted, got) if decided and wanted.size else None,
+        name=name, sqnr_db=sqnr_db(wanted, got) if is_float else None, agreement=agreement(wanted, got)
+    )
+
+
+def _labelled_quality(reference: Session, session: Session, data: Dataset, emitted: Path) -> LabelledQuality:
+    found = run_side_by_side(reference, {"quantized": session}, data)
+    if found.failures:
+        raise ValidationError(f"the emitted model {emitted} failed on the labelled data: {found.failures['quantized']}")
+    before, after = found.qualities["float"], found.qualities["quantized"]
+    return LabelledQuality(
+        samples=after.samples, top1_float=before.top1, top1_quantized=after.top1, agreement=after.agreement
     )
 
 
@@ -203,7 +231,7 @@ def _failures(
         if np.issubdtype(array.dtype, np.floating) and np.any(np.isfinite(array) & ~np.isfinite(got[name]))
     ]
     if match is not None and match.broken:
-        failures.append(f"the runtime does not compute what the simulation did: {_difference(match)}")
+        failures.append(f"the runtime's output is not that of the simulation: {_difference(match)}")
     return tuple(failures)
 
 
@@ -214,15 +242,17 @@ def _warnings(fusion: Fusion | None, match: SimulationMatch | None, speed: Speed
         count = len(fusion.unfused)
         warnings.append(f"{count} quantized layers run in float, because the runtime did not fuse them: {names}")
     if match is not None and not (match.close or match.broken):
-        warnings.append(f"the runtime's roundings differ from the simulation's, and it shows: {_difference(match)}")
+        warnings.append(
+            f"the runtime's output deviates from the simulation by more than rounding explains: {_difference(match)}"
+        )
     if speed is not None and speed.verdict == "slower":
         warnings.append(speed.words())
     return tuple(warnings)
 
 
 def _difference(match: SimulationMatch) -> str:
-    ratio = "" if match.sqnr_db is None else f", and the ratio to it {match.sqnr_db:.1f} dB"
+    ratio = "" if match.sqnr_db is None else f", SQNR {match.sqnr_db:.1f} dB"
     return (
-        f"at the output {match.output!r} {match.share_beyond_step:.1%} of the elements lie more than one step "
-        f"({match.step:.3g}) apart, the largest difference is {match.largest:.3g}{ratio}"
+        f"{match.share_beyond_step:.1%} of the elements of {match.output!r} differ by more than one step "
+        f"({match.step:.3g}), by at most {match.largest:.3g}{ratio}"
     )

@@ -74,8 +74,8 @@ def test_the_source_and_every_match_are_told(files):
     assert known_statistics(bare, CompileConfig(), Listener()).source.startswith("none")
     whole = known_statistics(load_model(files.whole), CompileConfig(), Listener())
     assert whole.source == "2 BatchNormalizations from BN nodes"
-    assert (known.tier, whole.tier) == ("from checkpoint net.pt", "from BN nodes")
-    assert known_statistics(bare, CompileConfig(), Listener()).tier == "without statistics"
+    assert (known.origin, whole.origin) == ("from checkpoint net.pt", "from BN nodes")
+    assert known_statistics(bare, CompileConfig(), Listener()).origin == "without statistics"
 
 
 def test_the_input_contract_is_inferred_as_with_the_nodes(files):

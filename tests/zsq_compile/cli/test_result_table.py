@@ -17,11 +17,10 @@ from zsq_compile.quantization.layer_metrics.layer_quality import LayerQuality
 from zsq_compile.quantization.plan_file import PlanFile
 from zsq_compile.reporting.report import Report
 from zsq_compile.reporting.summary import comparison_rows
-from zsq_compile.verification.agreement_estimate import Confidence
+from zsq_compile.verification.agreement_estimate import AgreementEstimate
 from zsq_compile.verification.fusion import Fusion
-from zsq_compile.verification.labelled import LabelledQuality
 from zsq_compile.verification.latency import Latency
-from zsq_compile.verification.validate import OutputQuality, Validation
+from zsq_compile.verification.validate import LabelledQuality, OutputQuality, Validation
 
 
 def a_console(*, terminal: bool = False) -> tuple[Console, io.StringIO]:
@@ -38,6 +37,7 @@ def a_validation(*, bare: bool = False) -> Validation:
     return Validation(
         samples=64,
         outputs=() if bare else (OutputQuality(name="logits", sqnr_db=21.04, agreement=0.9531),),
+        decision_output=None if bare else "logits",
         fusion=Fusion(
             fused=9,
             fused_others=2,
@@ -148,8 +148,8 @@ def test_distillation_takes_a_line() -> None:
 
 def test_the_estimate_takes_a_line_with_its_tier() -> None:
     console, stream = a_console()
-    told = Confidence(estimate=0.989, low=0.978, high=0.9951, tier="from BN nodes", families=())
-    print_result(console, a_result(a_validation(), confidence=told))
+    told = AgreementEstimate(estimate=0.989, low=0.978, high=0.9951, calibration="from BN nodes", families=())
+    print_result(console, a_result(a_validation(), agreement_estimate=told))
     assert "\nestimated agreement on real data: 98.9% (97.8 to 99.5%), from BN nodes\n" in stream.getvalue()
 
 

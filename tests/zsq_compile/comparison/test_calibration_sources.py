@@ -5,7 +5,7 @@ import onnx
 import pytest
 
 from tests import models
-from zsq_compile.comparison.calibration_sources import random_source, real_source, sensible_count, synthetic_source
+from zsq_compile.comparison.calibration_sources import calibration_count, random_source, real_source, synthetic_source
 from zsq_compile.data.dataset import Dataset
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.errors import ConfigError
@@ -27,7 +27,7 @@ def model(tmp_path: Path) -> Path:
     ("sample_bytes", "wanted", "count"), [(1000, None, 256), (45_000_000, None, 33), (10**10, None, 1), (10**10, 7, 7)]
 )
 def test_large_activations_mean_fewer_samples(sample_bytes: int, wanted: int | None, count: int) -> None:
-    assert sensible_count(sample_bytes, wanted) == count
+    assert calibration_count(sample_bytes, wanted) == count
 
 
 def test_real_samples_come_in_whole_batches_of_one_size() -> None:
@@ -35,7 +35,7 @@ def test_real_samples_come_in_whole_batches_of_one_size() -> None:
     batches = list(source.batches)
     assert [len(batch["x"]) for batch in batches] == [8, 8]
     np.testing.assert_array_equal(np.concatenate([batch["x"] for batch in batches]), SAMPLES[:16])
-    assert source.words == "16 of 21 samples of d"
+    assert source.description == "16 of 21 samples of d"
 
 
 def test_synthetic_samples_come_again_and_again(model: Path) -> None:
@@ -44,7 +44,7 @@ def test_synthetic_samples_come_again_and_again(model: Path) -> None:
         batches = list(source.batches)
         assert len(batches) == 1
         np.testing.assert_array_equal(batches[0]["x"], SAMPLES[:8])
-    assert source.words == "8 synthetic samples"
+    assert source.description == "8 synthetic samples"
 
 
 def test_random_samples_suit_every_kind_of_input() -> None:

@@ -20,7 +20,6 @@ from zsq_compile.cli import compile as cli
 from zsq_compile.comparison import compare, measure, onnxruntime_variants
 from zsq_compile.errors import ConfigError, QuantizationError
 from zsq_compile.metrics import agreement, sqnr_db, top1
-from zsq_compile.shares import counted_interval
 
 QUICK = ["--generator", "prior", "--samples", "16", "--effort", "fast"]
 CONFIG = CompileConfig(generator=PriorConfig(), samples=16, effort="fast")
@@ -90,12 +89,10 @@ def test_the_whole_table_in_json(call: Callable[..., Ended], model: Path, tmp_pa
     assert ended.code == 0, ended.err
     told = json.loads(ended.out)
     assert told["exit_code"] == 0
-    kinds = [(row["name"], row["calibrated_on"]) for row in told["rows"]]
-    ways = [
-        f"onnxruntime {kind}, {how}" for kind in ("defaults", "best") for how in ("MinMax", "Entropy", "Percentile")
-    ]
-    others = [(way, data) for data in ("real", "synthetic", "random") for way in ways]
-    assert kinds == [("float", "none"), ("ours", "synthetic"), *others]
+    kinds = [(row["kind"], row["name"], row["calibrated_on"]) for row in told["rows"]]
+    ways = [f"{kind}, {how}" for kind in ("defaults", "best") for how in ("MinMax", "Entropy", "Percentile")]
+    others = [("onnxruntime", way, data) for data in ("real", "synthetic", "random") for way in ways]
+    assert kinds == [("float", "float", "none"), ("ours", "ours", "synthetic"), *others]
     assert told["calibration"]["real"] == f"16 of 21 samples of {tmp_path / 'calib.npz'}"
     assert (told["samples"], told["judged_on"]) == (40, f"samples of {tmp_path / 'data.npz'}")
 
@@ -118,7 +115,9 @@ def test_the_whole_table_in_json(call: Callable[..., Ended], model: Path, tmp_pa
             assert row["seconds"] > 0.0
             assert 0 < row["fused"] <= row["layers"] == 4
     assert told["rows"][0]["top1"] == 0.75
-    assert told["rows"][1]["confidence"]["families"] == told["confidence"]["families"], "compare and compile agree"
+    assert told["rows"][1]["agreement_estimate"]["families"] == told["agreement_estimate"]["families"], (
+        "compare and compile agree"
+    )
 
 
 def test_the_table_without_data(call: Callable[..., Ended], model: Path, one_method: None) -> None:
@@ -131,7 +130,7 @@ def test_the_table_without_data(call: Callable[..., Ended], model: Path, one_met
     rows += ["onnxruntime on synthetic data", "defaults, MinMax", "best, MinMax"]
     rows += ["onnxruntime on random data", "defaults, MinMax", "best, MinMax"]
     assert names[: len(rows)] == rows
-    assert "judged on: 4 synthetic samples held out" in lines
+    assert "judged on: 4 held-out synthetic samples" in lines
     assert "note: no --calib-data was given: onnxruntime was not calibrated on real data" in ended.out
     assert "quantize with onnxruntime ..." in ended.err
     assert sorted(entry.name for entry in model.parent.iterdir()) == ["net.onnx"], "nothing is left behind"
@@ -141,13 +140,17 @@ def test_every_file_has_an_estimate_of_its_own(model: Path, one_method: None) ->
     config = CompileConfig(generator=PriorConfig(), samples=16, effort="fast")
     made = zsq_compile.compare_models(model, config, others=(model,))
     for row in made.rows[1:]:
-        assert row.confidence is not None and row.path in (None, model)
-        low, middle, high = row.confidence.low, row.confidence.estimate, row.confidence.high
-        cut_off = "surest" in str(row.confidence.reason)  # a network that is not trained is sure of nothing
-        assert cut_off or 0.0 <= low <= middle <= high <= 1.0  # type: ignore[operator]
-    assert made.rows[-1].confidence.estimate == 1.0, "a file that is the float one decides as it does"
-    assert made.rows[1].confidence.estimate == made.confidence.estimate  # type: ignore[union-attr]
-    best, defaults = (made.row(f"onnxruntime {kind}, MinMax", "synthetic").confidence for kind in ("best", "defaults"))
+        assert row.agreement_estimate is not None and row.path in (None, model)
+        low, middle, high = row.agreement_estimate.low, row.agreement_estimate.estimate, row.agreement_estimate.high
+        clipped = "high-confidence" in str(
+            row.agreement_estimate.reason
+        )  # a network that is not trained is sure of nothing
+        assert clipped or 0.0 <= low <= middle <= high <= 1.0  # type: ignore[operator]
+    assert made.rows[-1].agreement_estimate.estimate == 1.0, "a file that is the float one decides as it does"
+    assert made.rows[1].agreement_estimate.estimate == made.agreement_estimate.estimate  # type: ignore[union-attr]
+    best, defaults = (
+        made.row(f"onnxruntime {kind}, MinMax", "synthetic").agreement_estimate for kind in ("best", "defaults")
+    )
     assert best is not None and defaults is not None
     assert best.families[0].flips != defaults.families[0].flips, "each file was run itself"
 
@@ -277,16 +280,3 @@ def test_the_same_seed_gives_the_same_figures(model: Path, one_method: None) -> 
     assert [(row.agreement, row.sqnr_db, row.bytes) for row in first.rows] == [
         (row.agreement, row.sqnr_db, row.bytes) for row in second.rows
     ]
-
-
-@pytest.mark.parametrize("samples", [20, 360, 1000])
-def test_a_counted_share_has_an_error_of_its_own(samples: int) -> None:
-    low, high = counted_interval(1.0, samples)
-    assert high == pytest.approx(1.0) and low == pytest.approx(samples / (samples + 1.645**2))
-    low, high = counted_interval(0.9, samples)
-    rng = np.random.default_rng(0)
-    shares = (
-        rng.binomial(samples, 0.9, 20_000) / samples
-    )  # the oracle: how often the interval holds what was drawn from
-    held = [least <= 0.9 <= most for least, most in (counted_interval(share, samples) for share in shares)]
-    assert 0.85 < np.mean(held) < 0.96 and low < 0.9 < high

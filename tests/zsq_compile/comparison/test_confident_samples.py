@@ -10,13 +10,13 @@ from onnx import helper
 from backends.session import open_session
 from tests.zsq_compile.synthesis.networks import seeded, trained_on
 from zsq_compile import CompileConfig
-from zsq_compile.comparison.confident_samples import SureSamples
-from zsq_compile.comparison.measure import Judge, measured_rows
+from zsq_compile.comparison.confident_samples import ConfidentSamples
+from zsq_compile.comparison.measure import Judge, measure_rows
 from zsq_compile.comparison.result import ComparedModel
 from zsq_compile.data.dataset import Dataset
 from zsq_compile.frontend.load import LoadedModel, load_model
 from zsq_compile.progress import Silent
-from zsq_compile.stages.estimate_agreement import expectation
+from zsq_compile.stages.estimate_agreement import make_estimate_inputs
 from zsq_compile.synthesis.generator import InputContract
 from zsq_compile.synthesis.images.dead_leaves import prior_images
 
@@ -37,8 +37,8 @@ def loaded(tmp_path: Path) -> LoadedModel:
     return load_model(tmp_path / "net.onnx")
 
 
-def sure_of(loaded: LoadedModel, **settings: float) -> SureSamples:
-    return SureSamples(loaded=loaded, contracts={"x": UNIT}, config=CompileConfig(**settings), progress=Silent())
+def sure_of(loaded: LoadedModel, **settings: float) -> ConfidentSamples:
+    return ConfidentSamples(loaded=loaded, contracts={"x": UNIT}, config=CompileConfig(**settings), progress=Silent())
 
 
 def logits(model: Path, samples: np.ndarray) -> np.ndarray:
@@ -51,7 +51,7 @@ def margins(scores: np.ndarray) -> np.ndarray:
 
 
 def test_an_eighth_of_the_samples_become_surer_and_the_rest_stays(loaded: LoadedModel) -> None:
-    moved = sure_of(loaded).among({"x": PICTURES})["x"]
+    moved = sure_of(loaded).add_to({"x": PICTURES})["x"]
     kept = {picture.tobytes() for picture in PICTURES}
     surer = np.stack([picture for picture in moved if picture.tobytes() not in kept])
     assert len(surer) == len(PICTURES) // 8
@@ -63,7 +63,7 @@ def test_an_eighth_of_the_samples_become_surer_and_the_rest_stays(loaded: Loaded
 
 
 def test_samples_of_which_some_are_sure_already_stay(loaded: LoadedModel) -> None:
-    kept = sure_of(loaded, confident_share=0.5).among({"x": PICTURES})["x"]
+    kept = sure_of(loaded, confident_share=0.5).add_to({"x": PICTURES})["x"]
     assert sorted(map(bytes, kept)) == sorted(map(bytes, PICTURES)), "the same, but for the place of the first"
 
 
@@ -79,10 +79,10 @@ def clipped(loaded: LoadedModel, path: Path, limit: float) -> Path:
 
 
 def test_a_file_that_cuts_off_large_scores_gets_no_estimate(loaded: LoadedModel, tmp_path: Path) -> None:
-    expected = sure_of(loaded).probing(expectation(loaded.inputs, {"x": UNIT}))
-    assert expected.sure is not None and expected.families is not None
+    expected = sure_of(loaded).extend(make_estimate_inputs(loaded.inputs, {"x": UNIT}))
+    assert expected.high_confidence is not None and expected.families is not None
     low = np.max([logits(loaded.path, family["x"]).max() for family in expected.families.values()])
-    high = np.sort(logits(loaded.path, expected.sure["x"]), 1)[:, -2].min()
+    high = np.sort(logits(loaded.path, expected.high_confidence["x"]), 1)[:, -2].min()
     files = {"whole": clipped(loaded, tmp_path / "whole.onnx", 1e6)}
     limit = min(float(np.quantile(logits(loaded.path, expected.families["prior"]["x"]), 0.3)), high)
     assert limit < low
@@ -93,10 +93,10 @@ def test_a_file_that_cuts_off_large_scores_gets_no_estimate(loaded: LoadedModel,
         data=Dataset(samples={"x": PICTURES}, labels=None, preparation=None),
         sample={"x": PICTURES},
         providers=("CPUExecutionProvider",),
-        expected=expected,
+        estimate_inputs=expected,
     )
-    rows = [ComparedModel(name=name, calibrated_on="unknown", path=path) for name, path in files.items()]
-    _, whole, cut = (row.confidence for row in measured_rows(judge, rows, Silent()))
-    assert whole is not None and (whole.sure, whole.estimate, whole.reason) == (1.0, 1.0, None)
-    assert cut is not None and cut.sure is not None and cut.sure < 1.0
-    assert cut.estimate is None and "surest" in str(cut.reason)
+    rows = [ComparedModel(kind="given", name=name, calibrated_on="unknown", path=path) for name, path in files.items()]
+    _, whole, cut = (row.agreement_estimate for row in measure_rows(judge, rows, Silent()))
+    assert whole is not None and (whole.high_confidence, whole.estimate, whole.reason) == (1.0, 1.0, None)
+    assert cut is not None and cut.high_confidence is not None and cut.high_confidence < 1.0
+    assert cut.estimate is None and "high-confidence" in str(cut.reason)

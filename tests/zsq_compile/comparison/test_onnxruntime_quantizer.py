@@ -6,11 +6,10 @@ from backends.session import open_session
 from tests.models import depthwise, random_feeds, residual
 from tests.zsq_compile.verification.quantized import samples
 from zsq_compile.comparison.onnxruntime_quantizer import (
+    METHODS,
     BaselineSettings,
-    best_settings,
     prepare_for_onnxruntime,
     quantize_with_onnxruntime,
-    random_batches,
 )
 from zsq_compile.metrics import sqnr_db
 
@@ -28,7 +27,7 @@ def quantized_sqnr(tmp_path, settings):
     ("settings", "least_db"),
     [
         (None, 15.0),
-        *((settings, 20.0) for settings in best_settings(8)),
+        *((BaselineSettings(method=method), 20.0) for method in METHODS),
         (BaselineSettings(weight_bits=4), 5.0),
     ],
     ids=str,
@@ -128,14 +127,3 @@ def test_failures_come_in_words(tmp_path):
 def test_nothing_is_printed(tmp_path, capfd):
     quantized_sqnr(tmp_path, BaselineSettings(method="Percentile"))
     assert capfd.readouterr().out == ""
-
-
-def test_random_batches_repeat_with_the_seed():
-    shapes = {"a": (2, 3), "b": (1,)}
-    first, second = (list(random_batches(shapes, 3, np.random.default_rng(5))) for _ in range(2))
-    assert len(first) == 3
-    for one, other in zip(first, second, strict=True):
-        for name, shape in shapes.items():
-            assert one[name].shape == shape
-            assert 0.0 <= one[name].min() <= one[name].max() < 1.0
-            np.testing.assert_array_equal(one[name], other[name])

@@ -8,9 +8,9 @@ import torch
 
 from tests import models
 from zsq_compile.differentiable import precision
-from zsq_compile.differentiable.class_scores import are_probabilities
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.differentiable.precision import reduced_precision, reduced_type
+from zsq_compile.metrics import are_probabilities
 
 
 @pytest.fixture(autouse=True)

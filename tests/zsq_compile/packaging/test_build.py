@@ -155,7 +155,7 @@ def test_integer_inputs_need_samples_and_integer_outputs_may_differ_little(tmp_p
     )
     path = tmp_path / "words.onnx"
     onnx.save(proto, path)
-    with pytest.raises(ConfigError, match="cannot be made up: give them with --samples"):
+    with pytest.raises(ConfigError, match="cannot be synthesized: give them with --samples"):
         build_package(path, tmp_path / "words.zsq")
     ids = np.random.default_rng(0).integers(0, 6, (3, 4))
     made = build_package(path, tmp_path / "words.zsq", samples={"ids": ids})

@@ -13,10 +13,9 @@ from zsq_compile.quantization.layer_metrics.layer_quality import LayerQuality
 from zsq_compile.reporting.evidence import MomentMatch, Picture
 from zsq_compile.reporting.report import Report
 from zsq_compile.verification.fusion import Fusion
-from zsq_compile.verification.labelled import LabelledQuality
 from zsq_compile.verification.latency import Latency
 from zsq_compile.verification.simulation import SimulationMatch
-from zsq_compile.verification.validate import OutputQuality, Validation
+from zsq_compile.verification.validate import LabelledQuality, OutputQuality, Validation
 
 HOSTILE = "</title></style><script>alert('x')</script><img src=x onerror=alert(1)>\"'&{{ 7 * 7 }}"
 
@@ -33,6 +32,7 @@ def a_validation() -> Validation:
     return Validation(
         samples=64,
         outputs=(OutputQuality(name=HOSTILE, sqnr_db=24.75, agreement=0.96875),),
+        decision_output=HOSTILE,
         fusion=Fusion(
             fused=100,
             fused_others=12,
@@ -149,6 +149,7 @@ def a_bare_report() -> Report:
     validation = Validation(
         samples=8,
         outputs=(),
+        decision_output=None,
         fusion=Fusion(
             fused=3, fused_others=0, unfused=(), left_float=(), quantize_nodes=0, dequantize_nodes=0, operators=()
         ),

@@ -12,10 +12,9 @@ from zsq_compile.files import file_sha256
 from zsq_compile.quantization.layer_metrics.layer_quality import LayerQuality
 from zsq_compile.reporting.report import Report, installed_versions
 from zsq_compile.verification.fusion import Fusion
-from zsq_compile.verification.labelled import LabelledQuality
 from zsq_compile.verification.latency import Latency
 from zsq_compile.verification.simulation import SimulationMatch
-from zsq_compile.verification.validate import OutputQuality, Validation
+from zsq_compile.verification.validate import LabelledQuality, OutputQuality, Validation
 
 
 def latency(milliseconds):
@@ -43,6 +42,7 @@ def report():
             OutputQuality(name="logits", sqnr_db=math.inf, agreement=0.9875),
             OutputQuality(name="class", sqnr_db=None, agreement=1.0),
         ),
+        decision_output="logits",
         fusion=Fusion(
             fused=9,
             fused_others=2,

@@ -7,7 +7,7 @@ import pytest
 
 from tests import models
 from zsq_compile.data.input_spec import InputSpec
-from zsq_compile.stages.estimate_agreement import confidence, expectation
+from zsq_compile.stages.estimate_agreement import estimate_agreement, make_estimate_inputs
 from zsq_compile.synthesis.generator import InputContract
 
 UNIT = InputContract(name="given", mean=(0.0,) * 3, std=(1.0,) * 3, channel_order="rgb", inferred=False, margin=None)
@@ -29,7 +29,8 @@ def emitted(tmp_path: Path) -> Path:
 
 def test_the_seed_decides_and_nothing_else(emitted: Path) -> None:
     first, again, other = (
-        confidence(models.residual(), emitted, expectation([IMAGE], {"x": UNIT}, seed=seed), "t") for seed in (0, 0, 1)
+        estimate_agreement(models.residual(), emitted, make_estimate_inputs([IMAGE], {"x": UNIT}, seed=seed), "t")
+        for seed in (0, 0, 1)
     )
     assert first == again
     assert first.families != other.families
@@ -38,24 +39,24 @@ def test_the_seed_decides_and_nothing_else(emitted: Path) -> None:
 
 def test_an_assumed_contract_widens_the_interval_and_is_told(emitted: Path) -> None:
     given, inferred, assumed = (
-        confidence(models.residual(), emitted, expectation([IMAGE], {"x": contract}), "t")
+        estimate_agreement(models.residual(), emitted, make_estimate_inputs([IMAGE], {"x": contract}), "t")
         for contract in (UNIT, replace(UNIT, name="unit", inferred=True), replace(UNIT, name="unit"))
     )
     assert given == inferred
     assert assumed.estimate == given.estimate
     assert assumed.low < given.low < given.high < assumed.high
-    assert assumed.tier == "t, with an assumed input"
+    assert assumed.calibration == "t, with an assumed input"
 
 
 def test_an_input_that_is_no_picture_gets_figures_but_no_estimate(emitted: Path) -> None:
-    told = confidence(models.residual(), emitted, expectation([IMAGE], {}), "t")
+    told = estimate_agreement(models.residual(), emitted, make_estimate_inputs([IMAGE], {}), "t")
     assert told.estimate is None
-    assert told.reason == "how far it can be off is known for single images only"
+    assert told.reason == "its error is known only for networks with one image input"
     assert all(family.flips is not None for family in told.families)
 
 
 def test_integers_cannot_be_made_up(emitted: Path) -> None:
     tokens = replace(IMAGE, dtype=np.dtype(np.int64))
-    told = confidence(models.residual(), emitted, expectation([tokens], {}), "t")
+    told = estimate_agreement(models.residual(), emitted, make_estimate_inputs([tokens], {}), "t")
     assert told.families == ()
-    assert told.words() == "no estimate: an input takes values that cannot be made up"
+    assert told.describe() == "no estimate: there are no synthetic values for integer inputs"

@@ -10,14 +10,13 @@ from tests import models
 from zsq_compile.verification.agreement_estimate import (
     SHIFT,
     SPREAD,
-    Confidence,
+    AgreementEstimate,
     Family,
-    class_scores,
-    estimated,
+    compare_family,
+    estimate_from_families,
     flip_share,
-    judged_family,
     log_odds,
-    measured_families,
+    measure_families,
 )
 
 
@@ -32,7 +31,7 @@ def noisy(scores, amount, seed=1):
 
 
 def family(name, scores, others):
-    return judged_family(name, {"logits": scores}, {"logits": others})
+    return compare_family(name, {"logits": scores}, {"logits": others})
 
 
 def a_family(flips, error=0.1):
@@ -80,13 +79,13 @@ def test_errors_that_flip_nothing_are_not_certainty():
 
 
 def test_an_identical_network_agrees_on_all(scores):
-    made = estimated([family("a", scores, scores), family("b", 2 * scores, 2 * scores)], "from BN nodes")
+    made = estimate_from_families([family("a", scores, scores), family("b", 2 * scores, 2 * scores)], "from BN nodes")
     assert (made.estimate, made.low, made.high) == (1.0, 1.0, 1.0)
 
 
 def test_the_estimate_is_the_families_log_odds_and_the_shift():
     # shares of 0.2 and 0.4 have log-odds of log 4 and log 1.5 for what stays
-    made = estimated([a_family(0.2), a_family(0.4)], "t", shift=1.0, spread=0.4)
+    made = estimate_from_families([a_family(0.2), a_family(0.4)], "t", shift=1.0, spread=0.4)
     middle = (math.log(4.0) + math.log(1.5)) / 2 + 1.0
     reach = 1.645 * math.hypot(0.4, 0.1)
     wanted = [1 / (1 + math.exp(-odds)) for odds in (middle - reach, middle, middle + reach)]
@@ -95,13 +94,13 @@ def test_the_estimate_is_the_families_log_odds_and_the_shift():
 
 @pytest.mark.parametrize("amount", [0.01, 0.1, 0.5, 2.0, 10.0])
 def test_the_interval_holds_the_estimate(scores, amount):
-    made = estimated([family("a", scores, noisy(scores, amount))], "t")
+    made = estimate_from_families([family("a", scores, noisy(scores, amount))], "t")
     assert 0.0 < made.low < made.estimate < made.high <= 1.0
 
 
 def test_the_estimate_falls_with_noise_and_lies_above_what_was_counted(scores):
     found = [family("a", scores, noisy(scores, amount)) for amount in (0.05, 0.2, 0.8, 2.0)]
-    estimates = [estimated([one], "t").estimate for one in found]
+    estimates = [estimate_from_families([one], "t").estimate for one in found]
     assert estimates == sorted(estimates, reverse=True)
     assert all(one.agreement < estimate for one, estimate in zip(found, estimates, strict=True) if one.agreement < 1)
     assert SHIFT > 0.0
@@ -125,21 +124,15 @@ def test_probabilities_are_compared_by_their_logarithms(scores):
     assert soft.margin == pytest.approx(plain.margin, rel=1e-6)
 
 
-def test_which_output_has_scores():
-    boxes, codes, logits = np.zeros((4, 9, 4)), np.zeros((4, 6), np.int64), np.zeros((4, 6, 1, 1))
-    assert class_scores({"boxes": boxes, "codes": codes, "logits": logits}) == "logits"
-    assert class_scores({"boxes": boxes, "one": np.zeros((4, 1)), "codes": codes}) is None
-
-
 def test_a_network_without_classes_has_its_noise_and_no_estimate():
     boxes = np.random.default_rng(8).standard_normal((6, 9, 4))
     families = [
-        judged_family(name, {"b": boxes}, {"b": boxes * (1 + step)}) for name, step in (("x", 0.1), ("y", 0.01))
+        compare_family(name, {"b": boxes}, {"b": boxes * (1 + step)}) for name, step in (("x", 0.1), ("y", 0.01))
     ]
-    made = estimated(families, "t")
+    made = estimate_from_families(families, "t")
     assert (made.estimate, made.low, made.high) == (None, None, None)
-    assert made.words() == (
-        "no estimate: no output has one row of scores for each sample; SQNR 20.0 to 40.0 dB on made-up inputs"
+    assert made.describe() == (
+        "no estimate: no output has one row of scores for each sample; SQNR 20.0 to 40.0 dB on synthetic inputs"
     )
 
 
@@ -147,28 +140,28 @@ def test_coordinates_that_differ_little_from_sample_to_sample_are_not_taken_for_
     shape = 20.0 * np.random.default_rng(7).standard_normal(10)  # the mean face: several points vie for the largest
     shape[:4] = shape.max() + 1.0
     assert len(np.unique((shape + scores).argmax(1))) > 2
-    told = estimated([family("f", shape + scores, shape + noisy(scores, 0.1))], "tier")
+    told = estimate_from_families([family("f", shape + scores, shape + noisy(scores, 0.1))], "tier")
     assert told.estimate is None and told.reason is not None and "coordinates" in told.reason
-    assert estimated([family("f", scores, noisy(scores, 0.1))], "tier").estimate is not None
+    assert estimate_from_families([family("f", scores, noisy(scores, 0.1))], "tier").estimate is not None
 
 
 def test_landmarks_are_not_taken_for_classes(scores):
     places = np.concatenate([scores, np.full((300, 90), 99.0)], 1)
     places[:, 50] = 120.0  # the largest coordinate is always the same
-    made = estimated([family("a", places, noisy(places, 0.1))], "t")
+    made = estimate_from_families([family("a", places, noisy(places, 0.1))], "t")
     assert made.estimate is None
-    assert "one of the same 1 for all made-up inputs" in made.words()
+    assert "one of the same 1 for all synthetic inputs" in made.describe()
 
 
 def test_a_reason_known_beforehand_is_kept():
-    made = estimated([a_family(0.2)], "t", reason="it is no picture")
+    made = estimate_from_families([a_family(0.2)], "t", reason="it is no picture")
     assert made.estimate is None
-    assert made.words() == "no estimate: it is no picture; SQNR 20.0 to 20.0 dB on made-up inputs"
+    assert made.describe() == "no estimate: it is no picture; SQNR 20.0 to 20.0 dB on synthetic inputs"
 
 
 def test_the_words_give_the_interval():
-    made = Confidence(estimate=0.989, low=0.978, high=0.9951, tier="from BN nodes", families=())
-    assert made.words() == "98.9% (97.8 to 99.5%)"
+    made = AgreementEstimate(estimate=0.989, low=0.978, high=0.9951, calibration="from BN nodes", families=())
+    assert made.describe() == "98.9% (97.8 to 99.5%)"
 
 
 def test_both_networks_are_run_on_every_family(tmp_path: Path):
@@ -176,9 +169,9 @@ def test_both_networks_are_run_on_every_family(tmp_path: Path):
     onnx.save(models.residual(seed=1), other)
     rng = np.random.default_rng(2)
     families = {name: {"x": rng.standard_normal((8, 3, 8, 8)).astype(np.float32)} for name in ("a", "b")}
-    found = measured_families(float_model, other, families)
+    found = measure_families(float_model, other, families)
     assert [(one.name, one.samples, one.classes) for one in found] == [("a", 8, 5), ("b", 8, 5)]
     same = tmp_path / "same.onnx"
     onnx.save(float_model, same)
-    assert all(one.flips == 0.0 and one.agreement == 1.0 for one in measured_families(float_model, same, families))
+    assert all(one.flips == 0.0 and one.agreement == 1.0 for one in measure_families(float_model, same, families))
     assert json.dumps(found[0].flips)

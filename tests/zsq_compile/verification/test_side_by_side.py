@@ -7,8 +7,7 @@ from tests.models import conv_bn_relu, depthwise, parse
 from tests.zsq_compile.verification.quantized import float_and_quantized, samples
 from zsq_compile.data.dataset import Dataset
 from zsq_compile.errors import ConfigError
-from zsq_compile.metrics import agreement, sqnr_db
-from zsq_compile.verification.labelled import labelled_quality
+from zsq_compile.metrics import agreement, sqnr_db, top1
 from zsq_compile.verification.side_by_side import run_side_by_side
 
 TWO = """
@@ -34,14 +33,13 @@ def test_figures_are_those_of_all_samples_at_once(tmp_path):
     results = run_side_by_side(reference, {"other": session}, dataset(x, labels), seen.append)
     assert seen == [32, 32, 11]
     wanted, got = (one.run({"x": x})["logits"] for one in (reference, session))
-    whole = labelled_quality(reference, session, dataset(x, labels))
     other, own = results.qualities["other"], results.qualities["float"]
     assert (other.samples, results.failures) == (75, {})
-    assert other.top1 == pytest.approx(whole.top1_quantized, abs=1e-12)
-    assert other.agreement == pytest.approx(whole.agreement, abs=1e-12)
+    assert other.top1 == pytest.approx(top1(got, labels), abs=1e-12)
+    assert other.agreement == pytest.approx(agreement(wanted, got), abs=1e-12)
     # batches of another size may round differently
     assert other.sqnr_db == pytest.approx(sqnr_db(wanted, got), abs=0.01)
-    assert (own.top1, own.agreement, own.sqnr_db) == (pytest.approx(whole.top1_float), 1.0, float("inf"))
+    assert (own.top1, own.agreement, own.sqnr_db) == (pytest.approx(top1(wanted, labels)), 1.0, float("inf"))
 
 
 def test_large_samples_are_run_in_small_batches():
@@ -101,3 +99,15 @@ def test_data_that_do_not_fit_are_refused(tmp_path):
         run_side_by_side(open_session(model), {}, dataset(samples(3)))
     part = run_side_by_side(open_session(model), {}, dataset(samples(7)))
     assert part.qualities["float"].samples == 4
+
+
+def test_labels_need_one_decision_for_each_sample():
+    model = parse(
+        "boxes (float[N,3,8,8] x) => (float[N,64,3] y) <int64[3] s>"
+        "{ t = Transpose<perm=[0,2,3,1]>(x) y = Reshape(t, s) }",
+        weights={"s": np.asarray([0, 64, 3])},
+    )
+    x = samples(3)
+    assert run_side_by_side(open_session(model), {}, dataset(x)).qualities["float"].agreement == 1.0
+    with pytest.raises(ConfigError, match=r"labels need an output .* got y \(3, 64, 3\)"):
+        run_side_by_side(open_session(model), {}, dataset(x, np.zeros(3, np.int64)))

@@ -95,7 +95,7 @@ def test_a_simulation_that_differs_is_a_failure(pair):
     assert result.simulation.share_beyond_step == pytest.approx(0.2)
     assert result.simulation.largest == pytest.approx(1.0, rel=1e-5)
     assert len(result.failures) == 1
-    assert "20.0% of the elements lie more than one step (" in result.failures[0]
+    assert "20.0% of the elements of 'logits' differ" in result.failures[0]
 
 
 def test_labelled_data_give_top1(pair):

@@ -6,28 +6,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from zsq_compile.differentiable.class_scores import are_probabilities, log_probabilities
+from zsq_compile.differentiable.class_scores import has_scores, log_probabilities
+from zsq_compile.metrics import are_probabilities
 
 _SMALLEST = 1e-12
-
-
-def is_scores(output: Tensor) -> bool:
-    """Whether an output looks like one score for each class: real numbers, (samples, classes)."""
-    return output.ndim == 2 and output.shape[1] > 1 and output.is_floating_point()
 
 
 def softened_divergence(scores: Tensor, wanted: Tensor, temperature: float) -> Tensor:
     """T² KL(softmax(wanted / T) || softmax(scores / T)), mean over samples (Hinton et al. 2015, section 2).
 
     T² keeps the size of the gradient, whatever the temperature. Where the float network ends in a softmax, the scores
-    are the logarithms of what both networks say: a softmax of probabilities is nearly the same for every sample.
+    are the logarithms of both outputs: a softmax of probabilities is nearly the same for every sample.
 
     Args:
-        scores: of the quantized network, (samples, classes).
+        scores: of the quantized network, (samples, classes) with or without axes of size 1.
         wanted: of the float network, the same shape.
         temperature: T.
 
     """
+    scores, wanted = scores.flatten(1), wanted.flatten(1)
     logits = (log_probabilities(x) if are_probabilities(wanted.float()) else x.float() for x in (scores, wanted))
     mine, theirs = (torch.log_softmax(x / temperature, dim=1) for x in logits)
     return temperature**2 * functional.kl_div(mine, theirs, reduction="batchmean", log_target=True)
@@ -44,7 +41,7 @@ def output_distance(outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]
     return torch.stack(
         [
             softened_divergence(outputs[name], wanted, temperature)
-            if is_scores(wanted)
+            if has_scores(wanted)
             else squared_error(outputs[name], wanted)
             for name, wanted in targets.items()
             if wanted.is_floating_point()
@@ -76,8 +73,10 @@ def attention_distance(outputs: Mapping[str, Tensor], targets: Mapping[str, Tens
 
 def agreement(outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> float | None:
     """Share of common decisions, over all outputs with classes; None where there are none."""
-    scores = [name for name, wanted in targets.items() if is_scores(wanted)]
+    scores = [name for name, wanted in targets.items() if has_scores(wanted)]
     if not scores:
         return None
-    same = [(outputs[name].argmax(1) == targets[name].argmax(1)).float().mean() for name in scores]
+    same = [
+        (outputs[name].flatten(1).argmax(1) == targets[name].flatten(1).argmax(1)).float().mean() for name in scores
+    ]
     return float(torch.stack(same).mean())

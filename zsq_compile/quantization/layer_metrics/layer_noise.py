@@ -21,7 +21,7 @@ from passes.plan import QuantizationPlan
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import QuantizationError
 from zsq_compile.quantization.calibration.calibrate import Batch
-from zsq_compile.quantization.layer_metrics.layer_quality import LayerQuality, decibels
+from zsq_compile.quantization.layer_metrics.layer_quality import LayerQuality, limited_decibels
 from zsq_compile.quantization.layer_metrics.layers import MeasuredLayer, QdqNames, measured_layers, origin
 from zsq_compile.quantization.layer_metrics.noise_causes import LARGE_BIAS, GridNoise, WeightNoise, by_channel, reason
 
@@ -113,7 +113,7 @@ def measure_sqnr(
             wanted = teacher.run(batch, list(sums))
             # by node: a quantized graph output has its layer's name, but is not what the layer makes
             quantized.run(batch, visit=partial(compare, wanted))
-    return {value: decibels(*powers) for value, powers in sums.items()}
+    return {value: limited_decibels(*powers) for value, powers in sums.items()}
 
 
 class _OwnNoise:
@@ -152,7 +152,7 @@ class _OwnNoise:
 
     def sqnr_db(self, layer: MeasuredLayer) -> float:
         """Own ratio of a layer."""
-        return decibels(self._signal[layer.node], float(self._total[layer.node].power().sum()))
+        return limited_decibels(self._signal[layer.node], float(self._total[layer.node].power().sum()))
 
     def reason(self, layer: MeasuredLayer) -> str | None:
         """Why a layer loses what it loses."""

@@ -1,8 +1,9 @@
 """How well each layer of a quantized network follows its float original: plain values, and the layers to look at."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from zsq_compile.metrics import decibels
 
 LIMIT_DB = 144.0
 """Ratios are cut to plus and minus this many dB: float32 itself, with 24 bits, keeps no more apart."""
@@ -48,15 +49,9 @@ class LayerQuality:
         return f"{self.node} ({self.op_type}, {widths}): {', '.join(ratios)}{told}"
 
 
-def decibels(signal: float, noise: float) -> float:
-    """Ratio of two powers in dB, within the limits; a noise that is no number counts as the worst."""
-    if not math.isfinite(signal) or not math.isfinite(noise):
-        return -LIMIT_DB
-    if noise == 0.0:
-        return LIMIT_DB
-    if signal == 0.0:
-        return -LIMIT_DB
-    return min(max(10.0 * math.log10(signal / noise), -LIMIT_DB), LIMIT_DB)
+def limited_decibels(signal: float, noise: float) -> float:
+    """Ratio of two powers in dB (see ``metrics.decibels``), at most LIMIT_DB from zero."""
+    return min(max(decibels(signal, noise), -LIMIT_DB), LIMIT_DB)
 
 
 def worst_layers(qualities: Sequence[LayerQuality], count: int = 3) -> tuple[LayerQuality, ...]:

@@ -12,12 +12,12 @@ stay float.
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from math import inf, log10
 from typing import Any
 
 from passes.quantize.override_widths import Width
 from zsq_compile.config.compile import WIDTHS
 from zsq_compile.errors import UnsupportedModelError
+from zsq_compile.metrics import decibels
 from zsq_compile.quantization.mixed_precision.bit_allocation import LayerOptions, WidthTable
 from zsq_compile.quantization.mixed_precision.trials import Bench, Trial, Workpiece
 from zsq_compile.quantization.planning import count_words
@@ -224,7 +224,7 @@ def _summary(choice: MixedChoice) -> tuple[str, str]:
     parts += [f"{n} values {'in float' if width == 'float' else f'of {width} bits'}" for width, n in relieved.items()]
     by_harm = sorted(choice.layers, key=lambda layer: layer.harm[min(layer.harm)])
     least, most = (f"{layer.node} ({chosen.widths.weights[layer.node]} bits)" for layer in (by_harm[0], by_harm[-1]))
-    noise = inf if chosen.harm <= 0.0 else -10.0 * log10(chosen.harm)
+    noise = decibels(1.0, chosen.harm)
     return (
         f"{', '.join(parts)}: {choice.goal}",
         f"noise {noise:.1f} dB below the outputs on samples held out; most sensitive is {most}, least {least}",

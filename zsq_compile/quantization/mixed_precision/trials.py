@@ -18,9 +18,10 @@ from passes.emit.emit import emitted_bytes, weight_bytes
 from passes.plan import QuantizationPlan, Scale
 from passes.quantize.override_widths import Width, Widths, override_widths
 from zsq_compile.config.compile import WIDTHS, CompileConfig
+from zsq_compile.differentiable.class_scores import tensor_output
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError
-from zsq_compile.metrics import agreement, class_axis
+from zsq_compile.metrics import agreement, decision_output
 from zsq_compile.quantization.calibration.calibrate import Batch, calibrate
 from zsq_compile.quantization.closed_form import correct_biases, insert_quantizers, write_initializers
 from zsq_compile.quantization.mixed_precision.bit_allocation import LayerOptions
@@ -224,8 +225,5 @@ class Bench:
 
 
 def _agreement(reference: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> float | None:
-    """Share of common decisions at the first output that has any."""
-    for name, wanted in reference.items():
-        if wanted.numel() and (not wanted.is_floating_point() or class_axis(tuple(wanted.shape)) is not None):
-            return agreement(wanted.numpy(force=True), outputs[name].numpy(force=True))
-    return None
+    name = decision_output({name: tensor_output(tensor) for name, tensor in reference.items()})
+    return None if name is None else agreement(reference[name].numpy(force=True), outputs[name].numpy(force=True))

@@ -12,14 +12,14 @@ import torch
 
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.data.input_spec import InputSpec, fixed_batch
-from zsq_compile.differentiable.class_scores import class_logits
+from zsq_compile.differentiable.class_scores import class_logits, find_scores
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.progress import Progress
 from zsq_compile.synthesis.budget import plan_budget
 from zsq_compile.synthesis.generator import Generator, SyntheticSet
 from zsq_compile.synthesis.matching import Classes, Objective, Samples, match_statistics
 from zsq_compile.synthesis.picture_feeding import PictureFeeding
-from zsq_compile.synthesis.probe import batches, find_scores, measure_cost
+from zsq_compile.synthesis.probe import batches, measure_cost
 
 _RATE = 0.05
 _SURE = 1e-5  # nats of cross-entropy

@@ -14,13 +14,12 @@ import torch
 
 from zsq_compile.data.conventions import RAW_PRODUCERS
 from zsq_compile.data.input_spec import InputSpec
-from zsq_compile.differentiable.class_scores import class_probabilities
+from zsq_compile.differentiable.class_scores import class_probabilities, find_scores
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ZsqError
 from zsq_compile.synthesis.generator import InputContract
 from zsq_compile.synthesis.images.dead_leaves import prior_images
 from zsq_compile.synthesis.losses import batch_moments
-from zsq_compile.synthesis.probe import find_scores
 
 Feeds = Mapping[str, torch.Tensor]
 

@@ -8,7 +8,6 @@ from zsq_compile.quantization.distillation.losses import (
     agreement,
     attention_distance,
     channel_attention,
-    is_scores,
     output_distance,
     softened_divergence,
     squared_error,
@@ -73,6 +72,13 @@ def test_each_output_has_the_distance_of_its_kind() -> None:
     assert float(output_distance(outputs, targets, 2.0)) == pytest.approx(want, rel=1e-4)
 
 
+@pytest.mark.parametrize("shape", [(4, 3, 1, 1), (4, 1, 1, 3)])
+def test_scores_may_have_axes_of_size_one(shape: tuple[int, ...]) -> None:
+    scores, wanted = numbers(4, 3, seed=0), numbers(4, 3, seed=2)
+    got = output_distance({"y": scores.reshape(shape)}, {"y": wanted.reshape(shape)}, 2.0)
+    assert float(got) == pytest.approx(divergence(scores, wanted, 2.0), rel=1e-4)
+
+
 def test_the_channel_attention_is_the_closed_form() -> None:
     feature = numbers(3, 4, 5, 6, seed=0)
     energy = np.mean(feature.numpy() ** 2, axis=(2, 3))
@@ -89,10 +95,3 @@ def test_agreement_counts_common_decisions_of_outputs_with_classes() -> None:
     other = {"y": torch.tensor([[2.0, 1.0], [0.0, 1.0], [0.0, 0.5], [1.0, 0.0]]), "map": numbers(4, 2, 3, 3, seed=1)}
     assert agreement(one, other) == 0.75
     assert agreement({"map": one["map"]}, {"map": other["map"]}) is None
-
-
-def test_what_scores_look_like() -> None:
-    assert is_scores(torch.zeros(4, 2))
-    assert not is_scores(torch.zeros(4, 1))
-    assert not is_scores(torch.zeros(4, 2, 1))
-    assert not is_scores(torch.zeros(4, 2, dtype=torch.int64))

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from zsq_compile.quantization.layer_metrics.layer_quality import LIMIT_DB, LayerQuality, decibels, worst_layers
+from zsq_compile.quantization.layer_metrics.layer_quality import LIMIT_DB, LayerQuality, limited_decibels, worst_layers
 
 
 def a_quality(node: str, own: float, reason: str | None = None) -> LayerQuality:
@@ -33,7 +33,7 @@ def a_quality(node: str, own: float, reason: str | None = None) -> LayerQuality:
     ],
 )
 def test_ratios_are_finite_whatever_comes(signal: float, noise: float, wanted: float) -> None:
-    assert decibels(signal, noise) == pytest.approx(wanted, abs=1e-12)
+    assert limited_decibels(signal, noise) == pytest.approx(wanted, abs=1e-12)
 
 
 def test_the_worst_come_first_and_equal_ones_keep_their_order() -> None:
