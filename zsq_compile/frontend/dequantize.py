@@ -1,8 +1,7 @@
-"""Take a model that is quantized, wholly or in part, as the float model that it stands for.
+"""Take a model that is quantized, wholly or in part, as the float model that it was made from, as far as that is left.
 
-Weights keep the numbers that they were rounded to, activations lose their rounding and keep their limits: see
-``passes.dequantize.restore_float``. From there on the float form is the model: what is learned from, measured against
-and timed.
+Weights keep the values that they were rounded to; activations lose their rounding and keep their limits (see
+``passes.dequantize.restore_float``). All that follows learns from, measures against and times this float model.
 """
 
 import math
@@ -13,34 +12,35 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
+from backends.session import RuntimeModelError
 from passes.dequantize.restore_float import Restored, RestoreFloat
 from passes.plan import Refusal
-from zsq_compile.errors import UnsupportedModelError
+from zsq_compile.errors import LoadError, UnsupportedModelError
 from zsq_compile.frontend.equivalence import Reference
 from zsq_compile.frontend.read_onnx import is_quantized
 
-LEAST_RATIO, LEAST_COARSE_RATIO = 10.0, 0.0
-"""Signal to noise in dB, of the file against its float form, below which that is taken for another function.
+LEAST_SQNR, LEAST_COARSE_SQNR = 10.0, 0.0
+"""SQNR in dB of the file against its float form, below which the two are taken for different functions.
 
-Measured on the loading check's inputs: files of nine networks with 8-bit activations reach 24 to 50 and one of a tenth,
-which has nothing left of its float original, 12; resnet20 with one layer doubled, negated or transposed, with zero
-points ignored or limits left out, reaches -70 to 13. Roundings to 4 bits and fewer are noise of that size by themselves
-(right ones reach 7 to 24), so only what is more noise than signal is refused there.
+Measured on the inputs of the loading check: files of nine networks with 8-bit activations reach 24 to 50 and one of a
+tenth, which has nothing left of its float original, 12; resnet20 with one layer doubled, negated or transposed, with
+zero points ignored or limits left out, reaches -70 to 13. Rounding to 4 bits and fewer is noise of that size by itself
+(right ones reach 7 to 24), so there only what is more noise than signal is refused.
 """
 
-_LOUD_RATIO = 15.0
+_NOISY_SQNR = 15.0
 _FINE_LEVELS = 1 << 7
 _SHOWN = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class FloatForm:
-    """A model without quantizers, but for those at the border.
+    """A model without quantizers, but for those at graph inputs and outputs.
 
     Attributes:
         model: the float model; the model of the file itself if that has no quantizers.
         given: the model of the file, where it is another one.
-        levels: fewest codes that an activation had there, None where none was quantized.
+        levels: fewest quantization levels of an activation there, None where none was quantized.
         notes: what was done, in sentences for the user.
         warning: what the user should do instead, or None.
 
@@ -53,11 +53,11 @@ class FloatForm:
     warning: str | None = None
 
 
-def float_form(proto: onnx.ModelProto, path: Path) -> FloatForm:
-    """Take the quantizers out of a model, whose external data is in memory.
+def dequantize(proto: onnx.ModelProto, path: Path) -> FloatForm:
+    """Remove the quantizers of a model, whose external data is in memory.
 
     Raises:
-        UnsupportedModelError: something computes in integers in a way that no float model is known for.
+        UnsupportedModelError: it has integer arithmetic that no float model is known for.
 
     """
     if not is_quantized(proto):
@@ -65,7 +65,7 @@ def float_form(proto: onnx.ModelProto, path: Path) -> FloatForm:
     model = ir.from_proto(proto)
     restored = RestoreFloat().call(model)
     if restored.refusals:
-        raise UnsupportedModelError(_refused(restored.refusals, path))
+        raise UnsupportedModelError(_describe_refusals(restored.refusals, path))
     if not restored.modified and not restored.kept:
         return FloatForm(model=proto)
     return FloatForm(
@@ -77,8 +77,8 @@ def float_form(proto: onnx.ModelProto, path: Path) -> FloatForm:
     )
 
 
-def require_alike(reference: Reference, form: FloatForm, path: Path) -> str:
-    """Hold the file against its float form, in the runtime, and say how near they are.
+def require_equivalent(reference: Reference, form: FloatForm, path: Path) -> str:
+    """Compare the file with its float form in ONNX Runtime, and return a note on how close they are.
 
     Args:
         reference: of the float form.
@@ -86,34 +86,41 @@ def require_alike(reference: Reference, form: FloatForm, path: Path) -> str:
         path: of the file.
 
     Raises:
-        RuntimeModelError: the file as given does not run.
+        LoadError: the file as given does not run.
         UnsupportedModelError: it computes something else than its float form.
 
     """
     assert form.given is not None
-    ratio = reference.signal_to_noise(form.given)
+    try:
+        sqnr = reference.sqnr(form.given)
+    except RuntimeModelError as error:
+        raise LoadError(f"{path} cannot be run: {error}") from error
     coarse = form.levels is not None and form.levels < _FINE_LEVELS
-    least = LEAST_COARSE_RATIO if coarse else LEAST_RATIO
-    if ratio < least:
+    least = LEAST_COARSE_SQNR if coarse else LEAST_SQNR
+    if sqnr < least:
         raise UnsupportedModelError(
-            f"{path} is quantized, and its float form does not compute what the file does (signal to noise {ratio:.1f} "
-            f"dB on random inputs; wanted at least {least:.0f}): give the float model that it was made from"
+            f"{path} is quantized, and its float form does not compute what the file does (SQNR {sqnr:.1f} dB on "
+            f"random inputs, expected at least {least:.0f}): give the float model that it was made from"
         )
-    near = "no difference was seen" if ratio == math.inf else f"the signal to noise ratio is {ratio:.1f} dB"
-    noisy = f": with {form.levels} steps for an activation, what the file rounds off is much of what it computes"
+    close = "with equal outputs" if sqnr == math.inf else f"with an SQNR of {sqnr:.1f} dB"
+    noisy = (
+        f"; {form.levels} levels for an activation are few: much of what the file computes is rounding noise"
+        if sqnr < _NOISY_SQNR
+        else ""
+    )
     return (
-        f"the float form was held against the file on random inputs, and {near}{noisy if ratio < _LOUD_RATIO else ''}; "
-        "agreement, SQNR, sizes and times are measured against the float form"
+        f"the float form was compared with the file on random inputs, {close}{noisy}. Agreement, SQNR, sizes and times "
+        "are measured against the float form"
     )
 
 
-def _refused(refusals: tuple[Refusal, ...], path: Path) -> str:
+def _describe_refusals(refusals: tuple[Refusal, ...], path: Path) -> str:
     shown = "; ".join(f"{item.op_type} '{item.where}': {item.reason}" for item in refusals[:_SHOWN])
     more = f"; and {len(refusals) - _SHOWN} more" if len(refusals) > _SHOWN else ""
     return (
-        f"{path} is quantized already, in a way that cannot be turned back into a float model: {shown}{more}. Wanted "
-        "integer weights, and quantizers with constant scales, one for each activation: give the float model it was "
-        "made from"
+        f"{path} is quantized already, in a way that cannot be turned back into a float model: {shown}{more}. "
+        "Supported are integer weights, and quantizers with constant scales, one for each activation: give the float "
+        "model that it was made from"
     )
 
 
@@ -121,36 +128,30 @@ def _notes(restored: Restored) -> Iterator[str]:
     layers, found = restored.layers, restored.restored_layers
     if found:
         part = "" if found == layers else " in part"
-        own = (
-            f", {_some(restored.dynamic, 'layer')} of them quantized what they read as it came,"
-            if restored.dynamic
-            else ""
-        )
+        dynamic = f" ({restored.dynamic} of them with dynamic quantization)" if restored.dynamic else ""
         yield (
-            f"the file is quantized{part} and was taken as the float model that it stands for: weights of {found} of "
-            f"its {_some(layers, 'layer')}{own} were turned into floats, which lie on the grid that they were rounded "
-            "to (precision that is gone does not come back)"
+            f"the file is quantized{part} and was turned back into a float model: weights of {found} of its "
+            f"{_count(layers, 'layer')}{dynamic} became floats, at the values that they were rounded to"
         )
     if restored.ranges:
-        became = "became the range that it cuts to" if restored.ranges == 1 else "became the ranges that they cut to"
-        needless = f" ({restored.needless} of them cut nothing off)" if restored.needless else ""
+        needless = f"; {restored.needless} of them clipped nothing and were dropped" if restored.needless else ""
         yield (
-            f"{_some(restored.ranges, 'quantizer')} of activations {became}{needless}: limits stay, as they may be all "
-            "that is left of a Relu, and roundings go"
+            f"{_count(restored.ranges, 'quantizer')} of activations became clipping to the quantization range{needless}"
+            ": limits stay, as they may be all that is left of a Relu, and rounding goes"
         )
     if restored.kept:
         names = ", ".join(repr(name) for name in restored.kept)
-        yield f"codes go in or out of the graph and stay what they are, with the quantizers next to them: {names}"
+        yield f"inputs and outputs of the graph that hold integers stay as they are, with their quantizers: {names}"
 
 
 def _warning(restored: Restored, path: Path) -> str | None:
     if not restored.layers or restored.restored_layers < restored.layers:
         return None
     return (
-        f"all layers of {path} were quantized before: compile the float model that it was made from if you have it, "
-        "because what its roundings lost is lost, and ours come on top"
+        f"all layers of {path} were already quantized, and rounding errors add up: compile the float model that it "
+        "was made from, if you have it"
     )
 
 
-def _some(number: int, kind: str) -> str:
+def _count(number: int, kind: str) -> str:
     return f"{number} {kind}{'' if number == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""Does a rewritten graph still compute what the user's file computes? Asked of ONNX Runtime, on random inputs."""
+"""Numerical equivalence check of rewritten models, in ONNX Runtime on random inputs."""
 
 import math
 from collections.abc import Sequence
@@ -13,15 +13,15 @@ from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.metrics import decibels, powers
 
 TOLERANCE = 1e-3
-"""Largest difference, relative to the output's largest magnitude, that rounding may make of a rewritten graph."""
+"""Largest difference, relative to the output's largest magnitude, between models that count as equal."""
 
 _BATCH = 2
 
 
 class Reference:
-    """Outputs of a model on two random batches: normal numbers, and numbers from 0 to 255.
+    """Outputs of a model on two random batches: standard normal, and uniform from 0 to 255.
 
-    RuntimeModelError, from here or from ``difference``, when the runtime cannot load or run a model.
+    The constructor and the methods raise RuntimeModelError where the runtime cannot load or run a model.
     """
 
     def __init__(self, model: onnx.ModelProto, inputs: Sequence[InputSpec], *, seed: int = 0) -> None:
@@ -30,20 +30,24 @@ class Reference:
         self._outputs = self._run(model, None)
 
     def difference(self, model: onnx.ModelProto) -> float:
-        """Largest difference of any output, relative to its largest magnitude; infinite if shapes or NaNs differ."""
+        """Largest difference of any output, relative to its largest magnitude; infinite if shapes or NaNs differ.
+
+        Integer outputs count as equal where at most 1 % of their elements differ: rounding decides near ties of ArgMax.
+        """
         pairs = zip(self._outputs, self._run(model, list(self._outputs[0])), strict=True)
         return max((_difference(one[name], other[name]) for one, other in pairs for name in one), default=0.0)
 
-    def signal_to_noise(self, given: onnx.ModelProto) -> float:
-        """How near a model whose values are rounded comes to this one, in dB: its worst output, on the better batch.
+    def sqnr(self, quantized: onnx.ModelProto) -> float:
+        """SQNR in dB of a quantized model against this one: that of its worst output, on the better batch.
 
-        A batch may be far from what steps were chosen for. Codes count from their mean; places, and an output of
-        nothing but zeros, tell nothing. Infinite where nothing tells, or all is equal.
+        The better batch, because one of them may lie outside the range that the scales were chosen for. Outputs of 8
+        and 16-bit integers are centred first; wider integers (indices) and all-zero outputs are ignored. Infinite where
+        all outputs are ignored or equal.
         """
         ratios = []
-        for one, other in zip(self._run(given, list(self._outputs[0])), self._outputs, strict=True):
-            told = [ratio for name in one if (ratio := _signal_to_noise(one[name], other[name])) is not None]
-            ratios += [min(told)] if told else []
+        for one, other in zip(self._run(quantized, list(self._outputs[0])), self._outputs, strict=True):
+            found = [ratio for name in one if (ratio := _sqnr(one[name], other[name])) is not None]
+            ratios += [min(found)] if found else []
         return max(ratios, default=math.inf)
 
     def _run(self, model: onnx.ModelProto, names: list[str] | None) -> list[dict[str, NDArray[Any]]]:
@@ -59,7 +63,7 @@ def _random(spec: InputSpec, rng: np.random.Generator, *, wide: bool) -> NDArray
     if spec.dtype == np.bool_:
         return rng.integers(0, 2, shape).astype(np.bool_)
     if spec.dtype.itemsize == 1:
-        return rng.integers(0, 128, shape).astype(spec.dtype)  # bytes of an image
+        return rng.integers(0, 128, shape).astype(spec.dtype)  # pixels
     return np.full(shape, int(wide), spec.dtype)  # indices or lengths: small ones are valid almost everywhere
 
 
@@ -67,7 +71,6 @@ def _difference(one: NDArray[Any], other: NDArray[Any]) -> float:
     if one.shape != other.shape:
         return float("inf")
     if not np.issubdtype(one.dtype, np.floating):
-        # rounding may turn a few near ties of an ArgMax over, and no more
         return 0.0 if one.size == 0 or np.mean(one != other) <= 0.01 else float("inf")
     finite = np.isfinite(one)
     if not np.array_equal(one[~finite], other[~finite], equal_nan=True) or not np.isfinite(other[finite]).all():
@@ -77,7 +80,7 @@ def _difference(one: NDArray[Any], other: NDArray[Any]) -> float:
     return float(np.abs(left - right).max(initial=0.0)) / scale
 
 
-def _signal_to_noise(one: NDArray[Any], other: NDArray[Any]) -> float | None:
+def _sqnr(one: NDArray[Any], other: NDArray[Any]) -> float | None:
     if one.shape != other.shape:
         return -math.inf
     floats = np.issubdtype(one.dtype, np.floating)

@@ -1,4 +1,4 @@
-"""What the inputs of a model look like, with the sizes that the user gave for those that the file leaves open."""
+"""Shapes of a model's inputs: given and assumed sizes for those that the file leaves open."""
 
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -12,11 +12,13 @@ from zsq_compile.errors import ConfigError
 
 Shape = tuple[int | None, ...]
 
+_USUAL_SIDE, _USUAL_LENGTH, _USUAL_CHANNELS = 224, 128, 3
+
 
 def settle_inputs(proto: onnx.ModelProto, path: Path, given: Mapping[str, Shape]) -> tuple[InputSpec, ...]:
-    """Write the given sizes into the graph's inputs, and return what the network takes in.
+    """Write the given sizes into the graph's inputs, in place, and return their specs.
 
-    Initializers are taken out of the inputs. Only the batch, axis 0, may stay open.
+    Initializers are removed from the inputs. Only the batch, axis 0, may stay open.
 
     Raises:
         ConfigError: a given shape names no input or contradicts the file, or a size beside the batch is open and none
@@ -65,10 +67,10 @@ def _settle(value: onnx.ValueInfoProto, path: Path, given: Shape | None) -> Inpu
 
 
 def _require_match(name: str, sizes: list[int | None], given: Shape) -> None:
-    model = _text(tuple(sizes))
+    model = describe_shape(tuple(sizes))
     if len(given) != len(sizes):
         raise ConfigError(
-            f"--input-shape gives '{name}' {len(given)} sizes ({_text(given)}), "
+            f"--input-shape gives '{name}' {len(given)} sizes ({describe_shape(given)}), "
             f"but the model takes {len(sizes)} ({model})"
         )
     for axis, (own, size) in enumerate(zip(sizes, given, strict=True)):
@@ -93,22 +95,40 @@ def fix_batch(proto: onnx.ModelProto, inputs: tuple[InputSpec, ...]) -> tuple[In
     )
 
 
+def assume_sizes(proto: onnx.ModelProto, given: Mapping[str, Shape]) -> dict[str, Shape]:
+    """Shapes with usual sizes in open places, by name, of inputs not given that leave more than their batch open."""
+    initializers = {tensor.name for tensor in proto.graph.initializer}
+    assumed: dict[str, Shape] = {}
+    for value in proto.graph.input:
+        tensor = value.type.tensor_type
+        if value.name in initializers or value.name in given:
+            continue
+        sizes: Shape = (None,) * 4
+        if tensor.HasField("shape"):
+            sizes = tuple(dim.dim_value if dim.dim_value > 0 else None for dim in tensor.shape.dim)
+        if None in sizes[1:]:
+            assumed[value.name] = _with_usual_sizes(sizes)
+    return assumed
+
+
+def _with_usual_sizes(shape: Shape) -> Shape:
+    """Fill in all open sizes but the batch."""
+    image: Shape = (None, _USUAL_CHANNELS, _USUAL_SIDE, _USUAL_SIDE)
+    usual = image if len(shape) == 4 else (None, *(_USUAL_LENGTH,) * (len(shape) - 1))
+    return tuple(guess if size is None else size for size, guess in zip(shape, usual, strict=True))
+
+
 def _wanted(specs: list[InputSpec], path: Path) -> str:
-    found = "; ".join(f"'{spec.name}' is {_text(spec.shape)}" for spec in specs)
-    options = " ".join(f'--input-shape "{spec.name}:{_example(spec)}"' for spec in specs)
+    found = "; ".join(f"'{spec.name}' is {describe_shape(spec.shape)}" for spec in specs)
+    options = " ".join(f'--input-shape "{spec.name}:{describe_shape(_with_usual_sizes(spec.shape))}"' for spec in specs)
     return (
         f"{path} leaves sizes of its inputs open that are needed to make data for it ({found}; ? is open). "
         f"Add {options}, with the sizes that the network will be used with"
     )
 
 
-def _example(spec: InputSpec) -> str:
-    """Return a shape as the user would write it, with a usual size for each open one but the batch."""
-    usual = "224" if len(spec.shape) == 4 else "128"
-    return "x".join(str(size) if size is not None else usual if axis else "?" for axis, size in enumerate(spec.shape))
-
-
-def _text(shape: Shape) -> str:
+def describe_shape(shape: Shape) -> str:
+    """Write a shape as ``--input-shape`` takes it, such as ``?x3x224x224``."""
     return "x".join("?" if size is None else str(size) for size in shape) or "a scalar"
 
 

@@ -1,7 +1,8 @@
-"""From a file to a graph that the compiler can work on; what cannot be used is refused in words."""
+"""Load an ONNX file as a graph that the compiler can work on, or say why that is not possible."""
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx
@@ -13,10 +14,10 @@ from passes.normalize.enter_inference import EnterInference
 from passes.normalize.normalize import SimplifierError, normalize, simplified
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.errors import LoadError, UnsupportedModelError
-from zsq_compile.frontend.dequantize import FloatForm, float_form, require_alike
+from zsq_compile.frontend.dequantize import dequantize, require_equivalent
 from zsq_compile.frontend.equivalence import TOLERANCE, Reference
 from zsq_compile.frontend.half_precision import widen_halves
-from zsq_compile.frontend.input_shapes import fix_batch, settle_inputs
+from zsq_compile.frontend.input_shapes import Shape, assume_sizes, describe_shape, fix_batch, settle_inputs
 from zsq_compile.frontend.opset import MINIMUM_OPSET, OpsetError, raise_opset
 from zsq_compile.frontend.read_onnx import has_branches, opset_of, read_model, refuse_branches, require_supported
 
@@ -29,9 +30,11 @@ class LoadedModel:
         path: the user's file.
         original: the user's graph with settled inputs, raised to opset 21 or later: the float reference.
         model: the same in normal form, BatchNormalization kept.
-        inputs: what it takes in.
+        inputs: of the graph, without initializers.
         outputs: names of its outputs.
         opset: of the user's file.
+        operators: number of nodes in the file by operator, the most frequent first.
+        assumed: ``--input-shape`` text by name of each input whose open sizes were assumed.
         notes: what the user should know about the loading.
         warnings: what the user should do about it.
         restored_bytes: size of the float reference, where the file itself is quantized; else None.
@@ -44,70 +47,78 @@ class LoadedModel:
     inputs: tuple[InputSpec, ...]
     outputs: tuple[str, ...]
     opset: int
-    notes: tuple[str, ...]
+    operators: Mapping[str, int] = field(default_factory=dict)
+    assumed: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     restored_bytes: int | None = None
 
 
-def load_model(path: Path, *, input_shapes: Mapping[str, tuple[int | None, ...]] | None = None) -> LoadedModel:
-    """Read a model, raise it to opset 21, and bring it into normal form; one that is quantized becomes float.
-
-    Each step's result is run in ONNX Runtime on random inputs and compared with the file's own outputs: they must agree
-    within ``agreement.TOLERANCE`` of the output's scale. The float form of a quantized file must do what the file does
-    but for its roundings, see ``float_form``.
+def load_model(
+    path: Path,
+    *,
+    input_shapes: Mapping[str, Shape] | None = None,
+    simplify: bool = True,
+    verify: bool = True,
+    assume_open_sizes: bool = False,
+) -> LoadedModel:
+    """Read a model, raise it to opset 21 and normalise it; a quantized model is taken as the float model behind it.
 
     Args:
         path: an .onnx file; weights in external files are read too.
         input_shapes: sizes by input name for those that the file leaves open, batch first, None for an open batch.
+        simplify: run onnxsim first, which imports torch; else only where the graph has no normal form without it.
+        verify: compare every rewritten graph with the file in ONNX Runtime, on random inputs. Outputs must agree to
+            ``equivalence.TOLERANCE`` of their scale; for a file that is quantized, see ``require_equivalent``.
+        assume_open_sizes: assume usual sizes for those that are open and not given, instead of an error.
 
     Raises:
-        LoadError: the file is not an ONNX model that a runtime accepts.
-        UnsupportedModelError: it is, but the compiler cannot work on it.
+        LoadError: the file is not an ONNX model, or (with ``verify``) does not run.
+        UnsupportedModelError: it is a model, but the compiler cannot work on it.
         ConfigError: ``input_shapes`` does not fit the model.
 
     """
     proto = read_model(path)
+    operators = Counter(node.op_type for node in proto.graph.node)
     notes = list(widen_halves(proto))
     opset = opset_of(proto, path)
-    form = float_form(proto, path)
+    form = dequantize(proto, path)
     proto = form.model
     notes += form.notes
     require_supported(proto, path)
-    proto = _without_branches(proto, path)
-    inputs = settle_inputs(proto, path, input_shapes or {})
-    proto = _in_inference(proto, path, notes)
-    inputs, reference = _reference(proto, path, inputs, notes)
-    if form.given is not None:
-        notes.append(_alike(reference, form, path))
-    original = _raised(proto, path, opset, reference, notes)
-    model = _normal(original, path, reference, notes)
+    proto = _decide_branches(proto, path, notes)
+    shapes = dict(input_shapes or {})
+    assumed = assume_sizes(proto, shapes) if assume_open_sizes else {}
+    inputs = settle_inputs(proto, path, {**shapes, **assumed})
+    proto = _enter_inference(proto, path, notes)
+    reference = None
+    if verify:
+        inputs, reference = _run_reference(proto, path, inputs, notes)
+        if form.given is not None:
+            notes.append(require_equivalent(reference, form, path))
+    original = _raise_opset(proto, path, opset, reference, notes)
     return LoadedModel(
         path=path,
         original=original,
-        model=model,
+        model=_normalize(original, path, reference, notes, simplify=simplify),
         inputs=inputs,
         outputs=tuple(value.name for value in original.graph.output),
         opset=opset,
+        operators=dict(sorted(operators.items(), key=lambda item: (-item[1], item[0]))),
+        assumed={name: describe_shape(shape) for name, shape in assumed.items()},
         notes=tuple(notes),
         warnings=() if form.warning is None else (form.warning,),
-        restored_bytes=None if form.given is None else _bytes(original),
+        restored_bytes=None if form.given is None else _count_bytes(original),
     )
 
 
-def _alike(reference: Reference, form: FloatForm, path: Path) -> str:
-    try:
-        return require_alike(reference, form, path)
-    except RuntimeModelError as error:
-        raise LoadError(f"{path} cannot be run: {error}") from error
-
-
-def _bytes(proto: onnx.ModelProto) -> int:
+def _count_bytes(proto: onnx.ModelProto) -> int:
     """Size that a model has as a file, nearly for one that is too large to be written as one."""
     weights = sum(len(tensor.raw_data) for tensor in proto.graph.initializer)
     return int(proto.ByteSize()) if weights < onnx.checker.MAXIMUM_PROTOBUF else weights
 
 
-def _without_branches(proto: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+def _decide_branches(proto: onnx.ModelProto, path: Path, notes: list[str]) -> onnx.ModelProto:
     """Let the simplifier decide branches whose condition is constant; refuse the others."""
     branches = has_branches(proto)
     if not branches:
@@ -118,12 +129,12 @@ def _without_branches(proto: onnx.ModelProto, path: Path) -> onnx.ModelProto:
         decided = proto
     if left := has_branches(decided):
         raise refuse_branches(left, decided, path)
+    notes.append(f"branches with constant conditions were decided: {', '.join(branches)}")
     return decided
 
 
-def _in_inference(proto: onnx.ModelProto, path: Path, notes: list[str]) -> onnx.ModelProto:
-    model = ir.from_proto(proto)
-    outcome = EnterInference().call(model)
+def _enter_inference(proto: onnx.ModelProto, path: Path, notes: list[str]) -> onnx.ModelProto:
+    outcome = EnterInference().call(ir.from_proto(proto))
     if outcome.refusals:
         first = outcome.refusals[0]
         raise UnsupportedModelError(
@@ -139,10 +150,10 @@ def _in_inference(proto: onnx.ModelProto, path: Path, notes: list[str]) -> onnx.
     return ir.to_proto(outcome.model)
 
 
-def _reference(
+def _run_reference(
     proto: onnx.ModelProto, path: Path, inputs: tuple[InputSpec, ...], notes: list[str]
 ) -> tuple[tuple[InputSpec, ...], Reference]:
-    """Run the user's graph; a batch that is declared open and is not becomes fixed."""
+    """Run the user's graph; where it fails with an open batch, fix the batch to 1."""
     try:
         return inputs, Reference(proto, inputs)
     except RuntimeModelError as error:
@@ -157,11 +168,13 @@ def _reference(
     return fixed, reference
 
 
-def _raised(proto: onnx.ModelProto, path: Path, opset: int, reference: Reference, notes: list[str]) -> onnx.ModelProto:
+def _raise_opset(
+    proto: onnx.ModelProto, path: Path, opset: int, reference: Reference | None, notes: list[str]
+) -> onnx.ModelProto:
     advice = f"export the model with opset {MINIMUM_OPSET}"
     try:
         raised = raise_opset(proto, opset)
-        difference = reference.difference(raised)
+        difference = 0.0 if reference is None else reference.difference(raised)
     except (OpsetError, RuntimeModelError) as error:
         raise UnsupportedModelError(
             f"{path} cannot be raised from opset {opset} to {MINIMUM_OPSET}: {error}; {advice}"
@@ -176,19 +189,22 @@ def _raised(proto: onnx.ModelProto, path: Path, opset: int, reference: Reference
     return raised
 
 
-def _normal(original: onnx.ModelProto, path: Path, reference: Reference, notes: list[str]) -> ir.Model:
-    """Normalise with the simplifier, and without it if what comes out is not right."""
-    for simplify in (True, False):
+def _normalize(
+    original: onnx.ModelProto, path: Path, reference: Reference | None, notes: list[str], *, simplify: bool
+) -> ir.Model:
+    """Normalise with the simplifier as asked, and the other way round if what comes out is not right."""
+    for simplifying in (simplify, not simplify):
         try:
-            model = normalize(ir.from_proto(original), simplify=simplify)
+            model = normalize(ir.from_proto(original), simplify=simplifying)
             check(model, Door.NORMALIZED)
-            difference = reference.difference(ir.to_proto(model))
+            difference = 0.0 if reference is None else reference.difference(ir.to_proto(model))
         except (SimplifierError, IllegalGraphError, RuntimeModelError) as error:
             reason = str(error)
         else:
             if difference <= TOLERANCE:
                 return model
             reason = f"its outputs differ by {difference:.1e} of their scale from the file's"
-        if simplify:
-            notes.append(f"the simplified graph was not used: {reason}")
+        if simplifying is simplify:
+            used = "the simplified graph was not used" if simplify else "the graph had to be simplified, which is slow"
+            notes.append(f"{used}: {reason}")
     raise UnsupportedModelError(f"{path} cannot be brought into normal form: {reason}")

@@ -1,4 +1,4 @@
-"""From bytes to a model that could be compiled, or the reason in words why it could not."""
+"""Read an ONNX file, and refuse what cannot be compiled, with the reason."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ def read_model(path: Path) -> onnx.ModelProto:
     if proto.functions:
         proto = onnx.inliner.inline_local_functions(proto)
     for holder in (*proto.opset_import, *_nodes(proto.graph)):
-        if holder.domain == "ai.onnx":  # its long name; everything below knows the short one
+        if holder.domain == "ai.onnx":  # the long name of the same domain
             holder.domain = ""
     return proto
 
@@ -62,7 +62,7 @@ def _read_external_data(proto: onnx.ModelProto, path: Path) -> None:
         files = sorted({entry.value for tensor in _external(proto) for entry in tensor if entry.key == "location"})
         raise LoadError(
             f"{path} keeps its weights in {', '.join(files) or 'other files'}, "
-            f"which must lie beside it and be whole: {error}"
+            f"which must be complete and in its folder: {error}"
         ) from error
 
 
@@ -71,18 +71,18 @@ def _external(proto: onnx.ModelProto) -> list[list[onnx.StringStringEntryProto]]
 
 
 def opset_of(proto: onnx.ModelProto, path: Path) -> int:
-    """Version of ONNX's operators that the model uses.
+    """Opset of ONNX's own operators.
 
     Raises:
-        LoadError: it names none, or one that is older than 7 or newer than this program's ONNX.
+        LoadError: there is none, or one that is older than 7 or newer than this program's ONNX.
 
     """
     versions = [int(entry.version) for entry in proto.opset_import if entry.domain in _STANDARD]
     newest = int(onnx.defs.onnx_opset_version())
     if not versions:
         raise LoadError(
-            f"{path} does not say which version of the operators it uses (opset_import is missing), so no runtime can "
-            "tell what its nodes mean: export it again, or add the version that it was exported with"
+            f"{path} has no opset_import, so the version of its operators is unknown: export it again, or add the "
+            "opset that it was exported with"
         )
     if versions[0] < OLDEST_OPSET:
         raise LoadError(f"{path} uses opset {versions[0]}; wanted {OLDEST_OPSET} or later: export it again")
@@ -95,10 +95,10 @@ def opset_of(proto: onnx.ModelProto, path: Path) -> int:
 
 
 def require_supported(proto: onnx.ModelProto, path: Path) -> None:
-    """Refuse what the compiler cannot work on, of a model whose quantizers were taken out (``float_form``).
+    """Refuse what the compiler cannot work on, in a model without quantizers (see ``dequantize``).
 
     Raises:
-        UnsupportedModelError: foreign operators, weights or inputs that are not float32, or inputs that are no tensors.
+        UnsupportedModelError: operators of other domains, float64 weights or inputs, or inputs that are no tensors.
 
     """
     foreign = Counter(f"{node.domain}.{node.op_type}" for node in _nodes(proto.graph) if node.domain)
@@ -114,12 +114,12 @@ def require_supported(proto: onnx.ModelProto, path: Path) -> None:
             raise UnsupportedModelError(f"input '{value.name}' of {path} is not a tensor, and only tensors can be fed")
         if value.type.tensor_type.elem_type == onnx.TensorProto.STRING:
             raise UnsupportedModelError(
-                f"input '{value.name}' of {path} takes text: cut the part that takes numbers out"
+                f"input '{value.name}' of {path} takes strings: extract the part of the model that takes numbers"
             )
 
 
 def is_quantized(proto: onnx.ModelProto) -> bool:
-    """Whether any node computes in integers or unpacks them; one of a foreign domain may, and counts."""
+    """Whether any node quantizes, dequantizes or computes in integers; nodes of other domains may, and count."""
     return any(node.op_type in _QUANTIZED or node.domain not in _STANDARD for node in _nodes(proto.graph))
 
 
@@ -152,21 +152,23 @@ def has_branches(proto: onnx.ModelProto) -> Counter[str]:
 def refuse_branches(branches: Counter[str], proto: onnx.ModelProto, path: Path) -> UnsupportedModelError:
     """Say why a graph with control flow cannot be compiled."""
     outside = sum(node.op_type in _WEIGHTED for node in proto.graph.node)
-    amount = f"and {outside} of its layers outside of them" if outside else "and not one layer outside of them"
     return UnsupportedModelError(
-        f"{path} decides at run time what to compute: it has graphs inside of {_list(branches)}, {amount}. Wanted one "
-        "graph without branches: export the model with fixed settings (one sampling rate, no optional inputs), or "
-        "the branch that you need"
+        f"{path} contains control flow ({_list(branches)}), with {outside} of its layers outside: export it without, "
+        "with fixed settings (one sampling rate, no optional inputs), or export the branch that you need"
     )
 
 
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """All nodes, those of inner graphs included."""
+def walk_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """Yield a graph and the graphs inside its nodes, at any depth."""
+    yield graph
     for node in graph.node:
-        yield node
         for attribute in node.attribute:
             for inner in (attribute.g, *attribute.graphs) if attribute.HasField("g") or attribute.graphs else ():
-                yield from _nodes(inner)
+                yield from walk_graphs(inner)
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    return (node for one in walk_graphs(graph) for node in one.node)
 
 
 def _list(counts: Counter[str]) -> str:

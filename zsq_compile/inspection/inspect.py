@@ -20,7 +20,7 @@ from passes.quantize.prepare_float import folded
 from zsq_compile.batchnorm.find_statistics import KnownStatistics, search_statistics
 from zsq_compile.errors import ConfigError
 from zsq_compile.files import file_bytes
-from zsq_compile.frontend.quick_loading import QuickModel, load_quickly
+from zsq_compile.frontend.load import LoadedModel, load_model
 from zsq_compile.inspection.advice import warnings_of
 from zsq_compile.inspection.estimates import Estimate, estimated_bytes, estimated_seconds
 from zsq_compile.inspection.findings import FloatNodes, InputFacts, Inspection, PlacementFacts, StatisticsFacts
@@ -66,27 +66,27 @@ def inspect_model(
         goal = load_target(target)
     except TargetError as error:
         raise ConfigError(str(error)) from error
-    quick = load_quickly(path, input_shapes=input_shapes)
+    loaded = load_model(path, input_shapes=input_shapes, simplify=False, verify=False, assume_open_sizes=True)
     rng = np.random.default_rng(0)
-    sought = search_statistics(quick.model, path, checkpoint=checkpoint, bn_stats=bn_stats, progress=Silent())
-    statistics, work = sought.statistics, count_work(quick.model)
-    contract = quick_contract(quick.model, statistics, quick.inputs, rng)
-    network = folded(quick.model, statistics, equalize=False)
+    sought = search_statistics(loaded.model, path, checkpoint=checkpoint, bn_stats=bn_stats, progress=Silent())
+    statistics, work = sought.statistics, count_work(loaded.model)
+    contract = quick_contract(loaded.model, statistics, loaded.inputs, rng)
+    network = folded(loaded.model, statistics, equalize=False)
     plans = {bits: place_quantizers(network, goal, bits=bits) for bits in _ESTIMATED_BITS}
-    seen = _seen_ranges(network, plans[8], quick, contract, work, rng)
+    seen = _seen_ranges(network, plans[8], loaded, contract, work, rng)
     whole = path.stat().st_size
     if whole < 4 * work.parameters:  # there may be weights beside it; finding out reads the file once more
         whole = file_bytes(path)
-    inputs, known, placement = _inputs(quick), _statistics(sought), _placement(network, plans[8], goal)
+    inputs, known, placement = _inputs(loaded), _statistics(sought), _placement(network, plans[8], goal)
     dead = find_dead_channels(network)
     risks, conflicts = find_bias_risks(network, plans[8], seen.ranges), find_scale_conflicts(plans[8], seen.ranges)
     return Inspection(
         model=path,
         bytes=whole,
-        opset=quick.opset,
-        operators=quick.operators,
+        opset=loaded.opset,
+        operators=tuple(loaded.operators.items()),
         inputs=inputs,
-        outputs=quick.outputs,
+        outputs=loaded.outputs,
         work=work,
         statistics=known,
         contract=contract,
@@ -95,9 +95,9 @@ def inspect_model(
         dead_channels=dead,
         bias_risks=risks,
         scale_conflicts=conflicts,
-        estimates=_estimates(network, plans, goal, quick, work, whole, synthesized=bool(statistics.usable)),
-        notes=quick.notes,
-        warnings=quick.warnings + warnings_of(inputs, known, contract, placement, dead, risks, conflicts),
+        estimates=_estimates(network, plans, goal, loaded, work, whole, synthesized=bool(statistics.usable)),
+        notes=loaded.notes,
+        warnings=loaded.warnings + warnings_of(inputs, known, contract, placement, dead, risks, conflicts),
         seconds=time.perf_counter() - started,
     )
 
@@ -113,7 +113,7 @@ class _Seen:
 def _seen_ranges(
     network: ir.Model,
     plan: QuantizationPlan,
-    quick: QuickModel,
+    loaded: LoadedModel,
     contract: QuickContract | None,
     work: Work,
     rng: np.random.Generator,
@@ -121,7 +121,7 @@ def _seen_ranges(
     """Run the float network on one made up sample and look at every value that would be quantized."""
     if work.multiplications > _MOST_WORK or work.elements > _MOST_ELEMENTS:
         return _Seen(ranges={}, words="not looked at: the network is too large to be run in a moment")
-    feeds = made_up_inputs(quick.inputs, 1, rng)
+    feeds = made_up_inputs(loaded.inputs, 1, rng)
     if feeds is None:
         return _Seen(ranges={}, words="not looked at: there is an input that takes no floats, and cannot be made up")
     if contract is not None:
@@ -134,15 +134,15 @@ def _seen_ranges(
         return _Seen(ranges={}, words=f"not looked at: the network does not run on a made up sample ({first})")
 
 
-def _inputs(quick: QuickModel) -> tuple[InputFacts, ...]:
+def _inputs(loaded: LoadedModel) -> tuple[InputFacts, ...]:
     return tuple(
         InputFacts(
             name=spec.name,
             shape=tuple("?" if size is None else size for size in spec.shape),
             dtype=spec.dtype.name,
-            assumed=quick.assumed.get(spec.name),
+            assumed=loaded.assumed.get(spec.name),
         )
-        for spec in quick.inputs
+        for spec in loaded.inputs
     )
 
 
@@ -200,7 +200,7 @@ def _estimates(
     network: ir.Model,
     plans: Mapping[int, QuantizationPlan],
     target: Target,
-    quick: QuickModel,
+    loaded: LoadedModel,
     work: Work,
     whole: int,
     *,
@@ -214,7 +214,7 @@ def _estimates(
             bits=bits,
             bytes=size,
             share=size / before,
-            seconds=estimated_seconds(work, quick.inputs, bits=bits, synthesized=synthesized),
+            seconds=estimated_seconds(work, loaded.inputs, bits=bits, synthesized=synthesized),
             usual=usual_agreement(bits, depthwise=has_depthwise(network)) if may_classify(network) else None,
         )
         for bits, size in estimated_bytes(network, plans, target).items()

@@ -13,9 +13,9 @@ from passes.emit.emit import emitted_bytes
 from passes.quantize.place_quantizers import place_quantizers
 from tests import models
 from tests.quantizing import prepare
+from tests.zsq_compile.frontend.quick import load_quickly
 from zsq_compile.config.compile import CompileConfig, QuantizationConfig
 from zsq_compile.data.input_spec import InputSpec
-from zsq_compile.frontend.quick_loading import load_quickly
 from zsq_compile.inspection.estimates import estimated_bytes, estimated_seconds, sample_count
 from zsq_compile.stages.calibration_data import _default_count
 

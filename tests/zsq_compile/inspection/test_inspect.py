@@ -240,7 +240,7 @@ def test_the_graph_that_is_looked_at_is_planned_like_the_one_that_is_compiled() 
     from passes.batchnorm.harvest_batchnorm import harvest_batchnorm
     from passes.quantize.place_quantizers import place_quantizers
     from passes.quantize.prepare_float import folded
-    from zsq_compile.frontend.quick_loading import load_quickly
+    from tests.zsq_compile.frontend.quick import load_quickly
 
     path, target = ASSETS / "imagenet" / "mobilenetv1_075_bn.onnx", load_target("ort_cpu")
     plans = []

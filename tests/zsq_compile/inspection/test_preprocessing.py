@@ -8,10 +8,10 @@ import torch
 
 from passes.batchnorm.harvest_batchnorm import harvest_batchnorm
 from tests import models
+from tests.zsq_compile.frontend.quick import load_quickly
 from zsq_compile.data.conventions import Convention, usual_conventions
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.frontend.quick_loading import load_quickly
 from zsq_compile.inspection.natural_images import natural_fields
 from zsq_compile.inspection.preprocessing import QuickContract, quick_contract
 from zsq_compile.synthesis.preprocessing.infer import candidate_contracts, infer_contract

@@ -253,7 +253,7 @@ def test_a_float_model_and_one_without_a_version_are_refused_in_words(model, tmp
     proto = onnx.load(model)
     del proto.opset_import[:]
     (tmp_path / "old.onnx").write_bytes(proto.SerializeToString())
-    with pytest.raises(LoadError, match="does not say which version of the operators it uses"):
+    with pytest.raises(LoadError, match="no opset_import"):
         build_package(tmp_path / "old.onnx", tmp_path / "no.zsq")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["float.onnx", "old.onnx"]
 
