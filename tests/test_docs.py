@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from backends.session import open_session
-from zsq_compile.cli import compile as cli
+from zsq_compile.cli import entry as cli
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "calibration-data.md"

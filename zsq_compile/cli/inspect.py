@@ -1,52 +1,43 @@
-"""``zsq-compile inspect``: what a model has in store, before the long job."""
+"""``zsq-compile inspect``: what compiling a model would meet, before the long job."""
 
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import typer
-from rich.console import Console
-
-import zsq_compile.cli.options as given
-from zsq_compile.cli.command import SETTINGS, guarded, print_json
-from zsq_compile.cli.overrides import build_config
-
-inspect_app = typer.Typer(add_completion=False, context_settings=SETTINGS)
-
-_EPILOG = (
-    "Nothing is written. What would stop the compilation altogether is an error here too. Exit codes: 0 looked at; the "
-    "others are those of zsq-compile --help."
-)
+from zsq_compile.cli.command import Answer, Call, Command
+from zsq_compile.cli.options import CommandOptions
 
 
-@inspect_app.command(epilog=_EPILOG)
-def inspect_command(
-    context: typer.Context,
-    model: given.Model,
-    target: given.Target = None,
-    input_shape: given.InputShape = None,
-    checkpoint: given.Checkpoint = None,
-    bn_stats: given.BnStats = None,
-    json_wanted: given.Json = False,
-    quiet: given.Quiet = False,
-    verbose: given.Verbose = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InspectOptions(CommandOptions):
+    """What inspecting takes.
+
+    Attributes:
+        quiet: print errors and warnings, and nothing else.
+
+    """
+
+
+def inspect_command(call: Call[InspectOptions]) -> Answer:
     """Look at a float ONNX model: statistics, input, what stays float and why, risks, size and time at 8 and 4 bits."""
-    with guarded(json_wanted, quiet, verbose):
-        settings = build_config(context.params)
-        from zsq_compile.inspection.inspect import inspect_model
+    from zsq_compile.cli.inspection_table import print_inspection
+    from zsq_compile.inspection.inspect import inspect_model
 
-        found = inspect_model(
-            Path(model),
-            target=settings.target,
-            input_shapes=settings.input.shapes,
-            checkpoint=checkpoint,
-            bn_stats=bn_stats,
-        )
-    if json_wanted:
-        print_json({**found.to_json(), "exit_code": 0})
-    elif quiet:
-        for text in found.warnings:
-            typer.echo(text)
-    else:
-        from zsq_compile.cli.inspection_table import print_inspection
+    config = call.config
+    found = inspect_model(
+        call.options.model,
+        target=config.target,
+        input_shapes=config.input.shapes,
+        checkpoint=None if config.checkpoint is None else Path(config.checkpoint),
+        bn_stats=None if config.bn_stats is None else Path(config.bn_stats),
+    )
+    return Answer(plain=found.to_json, brief=found.warnings, table=partial(print_inspection, found=found))
 
-        print_inspection(Console(), found)
+
+COMMAND = Command(
+    own=InspectOptions,
+    configured=("target", "input_shape", "checkpoint", "bn_stats"),
+    work=inspect_command,
+    epilog="Nothing is written. What would stop the compilation altogether is an error here too. Exit codes: 0 looked "
+    "at; the others are those of zsq-compile --help.",
+)

@@ -2,12 +2,34 @@
 
 import math
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from zsq_compile.errors import ConfigError
 
 Shape = tuple[int | None, ...]
 """Sizes of one network input, batch first; None is a size that stays dynamic."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bounds:
+    """Numbers that are allowed: finite, from low to high, and greater than ``above``; the hint ends a refusal."""
+
+    low: float = -math.inf
+    above: float = -math.inf
+    high: float = math.inf
+    hint: str = ""
+
+    def __str__(self) -> str:
+        """Say them, as in ``of at least 0 and of at most 1``; empty where all finite numbers are allowed."""
+        limits = (("of at least", self.low), ("above", self.above), ("of at most", self.high))
+        words = (f"{word} {limit:g}" if isinstance(limit, float) else f"{word} {limit}" for word, limit in limits)
+        return " and ".join(said for said in words if not said.endswith("inf"))
+
+    def allow(self, value: float) -> bool:
+        """Whether a number is one of them."""
+        return math.isfinite(value) and self.low <= value <= self.high and value > self.above
 
 
 def require_choice(name: str, value: object, choices: Collection[object]) -> None:
@@ -16,27 +38,18 @@ def require_choice(name: str, value: object, choices: Collection[object]) -> Non
         raise ConfigError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")
 
 
-def require_count(name: str, value: int | None) -> None:
+def require_count(name: str, value: object) -> None:
     """Raise ConfigError unless the value is a whole number of at least 1, or None."""
-    if value is None:
-        return
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}")
+    if value is not None:
+        require_number(name, value, Bounds(low=1), whole=True)
 
 
-def require_number(
-    name: str, value: float, *, low: float = -math.inf, above: float = -math.inf, high: float = math.inf, hint: str = ""
-) -> None:
-    """Raise ConfigError unless the value is finite, in [low, high] and greater than ``above``."""
-    if isinstance(value, int | float) and math.isfinite(value) and low <= value <= high and value > above:
-        return
-    bounds = [f"of at least {low:g}"] * (low > -math.inf) + [f"above {above:g}"] * (above > -math.inf)
-    bounds += [f"of at most {high:g}"] * (high < math.inf)
-    raise ConfigError(
-        f"{name} must be a finite number {' and '.join(bounds)}".rstrip()
-        + f", got {value!r}"
-        + (f"; {hint}" if hint else "")
-    )
+def require_number(name: str, value: Any, bounds: Bounds, *, whole: bool = False) -> None:
+    """Raise ConfigError unless the value is a number within the bounds, and whole where that is asked for."""
+    fits = isinstance(value, int) and not isinstance(value, bool) if whole else isinstance(value, int | float)
+    if not fits or not bounds.allow(value):
+        wanted = f"a {'whole' if whole else 'finite'} number {bounds}".rstrip()
+        raise ConfigError(f"{name} must be {wanted}, got {value!r}" + (f"; {bounds.hint}" if bounds.hint else ""))
 
 
 def parse_size(text: str) -> int | float:

@@ -6,12 +6,11 @@ is refused in the same words on all three ways in. Each stage receives its own s
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from zsq_compile.config.checks import (
+    Bounds,
     Shape,
-    require_choice,
-    require_count,
     require_mixed_goal,
     require_number,
     require_one_source,
@@ -19,8 +18,23 @@ from zsq_compile.config.checks import (
 )
 from zsq_compile.config.conditional_generators import AdadfqConfig, ConditionalConfig, GdfqConfig, ZsCganConfig
 from zsq_compile.config.distillation import DistillConfig, require_source
-from zsq_compile.config.generators import DsgConfig, IntraqConfig, ZeroqConfig
+from zsq_compile.config.fields import (
+    DATA,
+    INPUT,
+    PRECISION,
+    RESULT,
+    RUN,
+    Choices,
+    Count,
+    Option,
+    Positive,
+    Share,
+    Weight,
+    check_fields,
+)
+from zsq_compile.config.generators import DescentConfig, DsgConfig, IntraqConfig, ZeroqConfig
 from zsq_compile.config.genie import GenieConfig
+from zsq_compile.config.units import parse_bytes, parse_named_shape, parse_numbers, parse_seconds
 from zsq_compile.errors import ConfigError
 
 Effort = Literal["fast", "balanced", "best"]
@@ -34,6 +48,9 @@ LearnedRounding = Literal["adaround", "genie-m", "lsq"]
 
 WIDTHS = (8, 4, 3, 2)
 """Widths in bits that weights and activations can be given."""
+
+Width = Annotated[int, Choices(WIDTHS)]
+Numbers = Annotated[tuple[float, ...], Option(panel=INPUT, metavar="A,B,C", default="inferred", read=parse_numbers)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +67,7 @@ class NoiseConfig:
 
     def __post_init__(self) -> None:
         """Check the values; ConfigError when one is wrong."""
-        require_choice("generator.distribution", self.distribution, get_args(Distribution))
+        check_fields(self, "generator")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,11 +76,10 @@ class PriorConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PixelsConfig:
+class PixelsConfig(DescentConfig):
     """Calibrate on images whose pixels are optimised until the network's batch normalisation statistics come out.
 
     Attributes:
-        iterations: optimiser steps per batch. None, the default, takes them from the effort and the cost of the model.
         learning_rate: step of the optimiser, in units of a pixel range of 1. 0.05 crosses the range in about 20 steps,
             slow enough for the deep layers' statistics to follow.
         class_weight: weight of a classification loss towards random classes; 0, the default, leaves classes alone,
@@ -73,17 +89,8 @@ class PixelsConfig:
 
     """
 
-    iterations: int | None = None
-    learning_rate: float = 0.05
-    class_weight: float = 0.0
-    batch_size: int | None = None
-
-    def __post_init__(self) -> None:
-        """Check the values; ConfigError when one is wrong."""
-        require_count("generator.iterations", self.iterations)
-        require_count("generator.batch_size", self.batch_size)
-        require_number("generator.learning_rate", self.learning_rate, above=0.0)
-        require_number("generator.class_weight", self.class_weight, low=0.0)
+    learning_rate: Positive = 0.05
+    class_weight: Weight = 0.0
 
 
 GeneratorConfig = (
@@ -99,8 +106,6 @@ GeneratorConfig = (
     | AdadfqConfig
 )
 """How calibration data is made; the type chooses the algorithm."""
-
-SynthesisConfig = GeneratorConfig
 
 GENERATORS: Mapping[str, type[GeneratorConfig]] = {
     "noise": NoiseConfig,
@@ -122,18 +127,25 @@ class InputConfig:
     """What the network expects at its inputs; whatever is left out is read from the model or inferred.
 
     Attributes:
-        shapes: sizes by input name, batch first, None for dynamic. Needed only where the model leaves sizes open.
-        mean: per channel, subtracted from pixels in [0, 1]. None lets the contract be inferred.
-        std: per channel, divides what is left; given if and only if ``mean`` is.
-        input_range: (lowest, highest) number that a pixel becomes, such as (0, 255) or (-1, 1); instead of mean and
-            std.
+        shapes: sizes of an input, batch first, ? for dynamic; once for each input whose sizes the model leaves open. In
+            Python sizes by input name, None for dynamic.
+        mean: mean of each channel of pixels in 0..1, such as .485,.456,.406; given if and only if ``std`` is. None lets
+            the preprocessing be inferred.
+        std: standard deviation of each channel of pixels in 0..1, such as .229,.224,.225; given if and only if ``mean``
+            is.
+        input_range: input values of black and white pixels, such as 0,255 or -1,1; instead of ``mean`` and ``std``.
 
     """
 
-    shapes: Mapping[str, Shape] = field(default_factory=dict)
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    input_range: tuple[float, float] | None = None
+    shapes: Annotated[
+        Mapping[str, Shape],
+        Option(panel=INPUT, names=("--input-shape",), metavar="NAME:1x3x224x224", read=parse_named_shape),
+    ] = field(default_factory=dict)
+    mean: Numbers | None = None
+    std: Numbers | None = None
+    input_range: Annotated[
+        tuple[float, float] | None, Option(panel=INPUT, metavar="LOW,HIGH", default="inferred", read=parse_numbers)
+    ] = None
 
     def __post_init__(self) -> None:
         """Check the values; ConfigError when one is wrong."""
@@ -154,17 +166,17 @@ class InputConfig:
                 f"input.mean and input.std need one number per channel each, got {len(mean)} and {len(std)}"
             )
         for position, value in enumerate(mean):
-            require_number(f"input.mean[{position}]", value)
+            require_number(f"input.mean[{position}]", value, Bounds())
         for position, value in enumerate(std):
-            require_number(f"input.std[{position}]", value, above=0.0)
+            require_number(f"input.std[{position}]", value, Bounds(above=0.0))
 
     @staticmethod
     def _check_range(input_range: tuple[float, float]) -> None:
         if len(input_range) != 2:
             raise ConfigError(f"input.input_range needs two numbers, lowest and highest, got {len(input_range)}")
         low, high = input_range
-        require_number("input.input_range[0]", low)
-        require_number("input.input_range[1]", high, above=low)
+        require_number("input.input_range[0]", low, Bounds())
+        require_number("input.input_range[1]", high, Bounds(above=low))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -172,132 +184,129 @@ class QuantizationConfig:
     """How numbers become integers.
 
     Attributes:
-        bits: width of weights in bits. 8 by default: no model that we know of loses from it.
-        act_bits: width in bits of the activations that weights multiply; what is only added keeps 8. 8 by default:
-            runtimes are fastest there; fewer bits save no time today.
-        edge_bits: width of the first and the last layer's weights, where it is more than ``bits``, and of what the
-            first layer hands on, where it is more than ``act_bits``. What enters these layers keeps 8 bits. None, the
+        bits: bits of weights. 8 by default: no model that we know of loses from it.
+        act_bits: bits of the activations that weights multiply; what is only added keeps 8. 8 by default: runtimes are
+            fastest there; fewer bits save no time today.
+        edge_bits: bits of the first and the last layer's weights, where that is more than ``bits``, and of the first
+            layer's output, where that is more than ``act_bits``. What enters these layers keeps 8 bits. None, the
             default, is 8, because they often cost the most accuracy; ``mixed`` measures that, and keeps to a number
             only.
-        calibration_method: how an activation range is read off the calibration data. ``mse`` by default: it gives up
-            rare extremes where that lowers the total error.
+        calibration_method: how activation ranges are chosen. ``mse`` by default: it gives up rare extremes where that
+            lowers the total error.
         bias_correction: how the mean error of quantized weights is taken back out of the biases. ``auto`` uses the
             closed form where batch normalisation gives the moments and the calibration data where it does not. Blocks
             that are learned start from it, and learn their biases along.
-        rounding: ``gptq`` rounds weights one column after the other and lets those to come make up for the error, as
-            the second moments of the layer's inputs on the calibration data tell; ``nearest`` and ``squant`` look at no
-            data, and ``squant`` makes the rounding errors of each kernel and each channel cancel. The others start from
-            gptq and learn, block by block, wherever there are fewer than 8 bits: ``adaround`` the codes, ``genie-m``
-            codes and steps, both by soft rounding, ``lsq`` codes and steps straight through the rounding. None, the
-            default, takes gptq at the effort ``fast`` and lsq above.
-        equalize: even the channel ranges of one layer out against those of the next before anything is quantized. Off
-            by default: with a scale per channel it changed agreement by less than the noise on four networks, and lost
-            a little of every layer's accuracy. For targets with one scale per tensor.
-        weight_scales: ``mse`` searches the scale of each output channel, ``minmax`` takes its largest weight.
+        rounding: how weights become integers: ``gptq`` lets the other weights of a channel make up for each one's
+            error; ``squant``, without data, only makes the errors of a channel cancel; ``adaround``, ``genie-m`` and
+            ``lsq`` learn on from ``gptq``, block by block, below 8 bits. ``nearest`` looks at no data either; gptq
+            looks at the second moments of the layer's inputs. ``adaround`` learns the codes, ``genie-m`` codes and
+            scales, both by soft rounding, ``lsq`` codes and scales straight through the rounding. None, the default,
+            takes gptq at the effort ``fast`` and lsq above.
+        equalize: even out channel ranges between layers before anything is quantized; for targets with one weight scale
+            per tensor. Off by default: with a scale per channel it changed agreement by less than the noise on four
+            networks, and lost a little of every layer's accuracy.
+        weight_scales: how the scale of each output channel is chosen: ``mse`` searches it, ``minmax`` takes the
+            channel's largest weight.
         quantize_outputs: also quantize the graph outputs. Off by default: quantized logits clip the top classes.
 
     """
 
-    bits: int = 8
-    act_bits: int = 8
-    edge_bits: int | None = None
-    calibration_method: CalibrationMethod = "mse"
-    bias_correction: BiasCorrection = "auto"
-    rounding: Rounding | None = None
-    equalize: bool = False
+    bits: Annotated[Width, Option(panel=PRECISION)] = 8
+    act_bits: Annotated[Width, Option(panel=PRECISION)] = 8
+    edge_bits: Annotated[Width | None, Option(panel=PRECISION, default="8; none with ``mixed``")] = None
+    calibration_method: Annotated[CalibrationMethod, Option(panel=PRECISION)] = "mse"
+    bias_correction: Annotated[BiasCorrection, Option(panel=PRECISION)] = "auto"
+    rounding: Annotated[Rounding | None, Option(panel=PRECISION, default="gptq at the effort fast, else lsq")] = None
+    equalize: Annotated[bool, Option(panel=PRECISION)] = False
     weight_scales: WeightScales = "mse"
     quantize_outputs: bool = False
 
     def __post_init__(self) -> None:
         """Check the values; ConfigError when one is wrong."""
-        for name in ("bits", "act_bits") if self.edge_bits is None else ("bits", "act_bits", "edge_bits"):
-            require_choice(f"quantization.{name}", getattr(self, name), WIDTHS)
-        require_choice("quantization.calibration_method", self.calibration_method, get_args(CalibrationMethod))
-        require_choice("quantization.bias_correction", self.bias_correction, get_args(BiasCorrection))
-        if self.rounding is not None:
-            require_choice("quantization.rounding", self.rounding, get_args(Rounding))
-        require_choice("quantization.weight_scales", self.weight_scales, get_args(WeightScales))
+        check_fields(self, "quantization")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CompileConfig:
-    """All that one compilation can be told.
+    """All settings of one compilation.
 
     Attributes:
         input: what the network expects at its inputs.
-        generator: how calibration data is made. None, the default, takes ``pixels`` where batch normalisation
-            statistics are there to be matched and ``prior`` where they are not.
+        generator: how calibration data is made: ``auto`` takes pixels where the model has batch normalisation and prior
+            where it has none; zeroq, dsg and intraq are published baselines; zs-cgan, gdfq and adadfq learn one network
+            for all images and know their classes, and adadfq learns against a quantized network. None, the default, is
+            ``auto``.
         quantization: how numbers become integers.
-        distill: train the whole quantized network towards the float one at the end. None, the default, does not.
-        checkpoint: file of the trained tensors (.pt, .pth, .th, .safetensors), which tells what was folded away.
-        bn_stats: file of ``zsq-compile harvest``, instead of it.
-        target: name of a shipped target or path of a target's TOML file.
-        samples: calibration samples to make. None, the default, takes the number from the effort.
-        low_pass: frequency in cycles per pixel where a Gaussian low-pass filter over the finished images lets 61 % of
-            the amplitude through, as SynQ has it (0.36 there at 224 pixels); lower is stronger. None, the default, is
-            no filter.
+        distill: train the whole quantized network towards the float one at the end; worth its time below 4 bits. None,
+            the default, does not.
+        checkpoint: file of the trained network's tensors (a state_dict, or safetensors), which gives the batch
+            normalisation statistics that the export folded away; no code in the file is run. Not together with
+            ``bn_stats``.
+        bn_stats: file that ``zsq-compile harvest`` wrote from the same network before its batch normalisation was
+            folded away, which gives the statistics. Not together with ``checkpoint``.
+        target: what the model is to run on: a name, a target file of your own, or auto for this machine.
+        samples: number of calibration samples to make. None, the default, takes it from the effort.
+        low_pass: frequency where a Gaussian low-pass filter over the finished images lets 61 % of the amplitude
+            through; lower is stronger, 0.36 is usual. As SynQ has it, which takes 0.36 at 224 pixels. None, the
+            default, is no filter.
         confident_share: share of the samples, 0 to 1, that are moved until a classifier is sure of what it sees in
             them, so that its outputs reach farther, as on real images. None, the default, is an eighth where the data
             goes to other quantizers (``synth``), which quantize outputs, and 0 in a compilation, which leaves them
             float.
-        effort: time against accuracy; ``balanced`` is meant for every day. ``fast`` learns nothing, it only computes.
-        time_budget: seconds that the whole compilation may take; learning takes what is left of them. None, the
-            default, lets the effort decide, and only then do the same seeds give the same bytes.
-        memory: bytes of activations that are held in memory while blocks are learned; what is more goes to files.
-        device: where data is made and where learning and distilling run: ``cuda``, ``cpu``, or ``auto``, which takes
-            cuda where there is such a device. All else runs on the processor.
-        seed: start of all randomness: same seed, same machine, same bytes out.
-        min_agreement: share from 0 to 1 of decisions that must be those of the float model: as estimated for real data,
-            or counted on samples held out where there is no estimate. Below it the result is marked as missing its
-            gate; the file is written all the same. ``mixed`` holds its trials against it on samples held out.
-        mixed: choose the bits of every layer, ``bits`` at most, by what they cost the outputs: least harm under
-            ``max_size``, or without it the smallest file that keeps ``min_agreement``.
-        max_size: most bytes of the file, such as 200k or 1.5M, or its share of the float file, such as 0.15.
-        speed_trials: where the file turns out slower than the float one, write other forms of it (fewer layers in
-            integers, signed activations, weights alone) and keep the fastest. The clock decides then, so that the same
+        effort: time against accuracy: ``fast`` only computes, ``balanced`` and ``best`` also learn below 8 bits.
+        time_budget: time for the whole compilation, such as 90s, 10m or 1h; learning takes what is left of it. In
+            Python in seconds. None, the default, lets the effort decide, and only then do the same seeds give the same
+            bytes.
+        memory: activations held in memory while learning, such as 500M or 2G; more goes to temporary files. In Python
+            in bytes.
+        device: where data is made and where learning and distilling run: ``auto`` takes a CUDA device where there is
+            one. All else runs on the processor.
+        seed: start of all randomness: same seed, same machine, same bytes.
+        min_agreement: least share, 0 to 1, of decisions that must be those of the float model, as estimated for real
+            data (or counted on held-out samples where there is no estimate); below it the file is written and the exit
+            code is 4. ``mixed`` holds its trials against it on held-out samples.
+        mixed: choose the bits of every layer, ``bits`` at most: the least output noise within ``max_size``, or without
+            it the smallest file that keeps ``min_agreement``.
+        max_size: with ``mixed``: most bytes of the file, or its share of the float file.
+        speed_trials: where the file is slower than the float one, time other forms of it and keep the fastest. These
+            are fewer layers in integers, signed activations, or weights alone. The clock decides then, so that the same
             seed need not give the same bytes.
 
     """
 
     input: InputConfig = field(default_factory=InputConfig)
-    generator: GeneratorConfig | None = None
+    generator: Annotated[GeneratorConfig | None, Option(panel=DATA, words=("auto", *GENERATORS), default="auto")] = None
     quantization: QuantizationConfig = field(default_factory=QuantizationConfig)
-    distill: DistillConfig | None = None
-    checkpoint: str | None = None
-    bn_stats: str | None = None
-    target: str = "ort_cpu"
-    samples: int | None = None
-    low_pass: float | None = None
-    confident_share: float | None = None
-    effort: Effort = "balanced"
-    time_budget: float | None = None
-    memory: int = 2 << 30
-    device: Device = "auto"
-    seed: int = 0
-    min_agreement: float | None = None
-    mixed: bool = False
-    max_size: str | None = None
-    speed_trials: bool = True
+    distill: Annotated[
+        DistillConfig | None, Option(panel=PRECISION, names=("--distill/--no-distill",), default="off")
+    ] = None
+    checkpoint: Annotated[str | None, Option(panel=DATA, metavar="FILE.pt|.th|.safetensors")] = None
+    bn_stats: Annotated[str | None, Option(panel=DATA, metavar="FILE.npz")] = None
+    target: Annotated[str, Option(panel=PRECISION, metavar="NAME|FILE.toml|auto")] = "ort_cpu"
+    samples: Annotated[Count | None, Option(panel=DATA, default="from the effort")] = None
+    low_pass: Annotated[Positive | None, Option(panel=DATA, metavar="CYCLES_PER_PIXEL", default="off")] = None
+    confident_share: Share | None = None
+    effort: Annotated[Effort, Option(panel=DATA)] = "balanced"
+    time_budget: Annotated[
+        Positive | None, Option(panel=RUN, metavar="TIME", default="from the effort", read=parse_seconds)
+    ] = None
+    memory: Annotated[int, Bounds(low=0), Option(panel=RUN, metavar="SIZE", default="2 GiB", read=parse_bytes)] = (
+        2 << 30
+    )
+    device: Annotated[Device, Option(panel=RUN)] = "auto"
+    seed: Annotated[int, Bounds(low=0, high=(1 << 63) - 1), Option(panel=DATA)] = 0
+    min_agreement: Annotated[
+        float | None, Bounds(low=0.0, high=1.0, hint="97 % is written 0.97"), Option(panel=RESULT)
+    ] = None
+    mixed: Annotated[bool, Option(panel=PRECISION)] = False
+    max_size: Annotated[str | None, Option(panel=PRECISION, metavar="200k|1.5M|0.15")] = None
+    speed_trials: Annotated[bool, Option(panel=RESULT, names=("--speed-trials/--no-speed-trials",))] = True
 
     def __post_init__(self) -> None:
         """Check the values; ConfigError when one is wrong."""
+        check_fields(self)
         if not self.target:
             raise ConfigError("target needs the name of a target or the path of a target file, got an empty text")
-        require_count("samples", self.samples)
-        if self.low_pass is not None:
-            require_number("low_pass", self.low_pass, above=0.0)
-        if self.confident_share is not None:
-            require_number("confident_share", self.confident_share, low=0.0, high=1.0)
-        require_choice("effort", self.effort, get_args(Effort))
-        require_choice("device", self.device, get_args(Device))
-        if self.time_budget is not None:
-            require_number("time_budget", self.time_budget, above=0.0)
-        if self.memory < 0:
-            raise ConfigError(f"memory needs a number of bytes of at least 0, got {self.memory}")
-        if not 0 <= self.seed < 1 << 63:
-            raise ConfigError(f"seed needs a whole number from 0 to 2**63 - 1, got {self.seed}")
-        if self.min_agreement is not None:
-            require_number("min_agreement", self.min_agreement, low=0.0, high=1.0, hint="97 % is written 0.97")
         if self.effort == "fast" and self.quantization.rounding in get_args(LearnedRounding):
             raise ConfigError(
                 f"quantization.rounding {self.quantization.rounding} learns, and the effort fast only computes: take "

@@ -3,25 +3,31 @@
 import difflib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, Literal, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from zsq_compile.config.checks import Shape
-from zsq_compile.config.compile import GENERATORS, CompileConfig, GeneratorConfig, InputConfig, QuantizationConfig
-from zsq_compile.config.distillation import DistillConfig
+from zsq_compile.config.compile import GENERATORS, CompileConfig, GeneratorConfig
+from zsq_compile.config.fields import Setting, settings_of
 from zsq_compile.config.units import parse_shape
 from zsq_compile.errors import ConfigError
 
-_SECTIONS = {"input": InputConfig, "quantization": QuantizationConfig, "distill": DistillConfig}
+_TYPE_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a string",
+    list: "a list",
+}
 
 
 def read_config(path: Path) -> CompileConfig:
     """Read a TOML file whose tables are the sections of CompileConfig.
 
     The generator is named by ``kind`` in its table: ``[generator] kind = "pixels"``; the table's other keys are the
-    fields of that generator's config. ConfigError when the file, a key or a value is wrong; an unknown key is answered
-    with the nearest valid one.
+    fields of that generator's config. What an option reads from a word, such as ``10m``, may be a string here as well.
+    ConfigError when the file, a key or a value is wrong; an unknown key is answered with the nearest valid one.
     """
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -30,43 +36,44 @@ def read_config(path: Path) -> CompileConfig:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"configuration file {path} is not valid TOML: {error}") from error
     try:
-        return _structure(table)
+        config: CompileConfig = _section(CompileConfig, table, "")
     except ConfigError as error:
         raise ConfigError(f"configuration file {path}: {error}") from error
+    return config
 
 
-def _structure(table: Mapping[str, Any]) -> CompileConfig:
-    # Imported here: cattrs takes longer to import than everything else that `--help` needs.
-    from cattrs import Converter
+def _section(kind: type, table: Mapping[str, Any], section: str) -> Any:
+    """Make a configuration from its table."""
+    known = {one.name: one for one in settings_of(kind, section)}
+    if unknown := table.keys() - known.keys():
+        raise ConfigError(_unknown_key(min(unknown), list(known), section))
+    return kind(**{name: _value(known[name], value) for name, value in table.items()})
 
-    converter = Converter(forbid_extra_keys=True)
-    for kind in (int, float, bool, str):
-        converter.register_structure_hook(kind, _strict)
-    # The configs' own checks know the valid words and counts, and say more than cattrs would.
-    converter.register_structure_hook_func(_is_literal, lambda value, _: value)
-    converter.register_structure_hook_func(
-        lambda kind: kind in (tuple[float, ...], tuple[float, float]),
-        lambda value, _: tuple(_strict(number, float) for number in _strict(value, list)),
-    )
-    converter.register_structure_hook_func(
-        lambda kind: kind == tuple[int, ...],
-        lambda value, _: tuple(_strict(number, int) for number in _strict(value, list)),
-    )
-    converter.register_structure_hook_func(lambda kind: kind == Shape, _structure_shape)
-    converter.register_structure_hook(
-        GeneratorConfig | None, lambda value, _: converter.structure(*_generator_table(value))
-    )
-    for name in _SECTIONS.keys() & table.keys():
-        if not isinstance(table[name], dict):
-            raise ConfigError(f"{name} is a table of keys, written [{name}], got {table[name]!r}")
+
+def _value(one: Setting, value: object) -> object:
+    if one.kind == GeneratorConfig:
+        return _generator(value)
+    if isinstance(one.kind, type) and is_dataclass(one.kind):
+        return _section(one.kind, _table(one.key, value), one.key)
+    kind, parts = get_origin(one.kind) or one.kind, get_args(one.kind)
+    entries = _table(one.key, value) if kind is Mapping else {}
     try:
-        return converter.structure(table, CompileConfig)
-    except Exception as error:  # cattrs groups whatever the hooks raise
-        raise ConfigError(_first_message(error)) from error
+        if kind is Mapping:
+            return {name: _shape(size) for name, size in entries.items()}
+        if isinstance(value, str) and one.option is not None and one.option.read is not None:
+            return one.option.read(value)
+        if kind is tuple:
+            return tuple(_strict(number, parts[0]) for number in _strict(value, list))
+        # The configs' own checks know the valid words, and say more.
+        return value if kind is Literal else _strict(value, kind)
+    except ConfigError as error:
+        raise ConfigError(f"{one.key}: {error}") from error
 
 
-def _is_literal(kind: Any) -> bool:
-    return get_origin(kind) is Literal
+def _table(key: str, value: object) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{key} is a table of keys, written [{key}], got {value!r}")
+    return value
 
 
 def _strict(value: object, kind: type) -> Any:
@@ -78,16 +85,7 @@ def _strict(value: object, kind: type) -> Any:
     return value
 
 
-_TYPE_WORDS = {
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    str: "a text",
-    list: "a list",
-}
-
-
-def _structure_shape(value: object, _: object) -> Shape:
+def _shape(value: object) -> Shape:
     if isinstance(value, str):
         return parse_shape(value)
     if isinstance(value, list):
@@ -95,40 +93,23 @@ def _structure_shape(value: object, _: object) -> Shape:
     raise ConfigError(f'wanted a shape such as "1x3x224x224" or [1, 3, 224, 224], got {value!r}')
 
 
-def _generator_table(value: object) -> tuple[dict[str, Any], type]:
+def _generator(value: object) -> GeneratorConfig:
     if not isinstance(value, Mapping):
-        raise ConfigError(f'wanted a table with a key "kind", got {value!r}')
+        raise ConfigError(f'generator: wanted a table with a key "kind", got {value!r}')
     rest = dict(value)
     kind = rest.pop("kind", None)
     if kind not in GENERATORS:
-        raise ConfigError(f'"kind" must be one of {", ".join(GENERATORS)}, got {kind!r}')
-    return rest, GENERATORS[kind]
+        raise ConfigError(f'generator: "kind" must be one of {", ".join(GENERATORS)}, got {kind!r}')
+    config: GeneratorConfig = _section(GENERATORS[kind], rest, "generator")
+    return config
 
 
-def _first_message(error: BaseException, where: str = "") -> str:
-    """Find the first cause inside what cattrs raised, with the path of the key that it stands at."""
-    from cattrs import AttributeValidationNote, ForbiddenExtraKeysError, IterableValidationNote
-
-    for note in getattr(error, "__notes__", ()):
-        if isinstance(note, AttributeValidationNote):
-            where = f"{where}.{note.name}" if where else note.name
-        elif isinstance(note, IterableValidationNote):
-            where = f"{where}[{note.index!r}]"
-    if isinstance(error, BaseExceptionGroup):
-        return _first_message(error.exceptions[0], where)
-    if isinstance(error, ForbiddenExtraKeysError):
-        return _unknown_key(min(error.extra_fields), [one.name for one in fields(error.cl)], where)
-    text = str(error)
-    return text if not where or text.startswith(where.split(".")[0]) else f"{where}: {text}"
-
-
-def _unknown_key(key: str, valid: list[str], where: str) -> str:
-    place = f"table [{where}]" if where else "the top level"
+def _unknown_key(key: str, valid: list[str], section: str) -> str:
+    place = f"table [{section}]" if section else "the top level"
     if not valid:
         return f"unknown key {key!r} in {place}: this table takes no keys"
     # At the top level a section's key is often meant, so those are candidates as well.
-    sections = (
-        {} if where else {one.name: f"{name}.{one.name}" for name, kind in _SECTIONS.items() for one in fields(kind)}
-    )
-    near = difflib.get_close_matches(key.replace("-", "_"), [*valid, *sections], n=1, cutoff=0.0)[0]
-    return f"unknown key {key!r} in {place}: did you mean {sections.get(near, near)!r}? Valid keys: {', '.join(valid)}"
+    tables = () if section else tuple(one for one in settings_of(CompileConfig) if is_dataclass(one.kind))
+    inner = {one.name: one.key for table in tables for one in settings_of(table.kind, table.name)}
+    near = difflib.get_close_matches(key.replace("-", "_"), [*valid, *inner], n=1, cutoff=0.0)[0]
+    return f"unknown key {key!r} in {place}: did you mean {inner.get(near, near)!r}? Valid keys: {', '.join(valid)}"

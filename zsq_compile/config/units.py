@@ -1,6 +1,6 @@
-"""Sizes, times and shapes as people write them."""
+"""Sizes, times, shapes and lists as people write them, on the command line and in a configuration file."""
 
-from zsq_compile.config.checks import Shape, parse_size, require_number, require_shape
+from zsq_compile.config.checks import Bounds, Shape, parse_size, require_number, require_shape
 from zsq_compile.errors import ConfigError
 
 
@@ -14,6 +14,31 @@ def parse_shape(text: str) -> Shape:
     return shape
 
 
+def parse_named_shape(text: str) -> tuple[str, Shape]:
+    """Read ``NAME:1x3x224x224``; ConfigError when it is none."""
+    # Names may hold colons (ImageTensor:0), so the last one separates.
+    name, separator, sizes = text.rpartition(":")
+    if not separator or not name:
+        raise ConfigError(f"a shape of an input is written NAME:1x3x224x224, got {text!r}")
+    return name, parse_shape(sizes)
+
+
+def parse_numbers(text: str) -> tuple[float, ...]:
+    """Read ``0.5,0.5,0.5``; ConfigError when it is none."""
+    try:
+        return tuple(float(number) for number in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"wanted numbers with commas between them, got {text!r}") from error
+
+
+def parse_classes(text: str) -> tuple[int, ...]:
+    """Read ``3,7``; ConfigError when it is none."""
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"wanted numbers with commas between them, such as 3,7, got {text!r}") from error
+
+
 def parse_seconds(text: str) -> float:
     """Read ``90s``, ``10m``, ``1.5h`` or plain seconds; ConfigError when it is none."""
     units, wanted = {"s": 1.0, "m": 60.0, "h": 3600.0}, "a time is written 90s, 10m or 1h"
@@ -22,7 +47,7 @@ def parse_seconds(text: str) -> float:
         number = float(text if factor is None else text[:-1])
     except ValueError as error:
         raise ConfigError(f"{wanted}, got {text!r}") from error
-    require_number("a time", number, above=0.0, hint=wanted)
+    require_number("a time", number, Bounds(above=0.0, hint=wanted))
     return number * (factor or 1.0)
 
 

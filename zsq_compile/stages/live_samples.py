@@ -6,7 +6,6 @@ from zsq_compile.config.distillation import Adversary
 from zsq_compile.progress import Progress
 from zsq_compile.stages.calibration_data import CalibrationData
 from zsq_compile.synthesis.adversarial.live_batches import LiveBatches
-from zsq_compile.synthesis.adversarial.losses import two_sided
 
 
 def live_batches(data: CalibrationData, config: CompileConfig, progress: Progress) -> LiveBatches | None:
@@ -40,5 +39,5 @@ def live_batches(data: CalibrationData, config: CompileConfig, progress: Progres
         temperature=settings.temperature,
         weight=settings.adversary_weight,
         ratio=settings.live_ratio,
-        numbers=None if bounded is None else two_sided(bounded),
+        numbers=bounded,
     )

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from zsq_compile.config.compile import Effort, NoiseConfig, PixelsConfig, PriorConfig, SynthesisConfig
+from zsq_compile.config.compile import Effort, GeneratorConfig, NoiseConfig, PixelsConfig, PriorConfig
 from zsq_compile.config.conditional_generators import AdadfqConfig, GdfqConfig, ZsCganConfig
 from zsq_compile.config.generators import DsgConfig, IntraqConfig, ZeroqConfig
 from zsq_compile.config.genie import GenieConfig
@@ -27,7 +27,7 @@ from zsq_compile.synthesis.generators.zeroq import zeroq_loss
 
 
 def make_generator(
-    config: SynthesisConfig,
+    config: GeneratorConfig,
     inputs: Sequence[InputSpec],
     contract: InputContract | None = None,
     progress: Progress | None = None,
@@ -60,7 +60,7 @@ def make_generator(
 
 
 def _make(
-    config: SynthesisConfig,
+    config: GeneratorConfig,
     inputs: Sequence[InputSpec],
     contract: InputContract | None,
     told: Progress,

@@ -22,8 +22,7 @@ from passes.batchnorm.fold_batchnorm import FoldBatchNorm
 from tests import models
 from tests.zsq_compile.synthesis.colours import colour_classifier
 from zsq_compile import compiler
-from zsq_compile.cli import compile as cli
-from zsq_compile.cli.options import GeneratorName
+from zsq_compile.cli import entry as cli
 from zsq_compile.config.compile import (
     GENERATORS,
     CompileConfig,
@@ -119,8 +118,12 @@ def test_version(call: Callable[..., Ended]) -> None:
     assert (ended.code, ended.out) == (0, f"zsq-compile {zsq_compile.__version__}\n")
 
 
-def test_the_names_of_generators_are_those_of_the_configuration() -> None:
-    assert {"auto", *GENERATORS} == set(GeneratorName.__args__)
+@pytest.mark.parametrize("name", ["auto", *GENERATORS])
+def test_every_generator_is_chosen_by_its_name(
+    name: str, call: Callable[..., Ended], model: Path, seen: dict[str, Any]
+) -> None:
+    call(model, "--generator", name)
+    assert seen["config"].generator == (None if name == "auto" else GENERATORS[name]())
 
 
 def test_defaults_are_the_configuration_s(call: Callable[..., Ended], model: Path, seen: dict[str, Any]) -> None:
@@ -180,7 +183,7 @@ def test_distillation_is_switched_on_and_off(
         assert seen["config"].distill == wanted
     ended = call(model, "--distill-checkpoint", "state.pt")
     assert ended.code == 2
-    assert "give --distill as well" in ended.err
+    assert "--distill-checkpoint" in ended.err and "give --distill as well" in ended.err
     ended = call(model, "--distill", "--distill-checkpoint", tmp_path / "none" / "state.pt")
     assert ended.code == 2
     assert "in a folder that exists" in ended.err
@@ -219,9 +222,9 @@ def test_options_win_over_the_file(
     [
         (["--bits", "5"], "quantization.bits must be one of 8, 4, 3, 2, got 5"),
         (["--mean", "0.5"], "give both or neither"),
-        (["--mean", "a", "--std", "1"], "--mean takes numbers with commas between them, got 'a'"),
+        (["--mean", "a", "--std", "1"], "--mean: wanted numbers with commas between them, got 'a'"),
         (["--input-range", "1"], "two numbers, lowest and highest"),
-        (["--input-shape", "1x3x8x8"], "--input-shape is written NAME:1x3x224x224"),
+        (["--input-shape", "1x3x8x8"], "--input-shape: a shape of an input is written NAME:1x3x224x224, got '1x3x8x8'"),
         (["--min-agreement", "97"], "97 % is written 0.97"),
         (["--mixed"], "mixed needs a goal: max_size"),
         (["--max-size", "200k"], "give mixed (--mixed) as well"),
@@ -406,7 +409,10 @@ def test_synth_draws_the_classes_that_are_asked_for(call: Callable[..., Ended], 
     [
         (["--classes", "1"], "which the generator auto does not know: give --generator zs-cgan or gdfq"),
         (["--classes", "1", "--generator", "pixels"], "which the generator pixels does not know"),
-        (["--classes", "cat", "--generator", "gdfq"], "--classes takes numbers with commas between them, such as 3,7"),
+        (
+            ["--classes", "cat", "--generator", "gdfq"],
+            "--classes: wanted numbers with commas between them, such as 3,7",
+        ),
         (["--classes", "1,1", "--generator", "gdfq"], "names a class twice"),
     ],
 )
@@ -485,7 +491,7 @@ def test_what_libraries_print_does_not_reach_stdout(tmp_path: Path) -> None:
     code = """
 import os, sys
 from zsq_compile import (compiler)
-from zsq_compile.cli import compile as cli
+from zsq_compile.cli import entry as cli
 def noisy(*args, **options):
     os.write(1, b"native noise\\n"); print("noise")
     raise KeyboardInterrupt

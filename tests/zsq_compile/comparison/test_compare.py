@@ -16,7 +16,7 @@ import zsq_compile
 from backends.session import open_session
 from tests import models
 from zsq_compile import CompileConfig, PriorConfig
-from zsq_compile.cli import compile as cli
+from zsq_compile.cli import entry as cli
 from zsq_compile.comparison import compare, measure, onnxruntime_variants
 from zsq_compile.errors import ConfigError, QuantizationError
 from zsq_compile.metrics import agreement, sqnr_db, top1

@@ -15,8 +15,9 @@ from zsq_compile.config.compile import (
     PixelsConfig,
     QuantizationConfig,
 )
-from zsq_compile.config.conditional_generators import ZsCganConfig
+from zsq_compile.config.conditional_generators import GdfqConfig, ZsCganConfig
 from zsq_compile.config.distillation import DistillConfig
+from zsq_compile.config.fields import settings_of
 from zsq_compile.config.file import read_config
 from zsq_compile.config.units import parse_shape
 from zsq_compile.errors import ConfigError
@@ -81,6 +82,17 @@ def test_every_section_is_read(tmp_path: Path) -> None:
     )
 
 
+def test_what_an_option_reads_may_be_a_string_in_a_file(tmp_path: Path) -> None:
+    text = 'time_budget = "10m"\nmemory = "500M"\n[input]\nmean = ".5,.4"\nstd = [1, 1]\n'
+    text += '[generator]\nkind = "gdfq"\nclasses = "3,7"\n'
+    assert read_config(written(tmp_path, text)) == CompileConfig(
+        time_budget=600.0,
+        memory=500_000_000,
+        input=InputConfig(mean=(0.5, 0.4), std=(1.0, 1.0)),
+        generator=GdfqConfig(classes=(3, 7)),
+    )
+
+
 @pytest.mark.parametrize("kind", GENERATORS)
 def test_a_generator_is_chosen_by_its_kind(kind: str, tmp_path: Path) -> None:
     read = read_config(written(tmp_path, f'[generator]\nkind = "{kind}"'))
@@ -112,11 +124,15 @@ def test_the_classes_of_a_generator_are_a_list_of_numbers(tmp_path: Path) -> Non
         ("[quantization]\nbits = 4.5", "quantization.bits: wanted a whole number, got 4.5"),
         ("[quantization]\nquantize_outputs = 1", "quantization.quantize_outputs: wanted true or false, got 1"),
         ("seed = true", "seed: wanted a whole number, got True"),
-        ("target = 3", "target: wanted a text, got 3"),
+        ("target = 3", "target: wanted a string, got 3"),
         ('[input]\nmean = [1, "a"]', "input.mean: wanted a number, got 'a'"),
         ("[input]\nmean = 1", "input.mean: wanted a list, got 1"),
         ('[input.shapes]\na = "1xq"', "a shape is written 1x3x224x224, with ? for a dynamic size, got '1xq'"),
         ("[input.shapes]\na = true", 'wanted a shape such as "1x3x224x224"'),
+        ("[input]\nshapes = 3", "input.shapes is a table of keys, written [input.shapes], got 3"),
+        ("distill = true", "distill is a table of keys, written [distill], got True"),
+        ('time_budget = "soon"', "time_budget: a time is written 90s, 10m or 1h, got 'soon'"),
+        ("time_budget = true", "time_budget: wanted a number, got True"),
         ("seed = ", "is not valid TOML"),
     ],
 )
@@ -170,7 +186,10 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
             "rounding gptq",
         ),
         (lambda: CompileConfig(effort="much"), "effort must be one of fast, balanced, best, got 'much'"),  # type: ignore[arg-type]
-        (lambda: CompileConfig(seed=-1), "seed needs a whole number"),
+        (
+            lambda: CompileConfig(seed=-1),
+            "seed must be a whole number of at least 0 and of at most 9223372036854775807",
+        ),
         (lambda: CompileConfig(min_agreement=97.0), "97 % is written 0.97"),
         (lambda: CompileConfig(mixed=True), "mixed needs a goal: max_size (--max-size 200k or 0.15), or min_agreement"),
         (lambda: CompileConfig(max_size="200k"), "max_size is kept by choosing widths: give mixed (--mixed) as well"),
@@ -182,14 +201,14 @@ def test_a_wrong_value_is_refused_where_it_is_made(make: Callable[[], object], w
         make()
 
 
-@pytest.mark.parametrize("kind", [CompileConfig, InputConfig, QuantizationConfig, *GENERATORS.values()])
+@pytest.mark.parametrize("kind", [CompileConfig, InputConfig, QuantizationConfig, DistillConfig, *GENERATORS.values()])
 def test_configs_are_values(kind: type) -> None:
     config = kind()
     assert config == kind()
-    for field in dataclasses.fields(config):
+    for one in settings_of(kind):
         with pytest.raises(dataclasses.FrozenInstanceError):
-            setattr(config, field.name, None)
-        assert f"{field.name}:" in (kind.__doc__ or ""), f"{kind.__name__}.{field.name} is not described"
+            setattr(config, one.name, None)
+        assert one.description, f"{kind.__name__}.{one.name} is not described"
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from tests import models
 from zsq_compile import inspect_model
-from zsq_compile.cli import compile as cli
+from zsq_compile.cli import entry as cli
 from zsq_compile.cli.inspection_table import facts, print_inspection, time_words
 from zsq_compile.errors import ConfigError
 from zsq_compile.frontend.load import load_model

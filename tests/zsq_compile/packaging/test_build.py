@@ -17,7 +17,7 @@ import zsq_compile
 from backends.session import open_session
 from tests import models
 from tests.zsq_compile.packaging.packages import CONTRACT, quantized
-from zsq_compile.cli import compile as cli
+from zsq_compile.cli import entry as cli
 from zsq_compile.errors import ConfigError, LoadError
 from zsq_compile.packaging.build import build_package
 from zsq_compile.packaging.manifest import scales_digest

@@ -13,7 +13,7 @@ import pytest
 from backends.session import open_session
 from tests import models
 from zsq_compile import CompileConfig, PriorConfig, QuantizationConfig, compile_model
-from zsq_compile.cli import compile as cli
+from zsq_compile.cli import entry as cli
 from zsq_compile.files import file_sha256
 from zsq_compile.metrics import sqnr_db
 from zsq_compile.reporting.view import view_of

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zsq_compile.config.conditional_generators import AdadfqConfig
 from zsq_compile.config.distillation import Adversary
 from zsq_compile.differentiable.precision import reduced_precision
 from zsq_compile.synthesis.adversarial.diversity import Diversity, Means
-from zsq_compile.synthesis.adversarial.losses import TwoSided
 from zsq_compile.synthesis.adversarial.opponent import Opponent, Student
 from zsq_compile.synthesis.adversarial.source import Source
 from zsq_compile.synthesis.micro_batches import in_pieces
@@ -48,7 +48,7 @@ class LiveBatches:
         temperature: float,
         weight: float,
         ratio: int,
-        numbers: TwoSided | None = None,
+        numbers: AdadfqConfig | None = None,
     ) -> None:
         self._source, self._ratio = source, ratio
         self.description = f"{source.config!r} {adversary} {temperature} {weight} {ratio} {numbers}"

@@ -19,7 +19,6 @@ are too easy teach nothing, and those that are too hard cannot be learned.
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -72,34 +71,6 @@ def gaussian_loss(discrepancies: Tensor, mean: float) -> Tensor:
     return (-0.5 * (discrepancies / max(mean, _SMALLEST)).square()).exp().mean()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TwoSided:
-    """Numbers of AdaDFQ, by default those of its authors for CIFAR.
-
-    Attributes:
-        lower: λl, the least disagreement, as normalised entropy from 0 to 1.
-        upper: λu, the most.
-        disagreement: αds, weight of the asked class in P - Q.
-        agreement: αas, weight of the asked class in P + Q.
-
-    """
-
-    lower: float = 0.1
-    upper: float = 0.8
-    disagreement: float = 0.2
-    agreement: float = 0.1
-
-
-def two_sided(config: AdadfqConfig) -> TwoSided:
-    """Take the numbers from a generator's settings."""
-    return TwoSided(
-        lower=config.lower,
-        upper=config.upper,
-        disagreement=config.disagreement_weight,
-        agreement=config.agreement_weight,
-    )
-
-
 def disagreement_entropy(teacher: Tensor, student: Tensor) -> Tensor:
     """H' of AdaDFQ: entropy of softmax(P - Q), from 0 for the least of the batch to 1 for ln(classes).
 
@@ -121,19 +92,19 @@ def disagreement_entropy(teacher: Tensor, student: Tensor) -> Tensor:
     return 1.0 - (highest - entropy) / room.clamp_min(_SMALLEST)
 
 
-def two_sided_loss(teacher: Tensor, student: Tensor, labels: Tensor, numbers: TwoSided) -> Tensor:
+def two_sided_loss(teacher: Tensor, student: Tensor, labels: Tensor, config: AdadfqConfig) -> Tensor:
     """Loss of AdaDFQ's generator but for the BatchNormalization term, see the module.
 
     Args:
         teacher: scores P, (samples, classes).
         student: scores Q, the same shape.
         labels: the asked classes y, (samples,).
-        numbers: bounds and weights.
+        config: bounds and weights.
 
     """
     entropy = disagreement_entropy(teacher, student)
-    bounds = functional.relu(numbers.lower - entropy).mean() + functional.relu(entropy - numbers.upper).mean()
+    bounds = functional.relu(config.lower - entropy).mean() + functional.relu(entropy - config.upper).mean()
     theirs, mine = teacher.float().flatten(1), student.float().flatten(1)
     apart = functional.cross_entropy(theirs - mine, labels)
     together = functional.cross_entropy(theirs + mine, labels)
-    return bounds + numbers.disagreement * apart + numbers.agreement * together
+    return bounds + config.disagreement_weight * apart + config.agreement_weight * together

@@ -6,11 +6,11 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from zsq_compile.config.conditional_generators import AdadfqConfig
 from zsq_compile.config.distillation import Adversary
 from zsq_compile.differentiable.class_scores import class_logits
 from zsq_compile.differentiable.precision import reduced_precision
 from zsq_compile.synthesis.adversarial.losses import (
-    TwoSided,
     discrepancy,
     drawn_margin,
     gaussian_loss,
@@ -49,11 +49,11 @@ class Opponent:
         *,
         temperature: float,
         weight: float,
-        numbers: TwoSided | None = None,
+        numbers: AdadfqConfig | None = None,
         piece: Callable[[int], int] = lambda count: count,
     ) -> None:
         self._kind, self._scores, self._piece = kind, scores, piece
-        self._temperature, self._weight, self._numbers = temperature, weight, numbers or TwoSided()
+        self._temperature, self._weight, self._numbers = temperature, weight, numbers or AdadfqConfig()
         self.mean: float | None = None
         self._last = 0.0
 

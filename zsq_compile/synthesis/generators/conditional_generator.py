@@ -40,7 +40,6 @@ from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError, SynthesisError
 from zsq_compile.progress import Progress
 from zsq_compile.synthesis.adversarial.conditional_source import ConditionalSource
-from zsq_compile.synthesis.adversarial.losses import two_sided
 from zsq_compile.synthesis.adversarial.opponent import Opponent
 from zsq_compile.synthesis.adversarial.source import Extra
 from zsq_compile.synthesis.budget import NETWORKS, plan_budget
@@ -150,7 +149,7 @@ class ConditionalGenerator:
             source.scores,
             temperature=1.0,
             weight=1.0,
-            numbers=two_sided(self._config),
+            numbers=self._config,
             piece=source.piece,
         )
         return opponent.extra(self._student().run, rng)

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from tests.zsq_compile.synthesis.networks import seeded
+from zsq_compile.config.conditional_generators import AdadfqConfig
 from zsq_compile.synthesis.adversarial.losses import (
-    TwoSided,
     disagreement_entropy,
     discrepancy,
     drawn_margin,
@@ -92,10 +92,10 @@ def test_the_entropy_of_the_disagreement_is_normalised_over_the_batch() -> None:
 def test_samples_between_the_bounds_are_left_alone() -> None:
     teacher, student, labels = scores(0), scores(1), torch.tensor([0, 1, 2, 3, 4, 0])
     entropy = disagreement_entropy(teacher, student)
-    bounds = TwoSided(lower=0.3, upper=0.6, disagreement=0.0, agreement=0.0)
+    bounds = AdadfqConfig(lower=0.3, upper=0.6, disagreement_weight=0.0, agreement_weight=0.0)
     want = [max(0.0, 0.3 - h) + max(0.0, h - 0.6) for h in entropy.tolist()]
     assert float(two_sided_loss(teacher, student, labels, bounds)) == pytest.approx(sum(want) / 6, rel=1e-5)
-    wide = TwoSided(lower=0.0, upper=1.0)
+    wide = AdadfqConfig(lower=0.0, upper=1.0)
     chosen = [torch.nn.functional.cross_entropy((teacher + sign * student).float(), labels) for sign in (-1.0, 1.0)]
     assert float(two_sided_loss(teacher, student, labels, wide)) == pytest.approx(
         float(0.2 * chosen[0] + 0.1 * chosen[1]), rel=1e-5
@@ -110,7 +110,7 @@ def test_gradients_reach_what_the_samples_make_of_both_networks() -> None:
         "gaussian": lambda x: gaussian_loss(discrepancy(teacher, x, 2.0), 2.0),
         "of the teacher": lambda x: margin_loss(discrepancy(x, teacher, 2.0), 3.0, 2.0),
         # the least entropy of a batch counts as a constant, which differences would not see
-        "classes of AdaDFQ": lambda x: two_sided_loss(teacher, x, labels, TwoSided(lower=0.0, upper=1.0)),
+        "classes of AdaDFQ": lambda x: two_sided_loss(teacher, x, labels, AdadfqConfig(lower=0.0, upper=1.0)),
     }
     for name, loss in losses.items():
         x = student.clone().requires_grad_()
@@ -125,7 +125,7 @@ def test_the_bounds_push_the_entropy_inwards() -> None:
     student = torch.zeros(3, 3, requires_grad=True)
     labels = torch.tensor([0, 0, 0])
     before = disagreement_entropy(teacher, student.detach())
-    numbers = TwoSided(lower=0.1, upper=0.8, disagreement=0.0, agreement=0.0)
+    numbers = AdadfqConfig(lower=0.1, upper=0.8, disagreement_weight=0.0, agreement_weight=0.0)
     two_sided_loss(teacher, student, labels, numbers).backward()
     assert student.grad is not None
     after = disagreement_entropy(teacher, student.detach() - 0.1 * student.grad)

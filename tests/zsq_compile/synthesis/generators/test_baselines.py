@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from tests import models
 from tests.zsq_compile.synthesis.networks import NO_STATISTICS, Listener, seeded, spec, teacher_of, trained_on
-from zsq_compile.config.compile import PriorConfig, SynthesisConfig
+from zsq_compile.config.compile import GeneratorConfig, PriorConfig
 from zsq_compile.config.generators import DsgConfig, IntraqConfig, ZeroqConfig
 from zsq_compile.errors import ConfigError, SynthesisError
 from zsq_compile.synthesis.generator import SyntheticSet
@@ -143,7 +143,7 @@ def test_a_network_that_takes_a_fixed_batch_gets_it(network: models.onnx.ModelPr
 
 
 @pytest.mark.parametrize("config", ALL, ids=lambda config: type(config).__name__)
-def test_without_statistics_there_is_nothing_to_match(config: SynthesisConfig) -> None:
+def test_without_statistics_there_is_nothing_to_match(config: GeneratorConfig) -> None:
     teacher, _ = teacher_of(models.residual())
     with pytest.raises(SynthesisError, match=r"needs BatchNormalization statistics.*use --generator prior"):
         make_generator(config, (spec(None, 3, 8, 8),), UNIT).synthesize(teacher, NO_STATISTICS, 4, seeded())
@@ -194,7 +194,7 @@ def test_a_low_pass_filter_stands_behind_any_generator(network: models.onnx.Mode
     teacher, statistics = teacher_of(network)
     byte = given_contract(3, input_range=(0.0, 255.0))
 
-    def made(low_pass: float | None, config: SynthesisConfig) -> torch.Tensor:
+    def made(low_pass: float | None, config: GeneratorConfig) -> torch.Tensor:
         generator = make_generator(config, PICTURES, byte, low_pass=low_pass)
         found = generator.synthesize(teacher, statistics, 6, seeded())
         assert found.algorithm.endswith(", low-pass") == (low_pass is not None)

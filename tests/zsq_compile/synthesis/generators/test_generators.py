@@ -6,7 +6,7 @@ import torch
 
 from tests import models
 from tests.zsq_compile.synthesis.networks import NO_STATISTICS, Listener, seeded, spec, teacher_of, trained_on
-from zsq_compile.config.compile import GenieConfig, NoiseConfig, PixelsConfig, PriorConfig, SynthesisConfig
+from zsq_compile.config.compile import GeneratorConfig, GenieConfig, NoiseConfig, PixelsConfig, PriorConfig
 from zsq_compile.config.conditional_generators import GdfqConfig, ZsCganConfig
 from zsq_compile.config.generators import DsgConfig, IntraqConfig, ZeroqConfig
 from zsq_compile.errors import SynthesisError
@@ -35,7 +35,7 @@ def network() -> models.onnx.ModelProto:
 
 @pytest.mark.parametrize("config", ALL_OF_PICTURES, ids=str)
 def test_sets_are_complete_inside_the_range_and_repeatable(
-    config: SynthesisConfig, network: models.onnx.ModelProto
+    config: GeneratorConfig, network: models.onnx.ModelProto
 ) -> None:
     teacher, statistics = teacher_of(network)
     generator = make_generator(config, (spec(None, 3, 16, 16),), BYTE)
@@ -52,7 +52,7 @@ def test_sets_are_complete_inside_the_range_and_repeatable(
 
 @pytest.mark.parametrize("config", ALL_OF_PICTURES, ids=str)
 def test_the_contract_is_inferred_and_told_when_none_is_given(
-    config: SynthesisConfig, network: models.onnx.ModelProto
+    config: GeneratorConfig, network: models.onnx.ModelProto
 ) -> None:
     teacher, statistics = teacher_of(network)
     listener = Listener()
@@ -74,7 +74,7 @@ def test_an_assumed_contract_is_a_warning_that_names_the_options() -> None:
 
 @pytest.mark.parametrize("config", ALL_OF_PICTURES, ids=str)
 @pytest.mark.parametrize("dtype", ["int64", "int32", "bool"])
-def test_inputs_with_a_meaning_are_refused_in_words(config: SynthesisConfig, dtype: str) -> None:
+def test_inputs_with_a_meaning_are_refused_in_words(config: GeneratorConfig, dtype: str) -> None:
     with pytest.raises(SynthesisError, match=rf"input 'ids' takes {dtype} .* give real samples with --calib"):
         make_generator(config, (spec(None, 16, name="ids", dtype=dtype),))
 
@@ -103,7 +103,7 @@ def two_inputs() -> models.onnx.ModelProto:
 
 
 @pytest.mark.parametrize("config", ALL, ids=str)
-def test_every_input_gets_data_of_its_own_kind(config: SynthesisConfig) -> None:
+def test_every_input_gets_data_of_its_own_kind(config: GeneratorConfig) -> None:
     teacher, statistics = teacher_of(two_inputs())
     inputs = (spec(None, 3, 12, 12, name="picture"), spec(None, 6, name="vector"))
     made = make_generator(config, inputs).synthesize(teacher, statistics, 10, seeded())
