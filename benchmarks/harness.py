@@ -10,6 +10,7 @@ import platform
 import shlex
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -121,19 +122,34 @@ def _compile(model: Path, setting: Setting, output: Path, extra: str) -> dict[st
     command = [sys.executable, "-m", "zsq_compile", str(model), "-o", str(output), *setting.words()]
     command += ["--json", "-q", *shlex.split(extra)]
     logs = output.with_suffix(".stdout"), output.with_suffix(".stderr")
-    start = time.perf_counter()
-    with logs[0].open("wb") as out, logs[1].open("wb") as err:
-        process = subprocess.Popen(command, stdout=out, stderr=err, cwd=ROOT)
-        _, status, usage = os.wait4(process.pid, 0)  # the usage of this child alone
-        process.returncode = os.waitstatus_to_exitcode(status)
-    seconds = time.perf_counter() - start
     return {
         "path": str(output),
-        "exit_code": process.returncode,
-        "seconds": seconds,
-        "peak_mb": usage.ru_maxrss / (2**20 if platform.system() == "Darwin" else 1024),
-        "report": _parsed(logs[0].read_text(errors="replace")),
+        **watched(command, ROOT, logs),
+        "report": parsed_json(logs[0].read_text(errors="replace")),
         "words": logs[1].read_text(errors="replace").strip(),
+    }
+
+
+def watched(
+    command: Sequence[str], folder: Path, logs: tuple[Path, Path], limit: float | None = None
+) -> dict[str, Any]:
+    """Run a command in a folder, its stdout and stderr in files; it is killed after ``limit`` seconds.
+
+    Returns exit_code, seconds from process start to exit, cpu_seconds, and peak_mb (largest resident set).
+    """
+    start = time.perf_counter()
+    with logs[0].open("wb") as out, logs[1].open("wb") as err:
+        process = subprocess.Popen(command, stdout=out, stderr=err, cwd=folder)
+        timer = threading.Timer(limit or threading.TIMEOUT_MAX, process.kill)
+        timer.start()
+        _, status, usage = os.wait4(process.pid, 0)  # the usage of this child alone
+        timer.cancel()
+        process.returncode = os.waitstatus_to_exitcode(status)
+    return {
+        "exit_code": process.returncode,
+        "seconds": time.perf_counter() - start,
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+        "peak_mb": usage.ru_maxrss / (2**20 if platform.system() == "Darwin" else 1024),
     }
 
 
@@ -182,7 +198,8 @@ def write_result(name: str, title: str, body: str) -> None:
     print(body)
 
 
-def _parsed(text: str) -> dict[str, Any]:
+def parsed_json(text: str) -> dict[str, Any]:
+    """Return a JSON object, or an empty one where the text is none."""
     try:
         value = json.loads(text)
     except json.JSONDecodeError:
