@@ -82,7 +82,7 @@ def test_agreement_on_real_data_is_estimated(model: Path) -> None:
     plain = json.loads(json.dumps(first.to_json(), allow_nan=False))["agreement_estimate"]
     assert (plain["estimate"], plain["low"], plain["high"]) == (told.estimate, told.low, told.high)
     assert plain["families"][0]["samples"] == 256
-    assert f"real data   estimated agreement: {told.describe()}, from BN nodes" in first.summary()
+    assert f"estimated agreement on real data: {told.describe()}, from BN nodes" in first.summary()
 
 
 def test_without_classes_the_estimate_is_refused_in_words(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_distillation_is_the_last_step_and_the_report_tells_of_it(model: Path) -
     told = json.loads(json.dumps(result.report.to_json(), allow_nan=False))
     assert told["distillation"]["steps"] == 4
     assert [point["step"] for point in told["distillation"]["curve"]] == [0, 1, 2, 3, 4]
-    assert f"distilled   {told['distillation']['summary']}" in result.report.summary()
+    assert f"distilled: {told['distillation']['summary']}" in result.report.summary()
     assert list(told["layers"][0]["sqnr_db"]) == ["scales", "round", "biases", "distill"]
     assert told["settings"]["distill"]["steps"] == 4
     # the file is what was judged best, or what was there before
