@@ -28,7 +28,7 @@ from zsq_compile.quantization.layer_metrics.layer_quality import worst_layers
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
-QUICK = CompileConfig(generator=PixelsConfig(iterations=10), samples=32, effort="fast")
+QUICK = CompileConfig(generator=PixelsConfig(iterations=10), samples=32, effort="fast", speed_trials=False)
 
 
 @pytest.fixture
@@ -181,7 +181,10 @@ def test_four_bits_are_stored_in_half_the_bytes(model: Path) -> None:
         compile_model(
             model,
             config=CompileConfig(
-                generator=QUICK.generator, samples=16, quantization=QuantizationConfig(bits=bits, edge_bits=bits)
+                generator=QUICK.generator,
+                samples=16,
+                speed_trials=False,
+                quantization=QuantizationConfig(bits=bits, edge_bits=bits),
             ),
         )
         for bits in (8, 4)
@@ -212,6 +215,7 @@ def test_a_gate_that_cannot_be_met_is_missed_with_the_file_written(model: Path) 
     config = CompileConfig(
         generator=QUICK.generator,
         samples=64,
+        speed_trials=False,
         min_agreement=1.0,
         quantization=QuantizationConfig(bits=2, act_bits=2, edge_bits=2),
     )
@@ -222,7 +226,7 @@ def test_a_gate_that_cannot_be_met_is_missed_with_the_file_written(model: Path) 
 
 def test_the_gate_is_held_against_the_estimate_for_real_data(model: Path) -> None:
     quantization = QuantizationConfig(bits=4, act_bits=4, edge_bits=4)
-    config = CompileConfig(generator=QUICK.generator, samples=64, quantization=quantization)
+    config = CompileConfig(generator=QUICK.generator, samples=64, speed_trials=False, quantization=quantization)
     report = compile_model(model, config=config).report
     estimate, counted = report.expected_agreement, report.validation.agreement
     assert report.agreement_estimate is not None and report.agreement_estimate.estimate == estimate
