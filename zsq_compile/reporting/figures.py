@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zsq_compile.config.units import size_words
-from zsq_compile.reporting.charts import Bar, Chart, bar, column_chart, line_chart
+from zsq_compile.reporting.charts import Bar, Chart, Point, bar, column_chart, line_chart
 
 NATURAL_DISTANCE = 0.04
 """Squared distance of training data, in sets of a thousand, from their own running statistics."""
@@ -26,38 +26,31 @@ def layer_chart(layers: Sequence[Values], worst: Sequence[Values]) -> Chart | No
     if not layers:
         return None
     rank = {one["node"]: str(place + 1) for place, one in enumerate(worst)}
-    last = [list(one["sqnr_db"].values())[-1] if one["sqnr_db"] else one["own_sqnr_db"] for one in layers]
-    notes = [
-        f"{number + 1}. {one['node']} ({one['op_type']}): {ratio:.1f} dB in the network, "
-        f"{one['own_sqnr_db']:.1f} dB by itself"
-        for number, (one, ratio) in enumerate(zip(layers, last, strict=True))
-    ]
-    return column_chart(
-        "Signal to quantization noise ratio of every layer",
-        "dB",
-        last,
-        notes=notes,
-        tones=["bad" if one["node"] in rank else "plain" for one in layers],
-        marks=[rank.get(one["node"], "") for one in layers],
-        dots=[one["own_sqnr_db"] for one in layers],
-    )
+    points = []
+    for number, one in enumerate(layers):
+        ratio = [one["own_sqnr_db"], *one["sqnr_db"].values()][-1]
+        name = f"{number + 1}. {one['node']} ({one['op_type']})"
+        note = f"{name}: {ratio:.1f} dB in the network, {one['own_sqnr_db']:.1f} dB by itself"
+        tone = "bad" if one["node"] in rank else "plain"
+        points.append(Point(ratio, note, tone, rank.get(one["node"], ""), dot=one["own_sqnr_db"]))
+    return column_chart("Signal to quantization noise ratio of every layer", "dB", points)
 
 
 def moment_chart(moments: Sequence[Values]) -> Chart | None:
     """Distance of the calibration data from batch normalisation statistics; None without statistics."""
     if not moments:
         return None
+    points = []
+    for number, one in enumerate(moments):
+        distance, gap, ratio = (one[name] or 0.0 for name in ("distance", "mean_gap", "deviation_ratio"))
+        note = f"distance {distance:.3g}, means {gap:.2f} deviations apart, ratio of deviations {ratio:.2f}"
+        points.append(Point(distance, f"{number + 1}. {one['layer'] or one['node']}: {note}"))
     return column_chart(
         "Distance of the calibration data from batch normalisation statistics, by layer",
         "distance",
-        [one["distance"] or 0.0 for one in moments],
-        notes=[
-            f"{number + 1}. {one['layer'] or one['node']}: distance {one['distance'] or 0.0:.3g}, means "
-            f"{one['mean_gap'] or 0.0:.2f} deviations apart, ratio of deviations {one['deviation_ratio'] or 0.0:.2f}"
-            for number, one in enumerate(moments)
-        ],
+        points,
         logarithmic=True,
-        limit=(NATURAL_DISTANCE, "training data have at most 0.04, in sets of a thousand"),
+        limit=(NATURAL_DISTANCE, f"training data have at most {NATURAL_DISTANCE}, in sets of a thousand"),
     )
 
 
@@ -67,34 +60,25 @@ def learning_charts(values: Values) -> list[tuple[str, Chart]]:
     losses = (values["synthesis"] or {}).get("loss_curve") or ()
     points = [(float(number), loss) for number, loss in enumerate(losses) if loss is not None]
     if len(points) > 1:
-        found.append(
-            (
-                "Synthesis: loss by iteration",
-                line_chart("Loss of synthesis", "loss", [("loss", points)], logarithmic=True),
-            )
-        )
+        found.append(("Synthesis: loss by iteration", line_chart("Loss of synthesis", "loss", points)))
     if values["learning"]:
         found.append(("Reconstruction: relative squared error of every block", _block_chart(values["learning"])))
     curve = (values["distillation"] or {}).get("curve") or ()
     points = [(float(one["step"]), one["divergence"]) for one in curve if one["divergence"] is not None]
     if len(points) > 1:
-        chart = line_chart("Divergence while distilling", "divergence", [("divergence", points)], logarithmic=True)
+        chart = line_chart("Divergence while distilling", "divergence", points)
         found.append(("Distillation: divergence on held-out samples", chart))
     return found
 
 
 def _block_chart(blocks: Sequence[Values]) -> Chart:
+    points = []
+    for number, one in enumerate(blocks):
+        before, after = one["before"] or 0.0, one["after"] or 0.0
+        note = f"{number + 1}. {one['name']}: {before:.3g} before, {after:.3g} after"
+        points.append(Point(after, note, "plain" if one["kept"] else "faint", dot=before))
     return column_chart(
-        "Error of every block after learning, a dot for what it was before",
-        "error",
-        [one["after"] or 0.0 for one in blocks],
-        notes=[
-            f"{number + 1}. {one['name']}: {one['before'] or 0.0:.3g} before, {one['after'] or 0.0:.3g} after"
-            for number, one in enumerate(blocks)
-        ],
-        tones=["plain" if one["kept"] else "faint" for one in blocks],
-        dots=[one["before"] or 0.0 for one in blocks],
-        logarithmic=True,
+        "Error of every block after learning, a dot for what it was before", "error", points, logarithmic=True
     )
 
 

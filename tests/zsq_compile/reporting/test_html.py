@@ -125,7 +125,7 @@ def test_every_chart_has_its_marks() -> None:
     values = a_report().to_json()
     layers, moments = layer_chart(values["layers"], values["worst_layers"]), moment_chart(values["moments"])
     assert layers is not None and len(layers.columns) == 102
-    assert sorted(column.mark for column in layers.columns if column.mark) == ["1", "2", "3"]
+    assert sorted(column.point.label for column in layers.columns if column.point.label) == ["1", "2", "3"]
     assert moments is not None and len(moments.columns) == 102 and moments.limit is not None
     assert [heading.split(":")[0] for heading, _ in learning_charts(values)] == [
         "Synthesis",
