@@ -28,7 +28,7 @@ from zsq_compile.quantization.layer_metrics.layer_quality import worst_layers
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
-QUICK = CompileConfig(generator=PixelsConfig(iterations=10), samples=32, effort="fast")
+QUICK = CompileConfig(generator=PixelsConfig(iterations=10), samples=32, effort="fast", speed_trials=False)
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_agreement_on_real_data_is_estimated(model: Path) -> None:
     plain = json.loads(json.dumps(first.to_json(), allow_nan=False))["agreement_estimate"]
     assert (plain["estimate"], plain["low"], plain["high"]) == (told.estimate, told.low, told.high)
     assert plain["families"][0]["samples"] == 256
-    assert f"real data   estimated agreement: {told.describe()}, from BN nodes" in first.summary()
+    assert f"estimated agreement on real data: {told.describe()}, from BN nodes" in first.summary()
 
 
 def test_without_classes_the_estimate_is_refused_in_words(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_distillation_is_the_last_step_and_the_report_tells_of_it(model: Path) -
     told = json.loads(json.dumps(result.report.to_json(), allow_nan=False))
     assert told["distillation"]["steps"] == 4
     assert [point["step"] for point in told["distillation"]["curve"]] == [0, 1, 2, 3, 4]
-    assert f"distilled   {told['distillation']['summary']}" in result.report.summary()
+    assert f"distilled: {told['distillation']['summary']}" in result.report.summary()
     assert list(told["layers"][0]["sqnr_db"]) == ["scales", "round", "biases", "distill"]
     assert told["settings"]["distill"]["steps"] == 4
     # the file is what was judged best, or what was there before
@@ -181,7 +181,10 @@ def test_four_bits_are_stored_in_half_the_bytes(model: Path) -> None:
         compile_model(
             model,
             config=CompileConfig(
-                generator=QUICK.generator, samples=16, quantization=QuantizationConfig(bits=bits, edge_bits=bits)
+                generator=QUICK.generator,
+                samples=16,
+                speed_trials=False,
+                quantization=QuantizationConfig(bits=bits, edge_bits=bits),
             ),
         )
         for bits in (8, 4)
@@ -212,6 +215,7 @@ def test_a_gate_that_cannot_be_met_is_missed_with_the_file_written(model: Path) 
     config = CompileConfig(
         generator=QUICK.generator,
         samples=64,
+        speed_trials=False,
         min_agreement=1.0,
         quantization=QuantizationConfig(bits=2, act_bits=2, edge_bits=2),
     )
@@ -222,7 +226,7 @@ def test_a_gate_that_cannot_be_met_is_missed_with_the_file_written(model: Path) 
 
 def test_the_gate_is_held_against_the_estimate_for_real_data(model: Path) -> None:
     quantization = QuantizationConfig(bits=4, act_bits=4, edge_bits=4)
-    config = CompileConfig(generator=QUICK.generator, samples=64, quantization=quantization)
+    config = CompileConfig(generator=QUICK.generator, samples=64, speed_trials=False, quantization=quantization)
     report = compile_model(model, config=config).report
     estimate, counted = report.expected_agreement, report.validation.agreement
     assert report.agreement_estimate is not None and report.agreement_estimate.estimate == estimate

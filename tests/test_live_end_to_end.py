@@ -38,6 +38,7 @@ def settings(generator: GeneratorConfig, **distill: Any) -> CompileConfig:
         generator=generator,
         samples=32,
         effort="fast",
+        speed_trials=False,
         quantization=QuantizationConfig(bits=3, edge_bits=3),
         distill=DistillConfig(**{"steps": 6, "learning_rate": 0.02, **distill}),
     )

@@ -12,7 +12,7 @@ from zsq_compile.comparison.result import ComparedModel, Comparison
 from zsq_compile.config.units import size_words
 from zsq_compile.data.contract_words import contract_words
 from zsq_compile.metrics import wilson_interval
-from zsq_compile.reporting.summary import MISSING
+from zsq_compile.reporting.facts import MISSING
 
 _WIDTH = 128  # of the whole table; anything that is no terminal gets it, so that a file holds no folded cells
 _HEADINGS = ("", "top-1", "same class", "SQNR", "size", "fused", "latency", "made in")

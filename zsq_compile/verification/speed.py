@@ -1,4 +1,4 @@
-"""Whether a quantized file is faster on this machine, and the nodes that cost its time where it is not."""
+"""Speed of a quantized file against the float one, and the nodes that cost time where it is slower."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -86,19 +86,19 @@ class SpeedAudit:
     slower_rounds: float
     costs: Costs | None
 
-    def words(self) -> str:
-        """Say the outcome in a sentence or two."""
+    def describe(self) -> str:
+        """Return the outcome in a sentence or two."""
         before, after = self.latency["float"].median_ms, self.latency["quantized"].median_ms
         times = f"{after:.3g} ms against {before:.3g} ms"
         if self.verdict == "same":
             return f"the quantized file is no faster and no slower than the float one here, beyond noise: {times}"
         if self.verdict == "faster":
             return f"the quantized file is {before / after:.2f} times as fast as the float one here: {times}"
-        told = (
+        text = (
             f"the quantized file is not faster here: {times}, {after / before:.2f} times as long "
             f"(longer in {self.slower_rounds:.0%} of {self.rounds} rounds)"
         )
-        return told if self.costs is None else f"{told}. {_cost_words(self.costs)}"
+        return text if self.costs is None else f"{text}. {_describe_costs(self.costs)}"
 
 
 def audit_speed(
@@ -225,20 +225,20 @@ def _runs_in_integers(node: NodeTime) -> bool:
     return node.op_type in WEIGHTED_INTEGER or node.op_type.startswith("QLinear")
 
 
-def _cost_words(costs: Costs) -> str:
-    told = f"It runs {costs.quantized_nodes} nodes, the float one {costs.float_nodes}"
+def _describe_costs(costs: Costs) -> str:
+    text = f"It runs {costs.quantized_nodes} nodes, the float one {costs.float_nodes}"
     if costs.conversions:
         share = f"{costs.conversion_share:.0%} of its time"
-        told += f"; {share} goes into {costs.conversions} conversions between integers and floats"
+        text += f"; {share} goes into {costs.conversions} conversions between integers and floats"
     groups: dict[tuple[str, str], list[SlowSpot]] = defaultdict(list)
     for spot in costs.spots:
         groups[spot.reason, spot.op_type].append(spot)
     dearest = sorted(groups.items(), key=lambda item: -sum(spot.share for spot in item[1]))[:_NAMED]
-    parts = [_group_words(reason, op_type, spots) for (reason, op_type), spots in dearest]
-    return f"{told}. What costs most: {'; '.join(parts)}" if parts else told
+    parts = [_describe_group(reason, op_type, spots) for (reason, op_type), spots in dearest]
+    return f"{text}. What costs most: {'; '.join(parts)}" if parts else text
 
 
-def _group_words(reason: str, op_type: str, spots: Sequence[SlowSpot]) -> str:
+def _describe_group(reason: str, op_type: str, spots: Sequence[SlowSpot]) -> str:
     names = ", ".join(spot.node for spot in spots[:_NAMED]) + (" ..." if len(spots) > _NAMED else "")
     share = sum(spot.share for spot in spots)
     if reason == "converted":

@@ -246,7 +246,7 @@ def _warnings(fusion: Fusion | None, match: SimulationMatch | None, speed: Speed
             f"the runtime's output deviates from the simulation by more than rounding explains: {_difference(match)}"
         )
     if speed is not None and speed.verdict == "slower":
-        warnings.append(speed.words())
+        warnings.append(speed.describe())
     return tuple(warnings)
 
 

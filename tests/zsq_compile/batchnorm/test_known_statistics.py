@@ -130,6 +130,7 @@ def test_a_compilation_uses_them_and_reports_them(files, equalize):
         checkpoint=str(files.checkpoint),
         samples=8,
         effort="fast",
+        speed_trials=False,
         quantization=QuantizationConfig(bits=4, equalize=equalize),
     )
     _, report = compiled(files.bare, config)

@@ -36,6 +36,7 @@ from zsq_compile.errors import BudgetError, LoadError, SynthesisError, Validatio
 
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
 QUICK = ["--generator", "prior", "--samples", "8", "--effort", "fast"]
+COMPILE = [*QUICK, "--no-speed-trials"]
 
 
 @dataclass(frozen=True)
@@ -299,7 +300,7 @@ def test_each_failure_has_its_exit_code_and_one_line(
 
 
 def test_with_json_stdout_is_one_object(call: Callable[..., Ended], model: Path) -> None:
-    ended = call(model, *QUICK, "--json", "--bits", "4")
+    ended = call(model, *COMPILE, "--json", "--bits", "4")
     assert ended.code == 0, ended.err
     told = json.loads(ended.out)
     assert told["exit_code"] == 0
@@ -310,14 +311,14 @@ def test_with_json_stdout_is_one_object(call: Callable[..., Ended], model: Path)
 
 
 def test_quiet_says_the_path_and_no_more(call: Callable[..., Ended], model: Path, tmp_path: Path) -> None:
-    ended = call(model, *QUICK, "-q", "-o", tmp_path / "out.onnx")
+    ended = call(model, *COMPILE, "-q", "-o", tmp_path / "out.onnx")
     assert ended == Ended(0, f"{tmp_path / 'out.onnx'}\n", "")
     onnx.checker.check_model(onnx.load(tmp_path / "out.onnx"), full_check=True)
 
 
 def test_a_report_is_one_page(call: Callable[..., Ended], model: Path, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
-    ended = call(model, *QUICK, "--json", "--report", page)
+    ended = call(model, *COMPILE, "--json", "--report", page)
     assert ended.code == 0, ended.err
     told, text = json.loads(ended.out), page.read_text(encoding="utf-8")
     assert told["sha256"]["emitted"] in text
@@ -325,8 +326,8 @@ def test_a_report_is_one_page(call: Callable[..., Ended], model: Path, tmp_path:
     assert text.count("<img ") == len(told["pictures"]) == 10  # eight to calibrate on, two held out
     assert len(told["moments"]) == 3 and all(one["distance"] > 0 for one in told["moments"])
     assert sum(told["contents"]["quantized"]["weights"].values()) == 8 * 36 + 2 * 8 * 72 + 40
-    assert call(model, *QUICK, "--report", page).out.splitlines()[-1] == f"report in {page}"
-    assert json.loads(call(model, *QUICK, "--json").out)["pictures"] == [], "nobody asked for them"
+    assert call(model, *COMPILE, "--report", page).out.splitlines()[-1] == f"report in {page}"
+    assert json.loads(call(model, *COMPILE, "--json").out)["pictures"] == [], "nobody asked for them"
     ended = call(model, "--report", tmp_path / "report.pdf")
     assert ended.code == 2 and "ends in .html" in ended.err
 
@@ -335,7 +336,7 @@ def test_a_missed_gate_is_exit_code_4_and_the_file_is_there(call: Callable[..., 
     path = tmp_path / "net.onnx"
     onnx.save(models.conv_bn_relu(), path)
     # Two bits everywhere cannot agree with the float model at each of 1,024 places.
-    ended = call(path, *QUICK, "--bits", "2", "--act-bits", "2", "--edge-bits", "2", "--min-agreement", "1")
+    ended = call(path, *COMPILE, "--bits", "2", "--act-bits", "2", "--edge-bits", "2", "--min-agreement", "1")
     assert ended.code == 4
     assert "--min-agreement 1.0 was missed" in ended.err
     assert path.with_name("net.w2a2.onnx").is_file()
@@ -343,23 +344,23 @@ def test_a_missed_gate_is_exit_code_4_and_the_file_is_there(call: Callable[..., 
 
 def test_saved_calibration_data_can_be_given_back(call: Callable[..., Ended], model: Path, tmp_path: Path) -> None:
     kept = tmp_path / "kept.npz"
-    assert call(model, *QUICK, "-q", "--save-calib", kept).code == 0
+    assert call(model, *COMPILE, "-q", "--save-calib", kept).code == 0
     with np.load(kept) as arrays:
         assert arrays["x"].shape == (10, 3, 8, 8)  # eight to calibrate on, two held out
-    assert call(model, "-q", "--calib", kept, "-o", tmp_path / "again.onnx").code == 0
+    assert call(model, "-q", "--no-speed-trials", "--calib", kept, "-o", tmp_path / "again.onnx").code == 0
 
 
 def test_a_saved_plan_can_be_given_back(call: Callable[..., Ended], model: Path, tmp_path: Path) -> None:
     kept = tmp_path / "plan.json"
-    assert call(model, *QUICK, "-q", "--bits", "4", "-o", tmp_path / "first.onnx", "--save-plan", kept).code == 0
+    assert call(model, *COMPILE, "-q", "--bits", "4", "-o", tmp_path / "first.onnx", "--save-plan", kept).code == 0
     plan = json.loads(kept.read_text())
     assert plan["weights"] == {"conv0": 8, "conv1": 4, "conv2": 4, "gemm": 8}
-    assert call(model, *QUICK, "-q", "--plan", kept, "-o", tmp_path / "again.onnx").code == 0
+    assert call(model, *COMPILE, "-q", "--plan", kept, "-o", tmp_path / "again.onnx").code == 0
     assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "first.onnx").read_bytes()
 
     plan["weights"]["conv7"] = 4
     kept.write_text(json.dumps(plan))
-    ended = call(model, *QUICK, "-q", "--plan", kept)
+    ended = call(model, *COMPILE, "-q", "--plan", kept)
     assert ended.code == 2
     assert "this model has no layer 'conv7'; did you mean 'conv" in ended.err
 
@@ -397,7 +398,7 @@ def test_synth_draws_the_classes_that_are_asked_for(call: Callable[..., Ended], 
     with np.load(drawn) as arrays:
         assert set(arrays.files) == {"x", "labels"}
         assert sorted(arrays["labels"].tolist()) == [0, 0, 0, 2, 2, 2] and arrays["x"].shape == (6, 3, 8, 8)
-    ended = call(model, "--calib", drawn, "--effort", "fast", "-q", "--input-range", "0,1")
+    ended = call(model, "--calib", drawn, "--effort", "fast", "--no-speed-trials", "-q", "--input-range", "0,1")
     assert ended.code == 0, "labels in the file are no input, and do not disturb: " + ended.err
     ended = call("synth", model, *words, "--classes", "1,3")
     assert ended.code == 2
@@ -459,7 +460,7 @@ def test_an_input_with_the_name_of_the_labels_is_refused_before_the_work(
         ended = call(*words, "--generator", "gdfq", "-q")
         assert ended.code == 2 and "under the name 'labels', which is that of an input" in ended.err
     assert "work has begun" in call(model, "--generator", "gdfq", "-q").err, "nothing is kept, and no name needed"
-    assert call(model, *kept, *QUICK, "-q").code == 0, "procedural pictures have no labels"
+    assert call(model, *kept, *COMPILE, "-q").code == 0, "procedural pictures have no labels"
 
 
 def test_synth_shows_its_images(call: Callable[..., Ended], model: Path, tmp_path: Path) -> None:

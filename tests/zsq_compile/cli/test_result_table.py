@@ -15,8 +15,8 @@ from zsq_compile.config.units import size_words
 from zsq_compile.progress import Progress
 from zsq_compile.quantization.layer_metrics.layer_quality import LayerQuality
 from zsq_compile.quantization.plan_file import PlanFile
+from zsq_compile.reporting.facts import comparison_rows
 from zsq_compile.reporting.report import Report
-from zsq_compile.reporting.summary import comparison_rows
 from zsq_compile.verification.agreement_estimate import AgreementEstimate
 from zsq_compile.verification.fusion import Fusion
 from zsq_compile.verification.latency import Latency
@@ -84,7 +84,7 @@ def test_the_table_compares_float_with_quantized() -> None:
     assert comparison_rows(a_validation()) == [
         ("size", "118.6 kB", "44.7 kB (38%)"),
         ("top-1 on 360 samples", "99.72%", "99.44%"),
-        ("same class on these", "-", "99.00%"),
+        ("same class on 360 of your samples", "-", "99.00%"),
         ("same class on 64 held-out samples", "-", "95.31%"),
         ("signal to quantization noise", "-", "21.0 dB"),
         ("latency", "2 ms", "0.5 ms (4.0x)"),

@@ -21,8 +21,8 @@ from zsq_compile.comparison import compare, measure, onnxruntime_variants
 from zsq_compile.errors import ConfigError, QuantizationError
 from zsq_compile.metrics import agreement, sqnr_db, top1
 
-QUICK = ["--generator", "prior", "--samples", "16", "--effort", "fast"]
-CONFIG = CompileConfig(generator=PriorConfig(), samples=16, effort="fast")
+QUICK = ["--generator", "prior", "--samples", "16", "--effort", "fast", "--no-speed-trials"]
+CONFIG = CompileConfig(generator=PriorConfig(), samples=16, effort="fast", speed_trials=False)
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def test_the_table_without_data(call: Callable[..., Ended], model: Path, one_met
 
 
 def test_every_file_has_an_estimate_of_its_own(model: Path, one_method: None) -> None:
-    config = CompileConfig(generator=PriorConfig(), samples=16, effort="fast")
+    config = CompileConfig(generator=PriorConfig(), samples=16, effort="fast", speed_trials=False)
     made = zsq_compile.compare_models(model, config, others=(model,))
     for row in made.rows[1:]:
         assert row.agreement_estimate is not None and row.path in (None, model)
@@ -164,7 +164,11 @@ def test_pictures_are_prepared_as_the_contract_says(model: Path, tmp_path: Path,
     pixels = pictures.astype(np.float32) / np.float32(255.0)
     np.savez(tmp_path / "ready.npz", x=((pixels - np.float32(0.5)) / np.float32(0.25)).transpose(0, 3, 1, 2))
     config = CompileConfig(
-        generator=PriorConfig(), samples=16, effort="fast", input=zsq_compile.InputConfig(input_range=(-2.0, 2.0))
+        generator=PriorConfig(),
+        samples=16,
+        effort="fast",
+        speed_trials=False,
+        input=zsq_compile.InputConfig(input_range=(-2.0, 2.0)),
     )
     shown, ready = (
         zsq_compile.compare_models(model, config, data=tmp_path / name, calib_data=tmp_path / name)

@@ -57,6 +57,7 @@ def test_all_that_is_learned_can_be_learned_there(device: str, tmp_path: Path) -
         device=device,  # type: ignore[arg-type]
         generator=GdfqConfig(iterations=3, batch_size=16),
         samples=32,
+        speed_trials=False,
         quantization=QuantizationConfig(bits=3, edge_bits=3, rounding="lsq"),
         distill=DistillConfig(steps=3, learning_rate=0.02, adversary="margin"),
     )

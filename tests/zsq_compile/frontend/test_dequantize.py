@@ -118,14 +118,16 @@ def test_what_was_quantized_as_it_comes(per_channel: bool, tmp_path: Path) -> No
 @pytest.mark.parametrize(("bits", "act_bits"), [(8, 8), (4, 8), (3, 4)])
 def test_our_own_files_compile_again(bits: int, act_bits: int, tmp_path: Path) -> None:
     widths = QuantizationConfig(bits=bits, act_bits=act_bits)
-    quick = CompileConfig(effort="fast", quantization=widths)
+    quick = CompileConfig(effort="fast", speed_trials=False, quantization=widths)
     first = compile_model(DIGITS, tmp_path / "first.onnx", quick)
     loaded = load_model(first.path)
     float_logits = logits(loaded.original)
     assert ratio_db(logits(first.path), float_logits) > (LEAST_DB if act_bits == 8 else 15.0)
     operators = models.operators(loaded.model)
     assert "Cast" not in operators and "Mod" not in operators  # packed weights are unpacked
-    config = CompileConfig(effort="fast", quantization=widths, input=InputConfig(mean=(0.0,), std=(1.0,)))
+    config = CompileConfig(
+        effort="fast", speed_trials=False, quantization=widths, input=InputConfig(mean=(0.0,), std=(1.0,))
+    )
     again = compile_model(first.path, tmp_path / "again.onnx", config)
     assert again.report.validation.failures == ()
     assert (again.report.validation.fusion.fused, again.report.validation.fusion.unfused) == (LAYERS, ())
@@ -142,7 +144,7 @@ def test_a_network_quantized_in_part_ends_with_all_its_layers_in_integers(tmp_pa
     onnx.save(_folded(compile_ready.original), prepared)
     left = [node.name for node in onnx.load(prepared).graph.node if node.op_type in ("Conv", "Gemm")][2:5]
     quantize_static(prepared, path, _Images(), per_channel=True, nodes_to_exclude=left)
-    result = compile_model(path, tmp_path / "done.onnx", CompileConfig(effort="fast"))
+    result = compile_model(path, tmp_path / "done.onnx", CompileConfig(effort="fast", speed_trials=False))
     onnx.checker.check_model(onnx.load(result.path), full_check=True)
     fusion = result.report.validation.fusion
     assert (fusion.fused, fusion.unfused) == (LAYERS, ())
@@ -182,8 +184,10 @@ def test_codes_at_the_border_stay_and_the_inside_is_quantized(tmp_path: Path) ->
     path = tmp_path / "codes.onnx"
     onnx.save(models.parse(text), path)
     samples = np.random.default_rng(0).integers(0, 256, (64, 3, 8, 8)).astype(np.uint8)
-    result = compile_model(path, tmp_path / "out.onnx", CompileConfig(effort="fast"), calibration={"x": samples})
-    assert any(note.endswith("with their quantizers: 'x', 'y'") for note in result.report.notes)
+    result = compile_model(
+        path, tmp_path / "out.onnx", CompileConfig(effort="fast", speed_trials=False), calibration={"x": samples}
+    )
+    assert any(note.endswith("with their quantizers: \'x\', \'y\'") for note in result.report.notes)
     assert result.report.validation.fusion.fused == 3
     before, after = (open_session(each).run({"x": samples})["y"].astype(int) for each in (path, result.path))
     assert np.abs(before - after).max() <= 2 and len(np.unique(before)) > 10

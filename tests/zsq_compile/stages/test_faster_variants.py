@@ -16,7 +16,7 @@ from zsq_compile import CompileConfig, PriorConfig, QuantizationConfig, compile_
 from zsq_compile.cli import entry as cli
 from zsq_compile.files import file_sha256
 from zsq_compile.metrics import sqnr_db
-from zsq_compile.reporting.view import view_of
+from zsq_compile.reporting.html import float_nodes, layer_map, speed_facts
 from zsq_compile.stages import export, faster_variants
 from zsq_compile.verification.latency import Turns
 
@@ -79,11 +79,10 @@ def test_the_fastest_form_takes_the_place_of_the_file(
 def test_the_page_tells_what_was_tried(model: Path, clock: Callable[..., None], tmp_path: Path) -> None:
     clock({"float": 1.0, PRESENT: 2.0, WEIGHTS: 0.9})
     made = compile_model(model, tmp_path / "out.onnx", CONFIG)
-    view = view_of(made.report)
-    said = dict(view.speed)
-    assert said["form of the file, kept"].startswith(f"{WEIGHTS}: 0.99 ms, 0.90 times")
-    assert {cell.tone for cell in view.cells} == {"bad"}
-    assert [name for _, name, _ in view.float_nodes] == ["conv0", "conv1", "conv2", "gemm"]
+    values = made.report.to_json()
+    assert dict(speed_facts(made.report))["form of the file, kept"].startswith(f"{WEIGHTS}: 0.99 ms, 0.90 times")
+    assert {tone for tone, _ in layer_map(values)} == {"bad"}
+    assert [name for _, name, _ in float_nodes(values)] == ["conv0", "conv1", "conv2", "gemm"]
     assert set(made.report.contents["quantized"].weights) == {"conv0", "conv1", "conv2", "gemm"}
     assert made.report.contents["quantized"].constants == 0
 

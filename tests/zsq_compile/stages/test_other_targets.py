@@ -20,7 +20,12 @@ from zsq_compile.quantization.plan_file import PlanFile
 def compiled(folder: Path, target: str, *, bits: int = 8, plan: PlanFile | None = None) -> CompileResult:
     onnx.save(models.residual(), folder / "net.onnx")
     config = CompileConfig(
-        generator=PriorConfig(), samples=16, effort="fast", target=target, quantization=QuantizationConfig(bits=bits)
+        generator=PriorConfig(),
+        samples=16,
+        effort="fast",
+        speed_trials=False,
+        target=target,
+        quantization=QuantizationConfig(bits=bits),
     )
     return compile_model(folder / "net.onnx", config=config, given_plan=plan)
 
@@ -60,7 +65,13 @@ def test_narrow_values_are_refused_before_the_work(tmp_path: Path) -> None:
 def test_mixed_widths_are_those_of_the_target(tmp_path: Path) -> None:
     onnx.save(models.residual(), tmp_path / "net.onnx")
     config = CompileConfig(
-        generator=PriorConfig(), samples=32, effort="fast", target="ort_cpu_avx2", mixed=True, max_size="4200"
+        generator=PriorConfig(),
+        samples=32,
+        effort="fast",
+        speed_trials=False,
+        target="ort_cpu_avx2",
+        mixed=True,
+        max_size="4200",
     )
     result = compile_model(tmp_path / "net.onnx", config=config)
     assert set(result.plan.weights.values()) <= {7, 4, 3, 2}

@@ -64,7 +64,12 @@ def test_a_compiled_file_tells_where_it_comes_from(tmp_path: Path) -> None:
 
     onnx.save(models.residual(), tmp_path / "net.onnx")
     config = CompileConfig(
-        generator=PriorConfig(), samples=8, effort="fast", seed=11, input=InputConfig(mean=(0.5,), std=(0.25,))
+        generator=PriorConfig(),
+        samples=8,
+        effort="fast",
+        speed_trials=False,
+        seed=11,
+        input=InputConfig(mean=(0.5,), std=(0.25,)),
     )
     path = compile_model(tmp_path / "net.onnx", config=config).path
     told = read_origin({entry.key: entry.value for entry in onnx.load(path).metadata_props})

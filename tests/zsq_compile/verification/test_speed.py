@@ -113,7 +113,7 @@ def test_a_slower_file_is_told_with_the_nodes_that_cost_it(monkeypatch, island):
     assert (audit.costs.float_nodes, audit.costs.conversions) == (3, 4)
     around = [spot for spot in audit.costs.spots if spot.reason == "converted"]
     assert {spot.op_type for spot in around} <= {"Erf"}  # the profiler's clock may show 0 microseconds
-    words = audit.words()
+    words = audit.describe()
     assert "not faster here: 1.5 ms against 1 ms, 1.50 times as long (longer in 100% of 12 rounds)" in words
     assert "goes into 4 conversions between integers and floats" in words
 
@@ -130,7 +130,7 @@ def test_dear_nodes_are_named_by_operator(monkeypatch, island):
             node("conv", "QLinearConv", 5.0, "bq", "c"),
         ],
     ).spots
-    words = dataclasses.replace(audit, costs=dataclasses.replace(audit.costs, spots=spots)).words()
+    words = dataclasses.replace(audit, costs=dataclasses.replace(audit.costs, spots=spots)).describe()
     assert words.endswith(
         "What costs most: 1 QLinearConv that took less in float (conv), 30% more; "
         "conversions around 1 Softmax (soft), 10%"
@@ -142,7 +142,7 @@ def test_nothing_is_blamed_where_the_file_is_not_slower(monkeypatch, island, fac
     timed(monkeypatch, turns(*[2.0] * 12), turns(*[2.0 * factor] * 12))
     audit = audit_speed(*island, {"x": np.ones((4, 8), np.float32)}, threads=1)
     assert (audit.verdict, audit.costs) == (verdict, None)
-    assert ("2.00 times as fast" if verdict == "faster" else "beyond noise") in audit.words()
+    assert ("2.00 times as fast" if verdict == "faster" else "beyond noise") in audit.describe()
 
 
 def test_the_clock_is_read_for_real(island):

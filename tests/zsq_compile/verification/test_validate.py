@@ -55,7 +55,7 @@ def test_figures_equal_those_computed_by_hand(pair):
     assert result.speedup is not None
     assert result.speed is not None
     assert result.latency == result.speed.latency
-    assert result.warnings == ((result.speed.words(),) if result.speed.verdict == "slower" else ())
+    assert result.warnings == ((result.speed.describe(),) if result.speed.verdict == "slower" else ())
     assert (result.failures, result.labelled) == ((), None)
     assert result.simulation is not None
     assert (result.simulation.share_beyond_step, result.simulation.agreement) == (0.0, 1.0)

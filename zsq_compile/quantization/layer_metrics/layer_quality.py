@@ -38,8 +38,8 @@ class LayerQuality:
     own_sqnr_db: float
     reason: str | None
 
-    def words(self) -> str:
-        """Say it in one line."""
+    def describe(self) -> str:
+        """Return it as one line."""
         widths = f"{self.activation_bits}-bit inputs"
         if self.weight_bits is not None:
             widths = f"{self.weight_bits}-bit weights, {widths}"

@@ -44,8 +44,8 @@ def test_the_worst_come_first_and_equal_ones_keep_their_order() -> None:
 
 
 def test_a_layer_in_words_tells_its_own_ratio_the_last_step_and_the_reason() -> None:
-    told = a_quality("conv", 17.04, "few bits: and so on").words()
+    told = a_quality("conv", 17.04, "few bits: and so on").describe()
     assert told == (
         "conv (Conv, 4-bit weights, 8-bit inputs): 17.0 dB by itself, 12.2 dB in the network; few bits: and so on"
     )
-    assert a_quality("conv", 17.04).words().endswith("12.2 dB in the network")
+    assert a_quality("conv", 17.04).describe().endswith("12.2 dB in the network")

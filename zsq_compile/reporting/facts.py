@@ -1,0 +1,81 @@
+"""The statements of a report, worded once for the terminal, the plain summary and the HTML page."""
+
+from typing import TYPE_CHECKING
+
+from zsq_compile.config.units import size_words
+from zsq_compile.data.contract_words import contract_words
+from zsq_compile.quantization.layer_metrics.layer_quality import worst_layers
+
+if TYPE_CHECKING:
+    from zsq_compile.reporting.report import Report
+    from zsq_compile.verification.validate import Validation
+
+MISSING = "-"
+_MOST_REFUSALS = 5
+
+Facts = list[tuple[str, str]]
+"""Name and text."""
+
+
+def comparison_rows(validation: "Validation") -> list[tuple[str, str, str]]:
+    """Rows of the table that closes a compilation: name, float, quantized."""
+    shrunk = validation.quantized_bytes / max(validation.float_bytes, 1)
+    rows = [("size", size_words(validation.float_bytes), f"{size_words(validation.quantized_bytes)} ({shrunk:.0%})")]
+    real = validation.labelled
+    if real is not None:
+        if real.top1_float is not None and real.top1_quantized is not None:
+            rows.append((f"top-1 on {real.samples} samples", f"{real.top1_float:.2%}", f"{real.top1_quantized:.2%}"))
+        if real.agreement is not None:
+            rows.append((f"same class on {real.samples} of your samples", MISSING, f"{real.agreement:.2%}"))
+    if validation.agreement is not None:
+        label = f"same class on {validation.samples} held-out samples"
+        rows.append((label, MISSING, f"{validation.agreement:.2%}"))
+    if validation.sqnr_db is not None:
+        rows.append(("signal to quantization noise", MISSING, f"{validation.sqnr_db:.1f} dB"))
+    if validation.latency:
+        before, after = (validation.latency[name].median_ms for name in ("float", "quantized"))
+        rows.append(("latency", f"{before:.3g} ms", f"{after:.3g} ms ({before / after:.1f}x)"))
+    fusion = validation.fusion
+    rows.append(("layers run in integers", MISSING, f"{fusion.fused} of {fusion.layers}"))
+    if fusion.blockwise:
+        rows.append(("on 4-bit weights in blocks", MISSING, f"{len(fusion.blockwise)} of {fusion.layers}"))
+    return rows
+
+
+def calibration_facts(report: "Report") -> Facts:
+    """Describe the estimate for real data, and the data that the file was made with."""
+    facts = []
+    if report.agreement_estimate is not None:
+        estimate = report.agreement_estimate
+        facts.append(("estimated agreement on real data", f"{estimate.describe()}, {estimate.calibration}"))
+    facts.append(("data", report.data))
+    if report.statistics is not None:
+        facts.append(("statistics", f"{report.statistics['source']}; {report.coverage}"))
+    if report.contract is not None:
+        facts.append(("input", contract_words(report.contract)))
+    facts += [("widths", line) for line in (report.mixed or {}).get("summary", ())]
+    return facts + ([("distilled", report.distillation["summary"])] if report.distillation else [])
+
+
+def validation_facts(validation: "Validation") -> Facts:
+    """Figures of every output, and of the simulation."""
+    facts = []
+    for output in validation.outputs:
+        parts = [] if output.sqnr_db is None else [f"SQNR {output.sqnr_db:.1f} dB"]
+        parts += [] if output.agreement is None else [f"{output.agreement:.2%} of the decisions unchanged"]
+        facts.append((f"output {output.name}", f"{', '.join(parts)} on {validation.samples} held-out samples"))
+    if validation.simulation is not None:
+        match = validation.simulation
+        text = f"{match.share_beyond_step:.2%} of the elements differ by more than a step, "
+        facts.append(("simulation", f"{text}{match.agreement:.2%} of the decisions are equal"))
+    return facts
+
+
+def remarks(report: "Report") -> Facts:
+    """List nodes left in float, the worst layers, and warnings."""
+    refusals = report.refusals[:_MOST_REFUSALS]
+    facts = [("left in float", f"{one.where} ({one.op_type}): {one.reason}") for one in refusals]
+    if len(report.refusals) > len(refusals):
+        facts.append(("left in float", f"{len(report.refusals) - len(refusals)} more, see --json"))
+    facts += [("worst layer", layer.describe()) for layer in worst_layers(report.layers)]
+    return facts + [("warning", text) for text in report.validation.warnings]
