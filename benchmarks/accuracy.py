@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-from harness import Rows, Setting, open_rows, runtime_key, table, write_result
+from harness import Rows, Setting, open_rows, options_given, runtime_key, table, write_result
 from judge import Judge, float_row, our_row
 from zoo import LABELLED, add_common_options, chosen
 
@@ -95,9 +95,10 @@ def main() -> None:
             lines.append([key if name == "FP32" else "", name, *cells])
     header = ["model", "method", *(f"W{bits}A8" for bits in options.bits)]
     body = (
-        "Top-1 in percent, in brackets the agreement with FP32. Ours: no data, default options, seed 0, time from "
-        "process start and peak memory.\nBest of onnxruntime: uint8 activations, per-channel weights, after "
-        "quant_pre_process, the calibration method (named) with the highest top-1 on these very images.\n"
+        "Top-1 in percent, in brackets the agreement with FP32. Ours: no data, "
+        f"{options_given(options.compile_args)}, seed 0, time from process start and peak memory.\n"
+        "Best of onnxruntime: uint8 activations, per-channel weights, after quant_pre_process, the calibration method "
+        "(named) with the highest top-1 on these very images.\n"
         "Real data: 256 CIFAR-10 or MNIST images, 64 ImageNet images. Random data: as many, uniform in [0, 1).\n\n"
         + table(header, lines)
     )

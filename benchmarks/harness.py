@@ -183,15 +183,30 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
+def options_given(compile_args: str) -> str:
+    """Say with which options files were compiled."""
+    return f"options `{compile_args}`" if compile_args else "default options"
+
+
+def source_commit() -> str:
+    """Name the commit of the source, and whether the source differs from it; empty outside of a repository."""
+    state = ["git", "-C", str(ROOT), "status", "--porcelain", "zsq_compile", "passes", "backends"]
+    words = [["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], state]
+    done = [subprocess.run(command, capture_output=True, text=True, check=False) for command in words]
+    if any(one.returncode for one in done):
+        return ""
+    return f", at commit {done[0].stdout.strip()}{' with changes' if done[1].stdout else ''}"
+
+
 def write_result(name: str, title: str, body: str) -> None:
-    """Print a result and write it to results/NAME.md with the command, the date and the versions."""
+    """Print a result and write it to results/NAME.md with the command, the date, the commit and the versions."""
     versions = ", ".join(f"{key} {value}" for key, value in installed_versions().items())
     command = " ".join(
         ["python", f"benchmarks/{Path(sys.argv[0]).name}", *(shlex.quote(word) for word in sys.argv[1:])]
     )
     head = (
-        f"# {title}\n\nCommand: `{command}`\n\nDate: {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC. "
-        f"{os.cpu_count()} processors. {versions}.\n\n"
+        f"# {title}\n\nCommand: `{command}`\n\nDate: {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC"
+        f"{source_commit()}. {os.cpu_count()} processors. {versions}.\n\n"
     )
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.md").write_text(head + body + "\n")

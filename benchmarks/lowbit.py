@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import Rows, Setting, open_rows, table, write_result
+from harness import Rows, Setting, open_rows, options_given, table, write_result
 from judge import Judge, float_row, our_row
 from zoo import LABELLED, add_common_options, chosen
 
@@ -154,7 +154,7 @@ def main() -> None:
         lines += [gather(judge, name, rows, options) for name in options.settings]
     header = ["model", "setting", "goal", "mean", "worst", "against the goal", "real data", "seconds", "GB"]
     body = (
-        f"Top-1 in percent, in brackets the agreement with FP32. No data, default options, seeds "
+        f"Top-1 in percent, in brackets the agreement with FP32. No data, {options_given(options.compile_args)}, seeds "
         f"{', '.join(map(str, options.seeds))}: mean and worst over them, seconds of one from process start (mean), "
         f"largest peak memory.\nReal data: the same compiler calibrated on as many real images, seed "
         f"{options.seeds[0]}. FP32: {', '.join(floats)}.\n\n" + table(header, lines)

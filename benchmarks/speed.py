@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import Setting, compiled, last_words, open_rows, table, write_result
+from harness import Setting, compiled, last_words, open_rows, options_given, table, write_result
 from learning import block_lines
 from zoo import LABELLED, TIMED, Labelled, add_common_options, chosen
 
@@ -108,7 +108,8 @@ def main() -> None:
         "## Latency\n\nAll files of a model in turns; the first run of each turn is not counted. Ratios of "
         "the medians, in brackets those of the fastest tenth, which a busy machine disturbs less.\n\n"
         + table([*columns, "Q/DQ nodes left", "kB", "of FP32's size"], latencies)
-        + "\n\n## Compile time\n\nDefault options, seed 0, in a process of its own, from its start to its end.\n\n"
+        + f"\n\n## Compile time\n\nWith {options_given(options.compile_args)}, seed 0, each in a process of its own, "
+        "from its start to its end.\n\n"
         + table(["model", "bits", "seconds", "peak MB", "seconds by stage"], compiling)
         + "\n\n## Learning\n\nImages per second through forward and backward pass while a block is learned, optimiser "
         "and sampling included, beside those of a plain pass through the float block in the same precision.\n\n"

@@ -1,4 +1,4 @@
-"""Examples of docs/calibration-data.md, run as they stand; the oracle is the float model's classes of real images."""
+"""Examples of the page on calibration data, run as they stand; the oracle is the float model's classes of images."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ from backends.session import open_session
 from zsq_compile.cli import entry as cli
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "calibration-data.md"
+PAGE = ROOT / "docs" / "guide" / "calibration-data.md"
 RIVALS = {"OpenVINO NNCF": "nncf", "AIMET-ONNX": "aimet", "NVIDIA ModelOpt": "modelopt", "AMD Quark": "quark"}
 
 

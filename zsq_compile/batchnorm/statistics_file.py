@@ -1,6 +1,6 @@
 """Statistics of BatchNormalization in an .npz file: written from a model that has it, read for one where it is folded.
 
-README, "Statistics of a model whose batch normalisation was folded away", documents the format.
+docs/reference/statistics-file.md documents the format.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The manifest of a package: plain values in a fixed order. docs/package.md explains every entry."""
+"""The manifest of a package: plain values in a fixed order. docs/reference/package-format.md explains every entry."""
 
 import hashlib
 import json

@@ -40,9 +40,9 @@ def test_the_arrays_have_the_documented_names(written):
     assert {"format", "version", "model", "model_sha256", "values", "nodes", "layers", "epsilon"} < set(arrays)
     assert arrays["values"].tolist() == ["n0", "n1", "n2"]
     assert {"2/mean", "2/variance", "2/scale", "2/shift", "2/folded_length", "2/folded_bias"} < set(arrays)
-    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs/reference/statistics-file.md").read_text(encoding="utf-8")
     for name in arrays:
-        assert f"`{re.sub('^[0-9]+/', 'i/', name)}`" in readme, name
+        assert f"`{re.sub('^[0-9]+/', 'i/', name)}`" in page, name
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from zsq_compile.packaging.manifest import scales_digest
 from zsq_compile.packaging.verify import MANIFEST, check_files, main, sha256
 from zsq_compile.synthesis.generator import InputContract
 
-DOCUMENT = Path(zsq_compile.__file__).resolve().parent.parent / "docs" / "package.md"
+DOCUMENT = Path(zsq_compile.__file__).resolve().parent.parent / "docs" / "reference" / "package-format.md"
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_the_same_model_gives_the_same_bytes_in_another_process(model, package, 
         "import sys; from pathlib import Path; from zsq_compile.packaging.build import build_package\n"
         "for name in ('again.zsq', 'again.tar.gz'): build_package(Path(sys.argv[1]), Path(name), count=2)"
     )
-    environment = {**os.environ, "PYTHONPATH": str(DOCUMENT.parent.parent), "PYTHONHASHSEED": "77"}
+    environment = {**os.environ, "PYTHONPATH": str(DOCUMENT.parents[2]), "PYTHONHASHSEED": "77"}
     subprocess.run([sys.executable, "-c", code, str(model)], cwd=tmp_path, env=environment, check=True)
     assert tree(tmp_path / "again.zsq") == tree(package.path)
     build_package(model, tmp_path / "here.tar.gz", count=2)
