@@ -1,15 +1,15 @@
-"""What a runtime can execute in integers: frozen rows, no behaviour."""
+"""What a runtime can execute in integers: frozen values, read from the files in ``targets/``."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 OperatorKind = Literal["weighted", "activation", "same_scale", "quantized"]
 """How a runtime treats an operator between DequantizeLinear and QuantizeLinear.
 
 ``weighted``   Conv, Gemm, MatMul: integer weights, and an int32 bias where the operator has one.
-``activation`` Relu, Clip: swallowed by the QuantizeLinear behind it; nothing is quantized between it and its producer.
-``same_scale`` MaxPool, Reshape...: moves codes about without changing them, so input and output share one scale.
+``activation`` Relu, Clip: fused into the layer before it; nothing is quantized between the two.
+``same_scale`` MaxPool, Reshape...: passes codes on without changing them, so input and output share one scale.
 ``quantized``  Add, Concat...: has an integer kernel of its own, with a scale for each input and for the output.
 """
 
@@ -19,13 +19,13 @@ Int4Form = Literal["cast", "native"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NumberFormat:
-    """An integer grid.
+    """The integers that codes may be.
 
     Attributes:
         bits: width of a code, 2 to 16.
         signed: two's complement when True.
-        symmetric: the zero point is fixed to 0 (signed) or to the middle of the grid (unsigned).
-        narrow: a signed grid leaves out its lowest code, so that it is symmetric about 0.
+        symmetric: the zero point is ``middle``; else it is free.
+        narrow: a signed format leaves out its lowest code, so that it is symmetric about 0.
 
     """
 
@@ -43,6 +43,20 @@ class NumberFormat:
     def qmax(self) -> int:
         """Highest code."""
         return (1 << (self.bits - 1)) - 1 if self.signed else (1 << self.bits) - 1
+
+    @property
+    def levels(self) -> int:
+        """Number of codes."""
+        return self.qmax - self.qmin + 1
+
+    @property
+    def middle(self) -> int:
+        """Zero point of a symmetric quantizer."""
+        return 0 if self.signed else (self.qmax + 1) // 2
+
+    def with_bits(self, bits: int) -> "NumberFormat":
+        """Return the format at another width; only at its own is a signed format narrow."""
+        return self if bits == self.bits else replace(self, bits=bits, narrow=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

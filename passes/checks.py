@@ -1,10 +1,7 @@
-"""What a legal graph is at each door between stages, so that a mistake is found where it was made.
-
-NORMALIZED -> harvest, synthesis, folding; FOLDED -> placing quantizers; EMITTED -> the runtime.
-"""
+"""Invariants of graphs, checked after every pass and between stages, so that a mistake is found where it was made."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 
 import numpy as np
@@ -12,59 +9,84 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from passes.constants import constant_value
+from passes.operators import QUANTIZERS, WEIGHTED, WITH_BIAS
 from passes.plan import Refusal
-from passes.surgery import dequantizer, is_standard
+from passes.surgery import dequantizer, has_subgraph, input_at, is_standard, only_use, producer, standard_nodes
 from passes.weight_layout import channel_axis
 
 MINIMUM_OPSET = 21
 _BIAS_TOLERANCE = 1e-6
 
 
-class Door(Enum):
-    """A point between two stages."""
+class GraphInvariant(Enum):
+    """What holds for a graph.
 
+    WELL_FORMED, after every pass: nodes read graph inputs, initializers and what earlier nodes made; values that are
+        made or fed have names, each its own.
+    NORMALIZED, in front of harvesting, synthesis and folding: opset 21 or later; no Constant or control flow; unique
+        node names; initializers are no inputs; the rank of every value known; no BatchNormalization in training mode.
+    FOLDED, in front of placing quantizers: NORMALIZED, and no BatchNormalization that could be folded.
+    EMITTED, in front of the runtime: every scale is constant, positive and finite; zero points have the type of the
+        codes; a scale per channel has an axis that exists and is the layer's output axis, and blocks lie along another;
+        an int32 bias has scale(data) * scale(weight).
+    """
+
+    WELL_FORMED = "well formed"
     NORMALIZED = "normalized"
     FOLDED = "folded"
     EMITTED = "emitted"
 
 
 class IllegalGraphError(ValueError):
-    """A graph does not have the form that a door asks for; ``violations`` says where and why."""
+    """A graph violates an invariant; ``violations`` says where and why."""
 
-    def __init__(self, door: Door, violations: tuple[Refusal, ...]) -> None:
-        first = "; ".join(f"{item.op_type} '{item.where}': {item.reason}" for item in violations[:3])
-        more = f"; and {len(violations) - 3} more" if len(violations) > 3 else ""
-        super().__init__(f"the graph is not {door.value}: {first}{more}")
+    def __init__(self, invariant: GraphInvariant, violations: tuple[Refusal, ...]) -> None:
+        super().__init__(f"the graph violates {invariant.name}: {describe(violations)}")
         self.violations = violations
 
 
-def check(model: ir.Model, door: Door) -> None:
-    """Raise IllegalGraphError if the graph may not pass the door."""
-    found = violations(model, door)
-    if found:
-        raise IllegalGraphError(door, found)
+def check(model: ir.Model, invariant: GraphInvariant) -> None:
+    """Raise IllegalGraphError if the invariant does not hold."""
+    if found := violations(model, invariant):
+        raise IllegalGraphError(invariant, found)
 
 
-def violations(model: ir.Model, door: Door) -> tuple[Refusal, ...]:
-    """Return everything that keeps the graph from passing the door.
+def describe(found: tuple[Refusal, ...]) -> str:
+    """Name the first three violations, and the number of the others."""
+    more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
+    return "; ".join(f"{item.op_type} '{item.where}': {item.reason}" for item in found[:3]) + more
 
-    NORMALIZED: opset 21 or later; no Constant, Identity or control flow; unique node names; initializers are no inputs;
-        the shape of every value known but for open batches; no BatchNormalization in training mode.
-    FOLDED: NORMALIZED, and no BatchNormalization that could be folded into the layer before it.
-    EMITTED: every scale is constant, positive and finite; zero points have the type of the codes; a scale per channel
-        has an axis that exists and is the layer's output axis, and blocks lie along another; an int32 bias has
-        scale(data) * scale(weight).
-    """
-    rules: dict[Door, tuple[Callable[[ir.Model], Iterator[Refusal]], ...]] = {
-        Door.NORMALIZED: (_opset, _node_names, _operators, _inputs, _shapes),
-        Door.FOLDED: (_opset, _node_names, _operators, _inputs, _shapes, _unfolded),
-        Door.EMITTED: (_opset, _node_names, _grids, _weights, _biases),
+
+def violations(model: ir.Model, invariant: GraphInvariant) -> tuple[Refusal, ...]:
+    """Return every place where the invariant does not hold."""
+    normalized = (_opset, _node_names, _operators, _inputs, _shapes)
+    rules: dict[GraphInvariant, tuple[Callable[[ir.Model], Iterable[Refusal]], ...]] = {
+        GraphInvariant.WELL_FORMED: (_wiring,),
+        GraphInvariant.NORMALIZED: normalized,
+        GraphInvariant.FOLDED: (*normalized, _unfolded),
+        GraphInvariant.EMITTED: (_opset, _node_names, _quantizers, _weights, _biases),
     }
-    return tuple(refusal for rule in rules[door] for refusal in rule(model))
+    return tuple(refusal for rule in rules[invariant] for refusal in rule(model))
 
 
-def _at(node: ir.Node, reason: str) -> Refusal:
-    return Refusal(where=node.name or "", op_type=node.op_type, reason=reason)
+def _wiring(model: ir.Model) -> Iterator[Refusal]:
+    graph = model.graph
+    known = {*graph.inputs, *graph.initializers.values()}
+    names = {value.name for value in known}
+    for node in graph:
+        for value in node.inputs:
+            if value is not None and value not in known:
+                yield Refusal.of(node, f"no node before it makes '{value.name}', which it reads")
+        for value in node.outputs:
+            known.add(value)
+            if value.name and value.name in names:
+                yield Refusal.of(node, f"another value is called '{value.name}', too")
+            elif not value.name and (value.uses() or value.is_graph_output()):
+                yield Refusal.of(node, "an output of it is read, but has no name")
+            names.add(value.name)
+    for value in graph.outputs:
+        if value not in known:
+            yield Refusal(where=value.name or "", op_type="output", reason="no node makes it")
 
 
 def _opset(model: ir.Model) -> Iterator[Refusal]:
@@ -78,19 +100,19 @@ def _node_names(model: ir.Model) -> Iterator[Refusal]:
     counts = Counter(node.name for node in model.graph)
     for node in model.graph:
         if not node.name:
-            yield _at(node, "it has no name")
+            yield Refusal.of(node, "it has no name")
         elif counts[node.name] > 1:
-            yield _at(node, f"{counts[node.name]} nodes have this name")
+            yield Refusal.of(node, f"{counts[node.name]} nodes have this name")
 
 
 def _operators(model: ir.Model) -> Iterator[Refusal]:
     for node in model.graph:
         if is_standard(node, "Constant"):
-            yield _at(node, "constants must be initializers")
+            yield Refusal.of(node, "constants must be initializers")
         elif is_standard(node, "BatchNormalization") and node.attributes.get_int("training_mode", 0) == 1:
-            yield _at(node, "it is in training mode")
-        elif any(attr.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for attr in node.attributes.values()):
-            yield _at(node, "it holds a graph of its own")
+            yield Refusal.of(node, "it is in training mode")
+        elif has_subgraph(node):
+            yield Refusal.of(node, "it holds a graph of its own")
 
 
 def _inputs(model: ir.Model) -> Iterator[Refusal]:
@@ -103,30 +125,25 @@ def _shapes(model: ir.Model) -> Iterator[Refusal]:
     for node in model.graph:
         for value in node.outputs:
             if value.name and value.shape is None:
-                yield _at(node, f"the shape of '{value.name}' is not known")
+                yield Refusal.of(node, f"the shape of '{value.name}' is not known")
 
 
 def _unfolded(model: ir.Model) -> Iterator[Refusal]:
-    for node in model.graph:
-        if not is_standard(node, "BatchNormalization") or node.inputs[0] is None:
+    for node in standard_nodes(model.graph, "BatchNormalization"):
+        layer = producer(node, 0)
+        if layer is None or not is_standard(layer, *WITH_BIAS):
             continue
-        source = node.inputs[0]
-        layer = source.producer()
-        if layer is None or not is_standard(layer, "Conv", "ConvTranspose", "Gemm"):
-            continue
-        if len(source.uses()) == 1 and not source.is_graph_output() and constant_value(layer.inputs[1]) is not None:
-            yield _at(node, f"it stands directly behind '{layer.name}' and is not folded into it")
+        if only_use(layer.outputs[0]) is not None and constant_value(layer.inputs[1]) is not None:
+            yield Refusal.of(node, f"it stands directly behind '{layer.name}' and is not folded into it")
 
 
-def _grids(model: ir.Model) -> Iterator[Refusal]:
-    for node in model.graph:
-        if is_standard(node, "QuantizeLinear", "DequantizeLinear"):
-            reason = _grid_fault(node)
-            if reason is not None:
-                yield _at(node, reason)
+def _quantizers(model: ir.Model) -> Iterator[Refusal]:
+    for node in standard_nodes(model.graph, *QUANTIZERS):
+        if (reason := _quantizer_fault(node)) is not None:
+            yield Refusal.of(node, reason)
 
 
-def _grid_fault(node: ir.Node) -> str | None:
+def _quantizer_fault(node: ir.Node) -> str | None:
     scale = constant_value(node.inputs[1])
     if scale is None:
         return "its scale is not constant"
@@ -134,7 +151,7 @@ def _grid_fault(node: ir.Node) -> str | None:
     if not np.isfinite(numbers).all() or not (numbers > 0).all():
         return f"its scale must be positive and finite, got {scale.reshape(-1)[:4].tolist()}"
     codes = node.inputs[0] if node.op_type == "DequantizeLinear" else node.outputs[0]
-    zero = node.inputs[2] if len(node.inputs) > 2 else None
+    zero = input_at(node, 2)
     if zero is not None:
         zeros = constant_value(zero)
         if zeros is None or zeros.shape != scale.shape:
@@ -169,9 +186,7 @@ def _block_fault(shape: ir.Shape, axis: int, size: int, scale: NDArray[np.generi
 
 
 def _weights(model: ir.Model) -> Iterator[Refusal]:
-    for node in model.graph:
-        if not is_standard(node, "Conv", "ConvTranspose", "Gemm", "MatMul"):
-            continue
+    for node in standard_nodes(model.graph, *WEIGHTED):
         weight = dequantizer(node, 1)
         scale = constant_value(weight.inputs[1]) if weight is not None else None
         if weight is None or scale is None or scale.ndim == 0 or weight.inputs[0] is None:
@@ -181,16 +196,14 @@ def _weights(model: ir.Model) -> Iterator[Refusal]:
         wanted = channel_axis(node, rank)
         if weight.attributes.get_int("block_size", 0):
             if axis == wanted:
-                yield _at(node, f"its weight has blocks along axis {axis}, where its outputs are")
+                yield Refusal.of(node, f"its weight has blocks along axis {axis}, where its outputs are")
         elif constant_value(weight.inputs[0]) is not None and axis != wanted:
             place = "along no single axis" if wanted is None else f"axis {wanted}"
-            yield _at(node, f"its weight has a scale for every index of axis {axis}; its outputs are {place}")
+            yield Refusal.of(node, f"its weight has a scale for every index of axis {axis}; its outputs are {place}")
 
 
 def _biases(model: ir.Model) -> Iterator[Refusal]:
-    for node in model.graph:
-        if not is_standard(node, "Conv", "ConvTranspose", "Gemm"):
-            continue
+    for node in standard_nodes(model.graph, *WITH_BIAS):
         bias = dequantizer(node, 2)
         if bias is None or bias.inputs[0] is None or bias.inputs[0].dtype != ir.DataType.INT32:
             continue
@@ -198,8 +211,8 @@ def _biases(model: ir.Model) -> Iterator[Refusal]:
         scales = [constant_value(factor.inputs[1]) if factor is not None else None for factor in factors]
         data, weight, own = scales
         if data is None or weight is None or own is None:
-            yield _at(node, "its bias is int32, but its data or its weight is not quantized")
+            yield Refusal.of(node, "its bias is int32, but its data or its weight is not quantized")
             continue
         wanted = data.astype(np.float64) * weight.astype(np.float64)
         if own.size not in (1, wanted.size) or not np.allclose(own, wanted, rtol=_BIAS_TOLERANCE, atol=0.0):
-            yield _at(node, "the scale of its int32 bias is not the product of its data's and its weight's scales")
+            yield Refusal.of(node, "the scale of its int32 bias is not the product of those of its data and its weight")

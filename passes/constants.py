@@ -6,23 +6,19 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
-_RANDOM = frozenset(
-    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
-)
+from passes.operators import RANDOM
+from passes.surgery import has_subgraph, is_standard
+
 _MAX_ELEMENTS = 1 << 26
 
 
 def constant_value(value: ir.Value | None) -> NDArray[np.generic] | None:
-    """Value of a constant expression, or None if it depends on a graph input (or is too large to fold).
-
-    Follows chains of nodes (Constant, ConstantOfShape, Unsqueeze, Cast...) back to initializers with ONNX's own
-    reference implementation of the operators.
-    """
+    """Value of a constant expression; None if it depends on a graph input, is random, or is too large to fold."""
     return _search(value, {})
 
 
 def _search(value: ir.Value | None, known: dict[ir.Value, NDArray[np.generic] | None]) -> NDArray[np.generic] | None:
-    """Recurse with a memory: in a residual network the paths back to the input are too many to walk one by one."""
+    # with a memory: in a residual network the paths back to the input are too many to walk one by one
     if value is None:
         return None
     if value.const_value is not None:
@@ -45,9 +41,7 @@ def _search(value: ir.Value | None, known: dict[ir.Value, NDArray[np.generic] | 
 
 
 def _foldable(node: ir.Node) -> bool:
-    if node.domain not in ("", "ai.onnx") or node.op_type in _RANDOM or not node.outputs:
-        return False
-    if any(attr.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for attr in node.attributes.values()):
+    if not is_standard(node, node.op_type) or node.op_type in RANDOM or not node.outputs or has_subgraph(node):
         return False
     return all(_size(output) <= _MAX_ELEMENTS for output in node.outputs)
 
@@ -58,30 +52,21 @@ def _size(value: ir.Value) -> int:
 
 
 def _evaluate(node: ir.Node, inputs: list[NDArray[np.generic] | None]) -> list[NDArray[np.generic]]:
-    graph = node.graph
-    version = (
-        node.version or (graph.opset_imports.get("") if graph is not None else None) or onnx.defs.onnx_opset_version()
-    )
-    names = [f"i{position}" if array is not None else "" for position, array in enumerate(inputs)]
+    imports = node.graph.opset_imports if node.graph is not None else {}
+    version = node.version or imports.get("") or onnx.defs.onnx_opset_version()
     outputs = [f"o{position}" if output.name else "" for position, output in enumerate(node.outputs)]
+    given = {f"i{position}": array for position, array in enumerate(inputs) if array is not None}
     proto = ir.to_proto(node)
     del proto.input[:], proto.output[:]
-    proto.input.extend(names)
+    proto.input.extend(f"i{position}" if array is not None else "" for position, array in enumerate(inputs))
     proto.output.extend(outputs)
-    given = {name: array for name, array in zip(names, inputs, strict=True) if array is not None}
-    single = onnx.helper.make_model(
-        onnx.helper.make_graph(
-            [proto],
-            "constant",
-            [
-                onnx.helper.make_tensor_value_info(
-                    name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), list(array.shape)
-                )
-                for name, array in given.items()
-            ],
-            [onnx.ValueInfoProto(name=name) for name in outputs if name],
-        ),
-        opset_imports=[onnx.helper.make_opsetid("", version)],
-    )
+    helper = onnx.helper
+    fed = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), list(array.shape))
+        for name, array in given.items()
+    ]
+    made = [onnx.ValueInfoProto(name=name) for name in outputs if name]
+    graph = helper.make_graph([proto], "constant", fed, made)
+    single = helper.make_model(graph, opset_imports=[helper.make_opsetid("", version)])
     results = iter(ReferenceEvaluator(single).run(None, given))
     return [np.asarray(next(results)) if name else np.empty(0) for name in outputs]

@@ -1,9 +1,10 @@
-"""The quantization plan: which values get which integer format, and why others get none."""
+"""The quantization plan: which values get which integer format, and why others stay float."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from backends.target import NumberFormat
@@ -11,16 +12,30 @@ from backends.target import NumberFormat
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Refusal:
-    """A node, or a value, that was left alone, with the reason in words."""
+    """A node or value that was left as it is.
+
+    Attributes:
+        where: its name.
+        op_type: operator of the node; "activation" of a value.
+        reason: a clause for the user, about "it".
+        requested: the user asked for it.
+
+    """
 
     where: str
     op_type: str
     reason: str
+    requested: bool = False
+
+    @classmethod
+    def of(cls, node: ir.Node, reason: str) -> "Refusal":
+        """Return the refusal of a node."""
+        return cls(where=node.name or "", op_type=node.op_type, reason=reason)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Scale:
-    """Affine grid parameters: real = scale * (code - zero_point).
+    """Parameters of a quantizer: real = scale * (code - zero_point).
 
     ``scale`` float32 and ``zero_point`` int32 have the same shape: () per tensor, or (channels,) per channel.
     """
@@ -31,14 +46,14 @@ class Scale:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ActivationSite:
-    """A value that is quantized per tensor right after it is made.
+    """A value that is quantized, per tensor.
 
     Attributes:
-        value: name of the value.
-        number_format: its integer grid.
+        value: its name.
+        number_format: of its codes.
         group: sites of one group share one scale (MaxPool, Reshape, Concat...); the group's name is one of its values.
-        moved_from: name of the value of the same group whose codes the producer moves as they are (Pad on codes), or
-            None; then the producer is put between that value's QuantizeLinear and this one's DequantizeLinear.
+        moved_from: a value of the same group whose codes the producer of this one reads and moves (Pad on codes): it
+            then stands between that value's QuantizeLinear and this one's DequantizeLinear. None for all others.
 
     """
 
@@ -50,16 +65,16 @@ class ActivationSite:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WeightSite:
-    """A constant weight of one node, quantized per channel where its channels have an axis.
+    """A constant weight of one layer, and its bias.
 
     Attributes:
-        node: name of the node that reads it.
-        initializer: name of the float initializer.
-        axis: channel axis of the initializer, output channels of the node; None where they lie along no single axis
-            (a grouped ConvTranspose), which leaves one scale for the whole weight.
-        number_format: its integer grid.
+        node: name of the layer.
+        initializer: name of the float weight.
+        axis: of the weight, along which the output channels lie; None for one scale per tensor, as where they lie along
+            no single axis (a grouped ConvTranspose).
+        number_format: of its codes.
         data_input: name of the value that the weight multiplies.
-        bias: name of the bias initializer, or None; it becomes int32 with scale = scale(data_input) * scale(weight).
+        bias: name of the float bias, or None; it becomes int32 with scale = scale(data_input) * scale(weight).
 
     """
 
@@ -73,7 +88,7 @@ class WeightSite:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class QuantizationPlan:
-    """Sites, refusals, and (after calibration) a scale for every activation group and weight initializer.
+    """Sites, refusals, and (after calibration) a scale for every group of activations and every weight.
 
     Attributes:
         activations: in graph order.

@@ -1,10 +1,11 @@
-"""What a quantizer in a graph says: its grid, and the numbers that codes on it stand for.
+"""The arithmetic of quantizers: codes of numbers, numbers of codes, and what a quantizer in a graph does.
 
     QuantizeLinear     code = clip(rint(x / scale) + zero_point, lowest, highest)
     DequantizeLinear   x    = (code - zero_point) * scale
 
-Scales lie per tensor, per index of one axis, or per block of ``block_size`` indices of it. The algebra is that of ONNX,
-in float32, so that what is computed here is what a runtime computes, bit for bit.
+Scales are per tensor, per index of one axis, or per block of ``block_size`` indices of it. ``Grid`` computes in float32
+like ONNX, so that its results are a runtime's, bit for bit; ``quantize_array``, which chooses the codes of weights,
+divides in float64.
 """
 
 from dataclasses import dataclass
@@ -14,20 +15,69 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from backends.target import NumberFormat
 from passes.constants import constant_value
+from passes.operators import QUANTIZERS
+from passes.plan import Scale
+from passes.surgery import input_at
 
-_Number = TypeVar("_Number", np.float32, np.int32)
+_Number = TypeVar("_Number", bound=np.generic)
 _DOMAINS = ("", "ai.onnx", "com.microsoft")  # onnxruntime has the same two under its own name, for 16 and 4 bits
+
+
+def quantize_array(
+    array: NDArray[np.floating], scale: Scale, number_format: NumberFormat, axis: int | None = None
+) -> NDArray[np.int32]:
+    """Round numbers of any shape to codes.
+
+    Args:
+        array: the numbers.
+        scale: per tensor (shape ()) or per channel (shape (array.shape[axis],)).
+        number_format: of the codes.
+        axis: channel axis of per-channel scales.
+
+    """
+    step, zero_point = along_axis(scale.scale, array.ndim, axis), along_axis(scale.zero_point, array.ndim, axis)
+    codes = np.rint(array.astype(np.float64) / step) + zero_point
+    return np.asarray(np.clip(codes, number_format.qmin, number_format.qmax), np.int32)
+
+
+def dequantize_array(codes: NDArray[np.generic], scale: Scale, axis: int | None = None) -> NDArray[np.float32]:
+    """Numbers of codes of any shape; see ``quantize_array``."""
+    step, zero_point = along_axis(scale.scale, codes.ndim, axis), along_axis(scale.zero_point, codes.ndim, axis)
+    return _real(codes, step, zero_point)
+
+
+def _real(codes: NDArray[np.generic], step: NDArray[np.float32], zero: NDArray[np.int32]) -> NDArray[np.float32]:
+    return np.asarray((codes.astype(np.int32) - zero).astype(np.float32) * step, np.float32)
+
+
+def along_axis(parameter: NDArray[_Number], rank: int, axis: int | None) -> NDArray[_Number]:
+    """Give a scale or zero point per channel the shape in which it meets codes of a rank."""
+    if axis is None or parameter.ndim == 0:
+        return parameter
+    return parameter.reshape([-1 if position == axis % rank else 1 for position in range(rank)])
+
+
+def code_range(dtype: ir.DataType) -> tuple[int, int]:
+    """Lowest and highest number of an integer type."""
+    width = int(dtype.bitwidth)
+    return (-(1 << (width - 1)), (1 << (width - 1)) - 1) if dtype.is_signed() else (0, (1 << width) - 1)
+
+
+def storage_type(bits: int, signed: bool) -> ir.DataType:
+    """ONNX type that holds the codes of activations: at least a byte, see ``insert_qdq``."""
+    return ir.DataType[f"{'' if signed else 'U'}INT{8 if bits <= 8 else 16}"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Grid:
-    """An affine grid.
+    """The numbers that a quantizer can represent.
 
     Attributes:
         scale: float32, of shape () per tensor, (n,) per index of an axis, or that of the codes per block of an axis.
         zero_point: int32, as ``scale``.
-        dtype: type of the codes, a whole number.
+        dtype: integer type of the codes.
         axis: along which scales differ.
         block: indices of the axis that share one scale; 0 where each has its own.
 
@@ -40,60 +90,48 @@ class Grid:
     block: int = 0
 
     @property
-    def limits(self) -> tuple[int, int]:
-        """Lowest and highest code."""
-        width = int(self.dtype.bitwidth)
-        return (-(1 << (width - 1)), (1 << (width - 1)) - 1) if self.dtype.is_signed() else (0, (1 << width) - 1)
-
-    @property
     def range(self) -> tuple[float, float]:
-        """Lowest and highest number of a grid per tensor."""
-        low, high = self.real(np.array(self.limits, np.int64)).tolist()
+        """Lowest and highest number; per tensor only."""
+        low, high = self.real(np.array(code_range(self.dtype), np.int64)).tolist()
         return low, high
 
     @property
     def key(self) -> tuple[float, int, ir.DataType]:
-        """What two grids per tensor have in common exactly if their codes mean the same."""
+        """Equal for two quantizers whose codes mean the same; per tensor only."""
         return float(self.scale), int(self.zero_point), self.dtype
 
     def real(self, codes: NDArray[np.generic]) -> NDArray[np.float32]:
         """Numbers of codes of any shape."""
-        zero = _along(self.zero_point, codes.shape, self)
-        return np.asarray((codes.astype(np.int32) - zero).astype(np.float32) * _along(self.scale, codes.shape, self))
+        return _real(codes, self._spread(self.scale, codes.shape), self._spread(self.zero_point, codes.shape))
 
     def codes(self, numbers: NDArray[np.generic]) -> NDArray[np.generic]:
-        """Codes of numbers of any shape, in the grid's own type."""
-        low, high = self.limits
-        steps = numbers.astype(np.float32) / _along(self.scale, numbers.shape, self)
-        wanted = np.rint(steps).astype(np.float64) + _along(self.zero_point, numbers.shape, self)
-        return np.asarray(np.clip(wanted, low, high).astype(np.int32).astype(self.dtype.numpy()))
+        """Codes of numbers of any shape, of type ``dtype``."""
+        steps = numbers.astype(np.float32) / self._spread(self.scale, numbers.shape)
+        wanted = np.rint(steps).astype(np.float64) + self._spread(self.zero_point, numbers.shape)
+        return np.asarray(np.clip(wanted, *code_range(self.dtype)).astype(np.int32).astype(self.dtype.numpy()))
 
-
-def _along(parameter: NDArray[_Number], shape: tuple[int, ...], grid: Grid) -> NDArray[_Number]:
-    """Give a scale or a zero point the shape in which it meets codes."""
-    if parameter.ndim == 0:
-        return parameter
-    axis = grid.axis % len(shape)
-    if grid.block:
-        repeated = np.repeat(parameter, grid.block, axis)
+    def _spread(self, parameter: NDArray[_Number], shape: tuple[int, ...]) -> NDArray[_Number]:
+        if parameter.ndim == 0 or not self.block:
+            return along_axis(parameter, len(shape), self.axis)
+        axis = self.axis % len(shape)
+        repeated = np.repeat(parameter, self.block, axis)
         return repeated[(slice(None),) * axis + (slice(shape[axis]),)]
-    return parameter.reshape([-1 if position == axis else 1 for position in range(len(shape))])
 
 
 def is_quantizer(node: ir.Node, *op_types: str) -> bool:
-    """Tell whether the node is a QuantizeLinear or DequantizeLinear (or that of them which is named)."""
-    return node.op_type in (op_types or ("QuantizeLinear", "DequantizeLinear")) and node.domain in _DOMAINS
+    """Tell whether the node is a QuantizeLinear or DequantizeLinear, or the one of them that is named."""
+    return node.op_type in (op_types or QUANTIZERS) and node.domain in _DOMAINS
 
 
 def grid_of(node: ir.Node) -> Grid | str:
-    """Read the grid of a QuantizeLinear or DequantizeLinear, or say why it has none that is known."""
+    """Read the grid of a QuantizeLinear or DequantizeLinear; return the reason where it is not known."""
     dtype = _code_type(node)
     if dtype is None or not dtype.is_integer() or dtype.bitwidth > 32:
-        return f"its codes are {dtype.name if dtype else 'of a type that the file does not tell'}; wanted whole numbers"
+        return f"its codes are {dtype.name if dtype else 'of an unknown type'}; wanted integers of 32 bits at most"
     steps = known_value(node.inputs[1])
     if steps is None:
         return "its scale is computed at run time"
-    given = node.inputs[2] if len(node.inputs) > 2 else None
+    given = input_at(node, 2)
     zero = np.zeros(steps.shape, np.int32) if given is None else known_value(given)
     if zero is None:
         return "its zero point is computed at run time"
@@ -111,7 +149,7 @@ def grid_of(node: ir.Node) -> Grid | str:
 
 
 def _code_type(node: ir.Node) -> ir.DataType | None:
-    zero = node.inputs[2] if len(node.inputs) > 2 else None
+    zero = input_at(node, 2)
     if zero is not None and (known := _type_of(zero)) is not None:
         return known
     if node.op_type == "DequantizeLinear":
@@ -121,7 +159,7 @@ def _code_type(node: ir.Node) -> ir.DataType | None:
 
 
 def _type_of(value: ir.Value | None) -> ir.DataType | None:
-    """Type of codes, found where they are made if nothing nearer tells."""
+    """Type of codes: that of the value, or of the quantizer or Cast that they come from."""
     while value is not None:
         if value.const_value is not None:
             return value.const_value.dtype
@@ -139,7 +177,7 @@ def _type_of(value: ir.Value | None) -> ir.DataType | None:
 
 
 def known_value(value: ir.Value | None) -> NDArray[np.generic] | None:
-    """Value of a constant, or None; unlike ``constant_value`` it can be asked of anything in a deep network."""
+    """Value of a constant, or None; unlike ``constant_value`` it does not recurse where the value is none."""
     pending, seen = [value], set[ir.Value]()
     while pending:
         one = pending.pop()
@@ -154,7 +192,7 @@ def known_value(value: ir.Value | None) -> NDArray[np.generic] | None:
 
 
 def constants_of(graph: ir.Graph) -> frozenset[ir.Value]:
-    """All values that do not depend on an input of the graph, found in one walk down."""
+    """Return all values that do not depend on an input of the graph."""
     found: set[ir.Value] = {value for value in graph.initializers.values() if value.const_value is not None}
     for node in graph:
         if all(value is None or value in found or value.const_value is not None for value in node.inputs):
@@ -163,7 +201,7 @@ def constants_of(graph: ir.Graph) -> frozenset[ir.Value]:
 
 
 def constant_codes(value: ir.Value | None) -> NDArray[np.generic] | None:
-    """Codes that are stored, unpacked, or made by a quantizer of a constant; ask the quick ``constants_of`` first."""
+    """Codes that are stored, unpacked, or made by a quantizer of a constant; test with ``constants_of`` first."""
     node = None if value is None else value.producer()
     if node is None or not is_quantizer(node, "QuantizeLinear"):
         return constant_value(value)

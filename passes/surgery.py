@@ -1,28 +1,96 @@
-"""Small moves that passes share: constants of a node's own, free names, removing what nobody reads."""
+"""What passes share: finding nodes and inputs, constants of a node's own, free names, removing what nobody reads."""
 
+import itertools
 from collections.abc import Iterable
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from backends.target import OperatorRule, Target
+
+_STANDARD = ("", "ai.onnx")
+
+
+def is_standard(node: ir.Node, *op_types: str) -> bool:
+    """Tell whether the node is one of these operators of ONNX itself, not a namesake of another domain."""
+    return node.op_type in op_types and node.domain in _STANDARD
+
+
+def rule_of(node: ir.Node, target: Target) -> OperatorRule | None:
+    """Return the target's rule for a node, None where it stays float."""
+    return target.rule(node.op_type) if node.domain in _STANDARD else None
+
+
+def standard_nodes(graph: ir.Graph, *op_types: str) -> list[ir.Node]:
+    """Return the nodes of the main graph that are one of these operators, in graph order."""
+    return [node for node in graph if is_standard(node, *op_types)]
+
+
+def has_subgraph(node: ir.Node) -> bool:
+    """Tell whether the node holds graphs of its own (If, Loop, Scan)."""
+    return any(attr.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for attr in node.attributes.values())
+
+
+def input_at(node: ir.Node, position: int) -> ir.Value | None:
+    """Return an input, None where it is left out."""
+    return node.inputs[position] if len(node.inputs) > position else None
+
+
+def producer(node: ir.Node, position: int) -> ir.Node | None:
+    """Return the node that makes an input, None where there is none."""
+    value = input_at(node, position)
+    return None if value is None else value.producer()
+
+
+def dequantizer(node: ir.Node, position: int) -> ir.Node | None:
+    """Return the DequantizeLinear that makes an input, None where there is none."""
+    maker = producer(node, position)
+    return maker if maker is not None and is_standard(maker, "DequantizeLinear") else None
+
+
+def only_use(value: ir.Value) -> tuple[ir.Node, int] | None:
+    """Return the node that alone reads a value, and at which position; None for several readers or a graph output."""
+    uses = value.uses()
+    return next(iter(uses)) if len(uses) == 1 and not value.is_graph_output() else None
+
+
+def is_exposed(value: ir.Value) -> bool:
+    """Tell whether the value is an input or output of the graph, so that its name belongs to the user."""
+    return value.is_graph_output() or value.is_graph_input()
+
+
+def has_readers(node: ir.Node) -> bool:
+    """Tell whether an output of the node is read or is a graph output."""
+    return any(output.uses() or output.is_graph_output() for output in node.outputs)
+
 
 def free_name(graph: ir.Graph, wanted: str) -> str:
     """Return the wanted value name, or the first ``wanted_N`` that no value of the graph has."""
-    taken = set(graph.initializers) | {value.name for value in graph.inputs}
-    taken |= {value.name for node in graph for value in node.outputs}
-    name, count = wanted, 0
-    while name in taken:
-        count += 1
-        name = f"{wanted}_{count}"
-    return name
+    taken = {*graph.initializers, *(value.name for value in graph.inputs)}
+    return _first_free(wanted, taken | {value.name for node in graph for value in node.outputs})
+
+
+def free_node_name(graph: ir.Graph, wanted: str) -> str:
+    """Return the wanted node name, or the first ``wanted_N`` that no node of the graph has."""
+    return _first_free(wanted, {node.name for node in graph})
+
+
+def _first_free(wanted: str, taken: set[str | None]) -> str:
+    names = itertools.chain([wanted], (f"{wanted}_{count}" for count in itertools.count(1)))
+    return next(name for name in names if name not in taken)
+
+
+def set_type(value: ir.Value, dtype: ir.DataType, shape: ir.Shape | None) -> None:
+    """Give a value an element type and a copy of a shape."""
+    # not value.dtype: a clone shares its type object with the original
+    value.type, value.shape = ir.TensorType(dtype), None if shape is None else shape.copy()
 
 
 def add_constant(graph: ir.Graph, wanted: str, array: NDArray[np.generic]) -> ir.Value:
     """Add an initializer under the wanted name, or the next free one."""
-    name = free_name(graph, wanted)
-    tensor = ir.Tensor(np.ascontiguousarray(array).reshape(array.shape), name=name)
-    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
+    value = ir.Value(name=free_name(graph, wanted))
+    _assign(value, array)
     graph.register_initializer(value)
     return value
 
@@ -33,12 +101,16 @@ def set_constant(graph: ir.Graph, node: ir.Node, position: int, array: NDArray[n
     An initializer that only this node reads keeps its name; a shared one is left as it is for the others, and the new
     one is called ``<node>.<kind>``.
     """
-    old = node.inputs[position] if len(node.inputs) > position else None
+    old = input_at(node, position)
     if old is not None and old.is_initializer() and len(old.uses()) == 1 and not is_exposed(old):
-        tensor = ir.Tensor(np.ascontiguousarray(array).reshape(array.shape), name=old.name)
-        old.const_value, old.shape, old.type = tensor, ir.Shape(array.shape), ir.TensorType(tensor.dtype)
-        return
-    set_input(node, position, add_constant(graph, f"{node.name}.{kind}", array))
+        _assign(old, array)
+    else:
+        set_input(node, position, add_constant(graph, f"{node.name}.{kind}", array))
+
+
+def _assign(value: ir.Value, array: NDArray[np.generic]) -> None:
+    tensor = ir.Tensor(np.ascontiguousarray(array).reshape(array.shape), name=value.name)
+    value.const_value, value.shape, value.type = tensor, ir.Shape(array.shape), ir.TensorType(tensor.dtype)
 
 
 def set_input(node: ir.Node, position: int, value: ir.Value | None) -> None:
@@ -46,23 +118,6 @@ def set_input(node: ir.Node, position: int, value: ir.Value | None) -> None:
     if len(node.inputs) <= position:
         node.resize_inputs(position + 1)
     node.replace_input_with(position, value)
-
-
-def is_exposed(value: ir.Value) -> bool:
-    """Tell whether the value is an input or output of the graph, so that its name belongs to the user."""
-    return value.is_graph_output() or value.is_graph_input()
-
-
-def is_standard(node: ir.Node, *op_types: str) -> bool:
-    """Tell whether the node is one of these operators of ONNX itself, not a namesake of another domain."""
-    return node.op_type in op_types and node.domain in ("", "ai.onnx")
-
-
-def dequantizer(node: ir.Node, position: int) -> ir.Node | None:
-    """Return the DequantizeLinear that makes an input of a node; None where there is none."""
-    value = node.inputs[position] if len(node.inputs) > position else None
-    maker = None if value is None else value.producer()
-    return maker if maker is not None and is_standard(maker, "DequantizeLinear") else None
 
 
 def drop_unused(graph: ir.Graph, values: Iterable[ir.Value | None]) -> None:
@@ -78,15 +133,13 @@ def remove_unread(graph: ir.Graph, node: ir.Node) -> None:
     graph.remove(node, safe=True)
     for value in inputs:
         maker = None if value is None else value.producer()
-        if value is None or maker is None or maker.graph is None:
-            continue
-        if not any(output.uses() or is_exposed(output) for output in maker.outputs):
+        if maker is not None and maker.graph is not None and not has_readers(maker):
             remove_unread(graph, maker)
     drop_unused(graph, inputs)
 
 
 def absorb(graph: ir.Graph, node: ir.Node, source: ir.Value) -> None:
-    """Remove a node of one output; its consumers, its output's name and its shape go to ``source``.
+    """Remove a node of one output; its readers, its output's name and its shape go to ``source``.
 
     ``source`` must not be an input or output of the graph if the node's output is a graph output.
     """
@@ -98,3 +151,10 @@ def absorb(graph: ir.Graph, node: ir.Node, source: ir.Value) -> None:
     graph.remove(node, safe=True)
     source.name = name
     drop_unused(graph, inputs)
+
+
+def take_over(value: ir.Value, replacement: ir.Value) -> None:
+    """Let a value take the place and the name of another, as a graph output, too."""
+    name, value.name = value.name, None
+    value.replace_all_uses_with(replacement, replace_graph_outputs=True)
+    replacement.name = name

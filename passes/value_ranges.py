@@ -1,10 +1,11 @@
-"""What the graph alone says about how low and how high a value can be."""
+"""Bounds of values that follow from the graph alone."""
 
 import math
 
 import onnx_ir as ir
 
 from passes.constants import constant_value
+from passes.operators import DATA_MOVEMENT
 from passes.surgery import is_standard
 
 Bounds = tuple[float, float]
@@ -19,34 +20,17 @@ _MAKES: dict[str, Bounds] = {
     "Abs": (0.0, math.inf),
     "Sqrt": (0.0, math.inf),
 }
-_KEEPS = frozenset(
-    {
-        "MaxPool",
-        "GlobalAveragePool",
-        "GlobalMaxPool",
-        "Flatten",
-        "Reshape",
-        "Transpose",
-        "Squeeze",
-        "Unsqueeze",
-        "Slice",
-    }
-    | {"Identity", "Split", "Gather", "Expand", "Tile", "DepthToSpace", "SpaceToDepth"}
-)
-_DEPTH = 64  # nodes to look back over: what is further up a deep network says little, and Python's stack has an end
+_KEEPS = frozenset({*DATA_MOVEMENT, "MaxPool", "GlobalAveragePool", "GlobalMaxPool"})
+_DEPTH = 64  # nodes to look back over: those further up a deep network hardly matter, and Python's stack is limited
 
 
 def never_negative(value: ir.Value | None) -> bool:
-    """Tell whether the value comes from operators that never make a negative number."""
+    """Tell whether the graph shows that the value is 0 or more."""
     return bounds(value)[0] >= 0.0
 
 
 def bounds(value: ir.Value | None) -> Bounds:
-    """Lowest and highest number that the value can hold, but for roundings; infinite where nothing is known.
-
-    1. Relu, Clip, Sigmoid, Softmax, Tanh, Exp and the like.
-    2. Poolings and moves of such a value; Concat, Max, Min, Add and Mul of several.
-    """
+    """Lowest and highest number that the value can hold, but for roundings; infinite where nothing is known."""
     return _search(value, {}, _DEPTH)
 
 
@@ -58,23 +42,22 @@ def clip_limits(node: ir.Node) -> Bounds | None:
         return None
     limits = [node.attributes.get_float("min", -math.inf), node.attributes.get_float("max", math.inf)]
     for position, given in enumerate(node.inputs[1:3]):
-        number = None if given is None else constant_value(given)
-        if given is None:
-            continue
-        if number is None or number.size != 1:
-            return None
-        limits[position] = float(number.item())
+        if given is not None:
+            number = constant_value(given)
+            if number is None or number.size != 1:
+                return None
+            limits[position] = float(number.item())
     return limits[0], limits[1]
 
 
 def is_blend(resize: ir.Node) -> bool:
-    """Tell whether a Resize makes each number out of those around its place, in shares that add up to 1."""
+    """Tell whether every output of a Resize is a weighted mean of inputs: nearest and linear, without extrapolation."""
     mixes = resize.attributes.get_string("mode", "nearest") in ("nearest", "linear")
     return mixes and resize.attributes.get_string("coordinate_transformation_mode", "") != "tf_crop_and_resize"
 
 
 def within(inner: Bounds, limits: Bounds) -> Bounds:
-    """Bounds of what is cut to limits, the lower one first, as Clip does."""
+    """Bounds of what is clipped to limits, the lower one first, as Clip does."""
     low, high = limits
     return min(max(inner[0], low), high), min(max(inner[1], low), high)
 
@@ -85,22 +68,19 @@ def _search(value: ir.Value | None, known: dict[ir.Value, Bounds], depth: int) -
         return _ANYTHING
     if value not in known:
         known[value] = _ANYTHING
-        known[value] = _judge(node, known, depth - 1)
+        known[value] = _of_outputs(node, known, depth - 1)
     return known[value]
 
 
-def _judge(node: ir.Node, known: dict[ir.Value, Bounds], depth: int) -> Bounds:
+def _of_outputs(node: ir.Node, known: dict[ir.Value, Bounds], depth: int) -> Bounds:
     if not is_standard(node, node.op_type):
         return _ANYTHING
-    limits = clip_limits(node)
-    if limits is not None:
+    if (limits := clip_limits(node)) is not None:
         return within(_search(node.inputs[0], known, depth), limits)
     if node.op_type in _MAKES:
         return _MAKES[node.op_type]
-    if node.op_type in _KEEPS:
+    if node.op_type in _KEEPS or (node.op_type in ("Resize", "Upsample") and is_blend(node)):
         return _search(node.inputs[0], known, depth)
-    if node.op_type in ("Resize", "Upsample"):
-        return _search(node.inputs[0], known, depth) if is_blend(node) else _ANYTHING
     if node.op_type == "AveragePool":  # its padding may count as zeros
         low, high = _search(node.inputs[0], known, depth)
         return min(low, 0.0), max(high, 0.0)
@@ -127,5 +107,4 @@ def _joined(op_type: str, parts: list[Bounds]) -> Bounds:
 
 
 def _product(one: float, other: float) -> float:
-    """Product of two bounds, where nothing times without bound is nothing."""
-    return 0.0 if one == 0.0 or other == 0.0 else one * other
+    return 0.0 if one == 0.0 or other == 0.0 else one * other  # not nan where the other is infinite

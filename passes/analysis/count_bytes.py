@@ -1,27 +1,28 @@
-"""Where the bytes of a model file are: follow every constant to the layer that reads it."""
+"""Count the bytes of a compiled file by layer and purpose."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import onnx_ir as ir
 
-from passes.surgery import is_standard
+from passes.operators import QUANTIZERS, WEIGHTED
+from passes.surgery import is_standard, standard_nodes
 
-_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
+_Purpose = Literal["weight", "bias", "scale", "constant"]
 _UNPACKING = ("Cast", "Div", "Mod", "Sub", "Reshape", "Slice", "Transpose", "Mul")  # from packed codes to the weight
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Contents:
-    """Where the bytes of a model file are.
+    """Bytes of a model file.
 
     Attributes:
-        weights: bytes of weights, by the name of their layer, in the order of the graph.
-        biases: bytes of all biases.
-        scales: bytes of all scales and zero points.
-        constants: bytes of all other constants.
-        structure: the rest of the file: nodes, names, what they are connected by.
+        weights: by the name of their layer, in graph order.
+        biases: of all layers.
+        scales: with zero points.
+        constants: all other constants.
+        structure: the rest of the file, nodes and names.
 
     """
 
@@ -38,14 +39,11 @@ class Contents:
 
 
 def file_contents(model: ir.Model, total: int) -> Contents:
-    """Sort the bytes of a file of ``total`` bytes, external data included, by what they are for."""
-    weights: dict[str, int] = {
-        node.name or f"{node.op_type} {number}": 0
-        for number, node in enumerate(model.graph)
-        if is_standard(node, *_LAYERS)
-    }
-    names = dict(zip((node for node in model.graph if is_standard(node, *_LAYERS)), weights, strict=True))
-    sums = {"bias": 0, "scale": 0, "constant": 0}
+    """Sort the bytes of a file of ``total`` bytes, external data included, by their purpose."""
+    layers = standard_nodes(model.graph, *WEIGHTED)
+    names = {node: node.name or f"{node.op_type} {number}" for number, node in enumerate(layers)}
+    weights = dict.fromkeys(names.values(), 0)
+    sums: dict[_Purpose, int] = {"bias": 0, "scale": 0, "constant": 0}
     for value in model.graph.initializers.values():
         if value.const_value is None:
             continue
@@ -65,25 +63,25 @@ def file_contents(model: ir.Model, total: int) -> Contents:
     )
 
 
-def _purpose(value: ir.Value) -> tuple[str, ir.Node | None]:
-    """Tell what a constant is: "weight" with its layer, "bias", "scale", or any other "constant"."""
+def _purpose(value: ir.Value) -> tuple[_Purpose, ir.Node | None]:
+    """Find the purpose of a constant, and the layer that it belongs to."""
     for use in value.uses():
         node = use.node
-        if is_standard(node, *_LAYERS):
+        if is_standard(node, *WEIGHTED):
             return ("weight", node) if use.idx < 2 else ("bias", node)
-        if is_standard(node, *_QUANTIZERS) and use.idx > 0:
+        if is_standard(node, *QUANTIZERS) and use.idx > 0:
             return "scale", None
-        if is_standard(node, "Mul") and _scales(node, use.idx):
+        if is_standard(node, "Mul") and _is_scale(node, use.idx):
             return "scale", None
-        if use.idx == 0 and is_standard(node, *_QUANTIZERS, *_UNPACKING):
+        if use.idx == 0 and is_standard(node, *QUANTIZERS, *_UNPACKING):
             kind, layer = _purpose(node.outputs[0])
             if kind != "constant":
                 return kind, layer
     return "constant", None
 
 
-def _scales(node: ir.Node, place: int) -> bool:
-    """Tell whether a product is a scale, data's times weight's, or widens codes by a factor in second place."""
-    if place == 1 and _purpose(node.outputs[0])[0] != "constant":
+def _is_scale(product: ir.Node, position: int) -> bool:
+    """Tell whether a factor of a product is a scale: of a bias's scale, or the one that dequantizes codes."""
+    if position == 1 and _purpose(product.outputs[0])[0] != "constant":
         return True
-    return any(is_standard(use.node, *_QUANTIZERS) and use.idx == 1 for use in node.outputs[0].uses())
+    return any(is_standard(use.node, *QUANTIZERS) and use.idx == 1 for use in product.outputs[0].uses())

@@ -1,24 +1,22 @@
-"""Count what a network computes, from the shapes in its graph."""
+"""Count multiplications, elements and parameters of a network, from the shapes in its graph."""
 
 import math
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from passes.surgery import is_standard
-
-_CONVOLUTIONS = ("Conv", "ConvTranspose")
-_PRODUCTS = ("Gemm", "MatMul")
+from passes.operators import WEIGHTED
+from passes.surgery import input_at, is_standard
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Work:
-    """What one sample takes.
+    """Work for one sample.
 
     Attributes:
         multiplications: of convolutions and matrix products.
-        elements: numbers that all nodes write.
-        parameters: numbers in initializers of floating point.
+        elements: of the outputs of all nodes.
+        parameters: elements of all floating-point initializers.
 
     """
 
@@ -33,7 +31,7 @@ def layer_work(model: ir.Model) -> dict[str, int]:
 
 
 def count_work(model: ir.Model) -> Work:
-    """Count multiplications, written elements and parameters of a model whose shapes are known but for the batch."""
+    """Count the work of a model whose shapes are known but for the batch."""
     batch = next((_first(value) for value in model.graph.inputs), 1)
     multiplications, elements = 0, 0
     for node in model.graph:
@@ -48,10 +46,10 @@ def count_work(model: ir.Model) -> Work:
 
 
 def _multiplications(node: ir.Node) -> int:
-    weight = node.inputs[1].shape if len(node.inputs) > 1 and node.inputs[1] is not None else None
-    if weight is None or not is_standard(node, *_CONVOLUTIONS, *_PRODUCTS):
+    weight = input_at(node, 1)
+    if weight is None or weight.shape is None or not is_standard(node, *WEIGHTED):
         return 0
-    sizes = [size if isinstance(size, int) else 1 for size in weight]
+    sizes = [size if isinstance(size, int) else 1 for size in weight.shape]
     if is_standard(node, "Conv"):
         return _elements(node.outputs[0]) * math.prod(sizes[1:])
     if is_standard(node, "ConvTranspose"):  # each input element is multiplied with the filters of its group
@@ -63,10 +61,7 @@ def _multiplications(node: ir.Node) -> int:
 
 
 def _elements(value: ir.Value) -> int:
-    """Numbers in a value, an open size counted as 1."""
-    if value.shape is None:
-        return 0
-    return math.prod(size if isinstance(size, int) else 1 for size in value.shape)
+    return 0 if value.shape is None else math.prod(size if isinstance(size, int) else 1 for size in value.shape)
 
 
 def _first(value: ir.Value) -> int:

@@ -1,4 +1,4 @@
-"""Find output channels that say nothing: their filter is (nearly) zero, so they make their bias and nothing else.
+"""Find dead output channels, whose weights are (nearly) zero, so that they only give their bias.
 
     layer(x; w, b)[c] = w[c] * x + b[c],  |w[c]| ~ 0   ->   b[c], whatever x is
 
@@ -12,13 +12,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from passes.constants import constant_value
-from passes.surgery import is_standard
+from passes.operators import WEIGHTED
+from passes.surgery import is_standard, standard_nodes
 from passes.value_ranges import never_negative
-from passes.weight_layout import by_channels
+from passes.weight_layout import by_channels, constant_bias, constant_weight
 
-_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_SHORT = 1e-3  # of the median filter: what such a channel says is 60 dB below the others, and 8 bits reach 48 dB
+_SHORT = 1e-3  # of the median filter: such a channel is 60 dB below the others, and 8 bits reach 48 dB
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,8 +28,8 @@ class DeadChannels:
         node: name of the layer.
         op_type: its operator.
         total: number of its output channels.
-        constant: channels that make the same number everywhere, silent ones included.
-        silent: those of them whose number a Relu, or a Clip from 0 on, turns into 0.
+        constant: dead channels, which always give their bias.
+        silent: those of them whose bias a Relu, or a Clip from 0 on, turns into 0.
 
     """
 
@@ -42,14 +41,14 @@ class DeadChannels:
 
 
 def find_dead_channels(model: ir.Model) -> tuple[DeadChannels, ...]:
-    """Look at every layer of a model with folded BatchNormalization; layers without dead channels are left out."""
-    found = (_dead(node) for node in model.graph if is_standard(node, *_LAYERS))
+    """Find the dead channels of a model with folded BatchNormalization; layers without are left out."""
+    found = (_dead(node) for node in standard_nodes(model.graph, *WEIGHTED))
     return tuple(one for one in found if one is not None)
 
 
 def _dead(node: ir.Node) -> DeadChannels | None:
-    weight = constant_value(node.inputs[1])
-    if weight is None or weight.ndim < 2 or (node.op_type == "MatMul" and weight.ndim != 2):
+    weight = constant_weight(node)
+    if weight is None:
         return None
     lengths = filter_lengths(node, weight)
     present = lengths[lengths > 0.0]
@@ -57,7 +56,8 @@ def _dead(node: ir.Node) -> DeadChannels | None:
     short = np.flatnonzero(lengths <= limit if len(present) else lengths == 0.0)
     if not len(short):
         return None
-    silent = short[_bias(node, len(lengths))[short] <= 0.0] if _is_rectified(node.outputs[0]) else short[:0]
+    bias = constant_bias(node, len(lengths)) if _is_rectified(node.outputs[0]) else None
+    silent = short[:0] if bias is None else short[bias[short] <= 0.0]
     return DeadChannels(
         node=node.name or "",
         op_type=node.op_type,
@@ -68,22 +68,15 @@ def _dead(node: ir.Node) -> DeadChannels | None:
 
 
 def filter_lengths(node: ir.Node, weight: NDArray[Any]) -> NDArray[np.float64]:
-    """(output channels,) Euclidean length of each filter of a Conv, ConvTranspose, Gemm or MatMul of rank 2."""
+    """(output channels,) Euclidean norm of each filter of a layer; MatMul's weight must be of rank 2."""
     rows = by_channels(node, weight)
     # einsum adds up without a copy of the weights in between
     squares: NDArray[np.float64] = np.einsum("goit,goit->go", rows, rows).reshape(-1).astype(np.float64)
     return np.sqrt(squares)
 
 
-def _bias(node: ir.Node, channels: int) -> NDArray[np.float64]:
-    given = constant_value(node.inputs[2]) if len(node.inputs) > 2 else None
-    if given is None or given.size not in (1, channels):
-        return np.zeros(channels)
-    return np.broadcast_to(given.reshape(-1).astype(np.float64), (channels,))
-
-
 def _is_rectified(value: ir.Value) -> bool:
-    """Whether all that is read of a value is what of it is above 0."""
+    """Tell whether all readers of a value clip it at 0."""
     readers = [use.node for use in value.uses()]
     if not readers or value.is_graph_output():
         return False

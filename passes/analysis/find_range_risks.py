@@ -1,7 +1,7 @@
-"""What the ranges of values tell before anything is quantized: biases that int32 cannot hold, scales that suit nobody.
+"""Find risks that follow from the ranges of values: biases that overflow int32, conflicting shared scales.
 
 bias code   = bias[c] / (scale(data) * scale(weight[c])),   an int32
-one scale   for a whole group of values   ->   the widest decides, and the narrowest has few codes left
+one scale   for a whole group of values   ->   the widest range decides, and the narrowest has few codes left
 """
 
 from collections import defaultdict
@@ -20,18 +20,18 @@ from passes.weight_layout import by_channels
 Ranges = Mapping[str, tuple[float, float]]
 """Lowest and highest number of a value, by its name."""
 
-_LARGE = 2.0**30  # half of what int32 holds; from here on the steps of weights have to grow for the bias' sake
+_LARGE = 2.0**30  # half of int32's range; from here on the weight scales have to grow so that the bias fits
 _DEAD = 1e-3  # of the median filter, as with dead channels: nothing is lost where their weights round to 0
-_BITS_LOST = 2.0  # a value that keeps 6 of 8 bits
+_BITS_LOST = 2.0  # of 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BiasRisk:
-    """A layer with biases whose codes do not fit int32 at the scales that its data and weights ask for.
+    """A layer with biases whose codes overflow int32 at the scales of its data and weights.
 
     Attributes:
         node: name of the layer.
-        channels: numbers of these biases.
+        channels: indices of these biases.
         largest: greatest magnitude of their codes; int32 ends at 2^31.
 
     """
@@ -46,10 +46,10 @@ class ScaleConflict:
     """Values that share one scale and differ in range.
 
     Attributes:
-        widest: name of the value that decides the scale.
-        narrowest: name of the value that suffers from it.
+        widest: name of the value with the widest range.
+        narrowest: name of the value with the narrowest range.
         members: number of values that share the scale.
-        bits_lost: bits of the narrowest one's codes that are never used.
+        bits_lost: bits of the narrowest value's codes that are never used.
 
     """
 
@@ -60,7 +60,7 @@ class ScaleConflict:
 
 
 def find_bias_risks(model: ir.Model, plan: QuantizationPlan, ranges: Ranges) -> tuple[BiasRisk, ...]:
-    """Compute the codes of all biases at scales from the ranges of the data and the largest weights.
+    """Find large bias codes at scales from the ranges of the data and the largest weights.
 
     Args:
         model: the folded float model that was planned.
@@ -83,10 +83,7 @@ def find_bias_risks(model: ir.Model, plan: QuantizationPlan, ranges: Ranges) -> 
 
 
 def find_scale_conflicts(plan: QuantizationPlan, ranges: Ranges) -> tuple[ScaleConflict, ...]:
-    """Compare the values of every group; the widest one's scale leaves the narrowest of a conflict 2 bits less or more.
-
-    Values that are constantly 0 in ``ranges`` are left out, and so are values without a range.
-    """
+    """Find groups whose narrowest value loses 2 bits or more; values without a range, or always 0, are left out."""
     groups: dict[str, list[tuple[float, str]]] = defaultdict(list)
     for site in plan.activations:
         low, high = ranges.get(site.value, (0.0, 0.0))
@@ -102,11 +99,11 @@ def find_scale_conflicts(plan: QuantizationPlan, ranges: Ranges) -> tuple[ScaleC
 
 
 def _step(low: float, high: float, number_format: NumberFormat) -> float:
-    """Scale of an activation whose numbers reach from ``low`` to ``high``; 0 is always on its grid."""
+    """Scale of an activation with a range; 0 is always in it."""
     low, high = min(low, 0.0), max(high, 0.0)
     if number_format.symmetric:
         low, high = -max(-low, high), max(-low, high)
-    return max((high - low) / (number_format.qmax - number_format.qmin), float(np.finfo(np.float32).tiny))
+    return max((high - low) / (number_format.levels - 1), float(np.finfo(np.float32).tiny))
 
 
 def _bias_codes(model: ir.Model, site: WeightSite, data_step: float) -> NDArray[np.float64]:

@@ -1,7 +1,7 @@
-"""The statistics of a BatchNormalization, told of the value behind it instead of the one it reads.
+"""The moments of what a BatchNormalization makes, from those of what it reads.
 
-With input x of moments M and V, a BatchNormalization y = g (x - M) / sqrt(V + e) + s makes a value of mean s and
-variance g² V / (V + e). Once it is folded into the layer before it, y is the only one of the two that is left.
+For x of mean M and variance V, y = g (x - M) / sqrt(V + e) + s has mean s and variance g² V / (V + e). Once the
+BatchNormalization is folded into the layer before it, y is the only one of the two that is left.
 """
 
 from dataclasses import replace
@@ -13,8 +13,7 @@ from passes.batchnorm.harvest_batchnorm import BatchNorm
 
 Array = NDArray[np.float64]
 
-# Of a channel's deviation behind the normalisation, in units of its mean: half precision keeps eight binary digits, and
-# what varies less than a few of them beside a large constant could not be measured.
+# Least deviation of a channel, in units of its mean, that can be measured in half precision (8 binary digits).
 _SMALLEST_SHARE = 1.0 / 32.0
 
 
@@ -34,11 +33,10 @@ def measurable_behind(entry: BatchNorm) -> NDArray[np.bool_]:
 
 
 def entry_behind(entry: BatchNorm, value: str) -> BatchNorm:
-    """Return an entry that tells of ``value``, which the BatchNormalization makes or made.
+    """Return an entry of the value behind a BatchNormalization, which may be folded.
 
-    It normalises that value by itself and changes nothing: y = sqrt(V') (y - s) / sqrt(V') + s. So whoever matches what
-    an entry reads, and whoever asks for the moments of what it makes, finds the same. Channels that cannot be measured
-    there count as dead.
+    It is an identity, y = sqrt(V') (y - s) / sqrt(V') + s, so that the moments of its input and of its output are both
+    those of ``value``. Channels that are not ``measurable_behind`` count as dead.
     """
     mean, variance = moments_behind(entry)
     return replace(

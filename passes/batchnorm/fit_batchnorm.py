@@ -1,10 +1,10 @@
-"""Find the four vectors of the BatchNormalization that was folded into a layer, among the vectors of a checkpoint.
+"""Find the parameters of the BatchNormalization that was folded into a layer among the vectors of a checkpoint.
 
 Folding made    W_folded = r W    and    b_folded = beta + (b - mean) r    with    r = gamma / sqrt(variance + epsilon),
 
-per output channel (Jacob et al. 2018, section 3.2). The ratio r can be read off the weights. It is matched with every
-pair (gamma, variance), and for those that fit b_folded with every pair (beta, mean). Names are not needed: that two
-equations hold in every channel is proof enough. They only decide between vectors that fit equally well.
+per output channel (Jacob et al. 2018, section 3.2). The ratio r is known from the weights. It is matched with every
+pair (gamma, variance), and for those that fit, b_folded with every pair (beta, mean). Names only decide between vectors
+that fit equally well: two equations that hold in every channel are proof enough.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,9 +20,9 @@ TOLERANCE = 5e-3
 
 _EPSILONS = (1e-5, 1e-3)
 _LARGEST_EPSILON = 0.1
-_SMALL = 1e-4  # of a middle channel: what is smaller is compared with that
-_EXACT = 1e-5  # errors below it are all the noise of float32
-_FEW = 4  # so few channels agree with strangers by chance
+_SMALL = 1e-4  # of the median channel: errors of smaller ones are taken relative to that
+_EXACT = 1e-5  # errors below it are the noise of float32
+_FEW = 4  # with fewer channels unrelated vectors may fit by chance
 _NO_NAME = ""
 
 
@@ -38,8 +38,8 @@ class Fit:
         epsilon: added to the variance.
         names: of gamma, beta, mean and variance in the checkpoint; empty where there is none, as in one without gamma.
         bias: name of the layer's own bias in the checkpoint; empty where it had none.
-        ratio_error: how far gamma / sqrt(variance + epsilon) is from the ratio of the weights, relative.
-        bias_error: how far the bias that comes of it is from the folded one, relative.
+        ratio_error: relative error of gamma / sqrt(variance + epsilon) against the ratio of the weights.
+        bias_error: relative error of the resulting bias against the folded one.
 
     """
 
@@ -56,7 +56,7 @@ class Fit:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Pair:
-    """Two of the four vectors, with the name of each."""
+    """Names of two of the four vectors, and how well they fit."""
 
     first: str
     second: str
@@ -65,12 +65,12 @@ class _Pair:
 
 
 def fit_batchnorm(ratio: Array, bias: Array, vectors: Mapping[str, Array]) -> Fit | None:
-    """Find the BatchNormalization that explains a folded layer; None where there is none.
+    """Find the BatchNormalization that explains a folded layer, None where there is none.
 
     Args:
-        ratio: (C,) folded weights over those of the checkpoint; nan where that cannot be told, as in filters of zeros.
+        ratio: (C,) folded weights over those of the checkpoint; nan where unknown, as in filters of zeros.
         bias: (C,) of the folded layer.
-        vectors: those of the checkpoint that have C numbers, by name, what may be the layer's own bias first.
+        vectors: those of the checkpoint that have C numbers, by name; a likely bias of the layer first.
 
     """
     known = np.isfinite(ratio)
@@ -98,7 +98,7 @@ def fit_batchnorm(ratio: Array, bias: Array, vectors: Mapping[str, Array]) -> Fi
 
 
 def _ranked(pairs: Iterable[_Pair], few: bool, beside: str | None = None) -> list[_Pair]:
-    """Pairs that fit, the best first; among those that fit exactly, the one whose names have the same beginning."""
+    """Sort the pairs that fit, the best first; among exact ones, those whose names have the same prefix."""
 
     def strange(pair: _Pair) -> bool:
         names = [name for name in (pair.first, pair.second, beside) if name]
@@ -109,7 +109,7 @@ def _ranked(pairs: Iterable[_Pair], few: bool, beside: str | None = None) -> lis
 
 
 def _ratio_pairs(ratio: Array, known: NDArray[np.bool_], vectors: Mapping[str, Array]) -> Iterator[_Pair]:
-    """Try every (gamma, variance), each with the epsilon that suits it best."""
+    """Try every (gamma, variance), each with its best epsilon."""
     names = [name for name, vector in vectors.items() if (vector >= 0.0).all()]
     if not names:
         return
@@ -122,7 +122,7 @@ def _ratio_pairs(ratio: Array, known: NDArray[np.bool_], vectors: Mapping[str, A
         with np.errstate(divide="ignore", invalid="ignore"):
             made = scale / np.sqrt(variances + trials[..., None])
         errors = _errors(wanted, np.nan_to_num(made, posinf=0.0, neginf=0.0), np.zeros(len(wanted)))
-        # A usual epsilon is believed wherever the solved one explains no more than the noise of float32.
+        # prefer a usual epsilon where the solved one is better by no more than the noise of float32
         best = (errors + np.array([*(0.0 for _ in _EPSILONS), _EXACT])[:, None]).argmin(0)
         for index, second in enumerate(names):
             error, epsilon = float(errors[best[index], index]), float(trials[best[index], index])
@@ -159,7 +159,7 @@ def _bias_pairs(factor: Array, bias: Array, own: str, vectors: Mapping[str, Arra
 
 
 def _errors(wanted: Array, made: Array, parts: Array) -> Array:
-    """Relative errors over the last axis: of every channel in units of its numbers, or of a middle channel's."""
+    """Root mean square over the last axis of relative errors, of small channels relative to the median one."""
     size = np.maximum(np.maximum(np.abs(wanted), np.abs(made)), parts)
     floor = _SMALL * np.median(size, axis=-1, keepdims=True)
     relative = (wanted - made) / np.maximum(np.maximum(size, floor), 1e-30)

@@ -1,7 +1,7 @@
-"""Read what BatchNormalization remembers of the training data: per channel, mean and variance of the value it reads.
+"""Read the statistics of the training data that BatchNormalization keeps.
 
-``layer -> value x -> BatchNormalization(x; scale, shift, mean, variance)`` says: over the training set, channel c of x
-had mean ``mean[c]`` and variance ``variance[c]``. That is all the data-free methods know of the data.
+In ``layer -> value x -> BatchNormalization(x; scale, shift, mean, variance)`` channel c of x had mean ``mean[c]`` and
+variance ``variance[c]`` over the training set. That is all that data-free methods know of the data.
 """
 
 from dataclasses import dataclass
@@ -11,12 +11,11 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from passes.constants import constant_value
+from passes.operators import CONVOLUTIONS, DENSE, WEIGHTED
 from passes.plan import Refusal
-from passes.surgery import is_standard
+from passes.surgery import standard_nodes
 from passes.value_ranges import never_negative
 
-_CONVOLUTIONS = ("Conv", "ConvTranspose")
-_DENSE = ("Gemm", "MatMul")
 _DEAD_ABSOLUTE = 1e-10
 _DEAD_RELATIVE = 1e-5  # of the median of the channels that vary at all
 _ZERO_MEAN = 1e-4  # of the standard deviation
@@ -27,16 +26,16 @@ class BatchNorm:
     """One BatchNormalization node: y = scale * (x - mean) / sqrt(variance + epsilon) + shift, per channel.
 
     Attributes:
-        node: name of the node.
-        input: name of the value it reads, whose moments ``mean`` and ``variance`` are.
-        output: name of the value it makes.
+        node: its name.
+        input: name of the value that it reads, whose moments ``mean`` and ``variance`` are.
+        output: name of the value that it makes.
         mean: (C,) mean of the input over the training data.
         variance: (C,) variance of the input over the training data.
         scale: (C,) gamma.
         shift: (C,) beta.
         epsilon: added to the variance.
-        layer: name of the weighted node whose output it normalises, possibly through a bias Add; None if there is none.
-        dead: (C,) True where the variance is about 0: the channel is constant, and its figures are noise.
+        layer: name of the layer whose output it normalizes, possibly through a bias Add; None if there is none.
+        dead: (C,) True where the variance is about 0: the channel is constant, and its moments are noise.
 
     """
 
@@ -54,15 +53,15 @@ class BatchNorm:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class BatchNormStatistics:
-    """All that could be read, and why the rest could not.
+    """The BatchNormalization statistics of a model.
 
     Attributes:
-        entries: every node that could be read, in the order of the graph.
-        refusals: nodes that could not be read or must not be trusted, with the reason.
+        entries: every node that could be read, in graph order.
+        refusals: nodes that could not be read or are degenerate.
         layers_total: convolutions of the graph (fully connected layers, if it has no convolution).
-        layers_covered: those of them that have a BatchNormalization behind them.
+        layers_covered: how many of them have a BatchNormalization behind them.
         degenerate: names of the entries whose statistics must not be matched.
-        layer_kind: what ``layers_total`` counts, for the reader.
+        layer_kind: what ``layers_total`` counts.
 
     """
 
@@ -75,11 +74,11 @@ class BatchNormStatistics:
 
     @property
     def usable(self) -> tuple[BatchNorm, ...]:
-        """The entries that synthesis may match."""
+        """The entries that are not degenerate."""
         return tuple(entry for entry in self.entries if entry.node not in self.degenerate)
 
     def coverage(self) -> str:
-        """How much of the network the statistics describe, in one line."""
+        """Describe in one line how much of the network has statistics."""
         text = f"BN found behind {self.layers_covered} of {self.layers_total} {self.layer_kind}"
         elsewhere = sum(entry.layer is None for entry in self.entries)
         remarks = [f"{elsewhere} more elsewhere"] if elsewhere else []
@@ -88,58 +87,51 @@ class BatchNormStatistics:
 
 
 def folded_advice() -> str:
-    """Return what to tell the owner of a model whose BatchNormalization was folded away at export."""
+    """Return advice for the owner of a model whose BatchNormalization was folded away at export."""
     return (
-        "The model holds no BatchNormalization: exporters fold it into the convolutions, and with it goes what it "
-        "remembered of the training data. The file of the trained tensors gives it back (--checkpoint model.pth), or a "
-        "model that still has it (zsq-compile harvest, --bn-stats). To keep it, export again from PyTorch with "
+        "The model has no BatchNormalization: exporters fold it into the convolutions, and the statistics of the "
+        "training data are lost. They can be taken from the trained tensors (--checkpoint model.pth), or from a model "
+        "that still has it (zsq-compile harvest, --bn-stats). To keep it, export again from PyTorch with "
         "torch.onnx.export(model.eval(), ..., dynamo=False, training=torch.onnx.TrainingMode.PRESERVE, "
         "do_constant_folding=False), or with torch.onnx.export(model.eval(), ..., dynamo=True, optimize=False)."
     )
 
 
 def harvest_batchnorm(model: ir.Model) -> BatchNormStatistics:
-    """Read every BatchNormalization of the main graph; nothing is changed.
-
-    Parameters may be initializers (shared or not) or constant expressions. The moments are those of the node's input,
-    wherever that comes from: a layer, an Add, a Concat or a graph input.
-    """
+    """Read every BatchNormalization of the main graph, whatever makes its input."""
     entries: list[BatchNorm] = []
     refusals: list[Refusal] = []
     covered: set[ir.Node] = set()
     degenerate: dict[str, str] = {}
-    for node in model.graph:
-        if not is_standard(node, "BatchNormalization"):
-            continue
+    for node in standard_nodes(model.graph, "BatchNormalization"):
         layer = _layer(node.inputs[0])
         entry = _read(node, layer)
         if isinstance(entry, str):
-            refusals.append(Refusal(where=node.name or "", op_type=node.op_type, reason=entry))
+            refusals.append(Refusal.of(node, entry))
         else:
             entries.append(entry)
             covered |= set() if layer is None else {layer}
-            reason = distrust(entry, layer)
-            if reason is not None:
+            if (reason := find_degeneracy(entry, layer)) is not None:
                 degenerate[entry.node] = reason
     refusals.extend(
         Refusal(where=name, op_type="BatchNormalization", reason=reason) for name, reason in degenerate.items()
     )
     operators = {node.op_type for node in model.graph}
-    layers = _CONVOLUTIONS if operators.intersection(_CONVOLUTIONS) else _DENSE
+    layers = CONVOLUTIONS if operators.intersection(CONVOLUTIONS) else DENSE
     return BatchNormStatistics(
         entries=tuple(entries),
         refusals=tuple(refusals),
         layers_total=sum(node.op_type in layers for node in model.graph),
         layers_covered=sum(node.op_type in layers for node in covered),
         degenerate=tuple(degenerate),
-        layer_kind="convolutions" if layers is _CONVOLUTIONS else "fully connected layers",
+        layer_kind="convolutions" if layers is CONVOLUTIONS else "fully connected layers",
     )
 
 
 def _read(node: ir.Node, layer: ir.Node | None) -> BatchNorm | str:
     """Return the entry, or the reason why there is none."""
     if node.attributes.get_int("training_mode", 0) or sum(bool(output.name) for output in node.outputs) > 1:
-        return "it is in training mode: it uses the moments of the batch, not remembered ones; export with model.eval()"
+        return "it is in training mode: it uses the moments of the batch, not running ones; export with model.eval()"
     if not node.attributes.get_int("spatial", 1):
         return "it has moments for every position (spatial=0), not for every channel"
     labels = ("scale", "shift", "mean", "variance")
@@ -169,29 +161,27 @@ def _read(node: ir.Node, layer: ir.Node | None) -> BatchNorm | str:
 
 
 def _layer(value: ir.Value | None) -> ir.Node | None:
-    """Return the weighted node that makes the value, looking through the Add of a constant bias."""
+    """Return the layer that makes the value, through the Add of a constant bias."""
     node = value.producer() if value is not None else None
     if node is not None and node.op_type == "Add":
         variable = [source for source in node.inputs if constant_value(source) is None]
         node = variable[0].producer() if len(variable) == 1 and variable[0] is not None else None
-    if node is None or node.op_type not in _CONVOLUTIONS + _DENSE or constant_value(node.inputs[1]) is None:
-        return None
-    return node
+    return node if node and node.op_type in WEIGHTED and constant_value(node.inputs[1]) is not None else None
 
 
 def dead_channels(variance: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """(C,) True where a variance is about 0, by itself or beside those of the other channels."""
+    """(C,) True where a variance is about 0, absolutely or relative to the other channels."""
     dead = variance < _DEAD_ABSOLUTE
     if dead.all():
         return dead
     return dead | (variance < _DEAD_RELATIVE * np.median(variance[~dead]))
 
 
-def distrust(entry: BatchNorm, layer: ir.Node | None) -> str | None:
-    """Why the figures cannot be those of a trained network, or None; ``layer`` made what the entry tells of.
+def find_degeneracy(entry: BatchNorm, layer: ir.Node | None) -> str | None:
+    """Why the moments cannot be those of a trained network, or None; ``layer`` makes the input of the entry.
 
-    Means of about 0 alone are no reason: behind a layer without bias they are right wherever its inputs have mean 0, as
-    behind the linear bottlenecks of MobileNetV2. Behind a Relu they cannot be.
+    Means of about 0 alone are no reason: a layer without bias has them where its inputs have mean 0, as behind the
+    linear bottlenecks of MobileNetV2. Where its inputs are never negative it cannot.
     """
     alive = ~entry.dead
     if not alive.any():

@@ -1,9 +1,9 @@
-"""Find again what exporting folded away: the BatchNormalizations of a model whose trained tensors lie in a checkpoint.
+"""Recover BatchNormalizations that were folded away at export from a checkpoint with the trained tensors.
 
-A layer with folded weights is r W, with one ratio r per output channel and the weight W of the checkpoint. So each
-layer is compared with every tensor of its shape: r is the least-squares ratio of each filter, and what is left over
-tells whether the tensor is the right one. ``fit_batchnorm`` then finds the four vectors behind r and the bias. Names
-need not match, nor does the order.
+A folded weight is r W, with one ratio r per output channel and the weight W of the checkpoint. So each layer is
+compared with every tensor of its shape: r is the least-squares ratio of each filter, and the residual decides whether
+the tensor is the right one. ``fit_batchnorm`` then finds the parameters behind r and the bias. Neither names nor order
+need match.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,13 +22,13 @@ from passes.plan import Refusal
 Array = NDArray[np.float64]
 Tensors = Mapping[str, NDArray[np.floating]]
 
-_UNCHANGED = 1e-6  # of the ratio: float32 made of the same float32
-_NOTHING = 1e-6  # of a middle filter's length: such filters are zeros but for noise
+_UNCHANGED = 1e-6  # of the ratio: noise of float32
+_NOTHING = 1e-6  # of the median filter's norm: filters of zeros but for noise
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Candidate:
-    """A tensor that may be a layer's weight: ``ratio`` (C,), nan in filters of zeros, and what it leaves over."""
+    """A tensor that may be a layer's weight: ``ratio`` (C,), nan in filters of zeros, and the relative residual."""
 
     name: str
     ratio: Array
@@ -39,12 +39,12 @@ def match_checkpoint(model: ir.Model, tensors: Tensors) -> Recovered:
     """Find the BatchNormalizations that were folded into the layers of a model.
 
     Args:
-        model: with folded layers; those that have a BatchNormalization node behind them are not asked about.
+        model: layers with a BatchNormalization node behind them are left out.
         tensors: floating-point tensors of the checkpoint by name, at least one-dimensional.
 
     Returns:
-        A recovery per layer that was found, each verified by computing its folded weight and bias again to within
-        ``fit_batchnorm.TOLERANCE``, and a refusal per layer that was not.
+        Recoveries, whose folded weight and bias agree with the layer's to within ``fit_batchnorm.TOLERANCE``, and a
+        refusal for each other layer.
 
     """
     found: list[Recovery] = []
@@ -52,14 +52,14 @@ def match_checkpoint(model: ir.Model, tensors: Tensors) -> Recovered:
     for layer in folded_layers(model):
         outcome = _match(layer, tensors)
         if isinstance(outcome, str):
-            refusals.append(Refusal(where=layer.name, op_type=layer.node.op_type, reason=outcome))
+            refusals.append(Refusal.of(layer.node, outcome))
         else:
             found.append(outcome)
     return Recovered(found=tuple(found), refusals=tuple(refusals))
 
 
 def _match(layer: WeightedLayer, tensors: Tensors) -> Recovery | str:
-    """Return the recovery, or the reason why there is none."""
+    """Return the recovery, or why there is none."""
     candidates = sorted(_candidates(layer, tensors), key=lambda one: one.error)
     if not candidates:
         return f"the checkpoint has no tensor of its shape {layer.shape}"
@@ -67,14 +67,16 @@ def _match(layer: WeightedLayer, tensors: Tensors) -> Recovery | str:
     if not fitting:
         nearest = candidates[0]
         return (
-            f"no tensor of the checkpoint is its weight up to a factor per output channel: the nearest, "
-            f"{nearest.name!r}, leaves {nearest.error:.0%} over"
+            f"no tensor of the checkpoint is its weight up to a factor per output channel: the nearest is "
+            f"{nearest.name!r}, with an error of {nearest.error:.0%}"
         )
     vectors = _vectors(len(layer.bias), tensors)
     for candidate in fitting:
         if _is_unchanged(candidate.ratio):
             return f"its weight is {candidate.name!r} as it was saved: no BatchNormalization was behind it"
-        fit = fit_batchnorm(candidate.ratio, layer.bias, _beginning_with(_bias_beside(candidate.name), vectors))
+        likely = f"{candidate.name.removesuffix('weight')}bias"
+        ordered = dict(sorted(vectors.items(), key=lambda item: item[0] != likely))
+        fit = fit_batchnorm(candidate.ratio, layer.bias, ordered)
         if fit is not None:
             return _recovery(layer, candidate, fit)
     return (
@@ -90,26 +92,26 @@ def _candidates(layer: WeightedLayer, tensors: Tensors) -> Iterator[_Candidate]:
             continue
         for view in (tensor, tensor.T) if len(layer.shape) == tensor.ndim == 2 else (tensor,):
             if _core(view.shape) == _core(layer.shape):
-                yield _compared(layer.filters, layer.filters_of(view.reshape(layer.shape)), name)
+                yield _compare(layer.filters, layer.filters_of(view.reshape(layer.shape)), name)
 
 
 def _core(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Sizes without those of 1 at the end: a matrix may have become a convolution of 1x1."""
+    """Sizes without trailing ones: a matrix may have become a 1x1 convolution."""
     end = len(shape)
     while end > 2 and shape[end - 1] == 1:
         end -= 1
     return shape[:end]
 
 
-def _compared(folded: Array, trained: Array, name: str) -> _Candidate:
-    """Least-squares ratio of every filter, and the root mean square of what it leaves over of them, relative."""
+def _compare(folded: Array, trained: Array, name: str) -> _Candidate:
+    """Least-squares ratio of every filter, and the root mean square of the relative residuals."""
     lengths = [np.linalg.norm(rows, axis=1) for rows in (folded, trained)]
     alive = [
         length > _NOTHING * np.median(length[length > 0.0]) if length.any() else length > 0.0 for length in lengths
     ]
     ratio = np.full(len(folded), np.nan)
     np.divide((folded * trained).sum(1), lengths[1] ** 2, out=ratio, where=alive[1])
-    # Of a filter of zeros no ratio makes a filter that is none, and where both are zeros nothing is learned.
+    # no ratio makes a filter out of zeros, and where both are zeros the ratio is unknown
     if not alive[1].any() or (alive[0] & ~alive[1]).any():
         return _Candidate(name=name, ratio=ratio, error=1.0)
     if not alive[0].any():
@@ -124,21 +126,12 @@ def _is_unchanged(ratio: Array) -> bool:
 
 
 def _vectors(channels: int, tensors: Tensors) -> dict[str, Array]:
-    """Tensors of that many numbers along one axis, such as (C,) and (1, C, 1, 1), each value once."""
+    """Finite tensors of that many numbers along one axis, such as (C,) and (1, C, 1, 1), flattened, by name."""
     found: dict[str, Array] = {}
     for name, tensor in tensors.items():
         if tensor.size == channels and max(tensor.shape) == channels and np.isfinite(tensor).all():
             found[name] = tensor.reshape(-1).astype(np.float64)
     return found
-
-
-def _bias_beside(weight: str) -> str:
-    """Name that a layer's bias usually has beside its weight."""
-    return f"{weight.removesuffix('weight')}bias"
-
-
-def _beginning_with(name: str, vectors: Mapping[str, Array]) -> dict[str, Array]:
-    return dict(sorted(vectors.items(), key=lambda item: item[0] != name))
 
 
 def _recovery(layer: WeightedLayer, candidate: _Candidate, fit: Fit) -> Recovery:

@@ -1,9 +1,7 @@
-"""Bring the statistics of a model with BatchNormalization to the same network whose BatchNormalization is folded away.
+"""Assign the statistics of a model with BatchNormalization to the layers of the same network with it folded.
 
-Names of values are the first thing to go by: FoldBatchNorm leaves the layer's output under the name of the
-BatchNormalization's. Exporters do not, and there the order of the graph decides. Either way the layer must have as many
-channels, and the lengths of its filters and its bias must be those that folding makes: they are compared, so that no
-layer gets what belongs to another.
+Layers are found by the name of their output, which FoldBatchNorm keeps, or else by their order in the graph. Either way
+the norms of their filters and their bias must be those that folding makes.
 """
 
 from collections.abc import Sequence
@@ -22,19 +20,12 @@ from passes.plan import Refusal
 Array = NDArray[np.float64]
 
 _TOLERANCE = 1e-3  # relative, root of the mean square over channels
-_SMALL = 1e-4  # of a middle channel: what is smaller is compared with that
+_SMALL = 1e-4  # of the median channel: errors of smaller ones are taken relative to that
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class FoldedNorm:
-    """One BatchNormalization, and what the layer before it looks like once it is folded.
-
-    Attributes:
-        entry: the BatchNormalization.
-        lengths: (C,) Euclidean lengths of the folded filters.
-        bias: (C,) the folded bias.
-
-    """
+    """One BatchNormalization, and the (C,) Euclidean norms of the filters and bias of its layer once it is folded."""
 
     entry: BatchNorm
     lengths: NDArray[np.float32]
@@ -42,7 +33,7 @@ class FoldedNorm:
 
 
 def folded_norms(model: ir.Model, statistics: BatchNormStatistics) -> tuple[FoldedNorm, ...]:
-    """Take the entries that can be folded into a layer, in the order of the graph; the model stays as it is."""
+    """Return the entries that can be folded into a layer, in graph order; the model is not changed."""
     copy = model.clone()
     FoldBatchNorm().call(copy)
     layers = {layer.value: layer for layer in folded_layers(copy)}
@@ -58,12 +49,7 @@ def folded_norms(model: ir.Model, statistics: BatchNormStatistics) -> tuple[Fold
 
 
 def place_statistics(model: ir.Model, norms: Sequence[FoldedNorm]) -> Recovered:
-    """Find the layer of a folded model that each BatchNormalization was folded into.
-
-    Returns:
-        A recovery per layer that was found, and a refusal per layer that was not.
-
-    """
+    """Find the layer of a folded model that each BatchNormalization was folded into; refuse all other layers."""
     layers = folded_layers(model)
     taken: dict[str, tuple[FoldedNorm, str]] = {}
     left = list(norms)
@@ -75,13 +61,10 @@ def place_statistics(model: ir.Model, norms: Sequence[FoldedNorm]) -> Recovered:
                 left.remove(found)
                 how = "its name" if by_name else f"order and {len(layer.bias)} channels"
                 taken[layer.name] = (found, f"{how}, {found.entry.output!r}; its folded filters and bias agree")
+    missing = (layer for layer in layers if layer.name not in taken)
     return Recovered(
         found=tuple(_recovery(layer, *taken[layer.name]) for layer in layers if layer.name in taken),
-        refusals=tuple(
-            Refusal(where=layer.name, op_type=layer.node.op_type, reason=_reason(layer, norms))
-            for layer in layers
-            if layer.name not in taken
-        ),
+        refusals=tuple(Refusal.of(layer.node, _reason(layer, norms)) for layer in missing),
     )
 
 
@@ -97,8 +80,8 @@ def _reason(layer: WeightedLayer, norms: Sequence[FoldedNorm]) -> str:
         return f"no BatchNormalization of the file has {channels} channels"
     named = next((norm for norm in alike if norm.entry.output == layer.value), None)
     if named is not None:
-        return f"its filters and bias are not those of the BatchNormalization that the file has for {layer.value!r}"
-    return f"its filters and bias are those of no BatchNormalization with {channels} channels that is left in the file"
+        return f"its filters and bias do not agree with the BatchNormalization that the file has for {layer.value!r}"
+    return f"its filters and bias agree with no BatchNormalization of {channels} channels that is left in the file"
 
 
 def _lengths(layer: WeightedLayer) -> Array:

@@ -1,4 +1,4 @@
-"""Take the rounding out of activations that are quantized, and leave the limits in.
+"""Remove the rounding of quantized activations, and keep the clipping.
 
     x -> QuantizeLinear -> DequantizeLinear -> y          ->  x -> Clip(low, high) -> y
     x -> QuantizeLinear -> MaxPool... -> DequantizeLinear ->  x -> Clip(low, high) -> MaxPool... -> y
@@ -6,27 +6,26 @@
 
         low = (lowest code - zero point) * scale,  high = (highest code - zero point) * scale
 
-The limits are all that may be left of a Relu that a quantizer swallowed, so they go only where no number can reach
-them: where the graph proves that x stays within half a step of them, which rounding would have taken off as well.
+The limits may be all that is left of a Relu that was fused into a quantizer. So the Clip is left out only where the
+graph shows that x stays within half a scale of them, which rounding would have taken off as well.
 """
 
 from collections.abc import Iterator, Set
+from enum import Enum, auto
 
 import numpy as np
 import onnx_ir as ir
 
-from passes.outcome import Outcome
-from passes.plan import Refusal
-from passes.quantizer_grid import Grid, constant_codes, constants_of, grid_of, is_quantizer
-from passes.surgery import add_constant, free_name, is_standard
+from passes.graph_pass import NodePass, Outcome
+from passes.operators import DATA_MOVEMENT
+from passes.quantizer_grid import Grid, code_range, constant_codes, constants_of, grid_of, is_quantizer
+from passes.surgery import add_constant, free_name, input_at, is_standard, producer, set_type, take_over
 from passes.value_ranges import Bounds, bounds, clip_limits, is_blend, within
 
 _CLIP_WITH_INPUTS = 11  # first opset whose Clip takes its limits as inputs
-# Operators that hand codes on without computing with them, and which of their inputs are codes: None is all.
+# Operators that pass codes on without computing with them, and which of their inputs are codes: None is all.
 _MOVERS: dict[str, tuple[int, ...] | None] = {
-    **dict.fromkeys(("Identity", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split"), (0,)),
-    **dict.fromkeys(("Gather", "GatherElements", "GatherND", "Expand", "Tile"), (0,)),
-    **dict.fromkeys(("DepthToSpace", "SpaceToDepth", "MaxPool", "Resize"), (0,)),
+    **dict.fromkeys((*DATA_MOVEMENT, "MaxPool", "Resize"), (0,)),
     **dict.fromkeys(("Concat", "Max", "Min"), None),
     "Pad": (0, 2),
     "Clip": (0, 1, 2),
@@ -34,15 +33,20 @@ _MOVERS: dict[str, tuple[int, ...] | None] = {
 }
 
 
-_COMPARE = ("ArgMax", "ArgMin")
+class _Source(Enum):
+    """Where codes come from."""
+
+    QUANTIZER = auto()
+    CONSTANT = auto()
+    INPUT = auto()
 
 
-class RelaxQuantizers(ir.passes.InPlacePass):
-    """Replace every DequantizeLinear behind quantizers by the clipped float value.
+class RelaxQuantizers(NodePass):
+    """Replace every DequantizeLinear behind quantizers by the clipped float value; others are refused.
 
     1. Several may read one QuantizeLinear: they share its Clip.
-    2. Between the two may stand operators that move codes, with constants (a padding, a limit) among what they move.
-    3. What only asks which code is the largest or the smallest asks it of the floats.
+    2. Between the two may stand data movement, with constants (a padding, a limit) among what is moved.
+    3. ArgMax and ArgMin of codes become those of the floats.
     4. Codes that are an input of the graph stay codes, and so does what leads to an output of the graph.
 
     After a call ``relaxed`` counts the QuantizeLinear nodes that were replaced, ``needless`` those of them that needed
@@ -55,27 +59,27 @@ class RelaxQuantizers(ir.passes.InPlacePass):
         self.relaxed = 0
         self.needless = 0
         self.levels: int | None = None
+        self._writer: _Writer | None = None
 
     def call(self, model: ir.Model) -> Outcome:
-        """Visit all nodes in order; the refusals name those that stay for another reason than 4."""
-        self.relaxed, self.needless = 0, 0
-        writer, refusals, modified = _Writer(model), list[Refusal](), False
-        for node in list(model.graph):
-            if is_quantizer(node, "DequantizeLinear"):
-                reason = writer.replace(node)
-            elif is_standard(node, *_COMPARE) and node.inputs[0] is not None:
-                reason = writer.compare_floats(node, node.inputs[0])
-            else:
-                continue
-            modified |= reason is None
-            if reason:
-                refusals.append(Refusal(where=node.name or "", op_type=node.op_type, reason=reason))
+        """Replace all nodes."""
+        self._writer = writer = _Writer(model)
+        outcome = super().call(model)
         self.relaxed, self.needless, self.levels = writer.relaxed, writer.needless, writer.levels
-        return Outcome(model, modified, tuple(refusals))
+        return outcome
+
+    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool | str:
+        """Replace the node, or what it compares."""
+        assert self._writer is not None
+        if is_quantizer(node, "DequantizeLinear"):
+            return self._writer.replace(node)
+        if is_standard(node, "ArgMax", "ArgMin") and node.inputs[0] is not None:
+            return self._writer.compare_floats(node, node.inputs[0])
+        return False
 
 
 class _Writer:
-    """Makes the float values that stand in for codes, each once."""
+    """Adds the float values that replace codes, each once."""
 
     def __init__(self, model: ir.Model) -> None:
         self._graph = model.graph
@@ -86,53 +90,54 @@ class _Writer:
         self.needless = 0
         self.levels: int | None = None
 
-    def replace(self, node: ir.Node) -> str | None:
-        """Let the float value take the place of a DequantizeLinear; why not, or "" where it reads input codes."""
+    def replace(self, node: ir.Node) -> bool | str:
+        """Replace a DequantizeLinear by the float value; not where it reads input codes."""
         grid, codes, output = grid_of(node), node.inputs[0], node.outputs[0]
         if isinstance(grid, str):
             return grid
         assert codes is not None
-        if (reason := self._obstacle(codes, grid)) is not None:
-            return reason
-        stand_in = self._float(codes, grid)
+        relaxed = self._relaxed(codes, grid)
+        if not isinstance(relaxed, ir.Value):
+            return relaxed
         if output.is_graph_output():
             # outputs belong to nodes of their own
-            same = ir.node("Identity", [stand_in], name=node.name)
-            self._type(same.outputs[0], output.shape)
+            same = ir.node("Identity", [relaxed], name=node.name)
+            set_type(same.outputs[0], ir.DataType.FLOAT, output.shape)
             self._graph.insert_before(node, same)
-            name, output.name = output.name, None
-            output.replace_all_uses_with(same.outputs[0], replace_graph_outputs=True)
-            same.outputs[0].name = name
+            take_over(output, same.outputs[0])
         else:
-            output.replace_all_uses_with(stand_in)
+            output.replace_all_uses_with(relaxed)
         self._graph.remove(node, safe=True)
-        return None
+        return True
 
-    def compare_floats(self, node: ir.Node, codes: ir.Value) -> str | None:
-        """Let a node compare floats where it compares their codes; why not, or "" where there are no codes to relax."""
-        value: ir.Value | None = codes
+    def compare_floats(self, node: ir.Node, codes: ir.Value) -> bool | str:
+        """Make a node that compares codes compare the floats; not where it reads no codes."""
         maker = codes.producer()
         while maker is not None and is_standard(maker, *_MOVERS):
-            value = maker.inputs[_moved_inputs(maker)[0]]
-            maker = None if value is None else value.producer()
+            maker = producer(maker, _moved_inputs(maker)[0])
         if maker is None or not is_quantizer(maker, "QuantizeLinear"):
-            return ""
+            return False
         grid = grid_of(maker)
         if isinstance(grid, str):
             return grid
-        if (reason := self._obstacle(codes, grid)) is not None:
-            return reason
-        node.replace_input_with(0, self._float(codes, grid))
-        return None
+        relaxed = self._relaxed(codes, grid)
+        if not isinstance(relaxed, ir.Value):
+            return relaxed
+        node.replace_input_with(0, relaxed)
+        return True
 
-    def _obstacle(self, codes: ir.Value, grid: Grid) -> str | None:
-        """Why codes that are read on a grid have no float value, or "" where they are an input of the graph."""
+    def _relaxed(self, codes: ir.Value, grid: Grid) -> ir.Value | bool | str:
+        """Float value of codes that are read on a grid, False for input codes, or why there is none."""
         sources = set(_sources(codes, grid, self._constants))
-        if sources == {"input"}:
-            return ""
-        if reasons := sorted(sources - {"quantizer", "constant"}):
-            return "codes of a graph input are mixed with others" if reasons[0] == "input" else reasons[0]
-        return "its scale differs from place to place, and one range is wanted" if grid.scale.ndim else None
+        if sources == {_Source.INPUT}:
+            return False
+        if reasons := sorted(source for source in sources if isinstance(source, str)):
+            return reasons[0]
+        if _Source.INPUT in sources:
+            return "codes of a graph input are mixed with others"
+        if grid.scale.ndim:
+            return "its scale differs from place to place, and one range is wanted"
+        return self._float(codes, grid)
 
     def _float(self, codes: ir.Value, grid: Grid) -> ir.Value:
         key = (codes, grid.key)
@@ -148,7 +153,7 @@ class _Writer:
         assert node is not None
         if is_quantizer(node, "QuantizeLinear"):
             self.relaxed += 1
-            self._count_levels(*grid.limits)
+            self._count_levels(*code_range(grid.dtype))
             assert node.inputs[0] is not None
             return self._limited(node, node.inputs[0], grid.range, grid)
         if node.op_type == "Clip" and (ends := self._code_limits(node, grid)) is not None:
@@ -166,7 +171,7 @@ class _Writer:
         copy = ir.Node(node.domain, node.op_type, inputs, list(node.attributes.values()), num_outputs=len(node.outputs))
         self._graph.insert_before(node, copy)
         for old, new in zip(node.outputs, copy.outputs, strict=True):
-            self._type(new, old.shape)
+            set_type(new, ir.DataType.FLOAT, old.shape)
             new.name = free_name(self._graph, f"{old.name}_float") if old.name else ""
             self._made[(old, grid.key)] = new
         copy.name = copy.outputs[0].name
@@ -174,7 +179,7 @@ class _Writer:
 
     def _code_limits(self, clip: ir.Node, grid: Grid) -> tuple[int, int] | None:
         """Limits of a Clip on codes, where they are constant."""
-        limits = list(grid.limits)
+        limits = list(code_range(grid.dtype))
         for position, given in enumerate(clip.inputs[1:3]):
             if given is None:
                 continue
@@ -192,7 +197,7 @@ class _Writer:
         return add_constant(self._graph, name, grid.real(np.array(code, np.int32)))
 
     def _limited(self, node: ir.Node, source: ir.Value, limits: Bounds, grid: Grid) -> ir.Value:
-        """Cut a value to what a quantizer or a Clip on codes cuts it to, merged with a Relu or Clip before it."""
+        """Clip a value as a quantizer or a Clip on codes does, merged with a Relu or Clip before it."""
         half = float(grid.scale) / 2
         low, high = bounds(source)
         if low >= limits[0] - half and high <= limits[1] + half:
@@ -216,18 +221,14 @@ class _Writer:
         else:
             lowest, highest = (add_constant(self._graph, f"{name}_{end}", limit) for end, limit in ends)
             node = ir.node("Clip", [source, lowest, highest])
-        self._type(node.outputs[0], source.shape)
+        set_type(node.outputs[0], ir.DataType.FLOAT, source.shape)
         node.name = node.outputs[0].name = free_name(self._graph, f"{name}_range")
         self._graph.insert_before(at, node)
         return node.outputs[0]
 
-    @staticmethod
-    def _type(value: ir.Value, shape: ir.Shape | None) -> None:
-        value.type, value.shape = ir.TensorType(ir.DataType.FLOAT), None if shape is None else shape.copy()
-
 
 def _gives_way(reader: ir.Node, node: ir.Node) -> bool:
-    """Tell whether a reader has no part in the float graph once a node is replaced: it, or a quantizer for it alone."""
+    """Tell whether a reader goes together with a node: it is the node, or a quantizer that only the node reads."""
     uses = reader.outputs[0].uses()
     return reader is node or (is_quantizer(reader, "QuantizeLinear") and [use.node for use in uses] == [node])
 
@@ -237,8 +238,8 @@ def _moved_inputs(node: ir.Node) -> tuple[int, ...]:
     return tuple(range(len(node.inputs))) if positions is None else positions
 
 
-def _sources(codes: ir.Value, grid: Grid, constants: Set[ir.Value]) -> Iterator[str]:
-    """Where codes that are read on a grid come from: "quantizer", "constant", "input", or why that cannot be told."""
+def _sources(codes: ir.Value, grid: Grid, constants: Set[ir.Value]) -> Iterator[_Source | str]:
+    """Where codes that are read on a grid come from; or why they have no float value."""
     pending, seen = [codes], set[ir.Value]()
     while pending:
         value = pending.pop()
@@ -247,11 +248,11 @@ def _sources(codes: ir.Value, grid: Grid, constants: Set[ir.Value]) -> Iterator[
         seen.add(value)
         node = value.producer()
         if value in constants:
-            yield "constant"
+            yield _Source.CONSTANT
         elif node is None:
-            yield "input"
+            yield _Source.INPUT
         elif is_quantizer(node, "QuantizeLinear"):
-            yield _read_rightly(node, grid)
+            yield _mismatch(node, grid) or _Source.QUANTIZER
         elif obstacle := _obstacle(node, constants):
             yield obstacle
         else:
@@ -259,29 +260,29 @@ def _sources(codes: ir.Value, grid: Grid, constants: Set[ir.Value]) -> Iterator[
             pending.extend(source for source in inputs if source is not None)
 
 
-def _read_rightly(quantizer: ir.Node, grid: Grid) -> str:
+def _mismatch(quantizer: ir.Node, grid: Grid) -> str | None:
+    """Why the codes of a quantizer are not those of a float value on a grid, or None."""
     own, kind = grid_of(quantizer), quantizer.inputs[0].dtype if quantizer.inputs[0] is not None else None
     if isinstance(own, str):
-        return f"it reads '{quantizer.name}' (QuantizeLinear), and {own.replace('its', 'that its', 1)}"
+        return f"it reads '{quantizer.name}' (QuantizeLinear), of which holds: {own}"
     if kind not in (None, ir.DataType.FLOAT):
         return f"'{quantizer.name}' (QuantizeLinear) makes its codes out of {kind.name}, not of float32"
     if own.scale.ndim or grid.scale.ndim:
         return f"'{quantizer.name}' (QuantizeLinear) has a scale for each channel of an activation; wanted one for all"
     if own.key != grid.key:
-        return f"it reads the codes of '{quantizer.name}' (QuantizeLinear) on another grid than they were made on"
-    return "quantizer"
+        return f"'{quantizer.name}' (QuantizeLinear) made its codes with another scale, zero point or type"
+    return None
 
 
 def _obstacle(node: ir.Node, constants: Set[ir.Value]) -> str | None:
-    """Why a node that makes codes does more than to move them, or None."""
+    """Why a node that makes codes does more than move them, or None."""
     if not is_standard(node, *_MOVERS):
         return f"'{node.name}' ({node.op_type}) computes with the codes that it reads"
     if node.op_type == "MaxPool" and any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):
         return f"positions that '{node.name}' (MaxPool) finds among codes are read"
     if node.op_type == "Resize" and not is_blend(node):
         return f"'{node.name}' (Resize) computes with the codes that it reads"
-    if node.op_type == "Pad" and node.attributes.get_string("mode", "constant") == "constant":
-        fill = node.inputs[2] if len(node.inputs) > 2 else None
-        if fill is not None and fill not in constants:
-            return f"'{node.name}' (Pad) fills codes with a number that is computed at run time"
+    fills = node.op_type == "Pad" and node.attributes.get_string("mode", "constant") == "constant"
+    if fills and (fill := input_at(node, 2)) is not None and fill not in constants:
+        return f"'{node.name}' (Pad) pads codes with a number that is computed at run time"
     return None

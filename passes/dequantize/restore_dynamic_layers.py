@@ -1,11 +1,11 @@
-"""Turn layers that quantize what they read as it comes into the float layers that they stand for.
+"""Restore the float layers of onnxruntime's dynamic quantization.
 
     x -> DynamicQuantizeLinear -> (codes, s, z)
     MatMulInteger(codes, w, z, wz) -> Cast(FLOAT) -> Mul(., s * ws) -> y     ->   y = MatMul(x, (w - wz) * ws)
     ConvInteger(codes, w, z, wz)   -> Cast(FLOAT) -> Mul(., s * ws) -> y     ->   y = Conv(x, (w - wz) * ws)
 
-That is how onnxruntime's quantize_dynamic writes them; s * ws may be multiplied on in either order, or one by one.
-Their range is that of the data, so nothing is cut off: only the rounding goes. The weight is exact.
+s and ws may be multiplied on in either order, or one by one. The range is that of the data, so nothing is clipped: only
+the rounding goes. The weight is exact.
 """
 
 from dataclasses import dataclass
@@ -14,49 +14,43 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from passes.outcome import Outcome
-from passes.plan import Refusal
+from passes.graph_pass import NodePass, Outcome
 from passes.quantizer_grid import known_value
-from passes.surgery import add_constant, is_standard
+from passes.surgery import add_constant, input_at, is_standard, only_use, producer, set_type, take_over
 
 _FLOAT_OF = {"MatMulInteger": "MatMul", "ConvInteger": "Conv"}
 
 
-class RestoreDynamicLayers(ir.passes.InPlacePass):
-    """Rewrite every layer of the pattern; ``folded`` holds the weights that the last call made.
+class RestoreDynamicLayers(NodePass):
+    """Rewrite every layer of the pattern; other integer layers are refused.
 
-    What is left without readers, the integer layer and its quantizer, is for a later pass to remove.
+    ``folded`` holds the weights that the last call made. The integer layer and its quantizer, which nobody reads any
+    more, are left for a later pass to remove.
     """
+
+    op_types = tuple(_FLOAT_OF)
 
     def __init__(self) -> None:
         super().__init__()
         self.folded: list[ir.Value] = []
 
     def call(self, model: ir.Model) -> Outcome:
-        """Visit all nodes once; the refusals name each integer layer that stays, and why."""
+        """Rewrite all layers."""
         self.folded = []
-        refusals: list[Refusal] = []
-        for node in list(model.graph):
-            if not is_standard(node, *_FLOAT_OF):
-                continue
-            pattern = _pattern(node)
-            if isinstance(pattern, str):
-                refusals.append(Refusal(where=node.name or "", op_type=node.op_type, reason=pattern))
-            else:
-                self.folded.append(_restored(model.graph, node, pattern))
-        return Outcome(model, bool(self.folded), tuple(refusals))
+        return super().call(model)
+
+    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool | str:
+        """Rewrite the layer."""
+        pattern = _pattern(node)
+        if isinstance(pattern, str):
+            return pattern
+        self.folded.append(_restore(graph, node, pattern))
+        return True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Pattern:
-    """What an integer layer stands for.
-
-    Attributes:
-        data: the float value that was quantized.
-        weight: the float weight.
-        result: the float value that comes out.
-
-    """
+    """Float input, weight and output of an integer layer."""
 
     data: ir.Value
     weight: NDArray[np.float32]
@@ -64,14 +58,14 @@ class _Pattern:
 
 
 def _pattern(node: ir.Node) -> _Pattern | str:
-    quantizer = node.inputs[0].producer() if node.inputs[0] is not None else None
-    zero = node.inputs[2] if len(node.inputs) > 2 else None
+    quantizer, zero = producer(node, 0), input_at(node, 2)
     if quantizer is None or not is_standard(quantizer, "DynamicQuantizeLinear"):
         return "what it reads is not made by a DynamicQuantizeLinear"
     if zero is not quantizer.outputs[2] or quantizer.inputs[0] is None:
         return "its zero point is not that of the DynamicQuantizeLinear which it reads"
     codes = known_value(node.inputs[1])
-    weight_zero = known_value(node.inputs[3]) if len(node.inputs) > 3 and node.inputs[3] is not None else np.zeros(1)
+    given = input_at(node, 3)
+    weight_zero = np.zeros(1) if given is None else known_value(given)
     if codes is None or weight_zero is None:
         return "its weight is not constant"
     scaled = _scaled(node.outputs[0], quantizer.outputs[1])
@@ -89,13 +83,13 @@ def _pattern(node: ir.Node) -> _Pattern | str:
 
 
 def _scaled(accumulator: ir.Value, data_scale: ir.Value) -> tuple[NDArray[np.generic], ir.Value] | None:
-    """Follow Cast and Mul down to where both scales are in; returns the weight's scale and that value."""
+    """Follow Cast and Mul down to where both scales are in; return the weight's scale and that value."""
     value, weight_scale, data_seen, cast_seen = accumulator, None, False, False
     while not (cast_seen and data_seen and weight_scale is not None):
-        uses = list(value.uses())
-        if len(uses) != 1 or value.is_graph_output():
+        use = only_use(value)
+        if use is None:
             return None
-        node, position = uses[0]
+        node, position = use
         if is_standard(node, "Cast") and not cast_seen:
             if node.attributes.get_int("to") != ir.DataType.FLOAT.value:
                 return None
@@ -115,23 +109,20 @@ def _scaled(accumulator: ir.Value, data_scale: ir.Value) -> tuple[NDArray[np.gen
 
 
 def _factors(value: ir.Value | None, data_scale: ir.Value) -> list[ir.Value | None]:
-    """Take the product of the two scales apart, where it is one."""
+    """Split the product of the two scales, where it is one."""
     node = None if value is None else value.producer()
     if node is not None and is_standard(node, "Mul") and data_scale in node.inputs:
         return list(node.inputs)
     return [value]
 
 
-def _restored(graph: ir.Graph, node: ir.Node, pattern: _Pattern) -> ir.Value:
+def _restore(graph: ir.Graph, node: ir.Node, pattern: _Pattern) -> ir.Value:
     stored, result = node.inputs[1], pattern.result
     name = f"{stored.name if stored is not None else node.name}_dequantized"
     weight = add_constant(graph, name, pattern.weight)
     attributes = list(node.attributes.values())
     layer = ir.Node("", _FLOAT_OF[node.op_type], [pattern.data, weight], attributes, name=node.name)
     graph.insert_before(node, layer)
-    made = layer.outputs[0]
-    made.type, made.shape = ir.TensorType(ir.DataType.FLOAT), result.shape
-    given, result.name = result.name, None
-    result.replace_all_uses_with(made, replace_graph_outputs=True)
-    made.name = given
+    set_type(layer.outputs[0], ir.DataType.FLOAT, result.shape)
+    take_over(result, layer.outputs[0])
     return weight

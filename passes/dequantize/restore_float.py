@@ -1,12 +1,12 @@
-"""Turn a model that computes in integers, wholly or in part, into the float model that it stands for.
+"""Restore the float model behind a model that computes in integers, wholly or in part.
 
     codes -> DequantizeLinear                        ->  float constant              fold_dequantizers.py
-    QuantizeLinear -> movers -> DequantizeLinear     ->  Clip -> movers              relax_quantizers.py
+    QuantizeLinear -> moves -> DequantizeLinear      ->  Clip -> moves               relax_quantizers.py
     QLinearConv(...)                                 ->  the same two around a Conv  expand_qlinear.py
     DynamicQuantizeLinear, MatMulInteger, Cast, Mul  ->  MatMul                      restore_dynamic_layers.py
 
-Weights are exactly those of the file: they lie on the grid that they were rounded to. Roundings of activations are
-gone, their limits are not. Quantizers at the border, where codes go in or out of the graph, stay.
+Weights are exactly those of the file, as they were rounded. Activations are no longer rounded, but still clipped.
+Quantizers at the border, where codes go in or out of the graph, stay.
 """
 
 from collections.abc import Iterable
@@ -19,13 +19,13 @@ from passes.dequantize.expand_qlinear import ExpandQlinear
 from passes.dequantize.fold_dequantizers import FoldDequantizers
 from passes.dequantize.relax_quantizers import RelaxQuantizers
 from passes.dequantize.restore_dynamic_layers import RestoreDynamicLayers
+from passes.graph_pass import GraphPass, Outcome
 from passes.normalize.name_nodes import NameNodes
-from passes.outcome import Outcome
+from passes.operators import REARRANGING, WEIGHTED
 from passes.plan import Refusal
 from passes.quantizer_grid import Grid, constants_of, grid_of, is_quantizer
-from passes.surgery import is_standard
+from passes.surgery import is_standard, producer, standard_nodes
 
-_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _INTEGER = ("DynamicQuantizeLinear", "ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul")
 _CONTRIB = "com.microsoft"
 _CONTRIB_PARTS = ("QLinear", "QGemm", "QAttention", "QMoE", "NBits", "Integer", "Quantize", "BnB4", "Bfp")
@@ -36,12 +36,12 @@ class Restored(Outcome):
     """The float model, and what was done to get it.
 
     Attributes:
-        layers: layers with constant weights.
-        restored_layers: those of them whose weights were integers.
-        ranges: quantizers of activations that became limits.
-        needless: those of them whose limits nothing can reach.
+        layers: number of layers with constant weights.
+        restored_layers: how many of them had integer weights.
+        ranges: number of activation quantizers that were replaced.
+        needless: how many of them needed no Clip.
         levels: fewest codes that one of these had, None where there was none.
-        dynamic: layers among those restored that quantized their data as it came.
+        dynamic: how many of the restored layers were quantized dynamically.
         kept: names of the inputs and outputs of the graph that are codes, whose quantizers stay.
 
     """
@@ -55,8 +55,8 @@ class Restored(Outcome):
     kept: tuple[str, ...] = ()
 
 
-class RestoreFloat(ir.passes.InPlacePass):
-    """Take all quantizers out that are not at the border; the refusals name each node that could not be taken out.
+class RestoreFloat(GraphPass):
+    """Remove all quantizers that are not at the border; each that cannot be removed is refused.
 
     A model with refusals is not a float model, and not to be used.
     """
@@ -67,7 +67,7 @@ class RestoreFloat(ir.passes.InPlacePass):
             return Restored(model, False)
         graph = model.graph
         modified = bool(common.RemoveInitializersFromInputsPass()(model).modified)
-        modified |= bool(NameNodes()(model).modified)  # refusals call nodes by their names
+        modified |= bool(NameNodes()(model).modified)  # refusals are matched by name
         dynamic, fold, relax = RestoreDynamicLayers(), FoldDequantizers(), RelaxQuantizers()
         outcomes = [step.call(model) for step in (dynamic, ExpandQlinear(), fold, relax)]
         reasons = {(one.where, one.op_type): one.reason for outcome in outcomes for one in outcome.refusals}
@@ -106,7 +106,7 @@ def _all_nodes(graph: ir.Graph) -> Iterable[ir.Node]:
 
 def _layers(graph: ir.Graph) -> list[ir.Node]:
     constants = constants_of(graph)
-    return [node for node in graph if is_standard(node, *_WEIGHTED) and node.inputs[1] in constants]
+    return [node for node in standard_nodes(graph, *WEIGHTED) if node.inputs[1] in constants]
 
 
 def _comes_from(value: ir.Value | None, folded: set[ir.Value]) -> bool:
@@ -118,11 +118,7 @@ def _comes_from(value: ir.Value | None, folded: set[ir.Value]) -> bool:
 
 
 def _border(graph: ir.Graph) -> tuple[tuple[str, ...], list[ir.Node]]:
-    """Return the inputs and outputs that are codes, and the quantizers next to them.
-
-    Between a quantizer and the border stand only nodes that take codes and give codes: whatever reads the codes of an
-    input ends in a DequantizeLinear, and the codes of an output all come from a QuantizeLinear.
-    """
+    """Return the inputs and outputs that are codes, and the quantizers next to them, or with data movement between."""
     names, nodes = [], []
     for value in graph.inputs:
         found = _readers(value)
@@ -138,39 +134,37 @@ def _border(graph: ir.Graph) -> tuple[tuple[str, ...], list[ir.Node]]:
 
 
 def _readers(value: ir.Value) -> list[ir.Node]:
-    """DequantizeLinear nodes behind an input, reached through what hands codes on."""
+    """DequantizeLinear nodes behind an input, through data movement."""
     found, pending, seen = [], [value], set[ir.Value]()
     while pending:
         for node, position in pending.pop().uses():
             if _stays(node, "DequantizeLinear") and position == 0:
                 found.append(node)
-            elif _hands_on(node, position) and node.outputs[0] not in seen:
+            elif _moves(node, position) and node.outputs[0] not in seen:
                 seen.add(node.outputs[0])
                 pending.append(node.outputs[0])
     return found
 
 
 def _maker(value: ir.Value) -> ir.Node | None:
-    """QuantizeLinear in front of an output, reached through what hands codes on."""
+    """QuantizeLinear in front of an output, through data movement."""
     node = value.producer()
-    while node is not None and _hands_on(node, 0) and node.inputs[0] is not None:
-        node = node.inputs[0].producer()
+    while node is not None and _moves(node, 0):
+        node = producer(node, 0)
     return node if node is not None and _stays(node, "QuantizeLinear") else None
 
 
 def _stays(node: ir.Node, op_type: str) -> bool:
-    """Tell whether a quantizer can stay: a runtime has it, and its grid is constant."""
+    """Tell whether a quantizer can stay: it is ONNX's own, and its parameters are constant."""
     return is_standard(node, op_type) and isinstance(grid_of(node), Grid)
 
 
-def _hands_on(node: ir.Node, position: int) -> bool:
-    return position == 0 and is_standard(
-        node, "Identity", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "MaxPool"
-    )
+def _moves(node: ir.Node, position: int) -> bool:
+    return position == 0 and is_standard(node, *REARRANGING, "MaxPool")
 
 
 def _name_border(nodes: list[ir.Node]) -> bool:
-    """Give the quantizers that stay names that no quantizer of ours will want."""
+    """Give the quantizers that stay names that ``qdq_names`` does not make."""
     modified = False
     for node in nodes:
         if not (node.name or "").endswith("_border"):
@@ -185,6 +179,4 @@ def _refusal(node: ir.Node, reasons: dict[tuple[str, str], str]) -> Refusal:
     if reason is None and is_quantizer(node, "QuantizeLinear"):
         readers = [f"'{use.node.name}' ({use.node.op_type})" for use in node.outputs[0].uses()]
         reason = f"{' and '.join(readers[:2]) or 'something'} reads its codes and computes with them"
-    if reason is None:
-        reason = "what it computes in integers is not known here"
-    return Refusal(where=where, op_type=node.op_type, reason=reason)
+    return Refusal.of(node, reason or "what it computes in integers is not supported")

@@ -1,16 +1,15 @@
-"""Widen values to numbers of channels that the runtime's integer kernels are made for, by channels of zeros.
+"""Pad values with channels of zeros to numbers of channels that the runtime's integer kernels are fast at.
 
     x (24 channels) -> Conv (24 groups) -> Conv (48 x 24)    ->    x (32) -> Conv (32 groups) -> Conv (48 x 32)
 
-Filters of zeros are added to the layer that makes a value, and columns of zeros to the layers that read it, so that
-every number behind them stays what it was, to the bit in integer kernels (one in float may add in another order). ONNX
-Runtime has a fast kernel for depthwise convolutions of a multiple of 16 channels and one for any other number, which
-takes twice the time for 24 channels that the fast one takes for 32. Likewise it multiplies 4 input channels at once,
-and unfolds the picture where they do not come in fours: so a picture of 3 channels gets a fourth, as codes, behind its
-QuantizeLinear.
+Filters of zeros are added to the layer that makes a value, and columns of zeros to the layers that read it. All other
+numbers stay the same, to the bit in integer kernels (in float, sums may be taken in another order). ONNX Runtime has a
+fast kernel for depthwise convolutions of a multiple of 16 channels; that for all others takes twice the time for 24
+channels that the fast one takes for 32. It multiplies 4 input channels at once, and unfolds the image where they do not
+come in fours: so an image of 3 channels gets a fourth, as codes, behind its QuantizeLinear.
 
-Values hang together by what keeps channels apart (quantizers, Relu, Clip, Add, pooling, depthwise convolutions). A
-group of such values is widened where only convolutions with constant integer weights make and read it.
+Values with the same channels (through quantizers, Relu, Clip, Add, pooling, depthwise convolutions) form a group, which
+is widened where only convolutions with constant integer weights make and read it.
 """
 
 from collections.abc import Iterator
@@ -20,20 +19,22 @@ import numpy as np
 import onnx_ir as ir
 
 from backends.target import Alignment
-from passes.surgery import add_constant, dequantizer, free_name, is_standard
+from passes.graph_pass import GraphPass
+from passes.operators import QUANTIZERS
+from passes.surgery import add_constant, dequantizer, free_name, input_at, is_standard
 
-_APART = ("QuantizeLinear", "DequantizeLinear", "Relu", "Clip", "MaxPool", "AveragePool")
-_MOST_GROWTH = 2  # times the channels that there were; a picture may grow further
+_CHANNELWISE = (*QUANTIZERS, "Relu", "Clip", "MaxPool", "AveragePool")
+_MOST_GROWTH = 2  # factor; an image may grow further
 
 
 @dataclass(frozen=True, slots=True)
-class AlignChannels(ir.passes.InPlacePass):
+class AlignChannels(GraphPass):
     """Widen groups of values in a QDQ graph whose weights are not packed yet."""
 
     alignment: Alignment
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Widen every group that the target is slower without."""
+        """Widen every group for which the target has a faster kernel."""
         modified = False
         for group in _groups(model.graph):
             width = group.width(self.alignment)
@@ -49,14 +50,14 @@ class _Group:
 
     channels: int = 0
     values: list[ir.Value] = field(default_factory=list)
-    pictures: list[ir.Value] = field(default_factory=list)
+    images: list[ir.Value] = field(default_factory=list)
     sources: list[ir.Node] = field(default_factory=list)
     depthwise: list[ir.Node] = field(default_factory=list)
     sinks: list[ir.Node] = field(default_factory=list)
     closed: bool = True
 
     def width(self, alignment: Alignment) -> int | None:
-        """Return the number of channels that suits the kernels; None where the group must stay as it is."""
+        """Return the number of channels to widen to; None where the group must stay as it is."""
         sizes = {_weight(node).shape[0] for node in (*self.sources, *self.depthwise)}
         sizes |= {_weight(node).shape[1] for node in self.sinks}
         if not self.closed or not self.sinks or sizes - {self.channels} or not self.channels:
@@ -66,8 +67,8 @@ class _Group:
             wanted = _up(wanted, alignment.depthwise)
         wanted = _up(wanted, alignment.inputs)
         if any(_taps(node) > 1 for node in self.sources) and 3 * wanted >= 2 * alignment.outputs:
-            wanted = max(wanted, alignment.outputs)  # from fewer the gain is small, and the file of a small network not
-        return wanted if self.pictures or wanted <= _MOST_GROWTH * self.channels else None
+            wanted = max(wanted, alignment.outputs)  # from fewer channels the gain is small, and the file grows
+        return wanted if self.images or wanted <= _MOST_GROWTH * self.channels else None
 
     def widen(self, graph: ir.Graph, width: int) -> None:
         """Add channels of zeros up to ``width``."""
@@ -83,12 +84,12 @@ class _Group:
         for value in self.values:
             if not value.is_graph_input():
                 _lengthen(value, 1, more)
-        for picture in self.pictures:
-            _pad_codes(graph, picture, more)
+        for image in self.images:
+            _pad_codes(graph, image, more)
 
 
 def _groups(graph: ir.Graph) -> Iterator[_Group]:
-    """All groups whose values are made and read by convolutions alone, in the order of the graph."""
+    """All groups, in graph order."""
     parent: dict[ir.Value, ir.Value] = {}
 
     def leader(value: ir.Value) -> ir.Value:
@@ -105,21 +106,21 @@ def _groups(graph: ir.Graph) -> Iterator[_Group]:
         if _channels(value):
             found.setdefault(leader(value), _Group()).values.append(value)
     for group in found.values():
-        _look_around(group)
+        _find_layers(group)
         yield group
 
 
 def _linked(node: ir.Node) -> list[ir.Value]:
-    """Values that have one number of channels because of a node: the first it reads, what it makes, both of an Add."""
+    """Values that have the same channels because of a node: its first input and its output, both inputs of an Add."""
     inputs = [value for value in node.inputs if value is not None]
     if is_standard(node, "Add") and not any(value.const_value is not None for value in inputs):
         return [*inputs, node.outputs[0]]
-    apart = is_standard(node, *_APART) and len(node.outputs) == 1 and _per_tensor(node)
-    return [inputs[0], node.outputs[0]] if apart or _is_depthwise(node) else []
+    channelwise = is_standard(node, *_CHANNELWISE) and len(node.outputs) == 1 and _per_tensor(node)
+    return [inputs[0], node.outputs[0]] if channelwise or _is_depthwise(node) else []
 
 
-def _look_around(group: _Group) -> None:
-    """Sort the nodes that make and read the values of a group; one that is no convolution closes it to widening."""
+def _find_layers(group: _Group) -> None:
+    """Sort the nodes that make and read the values of a group; only a group of convolutions is ``closed``."""
     members = set(group.values)
     group.channels = _channels(group.values[0])
     group.closed = len({_channels(value) for value in group.values}) == 1
@@ -130,7 +131,7 @@ def _look_around(group: _Group) -> None:
         if maker is None:
             quantized = value.is_graph_input() and all(is_standard(use.node, "QuantizeLinear") for use in value.uses())
             group.closed &= quantized
-            group.pictures.append(value)
+            group.images.append(value)
         elif _is_depthwise(maker):
             group.depthwise.append(maker)
         elif _is_dense(maker):
@@ -142,8 +143,8 @@ def _look_around(group: _Group) -> None:
                 group.sinks.append(use.node)
             elif not (use.node.outputs[0] in members and value in _linked(use.node)):
                 group.closed = False
-    if group.pictures and (group.sources or group.depthwise):
-        group.closed = False  # a picture that is added to something else
+    if group.images and (group.sources or group.depthwise):
+        group.closed = False  # an image that is added to something else
 
 
 def _weight_maker(node: ir.Node) -> ir.Node:
@@ -163,12 +164,10 @@ def _taps(node: ir.Node) -> int:
 
 
 def _is_layer(node: ir.Node) -> bool:
-    """Tell whether a node is a convolution of two dimensions whose weight and bias are dequantized constants."""
+    """Tell whether a node is a 2-D convolution whose weight and bias are dequantized constants of its own."""
     if not is_standard(node, "Conv"):
         return False
-    for position in (1, 2):
-        if position == 2 and (len(node.inputs) < 3 or node.inputs[2] is None):
-            continue
+    for position in (1, 2) if input_at(node, 2) is not None else (1,):
         maker = dequantizer(node, position)
         if maker is None or len(maker.outputs[0].uses()) != 1:
             return False
@@ -190,15 +189,15 @@ def _is_depthwise(node: ir.Node) -> bool:
 
 
 def _per_tensor(node: ir.Node) -> bool:
-    """Tell whether a quantizer has one scale for all channels; any other node has none."""
-    if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+    """Tell whether a node is no quantizer with a scale per channel."""
+    if node.op_type not in QUANTIZERS:
         return True
     scale = node.inputs[1]
     return scale is not None and scale.shape is not None and len(scale.shape) == 0
 
 
 def _channels(value: ir.Value) -> int:
-    """Second size of a picture-like value; 0 where it is no such value or leaves it open."""
+    """Channels of a value of rank 4; 0 where it is no such value, or they are open."""
     if value.shape is None or len(value.shape) != 4 or value.const_value is not None:
         return 0
     size = value.shape[1]
@@ -210,17 +209,17 @@ def _up(count: int, multiple: int) -> int:
 
 
 def _parameters(node: ir.Node) -> list[ir.Node]:
-    """Dequantizers of the weight and the bias of a layer, whose first axis is that of its output channels."""
+    """Dequantizers of the weight and the bias of a layer."""
     return [maker for position in (1, 2) if (maker := dequantizer(node, position)) is not None]
 
 
 def _grow(graph: ir.Graph, maker: ir.Node, more: int) -> None:
-    """Add codes of zero to what a dequantizer reads, and as many scales and zero points, computed ones included."""
+    """Add output channels with codes of zero to a dequantized constant, with their scales and zero points."""
     _grow_constant(graph, maker, 0, 0, more)
     for position in range(1, len(maker.inputs)):
         value = maker.inputs[position]
         product = None if value is None else value.producer()
-        if product is not None:  # of two scales, of which the weight's has been widened with the weight
+        if product is not None:  # of two scales; the weight's is widened with the weight
             _lengthen(product.outputs[0], 0, more)
         elif value is not None and value.const_value is not None and value.const_value.size > 1:
             _grow_constant(graph, maker, position, 0, more, repeat=position == 1)
@@ -230,7 +229,7 @@ def _grow(graph: ir.Graph, maker: ir.Node, more: int) -> None:
 def _grow_constant(
     graph: ir.Graph, node: ir.Node, position: int, axis: int, more: int, *, repeat: bool = False
 ) -> None:
-    """Lengthen a constant input along an axis, by zeros or by its last entry; others that read it keep theirs."""
+    """Lengthen a constant input along an axis, by zeros or by its last entry; other readers keep the old one."""
     old = node.inputs[position]
     assert old is not None and old.const_value is not None
     array = old.const_value.numpy()
@@ -246,7 +245,7 @@ def _grow_constant(
 
 
 def _shares_scale(reader: ir.Node, maker: ir.Node) -> bool:
-    """Tell whether another reader of a weight's scale is the product that makes the scale of the same layer's bias."""
+    """Tell whether a reader of a weight's scale makes the scale of the same layer's bias."""
     if not is_standard(reader, "Mul"):
         return False
     layers = {use.node for use in maker.outputs[0].uses()}
@@ -255,25 +254,24 @@ def _shares_scale(reader: ir.Node, maker: ir.Node) -> bool:
 
 
 def _lengthen(value: ir.Value, axis: int, more: int) -> None:
-    """Tell a value's shape, where it is known, of more places along an axis."""
+    """Update the shape of a value that has grown along an axis, where it is known."""
     sizes = [] if value.shape is None else list(value.shape)
     size = sizes[axis] if len(sizes) > axis else None
     if isinstance(size, int):
         value.shape = ir.Shape([size + more if place == axis else other for place, other in enumerate(sizes)])
 
 
-def _pad_codes(graph: ir.Graph, picture: ir.Value, more: int) -> None:
-    """Give a picture more channels, behind its quantizer, where a number takes one byte."""
-    for use in list(picture.uses()):
+def _pad_codes(graph: ir.Graph, image: ir.Value, more: int) -> None:
+    """Give an image more channels, behind its quantizer, where a number takes one byte."""
+    for use in image.uses():
         quantizer, codes = use.node, use.node.outputs[0]
-        fill = quantizer.inputs[2] if len(quantizer.inputs) > 2 else None
-        pads = add_constant(graph, f"{picture.name}_aligned", np.array([0, 0, 0, 0, 0, more, 0, 0], np.int64))
-        name = free_name(graph, f"{picture.name}_wider")
-        pad = ir.node("Pad", [codes, pads, fill], name=f"{name}_Pad")
+        pads = add_constant(graph, f"{image.name}_aligned", np.array([0, 0, 0, 0, 0, more, 0, 0], np.int64))
+        name = free_name(graph, f"{image.name}_wider")
+        pad = ir.node("Pad", [codes, pads, input_at(quantizer, 2)], name=f"{name}_Pad")
         wider = pad.outputs[0]
         wider.name, wider.type, wider.shape = name, codes.type, codes.shape
-        codes.shape = picture.shape
-        for reader in list(codes.uses()):
+        codes.shape = image.shape
+        for reader in codes.uses():
             reader.node.replace_input_with(reader.idx, wider)
         graph.insert_after(quantizer, pad)
         pad.replace_input_with(0, codes)

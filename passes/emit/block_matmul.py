@@ -1,18 +1,17 @@
-"""Write large 4-bit matrix products so that ONNX Runtime makes MatMulNBits of them, which reads half-byte weights.
+"""Write large 4-bit matrix products so that ONNX Runtime fuses them into MatMulNBits, which reads INT4 weights.
 
     Gemm(DQ(Q(x)), DQ(w int8, scale), DQ(bias))   ->
     Sub(MatMul(x, DQ(w INT4, Expand(scale), axis=0, block_size)), -bias)
 
-Codes and scales stay what they are: a column has its one scale in every block, so the weights are the same numbers, and
-the file does not grow. A transposed Gemm has its codes transposed. Data that are made in float lose their quantizer, if
-nobody else reads it; what an integer kernel makes keeps it (without, that kernel would run in float), and so do values
-of fewer bits, which were asked for:
+Weights keep their numbers: every block of a column has the scale of the column, and the file does not grow. The codes
+of a transposed Gemm are transposed. Data that are made in float lose their quantizer, if nobody else reads it. Outputs
+of integer kernels keep it (that kernel would run in float without it), and so do values of fewer bits, as requested:
 
     MatMul(DQ(Q(x)), w)   ->   MatMul(Flatten(DQ(Q(x))), w)
 
-The Flatten, of a matrix to itself, and the Sub in place of an Add stand there because the runtime does not see through
-them: with DequantizeLinear directly in front of the MatMul, or an Add, Relu, Clip or QuantizeLinear directly behind it,
-it would not make MatMulNBits of it, but widen the weights on every run.
+The Flatten, of a matrix to itself, and the Sub in place of an Add keep other fusions of the runtime away: with
+DequantizeLinear directly in front of the MatMul, or an Add, Relu, Clip or QuantizeLinear directly behind it, it would
+make no MatMulNBits, but widen the weights on every run.
 """
 
 from collections.abc import Sequence
@@ -25,27 +24,40 @@ import onnx_ir as ir
 from backends.target import Target
 from passes.constants import constant_value
 from passes.emit.pack_weights import narrow
-from passes.outcome import Outcome
+from passes.graph_pass import GraphPass, Outcome
+from passes.operators import DENSE
 from passes.plan import Refusal
-from passes.surgery import add_constant, dequantizer, drop_unused, free_name, is_standard, remove_unread
+from passes.surgery import (
+    add_constant,
+    dequantizer,
+    drop_unused,
+    free_name,
+    free_node_name,
+    has_readers,
+    input_at,
+    is_standard,
+    producer,
+    remove_unread,
+    rule_of,
+    take_over,
+)
 
-HINDERS_BEHIND = ("Add", "Relu", "Clip", "QuantizeLinear")
-"""Operators that keep the runtime from its kernel if they read what the MatMul makes."""
+UNFUSABLE_READERS = ("Add", "Relu", "Clip", "QuantizeLinear")
+"""Operators that keep the runtime from fusing a MatMul which they read."""
 
 
 @dataclass(frozen=True, slots=True)
-class BlockMatMul(ir.passes.InPlacePass):
-    """Rewrite those Gemm and MatMul whose weight is a candidate and that fit the target's rule.
+class BlockMatMul(GraphPass):
+    """Rewrite those Gemm and MatMul whose weight is a candidate; refused are those that do not fit the target's rule.
 
-    ``candidates`` names int8 initializers whose codes fit into INT4. What does not fit the rule is left as it is, and
-    named in the outcome.
+    ``candidates`` names int8 initializers whose codes fit into INT4.
     """
 
     candidates: frozenset[str]
     target: Target
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Visit all layers once, in order, so that the data of a layer behind a rewritten one are known to be float."""
+        """Rewrite in graph order, so that the data of a layer behind a rewritten one are known to be float."""
         if not self.target.blockwise.block_size:
             return Outcome(model, False)
         writer, refusals, modified = _Writer(model.graph, self.target), [], False
@@ -58,11 +70,11 @@ class BlockMatMul(ir.passes.InPlacePass):
                 writer.rewrite(node)
                 modified = True
             else:
-                refusals.append(Refusal(where=node.name or "", op_type=node.op_type, reason=reason))
+                refusals.append(Refusal.of(node, reason))
         return Outcome(model, modified, tuple(refusals))
 
     def _refusal(self, node: ir.Node, codes: ir.Value) -> str | None:
-        """Why a layer is left as it is; None when it fits."""
+        """Why a layer does not fit, or None."""
         rule, count = self.target.blockwise, prod(_sizes(codes))
         if count < rule.least_weights:
             return f"it has {count} weights, and {self.target.name} writes them in blocks from {rule.least_weights} on"
@@ -73,49 +85,49 @@ class BlockMatMul(ir.passes.InPlacePass):
         scaled = any(node.attributes.get_float(name, 1.0) != 1.0 for name in ("alpha", "beta"))
         if scaled or node.attributes.get_int("transA", 0) == 1:
             return "it transposes its data, or scales its product or its bias"
-        if _has_bias(node) and constant_value(node.inputs[2]) is None:
+        if input_at(node, 2) is not None and constant_value(node.inputs[2]) is None:
             return "its bias is computed"
         rows = row_count(node.inputs[0])
         if rows is None:
-            return "how many rows its data have is not known"
+            return "the number of rows of its data is not known"
         if rows > rule.most_rows:
             return f"its data have {rows} rows, and with more than {rule.most_rows} blocks are slower"
-        return _shelter_refusal(node, self.target)
+        return _flatten_refusal(node, self.target)
 
 
 class _Writer:
-    """Rewrites layers of one graph; several that read one value share what shelters them from its quantizer."""
+    """Rewrites layers of one graph; several that read one value share a Flatten."""
 
     def __init__(self, graph: ir.Graph, target: Target) -> None:
         self._graph = graph
         self._target = target
-        self._sheltered: dict[ir.Value, ir.Value] = {}
+        self._flattened: dict[ir.Value, ir.Value] = {}
 
     def rewrite(self, node: ir.Node) -> None:
         former = tuple(node.inputs)
         product = ir.node("MatMul", [self._data(node), self._weight(node)], name=node.name)
         product.outputs[0].name = free_name(self._graph, f"{node.name}_product")
+        makers = dict.fromkeys(producer(node, position) for position in range(len(former)))
         behind = self._behind(node, product.outputs[0])
         self._place(node, [product, *behind])
-        makers = [value.producer() for value in former if value is not None]
-        for maker in dict.fromkeys(maker for maker in makers if maker is not None):
-            if maker.graph is not None and not any(out.uses() or out.is_graph_output() for out in maker.outputs):
+        for maker in makers:
+            if maker is not None and maker.graph is not None and not has_readers(maker):
                 remove_unread(self._graph, maker)
         drop_unused(self._graph, former)
 
     def _data(self, node: ir.Node) -> ir.Value:
-        """Float data that no DequantizeLinear makes."""
+        """Return float data that no DequantizeLinear makes."""
         data = node.inputs[0]
         assert data is not None
         source = _before_quantizer(data, self._target)
         if source is not None:
             return source
-        if data not in self._sheltered:
-            self._sheltered[data] = self._insert(node, "Flatten", [data], f"{node.name}_data", {"axis": 1})
-        return self._sheltered[data]
+        if data not in self._flattened:
+            self._flattened[data] = self._insert(node, "Flatten", [data], f"{node.name}_data", {"axis": 1})
+        return self._flattened[data]
 
     def _weight(self, node: ir.Node) -> ir.Value:
-        """Turn the dequantizer of a weight into one that reads INT4 in blocks."""
+        """Make the dequantizer of a weight one of INT4 in blocks."""
         weight, codes = node.inputs[1], _codes(node)
         dequantize = None if weight is None else weight.producer()
         assert weight is not None and codes is not None and codes.const_value is not None and dequantize is not None
@@ -138,32 +150,30 @@ class _Writer:
         return weight
 
     def _behind(self, node: ir.Node, product: ir.Value) -> list[ir.Node]:
-        """Make the node that adds the bias, or only keeps what hinders away; none where nothing does."""
-        name = _free_node_name(self._graph, f"{node.name}_behind")
-        if _has_bias(node):
-            bias = constant_value(node.inputs[2])
-            assert bias is not None and node.inputs[2] is not None
-            negative = add_constant(self._graph, f"{node.inputs[2].name}_negative", -bias.astype(np.float32))
+        """Make the node that adds the bias, or that only separates the product from an UNFUSABLE_READER."""
+        name, value = free_node_name(self._graph, f"{node.name}_behind"), input_at(node, 2)
+        if value is not None:
+            bias = constant_value(value)
+            assert bias is not None
+            negative = add_constant(self._graph, f"{value.name}_negative", -bias.astype(np.float32))
             return [ir.node("Sub", [product, negative], name=name)]
-        if _is_hindered(node.outputs[0]):
+        if _unfusable_readers(node.outputs[0]):
             return [ir.node("Flatten", [product], {"axis": 1}, name=name)]
         return []
 
     def _place(self, node: ir.Node, made: Sequence[ir.Node]) -> None:
-        """Put nodes in the place of one; the last makes what that made."""
+        """Put nodes in the place of one, whose output the last one makes."""
         old, new = node.outputs[0], made[-1].outputs[0]
         for one in made:
             one.outputs[0].type, one.outputs[0].shape = old.type, None if old.shape is None else old.shape.copy()
         self._graph.insert_before(node, made)
-        name = old.name
-        old.replace_all_uses_with(new, replace_graph_outputs=True)
+        take_over(old, new)
         self._graph.remove(node, safe=True)
-        new.name = name
 
     def _insert(
         self, before: ir.Node, op_type: str, inputs: Sequence[ir.Value | None], name: str, attributes: dict[str, int]
     ) -> ir.Value:
-        made = ir.node(op_type, inputs, attributes, name=_free_node_name(self._graph, f"{name}_{op_type}"))
+        made = ir.node(op_type, inputs, attributes, name=free_node_name(self._graph, f"{name}_{op_type}"))
         output, like = made.outputs[0], inputs[0]
         output.name, output.type = free_name(self._graph, name), None if like is None else like.type
         output.shape = None if like is None or like.shape is None else like.shape.copy()
@@ -172,7 +182,7 @@ class _Writer:
 
 
 def row_count(data: ir.Value | None) -> int | None:
-    """Rows of the matrix, or matrices, of a value for one sample; None where they are not known.
+    """Count the rows of a value for one sample, along all axes but the last; None where they are not known.
 
     An open first axis is the batch, unless a Reshape in front has put other axes into it, whose sizes count then.
     """
@@ -186,14 +196,13 @@ def row_count(data: ir.Value | None) -> int | None:
 
 
 def _first_size(value: ir.Value) -> int | None:
-    """Length of a value's first axis for one sample."""
+    """Size of a value's first axis for one sample."""
     size = None if value.shape is None else value.shape[0]
     if isinstance(size, int):
         return size
     maker = value.producer()
-    while maker is not None and not is_standard(maker, "Reshape"):  # whatever else there is keeps the first axis
-        source = maker.inputs[0] if maker.inputs else None
-        maker = None if source is None else source.producer()
+    while maker is not None and not is_standard(maker, "Reshape"):  # all other operators keep the first axis
+        maker = producer(maker, 0)
     source = None if maker is None else maker.inputs[0]
     if maker is None or source is None:
         return 1
@@ -218,7 +227,7 @@ def is_block_matmul(node: ir.Node | None) -> bool:
 
 def _weight_maker(node: ir.Node) -> ir.Node | None:
     """DequantizeLinear of a Gemm's or MatMul's weight."""
-    return dequantizer(node, 1) if is_standard(node, "Gemm", "MatMul") else None
+    return dequantizer(node, 1) if is_standard(node, *DENSE) else None
 
 
 def _codes(node: ir.Node) -> ir.Value | None:
@@ -233,33 +242,28 @@ def _sizes(codes: ir.Value) -> tuple[int, ...]:
     return tuple(codes.const_value.shape.numpy())
 
 
-def _has_bias(node: ir.Node) -> bool:
-    return len(node.inputs) > 2 and node.inputs[2] is not None
-
-
-def _shelter_refusal(node: ir.Node, target: Target) -> str | None:
-    """Flatten hides a neighbour that keeps the kernel away, but only of a matrix."""
+def _flatten_refusal(node: ir.Node, target: Target) -> str | None:
+    """Why a Flatten, which only keeps a matrix as it is, cannot separate the layer from its neighbours, or None."""
     data = node.inputs[0]
     if data is None or data.shape is None or len(data.shape) == 2:
         return None
     if _before_quantizer(data, target) is None:
         return "its data are quantized and no matrix"
-    if _is_hindered(node.outputs[0]):
-        return f"its output is no matrix, and one of {', '.join(HINDERS_BEHIND)} reads it"
+    if _unfusable_readers(node.outputs[0]):
+        return f"its output is no matrix, and one of {', '.join(UNFUSABLE_READERS)} reads it"
     return None
 
 
-def _is_hindered(output: ir.Value) -> bool:
-    return any(is_standard(use.node, *HINDERS_BEHIND) for use in output.uses())
+def _unfusable_readers(output: ir.Value) -> bool:
+    return any(is_standard(use.node, *UNFUSABLE_READERS) for use in output.uses())
 
 
 def _before_quantizer(data: ir.Value, target: Target) -> ir.Value | None:
-    """Value that can be read in float in the place of ``data``; None where its quantizer has to stay."""
+    """Float value that can be read in the place of ``data``; None where its quantizer has to stay."""
     dequantize = data.producer()
     if dequantize is None or not is_standard(dequantize, "DequantizeLinear"):
         return data
-    codes = dequantize.inputs[0]
-    quantize = None if codes is None else codes.producer()
+    quantize = producer(dequantize, 0)
     if quantize is None or not is_standard(quantize, "QuantizeLinear"):  # a Clip to fewer bits, or codes moved about
         return None
     source = quantize.inputs[0]
@@ -270,17 +274,7 @@ def _is_made_in_float(value: ir.Value, target: Target) -> bool:
     maker = value.producer()
     if maker is None or is_block_matmul(maker):
         return True
-    rule = target.rule(maker.op_type) if maker.domain in ("", "ai.onnx") else None
+    rule = rule_of(maker, target)
     if rule is None:
         return not is_standard(maker, "DequantizeLinear")
     return rule.kind == "activation" and maker.inputs[0] is not None and _is_made_in_float(maker.inputs[0], target)
-
-
-def _free_node_name(graph: ir.Graph, wanted: str) -> str:
-    """Return the wanted node name, or the first ``wanted_N`` that no node of the graph has."""
-    taken = {node.name for node in graph}
-    name, count = wanted, 0
-    while name in taken:
-        count += 1
-        name = f"{wanted}_{count}"
-    return name

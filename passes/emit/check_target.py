@@ -1,6 +1,6 @@
-"""What a target allows in an emitted graph, beside what every runtime wants (``checks.py``).
+"""Check an emitted graph against the rules of its target, beyond the invariant EMITTED of every runtime.
 
-Each rule is a line of the target's file; a graph that breaks one would be refused there, or run in float.
+A graph that breaks one would be rejected there, or run in float.
 """
 
 from collections.abc import Iterator
@@ -9,36 +9,27 @@ import numpy as np
 import onnx_ir as ir
 
 from backends.target import NumberFormat, Target
-from passes.checks import Door, IllegalGraphError
+from passes.checks import GraphInvariant, IllegalGraphError
 from passes.constants import constant_value
-from passes.emit.block_matmul import HINDERS_BEHIND, row_count
+from passes.emit.block_matmul import UNFUSABLE_READERS, row_count
+from passes.operators import WEIGHTED, WITH_BIAS
 from passes.plan import Refusal
-from passes.surgery import dequantizer, is_standard
+from passes.quantizer_grid import storage_type
+from passes.surgery import dequantizer, input_at, is_standard, producer, rule_of, standard_nodes
 
-_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _PACKED = (ir.DataType.INT4, ir.DataType.UINT4)
 
 
 def check_target(model: ir.Model, target: Target) -> None:
     """Raise IllegalGraphError if an emitted graph breaks a rule of its target."""
-    found = target_violations(model, target)
-    if found:
-        raise IllegalGraphError(Door.EMITTED, found)
+    if found := target_violations(model, target):
+        raise IllegalGraphError(GraphInvariant.EMITTED, found)
 
 
 def target_violations(model: ir.Model, target: Target) -> tuple[Refusal, ...]:
-    """Return every place where an emitted graph is not as its target wants it.
-
-    Opset; types and zero points of activations; their width; types, codes and scales of weights; the form of biases, of
-    packed weights and of weights in blocks, and what may stand beside the latter; equal scales around operators that
-    only move codes.
-    """
+    """Return every place where an emitted graph breaks a rule of its target."""
     rules = (_opset, _activations, _narrow_values, _weights, _biases, _packing, _blocks, _shared_scales)
     return tuple(refusal for rule in rules for refusal in rule(model, target))
-
-
-def _at(node: ir.Node, reason: str) -> Refusal:
-    return Refusal(where=node.name or "", op_type=node.op_type, reason=reason)
 
 
 def _opset(model: ir.Model, target: Target) -> Iterator[Refusal]:
@@ -50,52 +41,43 @@ def _opset(model: ir.Model, target: Target) -> Iterator[Refusal]:
 
 def _activations(model: ir.Model, target: Target) -> Iterator[Refusal]:
     formats = _activation_formats(target)
-    for node in model.graph:
-        if not is_standard(node, "QuantizeLinear"):
-            continue
+    for node in standard_nodes(model.graph, "QuantizeLinear"):
         if target.weight_only:
-            yield _at(node, f"activations stay float on {target.name}")
+            yield Refusal.of(node, f"activations stay float on {target.name}")
             continue
-        zero = constant_value(node.inputs[2]) if len(node.inputs) > 2 else None
+        zero = constant_value(input_at(node, 2))
         kind = "uint8" if zero is None else zero.dtype.name  # the default of ONNX
         allowed = formats.get(kind)
         if allowed is None:
-            yield _at(node, f"its codes are {kind}, and {target.name} takes {' or '.join(formats)}")
-        elif allowed.symmetric:
-            middle = 0 if allowed.signed else (allowed.qmax + 1) // 2
-            if zero is not None and (zero != middle).any():
-                yield _at(node, f"its zero point is {zero.reshape(-1)[0]}, and {target.name} wants {middle}")
+            yield Refusal.of(node, f"its codes are {kind}, and {target.name} takes {' or '.join(formats)}")
+        elif allowed.symmetric and zero is not None and (zero != allowed.middle).any():
+            yield Refusal.of(node, f"its zero point is {zero.reshape(-1)[0]}, and {target.name} wants {allowed.middle}")
         scale = constant_value(node.inputs[1])
         if scale is not None and scale.ndim:
-            yield _at(node, "an activation has one scale, not one for each channel")
+            yield Refusal.of(node, "an activation has one scale, not one for each channel")
 
 
 def _activation_formats(target: Target) -> dict[str, NumberFormat]:
-    """Grids of activations by the numpy name of the type that holds their codes."""
-    formats = {_storage(target.activation.bits, target.activation.signed): target.activation}
-    if target.wide_activation_bits:
-        formats[_storage(target.wide_activation_bits, target.activation.signed)] = target.activation
-    return formats
-
-
-def _storage(bits: int, signed: bool) -> str:
-    return f"{'' if signed else 'u'}int{8 if bits <= 8 else 16}"
+    """Return the formats of activations by the numpy name of the type that holds their codes."""
+    widths = [target.activation.bits, *([target.wide_activation_bits] if target.wide_activation_bits else [])]
+    types = [storage_type(bits, target.activation.signed) for bits in widths]
+    return {kind.numpy().name: target.activation for kind in types}
 
 
 def _narrow_values(model: ir.Model, target: Target) -> Iterator[Refusal]:
-    """Look for codes that a Clip cuts to fewer bits than the target has."""
+    """Look for codes that are clipped to fewer bits than the target has."""
     if target.least_activation_bits < target.activation.bits:
         return
-    for node in model.graph:
-        source = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
-        if is_standard(node, "Clip") and source is not None and is_standard(source, "QuantizeLinear"):
-            yield _at(node, f"{target.name} has no values of fewer bits than {target.activation.bits}")
+    for node in standard_nodes(model.graph, "Clip"):
+        source = producer(node, 0)
+        if source is not None and is_standard(source, "QuantizeLinear"):
+            yield Refusal.of(node, f"{target.name} has no values of fewer bits than {target.activation.bits}")
 
 
 def _weights(model: ir.Model, target: Target) -> Iterator[Refusal]:
-    for node in model.graph:
+    for node in standard_nodes(model.graph, *WEIGHTED):
         maker = dequantizer(node, 1)
-        if not is_standard(node, *_WEIGHTED) or maker is None:
+        if maker is None:
             continue
         codes, scale = (constant_value(part) for part in maker.inputs[:2])
         if codes is None or scale is None:
@@ -103,28 +85,28 @@ def _weights(model: ir.Model, target: Target) -> Iterator[Refusal]:
         low, high = target.weight.qmin, target.weight.qmax
         if int(codes.min(initial=0)) < low or int(codes.max(initial=0)) > high:
             reason = f"its codes reach from {codes.min()} to {codes.max()}, and {target.name} takes {low} to {high}"
-            yield _at(node, reason)
-        zero = constant_value(maker.inputs[2]) if len(maker.inputs) > 2 else None
+            yield Refusal.of(node, reason)
+        zero = constant_value(input_at(maker, 2))
         if target.weight.symmetric and zero is not None and np.asarray(zero, np.int32).any():
-            yield _at(node, f"the zero points of its weight must be 0 on {target.name}")
+            yield Refusal.of(node, f"the zero points of its weight must be 0 on {target.name}")
         rule = target.rule(node.op_type)
         if rule is None:
-            yield _at(node, f"{target.name} has no row for it, but its weight is quantized")
+            yield Refusal.of(node, f"{target.name} has no row for it, but its weight is quantized")
         elif scale.ndim and not rule.per_channel:
-            yield _at(node, f"its weight has {scale.size} scales, and {target.name} takes one")
+            yield Refusal.of(node, f"its weight has {scale.size} scales, and {target.name} takes one")
 
 
 def _biases(model: ir.Model, target: Target) -> Iterator[Refusal]:
-    for node in model.graph:
-        if not is_standard(node, "Conv", "ConvTranspose", "Gemm") or len(node.inputs) < 3 or node.inputs[2] is None:
+    for node in standard_nodes(model.graph, *WITH_BIAS):
+        if input_at(node, 2) is None:
             continue
         integer = dequantizer(node, 2) is not None
         if integer and (target.bias == "float" or target.weight_only):
-            yield _at(node, f"its bias is quantized, and {target.name} wants it in float")
+            yield Refusal.of(node, f"its bias is quantized, and {target.name} wants it in float")
         data, weight = dequantizer(node, 0), dequantizer(node, 1)
         whole = data is not None and weight is not None and constant_value(weight.inputs[0]) is not None
         if not integer and whole and target.bias == "int32":
-            yield _at(node, f"its bias is float, and {target.name} wants int32 behind DequantizeLinear")
+            yield Refusal.of(node, f"its bias is float, and {target.name} wants int32 behind DequantizeLinear")
 
 
 def _packing(model: ir.Model, target: Target) -> Iterator[Refusal]:
@@ -136,29 +118,29 @@ def _packing(model: ir.Model, target: Target) -> Iterator[Refusal]:
         if not packed or node.attributes.get_int("block_size", 0) != 0:  # see _blocks
             continue
         if not target.packed_weight_bits:
-            yield _at(node, f"{target.name} reads no packed weights")
+            yield Refusal.of(node, f"{target.name} reads no packed weights")
         elif is_standard(node, "DequantizeLinear") and target.int4_form != "native":
-            yield _at(node, f"it reads INT4 itself, and {target.name} wants a Cast in front of it")
+            yield Refusal.of(node, f"it reads INT4 itself, and {target.name} wants a Cast in front of it")
         elif is_standard(node, "Cast") and target.int4_form != "cast":
-            yield _at(node, f"it widens INT4, and {target.name} wants DequantizeLinear to read it")
+            yield Refusal.of(node, f"it widens INT4, and {target.name} wants DequantizeLinear to read it")
 
 
 def _blocks(model: ir.Model, target: Target) -> Iterator[Refusal]:
-    """Look at what has scales in blocks, and at its neighbours, with some of which the runtime would not fuse it."""
+    """Check weights with scales in blocks, and their neighbours, with some of which the runtime would not fuse them."""
     rule = target.blockwise
-    for node in model.graph:
-        size = node.attributes.get_int("block_size", 0) if is_standard(node, "DequantizeLinear") else 0
+    for node in standard_nodes(model.graph, "DequantizeLinear"):
+        size = node.attributes.get_int("block_size", 0)
         if size == 0:
             continue
         if size != rule.block_size:
             wanted = f"blocks of {rule.block_size}" if rule.block_size else "one scale for each channel"
-            yield _at(node, f"it has a scale for each block of {size}, and {target.name} wants {wanted}")
+            yield Refusal.of(node, f"it has a scale for each block of {size}, and {target.name} wants {wanted}")
             continue
         readers = [use.node for use in node.outputs[0].uses()]
         if len(readers) != 1 or not is_standard(readers[0], "MatMul") or readers[0].inputs[1] is not node.outputs[0]:
-            yield _at(node, f"weights in blocks are for one MatMul, on its right, on {target.name}")
+            yield Refusal.of(node, f"weights in blocks are for one MatMul, on its right, on {target.name}")
             continue
-        yield from (_at(readers[0], reason) for reason in _block_faults(node, readers[0], target))
+        yield from (Refusal.of(readers[0], reason) for reason in _block_faults(node, readers[0], target))
 
 
 def _block_faults(dequantize: ir.Node, layer: ir.Node, target: Target) -> Iterator[str]:
@@ -173,14 +155,14 @@ def _block_faults(dequantize: ir.Node, layer: ir.Node, target: Target) -> Iterat
         yield f"its data have {rows} rows, and {target.name} takes weights in blocks for {rule.most_rows} at most"
     if dequantizer(layer, 0) is not None:
         yield "DequantizeLinear makes its data, and weights in blocks are for float data"
-    behind = [use.node.op_type for use in layer.outputs[0].uses() if is_standard(use.node, *HINDERS_BEHIND)]
+    behind = [use.node.op_type for use in layer.outputs[0].uses() if is_standard(use.node, *UNFUSABLE_READERS)]
     if behind:
         yield f"{behind[0]} stands directly behind it, which keeps weights in blocks from being read as they are"
 
 
 def _shared_scales(model: ir.Model, target: Target) -> Iterator[Refusal]:
     for node in model.graph:
-        rule = target.rule(node.op_type) if node.domain in ("", "ai.onnx") else None
+        rule = rule_of(node, target)
         if rule is None or rule.kind != "same_scale" or rule.on_codes:
             continue
         if rule.modes and node.attributes.get_string("mode", rule.modes[0]) not in rule.modes:
@@ -198,7 +180,7 @@ def _shared_scales(model: ir.Model, target: Target) -> Iterator[Refusal]:
             continue
         grids = {_grid(one) for one in (*before, *behind)}
         if len(grids) > 1:
-            yield _at(node, "the scales and zero points in front of it and behind it differ")
+            yield Refusal.of(node, "the scales and zero points in front of it and behind it differ")
 
 
 def _grid(node: ir.Node) -> tuple[bytes, bytes]:

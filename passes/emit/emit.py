@@ -1,10 +1,10 @@
-"""The last step before a QDQ graph is written: weights packed as the target allows, checked, and slim."""
+"""Bring a QDQ graph into the form in which it is written: weights packed as the target allows, checked, stripped."""
 
 import numpy as np
 import onnx_ir as ir
 
 from backends.target import Target
-from passes.checks import Door, check
+from passes.checks import GraphInvariant, check
 from passes.emit.align_channels import AlignChannels
 from passes.emit.block_matmul import BlockMatMul
 from passes.emit.check_target import check_target
@@ -13,39 +13,40 @@ from passes.emit.pack_digits import PackDigits, digits_bytes, digits_pay
 from passes.emit.pack_weights import PackWeights
 from passes.emit.slim import Slim
 from passes.plan import QuantizationPlan, Scale
+from passes.qdq_names import codes_name
 from passes.quantize.insert_qdq import InsertQdq
 
-_BLOCK_BITS = 4  # narrower weights stay as dense as they can be
-_CAST_BYTES = 40  # the node that widens a packed weight, in the file
+_BLOCK_BITS = 4  # narrower weights are stored as digits, which is denser
+_CAST_BYTES = 40  # of the node that widens a packed weight, in the file
 
 
 def emit(model: ir.Model, plan: QuantizationPlan, target: Target) -> None:
-    """Bring a QDQ graph in place into the form in which it is written.
+    """Emit a QDQ graph, in place.
 
     Args:
         model: made by inserting the plan.
-        plan: tells how many bits each weight's codes have.
-        target: says which widths are stored packed.
+        plan: its weights are packed by their bits.
+        target: that the graph is for.
 
     Raises:
-        IllegalGraphError: the graph is not what a runtime can fuse, or breaks a rule of the target.
+        IllegalGraphError: the graph violates EMITTED, or breaks a rule of the target.
 
     """
     AlignChannels(target.alignment)(model)
-    bits = {f"{site.initializer}_quantized": site.number_format.bits for site in plan.weights}
+    bits = {codes_name(site.initializer): site.number_format.bits for site in plan.weights}
     PackDigits({name: width for name, width in bits.items() if width <= target.dense_weight_bits})(model)
     BlockMatMul(frozenset(name for name, width in bits.items() if width == _BLOCK_BITS), target)(model)
     packed = frozenset(name for name, width in bits.items() if width <= target.packed_weight_bits)
     PackWeights(packed, native=target.int4_form == "native")(model)
     if target.bias == "float":
         FloatBiases()(model)
-    check(model, Door.EMITTED)
+    check(model, GraphInvariant.EMITTED)
     check_target(model, target)
     Slim()(model)
 
 
 def weight_bytes(count: int, bits: int, target: Target) -> int:
-    """Bytes that a weight of so many codes takes in the file, with the nodes that its storage needs, nearly."""
+    """Estimate the bytes of a weight of so many codes in the file, with the nodes that unpack it."""
     if bits <= target.dense_weight_bits and digits_pay(count, bits):
         return digits_bytes(count, bits)
     if bits <= target.packed_weight_bits:
@@ -56,13 +57,13 @@ def weight_bytes(count: int, bits: int, target: Target) -> int:
 def emitted_bytes(model: ir.Model, plan: QuantizationPlan, target: Target) -> int:
     """Bytes of the file that a plan makes of a float model.
 
-    The plan is carried out on a copy. The values of codes do not change the size, except that equal constants are
-    stored once; so biases are made to differ, as they will after their correction, and so are scales not known yet.
+    The plan is carried out on a copy. Codes do not change the size, except that equal constants are stored once; so
+    biases are made to differ, as they will after their correction, and so are unknown scales.
     """
     copy = model.clone()
     InsertQdq(_with_all_scales(model, plan))(copy)
     for number, site in enumerate(plan.weights):
-        bias = copy.graph.initializers.get(f"{site.bias}_quantized")
+        bias = copy.graph.initializers.get(codes_name(site.bias))
         if bias is not None and bias.const_value is not None:
             codes = np.arange(bias.const_value.size, dtype=np.int32).reshape(bias.const_value.shape.numpy())
             bias.const_value = ir.tensor(codes + 4096 * (number + 1), name=bias.name)
@@ -71,12 +72,11 @@ def emitted_bytes(model: ir.Model, plan: QuantizationPlan, target: Target) -> in
 
 
 def _with_all_scales(model: ir.Model, plan: QuantizationPlan) -> QuantizationPlan:
-    """Give every site that has no scale one of its own, so that no two are stored as one."""
+    """Give every site that has no scale a different one."""
     activations, weights = {}, {}
     for number, activation in enumerate(plan.activations):
         one = np.asarray(1.0 + number / 4096.0, np.float32)
-        grid = activation.number_format
-        middle = 0 if grid.signed or not grid.symmetric else (grid.qmax + 1) // 2
+        middle = activation.number_format.middle if activation.number_format.symmetric else 0
         activations[activation.group] = Scale(scale=one, zero_point=np.asarray(middle, np.int32))
     for number, site in enumerate(plan.weights):
         constant = model.graph.initializers[site.initializer].const_value

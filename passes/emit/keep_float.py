@@ -1,10 +1,10 @@
-"""Take quantizers out of a QDQ graph again, where integers cost more time than they save.
+"""Remove quantizers from a QDQ graph where integers cost more time than they save.
 
     x -> QuantizeLinear -> DequantizeLinear -> Conv (w: DequantizeLinear)   ->   x -> Conv (w: Cast -> Mul)
 
 Layers that stay float keep the codes of their weights, and so the size of the file: a Cast and a Mul, which the runtime
-folds when it opens the model, make them float, where a DequantizeLinear would run on every inference. Of the
-quantizers of values those stay that an integer kernel needs: it wants all that it reads quantized, and what it makes.
+folds when it opens the model, make them float, where a DequantizeLinear would run on every inference. Activation
+quantizers stay where an integer kernel needs them: on all its inputs and on its output.
 """
 
 from collections.abc import Iterator
@@ -13,17 +13,26 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from backends.target import OperatorRule, Target
+from backends.target import Target
 from passes.constants import constant_value
-from passes.quantizer_grid import grid_of
-from passes.surgery import add_constant, dequantizer, is_standard, remove_unread
-
-_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+from passes.graph_pass import GraphPass
+from passes.operators import WEIGHTED
+from passes.quantizer_grid import along_axis, grid_of
+from passes.surgery import (
+    add_constant,
+    dequantizer,
+    is_standard,
+    only_use,
+    remove_unread,
+    rule_of,
+    set_type,
+    standard_nodes,
+)
 
 
 @dataclass(frozen=True, slots=True)
-class KeepFloat(ir.passes.InPlacePass):
-    """Leave integer kernels to the layers that are named, and to other operators only if ``others``.
+class KeepFloat(GraphPass):
+    """Keep integer kernels for the layers that are named, and for other operators only if ``others``.
 
     Works on a graph as InsertQdq made it, before weights are packed.
     """
@@ -33,21 +42,21 @@ class KeepFloat(ir.passes.InPlacePass):
     others: bool = True
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Take out every quantizer that no kernel needs any more."""
+        """Remove every quantizer that no kernel needs any more."""
         graph = model.graph
         sites = {site.value: site for node in graph if (site := _site(node)) is not None}
-        kernels, needed = self._settled(graph, set(sites))
+        kernels, needed = self._find_kernels(graph, set(sites))
         modified = False
-        for node in [node for node in graph if is_standard(node, *_LAYERS)]:
+        for node in standard_nodes(graph, *WEIGHTED):
             if node not in kernels and _constant_weight(node) is not None:
                 for position in range(1, len(node.inputs)):
                     modified |= _widen(graph, node, position)
-        for value in [value for value in sites if value not in needed][::-1]:  # what one site reads may be another's
+        for value in [value for value in sites if value not in needed][::-1]:  # a site may read another's output
             sites[value].remove(graph)
             modified = True
         return ir.passes.PassResult(model, modified)
 
-    def _settled(self, graph: ir.Graph, quantized: set[ir.Value]) -> tuple[set[ir.Node], set[ir.Value]]:
+    def _find_kernels(self, graph: ir.Graph, quantized: set[ir.Value]) -> tuple[set[ir.Node], set[ir.Value]]:
         """Find the kernels that can stay in integers, and the values that these need quantized."""
         kernels = {node for node in graph if self._wanted(node)}
         while True:
@@ -58,7 +67,7 @@ class KeepFloat(ir.passes.InPlacePass):
             kernels, quantized = fitting, needed
 
     def _wanted(self, node: ir.Node) -> bool:
-        rule = self._rule(node)
+        rule = rule_of(node, self.target)
         if rule is None or rule.kind == "activation":
             return False
         if rule.kind == "weighted" and _constant_weight(node) is not None:
@@ -66,28 +75,21 @@ class KeepFloat(ir.passes.InPlacePass):
         return self.others
 
     def _fits(self, node: ir.Node, quantized: set[ir.Value]) -> bool:
-        rule = self._rule(node)
+        rule = rule_of(node, self.target)
         assert rule is not None
-        made = self._made(node)
         free = rule.float_output or not self.target.quantize_results
-        return all(value in quantized for value in _read(node)) and (free or made in quantized)
+        return all(value in quantized for value in _read(node)) and (free or self._made(node) in quantized)
 
     def _around(self, node: ir.Node) -> Iterator[ir.Value]:
         yield from _read(node)
         yield self._made(node)
 
-    def _rule(self, node: ir.Node) -> OperatorRule | None:
-        return self.target.rule(node.op_type) if is_standard(node, node.op_type) else None
-
     def _made(self, node: ir.Node) -> ir.Value:
-        """Value that a quantizer behind a kernel reads: its output, or that of the activation folded into it."""
-        output = node.outputs[0]
-        uses = list(output.uses())
-        if len(uses) == 1 and not output.is_graph_output():
-            rule = self._rule(uses[0].node)
-            if rule is not None and rule.kind == "activation":
-                return uses[0].node.outputs[0]
-        return output
+        """Output of a kernel, or that of the activation that is fused into it."""
+        use = only_use(node.outputs[0])
+        rule = None if use is None else rule_of(use[0], self.target)
+        fused = use is not None and rule is not None and rule.kind == "activation"
+        return use[0].outputs[0] if use is not None and fused else node.outputs[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +100,9 @@ class _Site:
     nodes: tuple[ir.Node, ...]
 
     def remove(self, graph: ir.Graph) -> None:
-        """Let all who read the dequantized value read the float one, within the range that its grid has.
+        """Replace the dequantized value by the float one, clipped to the range of a quantizer of few bits.
 
-        A quantizer of few bits may stand in the place of a Clip of the network, which reads what comes before it.
+        Such a quantizer may have replaced a Clip of the network.
         """
         last = self.nodes[-1]
         value = self._clipped(graph) if len(self.nodes) > 2 else self.value
@@ -124,7 +126,7 @@ class _Site:
 
 
 def _site(node: ir.Node) -> _Site | None:
-    """Return the quantizer of a value that ends in a DequantizeLinear; None where its codes go elsewhere as well."""
+    """Return the nodes that quantize a value, up to a DequantizeLinear; None where its codes are read elsewhere."""
     if not is_standard(node, "DequantizeLinear") or node.outputs[0].is_graph_output():
         return None
     nodes, codes = [node], node.inputs[0]
@@ -139,7 +141,7 @@ def _site(node: ir.Node) -> _Site | None:
 
 
 def _read(node: ir.Node) -> Iterator[ir.Value]:
-    """Values behind the quantizers of a kernel's data; data that come without one stand for themselves."""
+    """Float inputs of a kernel: those in front of their quantizers, where there are any."""
     positions = range(1) if _constant_weight(node) is not None else range(len(node.inputs))
     for value in (node.inputs[position] for position in positions):
         if value is None or value.const_value is not None or not _is_float(value):
@@ -155,12 +157,12 @@ def _is_float(value: ir.Value) -> bool:
 
 def _constant_weight(node: ir.Node) -> ir.Node | None:
     """Return the DequantizeLinear of a layer's constant weight."""
-    maker = dequantizer(node, 1) if is_standard(node, *_LAYERS) else None
+    maker = dequantizer(node, 1) if is_standard(node, *WEIGHTED) else None
     return None if maker is None or constant_value(maker.inputs[0]) is None else maker
 
 
 def _widen(graph: ir.Graph, node: ir.Node, position: int) -> bool:
-    """Make a quantized constant of a layer float by a Cast and a Mul."""
+    """Dequantize a constant of a layer by a Cast and a Mul."""
     maker = dequantizer(node, position)
     if maker is None:
         return False
@@ -168,10 +170,11 @@ def _widen(graph: ir.Graph, node: ir.Node, position: int) -> bool:
     if codes is None or scale is None or codes.const_value is None or codes.shape is None:
         return False
     cast = ir.node("Cast", [codes], {"to": ir.DataType.FLOAT.value}, name=f"{value.name}_Cast")
-    factor = _along_axis(graph, scale, maker, codes)
+    factor = _factor(graph, scale, maker, len(codes.shape))
     scaled = ir.node("Mul", [cast.outputs[0], factor], name=f"{value.name}_Widen")
     for made, kind in ((cast.outputs[0], "codes"), (scaled.outputs[0], "widened")):
-        made.name, made.type, made.shape = f"{value.name}_{kind}", ir.TensorType(ir.DataType.FLOAT), codes.shape
+        made.name = f"{value.name}_{kind}"
+        set_type(made, ir.DataType.FLOAT, codes.shape)
     graph.insert_before(node, [cast, scaled])
     node.replace_input_with(position, scaled.outputs[0])
     if not value.uses():
@@ -179,12 +182,10 @@ def _widen(graph: ir.Graph, node: ir.Node, position: int) -> bool:
     return True
 
 
-def _along_axis(graph: ir.Graph, scale: ir.Value, dequantizer: ir.Node, codes: ir.Value) -> ir.Value:
-    """Give a scale per channel the shape that multiplies codes along their axis; others multiply as they are."""
+def _factor(graph: ir.Graph, scale: ir.Value, dequantizer: ir.Node, rank: int) -> ir.Value:
+    """Return what codes are multiplied with: the scale, along its axis."""
     numbers = constant_value(scale)
-    rank = 0 if codes.shape is None else len(codes.shape)
     if numbers is None or numbers.ndim == 0 or rank < 2:
         return scale
-    shape = [1] * rank
-    shape[dequantizer.attributes.get_int("axis", 1)] = -1
-    return add_constant(graph, f"{scale.name}_factor", np.asarray(numbers, np.float32).reshape(shape))
+    shaped = along_axis(np.asarray(numbers, np.float32), rank, dequantizer.attributes.get_int("axis", 1))
+    return add_constant(graph, f"{scale.name}_factor", shaped)

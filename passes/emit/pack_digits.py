@@ -1,4 +1,4 @@
-"""Store 2- and 3-bit weights without gaps, as digits of integer words that the runtime takes apart once, at load.
+"""Store 2- and 3-bit weights without gaps, as digits of integer words that the runtime unpacks once, at load.
 
     w_quantized (int8) -> DequantizeLinear   ->
 
@@ -7,9 +7,9 @@
 
 A word holds 63 // bits digits code + half in base 2^bits, the first code lowest: 31 codes of 2 bits or 21 of 3 bits in
 8 bytes, so 2.06 and 3.05 bits a code. Words stay below 2^63 and are never negative, so integer division is exact. ONNX
-has no 3-bit type, and its 2-bit type needs opset 25; these operators are there in every runtime of opset 21. ONNX
-Runtime folds the whole chain when it opens the model and then fuses the integer kernel as for any INT8 weight.
-Reshape(-1) and Slice stand only where the last word is not full.
+has no 3-bit type, and its 2-bit type needs opset 25; these operators work in every runtime of opset 21. ONNX Runtime
+folds the whole chain when it opens the model and then fuses the integer kernel as for any INT8 weight. Reshape(-1) and
+Slice stand only where the last word is not full.
 """
 
 from collections.abc import Mapping
@@ -19,32 +19,27 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from passes.surgery import add_constant
+from passes.graph_pass import GraphPass
+from passes.surgery import add_constant, set_type
 
 DENSE_BITS = (2, 3)
-"""Widths that are stored as digits of words."""
-
 _WORD_BITS = 63
-_NODES_BYTES = 300  # what the nodes and constants of one weight take in the file, more than INT4 and its Cast do
+_NODES_BYTES = 300  # of the nodes and constants of one weight in the file, beyond those of INT4 and its Cast
 
 
 def digits_bytes(count: int, bits: int) -> int:
-    """Bytes that so many codes take in the file as words, with their nodes."""
+    """Estimate the bytes of so many codes in the file as words, with the nodes that unpack them."""
     return 8 * -(-count // (_WORD_BITS // bits)) + _NODES_BYTES
 
 
 def digits_pay(count: int, bits: int) -> bool:
-    """Whether words take fewer bytes of the file than INT4 does, for a weight of so many codes."""
+    """Tell whether words take fewer bytes of the file than INT4 does, for a weight of so many codes."""
     return bits in DENSE_BITS and digits_bytes(count, bits) < (count + 1) // 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PackDigits(ir.passes.InPlacePass):
-    """Pack those int8 weight initializers that take fewer bytes as digits of words.
-
-    ``bits`` gives the width of the candidates by initializer name; widths without such a storage, and weights so small
-    that the nodes outweigh the bytes, are left as they are.
-    """
+class PackDigits(GraphPass):
+    """Pack int8 weights that take fewer bytes as digits of words; ``bits`` are those of the candidates, by name."""
 
     bits: Mapping[str, int]
 
@@ -58,14 +53,14 @@ class PackDigits(ir.passes.InPlacePass):
 
 
 class _Writer:
-    """Packs weights of one graph; constants that several weights need are made once."""
+    """Packs weights of one graph, which share constants."""
 
     def __init__(self, graph: ir.Graph) -> None:
         self._graph = graph
         self._constants: dict[str, ir.Value] = {}
 
     def pack(self, value: ir.Value, bits: int) -> bool:
-        readers = list(value.uses())
+        readers = tuple(value.uses())
         if value.dtype != ir.DataType.INT8 or value.const_value is None or not readers:
             return False
         codes = value.const_value.numpy()
@@ -79,7 +74,7 @@ class _Writer:
             )
         words = to_words(codes, bits)
         value.const_value = ir.tensor(words, dtype=ir.DataType.INT64, name=value.name)
-        value.type, value.shape = ir.TensorType(ir.DataType.INT64), ir.Shape(words.shape)
+        set_type(value, ir.DataType.INT64, ir.Shape(words.shape))
         nodes = self._unpacking(value, codes.shape, bits)
         self._graph.insert_before(readers[0].node, nodes)
         for use in readers:
@@ -105,8 +100,8 @@ class _Writer:
             attributes = {"to": dtype.value} if op_type == "Cast" else {}
             source = nodes[-1].outputs[0] if nodes else value
             node = ir.node(op_type, [source, *others], attributes, name=f"{value.name}_unpack{position}")
-            output = node.outputs[0]
-            output.name, output.type, output.shape = f"{node.name}d", ir.TensorType(dtype), ir.Shape(made)
+            node.outputs[0].name = f"{node.name}d"
+            set_type(node.outputs[0], dtype, ir.Shape(made))
             nodes.append(node)
         return nodes
 
@@ -126,7 +121,7 @@ class _Writer:
 
 
 def to_words(codes: NDArray[np.integer], bits: int) -> NDArray[np.int64]:
-    """Pack signed codes of any shape into words, (words, 1); a word that is not full is filled up with zero digits."""
+    """Pack signed codes of any shape into words, (words, 1), the last one padded with zero digits."""
     per_word = _WORD_BITS // bits
     digits = codes.astype(np.int64).reshape(-1) + (1 << (bits - 1))
     filled = np.concatenate([digits, np.zeros(-len(digits) % per_word, np.int64)]).reshape(-1, per_word)
@@ -134,5 +129,5 @@ def to_words(codes: NDArray[np.integer], bits: int) -> NDArray[np.int64]:
 
 
 def _powers(bits: int) -> NDArray[np.int64]:
-    """Place values of the digits of one word, lowest first."""
+    """Powers of the base, lowest first."""
     return np.int64(1) << (bits * np.arange(_WORD_BITS // bits, dtype=np.int64))

@@ -1,10 +1,10 @@
-"""Store narrow weights two to a byte and let the runtime widen them once, at load.
+"""Store narrow weights as INT4, two to a byte, which the runtime widens once, at load.
 
     w_quantized (int8) -> DequantizeLinear   ->   w_quantized (INT4) -> Cast(to=INT8) -> DequantizeLinear
 
 ONNX Runtime folds the Cast of an initializer when it opens the model and then fuses the integer kernel as for any INT8
-weight; a DequantizeLinear that read INT4 itself would run in float on every inference. Compilers that read INT4 weights
-want just that, without a Cast (``native``):
+weight; a DequantizeLinear of INT4 would run in float on every inference. Compilers that read INT4 weights want just
+that (``native``):
 
     w_quantized (int8) -> DequantizeLinear   ->   w_quantized (INT4) -> DequantizeLinear (zero point INT4)
 """
@@ -13,15 +13,15 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from passes.graph_pass import GraphPass
+from passes.surgery import input_at
+
 _INT4_LIMITS = (-8, 7)
 
 
 @dataclass(frozen=True, slots=True)
-class PackWeights(ir.passes.InPlacePass):
-    """Pack the int8 weight initializers whose codes all fit into INT4.
-
-    ``initializers`` names the candidates (those that the plan gave few bits); others are left as they are.
-    """
+class PackWeights(GraphPass):
+    """Pack the int8 weights of these names, whose codes must fit into INT4."""
 
     initializers: frozenset[str]
     native: bool = False
@@ -34,14 +34,12 @@ class PackWeights(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified)
 
     def _pack(self, graph: ir.Graph, value: ir.Value) -> bool:
-        if value.dtype != ir.DataType.INT8 or value.const_value is None:
-            return False
-        readers = list(value.uses())
-        if not readers:
+        readers = tuple(value.uses())
+        if value.dtype != ir.DataType.INT8 or value.const_value is None or not readers:
             return False
         narrow(value, "PackWeights")
         if self.native:
-            for zero_point in {use.node.inputs[2] for use in readers if len(use.node.inputs) > 2}:
+            for zero_point in {input_at(use.node, 2) for use in readers}:
                 if zero_point is not None and zero_point.dtype == ir.DataType.INT8:
                     narrow(zero_point, "PackWeights")
             return True
@@ -54,8 +52,8 @@ class PackWeights(ir.passes.InPlacePass):
         return True
 
 
-def narrow(value: ir.Value, wanted_by: str) -> None:
-    """Turn an int8 initializer into INT4, for the pass of that name.
+def narrow(value: ir.Value, pass_name: str) -> None:
+    """Turn an int8 initializer into INT4.
 
     Raises:
         PassError: its codes do not fit.
@@ -66,7 +64,7 @@ def narrow(value: ir.Value, wanted_by: str) -> None:
     low, high = _INT4_LIMITS
     if codes.min() < low or codes.max() > high:
         raise ir.passes.PassError(
-            f"{wanted_by} wants codes in [{low}, {high}] for INT4, got [{codes.min()}, {codes.max()}] "
+            f"{pass_name} wants codes in [{low}, {high}] for INT4, got [{codes.min()}, {codes.max()}] "
             f"in '{value.name}': give it more bits in the plan"
         )
     value.const_value = ir.tensor(codes.astype(ir.DataType.INT4.numpy()), dtype=ir.DataType.INT4, name=value.name)

@@ -1,8 +1,8 @@
-"""Write activations in signed codes instead of unsigned ones: the same grid, 128 lower.
+"""Write activations in signed codes instead of unsigned ones.
 
     QuantizeLinear (uint8, zero point z)   ->   QuantizeLinear (int8, zero point z - 128)
 
-Every number stays what it was. Which of the two a runtime has kernels for depends on the processor.
+The numbers stay the same. Which of the two a runtime has kernels for depends on the processor.
 """
 
 from dataclasses import dataclass
@@ -10,30 +10,31 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from passes.surgery import is_standard
+from passes.graph_pass import GraphPass
+from passes.surgery import input_at, standard_nodes
 
 _MIDDLE = 128
 
 
 @dataclass(frozen=True, slots=True)
-class SignCodes(ir.passes.InPlacePass):
+class SignCodes(GraphPass):
     """Turn all uint8 codes of a QDQ graph into int8; weights are signed already."""
 
     def requires(self, model: ir.Model) -> None:
-        """Refuse codes at the border of the graph, and quantizers without a zero point, whose type is not told."""
+        """Raise PreconditionError for codes at the border of the graph, and quantizers without a zero point."""
         border = [value for value in (*model.graph.inputs, *model.graph.outputs) if value.dtype == ir.DataType.UINT8]
         if border:
             raise ir.passes.PreconditionError(
                 f"SignCodes wants float inputs and outputs, got uint8 in '{border[0].name}', which is the user's"
             )
-        for node in model.graph:
-            if is_standard(node, "QuantizeLinear") and (len(node.inputs) < 3 or node.inputs[2] is None):
+        for node in standard_nodes(model.graph, "QuantizeLinear"):
+            if input_at(node, 2) is None:
                 raise ir.passes.PreconditionError(
                     f"SignCodes wants a zero point in every QuantizeLinear, got none in '{node.name}'"
                 )
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Shift constants, and the types of everything that is computed from them."""
+        """Shift the constants, and change the types of all values that are computed from them."""
         constants = [value for value in model.graph.initializers.values() if value.dtype == ir.DataType.UINT8]
         for value in constants:
             assert value.const_value is not None

@@ -1,8 +1,8 @@
-"""Leave out of an emitted model what a runtime does not read: in a 4-bit file it is a tenth.
+"""Strip from an emitted model what a runtime does not read: a tenth of a 4-bit file.
 
-1. Types and shapes of inner values and initializers: every reader infers them.
-2. The simplifier's log, which it keeps in the model's metadata.
-3. Names of the nodes that quantization added, and long names of what they make; nodes and values of the user's model
+1. Types and shapes of inner values and initializers: runtimes infer them.
+2. onnxsim's log in the model's metadata.
+3. Names of the nodes that quantization added, and long names of their outputs; nodes and values of the user's model
    keep theirs.
 4. Equal initializers, such as the zero points of all layers with the same number of channels, are stored once.
 """
@@ -12,13 +12,13 @@ import itertools
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from passes.graph_pass import GraphPass
+from passes.operators import QUANTIZERS
 from passes.surgery import drop_unused
 
-_ADDED = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
-
-class Slim(ir.passes.InPlacePass):
-    """Make the last step before writing: later passes find neither shapes nor names."""
+class Slim(GraphPass):
+    """Strip the model, as the last step before it is written: later passes find neither shapes nor names."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Strip all nodes and values of the main graph."""
@@ -47,15 +47,15 @@ class Slim(ir.passes.InPlacePass):
 
 
 def _is_added(node: ir.Node) -> bool:
-    """Whether quantization added a node: quantizers, and what leads from constants to them."""
-    if node.op_type in _ADDED:
+    """Tell whether quantization added a node: quantizers, and what leads from constants to them."""
+    if node.op_type in QUANTIZERS:
         return True
     readers = [use.node for value in node.outputs for use in value.uses()]
     return bool(readers) and _is_constant(node) and all(_is_added(reader) for reader in readers)
 
 
 def _is_constant(node: ir.Node) -> bool:
-    """Whether a node reads nothing but constants, directly or through nodes that read nothing else."""
+    """Tell whether a node reads nothing but constants, directly or through other nodes."""
     for value in node.inputs:
         maker = None if value is None else value.producer()
         if value is None or not (value.is_initializer() or (maker is not None and _is_constant(maker))):

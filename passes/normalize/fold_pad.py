@@ -11,63 +11,63 @@ import numpy as np
 import onnx_ir as ir
 
 from passes.constants import constant_value
-from passes.outcome import Outcome
+from passes.graph_pass import GraphPass, Outcome
 from passes.plan import Refusal
-from passes.surgery import drop_unused, is_standard
+from passes.surgery import drop_unused, input_at, is_standard, standard_nodes
 from passes.value_ranges import never_negative
 
 
-class FoldPad(ir.passes.InPlacePass):
+class FoldPad(GraphPass):
     """Fold constant padding of spatial axes.
 
     1. Conv takes a padding with 0.
     2. AveragePool takes a padding with 0 if it counts padding anyway or has none of its own, and no ceil_mode.
     3. MaxPool takes a padding with the lowest number, or with 0 where the input is never negative.
 
-    Every reader is served by itself; the Pad goes when none is left.
+    Each reader takes the padding by itself; the Pad goes when none is left.
     """
 
     def call(self, model: ir.Model) -> Outcome:
-        """Fold; the outcome's refusals name each Pad that stays, and why."""
+        """Fold every Pad, the last of several in a row first."""
         refusals: list[Refusal] = []
         modified = False
-        for node in reversed(list(model.graph)):  # the last of several in a row first: then the others follow
-            if not is_standard(node, "Pad"):
-                continue
-            reasons = self._fold(node)
-            reason = next((text for text in reasons if text is not None), None)
-            modified |= None in reasons
-            if reason is not None:
-                refusals.append(Refusal(where=node.name or "", op_type="Pad", reason=reason))
-            elif not node.outputs[0].is_graph_output():
+        for node in reversed(standard_nodes(model.graph, "Pad")):
+            folded, reasons = _fold(node)
+            modified |= folded > 0 or not reasons
+            if reasons:
+                refusals.append(Refusal.of(node, reasons[0]))
+            else:
                 inputs = tuple(node.inputs)
                 model.graph.remove(node, safe=True)
                 drop_unused(model.graph, inputs)
         return Outcome(model, modified, tuple(refusals))
 
-    def _fold(self, node: ir.Node) -> list[str | None]:
-        """Return for every reader None if it took the padding, else why not."""
-        padding = _padding(node)
-        if isinstance(padding, str):
-            return [padding]
-        begins, ends, fill = padding
-        reasons: list[str | None] = ["it is an output of the graph"] if node.outputs[0].is_graph_output() else []
-        for reader, position in tuple(node.outputs[0].uses()):
-            reason = _obstacle(reader, position, node.inputs[0], begins, ends, fill)
-            if reason is None:
-                own = list(reader.attributes.get_ints("pads", [0] * (2 * len(begins))))
-                total = [int(mine + more) for mine, more in zip(own, begins + ends, strict=True)]
-                reader.attributes["pads"] = ir.AttrInt64s("pads", total)
-                reader.attributes.pop("auto_pad", None)
-                if reader.op_type == "AveragePool":
-                    reader.attributes["count_include_pad"] = ir.AttrInt64("count_include_pad", 1)
-                reader.replace_input_with(0, node.inputs[0])
+
+def _fold(node: ir.Node) -> tuple[int, list[str]]:
+    """Fold into the readers that can take the padding; return their number, and why the others cannot."""
+    padding = _padding(node)
+    if isinstance(padding, str):
+        return 0, [padding]
+    begins, ends, fill = padding
+    folded, reasons = 0, ["it is an output of the graph"] if node.outputs[0].is_graph_output() else []
+    for reader, position in node.outputs[0].uses():
+        reason = _obstacle(reader, position, node.inputs[0], begins, ends, fill)
+        if reason is not None:
             reasons.append(reason)
-        return reasons
+            continue
+        own = list(reader.attributes.get_ints("pads", [0] * (2 * len(begins))))
+        total = [int(mine + more) for mine, more in zip(own, begins + ends, strict=True)]
+        reader.attributes["pads"] = ir.AttrInt64s("pads", total)
+        reader.attributes.pop("auto_pad", None)
+        if reader.op_type == "AveragePool":
+            reader.attributes["count_include_pad"] = ir.AttrInt64("count_include_pad", 1)
+        reader.replace_input_with(0, node.inputs[0])
+        folded += 1
+    return folded, reasons
 
 
 def _padding(node: ir.Node) -> tuple[list[int], list[int], float] | str:
-    """Return the padding before and behind every spatial axis and what it is filled with, or why there is none."""
+    """Return the padding before and behind every spatial axis and its value, or why it cannot be folded."""
     if node.attributes.get_string("mode", "constant") != "constant":
         return f"it pads by '{node.attributes.get_string('mode')}', not with a constant"
     pads = constant_value(node.inputs[1])
@@ -90,9 +90,8 @@ def _padding(node: ir.Node) -> tuple[list[int], list[int], float] | str:
 
 def _optional(node: ir.Node, position: int) -> np.ndarray | None:
     """Value of an optional input: empty if it is absent, None if it is not constant."""
-    if len(node.inputs) <= position or node.inputs[position] is None:
-        return np.empty(0)
-    return constant_value(node.inputs[position])
+    value = input_at(node, position)
+    return np.empty(0) if value is None else constant_value(value)
 
 
 def _obstacle(

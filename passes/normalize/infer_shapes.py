@@ -1,14 +1,16 @@
-"""Make the shape of every value known, as far as the graph allows, with only the batch left open."""
+"""Infer the shape of every value, with only the batch left open where the graph allows."""
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 
+from passes.graph_pass import GraphPass
+
 Sizes = list[int | str | None]
 _SMALL = 1024  # elements; larger initializers cannot be sizes, and need not travel to the inference
 
 
-class InferShapes(ir.passes.InPlacePass):
+class InferShapes(GraphPass):
     """Infer the shape of every value anew with ONNX's own inference.
 
     1. Once with the graph as it is.
@@ -34,10 +36,7 @@ class InferShapes(ir.passes.InPlacePass):
 
 
 def _skeleton(model: ir.Model) -> onnx.ModelProto:
-    """Return the graph without large weights and without annotations but those of inputs and outputs.
-
-    Large weights are kept out while the graph is turned to protobuf, which would copy every one of them.
-    """
+    """Return the graph without large weights, which conversion would copy, and without annotations of inner values."""
     large = {
         name: value.const_value
         for name, value in model.graph.initializers.items()
@@ -45,7 +44,7 @@ def _skeleton(model: ir.Model) -> onnx.ModelProto:
         and value.const_value.size > _SMALL
         and value.const_value.dtype.is_floating_point()
     }
-    # One element in the place of a weight, which then gets the sizes of the weight and no numbers.
+    # one element in the place of a weight, which then gets the sizes of the weight and no numbers
     for name, tensor in large.items():
         model.graph.initializers[name].const_value = ir.Tensor(
             np.zeros(1, tensor.dtype.numpy()), dtype=tensor.dtype, name=name
@@ -88,7 +87,7 @@ def _inferred(proto: onnx.ModelProto, batch: int | None) -> tuple[dict[str, Size
 
 
 def _run(proto: onnx.ModelProto) -> onnx.ModelProto:
-    for propagate in (True, False):  # following the values of sizes fails on some graphs that can be inferred without
+    for propagate in (True, False):  # propagating the values of sizes fails on some graphs
         try:
             return onnx.shape_inference.infer_shapes(proto, data_prop=propagate)
         except onnx.shape_inference.InferenceError:
@@ -124,7 +123,7 @@ def _annotate(value: ir.Value, sizes: Sizes | None, dtype: ir.DataType) -> bool:
     if sizes is None:
         return modified
     if value.is_graph_output() and value.shape is not None and len(value.shape) == len(sizes):
-        # the user's own names of open sizes are better than made up ones
+        # keep the user's names of open sizes
         sizes = [
             size if isinstance(size, int) else ours if isinstance(ours, int) else ours.value
             for size, ours in zip(sizes, value.shape, strict=True)

@@ -1,16 +1,18 @@
-"""Name nodes: a plan, a report and a message refer to them by name."""
+"""Name nodes: plans, reports and messages refer to them by name."""
 
 import onnx_ir as ir
 
+from passes.graph_pass import GraphPass
 
-class NameNodes(ir.passes.InPlacePass):
+
+class NameNodes(GraphPass):
     """Give every node of the main graph a unique name: its own where it has one, else its operator and first output.
 
     The first of several nodes of one name keeps it.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Visit all nodes once."""
+        """Name the nodes that have no name, and rename repeated ones."""
         own = {node.name for node in model.graph if node.name}
         taken: set[str] = set()
         modified = False

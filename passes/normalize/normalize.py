@@ -1,7 +1,7 @@
-"""Bring a graph into the one form that the rest of the compiler reads, BatchNormalization kept.
+"""Bring a graph into the normal form that the rest of the compiler reads, BatchNormalization kept.
 
-onnxsim folds shape arithmetic, constants and Pad nodes; the passes below do what it leaves. Whether the result still
-computes the same is checked by the caller, who has a runtime.
+onnxsim folds shape arithmetic, constants and Pad nodes; the passes below do what it leaves. The caller, who has a
+runtime, checks that the result still computes the same.
 """
 
 import onnx
@@ -21,14 +21,14 @@ from passes.normalize.unify_operators import UnifyOperators
 
 
 class SimplifierError(ValueError):
-    """The simplifier failed on this graph, or returned one that is not valid."""
+    """onnxsim failed on this graph, or returned one that is not valid."""
 
 
 def normalize(model: ir.Model, *, simplify: bool = True) -> ir.Model:
-    """Return the graph in normal form (door NORMALIZED of passes/checks.py); the model given is not changed.
+    """Return a valid model of opset 21 or later in normal form (see NORMALIZED in ``checks``); a copy.
 
     Args:
-        model: a valid model of opset 21 or later.
+        model: not changed.
         simplify: run onnxsim first.
 
     Raises:
@@ -60,7 +60,7 @@ def _passes() -> ir.passes.Sequential:
 
 
 def simplified(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the graph as onnxsim rewrites it, BatchNormalization kept.
+    """Run onnxsim, BatchNormalization kept.
 
     Raises:
         SimplifierError: it failed, or made a graph that ONNX's checker rejects.

@@ -1,4 +1,4 @@
-"""Write sizes that a graph computes from shapes into the nodes that use them, the batch staying free.
+"""Resolve sizes that a graph computes from shapes into constants, the batch staying open.
 
     Reshape(x, Concat(Gather(Shape(x), 0), -1))          ->  Reshape(x, [0, -1])
     Resize(x, sizes=Concat(Shape(x)[:2], Shape(y)[2:]))  ->  Resize(x, scales=[1, 1, h, w])
@@ -13,13 +13,14 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from passes.surgery import add_constant, is_standard
+from passes.graph_pass import GraphPass
+from passes.surgery import add_constant, input_at, is_standard
 
 Sizes = NDArray[np.object_]  # rank 0 or 1; an element is an int, the name of an open dimension, or None
 _MAX_ELEMENTS = 64
 
 
-class ResolveShapes(ir.passes.InPlacePass):
+class ResolveShapes(GraphPass):
     """Follow shape arithmetic: Shape, Gather, Slice, Concat, Unsqueeze, Squeeze, Cast, Add, Sub, Mul, Div, constants.
 
     1. Results that are known altogether become initializers.
@@ -29,7 +30,7 @@ class ResolveShapes(ir.passes.InPlacePass):
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Visit all nodes once, in order; shapes must have been inferred."""
+        """Resolve all nodes, in graph order; shapes must have been inferred."""
         known: dict[ir.Value, Sizes | None] = {}
         modified = False
         for node in list(model.graph):
@@ -118,16 +119,10 @@ def _same(node: ir.Node, inputs: list[Sizes]) -> Sizes | None:
 
 def _arithmetic(node: ir.Node, inputs: list[Sizes]) -> Sizes | None:
     left, right = (array.astype(np.int64) for array in inputs)  # raises on an open dimension
-    match node.op_type:
-        case "Add":
-            return _objects((left + right).tolist())
-        case "Sub":
-            return _objects((left - right).tolist())
-        case "Mul":
-            return _objects((left * right).tolist())
-        case _:
-            # ONNX divides integers towards zero, numpy towards minus infinity
-            return _objects((left // right).tolist()) if (left >= 0).all() and (right > 0).all() else None
+    if node.op_type == "Div":
+        # ONNX divides integers towards zero, numpy towards minus infinity
+        return _objects((left // right).tolist()) if (left >= 0).all() and (right > 0).all() else None
+    return _objects({"Add": left + right, "Sub": left - right, "Mul": left * right}[node.op_type].tolist())
 
 
 _RULES: dict[str, Callable[[ir.Node, list[Sizes]], Sizes | None]] = {
@@ -146,7 +141,7 @@ _RULES: dict[str, Callable[[ir.Node, list[Sizes]], Sizes | None]] = {
 
 
 def _freeze(graph: ir.Graph, node: ir.Node, known: dict[ir.Value, Sizes | None]) -> bool:
-    """Rule 1; constant inputs alone are the business of FoldConstants."""
+    """Rule 1; nodes of constant inputs are left to FoldConstants."""
     output = node.outputs[0]
     sizes = _sizes(output, known)
     if sizes is None or output.is_graph_output() or not output.uses() or output.dtype is None:
@@ -182,7 +177,7 @@ def _reshape(graph: ir.Graph, node: ir.Node, known: dict[ir.Value, Sizes | None]
 
 
 def _resize(graph: ir.Graph, node: ir.Node, known: dict[ir.Value, Sizes | None]) -> bool:
-    source, target = node.inputs[0], node.inputs[3] if len(node.inputs) > 3 else None
+    source, target = node.inputs[0], input_at(node, 3)
     sizes = _sizes(target, known)
     if source is None or source.shape is None or target is None or target.const_value is not None or sizes is None:
         return False

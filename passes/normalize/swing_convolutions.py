@@ -1,52 +1,43 @@
-"""Let strided convolutions start at a place that moves, while data is made for the network.
+"""Swing convolutions: shift the input of strided convolutions at random, while data is synthesized.
 
     Conv<strides=2>(x)  ->  Pad<reflect, 1>(x) -> Slice(from offset, as large as x) -> Conv<strides=2>
 
-A strided convolution looks at some pixels more often than at others, and the gradient that comes back through it prints
-that pattern, a checkerboard, on what is learned. With an offset per axis, 0, 1 or 2, drawn anew for every run, all
-pixels take turns (the swing convolution of Genie: Jeon, Lee, Kim, CVPR 2023). Offset 1 is the network as it was.
-Offsets are initializers that hold 1, so that the rewritten model is called as before; whoever runs it replaces them.
+A strided convolution reads some pixels more often than others, so its gradient leaves a checkerboard pattern on learned
+images. With an offset per axis, 0, 1 or 2, drawn anew for every run, all pixels take turns (Genie: Jeon, Lee, Kim, CVPR
+2023). Offset 1 is the network as it was. Offsets are initializers of value 1, which the caller replaces for each run.
 
-This is for a copy of the model that teaches; nothing that is shipped is rewritten.
+This is for a copy of the teacher; what ships is never rewritten.
 """
 
 import numpy as np
 import onnx_ir as ir
 
-from passes.outcome import Outcome
-from passes.plan import Refusal
-from passes.surgery import add_constant, free_name, is_standard
+from passes.graph_pass import NodePass
+from passes.surgery import add_constant, free_name, input_at, is_standard, producer, standard_nodes
 
 _SUFFIX = ".swing"
 
 
-class SwingConvolutions(ir.passes.InPlacePass):
-    """Put a padding and a cropping in front of every convolution with a stride, whatever its kernel and groups.
+class SwingConvolutions(NodePass):
+    """Pad and crop in front of strided convolutions; refused where a spatial size is open or 1."""
 
-    A convolution whose map has a size of 1 along an axis has nothing to reflect there, and one whose sizes are open
-    cannot be cropped back to them: both stay, and are named in the refusals.
-    """
+    op_types = ("Conv",)
 
-    def call(self, model: ir.Model) -> Outcome:
-        """Visit all nodes once; the outcome's refusals name each strided convolution that stays, and why."""
-        refusals: list[Refusal] = []
-        modified = False
-        for node in list(model.graph):
-            if not _is_strided(node) or _offset(node) is not None:
-                continue
-            sizes = _spatial_sizes(node)
-            if isinstance(sizes, str):
-                refusals.append(Refusal(where=node.name or "", op_type="Conv", reason=sizes))
-                continue
-            _rewrite(model.graph, node, sizes)
-            modified = True
-        return Outcome(model, modified, tuple(refusals))
+    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool | str:
+        """Insert the nodes in front of the convolution."""
+        if not _is_strided(node) or _offset(node) is not None:
+            return False
+        sizes = _spatial_sizes(node)
+        if isinstance(sizes, str):
+            return sizes
+        _insert_shift(graph, node, sizes)
+        return True
 
 
 def swing_offsets(model: ir.Model) -> dict[str, int]:
-    """List the offsets of a rewritten model, initializers of int64 (axes,) from 0 to 2, with their number of axes."""
+    """Return the number of axes of every offset of a rewritten model: int64 initializers (axes,), values 0 to 2."""
     found: dict[str, int] = {}
-    for node in model.graph:
+    for node in standard_nodes(model.graph, "Conv"):
         offset = _offset(node) if _is_strided(node) else None
         if offset is not None and offset.const_value is not None:
             found[offset.name or ""] = offset.const_value.size
@@ -54,22 +45,18 @@ def swing_offsets(model: ir.Model) -> dict[str, int]:
 
 
 def _is_strided(node: ir.Node) -> bool:
-    return is_standard(node, "Conv") and any(step != 1 for step in node.attributes.get_ints("strides", []))
+    return any(step != 1 for step in node.attributes.get_ints("strides", []))
 
 
 def _offset(conv: ir.Node) -> ir.Value | None:
     """Return the offset in front of a convolution that was rewritten; None for any other."""
-    source = conv.inputs[0].producer() if conv.inputs[0] is not None else None
-    if source is None or not is_standard(source, "Slice") or len(source.inputs) < 2:
-        return None
-    start = source.inputs[1]
-    if start is None or not (start.is_initializer() and _SUFFIX in (start.name or "")):
-        return None
-    return start
+    source = producer(conv, 0)
+    start = input_at(source, 1) if source is not None and is_standard(source, "Slice") else None
+    return start if start is not None and start.is_initializer() and _SUFFIX in (start.name or "") else None
 
 
 def _spatial_sizes(conv: ir.Node) -> list[int] | str:
-    """Sizes of the map that a convolution reads, or why it cannot swing."""
+    """Spatial sizes of the input, or why the convolution is refused."""
     shape = conv.inputs[0].shape if conv.inputs[0] is not None else None
     sizes = [size for size in list(shape)[2:] if isinstance(size, int)] if shape is not None else []
     if shape is None or len(sizes) != len(shape) - 2:
@@ -79,7 +66,7 @@ def _spatial_sizes(conv: ir.Node) -> list[int] | str:
     return sizes
 
 
-def _rewrite(graph: ir.Graph, conv: ir.Node, sizes: list[int]) -> None:
+def _insert_shift(graph: ir.Graph, conv: ir.Node, sizes: list[int]) -> None:
     data = conv.inputs[0]
     assert data is not None
     prefix = f"{conv.name or conv.outputs[0].name}{_SUFFIX}"

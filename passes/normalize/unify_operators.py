@@ -1,36 +1,32 @@
-"""Write operators that say the same in one way, so that later passes and targets have fewer to know.
+"""Replace operators by others of the same meaning, so that later passes and targets have fewer to know.
 
 ReduceMean(x, all spatial axes, keepdims=1)  ->  GlobalAveragePool(x)
 ReduceMean(x, all spatial axes, keepdims=0)  ->  Flatten(GlobalAveragePool(x))
 Sum(a, b, c)                                 ->  Add(Add(a, b), c)
+CastLike(x, y)                               ->  Cast(x, to=type of y)
 """
 
 import onnx_ir as ir
 
 from passes.constants import constant_value
-from passes.surgery import free_name, is_standard
+from passes.graph_pass import NodePass
+from passes.surgery import free_name, input_at
 
 
-class UnifyOperators(ir.passes.InPlacePass):
+class UnifyOperators(NodePass):
     """Apply the rules above; ReduceMean needs constant axes and an input of known rank, 3 or more."""
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Visit all nodes once."""
-        modified = False
-        for node in list(model.graph):
-            if is_standard(node, "ReduceMean"):
-                modified |= _pool(model.graph, node)
-            elif is_standard(node, "Sum") and len(node.inputs) >= 2:
-                _add(model.graph, node)
-                modified = True
-            elif is_standard(node, "CastLike"):
-                modified |= _cast(node)
-        return ir.passes.PassResult(model, modified)
+    op_types = ("ReduceMean", "Sum", "CastLike")
+
+    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
+        """Replace the node."""
+        if node.op_type == "ReduceMean":
+            return _pool(graph, node)
+        return _add(graph, node) if node.op_type == "Sum" else _cast(node)
 
 
 def _pool(graph: ir.Graph, node: ir.Node) -> bool:
-    source = node.inputs[0]
-    axes = constant_value(node.inputs[1]) if len(node.inputs) > 1 else None
+    source, axes = node.inputs[0], constant_value(input_at(node, 1))
     if source is None or source.shape is None or axes is None or len(source.shape) < 3:
         return False
     rank = len(source.shape)
@@ -59,10 +55,11 @@ def _flatten(graph: ir.Graph, node: ir.Node, rank: int) -> None:
         pooled.shape = ir.Shape([*list(flat.shape)[:2], *[1] * (rank - 2)])
 
 
-def _add(graph: ir.Graph, node: ir.Node) -> None:
-    """Keep the node for the last addition, so that it goes on making the same value."""
-    first, *middle, last = node.inputs
-    total = first
+def _add(graph: ir.Graph, node: ir.Node) -> bool:
+    """Use the node for the last addition, so that it goes on making the same value."""
+    if len(node.inputs) < 2:
+        return False
+    total, *middle, last = node.inputs
     for position, value in enumerate(middle):
         partial = ir.node("Add", [total, value], name=f"{node.name}_{position}")
         partial.outputs[0].name = free_name(graph, f"{node.outputs[0].name}_{position}")
@@ -73,14 +70,14 @@ def _add(graph: ir.Graph, node: ir.Node) -> None:
     node.resize_inputs(2)
     node.replace_input_with(0, total)
     node.replace_input_with(1, last)
+    return True
 
 
 def _cast(node: ir.Node) -> bool:
-    """Forget the second input, of which only the type was asked: behind a constant, the result is constant too."""
-    model = node.inputs[1]
-    if model is None or model.dtype is None:
+    like = node.inputs[1]
+    if like is None or like.dtype is None:
         return False
     node.op_type = "Cast"
-    node.attributes["to"] = ir.AttrInt64("to", int(model.dtype))
+    node.attributes["to"] = ir.AttrInt64("to", int(like.dtype))
     node.resize_inputs(1)
     return True

@@ -1,11 +1,10 @@
-"""Move what is always above 0 in front of a Relu into the bias behind it.
+"""Absorb high biases in front of a Relu into the bias behind it.
 
 W2 relu(y) + b2  =  W2 relu(y - c) + (b2 + W2 c)    wherever  y >= c >= 0
 
-A channel whose mean is more than 3 deviations above 0 is hardly ever cut by the Relu, yet its mean takes up part of the
-range in which all channels are quantized. With c = max(0, mean - 3 deviation), less than 0.14 % of a normal channel
-lies below c (high-bias absorption: DFQ, Nagel et al. ICCV 2019, section 4.1.3). What lies there comes out too high, by
-at most c.
+A channel whose mean is more than 3 deviations above 0 is hardly ever clipped by the Relu, yet its mean takes up part of
+the range in which all channels are quantized. With c = max(0, mean - 3 deviation), less than 0.14 % of a normal channel
+lies below c (DFQ, Nagel et al. ICCV 2019, section 4.1.3), and comes out too high, by at most c.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from passes.constants import constant_value
 from passes.plan import Refusal
 from passes.quantize.layer_pairs import LayerPair
-from passes.surgery import is_standard, set_constant
+from passes.surgery import input_at, is_standard, set_constant
 from passes.weight_layout import by_channels
 
 Array = NDArray[np.float64]
@@ -43,17 +42,16 @@ def absorb_biases(
 ) -> tuple[dict[str, ChannelMoments], tuple[Refusal, ...]]:
     """Lower the biases of first layers and raise those of second ones, in place.
 
-    Zero padding between the two would have to become padding with -c, channel by channel, which ONNX cannot say. Such
-    a pair is declined, as is a ConvTranspose, whose output positions do not all meet the same taps.
+    Refused are pairs without a Relu between them; with zero padding, which would have to become padding with -c,
+    channel by channel; and ConvTranspose, whose output positions do not all read the same taps.
 
     Args:
         graph: the graph of the pairs.
-        pairs: see ``find_pairs``; those with a Relu between them are eligible.
+        pairs: see ``find_pairs``.
         moments: of the outputs of first layers, by name; a layer without them is left alone.
 
     Returns:
-        New moments of the values that moved, and the first layers of pairs that had something to absorb but were
-        declined, with the reason.
+        New moments of the values that moved, and a refusal for each pair that had a high bias, but cannot absorb it.
 
     """
     moved: dict[str, ChannelMoments] = {}
@@ -68,7 +66,7 @@ def absorb_biases(
             continue
         reason = _obstacle(pair)
         if reason is not None:
-            refusals.append(Refusal(where=pair.first.name or "", op_type=pair.first.op_type, reason=reason))
+            refusals.append(Refusal.of(pair.first, reason))
             continue
         _absorb(graph, pair, excess)
         for name in pair.values:
@@ -81,13 +79,12 @@ def _obstacle(pair: LayerPair) -> str | None:
     if pair.activation is None or not is_standard(pair.activation, "Relu"):
         return f"its high bias stays: no Relu stands between it and '{pair.second.name}'"
     for layer in (pair.first, pair.second):
-        bias = layer.inputs[2] if len(layer.inputs) > 2 else None
-        if constant_value(bias) is None:
+        if constant_value(input_at(layer, 2)) is None:
             return f"its high bias stays: '{layer.name}' has no constant bias"
         if any(layer.attributes.get_float(name, 1.0) != 1.0 for name in ("alpha", "beta")):
             return f"its high bias stays: the alpha or beta of '{layer.name}' is not 1"
     if is_standard(pair.second, "ConvTranspose"):
-        return f"its high bias stays: not every output of '{pair.second.name}' meets every tap"
+        return f"its high bias stays: not every output of '{pair.second.name}' reads every tap"
     padding = pair.second.attributes.get_string("auto_pad", "NOTSET")
     if any(pair.second.attributes.get_ints("pads", [])) or padding not in ("NOTSET", "VALID"):
         return f"its high bias stays: '{pair.second.name}' pads with zeros, which would have to move with it"

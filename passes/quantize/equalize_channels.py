@@ -1,11 +1,10 @@
-"""Give every channel between two layers the same share of the range of both their weights.
+"""Cross-layer equalization (DFQ, Nagel et al. ICCV 2019, section 4.1 and appendix A).
 
 W2 f(W1 x + b1)  =  (W2 S) f(S^-1 W1 x + S^-1 b1)    for a positive diagonal S, if f scales with its input
 
 With r1 and r2 the largest weights of a channel in W1 and W2, s = sqrt(r1 / r2) makes both sqrt(r1 r2), which gives
-every channel the largest share of a per-tensor range that both can have (cross-layer equalisation: DFQ, Nagel et al.
-ICCV 2019, section 4.1 and appendix A). A layer between two others is in two pairs, so the pairs are visited again
-until no scale moves. Depthwise convolutions are layers like any other.
+every channel the largest share of a per-tensor range that both can have. A layer between two others is in two pairs, so
+the pairs are visited again until no scale changes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,14 +15,14 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from passes.constants import constant_value
-from passes.outcome import Outcome
+from passes.graph_pass import GraphPass, Outcome
 from passes.quantize.absorb_biases import ChannelMoments, absorb_biases
 from passes.quantize.layer_pairs import LayerPair, find_pairs
-from passes.surgery import drop_unused, set_constant
+from passes.surgery import drop_unused, input_at, set_constant
 from passes.weight_layout import by_channels
 
 Array = NDArray[np.float64]
-_STARTS = 2e-3  # a model whose scales all want to move by less than 0.2 % is equalised already
+_STARTS = 2e-3  # a model whose scales would all change by less than 0.2 % is equalized already
 _STOPS = 1e-3
 _SWEEPS = 1000
 _DEAD = 1e-6  # of the largest channel
@@ -31,30 +30,22 @@ _DEAD = 1e-6  # of the largest channel
 
 @dataclass
 class Equalized(Outcome):
-    """Result of equalising.
-
-    Attributes:
-        moments: those given to the pass, as they are afterwards.
-
-    """
+    """Result of equalizing: ``moments`` are those given to the pass, as they are afterwards."""
 
     moments: Mapping[str, ChannelMoments] = field(default_factory=dict)
 
 
-class EqualizeChannels(ir.passes.InPlacePass):
-    """Equalise the channels between all pairs of layers of a folded float model.
+class EqualizeChannels(GraphPass):
+    """Equalize the channels between all pairs of layers of a folded float model (see ``layer_pairs``).
 
-    1. What stands between two layers scales with its input (nothing, Relu, LeakyRelu, PRelu), and nothing else reads
-       the values between them. A Clip(0, 6) does not scale.
-    2. A channel whose weights are 0, or next to it, in one of the two layers stays as it is.
-    3. A second run finds the scales within 0.2 % of where they would go, and changes nothing.
-    4. Shared weights are copied, never changed; values keep their names.
+    1. A channel whose weights are about 0 in one of the two layers stays as it is.
+    2. A second run, with the moments that the first one returned, changes nothing.
+    3. Shared weights are copied, never changed; values keep their names.
 
     Args:
         moments: mean and deviation of each channel, by value name; a folded layer has them from its
-            BatchNormalization. With them, high biases are absorbed after equalising (see ``absorb_biases``), which,
-            other than equalising, changes what the model computes by a little. A second run needs the moments that
-            the first one returned.
+            BatchNormalization. With them, high biases are absorbed (see ``absorb_biases``), which, unlike equalizing,
+            changes the model's outputs a little.
 
     """
 
@@ -63,7 +54,7 @@ class EqualizeChannels(ir.passes.InPlacePass):
         self._moments = moments or {}
 
     def call(self, model: ir.Model) -> Equalized:
-        """Equalise; the outcome's refusals name each layer whose output channels keep their scale, and why."""
+        """Equalize; refused are the layers that are not the first one of a pair."""
         pairs, refusals = find_pairs(model.graph)
         scales = _balancing_scales(pairs)
         moments = dict(self._moments)
@@ -77,7 +68,7 @@ class EqualizeChannels(ir.passes.InPlacePass):
 
 
 def _balancing_scales(pairs: Sequence[LayerPair]) -> list[Array]:
-    """Divisor of every channel between the layers of each pair, (channels,); all 1 if none is worth the change."""
+    """Divisor of every channel between the layers of each pair, (channels,); all 1 if none would change enough."""
     # taps share their channels' scales, so the largest of them stands for all
     reach = {layer: np.abs(_view(layer)).max(3) for pair in pairs for layer in (pair.first, pair.second)}
     scales = [np.ones(reach[pair.first][..., 0].size) for pair in pairs]
@@ -105,14 +96,14 @@ def _step(first: Array, second: Array) -> Array:
 
 
 def _write(graph: ir.Graph, pairs: Sequence[LayerPair], scales: Sequence[Array]) -> bool:
-    """Divide the outputs of first layers and multiply the inputs of second ones; tell whether anything changed."""
+    """Divide the outputs of first layers and multiply the inputs of second ones; return whether anything changed."""
     moved = [(pair, scale) for pair, scale in zip(pairs, scales, strict=True) if (scale != 1.0).any()]
     weights = {layer: _float64(layer, 1) for pair, _ in moved for layer in (pair.first, pair.second)}
     for pair, scale in moved:
         first, second = by_channels(pair.first, weights[pair.first]), by_channels(pair.second, weights[pair.second])
         first /= scale.reshape(len(first), -1, 1, 1)
         second *= scale.reshape(len(second), 1, -1, 1)
-        if len(pair.first.inputs) > 2 and pair.first.inputs[2] is not None:
+        if input_at(pair.first, 2) is not None:
             _replace(graph, pair.first, 2, _float64(pair.first, 2) / scale, "bias")
     for layer, weight in weights.items():
         _replace(graph, layer, 1, weight, "weight")

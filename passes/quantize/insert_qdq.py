@@ -1,4 +1,4 @@
-"""Write a finished quantization plan into the graph as QuantizeLinear / DequantizeLinear.
+"""Write a calibrated quantization plan into the graph as QuantizeLinear / DequantizeLinear.
 
     activation   v            ->  v -> QuantizeLinear -> [Clip] -> DequantizeLinear -> readers of v
     moved codes  Pad(v)       ->  v -> QuantizeLinear -> Pad -> DequantizeLinear -> readers of Pad(v)
@@ -7,65 +7,43 @@
 
 The scale of a bias is scale(data) * scale(weight), the only one that integer kernels take. It is written as that
 product, which a runtime computes once, at load: so it stays true while scales are learned, and takes no room. The Clip
-works on codes and stands only where a grid of fewer codes than its storage type is wanted: 4 bits are uint8 codes cut
-to 0..15, because ONNX Runtime fuses convolutions between UINT4 quantizers into nodes that it cannot load. Graph outputs
-keep their float value unless the plan says otherwise. Weights of any width are written as int8 codes; PackWeights packs
-them later.
+works on codes and stands only where a format has fewer codes than its storage type: 4 bits are uint8 codes clipped to
+0..15, because ONNX Runtime fuses convolutions between UINT4 quantizers into nodes that it cannot load. Graph outputs
+stay float unless the plan says otherwise. Weights of any width are written as int8 codes; PackWeights packs them later.
 """
 
 import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from backends.target import NumberFormat
+from passes.graph_pass import GraphPass
 from passes.plan import ActivationSite, QuantizationPlan, Scale, WeightSite
+from passes.qdq_names import codes_name, dequantized_name, node_name, rounded_name, scale_name, zero_point_name
+from passes.quantizer_grid import quantize_array, storage_type
+from passes.surgery import input_at, set_type
 
 _INT32_LIMIT = 2.0**31 - 1
-_Number = TypeVar("_Number", np.float32, np.int32)
-
-
-def quantize_array(
-    array: NDArray[np.floating], scale: Scale, number_format: NumberFormat, axis: int | None = None
-) -> NDArray[np.int32]:
-    """Round an array to codes of a grid: clip(rint(array / scale) + zero_point, qmin, qmax).
-
-    Args:
-        array: float values, any shape.
-        scale: per tensor (shape ()) or per channel (shape (array.shape[axis],)).
-        number_format: the grid.
-        axis: channel axis of per-channel scales.
-
-    """
-    step, zero_point = _along(scale.scale, array.ndim, axis), _along(scale.zero_point, array.ndim, axis)
-    codes = np.rint(array.astype(np.float64) / step) + zero_point
-    return np.asarray(np.clip(codes, number_format.qmin, number_format.qmax), np.int32)
-
-
-def dequantize_array(codes: NDArray[np.integer], scale: Scale, axis: int | None = None) -> NDArray[np.float32]:
-    """Give codes their real values: (codes - zero_point) * scale, as float32."""
-    step, zero_point = _along(scale.scale, codes.ndim, axis), _along(scale.zero_point, codes.ndim, axis)
-    return np.asarray((codes.astype(np.int32) - zero_point).astype(np.float32) * step, np.float32)
 
 
 @dataclass(frozen=True, slots=True)
-class InsertQdq(ir.passes.InPlacePass):
+class InsertQdq(GraphPass):
     """Insert the quantizers of a plan whose scales are all known.
 
-    With ``final`` a Clip that the scale of its quantizer makes redundant is passed by; a graph whose scales are still
-    to be learned keeps it.
+    With ``final`` a float Clip that its quantizer makes redundant is left out; a graph whose scales are still to be
+    learned keeps it.
     """
 
     plan: QuantizationPlan
     final: bool = True
 
     def requires(self, model: ir.Model) -> None:
-        """Refuse a plan with missing scales, or with constants that would need two scales."""
+        """Raise PreconditionError for missing scales, or constants that would need two."""
         missing = {site.group for site in self.plan.activations} - set(self.plan.activation_scales)
         missing |= {site.initializer for site in self.plan.weights} - set(self.plan.weight_scales)
         if missing:
@@ -82,7 +60,7 @@ class InsertQdq(ir.passes.InPlacePass):
             )
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Insert all sites that are not there yet."""
+        """Insert all sites that are not inserted yet."""
         writer = _Writer(model.graph, self.plan, self.final)
         modified = False
         for site in self.plan.weights:
@@ -130,8 +108,9 @@ class _Writer:
         step = (data_scale * weight_scale.scale * np.ones_like(bias)).astype(np.float32)
         codes = np.clip(np.rint(bias.astype(np.float64) / step), -_INT32_LIMIT, _INT32_LIMIT).astype(np.int32)
         factors = [self._scale(group, data_scale), self._scale(site.initializer, weight_scale.scale)]
-        product = ir.node("Mul", factors, name=f"{site.bias}_scale_Mul")
-        self._name_output(product, f"{site.bias}_scale", ir.DataType.FLOAT, factors[1].shape)
+        name = scale_name(site.bias)
+        product = ir.node("Mul", factors, name=node_name(name, "Mul"))
+        self._name_output(product, name, ir.DataType.FLOAT, factors[1].shape)
         self.graph.insert_before(node, product)
         axis = None if weight_scale.scale.ndim == 0 else 0
         self._replace(node, 2, self._dequantized_constant(node, codes, str(site.bias), product.outputs, axis))
@@ -139,32 +118,27 @@ class _Writer:
     def _dequantized_constant(
         self, node: ir.Node, codes: NDArray[np.integer], name: str, parameters: Sequence[ir.Value], axis: int | None
     ) -> ir.Value:
-        stored = self._initializer(f"{name}_quantized", ir.tensor(codes))
-        dequantize = ir.node(
-            "DequantizeLinear",
-            [stored, *parameters],
-            {} if axis is None else {"axis": axis},
-            name=f"{name}_DequantizeLinear",
-        )
-        self._name_output(dequantize, f"{name}_dequantized", ir.DataType.FLOAT, stored.shape)
+        stored = self._initializer(codes_name(name), ir.tensor(codes))
+        attributes = {} if axis is None else {"axis": axis}
+        op_type = "DequantizeLinear"
+        dequantize = ir.node(op_type, [stored, *parameters], attributes, name=node_name(name, op_type))
+        self._name_output(dequantize, dequantized_name(name), ir.DataType.FLOAT, stored.shape)
         self.graph.insert_before(node, dequantize)
         return dequantize.outputs[0]
 
     def activation(self, site: ActivationSite) -> bool:
         """Quantize one value; False when it was done before, or when nobody would read it."""
-        if f"{site.value}_QuantizeLinear" in self.nodes:
+        if node_name(site.value, "QuantizeLinear") in self.nodes:
             return False
-        value = self.values[site.value]
+        value, storage = self.values[site.value], _storage(site.number_format)
         exposed = self.plan.quantize_outputs and value.is_graph_output()
-        if value.dtype == _storage(site.number_format) or not (value.uses() or exposed):
+        if value.dtype == storage or not (value.uses() or exposed):
             return False
-        readers = list(value.uses())
+        readers, op_type = value.uses(), "DequantizeLinear"
         nodes = self._quantize(site, value) if site.moved_from is None else self._move_codes(site, value)
-        scale, storage = self.plan.activation_scales[site.group], _storage(site.number_format)
-        codes = self.codes[site.value]
-        parameters = self._parameters(site.group, scale, storage)
-        nodes.append(ir.node("DequantizeLinear", [codes, *parameters], name=f"{site.value}_DequantizeLinear"))
-        self._name_output(nodes[-1], f"{site.value}_dequantized", ir.DataType.FLOAT, value.shape)
+        parameters = self._parameters(site.group, self.plan.activation_scales[site.group], storage)
+        nodes.append(ir.node(op_type, [self.codes[site.value], *parameters], name=node_name(site.value, op_type)))
+        self._name_output(nodes[-1], dequantized_name(site.value), ir.DataType.FLOAT, value.shape)
         self._insert_behind(value, nodes)
         for use in readers:
             use.node.replace_input_with(use.idx, nodes[-1].outputs[0])
@@ -175,25 +149,25 @@ class _Writer:
     def _quantize(self, site: ActivationSite, value: ir.Value) -> list[ir.Node]:
         """Make the nodes from a float value to its codes."""
         storage, scale = _storage(site.number_format), self.plan.activation_scales[site.group]
-        lowest, highest = site.number_format.qmin, site.number_format.qmax
-        limited = highest - lowest + 1 < 1 << storage.bitwidth
-        source = self._before_clip(value, scale, site.number_format) if limited and self.final else value
+        clipped = site.number_format.levels < 1 << storage.bitwidth
+        source = self._before_clip(value, scale, site.number_format) if clipped and self.final else value
         parameters = self._parameters(site.group, scale, storage)
-        quantize = ir.node("QuantizeLinear", [source, *parameters], name=f"{site.value}_QuantizeLinear")
-        self._name_output(quantize, f"{site.value}_{'rounded' if limited else 'quantized'}", storage, value.shape)
-        nodes = [quantize]
-        if limited:
+        op_type = "QuantizeLinear"
+        nodes = [ir.node(op_type, [source, *parameters], name=node_name(site.value, op_type))]
+        name = rounded_name(site.value) if clipped else codes_name(site.value)
+        self._name_output(nodes[0], name, storage, value.shape)
+        if clipped:
             limits = [
                 self._initializer(f"{site.group}_{name}_code", ir.tensor(np.array(code, storage.numpy())))
-                for name, code in (("lowest", lowest), ("highest", highest))
+                for name, code in (("lowest", site.number_format.qmin), ("highest", site.number_format.qmax))
             ]
-            nodes.append(ir.node("Clip", [quantize.outputs[0], *limits], name=f"{site.value}_Clip"))
-            self._name_output(nodes[-1], f"{site.value}_quantized", storage, value.shape)
+            nodes.append(ir.node("Clip", [nodes[0].outputs[0], *limits], name=node_name(site.value, "Clip")))
+            self._name_output(nodes[-1], codes_name(site.value), storage, value.shape)
         self.codes[site.value] = nodes[-1].outputs[0]
         return nodes
 
     def _before_clip(self, value: ir.Value, scale: Scale, number_format: NumberFormat) -> ir.Value:
-        """Pass by a float Clip that a grid narrower than its type makes redundant: no runtime folds it into that."""
+        """Skip a float Clip that the Clip of the codes makes redundant: no runtime folds it there."""
         node = value.producer()
         if node is None or node.op_type != "Clip" or len(node.inputs) != 3 or node.inputs[0] is None:
             return value
@@ -206,19 +180,19 @@ class _Writer:
         return node.inputs[0]
 
     def _move_codes(self, site: ActivationSite, value: ir.Value) -> list[ir.Node]:
-        """Let the producer of a value read and make codes; no node is needed for that."""
+        """Make the producer of a value read and make codes, without further nodes."""
         node, storage = value.producer(), _storage(site.number_format)
         assert node is not None and site.moved_from is not None
         # sites are in graph order, so the source was quantized before
         self._replace(node, 0, self.codes[site.moved_from])
         if node.op_type == "Pad":
-            fill = node.inputs[2] if len(node.inputs) > 2 else None
+            fill = input_at(node, 2)
             real = np.zeros((), np.float32) if fill is None else _float(fill).reshape(())
             scale = self.plan.activation_scales[site.group]
             code = quantize_array(real, scale, site.number_format).astype(storage.numpy())
             node.resize_inputs(max(3, len(node.inputs)))
             self._replace(node, 2, self._initializer(f"{site.value}_fill", ir.tensor(code)))
-        value.type = ir.TensorType(storage)  # not value.dtype: a clone shares the type object with its original
+        set_type(value, storage, value.shape)
         self.codes[site.value] = value
         return []
 
@@ -239,10 +213,10 @@ class _Writer:
 
     def _parameters(self, name: str, scale: Scale, dtype: ir.DataType) -> tuple[ir.Value, ir.Value]:
         zero_point = ir.tensor(scale.zero_point.astype(dtype.numpy()), dtype=dtype)
-        return self._scale(name, scale.scale), self._initializer(f"{name}_zero_point", zero_point)
+        return self._scale(name, scale.scale), self._initializer(zero_point_name(name), zero_point)
 
     def _scale(self, name: str, scale: NDArray[np.float32]) -> ir.Value:
-        return self._initializer(f"{name}_scale", ir.tensor(scale.astype(np.float32)))
+        return self._initializer(scale_name(name), ir.tensor(scale.astype(np.float32)))
 
     def _initializer(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
         if name not in self._made:
@@ -255,11 +229,11 @@ class _Writer:
 
     def _name_output(self, node: ir.Node, name: str, dtype: ir.DataType, shape: ir.Shape | None) -> None:
         self._claim(name)
-        output = node.outputs[0]
-        output.name, output.type, output.shape = name, ir.TensorType(dtype), None if shape is None else shape.copy()
+        node.outputs[0].name = name
+        set_type(node.outputs[0], dtype, shape)
 
     def _claim(self, name: str) -> None:
-        """Rename the value of the model, if any, that happens to have a name which is needed here."""
+        """Rename the value of the model, if any, that has a name which is needed here."""
         value = self._names.pop(name, None)
         if value is None:
             return
@@ -278,7 +252,7 @@ class _Writer:
             self._replaced.append(old)
 
     def drop_unused(self) -> None:
-        """Remove what was replaced and has no readers left: float constants, Clips, dequantizers of moved codes."""
+        """Remove what was replaced and has no readers left: float constants, Clips, dequantizers in front of moves."""
         pending = list(dict.fromkeys(self._replaced))
         while pending:
             value = pending.pop()
@@ -293,22 +267,12 @@ class _Writer:
 
 
 def _storage(number_format: NumberFormat) -> ir.DataType:
-    """ONNX type that holds the codes: at least a byte, see the head of this module."""
-    width = next(width for width in (8, 16) if width >= number_format.bits)
-    return ir.DataType[f"{'' if number_format.signed else 'U'}INT{width}"]
+    return storage_type(number_format.bits, number_format.signed)
 
 
 def _float(value: ir.Value | None) -> NDArray[np.float32]:
     assert value is not None and value.const_value is not None
     return np.asarray(value.const_value.numpy(), np.float32)
-
-
-def _along(parameter: NDArray[_Number], rank: int, axis: int | None) -> NDArray[_Number]:
-    if axis is None or parameter.ndim == 0:
-        return parameter
-    shape = [1] * rank
-    shape[axis] = -1
-    return parameter.reshape(shape)
 
 
 def _values_by_name(graph: ir.Graph) -> dict[str, ir.Value]:

@@ -1,4 +1,4 @@
-"""Find layers that hand their channels on to one other layer, through nothing that minds a change of their scale.
+"""Find pairs of layers between which channels can be rescaled.
 
 W1 -> f -> W2    with  f(s x) = s f(x)  for every  s > 0: nothing at all, Identity, Relu, LeakyRelu, PRelu
 """
@@ -9,24 +9,19 @@ import numpy as np
 import onnx_ir as ir
 
 from passes.constants import constant_value
+from passes.operators import DENSE, WEIGHTED
 from passes.plan import Refusal
-from passes.surgery import is_standard
+from passes.surgery import input_at, is_standard, standard_nodes
 
-_CONVOLUTIONS = ("Conv", "ConvTranspose")
-_DENSE = ("Gemm", "MatMul")
 _HOMOGENEOUS = ("Identity", "Relu", "LeakyRelu", "PRelu")
-_BENT = ("Clip", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Elu", "Celu", "Selu", "Gelu", "Mish", "Softplus")
+_NONLINEAR = ("Clip", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Elu", "Celu", "Selu", "Gelu", "Mish", "Softplus")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class LayerPair:
-    """Two layers, the second of which is all that reads the first.
+    """Two layers, convolutions or matrix products, with constant float32 weights, and the activation between them.
 
-    Attributes:
-        first: Conv, ConvTranspose, Gemm or MatMul; its weight and bias are constant float32.
-        activation: what stands between them, or None.
-        second: of the same kind as the first; its weight is constant float32.
-
+    Nothing but the second layer reads the values between them, and the bias of the first one is constant.
     """
 
     first: ir.Node
@@ -41,20 +36,14 @@ class LayerPair:
 
 
 def find_pairs(graph: ir.Graph) -> tuple[tuple[LayerPair, ...], tuple[Refusal, ...]]:
-    """All pairs of a graph in its order, and the layers that are no first one of a pair, with the reason."""
-    pairs, refusals = [], []
-    for node in graph:
-        if is_standard(node, *_CONVOLUTIONS, *_DENSE):
-            found = _pair(node)
-            if isinstance(found, LayerPair):
-                pairs.append(found)
-            else:
-                refusals.append(Refusal(where=node.name or "", op_type=node.op_type, reason=found))
-    return tuple(pairs), tuple(refusals)
+    """All pairs in graph order, and a refusal for each layer that is not the first one of a pair."""
+    found = [(node, _pair(node)) for node in standard_nodes(graph, *WEIGHTED)]
+    pairs = tuple(pair for _, pair in found if isinstance(pair, LayerPair))
+    return pairs, tuple(Refusal.of(node, reason) for node, reason in found if isinstance(reason, str))
 
 
 def _pair(first: ir.Node) -> LayerPair | str:
-    """Pair that begins with this layer, or why there is none."""
+    """Pair whose first layer this is, or why there is none."""
     reason = _layer_obstacle(first) or _bias_obstacle(first) or _unshared(first.outputs[0])
     if reason is not None:
         return reason
@@ -66,16 +55,16 @@ def _pair(first: ir.Node) -> LayerPair | str:
         if reason is not None:
             return reason
         second, position = _reader(activation.outputs[0])
-    if is_standard(second, *_BENT):
+    if is_standard(second, *_NONLINEAR):
         return f"'{second.name}' ({second.op_type}) behind it does not scale with its input"
-    if not is_standard(second, *_CONVOLUTIONS, *_DENSE):
-        return f"it leads to '{second.name}' ({second.op_type}), which has no weight to take up the scale"
+    if not is_standard(second, *WEIGHTED):
+        return f"it leads to '{second.name}' ({second.op_type}), which has no weight to absorb the scale"
     if position != 0:
         return f"it is not the data of '{second.name}'"
     reason = _layer_obstacle(second)
     if reason is not None:
         return reason
-    if (first.op_type in _DENSE) != (second.op_type in _DENSE):
+    if (first.op_type in DENSE) != (second.op_type in DENSE):
         return f"the channels of '{second.name}' ({second.op_type}) lie along another axis"
     return LayerPair(first=first, activation=activation, second=second)
 
@@ -100,12 +89,12 @@ def _layer_obstacle(layer: ir.Node) -> str | None:
         return f"the weight of '{layer.name}' is not constant"
     if weight.dtype != np.float32:
         return f"the weight of '{layer.name}' is {weight.dtype}, not float32"
-    if layer.op_type in _DENSE and (weight.ndim != 2 or layer.attributes.get_int("transA", 0) != 0):
+    if layer.op_type in DENSE and (weight.ndim != 2 or layer.attributes.get_int("transA", 0) != 0):
         return f"the matrices of '{layer.name}' are not (rows, channels)"
     return None
 
 
 def _bias_obstacle(layer: ir.Node) -> str | None:
-    bias = layer.inputs[2] if len(layer.inputs) > 2 else None
+    bias = input_at(layer, 2)
     computed = bias is not None and constant_value(bias) is None
     return f"the bias of '{layer.name}' is not constant" if computed else None

@@ -1,6 +1,6 @@
-"""Give single layers and values of a plan widths of their own, or leave a value in float.
+"""Give single layers and values of a plan bits of their own, or keep a value in float.
 
-Values that share one scale share one width: what is said of one holds for all of its group.
+Values of one group share their bits: those given for one hold for all.
 """
 
 import difflib
@@ -8,21 +8,21 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from backends.target import NumberFormat, Target
+from backends.target import Target
 from passes.plan import ActivationSite, QuantizationPlan, Refusal
 
 Width = int | Literal["float"]
-_FULL_BITS = 8  # what a user calls 8 bits has 7 on a target where 8 would saturate
-_REASON = "it stays float, as the plan of widths says, and so does whatever makes or reads it"
+_FULL_BITS = 8  # 8 bits mean 7 on a target where 8 would saturate
+_REASON = "it stays float, as requested, and so does whatever makes or reads it"
 
 
 class WidthsError(ValueError):
-    """Widths do not fit the plan; the message says which name, and what there is."""
+    """Widths do not fit the plan."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Widths:
-    """Bits of single layers and values; what is not named keeps the plan's.
+    """Bits of single layers and values; others keep those of the plan.
 
     Attributes:
         weights: bits of a layer's weight, by node name.
@@ -40,11 +40,10 @@ def override_widths(plan: QuantizationPlan, target: Target, widths: Widths) -> Q
     Args:
         plan: made by ``place_quantizers``; its scales are dropped, because they belong to its formats.
         target: gives sign and symmetry of the formats.
-        widths: what to change.
+        widths: the bits to change.
 
     Raises:
-        WidthsError: a name is not in the plan, a width is none of the target's, or values of one group are given
-            different ones.
+        WidthsError: a name is not in the plan, the target does not have these bits, or they differ within a group.
 
     """
     _require_known("layer", widths.weights, {site.node for site in plan.weights})
@@ -56,7 +55,7 @@ def override_widths(plan: QuantizationPlan, target: Target, widths: Widths) -> Q
             )
     wanted = _by_group(plan.activations, target, widths.activations)
     weights = tuple(
-        replace(site, number_format=_at_width(target.weight, min(widths.weights[site.node], target.weight.bits)))
+        replace(site, number_format=target.weight.with_bits(min(widths.weights[site.node], target.weight.bits)))
         if site.node in widths.weights
         else site
         for site in plan.weights
@@ -66,18 +65,24 @@ def override_widths(plan: QuantizationPlan, target: Target, widths: Widths) -> Q
         width = wanted.get(activation.group, activation.number_format.bits)
         if width != "float":
             given = activation.group in wanted
-            number_format = _at_width(target.activation, width) if given else activation.number_format
+            number_format = target.activation.with_bits(width) if given else activation.number_format
             activations.append(replace(activation, number_format=number_format))
-    floats = (site.value for site in plan.activations if wanted.get(site.group) == "float")
-    refusals = (*plan.refusals, *(Refusal(where=name, op_type="activation", reason=_REASON) for name in floats))
+    floats = tuple(
+        Refusal(where=site.value, op_type="activation", reason=_REASON, requested=True)
+        for site in plan.activations
+        if wanted.get(site.group) == "float"
+    )
     return QuantizationPlan(
-        activations=tuple(activations), weights=weights, refusals=refusals, quantize_outputs=plan.quantize_outputs
+        activations=tuple(activations),
+        weights=weights,
+        refusals=(*plan.refusals, *floats),
+        quantize_outputs=plan.quantize_outputs,
     )
 
 
 def widths_of(plan: QuantizationPlan) -> Widths:
-    """Widths of every layer and value of a plan, those included that ``override_widths`` left in float."""
-    floats = (refusal.where for refusal in plan.refusals if refusal.reason == _REASON)
+    """Bits of every layer and value of a plan, "float" for those that ``override_widths`` kept in float."""
+    floats = (refusal.where for refusal in plan.refusals if refusal.requested)
     return Widths(
         weights={site.node: site.number_format.bits for site in plan.weights},
         activations={
@@ -90,7 +95,7 @@ def widths_of(plan: QuantizationPlan) -> Widths:
 def _by_group(sites: tuple[ActivationSite, ...], target: Target, given: Mapping[str, Width]) -> dict[str, Width]:
     groups = {site.value: site.group for site in sites}
     wanted: dict[str, Width] = {}
-    said_of: dict[str, str] = {}
+    named: dict[str, str] = {}
     for name, width in given.items():
         if (
             width != "float"
@@ -105,10 +110,10 @@ def _by_group(sites: tuple[ActivationSite, ...], target: Target, given: Mapping[
         group = groups[name]
         if wanted.setdefault(group, width) != width:
             raise WidthsError(
-                f"the values {said_of[group]!r} and {name!r} share one scale, so they need one width, got "
+                f"the values {named[group]!r} and {name!r} share one scale, so they need equal bits, got "
                 f"{wanted[group]} and {width}"
             )
-        said_of.setdefault(group, name)
+        named.setdefault(group, name)
     return wanted
 
 
@@ -118,8 +123,3 @@ def _require_known(kind: str, names: Collection[str], known: Collection[str]) ->
             nearest = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)
             hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
             raise WidthsError(f"this model has no {kind} {name!r}{hint}")
-
-
-def _at_width(number_format: NumberFormat, bits: int) -> NumberFormat:
-    """Return the format at another width; only at its own is a signed grid narrow, elsewhere every code counts."""
-    return number_format if bits == number_format.bits else replace(number_format, bits=bits, narrow=False)

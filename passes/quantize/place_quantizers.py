@@ -1,40 +1,36 @@
-"""Decide where a model is quantized: which values, which weights, which formats, and why the rest stays float.
+"""Decide which values and weights of a model are quantized, in which formats, and why the rest stays float.
 
-Reads the graph and returns a plan; writes nothing. The rules:
-
-1. An operator of the target's table takes part when its weights are constant and its data are float32; otherwise it is
-   refused, with the reason.
-2. Its inputs are quantized, and its output, read behind the Relu or Clip that the target folds into it.
-3. Operators that only move codes about (``same_scale``) join the groups on either side of them.
+1. An operator of the target's table takes part if its weights are constant and its data float32; else it is refused.
+2. Its inputs are quantized, and its output, behind the Relu or Clip that the target fuses into it.
+3. Operators that pass codes on unchanged (``same_scale``) join the groups of their inputs and outputs.
 4. Graph outputs, and whatever leads to them through operators that only move, rescale or squash values, stay float
-   unless asked for: clipping a logit or a box coordinate costs more accuracy than any inner layer does, and the range
-   of a detector's logits is not seen on data that holds nothing to detect.
-5. Weights of the first and the last weighted layers keep at least ``edge_bits``, and so do the activations that go
-   straight from a first layer to the next: few channels come out of a first layer, and all that follows rests on them.
-   What enters these layers keeps 8 bits: pictures come in 8 bits. With 8 edge bits that is how BRECQ (Li et al. 2021)
-   and Genie (Jeon et al. 2023) count; with as few as all others have, it is how GDFQ (Xu et al. 2020) and those after
-   it do, who leave the input and that of the classifier in float.
+   unless asked for: clipping a logit or a box coordinate costs more accuracy than any inner layer does, and synthetic
+   data do not show the range of a detector's logits.
+5. Weights of the first and the last layers keep at least ``edge_bits``, and so do the activations between a first layer
+   and the next: few channels come out of a first layer, and all that follows depends on them. The inputs of these
+   layers keep 8 bits, as images have. With 8 edge bits this is the setting of BRECQ (Li et al. 2021) and Genie (Jeon et
+   al. 2023); with those of all other layers, that of GDFQ (Xu et al. 2020), which leaves these inputs in float.
 6. Fewer activation bits are for values that weights multiply. What is only added keeps 8: it saves no multiplication,
    accumulators are wider anyway, and the branch in front of a residual Add would carry most of the network's noise.
    BRECQ, QDrop and Genie count their 4 bits like that.
 """
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 import onnx_ir as ir
 
 from backends.target import NumberFormat, OperatorRule, Target
+from passes.operators import DATA_MOVEMENT
 from passes.plan import ActivationSite, QuantizationPlan, Refusal, WeightSite
+from passes.surgery import input_at, only_use, producer, rule_of
 from passes.weight_layout import channel_axis
 
-_MOVERS = "Concat Reshape Transpose Flatten Squeeze Unsqueeze Identity Slice Split Gather DepthToSpace Resize Upsample"
-_SQUASHERS = "Relu Clip Softmax LogSoftmax Sigmoid HardSigmoid Tanh Exp ArgMax TopK"
-_TAIL = frozenset(f"{_MOVERS} {_SQUASHERS}".split())
+_SQUASHING = "Relu Clip Softmax LogSoftmax Sigmoid HardSigmoid Tanh Exp ArgMax TopK"
+_TAIL = frozenset({*DATA_MOVEMENT, "Concat", "Resize", "Upsample", *_SQUASHING.split()})
+_RESCALING = frozenset({"Add", "Sub", "Mul", "Div"})  # with a constant
 _EDGE_BITS = 8
 _EDGE_INPUT_BITS = 8
 _ADDED_BITS = 8
-_RESCALERS = frozenset({"Add", "Sub", "Mul", "Div"})  # with a constant
 
 
 def place_quantizers(
@@ -47,20 +43,17 @@ def place_quantizers(
     added_bits: int | None = None,
     quantize_outputs: bool = False,
 ) -> QuantizationPlan:
-    """Plan the quantization of a folded float model for a target.
+    """Plan the quantization of a folded float model for a target, without scales.
 
     Args:
-        model: normalised model with BatchNormalization folded; not changed.
+        model: not changed.
         target: what the runtime executes in integers.
         bits: weight bits, 2 to 8.
         act_bits: bits of activations that weights multiply, 2 to 8 (or the width of the target's own format).
-        edge_bits: least bits of the weights of the first and last weighted layers, and of the activations that go
-            straight from a first layer to the next; None is 8.
+        edge_bits: least bits of the weights of the first and last layers, and of the activations between a first layer
+            and the next; None is 8.
         added_bits: bits of activations that no weight multiplies; None is 8, or ``act_bits`` if that is more.
         quantize_outputs: quantize graph outputs as well.
-
-    Returns:
-        The plan, without scales.
 
     """
     placement = _Placement(model, target, quantize_outputs)
@@ -97,7 +90,7 @@ def place_quantizers(
 
 
 class _Placement:
-    """The walk over one graph: eligible nodes, quantized values, and their same-scale groups."""
+    """Eligible nodes of a graph, quantized values, and their same-scale groups."""
 
     def __init__(self, model: ir.Model, target: Target, quantize_outputs: bool) -> None:
         self.target = target
@@ -108,38 +101,37 @@ class _Placement:
         self._float_region = set() if quantize_outputs else _output_region(model.graph)
         eligible: list[tuple[ir.Node, OperatorRule]] = []
         for node in model.graph:
-            rule = target.rule(node.op_type) if node.domain in ("", "ai.onnx") else None
+            rule = rule_of(node, target)
             reason = _refusal(node, rule)
             if reason is None and rule is not None:
                 eligible.append((node, rule))
             elif reason:
-                self.refusals.append(Refusal(where=node.name or "", op_type=node.op_type, reason=reason))
+                self.refusals.append(Refusal.of(node, reason))
         self.weighted = [node for node, rule in eligible if rule.kind == "weighted" and _constant(node, 1)]
-        movers = [node for node, rule in eligible if rule.kind == "same_scale"]
         if not target.weight_only:
             self._mark_compute([(n, r) for n, r in eligible if r.kind in ("weighted", "quantized")])
-            self._join_movers(movers)
+            self._join_groups([node for node, rule in eligible if rule.kind == "same_scale"])
         order = {value.name: i for i, value in enumerate(_values(model.graph))}
         self.sites = dict(sorted(self.sites.items(), key=lambda item: order[item[0]]))
 
     def group(self, name: str) -> str:
-        """Name of the group that shares one scale with a value."""
+        """Name of the group of a value."""
         while self._parent.get(name, name) != name:
             name = self._parent[name]
         return name
 
     def groups_before(self, layers: Iterable[ir.Node]) -> set[str]:
-        """Names of the groups of the values that enter these layers, where these are quantized."""
+        """Names of the groups of the quantized inputs of these layers."""
         entering = (str(layer.inputs[0].name) for layer in layers if layer.inputs[0] is not None)
         return {self.group(name) for name in entering if name in self.sites}
 
     def moved_from(self, value: ir.Value) -> str | None:
-        """Name of the value whose codes the producer of ``value`` moves by itself."""
+        """Name of the value whose codes the producer of ``value`` moves: see ``ActivationSite``."""
         node = value.producer()
         rule = None if node is None else self.target.rule(node.op_type)
         if node is None or rule is None or not rule.on_codes or node.inputs[0] is None:
             return None
-        fill = node.inputs[2] if len(node.inputs) > 2 else None
+        fill = input_at(node, 2)
         if value.is_graph_output() or (fill is not None and fill.const_value is None):
             return None  # the output would turn to codes; a fill value that is computed has no code
         source = str(node.inputs[0].name)
@@ -157,7 +149,7 @@ class _Placement:
             exposed = output.name in self._float_region
             if exposed and not rule.float_output:
                 reason = "its output leads straight to a graph output, which stays float, so it runs in float"
-                self.refusals.append(Refusal(where=node.name or "", op_type=node.op_type, reason=reason))
+                self.refusals.append(Refusal.of(node, reason))
             if exposed and rule.kind == "quantized":
                 continue
             for index in _data_inputs(node, rule):
@@ -168,19 +160,19 @@ class _Placement:
             if not exposed and self.target.quantize_results:
                 self._mark(output)
 
-    def _join_movers(self, movers: list[ir.Node]) -> None:
+    def _join_groups(self, nodes: list[ir.Node]) -> None:
         changed = True
         while changed:
             changed = False
-            for node in movers:
-                ins = [v for v in _mover_inputs(node) if v is not None]
+            for node in nodes:
+                ins = [v for v in (node.inputs if node.op_type == "Concat" else node.inputs[:1]) if v is not None]
                 outs = [v for v in node.outputs if v.name and _is_float(v) and self._may_be_codes(v.name)]
                 if any(v.name in self.sites for v in (*ins, *outs)):
                     changed |= any([self._mark(v) for v in (*ins, *outs)])
                     self._unite([str(v.name) for v in (*ins, *outs)])
 
     def _may_be_codes(self, name: str) -> bool:
-        """Tell whether a value may be quantized: it leads to no output, or another reader has it quantized already."""
+        """Tell whether a value may be quantized: it leads to no output, or is quantized for another reader."""
         return name not in self._float_region or name in self.sites
 
     def _unite(self, names: list[str]) -> None:
@@ -190,19 +182,17 @@ class _Placement:
             self._parent[root] = leader
 
     def _behind_activation(self, node: ir.Node) -> ir.Value:
-        """Output of a node, or of the Relu or Clip that alone reads it and that the target folds into it."""
-        output = node.outputs[0]
-        uses = list(output.uses())
-        if len(uses) == 1 and not output.is_graph_output():
-            reader = uses[0].node
-            rule = self.target.rule(reader.op_type)
-            if rule is not None and rule.kind == "activation" and _refusal(reader, rule) is None:
-                return reader.outputs[0]
-        return output
+        """Output of a node, or of the Relu or Clip behind it that the target fuses into it."""
+        use = only_use(node.outputs[0])
+        if use is not None:
+            rule = self.target.rule(use[0].op_type)
+            if rule is not None and rule.kind == "activation" and _refusal(use[0], rule) is None:
+                return use[0].outputs[0]
+        return node.outputs[0]
 
 
 def _refusal(node: ir.Node, rule: OperatorRule | None) -> str | None:
-    """Why a node stays float; None when it takes part, "" when there is nothing to say (shape arithmetic)."""
+    """Why a node stays float; None when it takes part, "" when it is no loss (shape arithmetic)."""
     if rule is None:
         heavy = any(_constant(node, i) and _rank(node.inputs[i]) >= 2 for i in range(1, len(node.inputs)))
         return f"the target has no integer kernel for {node.op_type}" if heavy or _is_float(node.outputs[0]) else ""
@@ -230,22 +220,18 @@ def _weighted_refusal(node: ir.Node) -> str | None:
         scaled = [name for name in ("alpha", "beta") if node.attributes.get_float(name, 1.0) != 1.0]
         if scaled or node.attributes.get_int("transA", 0) != 0:
             return f"its {', '.join(scaled) or 'transA'} is not the default"
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
-    if bias is not None and bias.const_value is None:
+    bias = input_at(node, 2)
+    if bias is None:
+        return None
+    if bias.const_value is None:
         return "its bias is computed at run time"
-    if (
-        bias is not None
-        and bias.const_value is not None
-        and any(size != 1 for size in bias.const_value.shape.numpy()[:-1])
-    ):
-        return "its bias differs from row to row"
-    return None
+    rows = bias.const_value.shape.numpy()[:-1]
+    return "its bias differs from row to row" if any(size != 1 for size in rows) else None
 
 
 def _weight_site(node: ir.Node, number_format: NumberFormat, target: Target) -> WeightSite:
     rule = target.rule(node.op_type)
-    data, weight = node.inputs[0], node.inputs[1]
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    data, weight, bias = node.inputs[0], node.inputs[1], input_at(node, 2)
     assert data is not None and weight is not None
     return WeightSite(
         node=str(node.name),
@@ -258,10 +244,7 @@ def _weight_site(node: ir.Node, number_format: NumberFormat, target: Target) -> 
 
 
 def _narrowed(number_format: NumberFormat, bits: int) -> NumberFormat:
-    """Return the format at fewer bits; below 8 the lowest code counts, so a signed grid is no longer narrow."""
-    if bits >= number_format.bits:
-        return number_format
-    return replace(number_format, bits=bits, narrow=False)
+    return number_format.with_bits(min(bits, number_format.bits))
 
 
 def _values(graph: ir.Graph) -> list[ir.Value]:
@@ -270,29 +253,29 @@ def _values(graph: ir.Graph) -> list[ir.Value]:
 
 
 def _before(weighted: list[ir.Node]) -> dict[ir.Node, set[ir.Node]]:
-    """For each layer the layers right before it: those on the way up from it that no other layer hides."""
+    """For each layer the layers right before it, with no other layer between."""
     layers = set(weighted)
     before: dict[ir.Node, set[ir.Node]] = {}
     for layer in weighted:
         before[layer], seen, stack = set(), set[ir.Node](), [layer]
         while stack:
-            for value in stack.pop().inputs:
-                producer = None if value is None else value.producer()
-                if producer is None or producer in seen:
+            node = stack.pop()
+            for maker in (producer(node, position) for position in range(len(node.inputs))):
+                if maker is None or maker in seen:
                     continue
-                seen.add(producer)
-                if producer in layers:
-                    before[layer].add(producer)
+                seen.add(maker)
+                if maker in layers:
+                    before[layer].add(maker)
                 else:
-                    stack.append(producer)
+                    stack.append(maker)
     return before
 
 
 def _output_region(graph: ir.Graph) -> set[str]:
-    """Names of the graph outputs and of all values that reach one without meeting a layer or another value."""
+    """Names of the graph outputs and of the values of rule 4 that lead to one."""
     region = {str(value.name) for value in graph.outputs}
     for node in reversed(list(graph)):
-        rescales = node.op_type in _RESCALERS and (_constant(node, 0) or _constant(node, 1))
+        rescales = node.op_type in _RESCALING and (_constant(node, 0) or _constant(node, 1))
         if (node.op_type in _TAIL or rescales) and any(value.name in region for value in node.outputs):
             region.update(str(value.name) for value in node.inputs if value is not None and value.const_value is None)
     return region
@@ -304,12 +287,8 @@ def _data_inputs(node: ir.Node, rule: OperatorRule) -> tuple[int, ...]:
     return rule.inputs or tuple(i for i, value in enumerate(node.inputs) if value is not None)
 
 
-def _mover_inputs(node: ir.Node) -> tuple[ir.Value | None, ...]:
-    return tuple(node.inputs) if node.op_type == "Concat" else tuple(node.inputs[:1])
-
-
 def _constant(node: ir.Node, index: int) -> bool:
-    value = node.inputs[index] if index < len(node.inputs) else None
+    value = input_at(node, index)
     return value is not None and value.const_value is not None
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.session import open_session
-from passes.quantizer_grid import Grid, constant_codes, constants_of, grid_of
+from passes.quantizer_grid import Grid, code_range, constant_codes, constants_of, grid_of
 from tests import models
 
 TYPES = {
@@ -95,7 +95,7 @@ def in_runtime(model, array):
 @given(grids())
 def test_numbers_of_codes_are_those_of_the_runtime(drawn):
     grid, shape, seed = drawn
-    low, high = grid.limits
+    low, high = code_range(grid.dtype)
     codes = np.random.default_rng(seed).integers(low, high + 1, shape).astype(np.int32).astype(grid.dtype.numpy())
     got = grid.real(codes)
     assert got.dtype == np.float32 and got.shape == shape
@@ -122,7 +122,7 @@ def test_the_range_is_what_quantizing_cuts_to(name, scale, place, numbers):
     low, high = LIMITS[name]
     zero = low + round(place * (high - low))
     grid = Grid(scale=np.float32(scale).reshape(()), zero_point=np.asarray(zero, np.int32), dtype=TYPES[name])
-    assert grid.limits == (low, high)
+    assert code_range(grid.dtype) == (low, high)
     assert grid.range == (np.float32(np.float32(low - zero) * grid.scale), np.float32(high - zero) * grid.scale)
     x = np.array(numbers, np.float32)
     rounded, clipped = grid.real(grid.codes(x)), np.clip(x, *(np.float32(end) for end in grid.range))

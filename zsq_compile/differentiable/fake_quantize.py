@@ -1,7 +1,7 @@
 """QuantizeLinear -> [Clip of the codes] -> DequantizeLinear as one operation: the same in half the passes over memory.
 
-The gradients are those of learned step size quantization (Esser et al., "Learned Step Size Quantization", ICLR 2020,
-equation 3), which the operators give as well when they run one by one (see ``ops.quant``).
+The gradients are those of learned step size quantization (Esser et al., ICLR 2020, equation 3), like those of the
+operators one by one (see ``ops.quant``).
 """
 
 from collections.abc import Sequence
@@ -11,8 +11,16 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
+from backends.target import NumberFormat
 from zsq_compile.differentiable.arguments import Kernel
 from zsq_compile.differentiable.ops.quant import RANGES, quantized_type
+
+
+def round_to_codes(values: Tensor, scale: Tensor | float, number_format: NumberFormat, zero_point: int = 0) -> Tensor:
+    """Return the nearest codes, as floats; ``scale`` is broadcastable to the values."""
+    codes = torch.round(values / scale)
+    codes = codes + zero_point if zero_point else codes
+    return torch.clamp(codes, number_format.qmin, number_format.qmax)
 
 
 class _FakeQuantize(torch.autograd.Function):

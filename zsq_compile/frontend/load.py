@@ -9,7 +9,7 @@ import onnx
 import onnx_ir as ir
 
 from backends.session import RuntimeModelError
-from passes.checks import Door, IllegalGraphError, check
+from passes.checks import GraphInvariant, IllegalGraphError, check
 from passes.normalize.enter_inference import EnterInference
 from passes.normalize.normalize import SimplifierError, normalize, simplified
 from zsq_compile.data.input_spec import InputSpec
@@ -196,7 +196,7 @@ def _normalize(
     for simplifying in (simplify, not simplify):
         try:
             model = normalize(ir.from_proto(original), simplify=simplifying)
-            check(model, Door.NORMALIZED)
+            check(model, GraphInvariant.NORMALIZED)
             difference = 0.0 if reference is None else reference.difference(ir.to_proto(model))
         except (SimplifierError, IllegalGraphError, RuntimeModelError) as error:
             reason = str(error)

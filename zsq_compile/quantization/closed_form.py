@@ -7,6 +7,7 @@ from torch import Tensor
 
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from passes.plan import QuantizationPlan, WeightSite
+from passes.qdq_names import codes_name
 from passes.quantize.insert_qdq import InsertQdq
 from zsq_compile.config.compile import QuantizationConfig
 from zsq_compile.differentiable.module import TorchGraph
@@ -123,7 +124,7 @@ def correct_biases(
 
 
 def _has_changed(site: WeightSite, changed: Mapping[str, Tensor]) -> bool:
-    return site.bias in changed or f"{site.bias}_quantized" in changed
+    return site.bias in changed or codes_name(site.bias) in changed
 
 
 def write_initializers(model: ir.Model, changed: Mapping[str, Tensor]) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from passes.batchnorm import fold_batchnorm
 from passes.batchnorm.fold_batchnorm import FoldBatchNorm
-from passes.outcome import Outcome
+from passes.graph_pass import Outcome
 from tests import models
 
 TOLERANCE = 2e-6  # of the output's magnitude: float32 rounding of one folded layer
@@ -138,8 +138,8 @@ def test_a_bias_that_differs_from_row_to_row_is_refused():
 
 def test_the_comparison_sees_a_wrong_fold(monkeypatch):
     model = ir.from_proto(models.conv_bn_relu())
-    right = fold_batchnorm._scaled
-    monkeypatch.setattr(fold_batchnorm, "_scaled", lambda layer, factor: right(layer, 1.001 * factor))
+    right = fold_batchnorm.constant_bias
+    monkeypatch.setattr(fold_batchnorm, "constant_bias", lambda layer, channels: right(layer, channels) + 0.01)
     fold(model)
     assert models.largest_difference(models.conv_bn_relu(), model) > 100 * TOLERANCE
 

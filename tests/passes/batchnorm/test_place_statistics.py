@@ -68,7 +68,7 @@ def test_names_that_are_exchanged_mislead_nobody():
 def test_another_network_gets_nothing_and_is_told_why():
     recovered = place_statistics(folded(models.residual()), norms_of(models.residual(seed=1)))
     assert not recovered.found
-    assert "are not those of the BatchNormalization that the file has for 'n0'" in recovered.refusals[0].reason
+    assert "do not agree with the BatchNormalization that the file has for 'n0'" in recovered.refusals[0].reason
     assert "no BatchNormalization of the file has 5 channels" in recovered.refusals[-1].reason
 
 

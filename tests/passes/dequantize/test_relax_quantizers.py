@@ -232,8 +232,8 @@ def test_codes_that_also_leave_the_graph_are_still_made():
 @pytest.mark.parametrize(
     ("body", "more", "reason"),
     [
-        ("q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, t, z)", "", "on another grid than they were made on"),
-        ("q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, s, zero)", "", "on another grid"),
+        ("q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, t, z)", "", "another scale, zero point or type"),
+        ("q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, s, zero)", "", "another scale, zero point or type"),
         ("q = QuantizeLinear(x, scale, p) y = DequantizeLinear(q, scale, p)",
          "float[4] scale, uint8[4] p = {0, 0, 0, 0}", "a scale for each channel of an activation"),
         ("q = QuantizeLinear(x, s, z) r = BitwiseNot(q) y = DequantizeLinear(r, s, z)", "",

@@ -106,13 +106,13 @@ def test_initializers_among_the_inputs_are_no_border():
 @pytest.mark.parametrize(
     ("body", "op_type", "reason"),
     [
-        ("y = com.microsoft.MatMulNBits<K=4, N=4, bits=4, block_size=16>(x, b, s)", "MatMulNBits", "not known here"),
+        ("y = com.microsoft.MatMulNBits<K=4, N=4, bits=4, block_size=16>(x, b, s)", "MatMulNBits", "not supported"),
         ("q = QuantizeLinear(x, one, z) i = MatMulInteger(q, b, z) y = Cast<to=1>(i)", "MatMulInteger",
          "not made by a DynamicQuantizeLinear"),
         ("q = QuantizeLinear(x, one, z) y = Cast<to=1>(q)", "QuantizeLinear", "'Cast_y' (Cast) reads its codes"),
         ("m = ReduceMax<keepdims=0>(x) q = QuantizeLinear(x, m, z) y = DequantizeLinear(q, m, z)", "QuantizeLinear",
          "reads its codes"),
-        ("q, t, k = DynamicQuantizeLinear(x) y = DequantizeLinear(q, t, k)", "DynamicQuantizeLinear", "not known"),
+        ("q, t, k = DynamicQuantizeLinear(x) y = DequantizeLinear(q, t, k)", "DynamicQuantizeLinear", "not supported"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_taken_out_is_named(body, op_type, reason):

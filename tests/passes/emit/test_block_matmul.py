@@ -16,7 +16,7 @@ from passes.constants import constant_value
 from passes.emit.block_matmul import BlockMatMul, row_count
 from passes.emit.check_target import target_violations
 from passes.emit.emit import emit
-from passes.outcome import Outcome
+from passes.graph_pass import Outcome
 from passes.plan import QuantizationPlan
 from passes.quantize.place_quantizers import place_quantizers
 from tests import models
@@ -204,7 +204,7 @@ REFUSED = {
     "it has 960 weights": "g (float[N,40] x) => (float[N,24] y) <float[40,24] w> { [m] y = MatMul(x, w) }",
     "its data have 2 rows": "g (float[2,40] x) => (float[2,30] y) <float[40,30] w> { [m] y = MatMul(x, w) }",
     "its data have 7 rows": "g (float[N,7,40] x) => (float[N,7,30] y) <float[40,30] w> { [m] y = MatMul(x, w) }",
-    "how many rows": "g (float[N,T,40] x) => (float[N,T,30] y) <float[40,30] w> { [m] y = MatMul(x, w) }",
+    "number of rows": "g (float[N,T,40] x) => (float[N,T,30] y) <float[40,30] w> { [m] y = MatMul(x, w) }",
     "its output is no matrix": """
         g (float[1,1,40] x) => (float[1,1,30] y) <float[40,30] w> { [m] p = MatMul(x, w)
           [relu] y = Relu(p) }

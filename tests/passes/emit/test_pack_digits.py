@@ -8,7 +8,7 @@ import pytest
 from onnx_ir.passes import PassError
 
 from backends.catalog import load_target
-from passes.checks import Door, check
+from passes.checks import GraphInvariant, check
 from passes.emit.emit import emit
 from passes.emit.pack_digits import DENSE_BITS, PackDigits, digits_pay, to_words
 from passes.emit.pack_weights import PackWeights
@@ -64,7 +64,7 @@ def test_packed_weights_run_bit_equal_and_as_fused_as_before(bits: int, tmp_path
 
     assert PackDigits(widths(plan))(model).modified
 
-    check(model, Door.EMITTED)
+    check(model, GraphInvariant.EMITTED)
     for optimize in ("all", "none"):  # folded at load, and run as it stands
         packed = execute(model, feeds, optimize=optimize)
         for name in plain:

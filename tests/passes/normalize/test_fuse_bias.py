@@ -91,8 +91,8 @@ def test_a_shared_bias_is_kept_for_the_others():
 
 
 def test_the_comparison_sees_a_wrong_bias(monkeypatch):
-    right = fuse_bias._bias
-    monkeypatch.setattr(fuse_bias, "_bias", lambda layer, addend: right(layer, 1.01 * addend))
+    right = fuse_bias._fused_bias
+    monkeypatch.setattr(fuse_bias, "_fused_bias", lambda layer, addend: right(layer, 1.01 * addend))
     given = text("c = Conv(x, w) y = Add(c, b)", "float[6,4,3,3] w, float[1,6,1,1] b")
     model = models.graph(given)
     FuseBias()(model)

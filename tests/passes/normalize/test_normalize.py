@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import onnx_ir as ir
 import pytest
 
-from passes.checks import Door, check
+from passes.checks import GraphInvariant, check
 from passes.normalize.normalize import SimplifierError, normalize, simplified
 from tests import models
 
@@ -32,7 +32,7 @@ def test_an_awkward_graph_comes_into_normal_form(simplify):
     kept = ir.to_proto(before).SerializeToString()
     after = normalize(before, simplify=simplify)
     assert ir.to_proto(before).SerializeToString() == kept, "the given model is not changed"
-    check(after, Door.NORMALIZED)
+    check(after, GraphInvariant.NORMALIZED)
     expected = [
         "Conv",
         "BatchNormalization",

@@ -44,7 +44,7 @@ def test_explicit_padding_is_left_alone():
 def test_the_comparison_sees_a_wrong_padding(monkeypatch):
     given = text('y = Conv<auto_pad="SAME_UPPER", strides=[2,3]>(x, w)')
     right = resolve_auto_pad._same
-    monkeypatch.setattr(resolve_auto_pad, "_same", lambda node, kernel, lower: right(node, kernel, lower=True))
+    monkeypatch.setattr(resolve_auto_pad, "_same", lambda node, kernel, upper: right(node, kernel, upper=False))
     model = models.graph(given)
     ResolveAutoPad()(model)
     assert models.largest_difference(models.parse(given), model) > 0.1

@@ -170,7 +170,7 @@ SHAPE, A, C = "4,7,7", "float[6,4,1,1] a, float[6] b", "float[5,6,3,3] c, float[
             SHAPE,
             f"{A}, float[6,5,2,2] c, float[5] d",
             ("Conv(x, a, b)", "Relu(h)", "ConvTranspose(r, c, d)"),
-            "meets every tap",
+            "reads every tap",
         ),
         (
             "4",

@@ -16,8 +16,9 @@ from onnx_ir.passes import PassError, PreconditionError
 from backends.catalog import load_target
 from backends.target import NumberFormat
 from passes.plan import QuantizationPlan, Scale
-from passes.quantize.insert_qdq import InsertQdq, dequantize_array, quantize_array
+from passes.quantize.insert_qdq import InsertQdq
 from passes.quantize.place_quantizers import place_quantizers
+from passes.quantizer_grid import dequantize_array, quantize_array
 from tests import models
 from tests.models import parse
 from tests.quantizing import (

@@ -38,7 +38,7 @@ def test_values_that_share_a_scale_get_one_width() -> None:
     _, plan = placed()
     changed = override_widths(plan, TARGET, Widths(activations={"p": 4}))
     assert {s.value for s in changed.activations if s.number_format.bits == 4} == {"p", "f"}
-    with pytest.raises(WidthsError, match="'p' and 'f' share one scale, so they need one width, got 4 and 8"):
+    with pytest.raises(WidthsError, match="'p' and 'f' share one scale, so they need equal bits, got 4 and 8"):
         override_widths(plan, TARGET, Widths(activations={"p": 4, "f": 8}))
 
 

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from passes.batchnorm.harvest_batchnorm import harvest_batchnorm
-from passes.checks import Door, check
+from passes.checks import GraphInvariant, check
 from passes.normalize.normalize import SimplifierError
 from tests import models
 from tests.zsq_compile.frontend.quick import load_quickly
@@ -39,7 +39,7 @@ def test_a_network_is_loaded_in_normal_form(make, tmp_path):
     before = make()
     loaded = load_model(save(before, tmp_path))
     assert isinstance(loaded, LoadedModel)
-    check(loaded.model, Door.NORMALIZED)
+    check(loaded.model, GraphInvariant.NORMALIZED)
     (spec,) = loaded.inputs
     assert spec.name == "x" and spec.shape[0] is None and spec.dtype == np.float32
     assert loaded.outputs == tuple(value.name for value in before.graph.output)
@@ -358,6 +358,6 @@ ASSETS = Path(os.environ.get("ZSQ_ASSETS", Path(__file__).resolve().parents[3] /
 )
 def test_real_models_load(name, operators):
     loaded = load_model(ASSETS / f"{name}.onnx")
-    check(loaded.model, Door.NORMALIZED)
+    check(loaded.model, GraphInvariant.NORMALIZED)
     assert operators is None or set(models.operators(loaded.model)) == set(operators.split())
     assert not any("simplified" in note for note in loaded.notes)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from passes.plan import QuantizationPlan, WeightSite
+from passes.qdq_names import codes_name
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.quantization.bias.moment_propagation import Moments, per_channel_sum
 
@@ -142,7 +143,7 @@ def _corrected_in_turn(
 
 def dequantized_weight(plan: QuantizationPlan, site: WeightSite, quantized: TorchGraph) -> Tensor:
     """Real values of a quantized weight, float32, in the shape of the float one."""
-    codes = quantized.initializers[f"{site.initializer}_quantized"]
+    codes = quantized.initializers[codes_name(site.initializer)]
     step = torch.from_numpy(plan.weight_scales[site.initializer].scale).to(codes.device)
     if site.axis is None:
         return codes.float() * step
@@ -161,9 +162,9 @@ def bias_step(plan: QuantizationPlan, site: WeightSite) -> Tensor:
 def real_biases(plan: QuantizationPlan, quantized: TorchGraph) -> dict[str, Tensor]:
     """Real values of the int32 biases of a QDQ graph, float32, by the name of the float bias."""
     return {
-        str(site.bias): quantized.initializers[f"{site.bias}_quantized"].float() * bias_step(plan, site)
+        str(site.bias): quantized.initializers[codes_name(site.bias)].float() * bias_step(plan, site)
         for site in plan.weights
-        if f"{site.bias}_quantized" in quantized.initializers
+        if codes_name(site.bias) in quantized.initializers
     }
 
 
@@ -173,7 +174,7 @@ def _correctable(plan: QuantizationPlan, quantized: TorchGraph) -> list[WeightSi
 
 def _bias_name(site: WeightSite, quantized: TorchGraph) -> str:
     """Name the initializer that holds a layer's bias: int32 codes, or the float one where its data stay float."""
-    codes = f"{site.bias}_quantized"
+    codes = codes_name(site.bias)
     return codes if codes in quantized.initializers else str(site.bias)
 
 

@@ -115,9 +115,9 @@ def _quantized_centres(
     histogram: Histogram, number_format: NumberFormat, low: Tensor, high: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Codes (from the lowest) and dequantized values of all bins for all candidates, each (candidates, BINS)."""
-    levels = number_format.qmax - number_format.qmin
+    levels = number_format.levels - 1
     if number_format.symmetric:
-        middle = 0 if number_format.signed else (number_format.qmax + 1) // 2
+        middle = number_format.middle
         step = (torch.maximum(-low, high) / (number_format.qmax - middle))[:, None]
         codes = torch.clamp(torch.round(histogram.centres()[None, :] / step) + middle - number_format.qmin, 0, levels)
         return codes, (codes + number_format.qmin - middle) * step
@@ -148,7 +148,7 @@ def _divergence(histogram: Histogram, number_format: NumberFormat, low: Tensor, 
         clipped[-1] += counts[last:].sum()
         occupied = (counts[first:last] > 0).double()
         code = row[first:last]
-        levels = number_format.qmax - number_format.qmin + 1
+        levels = number_format.levels
         mass = torch.zeros(levels, dtype=torch.float64).index_add_(0, code, counts[first:last])
         bins = torch.zeros(levels, dtype=torch.float64).index_add_(0, code, occupied)
         spread = torch.where(occupied > 0, mass[code] / bins[code].clamp(min=1.0), 0.0)

@@ -10,6 +10,7 @@ from torch import Tensor
 from backends.target import NumberFormat
 from passes.plan import QuantizationPlan, Scale, WeightSite
 from zsq_compile.config.compile import WeightScales
+from zsq_compile.differentiable.fake_quantize import round_to_codes
 from zsq_compile.quantization.calibration.observers import CLIPPING_NORM
 
 _CANDIDATES = 100
@@ -28,10 +29,10 @@ def scale_from_range(low: float, high: float, number_format: NumberFormat) -> Sc
     if low == high:
         high = 1.0
     if number_format.symmetric:
-        middle = 0 if number_format.signed else (number_format.qmax + 1) // 2
+        middle = number_format.middle
         step = np.float32(max(max(-low, high) / (number_format.qmax - middle), _SMALLEST))
         return Scale(scale=np.asarray(step), zero_point=np.asarray(middle, np.int32))
-    levels = number_format.qmax - number_format.qmin
+    levels = number_format.levels - 1
     step = np.float32(max((high - low) / levels, _SMALLEST))
     ends = np.array([-low, high], np.float32)
     if float(step) * levels > high - low or np.rint(ends / step).sum() < levels:
@@ -89,7 +90,7 @@ def channel_steps(weight: Tensor, number_format: NumberFormat, method: WeightSca
     best_error = torch.full_like(reach, float("inf"))
     for fraction in torch.linspace(0.2, 1.0, _CANDIDATES, dtype=weight.dtype).flip(0):
         step = (reach * fraction / number_format.qmax).clamp(min=_SMALLEST)
-        codes = torch.clamp(torch.round(weight / step[:, None]), number_format.qmin, number_format.qmax)
+        codes = round_to_codes(weight, step[:, None], number_format)
         error = ((codes * step[:, None] - weight).abs() ** CLIPPING_NORM).sum(1)
         better = error < best_error
         best_error, best_step = torch.where(better, error, best_error), torch.where(better, step, best_step)

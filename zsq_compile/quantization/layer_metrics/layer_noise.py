@@ -18,11 +18,12 @@ from torch import Tensor
 
 from backends.target import Target
 from passes.plan import QuantizationPlan
+from passes.qdq_names import QdqNames, codes_name, scale_name, zero_point_name
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import QuantizationError
 from zsq_compile.quantization.calibration.calibrate import Batch
 from zsq_compile.quantization.layer_metrics.layer_quality import LayerQuality, limited_decibels
-from zsq_compile.quantization.layer_metrics.layers import MeasuredLayer, QdqNames, measured_layers, origin
+from zsq_compile.quantization.layer_metrics.layers import MeasuredLayer, measured_layers, origin
 from zsq_compile.quantization.layer_metrics.noise_causes import LARGE_BIAS, GridNoise, WeightNoise, by_channel, reason
 
 
@@ -146,7 +147,7 @@ class _OwnNoise:
                 if rounded.value not in seen:
                     seen.add(rounded.value)
                     scale, zero_point = (
-                        self._graph.initializers[f"{rounded.group}_{name}"].float() for name in ("scale", "zero_point")
+                        self._graph.initializers[name(rounded.group)].float() for name in (scale_name, zero_point_name)
                     )
                     self._grids[rounded.value].observe(values[rounded.value], scale, zero_point, layer.channel_axis)
 
@@ -176,7 +177,7 @@ class _OwnNoise:
         if layer.weight is None:
             return None
         noise = self._weights[layer.node].power()
-        codes = self._graph.initializers.get(f"{layer.weight.bias}_quantized")
+        codes = self._graph.initializers.get(codes_name(layer.weight.bias))
         large = torch.zeros_like(noise, dtype=torch.bool)
         if codes is not None:
             large |= codes.double().abs() > LARGE_BIAS

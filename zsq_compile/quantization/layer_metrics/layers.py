@@ -1,13 +1,12 @@
-"""Which nodes of a float graph compute with quantized numbers, and where their values are in the QDQ graph."""
+"""Which nodes of a float graph compute with quantized numbers."""
 
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from backends.target import Target
+from passes.operators import DENSE
 from passes.plan import ActivationSite, QuantizationPlan, WeightSite
-
-_CHANNELS_LAST = frozenset({"Gemm", "MatMul"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +60,7 @@ def measured_layers(model: ir.Model, plan: QuantizationPlan, target: Target) -> 
                 inputs=tuple(dict.fromkeys(inputs)),
                 sites=read,
                 weight=weights.get(str(node.name)),
-                channel_axis=-1 if node.op_type in _CHANNELS_LAST else 1,
+                channel_axis=-1 if node.op_type in DENSE else 1,
             )
         )
     return tuple(layers)
@@ -74,30 +73,6 @@ def _limits(activation: ir.Node) -> tuple[float | None, float | None]:
     values = [value.const_value for value in activation.inputs[1:] if value is not None]
     low, high = (float(value.numpy().reshape(())) for value in values if value is not None)
     return low, high
-
-
-class QdqNames:
-    """Names in a QDQ graph of values of the float graph that it was made from by InsertQdq."""
-
-    def __init__(self, quantized: ir.Model) -> None:
-        self._nodes = {node.name: node for node in quantized.graph}
-
-    def result(self, node: str) -> str:
-        """Value that a node of the float graph makes here."""
-        return str(self._nodes[node].outputs[0].name)
-
-    def before_grid(self, site: ActivationSite) -> str:
-        """Value to feed so that a site's grid takes part."""
-        quantize = self._nodes.get(f"{site.value}_QuantizeLinear")
-        if quantize is None:
-            return site.value
-        assert quantize.inputs[0] is not None
-        return str(quantize.inputs[0].name)  # in front of a Clip that the grid replaces
-
-    def behind_grid(self, site: ActivationSite) -> str:
-        """Value to feed so that a site's grid takes no part."""
-        dequantize = self._nodes.get(f"{site.value}_DequantizeLinear")
-        return site.value if dequantize is None else str(dequantize.outputs[0].name)
 
 
 def origin(site: ActivationSite, plan: QuantizationPlan) -> ActivationSite:

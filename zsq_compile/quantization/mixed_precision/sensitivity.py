@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from passes.plan import ActivationSite, QuantizationPlan, Scale, WeightSite
-from passes.quantize.insert_qdq import dequantize_array, quantize_array
+from passes.quantizer_grid import dequantize_array, quantize_array
 from zsq_compile.config.compile import QuantizationConfig
+from zsq_compile.differentiable.fake_quantize import round_to_codes
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.quantization.calibration.calibrate import Batch
 from zsq_compile.quantization.calibration.scales import weight_scales
@@ -201,8 +202,7 @@ def _mean_shifts(
 
 def _on_grid(value: Tensor, scale: Scale, site: ActivationSite) -> Tensor:
     step, zero_point = float(scale.scale), int(scale.zero_point)
-    codes = torch.clamp(torch.round(value / step) + zero_point, site.number_format.qmin, site.number_format.qmax)
-    return (codes - zero_point) * step
+    return (round_to_codes(value, step, site.number_format, zero_point) - zero_point) * step
 
 
 class _Meter:

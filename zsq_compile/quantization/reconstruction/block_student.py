@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from passes.plan import QuantizationPlan, WeightSite
+from passes.qdq_names import dequantized_name, float_name, scale_name
 from zsq_compile.config.compile import LearnedRounding
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.quantization.reconstruction.blocks import Block
@@ -144,7 +145,7 @@ class BlockStudent:
 
         def drop(node: ir.Node, made: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
             real.update({str(v.name): x for v, x in zip(node.outputs, made, strict=False) if v.name in self._sites})
-            value = str(node.outputs[0].name).removesuffix("_dequantized")
+            value = float_name(node.outputs[0].name)
             if node.op_type != "DequantizeLinear" or value not in self._sites:
                 return None
             x = real.pop(value)
@@ -172,9 +173,9 @@ class BlockStudent:
     def _constants(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return what the graph is fed in the place of its constants, and the initializers it runs with."""
         feeds = self._start.feeds(self._block.layers, self._plan)
-        feeds |= {f"{name}_dequantized": code.values() for name, code in self.codes.items()}
-        feeds |= {f"{name}_dequantized": bias for name, bias in self._biases().items()}
-        scales = {f"{group}_scale": scale for group, scale in self._scales().items()}
+        feeds |= {dequantized_name(name): code.values() for name, code in self.codes.items()}
+        feeds |= {dequantized_name(name): bias for name, bias in self._biases().items()}
+        scales = {scale_name(group): scale for group, scale in self._scales().items()}
         return feeds, {**self._start.replacements(), **scales}
 
     def optimizer(self, rates: LearningRates) -> torch.optim.Optimizer:

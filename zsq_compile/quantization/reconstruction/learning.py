@@ -7,11 +7,11 @@ import onnx_ir as ir
 import torch
 
 from passes.plan import QuantizationPlan
+from passes.qdq_names import QdqNames
 from zsq_compile.config.compile import LearnedRounding
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.quantization.bias.bias_correction import real_biases
 from zsq_compile.quantization.closed_form import insert_quantizers, write_initializers
-from zsq_compile.quantization.layer_metrics.layers import QdqNames
 from zsq_compile.quantization.reconstruction.activation_cache import ActivationCache
 from zsq_compile.quantization.reconstruction.budget import LearningBudget
 from zsq_compile.quantization.reconstruction.reconstruct import BlockRecord, Reconstruction

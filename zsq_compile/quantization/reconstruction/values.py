@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from passes.plan import QuantizationPlan, Scale, WeightSite
+from passes.qdq_names import dequantized_name, scale_name
+from zsq_compile.differentiable.fake_quantize import round_to_codes
 from zsq_compile.quantization.closed_form import write_initializers
 
 
@@ -35,16 +37,16 @@ class QuantizedValues:
         Biases are rounded to the step that they have with these scales: at few bits it is too coarse to be left out.
         """
         groups = {site.value: site.group for site in plan.activations}
-        made = {f"{site.initializer}_dequantized": self.weights[site.initializer] for site in layers}
+        made = {dequantized_name(site.initializer): self.weights[site.initializer] for site in layers}
         for site in layers:
             if site.bias and site.bias in self.biases:
                 step = self.scales[groups[site.data_input]] * self.steps[site.initializer].flatten()
-                made[f"{site.bias}_dequantized"] = torch.round(self.biases[site.bias] / step) * step
+                made[dequantized_name(site.bias)] = torch.round(self.biases[site.bias] / step) * step
         return made
 
     def replacements(self) -> dict[str, Tensor]:
         """Return initializers of the QDQ graph to run it with."""
-        return {f"{group}_scale": scale for group, scale in self.scales.items()}
+        return {scale_name(group): scale for group, scale in self.scales.items()}
 
     def to(self, device: torch.device) -> "QuantizedValues":
         """Return these values on a device."""
@@ -78,13 +80,9 @@ def starting_values(
         site.initializer: _along(plan.weight_scales[site.initializer].scale, site.axis, weights[site.initializer].ndim)
         for site in plan.weights
     }
+    formats = {site.initializer: site.number_format for site in plan.weights}
     return QuantizedValues(
-        weights={
-            site.initializer: _on_grid(
-                weights[site.initializer], steps[site.initializer], site.number_format.qmin, site.number_format.qmax
-            )
-            for site in plan.weights
-        },
+        weights={name: round_to_codes(weights[name], step, formats[name]) * step for name, step in steps.items()},
         steps=steps,
         biases=biases,
         scales={group: torch.from_numpy(scale.scale.copy()) for group, scale in plan.activation_scales.items()},
@@ -96,10 +94,6 @@ def _along(steps: np.ndarray, axis: int | None, rank: int) -> Tensor:
     if axis is not None:
         shape[axis] = -1
     return torch.from_numpy(steps.copy()).reshape(shape)
-
-
-def _on_grid(weight: Tensor, step: Tensor, low: int, high: int) -> Tensor:
-    return torch.clamp(torch.round(weight / step), low, high) * step
 
 
 def written(model: ir.Model, plan: QuantizationPlan, values: QuantizedValues) -> tuple[ir.Model, QuantizationPlan]:

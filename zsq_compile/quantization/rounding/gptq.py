@@ -14,6 +14,7 @@ from torch import Tensor
 
 from backends.target import NumberFormat
 from passes.plan import QuantizationPlan, Scale
+from zsq_compile.differentiable.fake_quantize import round_to_codes
 from zsq_compile.errors import QuantizationError
 from zsq_compile.quantization.rounding.second_moments import SecondMoments
 
@@ -104,7 +105,7 @@ def round_with_compensation(weight: Tensor, matrix: Tensor, step: Tensor, number
         block, errors = left[:, :, start:stop], torch.empty_like(left[:, :, start:stop])
         for column in range(stop - start):
             place = start + column
-            code = torch.clamp(torch.round(block[:, :, column] / step), number_format.qmin, number_format.qmax)
+            code = round_to_codes(block[:, :, column], step, number_format)
             codes[:, :, place] = code
             error = (block[:, :, column] - code * step) / factor[:, place, place, None]
             block[:, :, column:] -= error[:, :, None] * factor[:, place, None, place:stop]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from passes.operators import DENSE
 from passes.plan import QuantizationPlan, WeightSite
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.quantization.calibration.calibrate import Batch, watch
@@ -83,7 +84,7 @@ def _rows(site: WeightSite, teacher: TorchGraph) -> int:
 
 def input_columns(node: ir.Node, site: WeightSite, initializers: Mapping[str, Tensor], value: Tensor) -> list[Tensor]:
     """Columns that a weight multiplies, in chunks of (groups, K, positions); empty where they cannot be told."""
-    if node.op_type in ("Gemm", "MatMul"):
+    if node.op_type in DENSE:
         return [value.reshape(-1, value.shape[-1]).T[None]]
     weight = initializers[site.initializer]
     padding = node.attributes.get_string("auto_pad", "NOTSET")

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from backends.target import NumberFormat
 from passes.plan import QuantizationPlan
+from zsq_compile.differentiable.fake_quantize import round_to_codes
 
 
 def squant_rounding(plan: QuantizationPlan, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -58,7 +59,7 @@ def squant_codes(weight: Tensor, step: Tensor, number_format: NumberFormat) -> T
 
     """
     wanted = weight / step[:, None, None]
-    codes = torch.clamp(torch.round(wanted), number_format.qmin, number_format.qmax)
+    codes = round_to_codes(wanted, 1.0, number_format)
 
     kernel = (codes - wanted).sum(2)
     gain = _gain(codes, wanted, kernel.sign()[:, :, None], number_format)

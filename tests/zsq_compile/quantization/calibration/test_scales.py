@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from backends.catalog import load_target
 from backends.target import NumberFormat
 from passes.plan import ActivationSite, QuantizationPlan, Scale, WeightSite
-from passes.quantize.insert_qdq import dequantize_array, quantize_array
+from passes.quantizer_grid import dequantize_array, quantize_array
 from zsq_compile.quantization.calibration.scales import channel_steps, scale_from_range, weight_scales
 
 UINT8 = NumberFormat(bits=8, signed=False, symmetric=False)

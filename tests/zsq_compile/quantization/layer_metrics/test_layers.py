@@ -7,10 +7,11 @@ import pytest
 
 from backends.catalog import load_target
 from passes.plan import QuantizationPlan
+from passes.qdq_names import QdqNames
 from passes.quantize.place_quantizers import place_quantizers
 from tests import models
 from tests.quantizing import inserted, prepare, random_feeds, with_scales
-from zsq_compile.quantization.layer_metrics.layers import QdqNames, measured_layers, origin
+from zsq_compile.quantization.layer_metrics.layers import measured_layers, origin
 
 TARGET = load_target("ort_cpu")
 

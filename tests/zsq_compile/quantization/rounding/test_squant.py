@@ -15,8 +15,8 @@ from backends.catalog import load_target
 from backends.target import NumberFormat
 from passes.plan import Scale
 from passes.quantize.add_missing_bias import AddMissingBias
-from passes.quantize.insert_qdq import quantize_array
 from passes.quantize.place_quantizers import place_quantizers
+from passes.quantizer_grid import quantize_array
 from tests import models
 from tests.quantizing import sqnr
 from zsq_compile.config.compile import QuantizationConfig

@@ -1,0 +1,60 @@
+"""Base classes of the passes: what a pass returns, and the check that follows each one."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from passes.checks import GraphInvariant, describe, violations
+from passes.plan import Refusal
+from passes.surgery import is_standard
+
+
+@dataclass
+class Outcome(ir.passes.PassResult):
+    """Result of a pass.
+
+    Attributes:
+        refusals: nodes of the pass's pattern that it left alone.
+
+    """
+
+    refusals: tuple[Refusal, ...] = ()
+
+
+class GraphPass(ir.passes.InPlacePass):
+    """A pass that rewrites the main graph; each must leave it WELL_FORMED."""
+
+    def ensures(self, model: ir.Model) -> None:
+        """Raise PostconditionError, with the name of the pass, if it broke the graph."""
+        if found := violations(model, GraphInvariant.WELL_FORMED):
+            raise ir.passes.PostconditionError(f"{type(self).__name__} broke the graph: {describe(found)}")
+
+
+class NodePass(GraphPass):
+    """A pass that looks at one node at a time, each once, in graph order.
+
+    Attributes:
+        op_types: the ONNX operators that it looks at; empty for all nodes, of any domain.
+
+    """
+
+    op_types: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool | str:
+        """Rewrite the graph around a node; return whether it changed, or why the node is refused."""
+
+    def call(self, model: ir.Model) -> Outcome:
+        """Visit the nodes that there are at the start."""
+        refusals: list[Refusal] = []
+        modified = False
+        for node in list(model.graph):
+            if not self.op_types or is_standard(node, *self.op_types):
+                result = self.rewrite(model.graph, node)
+                if isinstance(result, str):
+                    refusals.append(Refusal.of(node, result))
+                else:
+                    modified |= result
+        return Outcome(model, modified, tuple(refusals))

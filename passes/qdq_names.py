@@ -1,0 +1,71 @@
+"""Names of what InsertQdq adds to a graph.
+
+activation v   v -> v_QuantizeLinear -> [v_rounded -> v_Clip ->] v_quantized -> v_DequantizeLinear -> v_dequantized
+constant w     w_quantized -> w_DequantizeLinear -> w_dequantized
+parameters     w_scale, w_zero_point; of activations under the name of their group
+"""
+
+import onnx_ir as ir
+
+from passes.plan import ActivationSite
+
+_DEQUANTIZED = "_dequantized"
+
+
+def codes_name(value: str | None) -> str:
+    """Name of the codes of an activation, or of the initializer with the codes of a weight or bias."""
+    return f"{value}_quantized"
+
+
+def rounded_name(value: str) -> str:
+    """Name of the codes of an activation in front of the Clip to fewer bits."""
+    return f"{value}_rounded"
+
+
+def dequantized_name(value: str | None) -> str:
+    """Name of the value that DequantizeLinear makes."""
+    return f"{value}{_DEQUANTIZED}"
+
+
+def float_name(dequantized: str | None) -> str:
+    """Name of the float value behind the name of a dequantized one; other names are returned as they are."""
+    return (dequantized or "").removesuffix(_DEQUANTIZED)
+
+
+def scale_name(owner: str | None) -> str:
+    """Name of the scale of a weight, a bias or a group of activations."""
+    return f"{owner}_scale"
+
+
+def zero_point_name(owner: str) -> str:
+    """Name of the zero point of a weight or a group of activations."""
+    return f"{owner}_zero_point"
+
+
+def node_name(value: str, op_type: str) -> str:
+    """Name of the node of that operator which is added for a value."""
+    return f"{value}_{op_type}"
+
+
+class QdqNames:
+    """Names in a QDQ graph of values of the float graph that it was made from."""
+
+    def __init__(self, quantized: ir.Model) -> None:
+        self._nodes = {node.name: node for node in quantized.graph}
+
+    def result(self, node: str) -> str:
+        """First output of a node of the float graph."""
+        return str(self._nodes[node].outputs[0].name)
+
+    def before_grid(self, site: ActivationSite) -> str:
+        """Value to feed so that a site is quantized: in front of a Clip that its quantizer replaces."""
+        quantize = self._nodes.get(node_name(site.value, "QuantizeLinear"))
+        if quantize is None:
+            return site.value
+        assert quantize.inputs[0] is not None
+        return str(quantize.inputs[0].name)
+
+    def behind_grid(self, site: ActivationSite) -> str:
+        """Value to feed so that a site stays as it is fed."""
+        dequantize = self._nodes.get(node_name(site.value, "DequantizeLinear"))
+        return site.value if dequantize is None else str(dequantize.outputs[0].name)
