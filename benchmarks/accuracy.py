@@ -17,7 +17,7 @@ from zsq_compile.files import file_sha256
 BASELINES = ("ORT defaults, real data", "ORT best, real data", "ORT defaults, random data", "ORT best, random data")
 
 
-def onnxruntime_row(judge: Judge, settings: BaselineSettings | None, real: bool) -> dict[str, Any]:
+def onnxruntime_row(judge: Judge, settings: BaselineSettings, real: bool) -> dict[str, Any]:
     model = judge.model
     batches = model.calibration_batches(judge.assets) if real else model.random_batches(judge.assets)
     with tempfile.TemporaryDirectory() as folder:
@@ -25,7 +25,7 @@ def onnxruntime_row(judge: Judge, settings: BaselineSettings | None, real: bool)
         start = time.perf_counter()
         try:
             quantize_with_onnxruntime(judge.path, output, batches, settings)
-            row: dict[str, Any] = {"seconds": time.perf_counter() - start, "settings": str(settings or "defaults")}
+            row: dict[str, Any] = {"seconds": time.perf_counter() - start, "settings": str(settings)}
             return row | judge.scores(output)
         except ValueError as error:
             return {"error": str(error).splitlines()[0]}
@@ -44,7 +44,7 @@ def gather(judge: Judge, bits: int, name: str, rows: Rows, options: argparse.Nam
         if bits != 8:
             return None
         key = ["ort-defaults", str(real), *base, runtime_key()]
-        return rows.get(key, (lambda: onnxruntime_row(judge, None, real)) if wanted else None)
+        return rows.get(key, (lambda: onnxruntime_row(judge, BaselineSettings(tuned=False), real)) if wanted else None)
     found = []
     weight_bits: Literal[4, 8] = 8 if bits == 8 else 4
     for method in METHODS:

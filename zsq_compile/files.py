@@ -1,4 +1,4 @@
-"""Files in and out: written whole or not at all, and what is told of a file by its bytes."""
+"""Atomic writing of files, .npz archives, hashes and sizes."""
 
 import hashlib
 import os
@@ -23,7 +23,7 @@ _PROTOBUF_LIMIT = 1_900_000_000  # one protobuf message ends at 2 GiB; the graph
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside ``path``, and rename what was written there, so that no half file is ever seen.
+    """Yield a temporary name beside ``path``, and rename that file at the end, so that no half file is ever seen.
 
     Raises:
         ConfigError: the file cannot be written.
@@ -41,7 +41,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def scratch_folder(path: Path) -> Iterator[Path]:
-    """Give an empty folder beside ``path``, on the same disk, which is gone afterwards.
+    """Yield an empty folder beside ``path``, on the same disk, which is removed at the end.
 
     Raises:
         ConfigError: the folder cannot be made.
@@ -101,7 +101,7 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 
 
 def file_sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes (of the model file alone where weights lie beside it)."""
+    """Hexadecimal SHA-256 of a file's bytes (without external data)."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

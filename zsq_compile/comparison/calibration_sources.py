@@ -3,7 +3,7 @@
 All sources give the same number of samples, as far as they have so many, in batches of one size.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from zsq_compile.comparison.result import DataSource
 from zsq_compile.data.dataset import Dataset
 from zsq_compile.data.input_spec import InputSpec, fixed_batch
-from zsq_compile.data_reader import SyntheticDataReader
 from zsq_compile.errors import ConfigError
 
 Feeds = Mapping[str, NDArray[Any]]
@@ -31,13 +30,13 @@ class CalibrationSource:
 
     Attributes:
         kind: their origin.
-        batches: network inputs by name; can be iterated several times.
+        batches: network inputs by name.
         description: how many they are and where they come from.
 
     """
 
     kind: DataSource
-    batches: Iterable[Feeds]
+    batches: Sequence[Feeds]
     description: str
 
 
@@ -52,10 +51,8 @@ def calibration_count(sample_bytes: int, wanted: int | None) -> int:
     return wanted if wanted is not None else max(min(_MOST, _HELD_BYTES // max(sample_bytes, 1)), 1)
 
 
-def synthetic_source(
-    model: Path, samples: Mapping[str, NDArray[Any]], inputs: Sequence[InputSpec], count: int
-) -> CalibrationSource:
-    """Return our synthetic samples, (count, ...) by input name, through SyntheticDataReader.
+def synthetic_source(samples: Feeds, inputs: Sequence[InputSpec], count: int) -> CalibrationSource:
+    """Return our synthetic samples, (count, ...) by input name.
 
     Raises:
         ConfigError: they do not fill a batch of the model.
@@ -63,12 +60,11 @@ def synthetic_source(
     """
     available = min(len(array) for array in samples.values())
     size, used = _batching(inputs, min(count, available), "synthetic")
-    reader = SyntheticDataReader.of_samples(
-        model, {name: array[:used] for name, array in samples.items()}, batch_size=size
-    )
-    return CalibrationSource(
-        kind="synthetic", batches=_Rewinding(reader), description=_of(used, available, "synthetic samples")
-    )
+    batches = [
+        {spec.name: samples[spec.name][start : start + size].astype(spec.dtype, copy=False) for spec in inputs}
+        for start in range(0, used, size)
+    ]
+    return CalibrationSource(kind="synthetic", batches=batches, description=_of(used, available, "synthetic samples"))
 
 
 def real_source(data: Dataset, place: Path, inputs: Sequence[InputSpec], count: int) -> CalibrationSource:
@@ -89,17 +85,6 @@ def random_source(inputs: Sequence[InputSpec], count: int, seed: int) -> Calibra
     rng = np.random.default_rng(seed)
     batches = [{spec.name: _random(spec, size, rng) for spec in inputs} for _ in range(used // size)]
     return CalibrationSource(kind="random", batches=batches, description=f"{used} samples of uniform noise in [0, 1)")
-
-
-class _Rewinding:
-    """A reader that can be iterated several times."""
-
-    def __init__(self, reader: SyntheticDataReader) -> None:
-        self._reader = reader
-
-    def __iter__(self) -> Iterator[Feeds]:
-        self._reader.rewind()
-        return iter(self._reader)
 
 
 def _batching(inputs: Sequence[InputSpec], count: int, what: str) -> tuple[int, int]:

@@ -169,7 +169,7 @@ def _synthetic_source(
 ) -> tuple[CalibrationSource, float]:
     """Return our data as ``synth`` writes it, and the seconds that making it takes."""
     begun = time.perf_counter()
-    source = synthetic_source(loaded.path, confident.add_to(ours.calibration), loaded.inputs, count)
+    source = synthetic_source(confident.add_to(ours.calibration), loaded.inputs, count)
     return source, ours.data_seconds + time.perf_counter() - begun
 
 

@@ -51,7 +51,7 @@ def quantize_with_onnxruntime(
     model: Path,
     output: Path,
     batches: Iterable[Feeds],
-    settings: BaselineSettings | None = None,
+    settings: BaselineSettings,
     *,
     prepared: Path | None = None,
     ranges: Path | None = None,
@@ -62,7 +62,7 @@ def quantize_with_onnxruntime(
         model: float model.
         output: file to write.
         batches: calibration inputs by name, one mapping for each batch; all of one batch size.
-        settings: None calls quantize_static(model, output, reader) with nothing else, as its documentation starts.
+        settings: types, method and form.
         prepared: the file of ``prepare_for_onnxruntime``, for tuned settings; None prepares the model here.
         ranges: file for the activation ranges of this calibration method on these batches. It is written where it is
             absent, and replaces the calibration where it holds every value of the graph: the prepared graph computes
@@ -74,11 +74,7 @@ def quantize_with_onnxruntime(
     """
     from onnxruntime import quantization
 
-    reader = _reader(batches)
     with tempfile.TemporaryDirectory(prefix="zsq_") as folder, _quantizer_errors(model, settings):
-        if settings is None:
-            quantization.quantize_static(model, output, reader)
-            return
         types, source = quantization.QuantType, model
         if settings.tuned and prepared is None:
             prepared = Path(folder) / "prepared.onnx"
@@ -91,7 +87,7 @@ def quantize_with_onnxruntime(
         quantization.quantize_static(
             source,
             output,
-            reader,
+            _reader(batches),
             quant_format=quantization.QuantFormat.QDQ,  # the default
             per_channel=settings.tuned,
             activation_type=activation,
@@ -108,7 +104,7 @@ def prepare_for_onnxruntime(model: Path, prepared: Path) -> None:
         ValueError: onnxruntime failed, with its message.
 
     """
-    with _quantizer_errors(model, None):
+    with _quantizer_errors(model, "quant_pre_process"):
         _prepare(model, prepared)
 
 
@@ -155,14 +151,14 @@ def _reader(batches: Iterable[Feeds]) -> Any:
 
 
 @contextmanager
-def _quantizer_errors(model: Path, settings: BaselineSettings | None) -> Iterator[None]:
+def _quantizer_errors(model: Path, what: object) -> Iterator[None]:
     try:
         with _quiet():
             yield
     except MemoryError:
         raise
     except Exception as error:  # the quantizer raises whatever its code runs into
-        raise ValueError(f"onnxruntime's quantizer failed on {model} with {settings or 'defaults'}: {error}") from error
+        raise ValueError(f"onnxruntime's quantizer failed on {model} with {what}: {error}") from error
 
 
 @contextmanager

@@ -45,25 +45,12 @@ def make_feeds(
         ConfigError: given arrays do not fit, or there are no synthetic values for an input.
 
     """
-    arrays = {}
-    for name in session.input_names:
-        shape = session.input_shapes[name]
-        batch = 1 if not shape or shape[0] is None else shape[0]
-        if given is not None:
-            arrays[name] = _given(given, name, shape, count * batch if shape else count)
-        else:
-            arrays[name] = _synthetic(session, name, count, contract)
-    if given is not None:
-        count = min(len(arrays[name]) // _batch(session, name) for name in session.input_names)
-    feeds = []
-    for index in range(count):
-        feed = {}
-        for name, array in arrays.items():
-            batch = _batch(session, name)
-            part = array[index * batch : (index + 1) * batch] if session.input_shapes[name] else array[index]
-            feed[name] = np.ascontiguousarray(part, session.input_dtypes.get(name, array.dtype))
-        feeds.append(feed)
-    return feeds
+    arrays = {
+        name: _synthetic(session, name, count, contract) if given is None else _given(session, name, count, given)
+        for name in session.input_names
+    }
+    runs = min(len(array) // _batch(session, name) for name, array in arrays.items())
+    return [{name: _feed(session, name, array, run) for name, array in arrays.items()} for run in range(runs)]
 
 
 def expected_outputs(model: Path, session: Session, feeds: list[Feed]) -> tuple[list[Sample], dict[str, Tolerance]]:
@@ -104,16 +91,22 @@ def _batch(session: Session, name: str) -> int:
     return 1 if not shape or shape[0] is None else int(shape[0])
 
 
-def _given(given: Mapping[str, NDArray[Any]], name: str, shape: tuple[int | None, ...], wanted: int) -> NDArray[Any]:
+def _feed(session: Session, name: str, array: NDArray[Any], run: int) -> NDArray[Any]:
+    batch = _batch(session, name)
+    part = array[run * batch : (run + 1) * batch] if session.input_shapes[name] else array[run]
+    return np.ascontiguousarray(part, session.input_dtypes.get(name, array.dtype))
+
+
+def _given(session: Session, name: str, count: int, given: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
     if name not in given:
         raise ConfigError(f"the samples have no array for the input {name!r}, only {', '.join(given) or 'none'}")
-    array = given[name]
+    array, shape = given[name], session.input_shapes[name]
     fits = array.ndim == max(len(shape), 1) and all(
         size is None or size == there for size, there in zip(shape[1:], array.shape[1:], strict=True)
     )
-    if not fits or len(array) < (shape[0] if shape and shape[0] else 1):
+    if not fits or len(array) < _batch(session, name):
         raise ConfigError(f"samples for {name!r} must be (samples, *{shape[1:]}), got {array.shape}")
-    return array[:wanted]
+    return array[: count * _batch(session, name)]
 
 
 def _synthetic(session: Session, name: str, count: int, contract: Mapping[str, Any] | None) -> NDArray[Any]:

@@ -1,1 +1,1 @@
-"""The report: its values, and the forms in which it is shown."""
+"""The report of a compilation: values, JSON, text and HTML page."""

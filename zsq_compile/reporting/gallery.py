@@ -1,4 +1,4 @@
-"""Draw pictures as one PNG: a grid, with a title and a remark above it and a caption under each picture.
+"""Draw images as one PNG: a grid, with a title and a remark above it and a caption under each image.
 
 Pillow is imported when something is drawn.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from PIL import Image, ImageFont
 
 MOST_PICTURES = 64
-"""Pictures of one gallery; more would be too small to look at, or too large for a screen."""
+"""Largest number of images in one gallery."""
 
 _SMALLEST_SIDE, _LARGEST_SIDE = 96, 256
 _MARGIN, _GAP, _HEAD, _SECOND_LINE, _CAPTION = 16, 10, 56, 24, 22
@@ -30,15 +30,15 @@ _GROUND, _FRAME, _INK, _FAINT_INK = (255, 255, 255), (208, 208, 208), (24, 24, 2
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layout:
-    """Where everything stands, in pixels of the gallery.
+    """Positions in pixels of the gallery.
 
     Attributes:
-        columns: pictures beside each other.
-        rows: pictures below each other.
-        width: of one picture as it is shown.
-        height: of one picture as it is shown.
-        cell: width of one column, without the gap; wider than the picture where a caption needs it.
-        caption: height of what stands under a picture.
+        columns: images in a row.
+        rows: number of rows.
+        width: of one image as it is shown.
+        height: of one image as it is shown.
+        cell: width of one column, without the gap; wider than the image where a caption needs it.
+        caption: height of a caption.
 
     """
 

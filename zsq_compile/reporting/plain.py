@@ -1,4 +1,4 @@
-"""From values to what json.dumps takes as it is."""
+"""Convert values for json.dumps."""
 
 import dataclasses
 import math

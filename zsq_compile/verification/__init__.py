@@ -1,1 +1,1 @@
-"""What the emitted model does in its runtime, against the float model."""
+"""The emitted model in its runtime against the float model: quality, fusion and speed."""

@@ -1,4 +1,4 @@
-"""What the runtime really does with a quantized file: read from the graph as its optimiser left it."""
+"""Which layers the runtime executes in integers, read from the graph that its optimiser writes."""
 
 import re
 import tempfile
@@ -18,9 +18,9 @@ WEIGHTED_FLOAT = frozenset(
     {"Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"}
 )
 BLOCKWISE = "MatMulNBits"
-"""Matrix product of float data and integer weights, which its kernel reads as they are stored, in blocks."""
+"""Matrix product of float data and 4-bit weights, which its kernel reads in blocks, as they are stored."""
 WEIGHTED_QUANTIZED = WEIGHTED_INTEGER | {BLOCKWISE}
-# What ONNX Runtime appends to the name of a node that it rewrites.
+# Endings that ONNX Runtime appends to the name of a node that it rewrites.
 _REWRITTEN = re.compile(r"(_token_\d+|_nchwc|/MatMulAddFusion|/GemmActivationFusion)+$")
 
 
@@ -32,12 +32,12 @@ class Fusion:
         fused: weighted nodes (convolutions, matrix products) that run in integers.
         fused_others: other nodes with an integer kernel of their own (QLinearAdd, QLinearConcat...).
         blockwise: names of weighted nodes whose kernel reads 4-bit weights in blocks, with float data.
-        unfused: names of weighted nodes that were written for integers (data and weight behind DequantizeLinear), or
-            with weights in blocks, and run in float all the same.
-        left_float: names of weighted nodes that were meant to run in float.
+        unfused: names of weighted nodes that are quantized (data and weight behind DequantizeLinear, or weights in
+            blocks) but executed in float.
+        left_float: names of weighted nodes that are not quantized.
         quantize_nodes: QuantizeLinear nodes left over.
         dequantize_nodes: DequantizeLinear nodes left over.
-        operators: how often each operator stands in the optimised graph, most frequent first.
+        operators: count of each operator in the optimised graph, most frequent first.
 
     """
 
@@ -59,7 +59,7 @@ class Fusion:
 def inspect_fusion(
     emitted: Path, *, providers: Sequence[str] = ("CPUExecutionProvider",), config: Mapping[str, str] | None = None
 ) -> Fusion:
-    """Open a file with all optimisations and count what became of its nodes.
+    """Open a file with all optimisations and count its nodes.
 
     Raises:
         RuntimeModelError: the runtime cannot load the file.
@@ -73,13 +73,7 @@ def inspect_fusion(
 
 
 def count_fusion(optimized: onnx.ModelProto, emitted: onnx.ModelProto) -> Fusion:
-    """Count the nodes of a graph that the runtime's optimiser wrote, inner graphs included.
-
-    Args:
-        optimized: the graph as the optimiser wrote it.
-        emitted: the graph before, where nodes still have their names.
-
-    """
+    """Count the nodes of an optimised graph, subgraphs included; ``emitted`` is the graph before, with all names."""
     makers = makers_of(emitted)
     counts: Counter[str] = Counter()
     unfused: list[str] = []
@@ -114,12 +108,12 @@ def _in_blocks(node: onnx.NodeProto, dequantized: Mapping[str, onnx.NodeProto]) 
 
 
 def makers_of(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
-    """Name the node that makes each value, inner graphs included."""
+    """Map each value to its producer, subgraphs included."""
     return {name: node for graph in _graphs(model.graph) for node in graph.node for name in node.output}
 
 
 def source_name(node: onnx.NodeProto, makers: Mapping[str, onnx.NodeProto]) -> str:
-    """Name that a rewritten node had before; a blocked convolution is called after its output, not after its node."""
+    """Name that a rewritten node had before; a blocked convolution is named after its output, not after its node."""
     name = _REWRITTEN.sub("", node.name) or node.output[0]
     maker = makers.get(name)
     for _ in range(4):  # the normalisation, the Add and the activations that the convolution may have swallowed

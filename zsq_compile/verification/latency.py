@@ -1,4 +1,4 @@
-"""Latency of several models, taken in turns in one run, so that the machine's moods hit all of them alike."""
+"""Latency of several models, measured in turns, so that changes of the machine's load affect all of them."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from backends.session import Session, open_session
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Latency:
-    """Times of one model over the timed runs, in milliseconds."""
+    """Percentiles over all timed runs of one model."""
 
     median_ms: float
     p10_ms: float
@@ -25,13 +25,13 @@ class Latency:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Turns:
-    """Times of one model, a row for each of its turns, in milliseconds."""
+    """Times of one model, (turns, runs)."""
 
     milliseconds: NDArray[np.float64]
 
     @property
     def medians(self) -> NDArray[np.float64]:
-        """Median of each turn, (turns,); the n-th turns of all models stand beside each other in time."""
+        """Median of each turn, (turns,); the n-th turns of all models follow each other directly."""
         return np.median(self.milliseconds, axis=1)
 
     @property
@@ -50,12 +50,7 @@ def measure_latency(
     providers: Sequence[str] = ("CPUExecutionProvider",),
     config: Mapping[str, str] | None = None,
 ) -> dict[str, Latency]:
-    """Time every model as ``time_in_turns`` does, and sum its runs up.
-
-    Returns:
-        Latency by name, in the order given.
-
-    """
+    """Percentiles of ``time_in_turns``, by name, in the order given."""
     turns = time_in_turns(models, feeds, threads=threads, seconds=seconds, providers=providers, config=config)
     return {name: one.latency for name, one in turns.items()}
 
@@ -71,19 +66,16 @@ def time_in_turns(
 ) -> dict[str, Turns]:
     """Time every model on the same inputs, interleaved, after a warm-up of its own.
 
-    The models take turns. A turn is one untimed run, which brings the model's weights back into the caches as they are
-    when a model runs alone, and then up to five timed ones. There are at least five rounds, however long they take.
+    A turn is one untimed run, which brings the model's weights back into the caches as they are when a model runs
+    alone, and then up to five timed ones. There are at least five rounds, however long they take.
 
     Args:
-        models: what to time, by the name it has in the result.
-        feeds: inputs, as all of the models take them.
+        models: by the name that they have in the result.
+        feeds: inputs of all models.
         threads: threads inside an operator; None leaves the choice to the runtime.
         seconds: time to spend, roughly, for all models together.
         providers: execution providers.
         config: entries of the session options.
-
-    Returns:
-        Times by name, in the order given.
 
     Raises:
         RuntimeModelError: a model cannot be loaded or run.

@@ -1,4 +1,4 @@
-"""Where the time of a model goes, node by node, as ONNX Runtime's own profiler tells it."""
+"""Time of every node of a model, by ONNX Runtime's profiler."""
 
 import json
 import tempfile
@@ -22,14 +22,14 @@ _WARM_UP = 3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NodeTime:
-    """One node of the graph that the runtime really executes.
+    """One node of the optimised graph.
 
     Attributes:
         name: a convolution's or matrix product's in the model that was given; any other node's in the optimised graph.
         op_type: operator in the optimised graph.
         ms: median over the runs, in milliseconds.
-        inputs: values that it reads, as the optimised graph calls them.
-        outputs: values that it makes, likewise.
+        inputs: values in the optimised graph.
+        outputs: values in the optimised graph.
 
     """
 
@@ -51,10 +51,10 @@ def profile_model(
 ) -> tuple[NodeTime, ...]:
     """Run a model a few times under the profiler.
 
-    The profiler adds microseconds to every node: its times say how nodes compare, not how long a run takes.
+    The profiler adds microseconds to every node: its times compare nodes, and do not add up to the time of a run.
 
     Args:
-        model: what to run, with all optimisations. Nodes without a name get one, for the profile's sake.
+        model: run with all optimisations; nodes without a name get one.
         feeds: inputs of one run.
         threads: threads inside an operator; None leaves the choice to the runtime.
         seconds: time to spend, roughly, on between 5 and 50 runs.
@@ -62,7 +62,7 @@ def profile_model(
         config: entries of the session options.
 
     Returns:
-        Every node that ran, in the order in which they ran first.
+        Every node that ran, in the order of their first run.
 
     Raises:
         RuntimeModelError: the model cannot be loaded or run.
@@ -100,7 +100,7 @@ def profile_model(
 
 
 def _with_names(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Give every node a name: what the profiler calls those without one leads back to no value."""
+    """Give every node a name of its own: the profiler's names for others cannot be traced to a node."""
     taken = {node.name for node in model.graph.node}
     if "" not in taken and len(taken) == len(model.graph.node):
         return model

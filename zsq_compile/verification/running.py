@@ -1,4 +1,4 @@
-"""Running samples through a session."""
+"""Run samples through a session in batches."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,12 +11,12 @@ from zsq_compile.errors import ConfigError
 
 
 def run_batched(session: Session, inputs: Mapping[str, NDArray[Any]], *, batch: int = 32) -> dict[str, NDArray[Any]]:
-    """Run samples through a session, as many at a time as the model takes, and join the outputs along axis 0.
+    """Run samples in batches of the model's own size, and join the outputs along axis 0.
 
     Args:
         session: a loaded model.
-        inputs: by name, (count, ...); a model of fixed batch drops a last part that does not fill it.
-        batch: samples at a time where the model leaves it open.
+        inputs: by name, (count, ...); a last part that does not fill a fixed batch is left out.
+        batch: samples at a time where the batch is dynamic.
 
     Raises:
         ConfigError: there are fewer samples than one batch of the model, or an input is missing.

@@ -1,4 +1,4 @@
-"""Simulation against runtime: both run the emitted graph, and must come to the same."""
+"""Outputs of the simulation in torch against those of the runtime, on the same graph."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,9 +13,9 @@ from zsq_compile.metrics import agreement, share_beyond, sqnr_db
 ALLOWED_SHARE = 0.05
 """Share of output elements that may lie further from the simulation than a step, 1/255 of the output's range.
 
-The runtime rounds the products of scales differently from the simulation, so single codes flip by one inside of a
-network, and a flip travels on as any quantization error does. Where there are many layers, or their noise reaches the
-output enlarged, more elements than that move; then the quantization noise is the yardstick.
+The runtime rounds the products of scales differently from the simulation, so that single codes inside the network
+differ by one, and that spreads as any quantization error does. With many layers, or layers that amplify noise, more
+elements differ; then the difference is compared with the quantization noise.
 """
 
 CLOSE_DB = 10.0
@@ -27,8 +27,8 @@ Measured: 16 dB for landmarks (41 against 25 dB) and for a segmentation network 
 BROKEN_DB = -6.0
 """The difference must not be this far above the quantization noise.
 
-Two independent draws of one noise differ by 3 dB more than its power, which is what a network comes to whose output
-magnifies every flip; a kernel that computes something else comes to much more.
+Two independent draws of one noise differ by 3 dB more than its power, as a network does that amplifies every flip; a
+kernel that computes something else differs by much more.
 """
 
 
@@ -38,13 +38,13 @@ class SimulationMatch:
 
     Attributes:
         output: name of that output.
-        step: what counts as one step there; 0 for outputs that are no floats, which must be equal.
+        step: 1/255 of its range; 0 for outputs that are no floats, which must be equal.
         share_beyond_step: share of elements further apart than one step.
         largest: greatest difference, in the output's unit.
         sqnr_db: ratio of the output's power to that of the difference; None for outputs that are no floats.
         margin_db: how far the difference lies below the quantization noise (of the simulation or of the runtime against
             the float model, whichever is less); None for outputs that are no floats.
-        agreement: share of common decisions, values within one step of the largest counted as tied; the lowest over all
+        agreement: share of equal decisions, values within one step of the largest counted as tied; the lowest over all
             outputs that hold decisions.
 
     """
@@ -59,12 +59,12 @@ class SimulationMatch:
 
     @property
     def close(self) -> bool:
-        """True when hardly an element moved, or all of them much less than quantization moved them."""
+        """Few elements differ, or the difference is far below the quantization noise."""
         return self.share_beyond_step <= ALLOWED_SHARE or (self.margin_db is not None and self.margin_db >= CLOSE_DB)
 
     @property
     def broken(self) -> bool:
-        """True when the runtime computes something else than the simulation."""
+        """The runtime computes something else than the simulation."""
         return not self.close and (self.margin_db is None or not self.margin_db >= BROKEN_DB)
 
 
@@ -97,7 +97,7 @@ def _match(name: str, simulated: NDArray[Any], got: NDArray[Any], wanted: NDArra
     step = float(np.max(theirs) - np.min(theirs)) / 255.0 if floats and theirs.size else 0.0
     share = share_beyond(theirs, simulated, step)
     ratio = sqnr_db(theirs, simulated) if floats else None
-    # The better of the two tells the noise: where one went wrong, its own distance from the float model tells nothing.
+    # Noise of the better of the two: where one is wrong, its distance from the float model is no quantization noise.
     margin = None if ratio is None else ratio - max(sqnr_db(target, simulated), sqnr_db(target, theirs))
     shared = agreement(theirs, simulated, slack=step)
     difference = np.abs(np.asarray(simulated, np.float64) - np.asarray(theirs, np.float64))

@@ -32,8 +32,8 @@ class SlowSpot:
     Attributes:
         node: its name.
         op_type: operator that runs.
-        reason: "converted": it runs in float, between conversions from and to integers, which are its cost;
-            "slower in integers": its integer kernel takes longer than the float one, and the difference is its cost.
+        reason: "converted": it runs in float, and the conversions around it are its cost; "slower in integers": its
+            integer kernel takes longer than the float one, and the difference is its cost.
         cost_ms: by the profile of nodes, in milliseconds.
         share: of the time of all nodes, 0 to 1.
 
@@ -53,9 +53,9 @@ class Costs:
     Attributes:
         float_nodes: nodes that the float file runs, after the runtime's optimisations.
         quantized_nodes: nodes that the quantized file runs.
-        conversions: those of them that only turn numbers into another form: QuantizeLinear, DequantizeLinear, Reorder.
+        conversions: those of them that only convert: QuantizeLinear, DequantizeLinear, Reorder.
         conversion_share: of the time of the quantized file's nodes, 0 to 1.
-        spots: what costs most, the dearest first.
+        spots: nodes that cost time, the most expensive first.
 
     """
 
@@ -71,12 +71,11 @@ class SpeedAudit:
     """Float against quantized file on the clock, in turns.
 
     Attributes:
-        verdict: "slower" or "faster" where three rounds of four say so (all, of fewer than ten), else "same": what
-            the rounds differ by is as large as the difference.
+        verdict: "slower" or "faster" where it is so in three rounds of four (in all, of fewer than ten), else "same".
         latency: "float" and "quantized".
         rounds: pairs of turns.
         slower_rounds: share of them in which the quantized file took longer, 0 to 1.
-        costs: where the time goes; looked for only where the file is slower.
+        costs: measured only where the file is slower.
 
     """
 
@@ -152,7 +151,7 @@ def audit_speed(
 
 
 def judge(reference: Turns, candidate: Turns) -> tuple[Verdict, float]:
-    """Compare two models round by round, which takes out what the machine did meanwhile.
+    """Compare two models round by round, which cancels changes of the machine's load.
 
     Returns:
         The verdict on the candidate, and the share of the rounds in which it took longer.
@@ -202,7 +201,7 @@ def _spot(
 
 
 def _conversion_costs(nodes: Sequence[NodeTime]) -> dict[str, float]:
-    """Milliseconds of conversions, by the name of the node in float that makes or reads what is converted."""
+    """Milliseconds of conversions, by the name of the float node that makes or reads the converted value."""
     plain = [node for node in nodes if node.op_type not in CONVERSIONS and not _runs_in_integers(node)]
     makers = {value: node.name for node in plain for value in node.outputs}
     readers: dict[str, list[str]] = defaultdict(list)
@@ -233,8 +232,8 @@ def _describe_costs(costs: Costs) -> str:
     groups: dict[tuple[str, str], list[SlowSpot]] = defaultdict(list)
     for spot in costs.spots:
         groups[spot.reason, spot.op_type].append(spot)
-    dearest = sorted(groups.items(), key=lambda item: -sum(spot.share for spot in item[1]))[:_NAMED]
-    parts = [_describe_group(reason, op_type, spots) for (reason, op_type), spots in dearest]
+    most_expensive = sorted(groups.items(), key=lambda item: -sum(spot.share for spot in item[1]))[:_NAMED]
+    parts = [_describe_group(reason, op_type, spots) for (reason, op_type), spots in most_expensive]
     return f"{text}. What costs most: {'; '.join(parts)}" if parts else text
 
 

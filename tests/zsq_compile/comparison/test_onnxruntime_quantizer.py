@@ -1,10 +1,12 @@
 import numpy as np
 import onnx
 import pytest
+from onnxruntime import quantization
 
 from backends.session import open_session
 from tests.models import depthwise, random_feeds, residual
 from tests.zsq_compile.verification.quantized import samples
+from zsq_compile.comparison import onnxruntime_quantizer
 from zsq_compile.comparison.onnxruntime_quantizer import (
     METHODS,
     BaselineSettings,
@@ -26,7 +28,7 @@ def quantized_sqnr(tmp_path, settings):
 @pytest.mark.parametrize(
     ("settings", "least_db"),
     [
-        (None, 15.0),
+        (BaselineSettings(tuned=False), 15.0),
         *((BaselineSettings(method=method), 20.0) for method in METHODS),
         (BaselineSettings(weight_bits=4), 5.0),
     ],
@@ -36,15 +38,14 @@ def test_every_setting_gives_a_working_file(tmp_path, settings, least_db):
     sqnr, model = quantized_sqnr(tmp_path, settings)
     assert least_db < sqnr < 60.0
     types = {tensor.data_type for tensor in model.graph.initializer}
-    four_bits = settings is not None and settings.weight_bits == 4
-    assert (onnx.TensorProto.INT4 in types) == four_bits
+    assert (onnx.TensorProto.INT4 in types) == (settings.weight_bits == 4)
 
 
 def test_defaults_by_name_are_those_of_calling_with_nothing(tmp_path):
     source = tmp_path / "float.onnx"
     onnx.save(residual(), source)
-    for name, settings in (("nothing", None), ("named", BaselineSettings(tuned=False))):
-        quantize_with_onnxruntime(source, tmp_path / name, [{"x": samples(8)}], settings)
+    quantization.quantize_static(source, tmp_path / "nothing", onnxruntime_quantizer._reader([{"x": samples(8)}]))
+    quantize_with_onnxruntime(source, tmp_path / "named", [{"x": samples(8)}], BaselineSettings(tuned=False))
     one, other = (onnx.load(tmp_path / name).SerializeToString(deterministic=True) for name in ("nothing", "named"))
     assert one == other
 
