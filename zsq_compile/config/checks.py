@@ -95,6 +95,6 @@ def require_one_source(checkpoint: str | None, bn_stats: str | None) -> None:
     """Raise ConfigError where two files are to give the batch normalisation statistics."""
     if checkpoint is not None and bn_stats is not None:
         raise ConfigError(
-            f"checkpoint (--checkpoint {checkpoint}) and bn_stats (--bn-stats {bn_stats}) are mutually exclusive: leave "
-            "one out"
+            f"checkpoint (--checkpoint {checkpoint}) and bn_stats (--bn-stats {bn_stats}) are mutually exclusive: "
+            "leave one out"
         )
