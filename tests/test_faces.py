@@ -36,7 +36,9 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         zsq_compile.compile_modle  # noqa: B018
 
 
-@pytest.mark.parametrize("module", ["zsq_compile", "zsq_compile.cli.compile", "zsq_compile.cli.progress_bars"])
+@pytest.mark.parametrize(
+    "module", ["zsq_compile", "zsq_compile.cli.compile", "zsq_compile.cli.reference", "zsq_compile.cli.progress_bars"]
+)
 def test_importing_loads_neither_torch_nor_a_runtime(module: str, tmp_path: Path) -> None:
     heavy = "{'torch', 'onnx', 'onnx_ir', 'onnxsim', 'onnxruntime', 'cattrs'}"
     done = python(f"import sys, {module}; print(sorted({heavy} & set(sys.modules)))", tmp_path)

@@ -22,7 +22,6 @@ from zsq_compile.config.compile import (
     QuantizationConfig,
 )
 from zsq_compile.config.distillation import DistillConfig
-from zsq_compile.config.file import read_config
 from zsq_compile.config.generators import DsgConfig, IntraqConfig, ZeroqConfig
 from zsq_compile.config.genie import GenieConfig
 from zsq_compile.errors import (
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from zsq_compile.comparison.compare import compare_models
     from zsq_compile.comparison.result import ComparedModel, Comparison
     from zsq_compile.compiler import CompileResult, compile_model, synthesize
+    from zsq_compile.config.file import read_config
     from zsq_compile.data_reader import SyntheticDataReader
     from zsq_compile.inspection.findings import Inspection
     from zsq_compile.inspection.inspect import inspect_model
@@ -89,12 +89,13 @@ _LATE = {
     "compare_models": "zsq_compile.comparison.compare",
     "compile_model": "zsq_compile.compiler",
     "inspect_model": "zsq_compile.inspection.inspect",
+    "read_config": "zsq_compile.config.file",
     "synthesize": "zsq_compile.compiler",
 }
 
 
 def __getattr__(name: str) -> object:
-    """Import what needs torch when it is first asked for."""
+    """Import what needs torch, or just takes a while, when it is first asked for."""
     if name not in _LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_LATE[name]), name)

@@ -128,6 +128,8 @@ class Command(Generic[Options]):
             "Given",
             typer_fields(self.own, self.options),
             namespace={"__post_init__": lambda given: self._answer(vars(given))},
+            repr=False,
+            eq=False,
         )
         app = typer.Typer(add_completion=False, context_settings=_TYPER)
         app.command(help=self.work.__doc__, epilog=self.epilog)(call)

@@ -87,8 +87,11 @@ def typer_fields(own: type[CommandOptions], options: Mapping[str, Setting]) -> l
 
 def help_text(text: str, options: Mapping[str, Setting], quote: str = "") -> str:
     """Write ``field`` in a description as its option where there is one, and as it is where not."""
-    words = {name: one.word for name, one in options.items()}
-    return re.sub("``(.+?)``", lambda found: f"{quote}{words.get(found[1], found[1])}{quote}", text)
+
+    def written(found: re.Match[str]) -> str:
+        return f"{quote}{options[found[1]].word if found[1] in options else found[1]}{quote}"
+
+    return re.sub("``(.+?)``", written, text)
 
 
 def default_words(one: Setting) -> str:

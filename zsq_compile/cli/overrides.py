@@ -10,7 +10,6 @@ from zsq_compile.config.checks import require_folder
 from zsq_compile.config.compile import GENERATORS, CompileConfig, GeneratorConfig, InputConfig
 from zsq_compile.config.conditional_generators import ConditionalConfig
 from zsq_compile.config.distillation import DistillConfig
-from zsq_compile.config.file import read_config
 from zsq_compile.errors import ConfigError
 
 
@@ -25,7 +24,11 @@ def build_config(given: Mapping[str, Any], file: Path | None = None) -> CompileC
         ConfigError: a value is wrong, alone or together with others.
 
     """
-    config = CompileConfig() if file is None else read_config(file)
+    config = CompileConfig()
+    if file is not None:
+        from zsq_compile.config.file import read_config  # TOML takes longer to import than the help may
+
+        config = read_config(file)
     sections: dict[str, dict[str, Any]] = {"": {}, "input": {}, "quantization": {}, "generator": {}, "distill": {}}
     for name, value in given.items():
         one = CONFIGURED[name]

@@ -70,11 +70,11 @@ def parse_size(text: str) -> int | float:
 
 
 def require_mixed_goal(mixed: bool, max_size: str | None, min_agreement: float | None) -> None:
-    """Raise ConfigError where mixed widths have no goal, or a limit of size is given without them."""
+    """Raise ConfigError where mixed bits have no goal, or a limit of size is given without them."""
     if max_size is not None:
         parse_size(max_size)
         if not mixed:
-            raise ConfigError("max_size is kept by choosing widths: give mixed (--mixed) as well")
+            raise ConfigError("max_size limits the bits that mixed chooses: give mixed (--mixed) as well")
     elif mixed and min_agreement is None:
         raise ConfigError("mixed needs a goal: max_size (--max-size 200k or 0.15), or min_agreement (0.97)")
 
@@ -92,8 +92,9 @@ def require_folder(path: Path) -> None:
 
 
 def require_one_source(checkpoint: str | None, bn_stats: str | None) -> None:
-    """Raise ConfigError where two files are to tell what batch normalisation remembers."""
+    """Raise ConfigError where two files are to give the batch normalisation statistics."""
     if checkpoint is not None and bn_stats is not None:
         raise ConfigError(
-            f"checkpoint (--checkpoint {checkpoint}) and bn_stats (--bn-stats {bn_stats}) tell the same: leave one out"
+            f"checkpoint (--checkpoint {checkpoint}) and bn_stats (--bn-stats {bn_stats}) are mutually exclusive: "
+            "leave one out"
         )

@@ -24,7 +24,6 @@ from zsq_compile.config.fields import (
     PRECISION,
     RESULT,
     RUN,
-    Choices,
     Count,
     Option,
     Positive,
@@ -49,7 +48,7 @@ LearnedRounding = Literal["adaround", "genie-m", "lsq"]
 WIDTHS = (8, 4, 3, 2)
 """Widths in bits that weights and activations can be given."""
 
-Width = Annotated[int, Choices(WIDTHS)]
+Width = Annotated[int, WIDTHS]
 Numbers = Annotated[tuple[float, ...], Option(panel=INPUT, metavar="A,B,C", default="inferred", read=parse_numbers)]
 
 

@@ -1,7 +1,8 @@
 """What a field of a configuration says about itself: its bounds, its option, its key in a file.
 
-    samples: Annotated[Count | None, Option(panel=DATA, default="from the effort")] = None
+    samples: Annotated[int | None, Bounds(low=1), Option(panel=DATA, default="from the effort")] = None
 
+A note is Bounds, a tuple of all values that there are, where the type does not say them, or an Option.
 The command line, the reader of configuration files, the reference pages and ``check_fields`` are made from that. What a
 field is for stands once as well, in its class's docstring under Attributes; the first sentence there is the option's
 help. Fields of the same name in a base class lend their description to a class that has none.
@@ -21,13 +22,6 @@ from zsq_compile.errors import ConfigError
 
 PRECISION, DATA, INPUT, RESULT, RUN = "Precision", "Calibration data", "Network input", "Result", "Run"
 """Panels of ``--help``, and parts of the reference page."""
-
-
-@dataclass(frozen=True, slots=True)
-class Choices:
-    """Values that a field takes, where its type does not say them."""
-
-    values: tuple[object, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,7 +172,7 @@ def _setting(owner: type, section: str, name: str, kind: Any, default: object) -
         optional=optional,
         default=default,
         bounds=next((note for note in notes if isinstance(note, Bounds)), None),
-        choices=next((note.values for note in notes if isinstance(note, Choices)), choices),
+        choices=next((note for note in notes if isinstance(note, tuple)), choices),
         option=next((note for note in notes if isinstance(note, Option)), None),
     )
 

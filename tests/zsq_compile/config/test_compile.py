@@ -192,7 +192,10 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         ),
         (lambda: CompileConfig(min_agreement=97.0), "97 % is written 0.97"),
         (lambda: CompileConfig(mixed=True), "mixed needs a goal: max_size (--max-size 200k or 0.15), or min_agreement"),
-        (lambda: CompileConfig(max_size="200k"), "max_size is kept by choosing widths: give mixed (--mixed) as well"),
+        (
+            lambda: CompileConfig(max_size="200k"),
+            "max_size limits the bits that mixed chooses: give mixed (--mixed)",
+        ),
         (lambda: CompileConfig(mixed=True, max_size="small"), "a size is written 200k, 1.5M or"),
     ],
 )

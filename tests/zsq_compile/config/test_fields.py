@@ -7,7 +7,7 @@ import pytest
 
 from zsq_compile.cli.options import CONFIGURED
 from zsq_compile.config.checks import Bounds
-from zsq_compile.config.fields import Choices, Count, Option, Share, check_fields, settings_of
+from zsq_compile.config.fields import Count, Option, Share, check_fields, settings_of
 from zsq_compile.config.units import parse_seconds
 from zsq_compile.errors import ConfigError
 
@@ -39,7 +39,7 @@ class Derived(Base):
     """
 
     share: Share = 0.25
-    width: Annotated[int, Choices((8, 4))] = 8
+    width: Annotated[int, (8, 4)] = 8
     kind: Literal["a", "b"] | None = None
     time: Annotated[Annotated[float, Bounds(above=0.0, hint="in seconds")] | None, Option(read=parse_seconds)] = None
     on: Annotated[bool, Option(names=("--on/--off", "-o"))] = False
