@@ -35,7 +35,7 @@ docs:
 # An sdist, a wheel made from it, and what is wrong with the wheel's contents.
 dist:
 	rm -rf $(DIST) build/lib build/bdist.*
-	$(BIN)python -m build --outdir $(DIST) .
+	$(BIN)python -m build -q --outdir $(DIST) .
 	$(BIN)check-wheel-contents $(DIST)/*.whl
 
 bench:
@@ -44,6 +44,7 @@ bench:
 stale:
 	$(BIN)python benchmarks/stale_results.py
 
+# build/benchmarks stays: finished rows are hours of work.
 clean:
-	rm -rf build $(DIST) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf build/lib build/bdist.* build/site $(DIST) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
