@@ -5,10 +5,10 @@ BIN ?= $(VENV)/bin/
 DIST ?= dist
 PYTEST ?=
 
-.PHONY: help setup fmt lint types test docs dist bench stale clean
+.PHONY: help setup fmt lint types test docs dist bench stale printed clean
 
 help:
-	@echo "setup fmt lint types test docs dist bench stale clean"
+	@echo "setup fmt lint types test docs dist bench stale printed clean"
 
 setup:
 	$(PYTHON) -m venv $(VENV)
@@ -43,6 +43,11 @@ bench:
 
 stale:
 	$(BIN)python benchmarks/stale_results.py
+
+# Reference pages of the options, and outputs of commands in README and the docs, as the code prints them today.
+printed:
+	$(BIN)python -m zsq_compile.cli.reference docs/reference
+	$(BIN)python benchmarks/printed_output.py
 
 # build/benchmarks stays: finished rows are hours of work.
 clean:

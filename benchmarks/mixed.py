@@ -1,4 +1,4 @@
-"""Mixed widths against one width for all layers: size and accuracy of the same model at several limits of size."""
+"""Mixed precision against uniform bits: size and accuracy of the same model at several limits of size."""
 
 import argparse
 import sys
@@ -70,12 +70,12 @@ def main() -> None:
     for key in chosen(options.models, tuple(models)):
         print(f"{key} ...", file=sys.stderr, flush=True)
         found += lines(Judge(models[key], options.assets), rows, options)
-    header = ["model", "widths of weights", "kB (share of FP32)", "top-1 (agreement)", "layers", "s to choose"]
+    header = ["model", "bits of weights", "kB (share of FP32)", "top-1 (agreement)", "layers", "s to choose"]
     body = (
         "Top-1 in percent, in brackets the agreement with FP32. No data, 8-bit activations, seed 0; all files of a\n"
-        "model are made with the same synthetic samples. Mixed widths: `--mixed --max-size`, edges among them.\n\n"
+        "model are made with the same synthetic samples. Mixed precision: `--mixed --max-size`, edges among them.\n\n"
     )
-    write_result("mixed", "Mixed widths", body + table(header, found))
+    write_result("mixed", "Mixed precision", body + table(header, found))
 
 
 if __name__ == "__main__":
