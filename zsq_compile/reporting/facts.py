@@ -26,7 +26,7 @@ def comparison_rows(validation: "Validation") -> list[tuple[str, str, str]]:
         if real.top1_float is not None and real.top1_quantized is not None:
             rows.append((f"top-1 on {real.samples} samples", f"{real.top1_float:.2%}", f"{real.top1_quantized:.2%}"))
         if real.agreement is not None:
-            rows.append((f"same class on {real.samples} of your samples", MISSING, f"{real.agreement:.2%}"))
+            rows.append((f"same class on {real.samples} samples", MISSING, f"{real.agreement:.2%}"))
     if validation.agreement is not None:
         label = f"same class on {validation.samples} held-out samples"
         rows.append((label, MISSING, f"{validation.agreement:.2%}"))
@@ -47,13 +47,13 @@ def calibration_facts(report: "Report") -> Facts:
     facts = []
     if report.agreement_estimate is not None:
         estimate = report.agreement_estimate
-        facts.append(("estimated agreement on real data", f"{estimate.describe()}, {estimate.calibration}"))
+        facts.append(("estimated agreement on real data", f"{estimate.describe()}, {estimate.calibration_source}"))
     facts.append(("data", report.data))
     if report.statistics is not None:
         facts.append(("statistics", f"{report.statistics['source']}; {report.coverage}"))
     if report.contract is not None:
         facts.append(("input", contract_words(report.contract)))
-    facts += [("widths", line) for line in (report.mixed or {}).get("summary", ())]
+    facts += [("bits", line) for line in (report.mixed or {}).get("summary", ())]
     return facts + ([("distilled", report.distillation["summary"])] if report.distillation else [])
 
 

@@ -110,7 +110,7 @@ def test_summary_tells_the_figures(report):
         "m.onnx -> m.w4a8.onnx",
         "size: 4.00 MB -> 600.0 kB (15%)",
         "top-1 on 10 samples: 90.00% -> 80.00%",
-        "same class on 10 of your samples: 85.00%",
+        "same class on 10 samples: 85.00%",
         "same class on 16 held-out samples: 98.75%",
         "signal to quantization noise: inf dB",
         "latency: 3 ms -> 1 ms (3.0x)",
@@ -138,7 +138,7 @@ def test_widths_that_were_chosen_are_told(report):
     mixed = {"layers": {"conv1": {"bits": 4, "harm": {8: 0.0, 4: math.inf}}}, "summary": ["one line", "another"]}
     changed = dataclasses.replace(report, mixed=mixed)
     assert changed.to_json()["mixed"]["layers"] == {"conv1": {"bits": 4, "harm": {"8": 0.0, "4": None}}}
-    assert "widths: one line\nwidths: another\n" in changed.summary()
+    assert "bits: one line\nbits: another\n" in changed.summary()
     assert report.to_json()["mixed"] is None
 
 
