@@ -9,12 +9,7 @@ from zsq_compile.errors import UnsupportedModelError
 
 
 def to_tensor(constant: ir.TensorProtocol) -> torch.Tensor:
-    """Copy an ONNX tensor into a torch tensor on the CPU; 4- and 2-bit codes become int8 or uint8.
-
-    Raises:
-        UnsupportedModelError: the element type is not in TORCH_TYPES.
-
-    """
+    """Copy an ONNX tensor, of an element type in TORCH_TYPES, into a torch tensor on the CPU."""
     kind = constant.dtype
     if kind not in TORCH_TYPES:
         raise UnsupportedModelError(

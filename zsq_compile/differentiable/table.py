@@ -41,12 +41,7 @@ def _versions(domain: str, op_type: str) -> tuple[int, ...]:
 
 
 def find_operator(node: ir.Node, opset: int | None) -> Operator:
-    """Return the operator with the newest ``since_version`` not above ``opset``.
-
-    Raises:
-        UnsupportedModelError: there is none; the message names node, operator and opset.
-
-    """
+    """Return the operator with the newest ``since_version`` not above ``opset``, or raise UnsupportedModelError."""
     where = describe(node)
     if has_subgraph(node):
         raise UnsupportedModelError(
