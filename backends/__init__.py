@@ -1,1 +1,1 @@
-"""What the compiled model will run on: targets as data, and the one door to ONNX Runtime."""
+"""What the compiled model will run on: targets as data, and sessions of ONNX Runtime."""

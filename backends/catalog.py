@@ -14,21 +14,21 @@ from backends.machine import detect_target
 from backends.target import Target
 
 AUTO = "auto"
-_BLOCK_SIZES = (16, 32, 64, 128, 256)  # of 512 ONNX Runtime 1.26 made zeros without a word
+_BLOCK_SIZES = (16, 32, 64, 128, 256)  # with 512, ONNX Runtime 1.26 silently made zeros
 _FOLDER = Path(__file__).parent / "targets"
 
 
 class TargetError(ValueError):
-    """A target is unknown, or its file is wrong; the message says where and what to write instead."""
+    """A target is unknown, or its file is wrong."""
 
 
 def target_names() -> tuple[str, ...]:
-    """Names of the targets that come with the package, sorted."""
+    """Names of the targets in the package, sorted."""
     return tuple(sorted(path.stem for path in _FOLDER.glob("*.toml")))
 
 
 def load_target(name_or_path: str | Path) -> Target:
-    """Read a target by its name, or from a TOML file of the user's; "auto" is the one that suits this machine.
+    """Read a target by its name, "auto" for this machine's, or from the path of a TOML file.
 
     Raises:
         TargetError: no such target, or the file is not TOML, has an unknown or missing key, or a wrong value.
@@ -39,15 +39,15 @@ def load_target(name_or_path: str | Path) -> Target:
     try:
         target = _CONVERTER.structure({"name": path.stem, **table}, Target)
     except Exception as error:  # cattrs raises groups, and plain errors of the constructors inside them
-        raise TargetError(f"{path}: {'; '.join(_words(error))}") from error
+        raise TargetError(f"{path}: {'; '.join(_describe(error))}") from error
     _check(target, path)
     return target
 
 
 def _table(path: Path, readers: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Read a file, over the one that it is based on: a key that it has takes the place of the other's."""
+    """Read a file; its keys override those of the file that it is based on."""
     if path.resolve() in readers:
-        raise TargetError(f"{path} is based on itself: take based_on out of one of the files")
+        raise TargetError(f"{path} is based on itself: remove based_on from one of the files")
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -75,7 +75,7 @@ def _find(name_or_path: str | Path) -> Path:
 
 
 def _strictly(value: Any, wanted: type) -> Any:
-    """Take no bool for an int and no int for a str: TOML has types, so a wrong one is a mistake."""
+    """Accept no bool for an int and no int for a str: TOML has types."""
     if type(value) is not wanted:
         raise ValueError(f"wanted {wanted.__name__}, got {value!r}")
     return value
@@ -91,11 +91,11 @@ def _make_converter() -> cattrs.Converter:
 _CONVERTER = _make_converter()
 
 
-def _words(error: BaseException, where: str = "target") -> Iterator[str]:
+def _describe(error: BaseException, where: str = "target") -> Iterator[str]:
     """Flatten a tree of cattrs errors into one phrase for each leaf."""
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:
-            yield from _words(inner, _place(inner, where))
+            yield from _describe(inner, _place(inner, where))
     elif isinstance(error, cattrs.errors.ForbiddenExtraKeysError):
         known = [field.name for field in fields(error.cl)] if is_dataclass(error.cl) else []
         for key in sorted(error.extra_fields):
@@ -109,7 +109,7 @@ def _words(error: BaseException, where: str = "target") -> Iterator[str]:
 
 
 def _place(error: BaseException, where: str) -> str:
-    """Where in the file an error arose; cattrs leaves that in the notes."""
+    """Return the place of an error in the file, from the notes of cattrs."""
     for note in getattr(error, "__notes__", ()):
         if isinstance(note, cattrs.AttributeValidationNote):
             return f"{where}.{note.name}"
@@ -128,7 +128,7 @@ def _check(target: Target, path: Path) -> None:
         )
     _check_blockwise(target, path)
     if not target.weight.symmetric:
-        raise TargetError(f"{path}: weight.symmetric must be true: weights with zero points are not made")
+        raise TargetError(f"{path}: weight.symmetric must be true: weights with zero points are not supported")
     repeated = [name for name, count in Counter(rule.op_type for rule in target.operators).items() if count > 1]
     if repeated:
         raise TargetError(f"{path}: the operator {repeated[0]} has more than one row; keep one")

@@ -1,4 +1,4 @@
-"""Which target suits this machine: its processor's flags, and the providers of the onnxruntime that is installed."""
+"""Detect the target of this machine, from its processor and the providers of the installed onnxruntime."""
 
 import platform
 from collections.abc import Collection
@@ -10,21 +10,21 @@ from pathlib import Path
 from backends.session import available_providers
 
 _ARM = frozenset({"aarch64", "arm64", "armv8l", "armv7l"})
-# Dot products of four int8 pairs with 32-bit sums, at which nothing saturates: AVX512-VNNI, AVX-VNNI, AMX.
+# Dot products of four int8 pairs with 32-bit sums, which do not saturate: AVX512-VNNI, AVX-VNNI, AMX.
 _DOT_PRODUCTS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 _GPUS = ("/dev/nvidia0", "/dev/dxg")  # of Linux, and of Linux in Windows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Detected:
-    """A target's name, and why it was chosen, in words."""
+    """A target's name, and why it was chosen."""
 
     name: str
     reason: str
 
 
 def detect_target() -> Detected:
-    """Choose the target of this machine: an accelerator whose provider is installed, else the processor."""
+    """Detect the target of this machine: an accelerator whose provider is installed, else the CPU."""
     return choose_target(
         providers=available_providers(),
         machine=platform.machine(),
@@ -42,7 +42,7 @@ def choose_target(
     has_gpu: bool,
     has_tensorrt: bool,
 ) -> Detected:
-    """Choose a target from what is known of a machine.
+    """Choose the target of a machine.
 
     Args:
         providers: execution providers of its onnxruntime. A GPU build names those of CUDA and TensorRT on any machine.

@@ -1,9 +1,8 @@
-"""The .ort form of a model, which minimal builds of ONNX Runtime load, always with the same bytes.
+"""The .ort form of a model, which minimal builds of ONNX Runtime load, with reproducible bytes.
 
-ONNX Runtime writes one section of the file, the table from operators to the types that their kernels need, in the order
-of a hash map, which differs from run to run. That table is written anew here, sorted. A flatbuffer is built from its
-end, and its references are relative: the model at the end of the file stays as it is, and only what stands in front of
-it is made again.
+ONNX Runtime writes the table from operators to the types of their kernels in the order of a hash map, which differs
+from run to run. Here that table is sorted. A flatbuffer is built from its end, and its references are relative: the
+model at the end of the file stays as it is, and only what stands in front of it is written anew.
 """
 
 import contextlib
@@ -23,12 +22,12 @@ _IDENTIFIER = b"ORTM"
 
 
 def write_ort(model: Path, ort: Path, config: Path, *, platform: Platform = "any") -> None:
-    """Convert a model with all of the runtime's optimisations, and list the operators that a minimal build needs.
+    """Convert a model with all of the runtime's optimizations, and list the operators that a minimal build needs.
 
     Args:
         model: an ONNX file.
-        ort: where the .ort file goes.
-        config: where the list goes, for ``build.sh --include_ops_by_config``.
+        ort: the .ort file to write.
+        config: the list to write, for ``build.sh --include_ops_by_config``.
         platform: "arm" keeps int8 quantizers as they are, which only such processors have fast kernels for.
 
     Raises:
@@ -39,8 +38,8 @@ def write_ort(model: Path, ort: Path, config: Path, *, platform: Platform = "any
     made = ort.parent / f"{model.stem}.ort"
     listed = ort.parent / f"{model.stem}.required_operators.config"
     try:
-        # The converter tells of its work on stdout and through logging; errors arrive as exceptions.
-        with contextlib.redirect_stdout(io.StringIO()), _silenced():
+        # the converter prints and logs; errors are exceptions
+        with contextlib.redirect_stdout(io.StringIO()), _silence_logging():
             converter.convert_onnx_models_to_ort(
                 model,
                 output_dir=ort.parent,
@@ -59,7 +58,7 @@ def write_ort(model: Path, ort: Path, config: Path, *, platform: Platform = "any
 
 
 @contextlib.contextmanager
-def _silenced() -> Iterator[None]:
+def _silence_logging() -> Iterator[None]:
     previous = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -71,11 +70,11 @@ def _silenced() -> Iterator[None]:
 
 
 def _sorted_resolver(data: bytes) -> bytes:
-    """Write the table of kernel types anew, in sorted order, in front of the model as it is."""
+    """Sort the table of kernel types, in front of the model as it is."""
     flatbuffers, session = import_module("flatbuffers"), import_module(f"{_FBS}.InferenceSession")
     old = session.InferenceSession.GetRootAs(data, 0)
     model = old.Model()._tab
-    # The table of the model is the last thing that was written of it, or the list of its fields right in front of it.
+    # the table of the model is the last part of it that was written, or the list of its fields right in front of it
     start = min(model.Pos, model.Pos - model.Get(flatbuffers.number_types.SOffsetTFlags, model.Pos))
     builder = flatbuffers.Builder(len(data))
     builder.Bytes[start:] = data[start:]
@@ -94,11 +93,11 @@ def _write_resolver(builder: Any, old: Any) -> int:
     """Write ``operator -> type name -> [(kind of argument, index)]``, sorted by operator and by type name."""
     resolver = import_module(f"{_FBS}.KernelTypeStrResolver")
     entry = import_module(f"{_FBS}.OpIdKernelTypeStrArgsEntry")
-    operators = sorted((old.OpKernelTypeStrArgs(i) for i in range(old.OpKernelTypeStrArgsLength())), key=_operator)
+    unsorted = [old.OpKernelTypeStrArgs(i) for i in range(old.OpKernelTypeStrArgsLength())]
     offsets = []
-    for operator in operators:
+    for operator in sorted(unsorted, key=lambda one: bytes(one.OpId())):
         types = [operator.KernelTypeStrArgs(i) for i in range(operator.KernelTypeStrArgsLength())]
-        made = [_write_type(builder, one) for one in sorted(types, key=_type_name)]
+        made = [_write_type(builder, one) for one in sorted(types, key=lambda one: bytes(one.KernelTypeStr()))]
         entry.StartKernelTypeStrArgsVector(builder, len(made))
         arguments = _vector(builder, made)
         name = builder.CreateString(operator.OpId())
@@ -135,11 +134,3 @@ def _vector(builder: Any, offsets: list[int]) -> int:
     for offset in reversed(offsets):
         builder.PrependUOffsetTRelative(offset)
     return int(builder.EndVector())
-
-
-def _operator(entry: Any) -> bytes:
-    return bytes(entry.OpId())
-
-
-def _type_name(entry: Any) -> bytes:
-    return bytes(entry.KernelTypeStr())

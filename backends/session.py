@@ -1,4 +1,4 @@
-"""The one place that opens ONNX Runtime sessions. Importing this module does not import onnxruntime."""
+"""ONNX Runtime sessions; importing this module does not import onnxruntime."""
 
 import shutil
 import tempfile
@@ -32,17 +32,17 @@ _DTYPES: dict[str, np.dtype[np.generic]] = {
 
 
 class RuntimeModelError(ValueError):
-    """ONNX Runtime refused a model, or failed while it ran one; the message holds its words."""
+    """ONNX Runtime rejected a model, or failed while it ran one; the message has its own."""
 
 
 class Session:
     """A loaded model.
 
     Attributes:
-        input_names: names of the graph inputs, in order.
-        output_names: names of the graph outputs, in order.
-        input_shapes: shape of every input by name; an axis that is not fixed is None.
-        input_dtypes: element type of every input by name; an input that is no tensor is missing.
+        input_names: in order.
+        output_names: in order.
+        input_shapes: by name; an open size is None.
+        input_dtypes: by name; an input that is no tensor is missing.
 
     """
 
@@ -62,7 +62,7 @@ class Session:
         }
 
     def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
-        """Run once and return the asked outputs (default: all) by name.
+        """Run once and return the outputs (default: all) by name.
 
         Raises:
             RuntimeModelError: an input or output name is unknown, an input is missing, or the runtime failed.
@@ -81,7 +81,7 @@ class Session:
         return dict(zip(wanted, values, strict=True))
 
     def end_profile(self) -> Path:
-        """Stop the profile that ``open_session`` was asked for, and return its file (JSON, Chrome's trace format)."""
+        """Stop profiling, and return the file (JSON, Chrome's trace format); see ``open_session``."""
         return Path(self._handle.end_profiling())
 
     def _check_names(self, role: str, given: Mapping[str, object] | Sequence[str], known: tuple[str, ...]) -> None:
@@ -108,14 +108,13 @@ def open_session(
         model: a model in memory or its file; above 2 GB a model in memory is written to a temporary folder first.
         providers: execution providers, in order of preference; one that is not installed is an error.
         threads: threads inside an operator; None leaves the choice to the runtime.
-        optimize: graph optimisations, "all" being the runtime's own default.
-        optimized_path: where to save the graph as the runtime rewrote it; larger weights go into ``NAME.data`` there.
+        optimize: graph optimizations, "all" being the runtime's own default.
+        optimized_path: where to save the optimized graph; larger weights go into ``NAME.data`` there.
         config: entries of the runtime's session options.
-        provider_options: options by execution provider.
-        weights: numbers of those initializers that a model in memory calls external, by name; so they are not copied on
-            the way, as a whole model is several times.
-        profile_prefix: how the file begins in which every node's time in every run is written, until
-            ``Session.end_profile``; None takes no times.
+        provider_options: by execution provider.
+        weights: of the initializers that a model in memory calls external, by name; these are not copied, as a whole
+            model is, several times.
+        profile_prefix: of a file with every node's time in every run, until ``Session.end_profile``; None for no file.
 
     Raises:
         RuntimeModelError: the runtime cannot load the model, or lacks a provider.
@@ -128,7 +127,7 @@ def open_session(
     if missing:
         raise RuntimeModelError(
             f"{label} is to run on {missing[0]}, but this onnxruntime has only "
-            f"{', '.join(ort.get_available_providers())}; install the build that holds it (onnxruntime-gpu for CUDA)"
+            f"{', '.join(ort.get_available_providers())}; install the build that has it (onnxruntime-gpu for CUDA)"
         )
     source, scratch = _as_source(model)
     try:
@@ -152,7 +151,7 @@ def open_session(
 
 
 def usable_providers(wanted: Sequence[str]) -> tuple[str, ...]:
-    """Return the wanted providers where all are installed, else that of the processor, which always is."""
+    """Return the wanted providers where all are installed, else that of the CPU, which always is."""
     return tuple(wanted) if set(wanted) <= set(available_providers()) else ("CPUExecutionProvider",)
 
 
@@ -163,13 +162,6 @@ def available_providers() -> tuple[str, ...]:
     return tuple(ort.get_available_providers())
 
 
-def runtime_version() -> str:
-    """Return the version of the installed onnxruntime."""
-    import onnxruntime as ort
-
-    return str(ort.__version__)
-
-
 def _options(threads: int | None, optimize: Optimize, optimized_path: Path | None) -> Any:
     import onnxruntime as ort
 
@@ -177,7 +169,7 @@ def _options(threads: int | None, optimize: Optimize, optimized_path: Path | Non
     options.log_severity_level = 4  # fatal only: everything else arrives as an exception
     if threads is not None:
         options.intra_op_num_threads = threads
-    # Idle workers would spin for milliseconds after a run and slow down whatever is measured next.
+    # idle workers would spin for milliseconds after a run and slow down what is measured next
     options.add_session_config_entry("session.force_spinning_stop", "1")
     levels = {
         "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
@@ -187,7 +179,7 @@ def _options(threads: int | None, optimize: Optimize, optimized_path: Path | Non
     options.graph_optimization_level = levels[optimize]
     if optimized_path is not None:
         options.optimized_model_filepath = str(optimized_path)
-        # Weights beside the graph: a model above 2 GB can be saved, and reading only the graph stays quick.
+        # with weights beside the graph a model above 2 GB can be saved, and reading only the graph is quick
         options.add_session_config_entry(
             "session.optimized_model_external_initializers_file_name", f"{optimized_path.name}.data"
         )
@@ -196,7 +188,7 @@ def _options(threads: int | None, optimize: Optimize, optimized_path: Path | Non
 
 
 def _as_source(model: onnx.ModelProto | Path) -> tuple[str | bytes, Path | None]:
-    """Return what InferenceSession reads, and the folder that must outlive it, if any."""
+    """Return the argument of InferenceSession, and the folder that must outlive it, if any."""
     if isinstance(model, Path):
         if not model.is_file():
             raise RuntimeModelError(f"there is no file {model}")

@@ -13,12 +13,7 @@ from passes.surgery import is_standard
 
 @dataclass
 class Outcome(ir.passes.PassResult):
-    """Result of a pass.
-
-    Attributes:
-        refusals: nodes of the pass's pattern that it left alone.
-
-    """
+    """Result of a pass, with the nodes of its pattern that it refused."""
 
     refusals: tuple[Refusal, ...] = ()
 
@@ -33,12 +28,7 @@ class GraphPass(ir.passes.InPlacePass):
 
 
 class NodePass(GraphPass):
-    """A pass that looks at one node at a time, each once, in graph order.
-
-    Attributes:
-        op_types: the ONNX operators that it looks at; empty for all nodes, of any domain.
-
-    """
+    """A pass that visits nodes of the ONNX operators ``op_types``, or all nodes if empty, once each, in graph order."""
 
     op_types: ClassVar[tuple[str, ...]] = ()
 

@@ -28,15 +28,7 @@ _DOMAINS = ("", "ai.onnx", "com.microsoft")  # onnxruntime has the same two unde
 def quantize_array(
     array: NDArray[np.floating], scale: Scale, number_format: NumberFormat, axis: int | None = None
 ) -> NDArray[np.int32]:
-    """Round numbers of any shape to codes.
-
-    Args:
-        array: the numbers.
-        scale: per tensor (shape ()) or per channel (shape (array.shape[axis],)).
-        number_format: of the codes.
-        axis: channel axis of per-channel scales.
-
-    """
+    """Round numbers of any shape to codes; the scale is per tensor, or per channel along ``axis``."""
     step, zero_point = along_axis(scale.scale, array.ndim, axis), along_axis(scale.zero_point, array.ndim, axis)
     codes = np.rint(array.astype(np.float64) / step) + zero_point
     return np.asarray(np.clip(codes, number_format.qmin, number_format.qmax), np.int32)

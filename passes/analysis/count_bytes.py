@@ -15,16 +15,7 @@ _UNPACKING = ("Cast", "Div", "Mod", "Sub", "Reshape", "Slice", "Transpose", "Mul
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Contents:
-    """Bytes of a model file.
-
-    Attributes:
-        weights: by the name of their layer, in graph order.
-        biases: of all layers.
-        scales: with zero points.
-        constants: all other constants.
-        structure: the rest of the file, nodes and names.
-
-    """
+    """Bytes of a model file: weights by layer, biases, scales and zero points, other constants, nodes and names."""
 
     weights: Mapping[str, int]
     biases: int

@@ -11,14 +11,7 @@ from passes.surgery import input_at, is_standard
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Work:
-    """Work for one sample.
-
-    Attributes:
-        multiplications: of convolutions and matrix products.
-        elements: of the outputs of all nodes.
-        parameters: elements of all floating-point initializers.
-
-    """
+    """Multiplications of layers, elements of all nodes' outputs, for one sample; floating-point parameters."""
 
     multiplications: int
     elements: int

@@ -26,7 +26,6 @@ class DeadChannels:
 
     Attributes:
         node: name of the layer.
-        op_type: its operator.
         total: number of its output channels.
         constant: dead channels, which always give their bias.
         silent: those of them whose bias a Relu, or a Clip from 0 on, turns into 0.

@@ -27,14 +27,7 @@ _BITS_LOST = 2.0  # of 8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BiasRisk:
-    """A layer with biases whose codes overflow int32 at the scales of its data and weights.
-
-    Attributes:
-        node: name of the layer.
-        channels: indices of these biases.
-        largest: greatest magnitude of their codes; int32 ends at 2^31.
-
-    """
+    """A layer with biases whose codes, ``largest`` at most, overflow int32 at the scales of its data and weights."""
 
     node: str
     channels: tuple[int, ...]
@@ -43,15 +36,7 @@ class BiasRisk:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScaleConflict:
-    """Values that share one scale and differ in range.
-
-    Attributes:
-        widest: name of the value with the widest range.
-        narrowest: name of the value with the narrowest range.
-        members: number of values that share the scale.
-        bits_lost: bits of the narrowest value's codes that are never used.
-
-    """
+    """Values that share one scale and differ in range, so that the narrowest never uses some bits of its codes."""
 
     widest: str
     narrowest: str
@@ -60,13 +45,9 @@ class ScaleConflict:
 
 
 def find_bias_risks(model: ir.Model, plan: QuantizationPlan, ranges: Ranges) -> tuple[BiasRisk, ...]:
-    """Find large bias codes at scales from the ranges of the data and the largest weights.
+    """Find large bias codes of a folded float model, at scales from ranges of the data and the largest weights.
 
-    Args:
-        model: the folded float model that was planned.
-        plan: no scales are needed.
-        ranges: of the values that layers read; a layer whose data have none is left out.
-
+    The plan needs no scales; layers whose data have no range are left out.
     """
     formats = {site.value: site.number_format for site in plan.activations}
     found = []

@@ -31,11 +31,7 @@ class Fit:
     """One BatchNormalization that explains a folded layer.
 
     Attributes:
-        scale: (C,) gamma.
-        shift: (C,) beta.
-        mean: (C,) running mean.
-        variance: (C,) running variance.
-        epsilon: added to the variance.
+        scale, shift, mean, variance: (C,) gamma, beta, and the running moments.
         names: of gamma, beta, mean and variance in the checkpoint; empty where there is none, as in one without gamma.
         bias: name of the layer's own bias in the checkpoint; empty where it had none.
         ratio_error: relative error of gamma / sqrt(variance + epsilon) against the ratio of the weights.

@@ -26,14 +26,9 @@ class BatchNorm:
     """One BatchNormalization node: y = scale * (x - mean) / sqrt(variance + epsilon) + shift, per channel.
 
     Attributes:
-        node: its name.
-        input: name of the value that it reads, whose moments ``mean`` and ``variance`` are.
-        output: name of the value that it makes.
-        mean: (C,) mean of the input over the training data.
-        variance: (C,) variance of the input over the training data.
-        scale: (C,) gamma.
-        shift: (C,) beta.
-        epsilon: added to the variance.
+        node, input, output: names.
+        mean, variance: (C,) moments of the input over the training data.
+        scale, shift: (C,) gamma and beta.
         layer: name of the layer whose output it normalizes, possibly through a bias Add; None if there is none.
         dead: (C,) True where the variance is about 0: the channel is constant, and its moments are noise.
 

@@ -19,7 +19,6 @@ class WeightedLayer:
     """One layer with a constant weight.
 
     Attributes:
-        node: the layer.
         value: name of its output, behind an Add of its bias.
         shape: of its weight.
         filters: (C, K) weights of each output channel, float64.

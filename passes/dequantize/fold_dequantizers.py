@@ -6,6 +6,8 @@ Codes may be stored packed, behind a Cast or as digits of words, and the scale o
 constant expressions are computed. The result is exactly what a runtime computes when it loads the file.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
@@ -19,14 +21,11 @@ class FoldDequantizers(NodePass):
     ``folded`` holds the initializers that were made by the last call. A node that makes a graph output stays.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.folded: list[ir.Value] = []
-        self._constants = frozenset[ir.Value]()
+    folded: Sequence[ir.Value] = ()
 
     def call(self, model: ir.Model) -> Outcome:
         """Fold all nodes."""
-        self.folded, self._constants = [], constants_of(model.graph)
+        self.folded, self._constants = (), constants_of(model.graph)
         return super().call(model)
 
     def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool | str:
@@ -40,7 +39,7 @@ class FoldDequantizers(NodePass):
             return grid
         if codes is None:
             return "its codes cannot be computed"
-        self.folded.append(_replace(graph, node, grid.real(codes)))
+        self.folded = (*self.folded, _replace(graph, node, grid.real(codes)))
         return True
 
 

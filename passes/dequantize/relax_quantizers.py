@@ -54,44 +54,28 @@ class RelaxQuantizers(NodePass):
     later pass.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.relaxed = 0
-        self.needless = 0
-        self.levels: int | None = None
-        self._writer: _Writer | None = None
+    relaxed = 0
+    needless = 0
+    levels: int | None = None
 
     def call(self, model: ir.Model) -> Outcome:
         """Replace all nodes."""
-        self._writer = writer = _Writer(model)
-        outcome = super().call(model)
-        self.relaxed, self.needless, self.levels = writer.relaxed, writer.needless, writer.levels
-        return outcome
-
-    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool | str:
-        """Replace the node, or what it compares."""
-        assert self._writer is not None
-        if is_quantizer(node, "DequantizeLinear"):
-            return self._writer.replace(node)
-        if is_standard(node, "ArgMax", "ArgMin") and node.inputs[0] is not None:
-            return self._writer.compare_floats(node, node.inputs[0])
-        return False
-
-
-class _Writer:
-    """Adds the float values that replace codes, each once."""
-
-    def __init__(self, model: ir.Model) -> None:
+        self.relaxed, self.needless, self.levels = 0, 0, None
         self._graph = model.graph
         self._opset = model.graph.opset_imports.get("") or _CLIP_WITH_INPUTS
         self._constants = constants_of(model.graph)
-        self._made: dict[tuple[ir.Value, object], ir.Value] = {}
-        self.relaxed = 0
-        self.needless = 0
-        self.levels: int | None = None
+        self._made: dict[tuple[ir.Value, object], ir.Value] = {}  # float values by codes and grid
+        return super().call(model)
 
-    def replace(self, node: ir.Node) -> bool | str:
-        """Replace a DequantizeLinear by the float value; not where it reads input codes."""
+    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool | str:
+        """Replace the node, or the codes that it compares; not where they are input codes, or none at all."""
+        if is_quantizer(node, "DequantizeLinear"):
+            return self._replace(node)
+        if is_standard(node, "ArgMax", "ArgMin") and node.inputs[0] is not None:
+            return self._compare_floats(node, node.inputs[0])
+        return False
+
+    def _replace(self, node: ir.Node) -> bool | str:
         grid, codes, output = grid_of(node), node.inputs[0], node.outputs[0]
         if isinstance(grid, str):
             return grid
@@ -110,8 +94,7 @@ class _Writer:
         self._graph.remove(node, safe=True)
         return True
 
-    def compare_floats(self, node: ir.Node, codes: ir.Value) -> bool | str:
-        """Make a node that compares codes compare the floats; not where it reads no codes."""
+    def _compare_floats(self, node: ir.Node, codes: ir.Value) -> bool | str:
         maker = codes.producer()
         while maker is not None and is_standard(maker, *_MOVERS):
             maker = producer(maker, _moved_inputs(maker)[0])
@@ -167,7 +150,8 @@ class _Writer:
             for position, value in enumerate(node.inputs)
         ]
         if node.op_type == "Pad" and (len(inputs) < 3 or inputs[2] is None):  # it fills with the code 0
-            inputs = [*inputs[:2], self._number(f"{node.name}_fill", grid, 0), *inputs[3:]]
+            fill = add_constant(self._graph, f"{node.name}_fill", grid.real(np.zeros((), np.int32)))
+            inputs = [*inputs[:2], fill, *inputs[3:]]
         copy = ir.Node(node.domain, node.op_type, inputs, list(node.attributes.values()), num_outputs=len(node.outputs))
         self._graph.insert_before(node, copy)
         for old, new in zip(node.outputs, copy.outputs, strict=True):
@@ -193,9 +177,6 @@ class _Writer:
         levels = high - low + 1
         self.levels = levels if self.levels is None else min(self.levels, levels)
 
-    def _number(self, name: str, grid: Grid, code: int) -> ir.Value:
-        return add_constant(self._graph, name, grid.real(np.array(code, np.int32)))
-
     def _limited(self, node: ir.Node, source: ir.Value, limits: Bounds, grid: Grid) -> ir.Value:
         """Clip a value as a quantizer or a Clip on codes does, merged with a Relu or Clip before it."""
         half = float(grid.scale) / 2
@@ -215,11 +196,10 @@ class _Writer:
     def _clip(self, at: ir.Node, source: ir.Value, limits: Bounds) -> ir.Value:
         name = at.outputs[0].name or ""
         low, high = (np.array(limit, np.float32) for limit in limits)
-        ends = (("low", low), ("high", high))
         if self._opset < _CLIP_WITH_INPUTS:
             node = ir.node("Clip", [source], {"min": float(low), "max": float(high)})
         else:
-            lowest, highest = (add_constant(self._graph, f"{name}_{end}", limit) for end, limit in ends)
+            lowest, highest = (add_constant(self._graph, f"{name}_{k}", x) for k, x in (("low", low), ("high", high)))
             node = ir.node("Clip", [source, lowest, highest])
         set_type(node.outputs[0], ir.DataType.FLOAT, source.shape)
         node.name = node.outputs[0].name = free_name(self._graph, f"{name}_range")

@@ -8,6 +8,7 @@ s and ws may be multiplied on in either order, or one by one. The range is that 
 the rounding goes. The weight is exact.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,14 +30,11 @@ class RestoreDynamicLayers(NodePass):
     """
 
     op_types = tuple(_FLOAT_OF)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.folded: list[ir.Value] = []
+    folded: Sequence[ir.Value] = ()
 
     def call(self, model: ir.Model) -> Outcome:
         """Rewrite all layers."""
-        self.folded = []
+        self.folded = ()
         return super().call(model)
 
     def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool | str:
@@ -44,7 +42,7 @@ class RestoreDynamicLayers(NodePass):
         pattern = _pattern(node)
         if isinstance(pattern, str):
             return pattern
-        self.folded.append(_restore(graph, node, pattern))
+        self.folded = (*self.folded, _restore(graph, node, pattern))
         return True
 
 

@@ -85,11 +85,12 @@ class _Writer:
         """Make the nodes from words to int8 codes of a shape."""
         per_word, count = _WORD_BITS // bits, int(np.prod(shape))
         padded = -(-count // per_word) * per_word
+        matrix = (padded // per_word, per_word)
         steps: list[tuple[str, list[ir.Value], ir.DataType, tuple[int, ...]]] = [
-            ("Div", [self._powers(bits)], ir.DataType.INT64, (padded // per_word, per_word)),
-            ("Mod", [self._number(1 << bits)], ir.DataType.INT64, (padded // per_word, per_word)),
-            ("Sub", [self._number(1 << (bits - 1))], ir.DataType.INT64, (padded // per_word, per_word)),
-            ("Cast", [], ir.DataType.INT8, (padded // per_word, per_word)),
+            ("Div", [self._constant(f"powers_{bits}", _powers(bits))], ir.DataType.INT64, matrix),
+            ("Mod", [self._number(1 << bits)], ir.DataType.INT64, matrix),
+            ("Sub", [self._number(1 << (bits - 1))], ir.DataType.INT64, matrix),
+            ("Cast", [], ir.DataType.INT8, matrix),
         ]
         if padded > count:
             steps.append(("Reshape", [self._numbers(-1)], ir.DataType.INT8, (padded,)))
@@ -104,9 +105,6 @@ class _Writer:
             set_type(node.outputs[0], dtype, ir.Shape(made))
             nodes.append(node)
         return nodes
-
-    def _powers(self, bits: int) -> ir.Value:
-        return self._constant(f"powers_{bits}", _powers(bits))
 
     def _number(self, number: int) -> ir.Value:
         return self._constant(f"i{number}", np.array(number, np.int64))

@@ -53,12 +53,7 @@ class PackWeights(GraphPass):
 
 
 def narrow(value: ir.Value, pass_name: str) -> None:
-    """Turn an int8 initializer into INT4.
-
-    Raises:
-        PassError: its codes do not fit.
-
-    """
+    """Turn an int8 initializer into INT4; raise PassError where its codes do not fit."""
     assert value.const_value is not None
     codes = value.const_value.numpy()
     low, high = _INT4_LIMITS

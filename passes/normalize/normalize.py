@@ -25,15 +25,9 @@ class SimplifierError(ValueError):
 
 
 def normalize(model: ir.Model, *, simplify: bool = True) -> ir.Model:
-    """Return a valid model of opset 21 or later in normal form (see NORMALIZED in ``checks``); a copy.
+    """Return a copy of a valid model of opset 21 or later in normal form: NORMALIZED, layers with their own weights.
 
-    Args:
-        model: not changed.
-        simplify: run onnxsim first.
-
-    Raises:
-        SimplifierError: onnxsim failed.
-
+    With ``simplify`` onnxsim runs first; raises SimplifierError where it fails.
     """
     working = ir.from_proto(simplified(ir.to_proto(model))) if simplify else model.clone()
     return _passes()(working).model
@@ -60,12 +54,7 @@ def _passes() -> ir.passes.Sequential:
 
 
 def simplified(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Run onnxsim, BatchNormalization kept.
-
-    Raises:
-        SimplifierError: it failed, or made a graph that ONNX's checker rejects.
-
-    """
+    """Run onnxsim, BatchNormalization kept; raise SimplifierError where it fails."""
     import onnxsim  # takes a second, and brings torch with it
 
     try:

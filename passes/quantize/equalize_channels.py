@@ -39,14 +39,10 @@ class EqualizeChannels(GraphPass):
     """Equalize the channels between all pairs of layers of a folded float model (see ``layer_pairs``).
 
     1. A channel whose weights are about 0 in one of the two layers stays as it is.
-    2. A second run, with the moments that the first one returned, changes nothing.
-    3. Shared weights are copied, never changed; values keep their names.
-
-    Args:
-        moments: mean and deviation of each channel, by value name; a folded layer has them from its
-            BatchNormalization. With them, high biases are absorbed (see ``absorb_biases``), which, unlike equalizing,
-            changes the model's outputs a little.
-
+    2. With the moments of channels, by value name, high biases are absorbed (see ``absorb_biases``), which, unlike
+       equalizing, changes the model's outputs a little.
+    3. A second run, with the moments that the first one returned, changes nothing.
+    4. Shared weights are copied, never changed; values keep their names.
     """
 
     def __init__(self, moments: Mapping[str, ChannelMoments] | None = None) -> None:

@@ -22,13 +22,7 @@ class WidthsError(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Widths:
-    """Bits of single layers and values; others keep those of the plan.
-
-    Attributes:
-        weights: bits of a layer's weight, by node name.
-        activations: bits of a value, or "float", by value name.
-
-    """
+    """Bits of weights, by node name, and of values, or "float", by name; others keep those of the plan."""
 
     weights: Mapping[str, int] = field(default_factory=dict)
     activations: Mapping[str, Width] = field(default_factory=dict)

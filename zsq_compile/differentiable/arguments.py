@@ -1,4 +1,4 @@
-"""How an operator reads its node: attributes, constant-like inputs, element types.
+"""How operators read their nodes: attributes, inputs of Python numbers, element types.
 
 A *builder* is called once per node and returns a *kernel*, which is called at every run with the node's inputs in order
 (None for an optional input that is left out; missing trailing inputs are simply not passed).
@@ -15,7 +15,8 @@ from zsq_compile.errors import UnsupportedModelError
 
 Kernel: TypeAlias = Callable[..., torch.Tensor | tuple[torch.Tensor, ...]]
 Builder: TypeAlias = Callable[[ir.Node], Kernel]
-# Name, the schema versions that this builder serves, builder, positions of the inputs that are read as host numbers.
+Input: TypeAlias = torch.Tensor | None  # of a kernel, None where it is left out
+# Name, the schema versions that the builder serves, builder, positions of the inputs that are read as Python numbers.
 Row: TypeAlias = tuple[str, tuple[int, ...], Builder] | tuple[str, tuple[int, ...], Builder, tuple[int, ...]]
 
 TORCH_TYPES: dict[ir.DataType, torch.dtype] = {
@@ -56,48 +57,35 @@ def describe(node: ir.Node) -> str:
 
 def refuse(node: ir.Node, reason: str) -> NoReturn:
     """Raise UnsupportedModelError for a node whose operator is known but not this use of it."""
-    message = f"{describe(node)} cannot be executed: {reason}"
-    raise UnsupportedModelError(message)
+    raise UnsupportedModelError(f"{describe(node)} cannot be executed: {reason}")
 
 
 def integer(node: ir.Node, name: str, default: int = 0) -> int:
-    """Read an integer attribute, or ``default``."""
-    attribute = node.attributes.get(name)
-    return default if attribute is None else int(attribute.as_int())
+    """Read an attribute."""
+    return node.attributes.get_int(name, default)
 
 
-def integers(node: ir.Node, name: str, default: Sequence[int] | None = None) -> tuple[int, ...] | None:
-    """Read an integer-list attribute, or ``default``."""
-    attribute = node.attributes.get(name)
-    if attribute is None:
-        return None if default is None else tuple(default)
-    return tuple(int(value) for value in attribute.as_ints())
+def integers(node: ir.Node, name: str) -> tuple[int, ...]:
+    """Read an attribute, () where it is left out."""
+    return tuple(node.attributes.get_ints(name, ()))
 
 
 def number(node: ir.Node, name: str, default: float = 0.0) -> float:
-    """Read a float attribute, or ``default``."""
-    attribute = node.attributes.get(name)
-    return default if attribute is None else float(attribute.as_float())
+    """Read an attribute."""
+    return node.attributes.get_float(name, default)
 
 
 def text(node: ir.Node, name: str, default: str = "") -> str:
-    """Read a string attribute, or ``default``."""
-    attribute = node.attributes.get(name)
-    return default if attribute is None else str(attribute.as_string())
+    """Read an attribute."""
+    return node.attributes.get_string(name, default)
 
 
 def element_type(node: ir.Node, name: str, default: ir.DataType = ir.DataType.FLOAT) -> ir.DataType:
     """Read an element-type attribute (``to``, ``dtype``); refuse types that torch tensors cannot hold here."""
-    attribute = node.attributes.get(name)
-    kind = default if attribute is None else ir.DataType(attribute.as_int())
+    kind = ir.DataType(integer(node, name, default.value))
     if kind not in TORCH_TYPES:
         refuse(node, f"element type {kind.name} has no tensor type here")
     return kind
-
-
-def has_input(node: ir.Node, position: int) -> bool:
-    """Tell whether an optional input is given."""
-    return position < len(node.inputs) and node.inputs[position] is not None
 
 
 def same(function: Kernel) -> Builder:
@@ -106,27 +94,32 @@ def same(function: Kernel) -> Builder:
 
 
 class Numbers:
-    """Reads a small tensor as Python numbers, once per tensor: constant inputs cost one identity check per run.
+    """Reads a small input as Python numbers, flattened, once per tensor: later runs cost one identity check.
 
     The tensor must not be changed in place afterwards; put a new tensor into ``initializers`` instead.
+
+    Args:
+        default: numbers where the input is left out; those of the attribute in operator versions that have one.
+
     """
 
-    def __init__(self) -> None:
-        self._int_source: torch.Tensor | None = None
-        self._float_source: torch.Tensor | None = None
-        self._ints: tuple[int, ...] = ()
-        self._floats: tuple[float, ...] = ()
+    def __init__(self, default: Sequence[float] = ()) -> None:
+        self._default = tuple(default)
+        self._ints: tuple[torch.Tensor | None, tuple[int, ...]] = None, ()
+        self._floats: tuple[torch.Tensor | None, tuple[float, ...]] = None, ()
 
-    def ints(self, tensor: torch.Tensor) -> tuple[int, ...]:
-        """Read ``tensor`` as integers, flattened."""
-        if tensor is not self._int_source:
-            self._ints = tuple(int(value) for value in tensor.detach().reshape(-1).tolist())
-            self._int_source = tensor
-        return self._ints
+    def ints(self, tensor: torch.Tensor | None) -> tuple[int, ...]:
+        """Read integers."""
+        if tensor is None:
+            return tuple(map(int, self._default))
+        if tensor is not self._ints[0]:
+            self._ints = tensor, tuple(map(int, tensor.detach().reshape(-1).tolist()))
+        return self._ints[1]
 
-    def floats(self, tensor: torch.Tensor) -> tuple[float, ...]:
-        """Read ``tensor`` as floats, flattened."""
-        if tensor is not self._float_source:
-            self._floats = tuple(float(value) for value in tensor.detach().reshape(-1).tolist())
-            self._float_source = tensor
-        return self._floats
+    def floats(self, tensor: torch.Tensor | None) -> tuple[float, ...]:
+        """Read floats."""
+        if tensor is None:
+            return self._default
+        if tensor is not self._floats[0]:
+            self._floats = tensor, tuple(map(float, tensor.detach().reshape(-1).tolist()))
+        return self._floats[1]

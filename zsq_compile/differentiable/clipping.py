@@ -1,8 +1,4 @@
-"""Cut values to a range, with a gradient that takes one pass over memory instead of five.
-
-torch's own gradient of ``clamp`` makes two masks of booleans, joins them, and chooses by the result. MobileNets, whose
-every activation is such a cut, spend much of a backward pass there.
-"""
+"""Clip with a gradient that takes one pass over memory; that of ``torch.clamp`` takes five, for masks of booleans."""
 
 import math
 from typing import Any
@@ -12,12 +8,9 @@ from torch import Tensor
 
 
 def clip(x: Tensor, low: float, high: float) -> Tensor:
-    """Cut floating-point ``x`` to [low, high], infinite where there is no limit; both limits still pass the gradient.
-
-    As ``torch.clamp``; where ``low`` is above ``high`` everything becomes ``high``.
-    """
-    cut: Tensor = _Clip.apply(x, low, high)  # type: ignore[no-untyped-call]
-    return cut
+    """Clip floating-point ``x`` to [low, high], which may be infinite, as ``torch.clamp``; limits pass the gradient."""
+    clipped: Tensor = _Clip.apply(x, low, high)  # type: ignore[no-untyped-call]
+    return clipped
 
 
 class _Clip(torch.autograd.Function):
@@ -37,7 +30,7 @@ class _Clip(torch.autograd.Function):
 
 
 def _next(number: float, towards: float, kind: torch.dtype) -> float:
-    """Give the neighbour of a number among those of a type; that of 0 is a normal one: others are slow."""
+    """Return the neighbour of a number among those of a type; of 0 the first normal one: subnormal ones are slow."""
     if number == 0.0:
         return math.copysign(torch.finfo(kind).tiny, towards)
     return torch.nextafter(torch.tensor(number, dtype=kind), torch.tensor(towards, dtype=kind)).item()

@@ -1,4 +1,4 @@
-"""Where synthesis, learning and distillation run: a CUDA device where there is one, else the processor."""
+"""The device on which synthesis, learning and distillation run."""
 
 import torch
 
@@ -7,7 +7,7 @@ from zsq_compile.errors import ConfigError
 
 
 def chosen_device(name: Device) -> torch.device:
-    """Find the device that a name asks for; ``auto`` takes a CUDA device where there is one.
+    """Return the device of a name; ``auto`` is a CUDA device where there is one, else the CPU.
 
     Raises:
         ConfigError: ``cuda`` is asked for and torch can use no such device.

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from backends.target import NumberFormat
-from zsq_compile.differentiable.arguments import Kernel
+from passes.surgery import only_use, producer
+from zsq_compile.differentiable.arguments import Kernel, Numbers
 from zsq_compile.differentiable.ops.quant import RANGES, quantized_type
 
 
@@ -61,13 +62,13 @@ def fused(quantize: ir.Node, kernels: Sequence[Kernel]) -> Kernel:
 
     """
     low, high = map(float, RANGES[quantized_type(quantize)])
-    numbers, clipped = _Numbers(), len(kernels) == 3
+    readers = [Numbers() for _ in range(3 if len(kernels) == 3 else 1)]
 
     def run(x: Tensor, scale: Tensor, *codes: Tensor) -> Tensor:
         if any(code.requires_grad for code in codes):
             return _one_by_one(kernels, x, scale, *codes)
-        zero_point, *limits = map(numbers, codes)
-        lowest, highest = (max(low, limits[0]), min(high, limits[1])) if clipped else (low, high)
+        zero_point, *limits = (reader.floats(code)[0] for reader, code in zip(readers, codes, strict=True))
+        lowest, highest = (max(low, limits[0]), min(high, limits[1])) if limits else (low, high)
         autocast = torch.is_autocast_enabled(x.device.type)
         if x.dtype != torch.float32 and not autocast:
             x = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -87,39 +88,23 @@ def _one_by_one(kernels: Sequence[Kernel], x: Tensor, scale: Tensor, zero_point:
     return real
 
 
-class _Numbers:
-    """Reads one-element tensors as numbers, each once."""
-
-    def __init__(self) -> None:
-        self._known: list[tuple[Tensor, float]] = []
-
-    def __call__(self, tensor: Tensor) -> float:
-        for known, number in self._known:
-            if known is tensor:
-                return number
-        self._known.append((tensor, float(tensor)))
-        return self._known[-1][1]
-
-
 def chains(nodes: Sequence[ir.Node]) -> dict[int, tuple[int, ...]]:
-    """Find runs of QuantizeLinear -> [Clip] -> DequantizeLinear on one grid per tensor.
+    """Find runs of QuantizeLinear -> [Clip] -> DequantizeLinear with one scale and zero point.
 
     Returns:
-        Indices of the nodes in front of each DequantizeLinear, by its index; nothing else reads what they make.
+        Indices of the nodes in front of each DequantizeLinear, by its index; nothing else reads their outputs.
 
     """
     index = {node: place for place, node in enumerate(nodes)}
     found = {}
     for place, node in enumerate(nodes):
-        if node.op_type != "DequantizeLinear" or node.inputs[0] is None:
-            continue
-        before = node.inputs[0].producer()
+        before = producer(node, 0) if node.op_type == "DequantizeLinear" else None
         clip = before if before is not None and before.op_type == "Clip" else None
-        quantize = before if clip is None else clip.inputs[0].producer() if clip.inputs[0] is not None else None
+        quantize = before if clip is None else producer(clip, 0)
         if quantize is None or quantize.op_type != "QuantizeLinear" or not _same_grid(quantize, node):
             continue
         inner = [member for member in (quantize, clip) if member is not None]
-        alone = all(len(member.outputs[0].uses()) == 1 and not member.outputs[0].is_graph_output() for member in inner)
+        alone = all(only_use(member.outputs[0]) is not None for member in inner)
         limited = clip is None or (len(clip.inputs) == 3 and all(map(_is_single, clip.inputs[1:])))
         if alone and limited and all(member in index for member in inner):
             found[place] = tuple(index[member] for member in inner)

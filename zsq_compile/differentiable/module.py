@@ -7,7 +7,7 @@ from typing import TypeAlias
 import onnx_ir as ir
 import torch
 
-from zsq_compile.differentiable.arguments import TORCH_TYPES, Kernel, describe
+from zsq_compile.differentiable.arguments import TORCH_TYPES, Input, Kernel, describe
 from zsq_compile.differentiable.constants import to_tensor
 from zsq_compile.differentiable.fake_quantize import chains, fused
 from zsq_compile.differentiable.table import build_kernel
@@ -18,7 +18,7 @@ Visit: TypeAlias = Callable[[ir.Node, tuple[torch.Tensor, ...]], tuple[torch.Ten
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Call:
-    """One node made ready: its kernel, and the names it reads ("" where an optional input is left out) and makes."""
+    """One node: its kernel, and the names of its inputs ("" where one is left out) and outputs."""
 
     node: ir.Node
     kernel: Kernel
@@ -28,7 +28,7 @@ class _Call:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Step:
-    """A call within one schedule: where its outputs go ("" = nobody needs it), and which values die after it."""
+    """A call within one schedule: names of its outputs ("" where nobody reads them), and values to free after it."""
 
     call: _Call
     keep: tuple[str, ...]
@@ -38,19 +38,20 @@ class _Step:
 class TorchGraph:
     """An ONNX graph as a differentiable torch function.
 
-    The model is read once, at construction; later changes of it are not seen. Batch and other dynamic sizes follow the
+    The model is read once, at construction; later changes of it have no effect. Batch and other open sizes follow the
     feeds. QuantizeLinear gives a float tensor of integer codes, straight-through, so that gradients reach inputs and
-    scales; everything else has ONNX's types. Initializers live on ``device``, but int64 ones (shapes) on the CPU.
+    scales; everything else has ONNX's types. Initializers are on ``device``, but int64 ones (shapes) on the CPU.
 
     Attributes:
-        model: what it was made of; a copy of it can be rewritten and run as another TorchGraph.
+        model: the model.
         input_names: graph inputs that are not initializers.
         output_names: graph outputs.
-        initializers: the constants by name; live: an entry put here is used by later runs. A tensor that holds sizes or
+        initializers: the constants by name; later runs use entries that are replaced here. A tensor that holds sizes or
             axes must be replaced, not changed in place.
-        device: where floating-point work happens; feeds are expected there.
+        device: of floating-point work and of the feeds.
 
-    Raises UnsupportedModelError, naming node, operator and opset, when a node cannot be executed.
+    Raises:
+        UnsupportedModelError: a node cannot be executed; the message names it, its operator and opset.
 
     """
 
@@ -92,15 +93,14 @@ class TorchGraph:
             feeds: tensors for any values, inner ones included.
             outputs: names of any values, feeds and initializers included; default: the graph outputs.
             replace: initializers for this call only, such as torch Parameters; gradients flow to them.
-            visit: called after each node with the node and the tensors it made; what it returns takes their place,
-                unless that is None. A quantizer and its dequantizer run as one, the latter, where nothing else reads
-                the codes.
+            visit: called after each node with the node and its outputs, which it may replace by what it returns. A
+                quantizer and its dequantizer run as one, the latter, where nothing else reads the codes.
 
         Returns:
-            The wanted values by name. Graph outputs declared integer have that type; QuantizeLinear outputs inside
-            the graph are floats that hold integers.
+            The wanted values by name; graph outputs have the type that they are declared with.
 
-        Raises KeyError when a name is not in the graph, or a needed value is neither fed nor computable.
+        Raises:
+            KeyError: a name is not in the graph, or a needed value is neither fed nor computable.
 
         """
         wanted = self.output_names if outputs is None else tuple(outputs)
@@ -126,10 +126,8 @@ class TorchGraph:
         return {name: self._finish(name, values[name]) for name in wanted}
 
     def _constants(self, replace: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        if not replace.keys() <= self.initializers.keys():
-            unknown = sorted(replace.keys() - self.initializers.keys())
-            message = f"replace names {unknown}, but the graph has no initializers of these names"
-            raise KeyError(message)
+        if unknown := sorted(replace.keys() - self.initializers.keys()):
+            raise KeyError(f"replace names {unknown}, but the graph has no initializers of these names")
         return {**self.initializers, **replace}
 
     def _finish(self, name: str, value: torch.Tensor) -> torch.Tensor:
@@ -138,21 +136,15 @@ class TorchGraph:
 
     def _schedule(self, feeds: frozenset[str], wanted: tuple[str, ...]) -> tuple[_Step, ...]:
         key = (feeds, wanted)
-        steps = self._schedules.get(key)
-        if steps is None:
-            unknown = sorted(name for name in feeds if not self._knows(name))
-            if unknown:
-                message = f"feeds name {unknown}, but the graph has no values of these names"
-                raise KeyError(message)
-            steps = self._lay_out(self._needed(feeds, wanted), feeds, wanted)
-            self._schedules[key] = steps
-        return steps
-
-    def _knows(self, name: str) -> bool:
-        return name in self._producers or name in self.initializers or name in self.input_names
+        if key not in self._schedules:
+            known = self._producers.keys() | self.initializers.keys() | set(self.input_names)
+            if unknown := sorted(feeds - known):
+                raise KeyError(f"feeds name {unknown}, but the graph has no values of these names")
+            self._schedules[key] = self._lay_out(self._needed(feeds, wanted), feeds, wanted)
+        return self._schedules[key]
 
     def _needed(self, feeds: frozenset[str], wanted: tuple[str, ...]) -> list[int]:
-        """Find the calls that lead from ``feeds`` to ``wanted``: their indices, in graph order."""
+        """Return the indices of the calls that lead from ``feeds`` to ``wanted``, in graph order."""
         needed: set[int] = set()
         pending = list(wanted)
         while pending:
@@ -163,15 +155,14 @@ class TorchGraph:
             if index is None:
                 fed = ", ".join(sorted(feeds)) or "nothing"
                 kind = "graph input" if name in self.input_names else "value"
-                message = f"{kind} {name!r} is needed, but it is not fed and no node makes it; fed: {fed}"
-                raise KeyError(message)
+                raise KeyError(f"{kind} {name!r} is needed, but it is not fed and no node makes it; fed: {fed}")
             if index not in needed:
                 needed.add(index)
                 pending.extend(source for source in self._calls[index].inputs if source)
         return sorted(needed)
 
     def _lay_out(self, needed: list[int], feeds: frozenset[str], wanted: tuple[str, ...]) -> tuple[_Step, ...]:
-        """Make steps of calls: drop what nobody reads, free each computed value after its last reader."""
+        """Make the steps of a schedule: fuse quantizers, free each computed value after its last reader."""
         calls = self._fused({index: self._calls[index] for index in needed}, feeds | set(wanted))
         last_use = {name: index for index, call in calls.items() for name in call.inputs if name}
         steps = []
@@ -188,7 +179,7 @@ class TorchGraph:
         return tuple(steps)
 
     def _fused(self, calls: dict[int, _Call], named: Set[str]) -> dict[int, _Call]:
-        """Put one call in the place of each quantizer and its dequantizer, where nobody named a value in between."""
+        """Fuse each quantizer with its dequantizer, unless a value between them is named."""
         for place, inner in self._chains.items():
             members = [calls.get(index) for index in inner]
             if place not in calls or not all(call and call.outputs[0] not in named for call in members):
@@ -219,19 +210,11 @@ def _prepare(node: ir.Node, opsets: Mapping[str, int], device: torch.device) -> 
 def _on_device(kernel: Kernel, host: tuple[int, ...], device: torch.device) -> Kernel:
     """Bring CPU tensors (sizes, indices) to the device for kernels that mix them with tensors there."""
 
-    def run(*arguments: torch.Tensor | None) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        mixed = any(
-            value is not None and position not in host and value.device.type != "cpu"
-            for position, value in enumerate(arguments)
-        )
-        if not mixed:
+    def run(*arguments: Input) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        movable = {place: value for place, value in enumerate(arguments) if value is not None and place not in host}
+        if all(value.device.type == "cpu" for value in movable.values()):
             return kernel(*arguments)
-        return kernel(
-            *(
-                value if value is None or position in host else value.to(device)
-                for position, value in enumerate(arguments)
-            )
-        )
+        return kernel(*(movable[place].to(device) if place in movable else x for place, x in enumerate(arguments)))
 
     return run
 
@@ -239,7 +222,8 @@ def _on_device(kernel: Kernel, host: tuple[int, ...], device: torch.device) -> K
 def _initializer(value: ir.Value, device: torch.device) -> torch.Tensor:
     constant = value.const_value
     if constant is None:
-        message = f"initializer {value.name!r} has no data; load the model together with its external data"
-        raise UnsupportedModelError(message)
+        raise UnsupportedModelError(
+            f"initializer {value.name!r} has no data; load the model together with its external data"
+        )
     tensor = to_tensor(constant)
     return tensor if tensor.dtype == torch.int64 else tensor.to(device)

@@ -1,17 +1,17 @@
-"""Half precision where a processor is fast at it."""
+"""bfloat16 where the processor is fast at it."""
 
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
-from pathlib import Path
 
 import torch
+
+from backends.machine import processor_flags
 
 
 def reduced_precision(device: torch.device) -> AbstractContextManager[object]:
     """bfloat16 autocast where the processor multiplies bfloat16 natively; else nothing."""
-    if reduced_type(device) == torch.float32:
-        return nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
+    kind = reduced_type(device)
+    return nullcontext() if kind == torch.float32 else torch.autocast(device.type, dtype=kind)
 
 
 def reduced_type(device: torch.device) -> torch.dtype:
@@ -21,9 +21,5 @@ def reduced_type(device: torch.device) -> torch.dtype:
 
 @cache
 def _multiplies_bfloat16() -> bool:
-    """Tell by the flags that Linux prints; elsewhere float32 is the safe answer."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+    """Read Linux's flags of the processor; where there are none, float32 is the safe answer."""
+    return bool({"avx512_bf16", "amx_bf16"} & (processor_flags() or set()))

@@ -4,7 +4,7 @@ import pytest
 from onnx_ir.passes import common
 
 from backends.session import open_session
-from passes.dequantize.relax_quantizers import RelaxQuantizers, _Writer
+from passes.dequantize.relax_quantizers import RelaxQuantizers
 from tests import models
 
 STEP = 0.05
@@ -278,7 +278,7 @@ def test_codes_of_an_input_are_not_mixed_with_others():
 
 
 def test_the_comparison_sees_limits_that_were_left_out(monkeypatch):
-    monkeypatch.setattr(_Writer, "_limited", lambda self, node, source, limits, grid: source)
+    monkeypatch.setattr(RelaxQuantizers, "_limited", lambda self, node, source, limits, grid: source)
     given = text(PAIR.format(x="x", y="d") + " y = Abs(d)")
     model, _, _ = relaxed(given)
     assert steps_apart(given, model) > 1.0

@@ -1,4 +1,4 @@
-"""Attention and what stands around it in transformers."""
+"""Attention and other operators of transformers."""
 
 import math
 
@@ -6,7 +6,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from zsq_compile.differentiable.arguments import Kernel, Row, integer, number
+from zsq_compile.differentiable.arguments import Input, Kernel, Row, integer, number
 
 
 def _split_heads(x: Tensor, heads: int) -> Tensor:
@@ -15,7 +15,7 @@ def _split_heads(x: Tensor, heads: int) -> Tensor:
 
 
 class _Bias:
-    """What is added to the scores: the mask that is given, causality, a sliding window, padding of the cache."""
+    """Masks of attention scores: the given mask, causality, a sliding window, padding of the cache."""
 
     def __init__(self, node: ir.Node) -> None:
         self._causal = bool(integer(node, "is_causal"))
@@ -23,7 +23,7 @@ class _Bias:
         self._right = integer(node, "right_window_size", -1)
 
     def add(self, scores: Tensor, mask: Tensor | None, past: int, lengths: Tensor | None) -> Tensor:
-        """Add the bias to ``scores`` (batch, heads, queries, keys)."""
+        """Mask ``scores`` (batch, heads, queries, keys)."""
         queries, keys = scores.shape[-2:]
         if mask is not None:
             missing = keys - mask.shape[-1]
@@ -60,10 +60,10 @@ def _attention(node: ir.Node) -> Kernel:
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        mask: Tensor | None = None,
-        past_key: Tensor | None = None,
-        past_value: Tensor | None = None,
-        lengths: Tensor | None = None,
+        mask: Input = None,
+        past_key: Input = None,
+        past_value: Input = None,
+        lengths: Input = None,
     ) -> tuple[Tensor, ...]:
         flat = query.dim() == 3
         if flat:
@@ -94,7 +94,7 @@ def _rotary_embedding(node: ir.Node) -> Kernel:
     interleaved, heads = integer(node, "interleaved"), integer(node, "num_heads")
     width = integer(node, "rotary_embedding_dim")
 
-    def run(x: Tensor, cosines: Tensor, sines: Tensor, positions: Tensor | None = None) -> Tensor:
+    def run(x: Tensor, cosines: Tensor, sines: Tensor, positions: Input = None) -> Tensor:
         shape = x.shape
         # (batch, sequence, heads, size), whichever of the two layouts came in
         x = x.transpose(1, 2) if x.dim() == 4 else x.reshape(*shape[:2], heads, -1)

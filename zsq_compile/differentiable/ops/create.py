@@ -11,14 +11,9 @@ from zsq_compile.differentiable.constants import to_tensor
 
 
 def _constant(node: ir.Node) -> Kernel:
-    for name, dtype in (
-        ("value_int", torch.int64),
-        ("value_ints", torch.int64),
-        ("value_float", torch.float32),
-        ("value_floats", torch.float32),
-    ):
+    for name in ("value_int", "value_ints", "value_float", "value_floats"):
         if name in node.attributes:
-            listed = torch.tensor(node.attributes[name].value, dtype=dtype)
+            listed = torch.tensor(node.attributes[name].value, dtype=torch.int64 if "int" in name else torch.float32)
             return lambda: listed
     if "value" not in node.attributes:
         refuse(node, "only dense numeric constants have a tensor here")
@@ -52,8 +47,8 @@ def _eye_like(node: ir.Node) -> Kernel:
 
 def _trilu(node: ir.Node) -> Kernel:
     cut = torch.triu if integer(node, "upper", 1) else torch.tril
-    numbers = Numbers()
-    return lambda x, k=None: cut(x, 0 if k is None else numbers.ints(k)[0])
+    numbers = Numbers((0,))
+    return lambda x, k=None: cut(x, numbers.ints(k)[0])
 
 
 ROWS: tuple[Row, ...] = (

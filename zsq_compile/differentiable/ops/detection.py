@@ -1,22 +1,19 @@
-"""What detectors do with boxes."""
+"""Operators of detectors."""
+
+from collections.abc import Sequence
 
 import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from zsq_compile.differentiable.arguments import Kernel, Numbers, Row, integer
+from zsq_compile.differentiable.arguments import Input, Kernel, Numbers, Row, integer
 
 
 def _corners(boxes: Tensor, *, centred: bool) -> Tensor:
-    """Bring boxes (count, 4) to low and high corners, whichever diagonal they were given by."""
+    """Low and high corners of boxes (count, 4), given by any diagonal, or by centre and size."""
+    first, second = boxes[:, :2], boxes[:, 2:]
     if centred:
-        x, y, width, height = boxes.unbind(-1)
-        first, second = (
-            torch.stack((x - width / 2, y - height / 2), -1),
-            torch.stack((x + width / 2, y + height / 2), -1),
-        )
-    else:
-        first, second = boxes[:, :2], boxes[:, 2:]
+        first, second = first - second / 2, first + second / 2
     return torch.cat((torch.minimum(first, second), torch.maximum(first, second)), -1)
 
 
@@ -28,9 +25,9 @@ def _overlap(box: Tensor, others: Tensor) -> Tensor:
     return torch.where(union > 0, common / union, torch.zeros_like(common))
 
 
-def _suppress(boxes: Tensor, scores: Tensor, limit: int, overlap: float, threshold: float | None) -> list[int]:
+def _suppress(boxes: Tensor, scores: Tensor, limit: int, overlap: float, thresholds: Sequence[float]) -> list[int]:
     order = torch.argsort(scores, descending=True, stable=True)
-    if threshold is not None:
+    for threshold in thresholds:
         order = order[scores[order] > threshold]
     chosen: list[int] = []
     while len(order) and len(chosen) < limit:
@@ -42,18 +39,16 @@ def _suppress(boxes: Tensor, scores: Tensor, limit: int, overlap: float, thresho
 
 def _non_max_suppression(node: ir.Node) -> Kernel:
     centred = bool(integer(node, "center_point_box"))
-    most, widest, least = Numbers(), Numbers(), Numbers()
+    most, widest, least = Numbers((0,)), Numbers((0.0,)), Numbers()
 
     def run(
         boxes: Tensor,
         scores: Tensor,
-        count: Tensor | None = None,
-        overlap: Tensor | None = None,
-        threshold: Tensor | None = None,
+        count: Input = None,
+        overlap: Input = None,
+        threshold: Input = None,
     ) -> Tensor:
-        limit = 0 if count is None else most.ints(count)[0]
-        bound = 0.0 if overlap is None else widest.floats(overlap)[0]
-        floor = None if threshold is None else least.floats(threshold)[0]
+        limit, bound, floor = most.ints(count)[0], widest.floats(overlap)[0], least.floats(threshold)
         rows: list[tuple[int, int, int]] = []
         for image in range(scores.shape[0]):
             corners = _corners(boxes[image].detach(), centred=centred)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from zsq_compile.differentiable.arguments import Builder, Kernel, Numbers, Row, integer, number, same, text
+from zsq_compile.differentiable.arguments import Builder, Input, Kernel, Numbers, Row, integer, number, same, text
 from zsq_compile.differentiable.clipping import clip
 
 
@@ -37,32 +37,21 @@ def _mod(node: ir.Node) -> Kernel:
     return torch.fmod if integer(node, "fmod") else torch.remainder
 
 
-def _clip_attributes(node: ir.Node) -> Kernel:
-    low = number(node, "min", -math.inf)
-    high = number(node, "max", math.inf)
-    return lambda x: clip(x, low, high)
-
-
 def _clip(node: ir.Node) -> Kernel:
-    low_number, high_number = Numbers(), Numbers()
+    lowest, highest = Numbers((number(node, "min", -math.inf),)), Numbers((number(node, "max", math.inf),))
 
-    def run(x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
+    def run(x: Tensor, low: Input = None, high: Input = None) -> Tensor:
         if not x.is_floating_point() or any(limit is not None and limit.requires_grad for limit in (low, high)):
             if low is not None:
                 x = torch.maximum(x, low)
             return x if high is None else torch.minimum(x, high)
-        least = -math.inf if low is None else low_number.floats(low)[0]
-        most = math.inf if high is None else high_number.floats(high)[0]
-        return clip(x, least, most)
+        return clip(x, lowest.floats(low)[0], highest.floats(high)[0])
 
     return run
 
 
 def _variadic(function: Callable[[Tensor, Tensor], Tensor]) -> Builder:
-    def run(*operands: Tensor) -> Tensor:
-        return functools.reduce(function, operands)
-
-    return same(run)
+    return same(lambda *operands: functools.reduce(function, operands))
 
 
 def _mean(*operands: Tensor) -> Tensor:
@@ -91,23 +80,16 @@ def _gelu(node: ir.Node) -> Kernel:
     return lambda x: functional.gelu(x, approximate=approximate)
 
 
-def _leaky_relu(node: ir.Node) -> Kernel:
-    alpha = number(node, "alpha", 0.01)
-    return lambda x: functional.leaky_relu(x, alpha)
+def _with_alpha(function: Callable[[Tensor, float], Tensor], default: float = 1.0) -> Builder:
+    def build(node: ir.Node) -> Kernel:
+        alpha = number(node, "alpha", default)
+        return lambda x: function(x, alpha)
+
+    return build
 
 
 def _prelu(x: Tensor, slope: Tensor) -> Tensor:
     return torch.where(x < 0, x * slope, x)
-
-
-def _elu(node: ir.Node) -> Kernel:
-    alpha = number(node, "alpha", 1.0)
-    return lambda x: functional.elu(x, alpha)
-
-
-def _celu(node: ir.Node) -> Kernel:
-    alpha = number(node, "alpha", 1.0)
-    return lambda x: functional.celu(x, alpha)
 
 
 def _selu(node: ir.Node) -> Kernel:
@@ -121,14 +103,12 @@ def _hard_sigmoid(node: ir.Node) -> Kernel:
     return lambda x: torch.clamp(alpha * x + beta, 0.0, 1.0)
 
 
-def _swish(node: ir.Node) -> Kernel:
-    alpha = number(node, "alpha", 1.0)
-    return functional.silu if alpha == 1.0 else lambda x: x * torch.sigmoid(alpha * x)
+def _swish(x: Tensor, alpha: float) -> Tensor:
+    return functional.silu(x) if alpha == 1.0 else x * torch.sigmoid(alpha * x)
 
 
-def _thresholded_relu(node: ir.Node) -> Kernel:
-    alpha = number(node, "alpha", 1.0)
-    return lambda x: torch.where(x > alpha, x, torch.zeros_like(x))
+def _thresholded_relu(x: Tensor, alpha: float) -> Tensor:
+    return torch.where(x > alpha, x, torch.zeros_like(x))
 
 
 def _shrink(node: ir.Node) -> Kernel:
@@ -142,12 +122,11 @@ def _shrink(node: ir.Node) -> Kernel:
 
 
 def _dropout(node: ir.Node) -> Kernel:
-    training = Numbers()
+    training = Numbers((0,))
 
-    def run(x: Tensor, ratio: Tensor | None = None, mode: Tensor | None = None) -> tuple[Tensor, ...]:
-        if mode is not None and training.ints(mode)[0] and (ratio is None or ratio.item() != 0):
-            message = "Dropout is in training mode; export the model in evaluation mode"
-            raise ValueError(message)
+    def run(x: Tensor, ratio: Input = None, mode: Input = None) -> tuple[Tensor, ...]:
+        if training.ints(mode)[0] and (ratio is None or ratio.item() != 0):
+            raise ValueError("Dropout is in training mode; export the model in evaluation mode")
         return x, torch.ones_like(x, dtype=torch.bool)
 
     return run
@@ -176,8 +155,7 @@ ROWS: tuple[Row, ...] = (
     ("Mean", (6, 8, 13), same(_mean)),
     ("Max", (6, 8, 12, 13), _variadic(torch.maximum)),
     ("Min", (6, 8, 12, 13), _variadic(torch.minimum)),
-    ("Clip", (6,), _clip_attributes),
-    ("Clip", (11, 12, 13), _clip),
+    ("Clip", (6, 11, 12, 13), _clip),
     ("Sin", (7, 22), same(torch.sin)),
     ("Cos", (7, 22), same(torch.cos)),
     ("Tan", (7, 22), same(torch.tan)),
@@ -215,16 +193,15 @@ ROWS: tuple[Row, ...] = (
     ("HardSwish", (14, 22), same(functional.hardswish)),
     ("HardSigmoid", (6, 22), _hard_sigmoid),
     ("Mish", (18, 22), same(functional.mish)),
-    ("Swish", (24,), _swish),
-    ("LeakyRelu", (6, 16), _leaky_relu),
+    ("Swish", (24,), _with_alpha(_swish)),
+    ("LeakyRelu", (6, 16), _with_alpha(functional.leaky_relu, 0.01)),
     ("PRelu", (7, 9, 16), same(_prelu)),
-    ("Elu", (6, 22), _elu),
-    ("Celu", (12, 28), _celu),
+    ("Elu", (6, 22), _with_alpha(functional.elu)),
+    ("Celu", (12, 28), _with_alpha(functional.celu)),
     ("Selu", (6, 22), _selu),
     ("Softplus", (1, 22), same(functional.softplus)),
     ("Softsign", (1, 22), same(functional.softsign)),
-    ("ThresholdedRelu", (10, 22), _thresholded_relu),
+    ("ThresholdedRelu", (10, 22), _with_alpha(_thresholded_relu)),
     ("Shrink", (9,), _shrink),
-    ("Dropout", (7, 10), _dropout),
-    ("Dropout", (12, 13, 22), _dropout, (1, 2)),
+    ("Dropout", (7, 10, 12, 13, 22), _dropout, (1, 2)),
 )

@@ -1,11 +1,13 @@
 """Operators that pick or place values by index."""
 
+from functools import partial
+
 import onnx_ir as ir
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from zsq_compile.differentiable.arguments import Kernel, Numbers, Row, integer, same, text
+from zsq_compile.differentiable.arguments import Input, Kernel, Numbers, Row, integer, same, text
 from zsq_compile.differentiable.ops.recurrent import reverse_sequence
 
 
@@ -22,9 +24,9 @@ def _gather(node: ir.Node) -> Kernel:
         along = axis % x.dim()
         flat = _wrap(indices, x.shape[along]).reshape(-1)
         picked = x.index_select(along, flat)
-        return (
-            picked if indices.dim() == 1 else picked.reshape((*x.shape[:along], *indices.shape, *x.shape[along + 1 :]))
-        )
+        if indices.dim() == 1:
+            return picked
+        return picked.reshape((*x.shape[:along], *indices.shape, *x.shape[along + 1 :]))
 
     return run
 
@@ -39,11 +41,8 @@ def _gather_nd(node: ir.Node) -> Kernel:
 
     def run(x: Tensor, indices: Tensor) -> Tensor:
         depth = indices.shape[-1]
-        grids = (
-            torch.meshgrid([torch.arange(n, device=x.device) for n in indices.shape[:batch]], indexing="ij")
-            if batch
-            else ()
-        )
+        ranges = [torch.arange(n, device=x.device) for n in indices.shape[:batch]]
+        grids = torch.meshgrid(ranges, indexing="ij") if batch else ()
         leading = [grid.reshape(*grid.shape, *(1,) * (indices.dim() - 1 - batch)) for grid in grids]
         coordinates = [_wrap(indices[..., k], x.shape[batch + k]) for k in range(depth)]
         return x[tuple([*leading, *coordinates])]
@@ -114,29 +113,17 @@ def _arg(node: ir.Node, *, largest: bool) -> Kernel:
     return run
 
 
-def _arg_max(node: ir.Node) -> Kernel:
-    return _arg(node, largest=True)
-
-
-def _arg_min(node: ir.Node) -> Kernel:
-    return _arg(node, largest=False)
-
-
-def _top_k(x: Tensor, count: int, axis: int, *, largest: bool) -> tuple[Tensor, Tensor]:
-    # a stable sort, because ONNX gives the smaller index first among equals and topk promises no order
-    values, indices = torch.sort(x, dim=axis, descending=largest, stable=True)
-    return values.narrow(axis, 0, count), indices.narrow(axis, 0, count)
-
-
-def _top_k_attribute(node: ir.Node) -> Kernel:
-    axis, count = integer(node, "axis", -1), integer(node, "k")
-    return lambda x: _top_k(x, count, axis, largest=True)
-
-
-def _top_k_input(node: ir.Node) -> Kernel:
+def _top_k(node: ir.Node) -> Kernel:
     axis, largest = integer(node, "axis", -1), bool(integer(node, "largest", 1))
-    numbers = Numbers()
-    return lambda x, count: _top_k(x, numbers.ints(count)[0], axis, largest=largest)
+    numbers = Numbers((integer(node, "k"),))
+
+    def run(x: Tensor, k: Input = None) -> tuple[Tensor, Tensor]:
+        # a stable sort, because ONNX gives the smaller index first among equals and topk promises no order
+        values, indices = torch.sort(x, dim=axis, descending=largest, stable=True)
+        count = numbers.ints(k)[0]
+        return values.narrow(axis, 0, count), indices.narrow(axis, 0, count)
+
+    return run
 
 
 def _cumulative(node: ir.Node, *, product: bool) -> Kernel:
@@ -155,14 +142,6 @@ def _cumulative(node: ir.Node, *, product: bool) -> Kernel:
     return run
 
 
-def _cum_sum(node: ir.Node) -> Kernel:
-    return _cumulative(node, product=False)
-
-
-def _cum_prod(node: ir.Node) -> Kernel:
-    return _cumulative(node, product=True)
-
-
 def _compress(node: ir.Node) -> Kernel:
     axis = integer(node, "axis") if "axis" in node.attributes else None
 
@@ -177,9 +156,9 @@ def _reverse_sequence(node: ir.Node) -> Kernel:
     time_first = integer(node, "time_axis") == 0
 
     def run(x: Tensor, lengths: Tensor) -> Tensor:
-        return (
-            reverse_sequence(x, lengths) if time_first else reverse_sequence(x.transpose(0, 1), lengths).transpose(0, 1)
-        )
+        if time_first:
+            return reverse_sequence(x, lengths)
+        return reverse_sequence(x.transpose(0, 1), lengths).transpose(0, 1)
 
     return run
 
@@ -193,12 +172,11 @@ ROWS: tuple[Row, ...] = (
     ("ScatterND", (11, 13, 16, 18), _scatter_nd),
     ("OneHot", (9, 11, 28), _one_hot, (1,)),
     ("NonZero", (9, 13), same(_non_zero)),
-    ("ArgMax", (1, 11, 12, 13), _arg_max),
-    ("ArgMin", (1, 11, 12, 13), _arg_min),
-    ("TopK", (1,), _top_k_attribute),
-    ("TopK", (10, 11, 24), _top_k_input, (1,)),
-    ("CumSum", (11, 14), _cum_sum, (1,)),
-    ("CumProd", (26,), _cum_prod, (1,)),
+    ("ArgMax", (1, 11, 12, 13), partial(_arg, largest=True)),
+    ("ArgMin", (1, 11, 12, 13), partial(_arg, largest=False)),
+    ("TopK", (1, 10, 11, 24), _top_k, (1,)),
+    ("CumSum", (11, 14), partial(_cumulative, product=False), (1,)),
+    ("CumProd", (26,), partial(_cumulative, product=True), (1,)),
     ("ReverseSequence", (10, 28), _reverse_sequence),
     ("Compress", (9, 11, 28), _compress),
 )

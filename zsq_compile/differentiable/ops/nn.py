@@ -1,14 +1,16 @@
 """Layers with weights and normalisations: convolutions, products of matrices, softmax."""
 
 from collections.abc import Callable
+from functools import partial
 
 import onnx_ir as ir
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from zsq_compile.differentiable.arguments import Kernel, Row, integer, integers, number, refuse, same, text
-from zsq_compile.differentiable.windows import same_padding, split_pads, window_padding
+from passes.windows import split_padding
+from zsq_compile.differentiable.arguments import Input, Kernel, Row, integer, integers, number, refuse, same, text
+from zsq_compile.differentiable.windows import split_pads, window_padding
 
 _CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 _TRANSPOSED: dict[int, Callable[..., Tensor]] = {
@@ -23,7 +25,7 @@ def _conv(node: ir.Node) -> Kernel:
     padding = window_padding(node)
     strides, dilations = integers(node, "strides"), integers(node, "dilations")
 
-    def run(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    def run(x: Tensor, weight: Tensor, bias: Input = None) -> Tensor:
         spatial = x.dim() - 2
         stride = strides or (1,) * spatial
         dilation = dilations or (1,) * spatial
@@ -41,35 +43,25 @@ def _conv_transpose(node: ir.Node) -> Kernel:
     strides, dilations = integers(node, "strides"), integers(node, "dilations")
     extra, wanted = integers(node, "output_padding"), integers(node, "output_shape")
 
-    def run(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    def run(x: Tensor, weight: Tensor, bias: Input = None) -> Tensor:
         spatial = x.dim() - 2
         stride, dilation = strides or (1,) * spatial, dilations or (1,) * spatial
         output_padding = extra or (0,) * spatial
-        full = [
-            (size - 1) * step + (kernel - 1) * gap + 1 + more
-            for size, step, kernel, gap, more in zip(
-                x.shape[2:], stride, weight.shape[2:], dilation, output_padding, strict=True
-            )
-        ]
-        if wanted is not None or auto in ("SAME_UPPER", "SAME_LOWER"):
+        axes = zip(x.shape[2:], stride, weight.shape[2:], dilation, output_padding, strict=True)
+        full = [(size - 1) * step + (kernel - 1) * gap + 1 + more for size, step, kernel, gap, more in axes]
+        if wanted or auto in ("SAME_UPPER", "SAME_LOWER"):
             target = wanted[-spatial:] if wanted else [n * step for n, step in zip(x.shape[2:], stride, strict=True)]
             totals = [have - want for have, want in zip(full, target, strict=True)]
-            begins, ends = same_padding(totals, upper=auto == "SAME_UPPER")
+            begins, ends = split_padding(totals, upper=auto == "SAME_UPPER")
         else:
             begins, ends = (pads[:spatial], pads[spatial:]) if pads else ((0,) * spatial, (0,) * spatial)
-        if (
-            begins == ends
-            and min(begins) >= 0
-            and all(m < max(s, d) for m, s, d in zip(output_padding, stride, dilation, strict=True))
-        ):
+        allowed = all(m < max(s, d) for m, s, d in zip(output_padding, stride, dilation, strict=True))
+        if begins == ends and min(begins) >= 0 and allowed:
             return _TRANSPOSED[spatial](x, weight, bias, stride, begins, output_padding, group, dilation)
         # uneven pads: compute everything and crop; output_padding then only lengthens the end
         y = _TRANSPOSED[spatial](x, weight, None, stride, 0, 0, group, dilation)
-        crop = (
-            [-amount for amount in begins],
-            [more - amount for more, amount in zip(output_padding, ends, strict=True)],
-        )
-        y = functional.pad(y, split_pads(*crop))
+        after = [more - amount for more, amount in zip(output_padding, ends, strict=True)]
+        y = functional.pad(y, split_pads([-amount for amount in begins], after))
         return y if bias is None else y + bias.reshape(-1, *(1,) * spatial)
 
     return run
@@ -79,7 +71,7 @@ def _gemm(node: ir.Node) -> Kernel:
     alpha, beta = number(node, "alpha", 1.0), number(node, "beta", 1.0)
     flip_a, flip_b = integer(node, "transA"), integer(node, "transB")
 
-    def run(a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
+    def run(a: Tensor, b: Tensor, c: Input = None) -> Tensor:
         if flip_a:
             a = a.t()
         if alpha == beta == 1.0 and flip_b and (c is None or c.dim() == 1):
@@ -121,7 +113,7 @@ def _layer_normalization(node: ir.Node) -> Kernel:
     axis, epsilon = integer(node, "axis", -1), number(node, "epsilon", 1e-5)
     statistics = len(node.outputs) > 1
 
-    def run(x: Tensor, scale: Tensor, shift: Tensor | None = None) -> Tensor | tuple[Tensor, ...]:
+    def run(x: Tensor, scale: Tensor, shift: Input = None) -> Tensor | tuple[Tensor, ...]:
         shape = x.shape[axis:]
         if not statistics and scale.shape == shape and (shift is None or shift.shape == shape):
             return functional.layer_norm(x, shape, scale, shift, epsilon)
@@ -134,19 +126,13 @@ def _layer_normalization(node: ir.Node) -> Kernel:
     return run
 
 
-def _group_normalization(node: ir.Node) -> Kernel:
-    groups, epsilon = integer(node, "num_groups"), number(node, "epsilon", 1e-5)
-    return lambda x, scale, shift: functional.group_norm(x, groups, scale, shift, epsilon)
-
-
-def _group_normalization_18(node: ir.Node) -> Kernel:
+def _group_normalization(node: ir.Node, *, per_group: bool) -> Kernel:
     groups, epsilon = integer(node, "num_groups"), number(node, "epsilon", 1e-5)
 
     def run(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        repeat = x.shape[1] // groups  # one scale per group, not per channel, at this version
-        return functional.group_norm(
-            x, groups, scale.repeat_interleave(repeat), shift.repeat_interleave(repeat), epsilon
-        )
+        if per_group:
+            scale, shift = (values.repeat_interleave(x.shape[1] // groups) for values in (scale, shift))
+        return functional.group_norm(x, groups, scale, shift, epsilon)
 
     return run
 
@@ -175,7 +161,7 @@ def _local_response_normalization(node: ir.Node) -> Kernel:
 
 
 def _mean_variance_normalization(node: ir.Node) -> Kernel:
-    axes = integers(node, "axes", (0, 2, 3)) or (0, 2, 3)
+    axes = integers(node, "axes") or (0, 2, 3)
 
     def run(x: Tensor) -> Tensor:
         centred = x - x.mean(axes, keepdim=True)
@@ -195,7 +181,7 @@ def _lp_normalization(node: ir.Node) -> Kernel:
 
 
 def _along(function: Callable[[Tensor, int], Tensor]) -> Callable[[ir.Node], Kernel]:
-    """Softmax family since opset 13: along one axis, the last by default."""
+    """Make the builder of a softmax since opset 13: along one axis, the last by default."""
 
     def build(node: ir.Node) -> Kernel:
         axis = integer(node, "axis", -1)
@@ -205,7 +191,7 @@ def _along(function: Callable[[Tensor, int], Tensor]) -> Callable[[ir.Node], Ker
 
 
 def _along_flattened(function: Callable[[Tensor, int], Tensor]) -> Callable[[ir.Node], Kernel]:
-    """Softmax family before opset 13: over everything from ``axis`` on."""
+    """Make the builder of a softmax before opset 13: over all axes from ``axis`` on."""
 
     def build(node: ir.Node) -> Kernel:
         axis = integer(node, "axis", 1)
@@ -254,8 +240,8 @@ ROWS: tuple[Row, ...] = (
     ("BatchNormalization", (7, 9, 14, 15), _batch_normalization),
     ("InstanceNormalization", (6, 22), _instance_normalization),
     ("LayerNormalization", (17,), _layer_normalization),
-    ("GroupNormalization", (18,), _group_normalization_18),
-    ("GroupNormalization", (21,), _group_normalization),
+    ("GroupNormalization", (18,), partial(_group_normalization, per_group=True)),
+    ("GroupNormalization", (21,), partial(_group_normalization, per_group=False)),
     ("RMSNormalization", (23,), _rms_normalization),
     ("LRN", (1, 13), _local_response_normalization),
     ("MeanVarianceNormalization", (9, 13), _mean_variance_normalization),

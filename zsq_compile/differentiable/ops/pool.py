@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from zsq_compile.differentiable.arguments import Kernel, Row, integer, integers, refuse, same
-from zsq_compile.differentiable.windows import Padding, Sizes, split_pads, window_padding
+from passes.windows import Sizes
+from zsq_compile.differentiable.arguments import Input, Kernel, Row, integer, integers, refuse, same
+from zsq_compile.differentiable.windows import Padding, split_pads, window_padding
 
 _MAX_POOLS: dict[int, Callable[..., Tensor]] = {
     1: functional.max_pool1d,
@@ -27,7 +28,7 @@ class _Window:
     """Geometry of a pooling node."""
 
     def __init__(self, node: ir.Node) -> None:
-        kernel = integers(node, "kernel_shape") or ()
+        kernel = integers(node, "kernel_shape")
         self.kernel: Sizes = kernel
         self.strides: Sizes = integers(node, "strides") or (1,) * len(kernel)
         self.dilations: Sizes = integers(node, "dilations") or (1,) * len(kernel)
@@ -35,7 +36,7 @@ class _Window:
         self._padding: Padding = window_padding(node)
 
     def place(self, sizes: Sequence[int]) -> tuple[Sizes, Sizes, Sizes]:
-        """Return begins, ends, and how far the last window hangs over the padded end (``ceil_mode`` only)."""
+        """Return begins, ends, and how far the last window extends beyond the padded end (``ceil_mode`` only)."""
         begins, ends = self._padding(sizes, self.kernel, self.strides, self.dilations)
         if not self.ceil:
             return begins, ends, (0,) * len(begins)
@@ -79,7 +80,7 @@ def _max_pool(node: ir.Node) -> Kernel:
 def _onnx_indices(
     indices: Tensor, shape: Sequence[int], padded: Sizes | None, begins: Sizes, *, column_major: bool
 ) -> Tensor:
-    """Turn torch's indices (within one padded channel) into ONNX's (within the whole unpadded tensor)."""
+    """Convert torch's indices (within one padded channel) to ONNX's (within the whole unpadded tensor)."""
     sizes = tuple(shape[2:])
     coordinates: list[Tensor] = []
     rest = indices
@@ -89,8 +90,7 @@ def _onnx_indices(
     if padded is not None:
         coordinates = [place - begin for place, begin in zip(coordinates, begins, strict=True)]
     flat = torch.zeros_like(indices)
-    axes = range(len(sizes) - 1, -1, -1) if column_major else range(len(sizes))
-    for axis in axes:
+    for axis in reversed(range(len(sizes))) if column_major else range(len(sizes)):
         flat = flat * sizes[axis] + coordinates[axis]
     channel = torch.arange(shape[0] * shape[1], device=indices.device).reshape(shape[0], shape[1], *(1,) * len(sizes))
     return flat + channel * math.prod(sizes)
@@ -98,9 +98,8 @@ def _onnx_indices(
 
 def _window_sum(x: Tensor, window: _Window) -> Tensor:
     """Sum over each window of an already padded tensor."""
-    for axis, (size, stride, dilation) in enumerate(
-        zip(window.kernel, window.strides, window.dilations, strict=True), start=2
-    ):
+    sizes = zip(window.kernel, window.strides, window.dilations, strict=True)
+    for axis, (size, stride, dilation) in enumerate(sizes, start=2):
         span = (size - 1) * dilation + 1
         x = x.unfold(axis, span, stride)[..., ::dilation].sum(-1)
     return x
@@ -161,22 +160,19 @@ def _global_lp(node: ir.Node) -> Kernel:
 
 
 def _max_unpool(node: ir.Node) -> Kernel:
-    kernel = integers(node, "kernel_shape") or ()
+    kernel = integers(node, "kernel_shape")
     strides = integers(node, "strides") or (1,) * len(kernel)
-    pads = integers(node, "pads") or (0,) * (2 * len(kernel))
-    if any(pads):
+    if any(integers(node, "pads")):
         refuse(node, "padded MaxUnpool has no kernel here")
 
-    def run(x: Tensor, indices: Tensor, shape: Tensor | None = None) -> Tensor:
+    def run(x: Tensor, indices: Tensor, shape: Input = None) -> Tensor:
         inner = [(n - 1) * step + size for n, step, size in zip(x.shape[2:], strides, kernel, strict=True)]
         natural = (*x.shape[:2], *inner)
         flat = x.new_zeros(math.prod(natural)).scatter(0, indices.reshape(-1), x.reshape(-1)).reshape(natural)
         if shape is None:
             return flat
-        target = shape.tolist()
-        return functional.pad(
-            flat, split_pads((0,) * len(inner), [want - n for want, n in zip(target[2:], inner, strict=True)])
-        )
+        more = [want - n for want, n in zip(shape.tolist()[2:], inner, strict=True)]
+        return functional.pad(flat, split_pads((0,) * len(inner), more))
 
     return run
 

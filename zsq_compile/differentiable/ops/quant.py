@@ -1,43 +1,22 @@
 """QuantizeLinear and DequantizeLinear with straight-through gradients, and casts between element types.
 
-Codes travel as floats. With y = clamp(round(x / s) + z, low, high) and a straight-through round, the chain
-Quantize -> Dequantize has the gradients of learned step size quantization (Esser et al., "Learned Step Size
-Quantization", ICLR 2020): d/dx is 1 inside and 0 outside, d/ds is round(x/s) - x/s inside and low - z or
-high - z outside.
+Codes are float tensors. With y = clamp(round(x / s) + z, low, high) and a straight-through round, the chain
+Quantize -> Dequantize has the gradients of learned step size quantization (Esser et al., ICLR 2020): d/dx is 1 inside
+and 0 outside, d/ds is round(x/s) - x/s inside and low - z or high - z outside.
 """
 
+import functools
 from typing import Any
 
 import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from zsq_compile.differentiable.arguments import (
-    TORCH_TYPES,
-    Kernel,
-    Row,
-    element_type,
-    has_input,
-    integer,
-    refuse,
-    same,
-)
+from passes.quantizer_grid import code_range
+from passes.surgery import input_at
+from zsq_compile.differentiable.arguments import TORCH_TYPES, Input, Kernel, Row, element_type, integer, refuse, same
 
-RANGES: dict[ir.DataType, tuple[int, int]] = {
-    ir.DataType.INT2: (-2, 1),
-    ir.DataType.UINT2: (0, 3),
-    ir.DataType.INT4: (-8, 7),
-    ir.DataType.UINT4: (0, 15),
-    ir.DataType.INT8: (-128, 127),
-    ir.DataType.UINT8: (0, 255),
-    ir.DataType.INT16: (-32768, 32767),
-    ir.DataType.UINT16: (0, 65535),
-    ir.DataType.INT32: (-(2**31), 2**31 - 1),
-    ir.DataType.UINT32: (0, 2**32 - 1),
-    ir.DataType.INT64: (-(2**63), 2**63 - 1),
-    ir.DataType.UINT64: (0, 2**64 - 1),
-}
-_QUANTIZED = tuple(RANGES)[:8]
+RANGES = {kind: code_range(kind) for kind in TORCH_TYPES if kind.is_integer()}
 
 
 class _Quantize(torch.autograd.Function):
@@ -68,8 +47,8 @@ class _Quantize(torch.autograd.Function):
         )
 
 
-class _Grid:
-    """Spreads a scale or zero point over the tensor that it belongs to: per tensor, along an axis, or in blocks."""
+class _Granularity:
+    """Spreads a scale or zero point over a tensor: per tensor, along an axis, or in blocks."""
 
     def __init__(self, node: ir.Node) -> None:
         self._axis = integer(node, "axis", 1)
@@ -86,10 +65,10 @@ class _Grid:
 
 
 class _ZeroTest:
-    """Tells whether an integer zero point is all zeros, reading each tensor once."""
+    """Tells whether an integer zero point is all zeros; reads each tensor once."""
 
     def __init__(self) -> None:
-        self._tensor: Tensor | None = None
+        self._tensor: Input = None
         self._zero = False
 
     def __call__(self, tensor: Tensor) -> bool:
@@ -101,59 +80,53 @@ class _ZeroTest:
 
 def quantized_type(node: ir.Node) -> ir.DataType:
     """Type of the codes that a QuantizeLinear makes."""
-    kind = None
-    zero_point = node.inputs[2] if has_input(node, 2) else None
-    if zero_point is not None:
-        kind = zero_point.dtype
-        if kind is None and zero_point.const_value is not None:
-            kind = zero_point.const_value.dtype
-    elif integer(node, "output_dtype"):
-        kind = ir.DataType(integer(node, "output_dtype"))
+    zero_point = input_at(node, 2)
+    if zero_point is None:
+        kind: ir.DataType | None = ir.DataType(integer(node, "output_dtype") or ir.DataType.UINT8.value)
+    elif zero_point.const_value is not None:
+        kind = zero_point.const_value.dtype
     else:
-        kind = ir.DataType.UINT8
-    kind = kind or node.outputs[0].dtype
+        kind = zero_point.dtype or node.outputs[0].dtype
     if kind is None:
         refuse(node, "the type of its zero point is not known; run shape inference first")
-    if kind not in _QUANTIZED:
-        refuse(node, f"codes of type {kind.name} have no integer grid")
+    if kind not in RANGES or kind.bitwidth > 16:
+        refuse(node, f"codes of type {kind.name} cannot be quantized to")
     return kind
 
 
 def _at_least_float32(*tensors: Tensor) -> torch.dtype:
-    kind = torch.float32
-    for tensor in tensors:
-        kind = torch.promote_types(kind, tensor.dtype)
-    return kind
+    return functools.reduce(torch.promote_types, (tensor.dtype for tensor in tensors), torch.float32)
 
 
 def _quantize(node: ir.Node) -> Kernel:
     low, high = RANGES[quantized_type(node)]
-    grid, is_zero = _Grid(node), _ZeroTest()
+    granularity, is_zero = _Granularity(node), _ZeroTest()
 
-    def run(x: Tensor, scale: Tensor, zero_point: Tensor | None = None) -> Tensor:
+    def run(x: Tensor, scale: Tensor, zero_point: Input = None) -> Tensor:
         # codes up to 65535 do not fit half precision, whatever the neighbours compute in
         kind = _at_least_float32(x, scale)
         x = x.to(kind)
-        shift = None if zero_point is None or is_zero(zero_point) else grid.spread(zero_point.to(kind), x)
-        codes: Tensor = _Quantize.apply(x, grid.spread(scale.to(kind), x), shift, low, high)  # type: ignore[no-untyped-call]
+        shift = None if zero_point is None or is_zero(zero_point) else granularity.spread(zero_point.to(kind), x)
+        step = granularity.spread(scale.to(kind), x)
+        codes: Tensor = _Quantize.apply(x, step, shift, low, high)  # type: ignore[no-untyped-call]
         return codes
 
     return run
 
 
 def _dequantize(node: ir.Node) -> Kernel:
-    grid, is_zero = _Grid(node), _ZeroTest()
+    granularity, is_zero = _Granularity(node), _ZeroTest()
     wanted = TORCH_TYPES[element_type(node, "output_dtype")] if integer(node, "output_dtype") else None
     source = node.inputs[0].dtype if node.inputs[0] is not None else None
     if source is not None and source not in RANGES:
-        refuse(node, f"codes of type {source.name} have no integer grid")
+        refuse(node, f"codes of type {source.name} cannot be dequantized")
 
-    def run(codes: Tensor, scale: Tensor, zero_point: Tensor | None = None) -> Tensor:
+    def run(codes: Tensor, scale: Tensor, zero_point: Input = None) -> Tensor:
         kind = _at_least_float32(codes, scale) if codes.is_floating_point() else _at_least_float32(scale)
         real = codes.to(kind)
         if zero_point is not None and not is_zero(zero_point):
-            real = real - grid.spread(zero_point.to(kind), real)
-        real = real * grid.spread(scale.to(kind), real)
+            real = real - granularity.spread(zero_point.to(kind), real)
+        real = real * granularity.spread(scale.to(kind), real)
         if wanted is not None:
             return real.to(wanted)
         return real.to(scale.dtype) if scale.dtype in (torch.float16, torch.bfloat16) else real
@@ -170,7 +143,7 @@ def _dynamic_quantize(x: Tensor) -> tuple[Tensor, ...]:
 
 
 def cast(x: Tensor, kind: ir.DataType, source: ir.DataType | None) -> Tensor:
-    """Convert ``x``, declared as ``source``, to ``kind``; a float tensor that stands for codes keeps its gradient."""
+    """Convert ``x``, declared as ``source``, to ``kind``; a float tensor of codes keeps its gradient."""
     target = TORCH_TYPES[kind]
     if kind in RANGES and x.is_floating_point() and source in RANGES and _holds(kind, source):
         return x

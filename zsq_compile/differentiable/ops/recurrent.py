@@ -8,19 +8,16 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from zsq_compile.differentiable.arguments import Kernel, Row, integer, refuse, text
+from zsq_compile.differentiable.arguments import Input, Row, integer, refuse, text
 
 State: TypeAlias = tuple[Tensor, ...]
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "sigmoid": torch.sigmoid,
-    "tanh": torch.tanh,
-    "relu": torch.relu,
-}
+Activation: TypeAlias = Callable[[Tensor], Tensor]
+_ACTIVATIONS: dict[str, Activation] = {"sigmoid": torch.sigmoid, "tanh": torch.tanh, "relu": torch.relu}
 
 
 @dataclass(frozen=True, slots=True)
 class _Weights:
-    """One direction of one layer: input, recurrent and peephole weights, and the two biases."""
+    """Recurrent and peephole weights of one direction."""
 
     recurrent: Tensor
     recurrent_bias: Tensor
@@ -30,7 +27,7 @@ class _Weights:
 Cell: TypeAlias = Callable[[Tensor, State, _Weights], State]
 
 
-def _rnn_cell(activations: Sequence[Callable[[Tensor], Tensor]], node: ir.Node) -> Cell:
+def _rnn_cell(activations: Sequence[Activation], node: ir.Node) -> Cell:
     (outer,) = activations
 
     def step(x: Tensor, state: State, weights: _Weights) -> State:
@@ -39,7 +36,7 @@ def _rnn_cell(activations: Sequence[Callable[[Tensor], Tensor]], node: ir.Node) 
     return step
 
 
-def _gru_cell(activations: Sequence[Callable[[Tensor], Tensor]], node: ir.Node) -> Cell:
+def _gru_cell(activations: Sequence[Activation], node: ir.Node) -> Cell:
     gate, outer = activations
     linear_first = bool(integer(node, "linear_before_reset"))
 
@@ -59,7 +56,7 @@ def _gru_cell(activations: Sequence[Callable[[Tensor], Tensor]], node: ir.Node) 
     return step
 
 
-def _lstm_cell(activations: Sequence[Callable[[Tensor], Tensor]], node: ir.Node) -> Cell:
+def _lstm_cell(activations: Sequence[Activation], node: ir.Node) -> Cell:
     gate, inner, outer = activations
 
     def step(x: Tensor, state: State, weights: _Weights) -> State:
@@ -109,10 +106,8 @@ class _Layer:
         self._backward = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}[direction]
         self._gates, self._states = gates, states
         self._batch_first = bool(integer(node, "layout"))
-        listed = node.attributes.get("activations")
-        functions = [
-            name.lower() for name in (listed.as_strings() if listed is not None else names * len(self._backward))
-        ]
+        listed = node.attributes.get_strings("activations", names * len(self._backward))
+        functions = [name.lower() for name in listed]
         unknown = sorted(set(functions) - _ACTIVATIONS.keys())
         if unknown:
             refuse(node, f"activations {unknown} have no kernel here")
@@ -127,8 +122,8 @@ class _Layer:
         x: Tensor,
         weight: Tensor,
         recurrent: Tensor,
-        bias: Tensor | None = None,
-        lengths: Tensor | None = None,
+        bias: Input = None,
+        lengths: Input = None,
         *rest: Tensor | None,
     ) -> tuple[Tensor, ...]:
         """Run the node; ``rest`` are the initial states, then the peephole weights of an LSTM."""
@@ -166,20 +161,8 @@ def _turned(x: Tensor, lengths: Tensor | None) -> Tensor:
     return x.flip(0) if lengths is None else reverse_sequence(x, lengths)
 
 
-def _rnn(node: ir.Node) -> Kernel:
-    return _Layer(node, 1, 1, ("Tanh",), _rnn_cell)
-
-
-def _gru(node: ir.Node) -> Kernel:
-    return _Layer(node, 3, 1, ("Sigmoid", "Tanh"), _gru_cell)
-
-
-def _lstm(node: ir.Node) -> Kernel:
-    return _Layer(node, 4, 2, ("Sigmoid", "Tanh", "Tanh"), _lstm_cell)
-
-
 ROWS: tuple[Row, ...] = (
-    ("RNN", (7, 14, 22), _rnn),
-    ("GRU", (7, 14, 22), _gru),
-    ("LSTM", (7, 14, 22), _lstm),
+    ("RNN", (7, 14, 22), lambda node: _Layer(node, 1, 1, ("Tanh",), _rnn_cell)),
+    ("GRU", (7, 14, 22), lambda node: _Layer(node, 3, 1, ("Sigmoid", "Tanh"), _gru_cell)),
+    ("LSTM", (7, 14, 22), lambda node: _Layer(node, 4, 2, ("Sigmoid", "Tanh", "Tanh"), _lstm_cell)),
 )

@@ -2,34 +2,24 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from zsq_compile.differentiable.arguments import Builder, Kernel, Numbers, Row, integer, integers
+from zsq_compile.differentiable.arguments import Builder, Input, Kernel, Numbers, Row, integer, integers
 
 _Reduction = Callable[[Tensor, tuple[int, ...], bool], Tensor]
 
 
-def _with_attribute(function: _Reduction) -> Builder:
+def _reduction(function: _Reduction) -> Builder:
     def build(node: ir.Node) -> Kernel:
-        axes, keep = integers(node, "axes"), bool(integer(node, "keepdims", 1))
-        return lambda x: function(x, tuple(range(x.dim())) if axes is None else axes, keep)
+        axes, keep = Numbers(integers(node, "axes")), bool(integer(node, "keepdims", 1))
+        none_means_all = not integer(node, "noop_with_empty_axes")
 
-    return build
-
-
-def _with_input(function: _Reduction) -> Builder:
-    def build(node: ir.Node) -> Kernel:
-        keep = bool(integer(node, "keepdims", 1))
-        nothing = bool(integer(node, "noop_with_empty_axes"))
-        numbers = Numbers()
-
-        def run(x: Tensor, axes: Tensor | None = None) -> Tensor:
-            along = () if axes is None else numbers.ints(axes)
-            if not along:
-                along = () if nothing else tuple(range(x.dim()))
+        def run(x: Tensor, given: Input = None) -> Tensor:
+            along = axes.ints(given) or (tuple(range(x.dim())) if none_means_all else ())
             return function(x, along, keep)
 
         return run
@@ -50,20 +40,14 @@ def _mean(x: Tensor, axes: tuple[int, ...], keep: bool) -> Tensor:
     return x.to(torch.float64).mean(axes, keepdim=keep).to(x.dtype)
 
 
-def _max(x: Tensor, axes: tuple[int, ...], keep: bool) -> Tensor:
+def _extreme(x: Tensor, axes: tuple[int, ...], keep: bool, *, largest: bool) -> Tensor:
     if x.numel() == 0:
-        return _nothing(x, axes, keep, largest=True)
-    return x.amax(axes, keepdim=keep) if axes else x
+        return _neutral(x, axes, keep, largest=largest)
+    return (x.amax if largest else x.amin)(axes, keepdim=keep) if axes else x
 
 
-def _min(x: Tensor, axes: tuple[int, ...], keep: bool) -> Tensor:
-    if x.numel() == 0:
-        return _nothing(x, axes, keep, largest=False)
-    return x.amin(axes, keepdim=keep) if axes else x
-
-
-def _nothing(x: Tensor, axes: tuple[int, ...], keep: bool, *, largest: bool) -> Tensor:
-    """Reduce an empty tensor: the neutral element of max or min, which torch refuses to give."""
+def _neutral(x: Tensor, axes: tuple[int, ...], keep: bool, *, largest: bool) -> Tensor:
+    """Reduce an empty tensor to the neutral element of max or min, which torch refuses."""
     if x.dtype == torch.bool:
         neutral: float | bool = not largest
     elif x.is_floating_point():
@@ -80,45 +64,23 @@ def _prod(x: Tensor, axes: tuple[int, ...], keep: bool) -> Tensor:
     return x
 
 
-def _l1(x: Tensor, axes: tuple[int, ...], keep: bool) -> Tensor:
-    return _sum(x.abs(), axes, keep)
-
-
-def _l2(x: Tensor, axes: tuple[int, ...], keep: bool) -> Tensor:
-    return torch.sqrt(_sum(x * x, axes, keep))
+def _log_sum_exp(x: Tensor, axes: tuple[int, ...], keep: bool) -> Tensor:
+    return torch.logsumexp(x, axes, keepdim=keep) if axes else x
 
 
 def _sum_square(x: Tensor, axes: tuple[int, ...], keep: bool) -> Tensor:
     return _sum(x * x, axes, keep)
 
 
-def _log_sum(x: Tensor, axes: tuple[int, ...], keep: bool) -> Tensor:
-    return torch.log(_sum(x, axes, keep))
-
-
-def _log_sum_exp(x: Tensor, axes: tuple[int, ...], keep: bool) -> Tensor:
-    return torch.logsumexp(x, axes, keepdim=keep) if axes else x
-
-
 ROWS: tuple[Row, ...] = (
-    ("ReduceSum", (1, 11), _with_attribute(_sum)),
-    ("ReduceSum", (13,), _with_input(_sum), (1,)),
-    ("ReduceMean", (1, 11, 13), _with_attribute(_mean)),
-    ("ReduceMean", (18,), _with_input(_mean), (1,)),
-    ("ReduceMax", (1, 11, 12, 13), _with_attribute(_max)),
-    ("ReduceMax", (18, 20), _with_input(_max), (1,)),
-    ("ReduceMin", (1, 11, 12, 13), _with_attribute(_min)),
-    ("ReduceMin", (18, 20), _with_input(_min), (1,)),
-    ("ReduceProd", (1, 11, 13), _with_attribute(_prod)),
-    ("ReduceProd", (18,), _with_input(_prod), (1,)),
-    ("ReduceL1", (1, 11, 13), _with_attribute(_l1)),
-    ("ReduceL1", (18,), _with_input(_l1), (1,)),
-    ("ReduceL2", (1, 11, 13), _with_attribute(_l2)),
-    ("ReduceL2", (18,), _with_input(_l2), (1,)),
-    ("ReduceSumSquare", (1, 11, 13), _with_attribute(_sum_square)),
-    ("ReduceSumSquare", (18,), _with_input(_sum_square), (1,)),
-    ("ReduceLogSum", (1, 11, 13), _with_attribute(_log_sum)),
-    ("ReduceLogSum", (18, 28), _with_input(_log_sum), (1,)),
-    ("ReduceLogSumExp", (1, 11, 13), _with_attribute(_log_sum_exp)),
-    ("ReduceLogSumExp", (18, 28), _with_input(_log_sum_exp), (1,)),
+    ("ReduceSum", (1, 11, 13), _reduction(_sum), (1,)),
+    ("ReduceMean", (1, 11, 13, 18), _reduction(_mean), (1,)),
+    ("ReduceMax", (1, 11, 12, 13, 18, 20), _reduction(partial(_extreme, largest=True)), (1,)),
+    ("ReduceMin", (1, 11, 12, 13, 18, 20), _reduction(partial(_extreme, largest=False)), (1,)),
+    ("ReduceProd", (1, 11, 13, 18), _reduction(_prod), (1,)),
+    ("ReduceL1", (1, 11, 13, 18), _reduction(lambda x, axes, keep: _sum(x.abs(), axes, keep)), (1,)),
+    ("ReduceL2", (1, 11, 13, 18), _reduction(lambda *given: torch.sqrt(_sum_square(*given))), (1,)),
+    ("ReduceSumSquare", (1, 11, 13, 18), _reduction(_sum_square), (1,)),
+    ("ReduceLogSum", (1, 11, 13, 18, 28), _reduction(lambda *given: torch.log(_sum(*given))), (1,)),
+    ("ReduceLogSumExp", (1, 11, 13, 18, 28), _reduction(_log_sum_exp), (1,)),
 )

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from zsq_compile.differentiable.arguments import Kernel, Numbers, Row, integer, integers, number, refuse, text
+from zsq_compile.differentiable.arguments import Input, Kernel, Numbers, Row, integer, integers, number, refuse, text
 
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """How Resize samples: ONNX's attributes."""
+    """Attributes of Resize."""
 
     mode: str
     coordinates: str
@@ -27,7 +27,7 @@ class _Rule:
     extrapolation: float
 
     def positions(self, size: int, length: int, scale: float, window: tuple[float, float]) -> NDArray[np.float64]:
-        """Place each of ``length`` outputs on the axis of the ``size`` inputs."""
+        """Return the coordinate of each of ``length`` outputs among the ``size`` inputs."""
         places = np.arange(length, dtype=np.float64)
         if self.coordinates == "align_corners":
             return places * (size - 1) / (length - 1) if length > 1 else places
@@ -48,7 +48,7 @@ class _Rule:
         return offset + (places + 0.5) / scale - 0.5
 
     def nearest_index(self, places: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Round positions as ``nearest_mode`` says."""
+        """Round positions by ``nearest_mode``."""
         if self.nearest == "round_prefer_floor":
             return np.ceil(places - 0.5)
         if self.nearest == "round_prefer_ceil":
@@ -94,7 +94,7 @@ def _along_axis(x: Tensor, axis: int, index: NDArray[np.int64], weights: NDArray
 
 
 def _fast(x: Tensor, rule: _Rule, sizes: Sequence[int], scales: Sequence[float]) -> Tensor | None:
-    """Torch's own interpolation where it means the same as ONNX's."""
+    """Interpolate by torch's own operator where it means the same as ONNX's, else None."""
     exact = all(size == n * scale for size, n, scale in zip(sizes, x.shape, scales, strict=True))
     if x.dim() != 4 or not exact or tuple(sizes[:2]) != tuple(x.shape[:2]) or not x.is_floating_point():
         return None
@@ -121,7 +121,7 @@ def resize(x: Tensor, rule: _Rule, sizes: Sequence[int], scales: Sequence[float]
     kind = x.dtype
     if rule.mode != "nearest" and not x.is_floating_point():
         x = x.to(torch.float32)
-    outside: Tensor | None = None
+    outside: Input = None
     rank = x.dim()
     for axis, (length, scale) in enumerate(zip(sizes, scales, strict=True)):
         window = (roi[axis], roi[axis + rank]) if roi else (0.0, 1.0)
@@ -154,26 +154,17 @@ def _rule(node: ir.Node) -> _Rule:
     )
 
 
-def _plain_rule(mode: str, nearest: str) -> _Rule:
-    return _Rule("linear" if mode == "bilinear" else mode, "asymmetric", nearest, -0.75, False, False, 0.0)
+def _upsample(node: ir.Node) -> Kernel:
+    rule = replace(_rule(node), coordinates="asymmetric")
+    factors = Numbers(node.attributes.get_floats("scales", ()))
 
+    def run(x: Tensor, scales: Input = None) -> Tensor:
+        ratios = factors.floats(scales)
+        sizes = [math.floor(n * ratio) for n, ratio in zip(x.shape, ratios, strict=True)]
+        nearest = "floor" if min(ratios) >= 1 else "ceil"  # as ONNX Runtime rounds before opset 11
+        return resize(x, replace(rule, nearest=nearest), sizes, ratios, ())
 
-def _upsample(x: Tensor, mode: str, scales: Sequence[float]) -> Tensor:
-    sizes = [math.floor(n * scale) for n, scale in zip(x.shape, scales, strict=True)]
-    nearest = "floor" if min(scales) >= 1 else "ceil"  # as ONNX Runtime rounds before opset 11
-    return resize(x, _plain_rule(mode, nearest), sizes, scales, ())
-
-
-def _upsample_attribute(node: ir.Node) -> Kernel:
-    scales = tuple(float(scale) for scale in node.attributes["scales"].as_floats())
-    mode = text(node, "mode", "nearest")
-    return lambda x: _upsample(x, mode, scales)
-
-
-def _upsample_input(node: ir.Node) -> Kernel:
-    mode = text(node, "mode", "nearest")
-    numbers = Numbers()
-    return lambda x, scales: _upsample(x, mode, numbers.floats(scales))
+    return run
 
 
 def _resize(node: ir.Node) -> Kernel:
@@ -181,8 +172,8 @@ def _resize(node: ir.Node) -> Kernel:
     axes, policy = integers(node, "axes"), text(node, "keep_aspect_ratio_policy", "stretch")
     region, factor, target = Numbers(), Numbers(), Numbers()
 
-    def run(x: Tensor, roi: Tensor | None = None, scales: Tensor | None = None, sizes: Tensor | None = None) -> Tensor:
-        along = [axis % x.dim() for axis in axes] if axes is not None else list(range(x.dim()))
+    def run(x: Tensor, roi: Input = None, scales: Input = None, sizes: Input = None) -> Tensor:
+        along = [axis % x.dim() for axis in axes or range(x.dim())]
         window: list[float] = []
         if roi is not None and roi.numel() and rule.coordinates == "tf_crop_and_resize":
             bounds, half = region.floats(roi), len(along)
@@ -208,9 +199,8 @@ def _resize(node: ir.Node) -> Kernel:
 
 
 def _grid_sample(node: ir.Node) -> Kernel:
-    mode = {"linear": "bilinear", "cubic": "bicubic"}.get(
-        text(node, "mode", "bilinear"), text(node, "mode", "bilinear")
-    )
+    mode = text(node, "mode", "bilinear")
+    mode = {"linear": "bilinear", "cubic": "bicubic"}.get(mode, mode)
     border, corners = text(node, "padding_mode", "zeros"), bool(integer(node, "align_corners"))
     return lambda x, grid: functional.grid_sample(x, grid, mode, border, corners)
 
@@ -222,9 +212,8 @@ def _affine_grid(node: ir.Node) -> Kernel:
 
 
 ROWS: tuple[Row, ...] = (
-    ("Upsample", (7,), _upsample_attribute),
-    ("Upsample", (9, 10), _upsample_input, (1,)),
-    ("Resize", (10,), _upsample_input, (1,)),
+    ("Upsample", (7, 9, 10), _upsample, (1,)),
+    ("Resize", (10,), _upsample, (1,)),
     ("Resize", (11, 13, 18, 19), _resize, (1, 2, 3)),
     ("GridSample", (16, 20, 22), _grid_sample),
     ("AffineGrid", (20,), _affine_grid, (1,)),

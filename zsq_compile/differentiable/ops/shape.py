@@ -1,27 +1,18 @@
-"""Operators that move values without changing them."""
+"""Operators of shapes and data movement."""
 
 import math
 from collections.abc import Sequence
+from itertools import zip_longest
 
 import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from zsq_compile.differentiable.arguments import (
-    Kernel,
-    Numbers,
-    Row,
-    integer,
-    integers,
-    same,
-    text,
-)
+from zsq_compile.differentiable.arguments import Input, Kernel, Numbers, Row, integer, integers, same, text
 
 
 def _shape(node: ir.Node) -> Kernel:
-    start = integer(node, "start")
-    end = node.attributes.get("end")
-    stop = None if end is None else end.as_int()
+    start, stop = integer(node, "start"), node.attributes.get_int("end", None)
     return lambda x: torch.tensor(x.shape[start:stop], dtype=torch.int64)
 
 
@@ -55,71 +46,46 @@ def _flatten(node: ir.Node) -> Kernel:
     return run
 
 
-def _squeeze(x: Tensor, axes: Sequence[int] | None) -> Tensor:
-    return x.squeeze() if axes is None else x.squeeze(tuple(axes))
+def _squeeze(node: ir.Node) -> Kernel:
+    every, numbers = "axes" not in node.attributes, Numbers(integers(node, "axes"))
+    return lambda x, axes=None: x.squeeze() if axes is None and every else x.squeeze(numbers.ints(axes))
 
 
-def _squeeze_attribute(node: ir.Node) -> Kernel:
-    axes = integers(node, "axes")
-    return lambda x: _squeeze(x, axes)
+def _unsqueeze(node: ir.Node) -> Kernel:
+    numbers = Numbers(integers(node, "axes"))
 
-
-def _squeeze_input(node: ir.Node) -> Kernel:
-    numbers = Numbers()
-    return lambda x, axes=None: _squeeze(x, None if axes is None else numbers.ints(axes))
-
-
-def _unsqueeze(x: Tensor, axes: Sequence[int]) -> Tensor:
-    rank = x.dim() + len(axes)
-    for axis in sorted(axis % rank for axis in axes):
-        x = x.unsqueeze(axis)
-    return x
-
-
-def _unsqueeze_attribute(node: ir.Node) -> Kernel:
-    axes = integers(node, "axes", ()) or ()
-    return lambda x: _unsqueeze(x, axes)
-
-
-def _unsqueeze_input(node: ir.Node) -> Kernel:
-    numbers = Numbers()
-    return lambda x, axes: _unsqueeze(x, numbers.ints(axes))
-
-
-def _transpose(node: ir.Node) -> Kernel:
-    order = integers(node, "perm")
-    return lambda x: x.permute(tuple(range(x.dim() - 1, -1, -1)) if order is None else order)
-
-
-def _concat(node: ir.Node) -> Kernel:
-    axis = integer(node, "axis", 1)
-
-    return lambda *parts: torch.cat(parts, axis)
-
-
-def _even_sizes(length: int, parts: int) -> list[int]:
-    size = -(-length // parts)
-    return [max(0, min(size, length - index * size)) for index in range(parts)]
-
-
-def _split_attribute(node: ir.Node) -> Kernel:
-    axis, sizes, parts = integer(node, "axis"), integers(node, "split"), len(node.outputs)
-    return lambda x: torch.split(x, list(sizes or _even_sizes(x.shape[axis], parts)), axis)
-
-
-def _split_input(node: ir.Node) -> Kernel:
-    axis = integer(node, "axis")
-    parts = integer(node, "num_outputs", len(node.outputs))
-    numbers = Numbers()
-
-    def run(x: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, ...]:
-        lengths = _even_sizes(x.shape[axis], parts) if sizes is None else list(numbers.ints(sizes))
-        return torch.split(x, lengths, axis)
+    def run(x: Tensor, axes: Input = None) -> Tensor:
+        added = numbers.ints(axes)
+        rank = x.dim() + len(added)
+        for axis in sorted(axis % rank for axis in added):
+            x = x.unsqueeze(axis)
+        return x
 
     return run
 
 
-def _slice(x: Tensor, starts: Sequence[int], ends: Sequence[int], axes: Sequence[int], steps: Sequence[int]) -> Tensor:
+def _transpose(node: ir.Node) -> Kernel:
+    order = integers(node, "perm")
+    return lambda x: x.permute(order or tuple(reversed(range(x.dim()))))
+
+
+def _concat(node: ir.Node) -> Kernel:
+    axis = integer(node, "axis", 1)
+    return lambda *parts: torch.cat(parts, axis)
+
+
+def _even_sizes(length: int, parts: int) -> tuple[int, ...]:
+    size = -(-length // parts)
+    return tuple(max(0, min(size, length - index * size)) for index in range(parts))
+
+
+def _split(node: ir.Node) -> Kernel:
+    axis, parts = integer(node, "axis"), integer(node, "num_outputs", len(node.outputs))
+    numbers = Numbers(integers(node, "split"))
+    return lambda x, sizes=None: torch.split(x, list(numbers.ints(sizes) or _even_sizes(x.shape[axis], parts)), axis)
+
+
+def _sliced(x: Tensor, starts: Sequence[int], ends: Sequence[int], axes: Sequence[int], steps: Sequence[int]) -> Tensor:
     window = [slice(None)] * x.dim()
     flipped = []
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
@@ -136,27 +102,21 @@ def _slice(x: Tensor, starts: Sequence[int], ends: Sequence[int], axes: Sequence
     return x[tuple(window)]
 
 
-def _slice_attributes(node: ir.Node) -> Kernel:
-    starts, ends = integers(node, "starts", ()) or (), integers(node, "ends", ()) or ()
-    axes = integers(node, "axes", range(len(starts))) or ()
-    return lambda x: _slice(x, starts, ends, axes, (1,) * len(starts))
+def _slice(node: ir.Node) -> Kernel:
+    first, last, along = (Numbers(integers(node, name)) for name in ("starts", "ends", "axes"))
+    stride = Numbers()
 
-
-def _slice_inputs(node: ir.Node) -> Kernel:
-    first, last, along, stride = Numbers(), Numbers(), Numbers(), Numbers()
-
-    def run(x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor | None = None, steps: Tensor | None = None) -> Tensor:
+    def run(x: Tensor, starts: Input = None, ends: Input = None, axes: Input = None, steps: Input = None) -> Tensor:
         begin = first.ints(starts)
-        order = range(len(begin)) if axes is None else along.ints(axes)
-        return _slice(x, begin, last.ints(ends), order, (1,) * len(begin) if steps is None else stride.ints(steps))
+        order = along.ints(axes) or range(len(begin))
+        return _sliced(x, begin, last.ints(ends), order, stride.ints(steps) or (1,) * len(begin))
 
     return run
 
 
 def _broadcast(first: Sequence[int], second: Sequence[int]) -> list[int]:
-    longest = max(len(first), len(second))
-    pairs = zip((*(1,) * (longest - len(first)), *first), (*(1,) * (longest - len(second)), *second), strict=True)
-    return [b if a == 1 else a for a, b in pairs]
+    pairs = zip_longest(reversed(first), reversed(second), fillvalue=1)
+    return [b if a == 1 else a for a, b in pairs][::-1]
 
 
 def _expand(node: ir.Node) -> Kernel:
@@ -169,21 +129,17 @@ def _tile(node: ir.Node) -> Kernel:
     return lambda x, repeats: x.repeat(numbers.ints(repeats))
 
 
-def _identity(x: Tensor) -> Tensor:
-    return x
-
-
 def _depth_to_space(node: ir.Node) -> Kernel:
     block = integer(node, "blocksize")
-    columns_first = text(node, "mode", "DCR") == "CRD"
+    crd = text(node, "mode", "DCR") == "CRD"
 
     def run(x: Tensor) -> Tensor:
         batch, channels, height, width = x.shape
         depth = channels // block**2
-        if columns_first:
-            split = x.reshape(batch, depth, block, block, height, width).permute(0, 1, 4, 2, 5, 3)
-        else:
-            split = x.reshape(batch, block, block, depth, height, width).permute(0, 3, 4, 1, 5, 2)
+        shape, order = (
+            ((depth, block, block), (0, 1, 4, 2, 5, 3)) if crd else ((block, block, depth), (0, 3, 4, 1, 5, 2))
+        )
+        split = x.reshape(batch, *shape, height, width).permute(order)
         return split.reshape(batch, depth, height * block, width * block)
 
     return run
@@ -206,19 +162,15 @@ ROWS: tuple[Row, ...] = (
     ("Size", (1, 13, 19, 21, 23, 24, 25), same(_size), (0,)),
     ("Reshape", (5, 13, 14, 19, 21, 23, 24, 25), _reshape, (1,)),
     ("Flatten", (1, 9, 11, 13, 21, 23, 24, 25), _flatten),
-    ("Squeeze", (1, 11), _squeeze_attribute),
-    ("Squeeze", (13, 21, 23, 24, 25), _squeeze_input, (1,)),
-    ("Unsqueeze", (1, 11), _unsqueeze_attribute),
-    ("Unsqueeze", (13, 21, 23, 24, 25), _unsqueeze_input, (1,)),
+    ("Squeeze", (1, 11, 13, 21, 23, 24, 25), _squeeze, (1,)),
+    ("Unsqueeze", (1, 11, 13, 21, 23, 24, 25), _unsqueeze, (1,)),
     ("Transpose", (1, 13, 21, 23, 24, 25), _transpose),
     ("Concat", (4, 11, 13), _concat),
-    ("Split", (2, 11), _split_attribute),
-    ("Split", (13, 18), _split_input, (1,)),
-    ("Slice", (1,), _slice_attributes),
-    ("Slice", (10, 11, 13), _slice_inputs, (1, 2, 3, 4)),
+    ("Split", (2, 11, 13, 18), _split, (1,)),
+    ("Slice", (1, 10, 11, 13), _slice, (1, 2, 3, 4)),
     ("Expand", (8, 13), _expand, (1,)),
     ("Tile", (6, 13), _tile, (1,)),
-    ("Identity", (1, 13, 14, 16, 19, 21, 23, 24, 25), same(_identity)),
+    ("Identity", (1, 13, 14, 16, 19, 21, 23, 24, 25), same(lambda x: x)),
     ("DepthToSpace", (1, 11, 13, 28), _depth_to_space),
     ("SpaceToDepth", (1, 13, 28), _space_to_depth),
 )

@@ -1,13 +1,23 @@
-"""Spectra and the windows for them."""
+"""Fourier transforms and window functions."""
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from zsq_compile.differentiable.arguments import TORCH_TYPES, Builder, Kernel, Numbers, Row, element_type, integer
+from zsq_compile.differentiable.arguments import (
+    TORCH_TYPES,
+    Builder,
+    Input,
+    Kernel,
+    Numbers,
+    Row,
+    element_type,
+    integer,
+)
 
 
 def _complex(x: Tensor) -> Tensor:
@@ -27,26 +37,13 @@ def _spectrum(x: Tensor, length: int | None, axis: int, *, inverse: bool, onesid
     return torch.view_as_real(transform(signal, length, axis))
 
 
-def _dft_attribute(node: ir.Node) -> Kernel:
-    axis = integer(node, "axis", 1)
+def _dft(node: ir.Node, *, default_axis: int) -> Kernel:
     inverse, onesided = bool(integer(node, "inverse")), bool(integer(node, "onesided"))
-    numbers = Numbers()
+    numbers, along = Numbers(), Numbers((integer(node, "axis", default_axis),))
 
-    def run(x: Tensor, length: Tensor | None = None) -> Tensor:
+    def run(x: Tensor, length: Input = None, axis: Input = None) -> Tensor:
         size = None if length is None else numbers.ints(length)[0]
-        return _spectrum(x, size, axis % x.dim(), inverse=inverse, onesided=onesided)
-
-    return run
-
-
-def _dft_input(node: ir.Node) -> Kernel:
-    inverse, onesided = bool(integer(node, "inverse")), bool(integer(node, "onesided"))
-    numbers, along = Numbers(), Numbers()
-
-    def run(x: Tensor, length: Tensor | None = None, axis: Tensor | None = None) -> Tensor:
-        place = -2 if axis is None else along.ints(axis)[0]
-        size = None if length is None else numbers.ints(length)[0]
-        return _spectrum(x, size, place % x.dim(), inverse=inverse, onesided=onesided)
+        return _spectrum(x, size, along.ints(axis)[0] % x.dim(), inverse=inverse, onesided=onesided)
 
     return run
 
@@ -55,7 +52,7 @@ def _stft(node: ir.Node) -> Kernel:
     onesided = bool(integer(node, "onesided", 1))
     hop, frame = Numbers(), Numbers()
 
-    def run(x: Tensor, step: Tensor, window: Tensor | None = None, length: Tensor | None = None) -> Tensor:
+    def run(x: Tensor, step: Tensor, window: Input = None, length: Input = None) -> Tensor:
         whole = x.shape[1] if window is None else window.shape[0]
         size = whole if length is None else frame.ints(length)[0]
         frames = x.unfold(1, size, hop.ints(step)[0]).movedim(-1, 2)  # (batch, frames, size, 1 or 2)
@@ -86,8 +83,8 @@ def _window(coefficients: Sequence[float]) -> Builder:
 
 
 ROWS: tuple[Row, ...] = (
-    ("DFT", (17,), _dft_attribute, (1,)),
-    ("DFT", (20,), _dft_input, (1, 2)),
+    ("DFT", (17,), partial(_dft, default_axis=1), (1,)),
+    ("DFT", (20,), partial(_dft, default_axis=-2), (1, 2)),
     ("STFT", (17,), _stft, (1, 3)),
     ("HannWindow", (17,), _window((0.5, 0.5)), (0,)),
     ("HammingWindow", (17,), _window((25 / 46, 21 / 46)), (0,)),
