@@ -19,16 +19,16 @@ import torch
 
 from backends.session import open_session
 from tests.breadth.architectures import ARCHITECTURES
-from tests.breadth.exports import EXPORTERS, export, pictures
-from zsq_compile import compiler
+from tests.breadth.exports import export, pictures
 from zsq_compile.compiler import compile_model
 from zsq_compile.config.compile import CompileConfig, QuantizationConfig
 from zsq_compile.metrics import sqnr_db
 from zsq_compile.reporting.report import Report
-from zsq_compile.stages import export as writing
-from zsq_compile.stages.estimate_agreement import Expectation
+from zsq_compile.synthesis.images import families
+from zsq_compile.verification.validate import validate
 
 Exported = Callable[[str, str, str], Path]
+Compiled = Callable[[str, str, str, int], tuple[Path, Path, Report]]
 
 _SAMPLES, _PICTURES = 16, 16
 
@@ -86,36 +86,48 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(autouse=True)
-def only_what_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the clock and the estimate, which take longer than all the rest of these compilations."""
-    monkeypatch.setattr(writing, "validate", functools.partial(writing.validate, latency_seconds=0.0))
-    monkeypatch.setattr(compiler, "expectation", _nothing_expected)
+@pytest.fixture(scope="module")
+def compiled(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compiled]:
+    """Compile each file once, without the clock and most of the estimate, which take longer than all the rest."""
+    folder = tmp_path_factory.mktemp("compiled")
+
+    @functools.cache
+    def made(name: str, exporter: str, layout: str, bits: int) -> tuple[Path, Path, Report]:
+        model, output = exported(name, exporter, layout), folder / f"{name}_{exporter}_{layout}_{bits}.onnx"
+        quantization = QuantizationConfig(bits=bits)
+        config = CompileConfig(samples=_SAMPLES, effort="fast", speed_trials=False, quantization=quantization)
+        return model, output, compile_model(model, output, config).report
+
+    with pytest.MonkeyPatch.context() as patch:
+        assert validate.__kwdefaults__["latency_seconds"] > 0
+        patch.setitem(validate.__kwdefaults__, "latency_seconds", 0.0)
+        patch.setattr(families, "_MOST", 2)
+        yield made
 
 
-def _nothing_expected(inputs: object, contracts: object, *, seed: int = 0) -> Expectation:
-    return Expectation(inputs=(), contracts={}, families=None)
+# Tracing with BatchNormalization folded makes nearly the graph of torch.export: at 4 bits in the other layout only.
+WAYS = (
+    *itertools.product(("kept", "dynamo"), ("NCHW",), (8, 4)),
+    ("folded", "NCHW", 8),
+    ("kept", "NHWC", 8),
+    ("folded", "NHWC", 4),
+)
 
 
 def _parameters() -> Iterator[object]:
-    ways = [(exporter, "NCHW", bits) for exporter in EXPORTERS for bits in (8, 4)]
-    for name in ARCHITECTURES:
-        for exporter, layout, bits in (*ways, ("kept", "NHWC", 8), ("folded", "NHWC", 4)):
-            reason = FAILING.get((name, layout))
-            marks = [] if reason is None else [pytest.mark.xfail(strict=True, reason=reason)]
-            yield pytest.param(name, exporter, layout, bits, marks=marks, id=f"{name}-{exporter}-{layout}-w{bits}a8")
+    for name, (exporter, layout, bits) in itertools.product(ARCHITECTURES, WAYS):
+        reason = FAILING.get((name, layout))
+        marks = [] if reason is None else [pytest.mark.xfail(strict=True, reason=reason)]
+        yield pytest.param(name, exporter, layout, bits, marks=marks, id=f"{name}-{exporter}-{layout}-w{bits}a8")
 
 
 @pytest.mark.parametrize(("name", "exporter", "layout", "bits"), list(_parameters()))
-def test_network_in_integers(
-    name: str, exporter: str, layout: str, bits: int, exported: Exported, tmp_path: Path
-) -> None:
-    model, output = exported(name, exporter, layout), tmp_path / "out.onnx"
-
-    validation = _compiled(model, output, bits).validation
+def test_network_in_integers(name: str, exporter: str, layout: str, bits: int, compiled: Compiled) -> None:
+    model, output, report = compiled(name, exporter, layout, bits)
 
     onnx.checker.check_model(output, full_check=True)
     assert _face(output) == _face(model)
+    validation = report.validation
     assert not validation.failures
     assert validation.simulation is not None and validation.simulation.close
     assert validation.fusion.fused == validation.fusion.layers - IN_FLOAT.get(name, 0)
@@ -133,31 +145,23 @@ def test_network_in_integers(
         ),
     ],
 )
-def test_every_layer_in_float_has_a_reason(name: str, exported: Exported, tmp_path: Path) -> None:
-    report = _compiled(exported(name, "folded", "NCHW"), tmp_path / "out.onnx", 8)
+def test_every_layer_in_float_has_a_reason(name: str, compiled: Compiled) -> None:
+    report = compiled(name, "folded", "NCHW", 8)[2]
 
     fusion = report.validation.fusion
     assert {*fusion.unfused, *fusion.left_float} <= {one.where for one in report.refusals if one.reason}
 
 
 @pytest.mark.xfail(strict=True, reason=_NO_PICTURE)
-def test_picture_with_channels_last_is_a_picture(exported: Exported, tmp_path: Path) -> None:
-    assert _compiled(exported("resnet", "kept", "NHWC"), tmp_path / "out.onnx", 8).contract is not None
+def test_picture_with_channels_last_is_a_picture(compiled: Compiled) -> None:
+    assert compiled("resnet", "kept", "NHWC", 8)[2].contract is not None
 
 
 @pytest.mark.xfail(
     strict=True, reason="a BatchNormalization with no layer in front of it is neither folded nor written"
 )
-def test_normalisation_of_its_own_is_no_float_operator(exported: Exported, tmp_path: Path) -> None:
-    report = _compiled(exported("repvgg", "kept", "NCHW"), tmp_path / "out.onnx", 8)
-
-    assert "BatchNormalization" not in {one.op_type for one in report.refusals}
-
-
-def _compiled(model: Path, output: Path, bits: int) -> Report:
-    quantization = QuantizationConfig(bits=bits)
-    config = CompileConfig(samples=_SAMPLES, effort="fast", speed_trials=False, quantization=quantization)
-    return compile_model(model, output, config).report
+def test_normalisation_of_its_own_is_no_float_operator(compiled: Compiled) -> None:
+    assert "BatchNormalization" not in {one.op_type for one in compiled("repvgg", "kept", "NCHW", 8)[2].refusals}
 
 
 def _face(path: Path) -> list[tuple[str, int, list[int]]]:
