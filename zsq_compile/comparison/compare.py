@@ -33,8 +33,9 @@ from zsq_compile.errors import ConfigError, QuantizationError, ValidationError
 from zsq_compile.files import file_sha256, write_model
 from zsq_compile.frontend.load import LoadedModel, load_model
 from zsq_compile.progress import Progress, Silent
+from zsq_compile.quantization.samples import value_bytes
 from zsq_compile.reporting.report import Report
-from zsq_compile.stages.calibration_data import set_apart, value_bytes
+from zsq_compile.stages.calibration_data import hold_out
 from zsq_compile.stages.estimate_agreement import make_estimate_inputs
 from zsq_compile.synthesis.generator import InputContract
 
@@ -153,11 +154,11 @@ def _compile_ours(
         seconds = sum(taken for stage, taken in report.stages.items() if stage != "validate")
         row = dataclasses.replace(row, seconds=min(seconds, time.perf_counter() - begun))
         data_seconds = report.stages["synthesize"]
-    calibration, held_out = set_apart(made.inputs, fixed_batch(loaded.inputs) or 1)
+    calibration, held_out = hold_out(made.inputs, fixed_batch(loaded.inputs))
     return _Ours(
         row=row,
-        calibration={name: tensor.numpy() for name, tensor in calibration.items()},
-        held_out={name: tensor.numpy() for name, tensor in held_out.items()},
+        calibration=calibration.arrays(),
+        held_out=held_out.arrays(),
         contracts=made.contracts,
         data_seconds=data_seconds,
         report=report,

@@ -187,7 +187,7 @@ def test_codes_at_the_border_stay_and_the_inside_is_quantized(tmp_path: Path) ->
     result = compile_model(
         path, tmp_path / "out.onnx", CompileConfig(effort="fast", speed_trials=False), calibration={"x": samples}
     )
-    assert any(note.endswith("with their quantizers: \'x\', \'y\'") for note in result.report.notes)
+    assert any(note.endswith("with their quantizers: 'x', 'y'") for note in result.report.notes)
     assert result.report.validation.fusion.fused == 3
     before, after = (open_session(each).run({"x": samples})["y"].astype(int) for each in (path, result.path))
     assert np.abs(before - after).max() <= 2 and len(np.unique(before)) > 10

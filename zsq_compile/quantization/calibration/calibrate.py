@@ -12,8 +12,8 @@ from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import QuantizationError
 from zsq_compile.quantization.calibration.observers import Extremes, Histogram, choose_range
 from zsq_compile.quantization.calibration.scales import scale_from_range
+from zsq_compile.quantization.samples import Batch
 
-Batch = Mapping[str, Tensor]
 _LOWEST = -3e38  # what stands below is minus infinity, or the float32 that some exporters write for it
 
 

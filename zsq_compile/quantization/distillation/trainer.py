@@ -12,6 +12,7 @@ from passes.plan import QuantizationPlan
 from zsq_compile.config.distillation import DistillConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.differentiable.precision import reduced_precision
+from zsq_compile.quantization.distillation.batches import Batches, LiveSamples
 from zsq_compile.quantization.distillation.losses import agreement, attention_distance, output_distance
 from zsq_compile.quantization.reconstruction.block_student import BlockStudent, LearningRates
 from zsq_compile.quantization.reconstruction.blocks import Block
@@ -43,21 +44,21 @@ class CurvePoint:
         return math.isfinite(self.divergence) and mine > theirs
 
 
-def rates(learning_rate: float) -> LearningRates:
+def learning_rates(learning_rate: float) -> LearningRates:
     """Step sizes of all kinds of numbers from that of codes: a step that serves a whole channel moves by less."""
     return LearningRates(
         codes=learning_rate, weight_steps=learning_rate / 10, scales=learning_rate / 5, biases=learning_rate
     )
 
 
-def mixed(inputs: Mapping[str, Tensor], rng: torch.Generator) -> dict[str, Tensor]:
+def mix_up(inputs: Mapping[str, Tensor], rng: torch.Generator) -> dict[str, Tensor]:
     """Mix each sample with another: share u of the one and 1 - u of the other, u even in [0, 1], for all inputs."""
     count = len(next(iter(inputs.values())))
     partner, share = torch.randperm(count, generator=rng), torch.rand(count, generator=rng)
     return {name: torch.lerp(x[partner], x, share.to(x).reshape(-1, *[1] * (x.ndim - 1))) for name, x in inputs.items()}
 
 
-def perturbed(inputs: Mapping[str, Tensor], size: float) -> dict[str, Tensor]:
+def perturb(inputs: Mapping[str, Tensor], size: float) -> dict[str, Tensor]:
     """Push samples up the gradient of the loss: x + size * std(x) * sign(gradient); inputs without one stay."""
     return {
         name: x.detach() if x.grad is None else x.detach() + size * x.detach().std(correction=0) * x.grad.sign()
@@ -65,7 +66,7 @@ def perturbed(inputs: Mapping[str, Tensor], size: float) -> dict[str, Tensor]:
     }
 
 
-class Objective:
+class DistillationLoss:
     """The loss of one batch, differentiable to the student's numbers and to the inputs.
 
     Args:
@@ -100,7 +101,7 @@ class Objective:
         return loss
 
 
-class Judge:
+class HeldOutCheck:
     """Compares a quantized network with the float one on samples apart, in full precision and with all numbers rounded.
 
     Args:
@@ -121,6 +122,7 @@ class Judge:
         feeds: Sequence[Mapping[str, Tensor]],
     ) -> None:
         self._graph, self._teacher, self._plan, self._block, self._feeds = graph, teacher, plan, block, feeds
+        self.device = graph.device
 
     def __call__(self, values: QuantizedValues) -> tuple[float | None, float]:
         """Return the share of common decisions, None where no output has classes, and the distance of the outputs."""
@@ -128,7 +130,7 @@ class Judge:
         constants, scales = values.feeds(self._block.layers, self._plan), values.replacements()
         for feed in self._feeds:
             with torch.inference_mode():
-                inputs = {name: x.to(self._graph.device) for name, x in feed.items()}
+                inputs = {name: x.to(self.device) for name, x in feed.items()}
                 targets = self._teacher.run(inputs, self._block.outputs)
                 made = self._graph.run({**inputs, **constants}, self._block.outputs, replace=scales)
                 shares.append(agreement(made, targets))
@@ -144,13 +146,12 @@ class Trainer:
 
     Args:
         student: the whole network as one block.
-        objective: loss of a batch.
-        judge: of values.
+        loss: of a batch.
+        check: of values.
         start: values that the student starts from.
         config: rates, mixup and perturbation.
-        device: of both networks.
         rng: of mixtures; batches draw from it as well.
-        measured: figures of the samples that were made since the last call, for the curve.
+        live: makes some of the samples; None where nothing does.
 
     Attributes:
         step: steps done.
@@ -164,17 +165,16 @@ class Trainer:
     def __init__(
         self,
         student: BlockStudent,
-        objective: Objective,
-        judge: Judge,
+        loss: DistillationLoss,
+        check: HeldOutCheck,
         start: QuantizedValues,
         config: DistillConfig,
-        device: torch.device,
         rng: torch.Generator,
-        measured: Callable[[], Mapping[str, float] | None] = lambda: None,
+        live: LiveSamples | None = None,
     ) -> None:
-        self._student, self._objective, self._judge, self._measured = student, objective, judge, measured
-        self._start, self._config, self._device, self._rng = start, config, device, rng
-        self._optimizer = student.optimizer(rates(config.learning_rate))
+        self._student, self._loss, self._check, self._live = student, loss, check, live
+        self._start, self._config, self._rng = start, config, rng
+        self._optimizer = student.optimizer(learning_rates(config.learning_rate))
         self._first = [group["lr"] for group in self._optimizer.param_groups]
         self._losses: list[float] = []
         self.step, self.reached = 0, 0.0
@@ -183,7 +183,7 @@ class Trainer:
 
     def train(
         self,
-        batches: Iterator[Mapping[str, Tensor]],
+        batches: Batches,
         pace: Iterator[float],
         interval: int,
         advance: Callable[[int], None],
@@ -192,7 +192,7 @@ class Trainer:
         """Train to the end of a pace.
 
         Args:
-            batches: network inputs by name, without an end.
+            batches: to learn from.
             pace: progress from 0 to 1 at the start of each step.
             interval: steps between two judgements; the start and the end are judged as well.
             advance: told each step done.
@@ -217,24 +217,25 @@ class Trainer:
 
     def _gradients(self, inputs: Mapping[str, Tensor]) -> float:
         """Add the gradients of one batch to all numbers; returns its loss."""
-        chosen = mixed(inputs, self._rng) if self._config.mixup else inputs
-        feed = {name: x.to(self._device) for name, x in chosen.items()}
+        chosen, device = mix_up(inputs, self._rng) if self._config.mixup else inputs, self._check.device
+        feed = {name: x.to(device) for name, x in chosen.items()}
         if self._config.perturbation:
             feed = {name: x.clone().requires_grad_(x.is_floating_point()) for name, x in feed.items()}
-        with reduced_precision(self._device):
-            loss = self._objective(feed)
+        with reduced_precision(device):
+            loss = self._loss(feed)
             loss.backward()  # type: ignore[no-untyped-call]
             if self._config.perturbation:
-                harder = self._objective(perturbed(feed, self._config.perturbation))
+                harder = self._loss(perturb(feed, self._config.perturbation))
                 harder.backward()  # type: ignore[no-untyped-call]
                 loss = (loss + harder) / 2
         return float(loss.detach())
 
     def _look(self) -> None:
         values = self._start.merged(self._student.values()) if self.step else self._start
-        share, distance = self._judge(values)
+        share, distance = self._check(values)
         loss = sum(self._losses) / len(self._losses) if self._losses else None
-        point = CurvePoint(step=self.step, loss=loss, agreement=share, divergence=distance, live=self._measured())
+        live = None if self._live is None else self._live.measured()
+        point = CurvePoint(step=self.step, loss=loss, agreement=share, divergence=distance, live=live)
         self._losses.clear()
         self.curve.append(point)
         if self.best_point is None or point.beats(self.best_point):
@@ -251,6 +252,7 @@ class Trainer:
             "optimizer": self._optimizer.state_dict(),
             "numbers": [number.detach() for number in self._numbers()],
             "rng": self._rng.get_state(),
+            **({} if self._live is None else {"live": dict(self._live.state())}),
         }
 
     def restore(self, state: Mapping[str, Any], best: QuantizedValues) -> None:
@@ -266,6 +268,8 @@ class Trainer:
                 number.copy_(kept)
         self._optimizer.load_state_dict(state["optimizer"])
         self._rng.set_state(state["rng"].cpu())
+        if self._live is not None:
+            self._live.restore(state["live"])
 
     def _numbers(self) -> list[Tensor]:
         return [number for group in self._optimizer.param_groups for number in group["params"]]

@@ -16,33 +16,23 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from backends.target import Target
 from passes.plan import QuantizationPlan
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import QuantizationError
-from zsq_compile.quantization.calibration.calibrate import Batch
 from zsq_compile.quantization.layer_metrics.layer_quality import LayerQuality, limited_decibels
 from zsq_compile.quantization.layer_metrics.layers import MeasuredLayer, QdqNames, measured_layers, origin
 from zsq_compile.quantization.layer_metrics.noise_causes import LARGE_BIAS, GridNoise, WeightNoise, by_channel, reason
+from zsq_compile.quantization.samples import Batch
+from zsq_compile.quantization.state import FloatNetwork, QuantizedState
 
 
-def layer_qualities(
-    model: ir.Model,
-    plan: QuantizationPlan,
-    target: Target,
-    teacher: TorchGraph,
-    steps: Mapping[str, ir.Model],
-    batches: Sequence[Batch],
-) -> tuple[LayerQuality, ...]:
-    """Measure every layer of a network after every step of quantization.
+def measure_layers(network: FloatNetwork, states: Mapping[str, QuantizedState]) -> tuple[LayerQuality, ...]:
+    """Measure every layer of a network behind every step of quantization, on samples that took no part in it.
 
     Args:
-        model: the float model; ``teacher`` runs it.
-        plan: that the QDQ graphs were made from; scales are read from the graphs, where steps may have changed them.
-        target: that the plan was made for.
-        teacher: the float graph.
-        steps: QDQ graphs made by InsertQdq, by the name of the step that they are the result of, in order.
-        batches: feeds of the graph that took no part in calibration; the float values of one are held in memory.
+        network: at most 32 of the samples held out are used; the float values of one batch are held in memory.
+        states: by the name of the step that they are the result of, in order. Those with other sites or bits than the
+            last one have no layers to be compared with, and are left out.
 
     Returns:
         In graph order.
@@ -51,14 +41,17 @@ def layer_qualities(
         QuantizationError: there is no data.
 
     """
+    *_, last = states.values()
+    plan, teacher, batches = last.plan, network.teacher, network.held_out.few(network.model)
+    graphs = {step: state.qdq for step, state in states.items() if _has_sites_of(state.plan, plan)}
     # a Clip of its own that a grid does the work of stands in no QDQ graph, and loses nothing
-    standing = {node.name for quantized in steps.values() for node in quantized.graph}
-    layers = tuple(layer for layer in measured_layers(model, plan, target) if layer.node in standing)
+    standing = {node.name for quantized in graphs.values() for node in quantized.graph}
+    layers = tuple(layer for layer in measured_layers(network.model, plan, network.target) if layer.node in standing)
     ratios = {
         step: measure_sqnr(TorchGraph(quantized, device=teacher.device), teacher, batches, layers)
-        for step, quantized in steps.items()
+        for step, quantized in graphs.items()
     }
-    own = _OwnNoise(plan, list(steps.values())[-1], teacher, layers)
+    own = _OwnNoise(plan, last.qdq, teacher, layers)
     with torch.inference_mode():
         for batch in batches:
             own.observe(batch)
@@ -75,6 +68,10 @@ def layer_qualities(
         )
         for layer in layers
     )
+
+
+def _has_sites_of(plan: QuantizationPlan, other: QuantizationPlan) -> bool:
+    return (plan.activations, plan.weights) == (other.activations, other.weights)
 
 
 def measure_sqnr(

@@ -14,7 +14,6 @@ a weight of few bits fits the data that it was rounded on far better than any ot
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
-import onnx_ir as ir
 import torch
 from torch import Tensor
 
@@ -22,10 +21,11 @@ from passes.plan import ActivationSite, QuantizationPlan, Scale, WeightSite
 from passes.quantize.insert_qdq import dequantize_array, quantize_array
 from zsq_compile.config.compile import QuantizationConfig
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.quantization.calibration.calibrate import Batch
 from zsq_compile.quantization.calibration.scales import weight_scales
-from zsq_compile.quantization.closed_form import rounded_model
+from zsq_compile.quantization.closed_form import round_weights
 from zsq_compile.quantization.rounding.second_moments import SecondMoments
+from zsq_compile.quantization.samples import Batch
+from zsq_compile.quantization.state import FloatNetwork
 
 Rounded = Mapping[str, tuple[Tensor, Scale]]
 """By initializer: the weight on its grid, float32, and the scale of the grid."""
@@ -33,39 +33,35 @@ Rounded = Mapping[str, tuple[Tensor, Scale]]
 _RUINED = 1e30  # squared error of an element that is no longer finite
 
 
-def rounded_weights(
-    model: ir.Model,
+def round_at_widths(
+    network: FloatNetwork,
     plan: QuantizationPlan,
-    teacher: TorchGraph,
-    batches: Sequence[Batch],
     moments: Mapping[str, SecondMoments],
     config: QuantizationConfig,
 ) -> Rounded:
     """Round every weight at the width that a plan gives it, exactly as those of the finished model are rounded.
 
     Args:
-        model: the float model that the teacher runs.
+        network: with its weights.
         plan: with activation scales; scales of weights are chosen here.
-        teacher: the float graph.
-        batches: calibration data.
-        moments: second moments of these data by node name.
+        moments: second moments of the calibration samples by node name.
         config: chooses scales and rounding.
 
     """
-    plan = plan.with_scales(weights=weight_scales(plan, teacher.initializers, config.weight_scales))
-    copy, plan = rounded_model(model, plan, teacher, batches, config, moments=moments)
+    weights = network.teacher.initializers
+    plan = plan.with_scales(weights=weight_scales(plan, weights, config.weight_scales))
+    moved, plan = round_weights(network, plan, config.rounding, moments)
     rounded = {}
     for site in plan.weights:
-        constant, scale = copy.graph.initializers[site.initializer].const_value, plan.weight_scales[site.initializer]
-        assert constant is not None
-        codes = quantize_array(constant.numpy(), scale, site.number_format, site.axis)
-        on_grid = torch.from_numpy(dequantize_array(codes, scale, site.axis))
-        rounded[site.initializer] = on_grid.to(teacher.initializers[site.initializer]), scale
+        weight, scale = weights[site.initializer], plan.weight_scales[site.initializer]
+        codes = quantize_array(
+            moved.get(site.initializer, weight).numpy(force=True), scale, site.number_format, site.axis
+        )
+        rounded[site.initializer] = torch.from_numpy(dequantize_array(codes, scale, site.axis)).to(weight), scale
     return rounded
 
 
 def weight_sensitivity(
-    model: ir.Model,
     plan: QuantizationPlan,
     teacher: TorchGraph,
     candidates: Mapping[str, Mapping[int, Tensor]],
@@ -77,7 +73,6 @@ def weight_sensitivity(
     """Harm of every candidate weight.
 
     Args:
-        model: the float model that the teacher runs.
         plan: names the layers.
         teacher: the float graph.
         candidates: weights on their grids, by initializer and bits; layers without are not measured.
@@ -90,9 +85,9 @@ def weight_sensitivity(
 
     """
     sites = [site for site in plan.weights if site.initializer in candidates]
-    nodes = {str(node.name): node for node in model.graph}
+    nodes = {str(node.name): node for node in teacher.model.graph}
     outputs = {site.node: str(nodes[site.node].outputs[0].name) for site in sites}
-    suffixes = {site.node: _suffix(model, teacher, {outputs[site.node]}) for site in sites}
+    suffixes = {site.node: _suffix(teacher, {outputs[site.node]}) for site in sites}
     shifts = _mean_shifts(teacher, sites, outputs, candidates, correct_on)
     needed = {site.data_input for site in sites}.union(*(suffix.boundary for suffix in suffixes.values()))
     meter = _Meter()
@@ -112,7 +107,6 @@ def weight_sensitivity(
 
 
 def activation_sensitivity(
-    model: ir.Model,
     plan: QuantizationPlan,
     teacher: TorchGraph,
     samples: Sequence[Batch],
@@ -122,7 +116,7 @@ def activation_sensitivity(
     members: dict[str, list[ActivationSite]] = {}
     for site in plan.activations:
         members.setdefault(site.group, []).append(site)
-    suffixes = {group: _suffix(model, teacher, {site.value for site in sites}) for group, sites in members.items()}
+    suffixes = {group: _suffix(teacher, {site.value for site in sites}) for group, sites in members.items()}
     needed = {site.value for site in plan.activations}.union(*(suffix.boundary for suffix in suffixes.values()))
     meter = _Meter()
     with torch.inference_mode():
@@ -159,9 +153,9 @@ class _Suffix:
         return teacher.run({**{name: values[name] for name in self.boundary}, **changed}, self.outputs)
 
 
-def _suffix(model: ir.Model, teacher: TorchGraph, starts: Collection[str]) -> _Suffix:
+def _suffix(teacher: TorchGraph, starts: Collection[str]) -> _Suffix:
     behind, boundary = set(starts), set[str]()
-    for node in model.graph:
+    for node in teacher.model.graph:
         inputs = {value.name for value in node.inputs if value is not None and value.name}
         if inputs & behind:
             behind.update(value.name for value in node.outputs if value.name)

@@ -72,10 +72,9 @@ class BlockStudent:
         block: to learn.
         plan: the graph was made from.
         start: values of all its constants.
-        weights: float weights by initializer.
+        codes: the weights to be learned, by initializer, see ``learnable_weights``.
         learned_scales: groups whose activation step has been learned by a block before.
-        rounding: how codes are learned.
-        below: weights and activations of fewer bits than this are learned.
+        below: activations of fewer bits than this are learned.
 
     """
 
@@ -85,20 +84,14 @@ class BlockStudent:
         block: Block,
         plan: QuantizationPlan,
         start: QuantizedValues,
-        weights: Mapping[str, Tensor],
-        learned_scales: Collection[str],
-        rounding: LearnedRounding,
+        codes: Mapping[str, LearnedWeight],
+        learned_scales: Collection[str] = (),
         *,
         below: int = 8,
     ) -> None:
-        self._graph, self._block, self._plan, self._start = graph, block, plan, start
+        self._graph, self._block, self._plan, self._start, self.codes = graph, block, plan, start, codes
         self._sites = {
             site.value: site for site in plan.activations if site.moved_from is None and site.value in block.read
-        }
-        self.codes: dict[str, LearnedWeight] = {
-            site.initializer: _learnable(site, start, weights, rounding)
-            for site in block.layers
-            if site.number_format.bits < below
         }
         self.shifts = {
             str(site.bias): nn.Parameter(torch.zeros_like(start.biases[str(site.bias)]))
@@ -215,12 +208,20 @@ class BlockStudent:
         return sum(code.unsettled() * code.logits.numel() for code in self.codes.values()) / max(count, 1)
 
 
-def _learnable(
-    site: WeightSite, start: QuantizedValues, weights: Mapping[str, Tensor], rounding: LearnedRounding
-) -> LearnedWeight:
-    step, weight = start.steps[site.initializer], weights[site.initializer]
-    codes = torch.round(start.weights[site.initializer] / step)
-    return learned_weight(rounding, weight, codes, step, site.number_format)
+def learnable_weights(
+    block: Block, start: QuantizedValues, weights: Mapping[str, Tensor], rounding: LearnedRounding, *, below: int = 8
+) -> dict[str, LearnedWeight]:
+    """Make the weights of a block that have fewer bits than ``below`` learnable, from their codes at the start on.
+
+    ``weights`` are those of the float network, by initializer.
+    """
+    made = {}
+    for site in block.layers:
+        if site.number_format.bits < below:
+            name, step = site.initializer, start.steps[site.initializer]
+            codes = torch.round(start.weights[name] / step)
+            made[name] = learned_weight(rounding, weights[name], codes, step, site.number_format)
+    return made
 
 
 def learn(

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from passes.plan import QuantizationPlan, Scale, WeightSite
-from zsq_compile.quantization.closed_form import write_initializers
+from zsq_compile.differentiable.module import TorchGraph
+from zsq_compile.quantization.bias.bias_correction import dequantize_biases
+from zsq_compile.quantization.state import QuantizedState, quantized_state, with_initializers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -63,22 +65,21 @@ class QuantizedValues:
         )
 
 
-def starting_values(
-    plan: QuantizationPlan, weights: Mapping[str, Tensor], biases: Mapping[str, Tensor]
-) -> QuantizedValues:
-    """Values as the closed forms leave them.
+def learning_start(state: QuantizedState) -> tuple[ir.Model, QuantizedValues]:
+    """Read off a state what learning starts from.
 
-    Args:
-        plan: with all its scales.
-        weights: on their grids, by initializer.
-        biases: real values by initializer.
+    Returns:
+        ``base`` with the corrected biases of those layers whose inputs stay float, and the values of all others.
 
     """
+    plan, weights, corrected = state.plan, TorchGraph(state.base).initializers, TorchGraph(state.qdq)
+    floats = [str(site.bias) for site in plan.weights if site.bias in corrected.initializers]  # of float inputs
+    base = with_initializers(state.base, {name: corrected.initializers[name] for name in floats})
     steps = {
         site.initializer: _along(plan.weight_scales[site.initializer].scale, site.axis, weights[site.initializer].ndim)
         for site in plan.weights
     }
-    return QuantizedValues(
+    return base, QuantizedValues(
         weights={
             site.initializer: _on_grid(
                 weights[site.initializer], steps[site.initializer], site.number_format.qmin, site.number_format.qmax
@@ -86,7 +87,7 @@ def starting_values(
             for site in plan.weights
         },
         steps=steps,
-        biases=biases,
+        biases=dequantize_biases(plan, corrected),
         scales={group: torch.from_numpy(scale.scale.copy()) for group, scale in plan.activation_scales.items()},
     )
 
@@ -102,13 +103,12 @@ def _on_grid(weight: Tensor, step: Tensor, low: int, high: int) -> Tensor:
     return torch.clamp(torch.round(weight / step), low, high) * step
 
 
-def written(model: ir.Model, plan: QuantizationPlan, values: QuantizedValues) -> tuple[ir.Model, QuantizationPlan]:
-    """Write values into a copy of a float model and its plan; inserting that plan there gives back their codes."""
-    copy = model.clone()
-    write_initializers(copy, {**values.weights, **values.biases})
+def write_values(model: ir.Model, plan: QuantizationPlan, values: QuantizedValues) -> QuantizedState:
+    """Write values into copies of a float model and of its plan; the QDQ graph of both has their codes."""
     weights = {name: _scale(step, plan.weight_scales[name]) for name, step in values.steps.items()}
     scales = {group: _scale(step, plan.activation_scales[group]) for group, step in values.scales.items()}
-    return copy, plan.with_scales(weights=weights, activations=scales)
+    written = with_initializers(model, {**values.weights, **values.biases})
+    return quantized_state(written, plan.with_scales(weights=weights, activations=scales))
 
 
 def _scale(step: Tensor, old: Scale) -> Scale:

@@ -14,7 +14,8 @@ from torch.nn import functional
 
 from passes.plan import QuantizationPlan, WeightSite
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.quantization.calibration.calibrate import Batch, watch
+from zsq_compile.quantization.calibration.calibrate import watch
+from zsq_compile.quantization.samples import Batch
 
 _LARGEST = 8192
 _CHUNK_ELEMENTS = 1 << 24
@@ -47,7 +48,6 @@ class SecondMoments:
 
 
 def measure_second_moments(
-    model: ir.Model,
     plan: QuantizationPlan,
     teacher: TorchGraph,
     batches: Sequence[Batch],
@@ -58,7 +58,7 @@ def measure_second_moments(
     Left out are layers whose columns cannot be told (transposed and 3-d convolutions, activations multiplied by
     activations) or are longer than 8192, where the K x K matrix would take more memory than its layer is worth.
     """
-    nodes = {str(node.name): node for node in model.graph}
+    nodes = {str(node.name): node for node in teacher.model.graph}
     readers: dict[str, list[WeightSite]] = {}
     for site in plan.weights:
         if teacher.initializers[site.initializer].shape.numel() // _rows(site, teacher) > _LARGEST:

@@ -10,11 +10,15 @@ import pytest
 from backends.session import open_session
 from passes.emit.emit import emitted_bytes
 from tests import models
-from tests.widening import TARGET, chain, workpiece
+from tests.widening import PLAIN, TARGET, chain, ready
+from tests.zsq_compile.quantization.networks import Watcher
 from zsq_compile import CompileConfig, PriorConfig, QuantizationConfig, compile_model
+from zsq_compile.config.compile import WIDTHS
 from zsq_compile.errors import ConfigError, UnsupportedModelError
-from zsq_compile.quantization.mixed_precision.search import MixedChoice, choose_widths, explained
+from zsq_compile.progress import Clock
+from zsq_compile.quantization.mixed_precision.search import ChooseBits, MixedChoice, explained
 from zsq_compile.quantization.plan_file import PlanFile, read_plan, write_plan
+from zsq_compile.quantization.planning import plan_narrowest
 
 NODES = ("conv0", "conv1", "conv2", "conv3", "gemm")
 
@@ -22,10 +26,12 @@ NODES = ("conv0", "conv1", "conv2", "conv3", "gemm")
 def chosen(
     proto: onnx.ModelProto, *, limit: int | None = None, floor: float | None = None, **options: Any
 ) -> MixedChoice:
-    target = options.pop("target", TARGET)
-    config = CompileConfig(mixed=True, min_agreement=floor or 0.5, quantization=QuantizationConfig(**options))
-    choice, moments = choose_widths(workpiece(proto, config, target=target), limit=limit, floor=floor)
-    assert moments.keys() == set(NODES)
+    target, config = options.pop("target", TARGET), QuantizationConfig(**options)
+    network, state = ready(proto, config, target=target, limit=limit)
+    watcher = Watcher()
+    after, choice = ChooseBits(config=config, floor=floor).run(network, state, Clock(watcher))
+    assert watcher.steps == watcher.totals == {"choose bits": len(WIDTHS) + 2}
+    assert {site.node: site.number_format.bits for site in after.plan.weights} == bits_of(choice)
     return choice
 
 
@@ -34,9 +40,8 @@ def bits_of(choice: MixedChoice) -> dict[str, int]:
 
 
 def uniform_bytes(bits: int) -> int:
-    config = CompileConfig(quantization=QuantizationConfig(bits=bits, edge_bits=bits))
-    work = workpiece(chain(), config)
-    return emitted_bytes(work.model, work.widest, TARGET)
+    network, state = ready(chain(), QuantizationConfig(bits=bits, edge_bits=bits))
+    return emitted_bytes(network.model, state.plan, TARGET)
 
 
 def sabotaged(node: int) -> onnx.ModelProto:
@@ -75,8 +80,9 @@ def test_the_file_is_within_the_limit_and_no_worse_than_one_width_for_all(share:
 
 def test_three_bits_are_not_taken_where_they_are_stored_as_four() -> None:
     loose = replace(TARGET, dense_weight_bits=0)
-    work = workpiece(chain(), CompileConfig(mixed=True, max_size="1M"), target=loose)
-    limit = (emitted_bytes(work.model, work.narrowest, loose) + emitted_bytes(work.model, work.widest, loose)) // 2
+    network, widest = ready(chain(), target=loose)
+    plans = (plan_narrowest(network.model, loose, PLAIN), widest.plan)
+    limit = sum(emitted_bytes(network.model, plan, loose) for plan in plans) // 2
     choice = chosen(chain(), limit=limit, target=loose)
     assert set(bits_of(choice).values()) == {4, 8}
     assert explained(choice)["notes"] == [
