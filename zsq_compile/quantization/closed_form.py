@@ -46,7 +46,7 @@ def round_weights(
         network: its calibration samples are seen once for ``gptq``, and not at all for the others.
         plan: calibrated; its weight scales start the search for better ones.
         method: those that learn start from ``gptq``, and so does None.
-        moments: second moments of the calibration samples by node name, where they are known; None measures them.
+        moments: second moments of the calibration samples by node name; None measures them.
         advance: told the number of batches done.
 
     Returns:
@@ -70,16 +70,10 @@ def round_weights(
 def correct_biases(
     network: FloatNetwork, state: QuantizedState, form: BiasCorrection
 ) -> tuple[QuantizedState, dict[str, str]]:
-    """Take the mean errors of a quantized network back out of its biases.
+    """Take the mean errors of a quantized network back out of the biases of ``qdq``.
 
-    Args:
-        network: its calibration samples serve the empirical form, its statistics the analytic one.
-        state: only ``qdq`` gets other biases.
-        form: ``auto`` is analytic where the moments of a layer's input are known and empirical elsewhere.
-
-    Returns:
-        The state, and the form used, by node name.
-
+    ``auto`` is analytic where the moments of a layer's input are known and empirical elsewhere. Returns the state, and
+    the form used by node name.
     """
     teacher, plan = network.teacher, state.plan
     quantized = TorchGraph(state.qdq, device=teacher.device)

@@ -26,8 +26,8 @@ def plan_quantization(
     Args:
         model: not changed.
         target: what the runtime executes in integers.
-        config: widths for all; with ``mixed`` the most that a layer may get.
-        given: widths of single layers and values, which win.
+        config: bits for all; the most that a layer may get where they are chosen for each.
+        given: bits of single layers and values, which win.
 
     Raises:
         UnsupportedModelError: nothing in the model can be quantized.

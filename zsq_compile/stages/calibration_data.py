@@ -98,12 +98,7 @@ def synthesize_data(
     count: int,
     seed: int,
 ) -> CalibrationData:
-    """Synthesize ``count`` calibration samples, and a quarter as many to be held out.
-
-    Raises:
-        SynthesisError: an input cannot be synthesized.
-
-    """
+    """Synthesize ``count`` calibration samples, and a quarter as many to be held out."""
     total = count_in_batches(count, fixed_batch(inputs), hold_out=True)
     made = generator.synthesize(teacher, known.statistics, total, torch.Generator().manual_seed(seed))
     calibration, held_out = hold_out(made.inputs, fixed_batch(inputs))

@@ -30,11 +30,7 @@ _SLOWER = 1.05  # times as long as the float file
 class Exported:
     """A file that its runtime has run.
 
-    Attributes:
-        path: where it is.
-        validation: of the file as it stands.
-        trials: the forms that were timed, the first one of the file among them; empty where there was no reason to.
-
+    ``trials`` are the forms that were timed, the first one of the file among them; empty where there was no reason to.
     """
 
     path: Path

@@ -94,12 +94,7 @@ class _Form:
 
 
 def emit_model(qdq: ir.Model, plan: QuantizationPlan, target: Target, limit: int | None) -> ir.Model:
-    """Bring a QDQ graph in place into the form in which it is written, and return it.
-
-    Raises:
-        QuantizationError: it takes more bytes than its limit.
-
-    """
+    """Bring a QDQ graph in place into the form of a file, and return it; QuantizationError beyond ``limit`` bytes."""
     emit(qdq, plan, target)
     require_within(qdq, limit)
     return qdq
@@ -110,12 +105,8 @@ def try_forms(
 ) -> SpeedTrials:
     """Write other forms of a quantized network, and time the best of them beside the float file and the present one.
 
-    Args:
-        original: the float model.
-        network: its target has the present rules; a form must do as well as the present file on its samples held out.
-        state: of the quantized network.
-        emitted: the present file.
-        costs: nodes that cost time in the present file.
+    The target of the network has the present rules, and a form must do as well as the present file on the samples held
+    out. ``costs`` tells the nodes that cost time in the present file.
 
     Raises:
         RuntimeModelError: the float model or the present file cannot be run.
@@ -195,11 +186,7 @@ class _Work:
     ) -> float | None:
         """Write a form, and see that it runs and does no worse; returns milliseconds of a run, None for no other form.
 
-        Args:
-            form: to be written.
-            path: where to.
-            wanted: outputs of the float model.
-            present: ratios of the present file.
+        ``wanted`` are the outputs of the float model, ``present`` the ratios of the present file.
 
         Raises:
             QuantizationError: its outputs lie farther from the float model's than those of the present file.

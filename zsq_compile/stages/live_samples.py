@@ -18,17 +18,8 @@ def make_live(
 ) -> LiveBatches | None:
     """Set a generator that can go on learning to work for a distillation.
 
-    Args:
-        synthetic: what was synthesized, if anything.
-        config: of the distillation.
-        generator: of that set, where the user chose one.
-        progress: is told where a generator that could go on does not.
-        filtered: its pictures were filtered, which is done to finished ones only.
-
-    Returns:
-        None where the samples that are there are to do, as ``config.live`` says, or by default where the generator
-        cannot go on, or its pictures are filtered.
-
+    None where the samples that are there are to do: as ``config.live`` says, or by default where the generator cannot
+    go on, or its pictures are ``filtered``, which is done to finished ones only.
     """
     source = None if synthetic is None else synthetic.source
     if source is None or config.live is False:

@@ -35,7 +35,7 @@ def make_provisional_student(
         loaded: the float model with its BatchNormalizations, which tell what numbers the network takes, and its inputs.
         statistics: of the BatchNormalizations.
         target: where it will run.
-        config: widths, and how ranges, scales and biases are chosen.
+        config: bits, and how ranges, scales and biases are chosen.
         seed: of the images.
         device: where the network is to run.
         contract: what numbers the network takes, where that is given.

@@ -24,17 +24,9 @@ _INT32_LIMIT = 2**31 - 1
 def correct_analytically(
     plan: QuantizationPlan, quantized: TorchGraph, teacher: TorchGraph, moments: Mapping[str, Moments]
 ) -> dict[str, Tensor]:
-    """Correct every layer whose input moments are known.
+    """Correct every layer whose input moments are known; returns new biases by initializer name.
 
-    Args:
-        plan: the plan that ``quantized`` was made from.
-        quantized: the QDQ graph.
-        teacher: the float graph with the same layers.
-        moments: of the float graph's values, by name.
-
-    Returns:
-        New biases by initializer name.
-
+    ``plan`` is that of ``quantized``, the QDQ graph; ``moments`` are those of the float graph's values, by name.
     """
     nodes = {node.name: node for node in teacher.model.graph}
     changed = {}
@@ -60,18 +52,8 @@ def correct_empirically(
     """Correct layers one after the other by the shift of their outputs' channel means on data.
 
     One batch goes through both graphs once. Several batches cost a run up to each layer, because a layer is to be
-    measured on all of them before the next one is.
-
-    Args:
-        plan: the plan that ``quantized`` was made from.
-        quantized: the QDQ graph.
-        teacher: the float graph with the same layers and value names.
-        batches: feeds.
-        layers: names of the nodes to correct; None means all.
-
-    Returns:
-        New biases by initializer name.
-
+    measured on all of them before the next one is. ``layers`` are names of nodes; None means all. Returns new biases by
+    initializer name.
     """
     sites = {site.node: site for site in _correctable(plan, quantized) if layers is None or site.node in layers}
     wanted: dict[str, list[Tensor]] = {name: [] for name in sites}

@@ -66,11 +66,8 @@ def propagate_moments(
 ) -> dict[str, Moments]:
     """Moments of every value that they can be told for, by name.
 
-    Args:
-        model: folded float model; a folded layer's output carries the name of its BatchNormalization's output.
-        statistics: harvested before folding.
-        initializers: float weights of the model by name.
-
+    In the folded ``model`` a folded layer's output carries the name of its BatchNormalization's output; ``statistics``
+    were harvested before folding.
     """
     known = {}
     for entry in statistics.usable:

@@ -43,18 +43,11 @@ def scale_from_range(low: float, high: float, number_format: NumberFormat) -> Sc
 def weight_scales(
     plan: QuantizationPlan, initializers: Mapping[str, Tensor], method: WeightScales = "mse"
 ) -> dict[str, Scale]:
-    """Symmetric scale of every output channel of every weight of a plan.
+    """Symmetric scale of every output channel of every weight of a plan, (channels,) or () without a channel axis.
 
-    Args:
-        plan: its activation scales must be known: they and the scales found here give the step of an int32 bias,
-            which must not overflow.
-        initializers: float weights and biases by name.
-        method: ``minmax`` maps the largest weight to the end of the grid; ``mse`` takes the fraction of it with the
-            least error under the 2.4-norm (BRECQ, Li et al. 2021).
-
-    Returns:
-        Scales by initializer, each with shape (channels,), or () for a weight without a channel axis.
-
+    The activation scales of the plan must be known: they and the scales found here give the step of an int32 bias,
+    which must not overflow. ``minmax`` maps the largest weight to the end of the grid; ``mse`` takes the fraction of it
+    with the least error under the 2.4-norm (BRECQ, Li et al. 2021).
     """
     return {site.initializer: _weight_scale(plan, site, initializers, method) for site in plan.weights}
 

@@ -40,15 +40,7 @@ class LiveSamples(Protocol):
 
 
 def draw_batches(samples: Samples, chosen: Tensor, batch: int, rng: torch.Generator) -> Batches:
-    """Draw batches of a fixed set of samples for ever.
-
-    Args:
-        samples: the set.
-        chosen: indices of those to draw from.
-        batch: samples of a batch.
-        rng: asked at each batch, and not before it.
-
-    """
+    """Draw batches out of the samples chosen, by index, for ever; ``rng`` is asked at each batch, and not before it."""
     while True:
         index = samples.draw(chosen, batch, rng)
         yield {name: value[index] for name, value in samples.inputs.items()}

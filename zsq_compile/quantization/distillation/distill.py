@@ -22,7 +22,8 @@ from zsq_compile.errors import ConfigError, QuantizationError
 from zsq_compile.progress import Clock
 from zsq_compile.quantization.distillation.batches import Batches, LiveSamples, draw_batches, mix_in_live
 from zsq_compile.quantization.distillation.checkpoint import Checkpoint, SavedState, fingerprint, patient_interrupts
-from zsq_compile.quantization.distillation.trainer import CurvePoint, DistillationLoss, HeldOutCheck, Trainer
+from zsq_compile.quantization.distillation.losses import agreement, output_distance
+from zsq_compile.quantization.distillation.trainer import CurvePoint, DistillationLoss, Trainer
 from zsq_compile.quantization.reconstruction.block_student import BlockStudent, learnable_weights
 from zsq_compile.quantization.reconstruction.block_work import block_work, run_counting
 from zsq_compile.quantization.reconstruction.blocks import Block, find_blocks, whole_network
@@ -46,10 +47,9 @@ class DistillRecord:
         steps: of the optimiser, those before an interruption included.
         batch: samples of a step.
         kept_step: step whose values are in the model; 0 where nothing was better than the start.
-        agreement_before: share of common decisions at the start, on samples apart; None where no output has classes.
-        agreement_after: the same with what was kept.
-        divergence_before: distance of the outputs at the start, on the same samples.
-        divergence_after: the same with what was kept.
+        agreement_before, agreement_after: share of common decisions on held-out samples, at the start and with what was
+            kept; None where no output has classes.
+        divergence_before, divergence_after: distance of the outputs on them.
         curve: all judgements.
         seconds: spent in this run.
 
@@ -77,12 +77,8 @@ class DistillRecord:
 def pace(budget: LearningBudget, steps: int | None, done: int, reached: float) -> Iterator[float]:
     """Progress, from 0 towards 1, at the start of each step that is left.
 
-    Args:
-        budget: of time; it decides the number of steps where that is not given.
-        steps: to do in all, if time allows.
-        done: steps done before an interruption.
-        reached: progress of the last of them.
-
+    The budget decides the number of ``steps`` where that is not given. ``done`` of them were done before an
+    interruption, and the progress of the last was ``reached``.
     """
     count = budget.planned if steps is None else steps
     clock = itertools.repeat(0.0) if budget.deadline is None else budget.pace(0)
@@ -95,14 +91,7 @@ def pace(budget: LearningBudget, steps: int | None, done: int, reached: float) -
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Distill:
-    """Step: train the whole network towards the float one; the record is the DistillRecord.
-
-    Attributes:
-        config: what to do.
-        learning: how long, and from which seed.
-        live: see Distillation.
-
-    """
+    """Step: train the whole network towards the float one; the record is the DistillRecord."""
 
     name: ClassVar[str] = "distill"
     config: DistillConfig
@@ -117,16 +106,9 @@ class Distill:
 
 
 class Distillation:
-    """One distillation.
+    """One distillation, on the calibration samples, some of which judge.
 
-    Args:
-        network: its calibration samples are learned on; some of them judge.
-        state: as everything before has left it.
-        config: what to do.
-        budget: how long.
-        seed: start of all randomness.
-        live: makes samples while the student learns, to be learned on beside those of the set, or in their place. The
-            samples that judge are of the set all the same.
+    ``live`` makes samples while the student learns, to be learned on beside those of the set, or in their place.
 
     Attributes:
         total: steps that are planned; None where the clock decides.
@@ -182,12 +164,7 @@ class Distillation:
         return tuple(maps) if self._config.feature_weight else ()
 
     def run(self, advance: Callable[[int], None] = lambda steps: None) -> tuple[QuantizedState, DistillRecord]:
-        """Train.
-
-        Raises:
-            ConfigError: the checkpoint is of something else, or cannot be written.
-
-        """
+        """Train; ConfigError where the checkpoint is of something else, or cannot be written."""
         began, path = time.perf_counter(), self._config.checkpoint
         checkpoint = None
         if path is not None:
@@ -196,9 +173,14 @@ class Distillation:
         start = self._start.to(self._teacher.device) if saved is None else saved.start
         codes = learnable_weights(self._block, start, self._teacher.initializers, "lsq", below=_ALL_WIDTHS)
         student = BlockStudent(self._student, self._block, self._plan, start, codes, below=_ALL_WIDTHS)
-        loss = DistillationLoss(student, self._teacher, self._block.outputs, self._features, self._config)
-        check = HeldOutCheck(self._student, self._teacher, self._plan, self._block, self._judging_batches())
-        trainer = Trainer(student, loss, check, start, self._config, self._rng, self._live)
+        loss = DistillationLoss(
+            student=student,
+            teacher=self._teacher,
+            outputs=self._block.outputs,
+            features=self._features,
+            config=self._config,
+        )
+        trainer = Trainer(loss, self._check, start, self._rng, self._live)
         if saved is not None:
             trainer.restore(saved.training, saved.best)
             advance(trainer.step)
@@ -206,9 +188,24 @@ class Distillation:
         record = _make_record(trainer, self._batch, time.perf_counter() - began)
         return write_values(self._base, self._plan, trainer.best), record
 
-    def _judging_batches(self) -> list[Batch]:
-        parts = torch.split(self._judged, self._samples.feed)
-        return [{name: value[index] for name, value in self._samples.inputs.items()} for index in parts]
+    def _check(self, values: QuantizedValues) -> tuple[float | None, float]:
+        """Share of common decisions on the samples that judge, None without classes, and distance of the outputs.
+
+        In full precision and with all numbers rounded.
+        """
+        shares, distances, sizes = [], [], []
+        outputs, constants = self._block.outputs, values.feeds(self._block.layers, self._plan)
+        for index in torch.split(self._judged, self._samples.feed):
+            with torch.inference_mode():
+                inputs = {name: x[index].to(self._teacher.device) for name, x in self._samples.inputs.items()}
+                targets = self._teacher.run(inputs, outputs)
+                made = self._student.run({**inputs, **constants}, outputs, replace=values.replacements())
+                shares.append(agreement(made, targets))
+                distances.append(float(output_distance(made, targets, 1.0)))
+                sizes.append(len(index))
+        known = [share * size for share, size in zip(shares, sizes, strict=True) if share is not None]
+        mean = sum(distance * size for distance, size in zip(distances, sizes, strict=True)) / sum(sizes)
+        return (sum(known) / sum(sizes) if known else None), mean
 
     def _batches(self, student: BlockStudent) -> Batches:
         fixed = draw_batches(self._samples, self._trained, self._batch, self._rng)

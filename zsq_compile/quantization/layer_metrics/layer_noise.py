@@ -27,15 +27,10 @@ from zsq_compile.quantization.state import FloatNetwork, QuantizedState
 
 
 def measure_layers(network: FloatNetwork, states: Mapping[str, QuantizedState]) -> tuple[LayerQuality, ...]:
-    """Measure every layer of a network behind every step of quantization, on samples that took no part in it.
+    """Measure every layer of a network behind every step of quantization, in graph order.
 
-    Args:
-        network: at most 32 of the samples held out are used; the float values of one batch are held in memory.
-        states: by the name of the step that they are the result of, in order. Those with other sites or bits than the
-            last one have no layers to be compared with, and are left out.
-
-    Returns:
-        In graph order.
+    On at most 32 of the samples held out; the float values of one batch are held in memory. States are by the name of
+    their step, in order. Those with other sites or bits than the last one have no layers to be compared with.
 
     Raises:
         QuantizationError: there is no data.
@@ -77,17 +72,9 @@ def _has_sites_of(plan: QuantizationPlan, other: QuantizationPlan) -> bool:
 def measure_sqnr(
     quantized: TorchGraph, teacher: TorchGraph, batches: Sequence[Batch], layers: Sequence[MeasuredLayer]
 ) -> dict[str, float]:
-    """Ratio of signal to quantization noise of what each layer makes, in the network.
+    """Ratio of signal to quantization noise of what each layer makes, in the network, by the name of the float value.
 
-    Args:
-        quantized: the QDQ graph.
-        teacher: the float graph with the same layers and value names.
-        batches: feeds; the float values of one are held in memory, no quantized ones.
-        layers: see measured_layers.
-
-    Returns:
-        10 log10(sum y^2 / sum (y_q - y)^2) over all elements of all batches, in dB, within plus and minus LIMIT_DB, by
-        the name of the float value.
+    10 log10(sum y^2 / sum (y_q - y)^2) over all elements of all batches, in dB, within plus and minus LIMIT_DB.
 
     Raises:
         QuantizationError: there is no data.

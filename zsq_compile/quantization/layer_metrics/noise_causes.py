@@ -126,16 +126,10 @@ class WeightNoise:
 
 
 def reason(total: float, weights: WeightNoise | None, grids: Sequence[GridNoise]) -> str | None:
-    """Tell the main cause of a layer's own noise, in words.
+    """Tell the main cause of a layer's own noise, in words; None when it loses nothing, or when nothing stands out.
 
-    Args:
-        total: squared error of what the layer makes, summed, when its inputs are exact but for their own grids.
-        weights: the part of it that the weights make; None where there are none.
-        grids: of the layer's inputs.
-
-    Returns:
-        None when the layer loses nothing, or when nothing stands out.
-
+    ``total`` is the squared error of what the layer makes, summed, when its inputs are exact but for their own
+    ``grids``; ``weights`` is the part of it that the weights make.
     """
     if not total > 0.0:
         return None

@@ -53,15 +53,10 @@ class MixedChoice:
 class ChooseBits:
     """Step: give every layer the bits that suit best; the record is the MixedChoice.
 
-    The limit of bytes is that of the network, and the smallest file is known to be within it, see
-    ``planning.size_limit``.
+    They harm least within the limit of the network, which the smallest file is known to keep, see
+    ``planning.size_limit``; without one they keep ``floor``, a share of common decisions on the samples held out.
 
-    Attributes:
-        config: how scales, codes and biases are chosen.
-        floor: least share of common decisions on the samples held out, where there is no limit of bytes.
-
-    Raises UnsupportedModelError when only a floor was given, and no output has classes.
-
+    Raises UnsupportedModelError when there is only a floor, and no output has classes.
     """
 
     name: ClassVar[str] = "choose bits"

@@ -41,12 +41,7 @@ def round_at_widths(
 ) -> Rounded:
     """Round every weight at the width that a plan gives it, exactly as those of the finished model are rounded.
 
-    Args:
-        network: with its weights.
-        plan: with activation scales; scales of weights are chosen here.
-        moments: second moments of the calibration samples by node name.
-        config: chooses scales and rounding.
-
+    The plan has activation scales; those of weights are chosen here. ``moments`` are second moments by node name.
     """
     weights = network.teacher.initializers
     plan = plan.with_scales(weights=weight_scales(plan, weights, config.weight_scales))
@@ -70,18 +65,15 @@ def weight_sensitivity(
     correct_on: Sequence[Batch] = (),
     advance: Callable[[int], None] = lambda steps: None,
 ) -> dict[str, dict[int, float]]:
-    """Harm of every candidate weight.
+    """Harm of every candidate weight, by node and bits.
 
     Args:
         plan: names the layers.
         teacher: the float graph.
         candidates: weights on their grids, by initializer and bits; layers without are not measured.
-        samples: feeds to measure on.
-        correct_on: calibration data; their mean error is taken out of each layer's bias. None leaves it in.
-        advance: told the number of feeds done.
-
-    Returns:
-        Harm by node and bits.
+        samples: batches to measure on.
+        correct_on: calibration batches; their mean error is taken out of each layer's bias. None leaves it in.
+        advance: told the number of batches done.
 
     """
     sites = [site for site in plan.weights if site.initializer in candidates]

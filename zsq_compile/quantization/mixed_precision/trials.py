@@ -55,7 +55,7 @@ class Trial:
 
 
 class Bench:
-    """Measures on the samples held out.
+    """Measures on the samples held out; ConfigError when there are none.
 
     Args:
         network: the float network.
@@ -64,12 +64,9 @@ class Bench:
         advance: told the number of steps done: a width rounded, or a batch measured.
 
     Attributes:
-        network, widest, config: those.
         narrowest: plan with the fewest bits that each layer may have.
         layers: what each layer can be stored as, with its harm, in graph order.
         trials: every joint choice measured so far.
-
-    Raises ConfigError when no sample is held out.
 
     """
 

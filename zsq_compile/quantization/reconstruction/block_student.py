@@ -68,9 +68,8 @@ class BlockStudent:
     """A block of the QDQ graph with its learnable numbers.
 
     Args:
-        graph: the whole QDQ graph.
+        graph: the whole QDQ graph of ``plan``.
         block: to learn.
-        plan: the graph was made from.
         start: values of all its constants.
         codes: the weights to be learned, by initializer, see ``learnable_weights``.
         learned_scales: groups whose activation step has been learned by a block before.
@@ -125,13 +124,9 @@ class BlockStudent:
         return bool(self.codes or self.growths)
 
     def run(self, quantized: Mapping[str, Tensor], floats: Mapping[str, Tensor], dropper: Dropper) -> dict[str, Tensor]:
-        """Run the block, differentiably; see the module about what is dropped.
+        """Run the block, differentiably, on its inputs as both networks in front of it make them.
 
-        Args:
-            quantized: the block's inputs as the quantized network in front of it makes them.
-            floats: the same as the float network makes them.
-            dropper: draws which elements are quantized.
-
+        ``dropper`` draws which elements are quantized; see the module about what is dropped.
         """
         real = dict(floats)
 

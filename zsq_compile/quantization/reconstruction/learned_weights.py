@@ -139,16 +139,7 @@ def grown(start: Tensor, growth: Tensor | None) -> Tensor:
 def learned_weight(
     rounding: LearnedRounding, weight: Tensor, codes: Tensor, step: Tensor, number_format: NumberFormat
 ) -> LearnedWeight:
-    """Make a weight learnable.
-
-    Args:
-        rounding: how.
-        weight: the float weight.
-        codes: where its codes start, floats in its shape.
-        step: broadcastable to it.
-        number_format: symmetric grid.
-
-    """
+    """Make a float weight learnable, from integer codes (floats in its shape) and the step of each channel on."""
     if rounding == "lsq":
         return StraightThrough(codes, step, number_format)
     return SoftRounding(weight, codes, step, number_format, learn_step=rounding == "genie-m")

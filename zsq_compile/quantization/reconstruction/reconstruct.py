@@ -109,15 +109,11 @@ class Reconstruct:
 
 
 class Reconstruction:
-    """Learns the blocks of one network, one after the other.
+    """Learns the blocks of one network, one after the other, on the calibration samples, some of which judge.
 
-    Args:
-        network: its calibration samples are learned on; some of them judge.
-        state: what the closed forms left.
-        rounding: how codes are learned.
-        budget: how long.
-        cache: for activations.
-        rng: start of all randomness.
+    Attributes:
+        blocks: in order.
+        records: what became of each, as far as it is done.
 
     """
 

@@ -68,9 +68,7 @@ class QuantizedValues:
 def learning_start(state: QuantizedState) -> tuple[ir.Model, QuantizedValues]:
     """Read off a state what learning starts from.
 
-    Returns:
-        ``base`` with the corrected biases of those layers whose inputs stay float, and the values of all others.
-
+    Returns ``base`` with the corrected biases of those layers whose inputs stay float, and the values of all others.
     """
     plan, weights, corrected = state.plan, TorchGraph(state.base).initializers, TorchGraph(state.qdq)
     floats = [str(site.bias) for site in plan.weights if site.bias in corrected.initializers]  # of float inputs

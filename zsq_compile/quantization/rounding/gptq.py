@@ -25,15 +25,11 @@ _FRACTIONS = (1.0, 0.94, 1.06)  # much smaller steps clip what only the syntheti
 def compensated_rounding(
     plan: QuantizationPlan, weights: Mapping[str, Tensor], moments: Mapping[str, SecondMoments]
 ) -> dict[str, tuple[Tensor, Scale]]:
-    """Round every layer whose second moments are known.
+    """Round every layer whose second moments are known, by node name.
 
     The moments are taken around 0, not around the mean: on the models measured that agreed better with the float
-    network, with a bias correction behind it too, and most of all at 4-bit activations.
-
-    Args:
-        plan: with weight scales, where the search over steps starts.
-        weights: float weights by initializer name.
-        moments: by node name.
+    network, with a bias correction behind it too, and most of all at 4-bit activations. The search over steps starts at
+    the weight scales of the plan.
 
     Returns:
         (weight on its grid, float32, in its shape; scale of the grid) by initializer name.
@@ -82,14 +78,10 @@ def best_step(rows: Tensor, matrix: Tensor, step: Tensor, number_format: NumberF
 
 
 def round_with_compensation(weight: Tensor, matrix: Tensor, step: Tensor, number_format: NumberFormat) -> Tensor:
-    """Integer codes, float64, (groups, rows, K).
+    """Integer codes, float64, (groups, rows, K), on a symmetric grid.
 
-    Args:
-        weight: (groups, rows, K).
-        matrix: positive semi-definite second moments, (groups, K, K).
-        step: (groups, rows).
-        number_format: symmetric grid of the codes.
-
+    ``weight`` is (groups, rows, K), ``step`` (groups, rows), and ``matrix`` holds positive semi-definite second
+    moments, (groups, K, K).
     """
     size = weight.shape[2]
     diagonal = matrix.diagonal(dim1=1, dim2=2)

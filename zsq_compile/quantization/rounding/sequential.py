@@ -44,13 +44,10 @@ class InputPair:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class CompensatedLayer:
-    """A layer rounded on what it reads.
+    """A layer rounded on what it reads, float32.
 
-    Attributes:
-        weight: on its grid, float32, in its shape.
-        step: of the grid, float32, one number for each channel of the output.
-        shift: mean of W x - W' x' over the samples, for the bias; float32, one number for each channel.
-
+    ``weight`` lies on its grid, in its shape; ``step``, and the ``shift`` of the mean of W x - W' x' for the bias, have
+    one number for each channel of the output.
     """
 
     weight: Tensor
@@ -103,17 +100,10 @@ class _Moments:
 def compensated_layer(
     site: WeightSite, weight: Tensor, step: Tensor, pairs: Iterable[InputPair]
 ) -> CompensatedLayer | None:
-    """Round one layer towards what it makes in the float network.
+    """Round one layer, whose weight has an axis of channels, towards what it makes in the float network.
 
-    Args:
-        site: the layer; its weight has an axis of channels.
-        weight: its float weight.
-        step: around which its steps are searched, one number for each channel of the output.
-        pairs: what it reads. Where none are judged W itself is rounded.
-
-    Returns:
-        The layer, or None where nothing can be told about what it reads.
-
+    Its steps are searched around ``step``, one number for each channel of the output. Where no pairs are judged W
+    itself is rounded. None where nothing can be told about what the layer reads.
     """
     assert site.axis is not None
     seen: dict[bool, _Moments] = {}

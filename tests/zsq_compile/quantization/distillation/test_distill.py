@@ -380,7 +380,13 @@ def test_the_maps_between_blocks_are_compared_as_weighted() -> None:
     student = student_of(closed, block, below=99)
     feed = {"x": closed.samples.inputs["x"][:8]}
     with_maps, without = (
-        DistillationLoss(student, closed.teacher, ("y",), maps, DistillConfig(feature_weight=50.0))(feed)
+        DistillationLoss(
+            student=student,
+            teacher=closed.teacher,
+            outputs=("y",),
+            features=maps,
+            config=DistillConfig(feature_weight=50.0),
+        )(feed)
         for maps in (("r0",), ())
     )
     constants = start.feeds(closed.plan.weights, closed.plan)
