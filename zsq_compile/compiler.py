@@ -1,7 +1,7 @@
 """The compilation pipeline, one call per stage: ``compile_model``; and its first half alone: ``synthesize``."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ from zsq_compile.errors import ConfigError, ValidationError
 from zsq_compile.files import file_sha256
 from zsq_compile.frontend.load import LoadedModel, load_model
 from zsq_compile.progress import Clock, Progress, Silent
-from zsq_compile.quantization.plan_file import PlanFile, saved_plan
-from zsq_compile.quantization.planning import float_bytes, plan_quantization, size_limit
+from zsq_compile.quantization.plan_file import PlanFile, make_plan_file
+from zsq_compile.quantization.planning import float_bytes, plan_quantization, resolve_limit
 from zsq_compile.quantization.state import FloatNetwork
 from zsq_compile.reporting.gallery import require_png
 from zsq_compile.reporting.report import Report
@@ -48,7 +48,6 @@ from zsq_compile.stages.live_samples import make_live
 from zsq_compile.stages.provenance import Origin, stamp
 from zsq_compile.stages.provisional_student import make_provisional_student
 from zsq_compile.stages.quantize import fold_network, is_learned, quantize, steps_for
-from zsq_compile.synthesis.adversarial.live_batches import LiveBatches
 from zsq_compile.synthesis.generator import Generator, InputContract, SyntheticSet
 from zsq_compile.synthesis.make_generator import make_generator
 from zsq_compile.verification.agreement_estimate import AgreementEstimate
@@ -113,18 +112,17 @@ def compile_model(
     with clock.stage("load"):
         loaded, known = _load(Path(model), config, clock.progress, samples_kept=samples_kept)
     with clock.stage("plan"):
-        origin = Origin(version=VERSION, seed=config.seed, target=target.name, source_sha256=file_sha256(loaded.path))
-        folded, statistics = fold_network(loaded.model, known.statistics, equalize=config.quantization.equalize)
-        folded = stamp(folded, origin)
         _require_suitable(given_plan, loaded, config, clock.progress)
+        folded, statistics = fold_network(loaded.model, known.statistics, equalize=config.quantization.equalize)
+        origin = Origin(version=VERSION, seed=config.seed, target=target.name, source_sha256=file_sha256(loaded.path))
+        folded = stamp(folded, origin)
         plan = plan_quantization(folded, target, config.quantization, given_plan)
-        limit = size_limit(folded, target, config.quantization, config.max_size, float_bytes(loaded))
+        limit = resolve_limit(folded, target, config.quantization, config.max_size, float_bytes(loaded))
     with clock.stage("synthesize" if calibration is None else "read calibration data"):
         samples = _make_data(loaded, known, target, config, calibration, clock.progress)
         labelled = None if data is None else _read_labelled(data, loaded, samples.contract)
-    contract = None if samples.contract is None else asdict(samples.contract)
     network = FloatNetwork(
-        teacher=TorchGraph(stamp(folded, replace(origin, contract=contract))),
+        teacher=TorchGraph(stamp(folded, replace(origin, contract=samples.plain_contract()))),
         target=target,
         statistics=statistics,
         calibration=samples.calibration,
@@ -132,7 +130,8 @@ def compile_model(
         limit=limit,
         device=device,
     )
-    quantized = quantize(network, plan, steps_for(config, _make_live(samples, config, clock.progress)), clock)
+    live = make_live(samples.synthetic, config.distill, config.generator, config.low_pass, clock.progress)
+    quantized = quantize(network, plan, steps_for(config, live), clock)
     exported = export(
         loaded, network, quantized.state, path, clock, labelled=labelled, speed_trials=config.speed_trials
     )
@@ -141,7 +140,7 @@ def compile_model(
     with clock.stage("collect report data"):
         evidence = gather_evidence(loaded, samples, exported, estimate, device, pictures_wanted=pictures_wanted)
     report = build_report(config, loaded, samples, quantized, exported, evidence, clock)
-    plan_file = saved_plan(quantized.state.plan, report.sha256["model"])
+    plan_file = make_plan_file(quantized.state.plan, report.sha256["model"])
     return _conclude(report, config.min_agreement, samples.synthetic, plan_file)
 
 
@@ -280,13 +279,6 @@ def _read_labelled(data: Path, loaded: LoadedModel, contract: InputContract | No
     if contract is None:
         return load_data(data, loaded.inputs, mean=(0.0,), std=(1.0,), channel_order="rgb")
     return load_data(data, loaded.inputs, mean=contract.mean, std=contract.std, channel_order=contract.channel_order)
-
-
-def _make_live(data: CalibrationData, config: CompileConfig, progress: Progress) -> LiveBatches | None:
-    if config.distill is None:
-        return None
-    filtered = config.low_pass is not None
-    return make_live(data.synthetic, config.distill, config.generator, progress, filtered=filtered)
 
 
 def _estimate(loaded: LoadedModel, path: Path, data: CalibrationData, target: Target, seed: int) -> AgreementEstimate:

@@ -33,7 +33,7 @@ from zsq_compile.errors import ConfigError, QuantizationError, ValidationError
 from zsq_compile.files import file_sha256, write_model
 from zsq_compile.frontend.load import LoadedModel, load_model
 from zsq_compile.progress import Progress, Silent
-from zsq_compile.quantization.samples import value_bytes
+from zsq_compile.quantization.samples import count_value_bytes
 from zsq_compile.reporting.report import Report
 from zsq_compile.stages.calibration_data import hold_out
 from zsq_compile.stages.estimate_agreement import make_estimate_inputs
@@ -87,7 +87,7 @@ def compare_models(
         confident = ConfidentSamples(loaded=loaded, contracts=ours.contracts, config=config, progress=progress)
         judged = _dataset(data, loaded, ours.contract, "--data")
         real = _dataset(calib_data, loaded, ours.contract, "--calib-data")
-        count = calibration_count(sum(value_bytes(loaded.model)), calib_samples)
+        count = calibration_count(sum(count_value_bytes(loaded.model)), calib_samples)
         sources = [] if real is None or calib_data is None else [real_source(real, calib_data, loaded.inputs, count)]
         synthetic, seconds = _synthetic_source(loaded, ours, confident, count)
         sources += [synthetic, random_source(loaded.inputs, count, config.seed)]

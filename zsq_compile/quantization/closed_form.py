@@ -13,12 +13,12 @@ from zsq_compile.progress import Clock
 from zsq_compile.quantization.bias.bias_correction import correct_analytically, correct_empirically
 from zsq_compile.quantization.bias.moment_propagation import propagate_moments
 from zsq_compile.quantization.calibration.calibrate import calibrate
-from zsq_compile.quantization.calibration.scales import weight_scales
-from zsq_compile.quantization.rounding.gptq import compensated_rounding
+from zsq_compile.quantization.calibration.scales import choose_weight_scales
+from zsq_compile.quantization.rounding.gptq import round_with_gptq
 from zsq_compile.quantization.rounding.second_moments import SecondMoments, measure_second_moments
-from zsq_compile.quantization.rounding.squant import squant_rounding
+from zsq_compile.quantization.rounding.squant import round_with_squant
 from zsq_compile.quantization.samples import Batch
-from zsq_compile.quantization.state import FloatNetwork, QuantizedState, quantized_state, with_initializers
+from zsq_compile.quantization.state import FloatNetwork, QuantizedState, make_state, replace_initializers
 
 
 def calibrate_plan(
@@ -30,7 +30,7 @@ def calibrate_plan(
 ) -> QuantizationPlan:
     """Give a plan all its scales: activations from the data, weights from the weights themselves."""
     plan = plan.with_scales(activations=calibrate(plan, teacher, batches, config.calibration_method, advance))
-    return plan.with_scales(weights=weight_scales(plan, teacher.initializers, config.weight_scales))
+    return plan.with_scales(weights=choose_weight_scales(plan, teacher.initializers, config.weight_scales))
 
 
 def round_weights(
@@ -58,11 +58,11 @@ def round_weights(
         case "nearest":
             return {}, plan
         case "squant":
-            return squant_rounding(plan, network.teacher.initializers), plan
+            return round_with_squant(plan, network.teacher.initializers), plan
         case _:
             if moments is None:
                 moments = measure_second_moments(plan, network.teacher, network.calibration.batches(), advance)
-            rounded = compensated_rounding(plan, network.teacher.initializers, moments)
+            rounded = round_with_gptq(plan, network.teacher.initializers, moments)
             scales = {name: scale for name, (_, scale) in rounded.items()}
             return {name: weight for name, (weight, _) in rounded.items()}, plan.with_scales(weights=scales)
 
@@ -86,11 +86,11 @@ def correct_biases(
         used = {site.node: "analytic" for site in plan.weights if _has_changed(site, changed)}
     if form in ("auto", "empirical"):
         rest = [site.node for site in plan.weights if site.node not in used]
-        measured = correct_empirically(plan, quantized, teacher, network.calibration.joined(network.model), rest)
+        measured = correct_empirically(plan, quantized, teacher, network.calibration.join(network.model), rest)
         behind = (site for site in plan.weights if site.node in rest)
         used |= {site.node: "empirical" for site in behind if _has_changed(site, measured)}
         changed |= measured
-    return QuantizedState(base=state.base, qdq=with_initializers(state.qdq, changed), plan=plan), used
+    return QuantizedState(base=state.base, qdq=replace_initializers(state.qdq, changed), plan=plan), used
 
 
 def _has_changed(site: WeightSite, changed: Mapping[str, Tensor]) -> bool:
@@ -109,7 +109,7 @@ class Calibrate:
         batches = network.calibration.batches()
         with clock.stage(self.name, 2 * len(batches)) as advance:
             plan = calibrate_plan(state.plan, network.teacher, batches, self.config, advance)
-            return quantized_state(state.base, plan), None
+            return make_state(state.base, plan), None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,7 +123,7 @@ class Round:
         """See Step."""
         with clock.stage(self.name, len(network.calibration.batches())) as advance:
             weights, plan = round_weights(network, state.plan, self.method, advance=advance)
-            return quantized_state(with_initializers(state.base, weights), plan), None
+            return make_state(replace_initializers(state.base, weights), plan), None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

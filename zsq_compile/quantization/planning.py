@@ -79,7 +79,7 @@ def float_bytes(loaded: LoadedModel) -> int:
     return file_bytes(loaded.path) if loaded.restored_bytes is None else loaded.restored_bytes
 
 
-def size_limit(
+def resolve_limit(
     model: ir.Model, target: Target, config: QuantizationConfig, max_size: str | None, float_bytes: int
 ) -> int | None:
     """Bytes that ``max_size`` allows for a file whose float model has ``float_bytes``; None where it says nothing.
@@ -93,7 +93,7 @@ def size_limit(
     narrowest = plan_narrowest(model, target, config)
     smallest = emitted_bytes(model, narrowest, target)
     if smallest > limit:
-        bits = count_words(site.number_format.bits for site in narrowest.weights)
+        bits = describe_bits(site.number_format.bits for site in narrowest.weights)
         edges = "" if config.edge_bits is None else ", or leave edge_bits out"
         raise ConfigError(
             f"max_size {max_size} allows {limit} bytes, but the smallest file that can be made has {smallest} "
@@ -112,7 +112,7 @@ def require_within(model: ir.Model, limit: int | None) -> None:
         )
 
 
-def count_words(bits: Iterable[int]) -> str:
+def describe_bits(bits: Iterable[int]) -> str:
     """Say how many layers have how many bits."""
     counts = sorted(Counter(bits).items(), reverse=True)
     return ", ".join(f"{count} layer{'' if count == 1 else 's'} of {width} bits" for width, count in counts)

@@ -53,17 +53,17 @@ class Samples:
         size = self.fixed or largest
         return [{name: x[i : i + size] for name, x in self.inputs.items()} for i in range(0, self.count, size)]
 
-    def joined(self, model: ir.Model) -> list[dict[str, Tensor]]:
+    def join(self, model: ir.Model) -> list[dict[str, Tensor]]:
         """One batch of as many samples as fit a model value by value; all batches where their size is fixed."""
-        batches = self.batches(max(_HELD_BYTES // max(value_bytes(model)), 1))
+        batches = self.batches(max(_HELD_BYTES // max(count_value_bytes(model)), 1))
         return batches if self.fixed else batches[:1]
 
-    def few(self, model: ir.Model) -> list[dict[str, Tensor]]:
+    def take_few(self, model: ir.Model) -> list[dict[str, Tensor]]:
         """At most 32 samples, fewer of a large network: one batch, or several of a fixed size."""
-        most = samples_at_a_time(model)
+        most = count_fitting_samples(model)
         return self.batches(most)[: max(most // self.fixed, 1) if self.fixed else 1]
 
-    def parted(self) -> tuple[Tensor, Tensor]:
+    def split(self) -> tuple[Tensor, Tensor]:
         """Return indices of the samples to learn from and of those to judge by; the same where there is one batch."""
         groups = torch.arange(self.count) // (self.fixed or 1)
         period = min(_JUDGED, int(groups[-1]) + 1)
@@ -79,18 +79,18 @@ class Samples:
         return chosen[start : start + self.fixed]
 
 
-def value_bytes(model: ir.Model) -> list[int]:
+def count_value_bytes(model: ir.Model) -> list[int]:
     """Bytes that each value of the graph takes for one sample."""
     shapes = (value.shape for node in model.graph for value in node.outputs if value.shape is not None)
     return [4 * math.prod(size for size in shape[1:] if isinstance(size, int)) for shape in shapes] or [4]
 
 
-def samples_at_a_time(model: ir.Model) -> int:
+def count_fitting_samples(model: ir.Model) -> int:
     """Count the samples whose values, all of them, fit into a bounded part of memory: at most 32."""
-    return max(min(_HELD_BYTES // max(sum(value_bytes(model)), 1), _BATCH), 1)
+    return max(min(_HELD_BYTES // max(sum(count_value_bytes(model)), 1), _BATCH), 1)
 
 
-def batched_values(teacher: TorchGraph, samples: Samples) -> frozenset[str]:
+def find_batched_values(teacher: TorchGraph, samples: Samples) -> frozenset[str]:
     """Names of the values whose first axis counts samples, seen by running two batches of different sizes."""
     found: list[set[str]] = []
     for size in [samples.fixed] if samples.fixed else [2, 3]:

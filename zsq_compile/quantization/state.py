@@ -92,12 +92,12 @@ def insert_quantizers(model: ir.Model, plan: QuantizationPlan, *, final: bool = 
     return quantized
 
 
-def quantized_state(base: ir.Model, plan: QuantizationPlan) -> QuantizedState:
+def make_state(base: ir.Model, plan: QuantizationPlan) -> QuantizedState:
     """State of a model whose weights lie on the grids of a calibrated plan."""
     return QuantizedState(base=base, qdq=insert_quantizers(base, plan), plan=plan)
 
 
-def with_initializers(model: ir.Model, changed: Mapping[str, Tensor]) -> ir.Model:
+def replace_initializers(model: ir.Model, changed: Mapping[str, Tensor]) -> ir.Model:
     """Copy a model with some initializers replaced by torch tensors; their ONNX types stay."""
     copy = model.clone()
     for name, tensor in changed.items():

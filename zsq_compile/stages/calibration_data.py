@@ -1,7 +1,7 @@
 """Where calibration data comes from: the user's own, or synthesis; and which part of it is held out."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -53,21 +53,32 @@ class CalibrationData:
         """Name what a file was calibrated with: samples that were given, or the origin of its statistics."""
         return "calibrated on given samples" if self.synthetic is None else self.known.origin
 
+    def plain_contract(self) -> dict[str, Any] | None:
+        """Return the contract as plain values."""
+        return None if self.contract is None else asdict(self.contract)
+
     def contracts(self, inputs: Sequence[InputSpec]) -> Mapping[str, InputContract]:
         """Contracts of image inputs, by name, as calibration took them."""
         if self.synthetic is not None:
             return self.synthetic.contracts
-        image = _first_image(inputs)
+        image = first_image(inputs)
         return {} if image is None or self.contract is None else {image.name: self.contract}
 
 
-def _first_image(inputs: Sequence[InputSpec]) -> InputSpec | None:
+def first_image(inputs: Sequence[InputSpec]) -> InputSpec | None:
+    """Return the first image input; None where there is none."""
     return next((spec for spec in inputs if spec.is_image), None)
+
+
+def has_large_images(inputs: Sequence[InputSpec]) -> bool:
+    """Whether the first image input has more pixels than 64 x 64."""
+    image = first_image(inputs)
+    return image is not None and int(image.shape[2] or 1) * int(image.shape[3] or 1) > _SMALL_IMAGE
 
 
 def read_contract(inputs: Sequence[InputSpec], config: InputConfig) -> InputContract | None:
     """Contract that the user gave for the image inputs; None when it is to be inferred."""
-    spec = _first_image(inputs)
+    spec = first_image(inputs)
     if spec is None or (config.mean is None and config.input_range is None):
         return None
     try:
@@ -78,10 +89,8 @@ def read_contract(inputs: Sequence[InputSpec], config: InputConfig) -> InputCont
 
 def default_count(inputs: Sequence[InputSpec], effort: Effort, *, learned: bool) -> int:
     """Calibration samples to make where the user asked for no number; ``learned`` is what they are used for."""
-    image = _first_image(inputs)
-    is_small = image is None or int(image.shape[2] or 1) * int(image.shape[3] or 1) <= _SMALL_IMAGE
     small, large = (_LEARNED_COUNTS if learned else _COUNTS)[effort]
-    return small if is_small else large
+    return large if has_large_images(inputs) else small
 
 
 def count_in_batches(count: int, fixed: int | None, *, hold_out: bool) -> int:
@@ -177,7 +186,7 @@ def take_data(
         raise ConfigError(
             f"calibration data needs the same number of samples, at least 2, for every input, got {counts}"
         )
-    fixed, image = fixed_batch(inputs), _first_image(inputs)
+    fixed, image = fixed_batch(inputs), first_image(inputs)
     if fixed and min(counts) < 2 * fixed:
         raise ConfigError(
             f"the model takes {fixed} samples at a time: calibration data needs at least {2 * fixed}, half of them to "

@@ -3,7 +3,6 @@
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -16,23 +15,21 @@ from zsq_compile.files import file_sha256
 from zsq_compile.frontend.load import LoadedModel
 from zsq_compile.progress import Clock
 from zsq_compile.quantization.distillation.distill import Distill
-from zsq_compile.quantization.mixed_precision.search import ChooseBits, explained
+from zsq_compile.quantization.mixed_precision.search import ChooseBits, explain_choice
 from zsq_compile.quantization.reconstruction.reconstruct import Reconstruct
 from zsq_compile.reporting.evidence import MomentMatch, Picture
 from zsq_compile.reporting.gallery import as_image
 from zsq_compile.reporting.report import Report
-from zsq_compile.stages.calibration_data import CalibrationData
+from zsq_compile.stages.calibration_data import CalibrationData, first_image, has_large_images
 from zsq_compile.stages.export import Exported
 from zsq_compile.stages.gallery import classify
 from zsq_compile.stages.quantize import Quantized
-from zsq_compile.synthesis.generator import SyntheticSet
 from zsq_compile.synthesis.losses import Moments, wasserstein
 from zsq_compile.synthesis.probe import layer_targets, measure_moments
 from zsq_compile.verification.agreement_estimate import AgreementEstimate
 
 _SAMPLES = 64
 _PICTURES, _LARGEST_SIDE = 24, 96
-_LARGE_IMAGE = 64 * 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,6 +85,10 @@ def build_report(
     made, records = data.synthetic, quantized.records
     distillation, choice = records.get(Distill.name), records.get(ChooseBits.name)
     statistics, plan = data.known.statistics, quantized.state.plan
+    synthesis = None
+    if made is not None:
+        count = len(next(iter(made.inputs.values())))
+        synthesis = {"algorithm": made.algorithm, "samples": count, "loss_curve": made.loss_curve}
     return Report(
         model=loaded.path,
         emitted=exported.path,
@@ -96,28 +97,23 @@ def build_report(
         stages=dict(clock.seconds),
         coverage=statistics.coverage(),
         statistics=data.known.plain(),
-        contract=None if data.contract is None else asdict(data.contract),
+        contract=data.plain_contract(),
         data=data.description,
         refusals=(*statistics.refusals, *plan.refusals),
         notes=tuple(clock.progress.texts),
         validation=exported.validation,
         learning=tuple(asdict(block) for block in records.get(Reconstruct.name, ())),
-        synthesis=None if made is None else _describe_synthesis(made),
+        synthesis=synthesis,
         moments=evidence.moments,
         pictures=evidence.pictures,
         contents=evidence.contents,
         distillation=None if distillation is None else {**asdict(distillation), "summary": distillation.words()},
         layers=quantized.layers,
-        mixed=None if choice is None else explained(choice),
+        mixed=None if choice is None else explain_choice(choice),
         speed_trials=tuple(asdict(trial) for trial in exported.trials),
         agreement_estimate=evidence.estimate,
         sha256={"model": file_sha256(loaded.path), "emitted": file_sha256(exported.path)},
     )
-
-
-def _describe_synthesis(made: SyntheticSet) -> dict[str, Any]:
-    count = len(next(iter(made.inputs.values())))
-    return {"algorithm": made.algorithm, "samples": count, "loss_curve": made.loss_curve}
 
 
 def match_moments(teacher: TorchGraph, data: CalibrationData, inputs: Sequence[InputSpec]) -> tuple[MomentMatch, ...]:
@@ -128,10 +124,8 @@ def match_moments(teacher: TorchGraph, data: CalibrationData, inputs: Sequence[I
     layers = data.known.statistics.usable
     if not layers:
         return ()
-    image = next((spec for spec in inputs if spec.is_image), None)
-    is_large = image is not None and int(image.shape[2] or 1) * int(image.shape[3] or 1) > _LARGE_IMAGE
     batch = fixed_batch(inputs) or 16
-    count = max(_SAMPLES // 4 if is_large else _SAMPLES, batch) // batch * batch
+    count = max(_SAMPLES // 4 if has_large_images(inputs) else _SAMPLES, batch) // batch * batch
     first = {name: value[:count].to(teacher.device) for name, value in data.calibration.inputs.items()}
     measured = measure_moments(teacher, layers, first, batch)
     targets = layer_targets(layers, teacher.device)
@@ -165,7 +159,7 @@ def draw_pictures(teacher: TorchGraph, data: CalibrationData, inputs: Sequence[I
 
     Nothing where the data were given by the user, or where the network takes no image.
     """
-    made, spec = data.synthetic, next((spec for spec in inputs if spec.is_image), None)
+    made, spec = data.synthetic, first_image(inputs)
     if made is None or spec is None or spec.name not in made.contracts:
         return ()
     count = min(_PICTURES, len(made.inputs[spec.name]))

@@ -113,7 +113,7 @@ def try_forms(
 
     """
     work = _Work(original, network, state, emitted, network.held_out.arrays())
-    forms = {form.words: form for form in _forms(state.qdq, state.plan, network.target, costs)}
+    forms = {form.words: form for form in _list_forms(state.qdq, state.plan, network.target, costs)}
     wanted = work.outputs(original)
     present = work.ratios(work.outputs(emitted), wanted)
     with tempfile.TemporaryDirectory(prefix="zsq_") as folder:
@@ -229,7 +229,7 @@ class _Work:
         return open_session(model, providers=usable_providers(target.providers), config=target.session_config)
 
 
-def _forms(quantized: ir.Model, plan: QuantizationPlan, target: Target, costs: Costs | None) -> Iterator[_Form]:
+def _list_forms(quantized: ir.Model, plan: QuantizationPlan, target: Target, costs: Costs | None) -> Iterator[_Form]:
     """All forms that are worth a try, the nearest to the present one first."""
     layers = frozenset(site.node for site in plan.weights)
     work = {name: count for name, count in layer_work(quantized).items() if name in layers}

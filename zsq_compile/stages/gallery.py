@@ -11,6 +11,7 @@ from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError
 from zsq_compile.quantization.samples import Samples
 from zsq_compile.reporting.gallery import MOST_PICTURES, draw_gallery, write_gallery
+from zsq_compile.stages.calibration_data import first_image
 from zsq_compile.synthesis.generator import SyntheticSet
 
 _LEGEND = "Captions: the class that the network sees, and its confidence"
@@ -24,9 +25,8 @@ def require_image(inputs: Sequence[InputSpec]) -> InputSpec:
         ConfigError: there is none.
 
     """
-    for spec in inputs:
-        if spec.is_image:
-            return spec
+    if image := first_image(inputs):
+        return image
     shapes = ", ".join(f"{spec.name!r} {spec.shape}" for spec in inputs)
     raise ConfigError(
         f"a gallery shows images, which are float inputs of shape (N, 1 or 3, H, W), and this network takes {shapes}: "

@@ -10,21 +10,20 @@ from zsq_compile.synthesis.generator import SyntheticSet
 
 def make_live(
     synthetic: SyntheticSet | None,
-    config: DistillConfig,
+    config: DistillConfig | None,
     generator: GeneratorConfig | None,
+    low_pass: float | None,
     progress: Progress,
-    *,
-    filtered: bool,
 ) -> LiveBatches | None:
     """Set a generator that can go on learning to work for a distillation.
 
-    None where the samples that are there are to do: as ``config.live`` says, or by default where the generator cannot
-    go on, or its pictures are ``filtered``, which is done to finished ones only.
+    None where nothing is distilled, or where the samples that are there are to do: as ``config.live`` says, or by
+    default where the generator cannot go on, or its pictures are filtered, which is done to finished ones only.
     """
     source = None if synthetic is None else synthetic.source
-    if source is None or config.live is False:
+    if config is None or source is None or config.live is False:
         return None
-    if filtered:
+    if low_pass is not None:
         progress.note(
             "low_pass filters finished images only: the distillation learns on those, and no samples are made meanwhile"
         )

@@ -24,14 +24,7 @@ from zsq_compile.quantization.state import FloatNetwork, QuantizedState, Step
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Quantized:
-    """What the steps have made of a network.
-
-    Attributes:
-        states: behind each step that did something, by its name, in order.
-        records: what each step tells of itself, by its name.
-        layers: what each layer lost, behind each step.
-
-    """
+    """What the steps have made of a network: states behind those that did something, in order, and records, by step."""
 
     states: Mapping[str, QuantizedState]
     records: Mapping[str, Any]

@@ -21,7 +21,7 @@ from zsq_compile.quantization.closed_form import Calibrate, CorrectBiases, Round
 from zsq_compile.quantization.reconstruction.block_student import BlockStudent, learnable_weights
 from zsq_compile.quantization.reconstruction.blocks import Block, find_blocks
 from zsq_compile.quantization.reconstruction.budget import BlockCost, LearningBudget, LearningConfig
-from zsq_compile.quantization.reconstruction.values import QuantizedValues, learning_start
+from zsq_compile.quantization.reconstruction.values import QuantizedValues, prepare_learning
 from zsq_compile.quantization.samples import Samples
 from zsq_compile.quantization.state import FloatNetwork, QuantizedState, insert_quantizers
 
@@ -270,7 +270,7 @@ def planned(proto: onnx.ModelProto, **options: Any) -> tuple[ir.Model, Quantizat
     return model, place_quantizers(model, TARGET, **options)
 
 
-def batched_values(model: ir.Model) -> frozenset[str]:
+def find_batched_values(model: ir.Model) -> frozenset[str]:
     """Names of the values whose first size follows the batch in ONNX Runtime."""
     two, three = (
         every_value(model, {name: value.numpy() for name, value in signal(size, ir.to_proto(model)).items()})
@@ -351,7 +351,7 @@ def closed_form(
 
 def started(closed: ClosedForm) -> tuple[TorchGraph, QuantizedValues]:
     """The QDQ graph that blocks are learned in, and the values that learning starts from."""
-    base, start = learning_start(closed.state)
+    base, start = prepare_learning(closed.state)
     return TorchGraph(insert_quantizers(base, closed.plan, final=False)), start
 
 
@@ -371,7 +371,7 @@ def student_of(
 
 def blocks_of(closed: ClosedForm) -> tuple[Block, ...]:
     """Blocks of a network."""
-    return find_blocks(closed.model, closed.plan, batched_values(closed.model))
+    return find_blocks(closed.model, closed.plan, find_batched_values(closed.model))
 
 
 @dataclass(kw_only=True, slots=True)

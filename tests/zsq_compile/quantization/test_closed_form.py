@@ -25,7 +25,7 @@ from tests.zsq_compile.quantization.networks import float_network, planned_state
 from zsq_compile.config.compile import CalibrationMethod, QuantizationConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.quantization.closed_form import Calibrate, CorrectBiases
-from zsq_compile.quantization.state import with_initializers
+from zsq_compile.quantization.state import replace_initializers
 
 TARGET = load_target("ort_cpu")
 NETWORKS = {
@@ -234,7 +234,7 @@ def test_written_initializers_keep_their_types() -> None:
         "b3_quantized": torch.arange(5),
         "r0_scale": torch.tensor(0.25, dtype=torch.float64, requires_grad=True),
     }
-    written = with_initializers(quantized, changed)
+    written = replace_initializers(quantized, changed)
     stored = {tensor.name: tensor for tensor in ir.to_proto(written).graph.initializer}
     assert stored["w1_quantized"].data_type == onnx.TensorProto.INT4
     assert stored["b3_quantized"].data_type == onnx.TensorProto.INT32

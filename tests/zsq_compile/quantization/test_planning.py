@@ -8,7 +8,13 @@ from tests.quantizing import prepare
 from zsq_compile.config.compile import QuantizationConfig
 from zsq_compile.errors import ConfigError, QuantizationError
 from zsq_compile.quantization.plan_file import PlanFile
-from zsq_compile.quantization.planning import count_words, plan_narrowest, plan_quantization, require_within, size_limit
+from zsq_compile.quantization.planning import (
+    describe_bits,
+    plan_narrowest,
+    plan_quantization,
+    require_within,
+    resolve_limit,
+)
 
 TARGET = load_target("ort_cpu")
 CONFIG = QuantizationConfig()
@@ -35,19 +41,19 @@ def test_mixed_widths_go_below_the_edges_eight_bits_only_where_no_number_is_give
 
 def test_a_limit_is_bytes_or_a_share_of_the_float_file(model: ir.Model) -> None:
     smallest = emitted_bytes(model, plan_narrowest(model, TARGET, CONFIG), TARGET)
-    assert size_limit(model, TARGET, CONFIG, None, 10_000) is None
-    assert size_limit(model, TARGET, CONFIG, str(smallest), 10_000) == smallest
-    assert size_limit(model, TARGET, CONFIG, "0.5", 2 * smallest) == smallest
+    assert resolve_limit(model, TARGET, CONFIG, None, 10_000) is None
+    assert resolve_limit(model, TARGET, CONFIG, str(smallest), 10_000) == smallest
+    assert resolve_limit(model, TARGET, CONFIG, "0.5", 2 * smallest) == smallest
 
 
 def test_a_limit_that_nothing_fits_into_is_refused_with_the_smallest_file(model: ir.Model) -> None:
     smallest = emitted_bytes(model, plan_narrowest(model, TARGET, CONFIG), TARGET)
     with pytest.raises(ConfigError, match=rf"allows {smallest - 1} bytes, but .* has {smallest} .*4 layers of 2 bits"):
-        size_limit(model, TARGET, CONFIG, str(smallest - 1), 10_000)
+        resolve_limit(model, TARGET, CONFIG, str(smallest - 1), 10_000)
     with pytest.raises(
         ConfigError, match="layers of 8 bits, 2 layers of 2 bits: allow that many, or leave edge_bits out"
     ):
-        size_limit(model, TARGET, QuantizationConfig(edge_bits=8), str(smallest), 10_000)
+        resolve_limit(model, TARGET, QuantizationConfig(edge_bits=8), str(smallest), 10_000)
 
 
 def test_a_plan_that_names_no_layer_of_the_model_is_refused_with_the_nearest(model: ir.Model) -> None:
@@ -68,7 +74,7 @@ def test_a_file_that_has_grown_beyond_its_limit_is_not_written(model: ir.Model) 
 
 
 def test_widths_in_words() -> None:
-    assert count_words([8, 4, 4, 2]) == "1 layer of 8 bits, 2 layers of 4 bits, 1 layer of 2 bits"
+    assert describe_bits([8, 4, 4, 2]) == "1 layer of 8 bits, 2 layers of 4 bits, 1 layer of 2 bits"
 
 
 def test_narrower_values_than_the_target_has_are_refused(model: ir.Model) -> None:

@@ -38,7 +38,7 @@ def test_layers_are_measured_on_few_samples_that_were_held_out(
 ) -> None:
     samples = Samples(inputs={"x": torch.arange(held_out, dtype=torch.float32)[:, None]}, fixed=batch)
     model = parse(f"agraph (float[N, {sample_bytes // 4}] x) => (float[N, {sample_bytes // 4}] y) {{ y = Relu(x) }}")
-    batches = samples.few(ir.from_proto(model))
+    batches = samples.take_few(ir.from_proto(model))
     assert [len(batch["x"]) for batch in batches] == sizes
     if batches:
         assert torch.cat([batch["x"] for batch in batches]).flatten().tolist() == list(range(sum(sizes)))
@@ -56,7 +56,7 @@ def test_a_model_that_insists_on_large_batches_gets_some_to_learn_from_and_some_
     kept, apart = (part.inputs["x"] for part in (made.calibration, made.held_out))
     for part in (kept, apart):
         assert len(part) >= batch and len(part) % batch == 0
-    assert made.calibration.batches() and made.held_out.few(model)
+    assert made.calibration.batches() and made.held_out.take_few(model)
     assert len(apart) <= max(len(kept) // 3, batch)
 
 

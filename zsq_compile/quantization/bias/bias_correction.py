@@ -16,13 +16,13 @@ from torch import Tensor
 
 from passes.plan import QuantizationPlan, WeightSite
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.quantization.bias.moment_propagation import Moments, per_channel_sum
+from zsq_compile.quantization.bias.moment_propagation import ValueMoments, per_channel_sum
 
 _INT32_LIMIT = 2**31 - 1
 
 
 def correct_analytically(
-    plan: QuantizationPlan, quantized: TorchGraph, teacher: TorchGraph, moments: Mapping[str, Moments]
+    plan: QuantizationPlan, quantized: TorchGraph, teacher: TorchGraph, moments: Mapping[str, ValueMoments]
 ) -> dict[str, Tensor]:
     """Correct every layer whose input moments are known; returns new biases by initializer name.
 

@@ -25,11 +25,11 @@ from zsq_compile.quantization.distillation.checkpoint import Checkpoint, SavedSt
 from zsq_compile.quantization.distillation.losses import agreement, output_distance
 from zsq_compile.quantization.distillation.trainer import CurvePoint, DistillationLoss, Trainer
 from zsq_compile.quantization.reconstruction.block_student import BlockStudent, learnable_weights
-from zsq_compile.quantization.reconstruction.block_work import block_work, run_counting
+from zsq_compile.quantization.reconstruction.block_work import count_block_work, run_counting
 from zsq_compile.quantization.reconstruction.blocks import Block, find_blocks, whole_network
 from zsq_compile.quantization.reconstruction.budget import BlockCost, LearningBudget, LearningConfig
-from zsq_compile.quantization.reconstruction.values import QuantizedValues, learning_start, write_values
-from zsq_compile.quantization.samples import Batch, Samples, batched_values
+from zsq_compile.quantization.reconstruction.values import QuantizedValues, prepare_learning, write_values
+from zsq_compile.quantization.samples import Batch, Samples, find_batched_values
 from zsq_compile.quantization.state import FloatNetwork, QuantizedState, insert_quantizers
 
 _BATCH, _MEASURED = 32, 8
@@ -129,11 +129,11 @@ class Distillation:
         _check_inputs(samples, config)
         device = self._teacher.device
         few = {name: value[: samples.feed].to(device) for name, value in samples.inputs.items()}
-        batched = batched_values(self._teacher, replace(samples, inputs=few))
+        batched = find_batched_values(self._teacher, replace(samples, inputs=few))
         self._block = whole_network(network.model, state.plan, batched)
-        self._base, self._start = learning_start(state)
+        self._base, self._start = prepare_learning(state)
         self._student = TorchGraph(insert_quantizers(self._base, state.plan, final=False), device=device)
-        self._trained, self._judged = samples.parted()
+        self._trained, self._judged = samples.split()
         self._batch = samples.fixed or min(_BATCH, len(self._trained))
         self._rng = torch.Generator().manual_seed(seed)
         self._features = self._measure(few, find_blocks(network.model, state.plan, batched))
@@ -150,7 +150,7 @@ class Distillation:
                 "distillation wants an output of real numbers whose first axis counts samples, got none among "
                 f"{', '.join(self._teacher.output_names)}: leave --distill out"
             )
-        multiplications, elements = block_work(self._block, self._teacher, made)
+        multiplications, elements = count_block_work(self._block, self._teacher, made)
         cost = BlockCost(
             multiplications=multiplications // count, elements=elements // count, batch=self._batch, error=1.0
         )

@@ -168,7 +168,7 @@ class Trainer:
         return float(loss.detach())
 
     def _look(self) -> None:
-        values = self._start.merged(self._student.values()) if self.step else self._start
+        values = self._start.merge(self._student.values()) if self.step else self._start
         share, distance = self._check(values)
         loss = sum(self._losses) / len(self._losses) if self._losses else None
         live = None if self._live is None else self._live.measured()

@@ -20,7 +20,7 @@ from passes.plan import QuantizationPlan
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import QuantizationError
 from zsq_compile.quantization.layer_metrics.layer_quality import LayerQuality, limited_decibels
-from zsq_compile.quantization.layer_metrics.layers import MeasuredLayer, QdqNames, measured_layers, origin
+from zsq_compile.quantization.layer_metrics.layers import MeasuredLayer, QdqNames, find_layers, origin
 from zsq_compile.quantization.layer_metrics.noise_causes import LARGE_BIAS, GridNoise, WeightNoise, by_channel, reason
 from zsq_compile.quantization.samples import Batch
 from zsq_compile.quantization.state import FloatNetwork, QuantizedState
@@ -37,11 +37,11 @@ def measure_layers(network: FloatNetwork, states: Mapping[str, QuantizedState]) 
 
     """
     *_, last = states.values()
-    plan, teacher, batches = last.plan, network.teacher, network.held_out.few(network.model)
+    plan, teacher, batches = last.plan, network.teacher, network.held_out.take_few(network.model)
     graphs = {step: state.qdq for step, state in states.items() if _has_sites_of(state.plan, plan)}
     # a Clip of its own that a grid does the work of stands in no QDQ graph, and loses nothing
     standing = {node.name for quantized in graphs.values() for node in quantized.graph}
-    layers = tuple(layer for layer in measured_layers(network.model, plan, network.target) if layer.node in standing)
+    layers = tuple(layer for layer in find_layers(network.model, plan, network.target) if layer.node in standing)
     ratios = {
         step: measure_sqnr(TorchGraph(quantized, device=teacher.device), teacher, batches, layers)
         for step, quantized in graphs.items()
@@ -90,7 +90,7 @@ def measure_sqnr(
         if layer is not None:
             signal = wanted[layer.value]
             sums[layer.value][0] += _power(signal)
-            sums[layer.value][1] += _power(_limited(made[0], layer) - signal)
+            sums[layer.value][1] += _power(_limit(made[0], layer) - signal)
 
     with torch.inference_mode():
         for batch in batches:
@@ -153,7 +153,7 @@ class _OwnNoise:
             else:
                 feeds[self._names.behind_grid(site)] = values[site.value]
         result = self._names.result(layer.node)
-        error = _limited(self._graph.run(feeds, [result])[result], layer) - values[layer.value]
+        error = _limit(self._graph.run(feeds, [result])[result], layer) - values[layer.value]
         return by_channel(error, layer.channel_axis)
 
     def _weight_noise(self, layer: MeasuredLayer) -> WeightNoise | None:
@@ -194,7 +194,7 @@ class _Variation:
         return torch.where(count > 1, squares - total.square() / count, squares).clamp(min=0.0)
 
 
-def _limited(made: Tensor, layer: MeasuredLayer) -> Tensor:
+def _limit(made: Tensor, layer: MeasuredLayer) -> Tensor:
     """Apply the Relu or Clip behind a layer, which a narrow grid stands in for in the QDQ graph."""
     return made if layer.limits == (None, None) else made.clamp(*layer.limits)
 

@@ -36,8 +36,8 @@ The best 16 levels leave a normal number 20 dB, 8 levels 14, 4 levels 9 (Max 196
 LARGE_BIAS = 2.0**29
 """Code of an int32 bias, a quarter of the largest, from which on the bias decides its layer's weight steps.
 
-Steps are widened until a bias fits (see ``weight_scales``). A bias that needs no such room is a sum's offset and has
-codes of the sum's own size: 2^24 for 500 products of 8 bits.
+Steps are widened until a bias fits (see ``choose_weight_scales``). A bias that needs no such room is a sum's offset
+and has codes of the sum's own size: 2^24 for 500 products of 8 bits.
 """
 
 _QUANTILE = 0.999

@@ -22,8 +22,8 @@ from zsq_compile.progress import Clock
 from zsq_compile.quantization.closed_form import calibrate_plan
 from zsq_compile.quantization.mixed_precision.bit_allocation import LayerOptions, WidthTable
 from zsq_compile.quantization.mixed_precision.trials import Bench, Trial, held_out_batches
-from zsq_compile.quantization.planning import count_words
-from zsq_compile.quantization.state import FloatNetwork, QuantizedState, quantized_state
+from zsq_compile.quantization.planning import describe_bits
+from zsq_compile.quantization.state import FloatNetwork, QuantizedState, make_state
 
 _LEVELS = 33  # sizes that a floor of agreement is tried at, by bisection
 _CORRECTIONS = 6  # rounds of meeting a limit with the bytes of the real graph
@@ -54,7 +54,7 @@ class ChooseBits:
     """Step: give every layer the bits that suit best; the record is the MixedChoice.
 
     They harm least within the limit of the network, which the smallest file is known to keep, see
-    ``planning.size_limit``; without one they keep ``floor``, a share of common decisions on the samples held out.
+    ``planning.resolve_limit``; without one they keep ``floor``, a share of common decisions on the samples held out.
 
     Raises UnsupportedModelError when there is only a floor, and no output has classes.
     """
@@ -74,7 +74,7 @@ class ChooseBits:
                 choice = search.agreeing(self.floor)
             plan = override_widths(state.plan, network.target, choice.chosen.widths)
             plan = calibrate_plan(plan, network.teacher, network.calibration.batches(), self.config)
-            return quantized_state(state.base, plan), choice
+            return make_state(state.base, plan), choice
 
 
 class _Search:
@@ -179,7 +179,7 @@ def _keeps(trial: Trial, floor: float) -> bool:
     return trial.agreement is not None and trial.agreement >= floor
 
 
-def explained(choice: MixedChoice) -> dict[str, Any]:
+def explain_choice(choice: MixedChoice) -> dict[str, Any]:
     """Tell a choice in plain values for the report, with two lines for a terminal under "summary"."""
     bits, values = choice.chosen.widths.weights, choice.chosen.widths.activations
     return {
@@ -202,7 +202,7 @@ def _plain(trial: Trial) -> dict[str, Any]:
         "file_bytes": trial.file_bytes,
         "harm": trial.harm,
         "agreement": trial.agreement,
-        "bits": count_words(trial.widths.weights.values()),
+        "bits": describe_bits(trial.widths.weights.values()),
     }
 
 
@@ -223,7 +223,7 @@ def _notes(layers: Iterable[LayerOptions]) -> list[str]:
 def _summary(choice: MixedChoice) -> tuple[str, str]:
     chosen = choice.chosen
     relieved = Counter(chosen.widths.activations.values())
-    parts = [count_words(chosen.widths.weights.values())]
+    parts = [describe_bits(chosen.widths.weights.values())]
     parts += [f"{n} values {'in float' if width == 'float' else f'of {width} bits'}" for width, n in relieved.items()]
     by_harm = sorted(choice.layers, key=lambda layer: layer.harm[min(layer.harm)])
     least, most = (f"{layer.node} ({chosen.widths.weights[layer.node]} bits)" for layer in (by_harm[0], by_harm[-1]))

@@ -21,7 +21,7 @@ from passes.plan import ActivationSite, QuantizationPlan, Scale, WeightSite
 from passes.quantize.insert_qdq import dequantize_array, quantize_array
 from zsq_compile.config.compile import QuantizationConfig
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.quantization.calibration.scales import weight_scales
+from zsq_compile.quantization.calibration.scales import choose_weight_scales
 from zsq_compile.quantization.closed_form import round_weights
 from zsq_compile.quantization.rounding.second_moments import SecondMoments
 from zsq_compile.quantization.samples import Batch
@@ -44,7 +44,7 @@ def round_at_widths(
     The plan has activation scales; those of weights are chosen here. ``moments`` are second moments by node name.
     """
     weights = network.teacher.initializers
-    plan = plan.with_scales(weights=weight_scales(plan, weights, config.weight_scales))
+    plan = plan.with_scales(weights=choose_weight_scales(plan, weights, config.weight_scales))
     moved, plan = round_weights(network, plan, config.rounding, moments)
     rounded = {}
     for site in plan.weights:
@@ -56,7 +56,7 @@ def round_at_widths(
     return rounded
 
 
-def weight_sensitivity(
+def measure_weight_harms(
     plan: QuantizationPlan,
     teacher: TorchGraph,
     candidates: Mapping[str, Mapping[int, Tensor]],
@@ -98,13 +98,13 @@ def weight_sensitivity(
     return {site.node: {bits: meter.harm((site.node, bits)) for bits in candidates[site.initializer]} for site in sites}
 
 
-def activation_sensitivity(
+def measure_activation_harms(
     plan: QuantizationPlan,
     teacher: TorchGraph,
     samples: Sequence[Batch],
     advance: Callable[[int], None] = lambda steps: None,
 ) -> dict[str, float]:
-    """Harm of quantizing the values of one group as a calibrated plan says, by group name; see weight_sensitivity."""
+    """Harm of quantizing the values of one group as a calibrated plan says, by group name; see measure_weight_harms."""
     members: dict[str, list[ActivationSite]] = {}
     for site in plan.activations:
         members.setdefault(site.group, []).append(site)
@@ -123,7 +123,7 @@ def activation_sensitivity(
     return {group: meter.harm(group) for group in members}
 
 
-def harm_between(reference: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> float:
+def measure_harm(reference: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> float:
     """Harm of one network's outputs against those of the float network on the same samples."""
     meter = _Meter()
     meter.see_reference(reference)

@@ -23,15 +23,15 @@ from zsq_compile.quantization.closed_form import correct_biases
 from zsq_compile.quantization.mixed_precision.bit_allocation import LayerOptions
 from zsq_compile.quantization.mixed_precision.sensitivity import (
     Rounded,
-    activation_sensitivity,
-    harm_between,
+    measure_activation_harms,
+    measure_harm,
+    measure_weight_harms,
     round_at_widths,
-    weight_sensitivity,
 )
 from zsq_compile.quantization.planning import plan_narrowest
 from zsq_compile.quantization.rounding.second_moments import SecondMoments, measure_second_moments
-from zsq_compile.quantization.samples import samples_at_a_time
-from zsq_compile.quantization.state import FloatNetwork, quantized_state, with_initializers
+from zsq_compile.quantization.samples import count_fitting_samples
+from zsq_compile.quantization.state import FloatNetwork, make_state, replace_initializers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,14 +94,14 @@ class Bench:
         """Build the network of a joint choice, ``bits`` of all layers and width of some values, and run it."""
         network, plan = self.network, self._plan(bits, values or {})
         weights = {site.initializer: self._rounded[bits[site.node]][site.initializer][0] for site in plan.weights}
-        rounded = quantized_state(with_initializers(network.model, weights), plan)
+        rounded = make_state(replace_initializers(network.model, weights), plan)
         corrected, _ = correct_biases(network, rounded, self.config.bias_correction)
         outputs = self._run(TorchGraph(corrected.qdq, device=network.teacher.device))
         trial = Trial(
             what=what,
             widths=Widths(weights=bits, activations=values or {}),
             file_bytes=emitted_bytes(network.model, plan, network.target),
-            harm=harm_between(self._reference, outputs),
+            harm=measure_harm(self._reference, outputs),
             agreement=_agreement(self._reference, outputs),
         )
         self.trials.append(trial)
@@ -114,7 +114,7 @@ class Bench:
     def value_harms(self, bits: int) -> dict[str, float]:
         """Harm of quantizing each group of values, all else in float, to so many bits, by the name of the group."""
         plan = self._plan({}, {site.group: bits for site in self.widest.activations})
-        return activation_sensitivity(plan, self.network.teacher, self._held_out)
+        return measure_activation_harms(plan, self.network.teacher, self._held_out)
 
     def _plan(self, bits: Mapping[str, int], values: Mapping[str, Width]) -> QuantizationPlan:
         """Plan with the scales of everything that is known of: values, and weights in ``bits``."""
@@ -160,7 +160,7 @@ class Bench:
             for name, (weight, _) in rounded.items():
                 candidates.setdefault(name, {})[bits] = weight
         correct_on = () if self.config.bias_correction == "none" else self._batches
-        harms = weight_sensitivity(
+        harms = measure_weight_harms(
             self.widest, teacher, candidates, self._held_out, correct_on=correct_on, advance=advance
         )
         counts = {site.node: teacher.initializers[site.initializer].numel() for site in self.widest.weights}
@@ -177,7 +177,7 @@ class Bench:
 
 def held_out_batches(network: FloatNetwork) -> list[dict[str, Tensor]]:
     """Batches of all samples held out, each as large as memory allows."""
-    return network.held_out.batches(samples_at_a_time(network.model))
+    return network.held_out.batches(count_fitting_samples(network.model))
 
 
 def _agreement(reference: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> float | None:

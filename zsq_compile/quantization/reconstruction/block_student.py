@@ -17,7 +17,7 @@ from passes.plan import QuantizationPlan, WeightSite
 from zsq_compile.config.compile import LearnedRounding
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.quantization.reconstruction.blocks import Block
-from zsq_compile.quantization.reconstruction.learned_weights import LearnedWeight, grown, learned_weight
+from zsq_compile.quantization.reconstruction.learned_weights import LearnedWeight, grow, make_learnable
 from zsq_compile.quantization.reconstruction.values import QuantizedValues
 
 _POOL = 1 << 22
@@ -116,7 +116,7 @@ class BlockStudent:
         return {name: self._start.biases[name] + self._units[name] * shift for name, shift in self.shifts.items()}
 
     def _scales(self) -> dict[str, Tensor]:
-        return {group: grown(self._start.scales[group], growth) for group, growth in self.growths.items()}
+        return {group: grow(self._start.scales[group], growth) for group, growth in self.growths.items()}
 
     @property
     def learnable(self) -> bool:
@@ -215,7 +215,7 @@ def learnable_weights(
         if site.number_format.bits < below:
             name, step = site.initializer, start.steps[site.initializer]
             codes = torch.round(start.weights[name] / step)
-            made[name] = learned_weight(rounding, weights[name], codes, step, site.number_format)
+            made[name] = make_learnable(rounding, weights[name], codes, step, site.number_format)
     return made
 
 

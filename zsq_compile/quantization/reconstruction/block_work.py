@@ -24,7 +24,7 @@ def run_counting(
         return teacher.run(feed, tuple(dict.fromkeys(names)), visit=count), made
 
 
-def block_work(block: Block, teacher: TorchGraph, made: Mapping[str, int]) -> tuple[int, int]:
+def count_block_work(block: Block, teacher: TorchGraph, made: Mapping[str, int]) -> tuple[int, int]:
     """Multiplications of a block's layers, and elements of all values that it makes, in a run that was counted."""
     outputs = {str(node.name): str(node.outputs[0].name) for node in teacher.model.graph}
     multiplications = sum(

@@ -2,7 +2,7 @@
 
 The order of BRECQ (Li et al. 2021): each block is learned on what the quantized network in front of it makes, towards
 what the float network makes, and the next one sees the result. Before it is learned its layers are rounded anew on what
-they read (see ``sequential_rounding``). A block keeps what lowered its error on samples that it was not learned on.
+they read (see ``sequential``). A block keeps what lowered its error on samples that it was not learned on.
 """
 
 import time
@@ -27,13 +27,13 @@ from zsq_compile.quantization.reconstruction.block_student import (
     learn,
     learnable_weights,
 )
-from zsq_compile.quantization.reconstruction.block_work import block_work, column_length, run_counting
+from zsq_compile.quantization.reconstruction.block_work import column_length, count_block_work, run_counting
 from zsq_compile.quantization.reconstruction.blocks import Block, find_blocks
 from zsq_compile.quantization.reconstruction.budget import BlockCost, LearningBudget, LearningConfig
-from zsq_compile.quantization.reconstruction.values import QuantizedValues, learning_start, write_values
-from zsq_compile.quantization.rounding.second_moments import input_columns
-from zsq_compile.quantization.rounding.sequential import LONGEST_COLUMN, InputPair, compensated_layer
-from zsq_compile.quantization.samples import batched_values
+from zsq_compile.quantization.reconstruction.values import QuantizedValues, prepare_learning, write_values
+from zsq_compile.quantization.rounding.second_moments import unfold_inputs
+from zsq_compile.quantization.rounding.sequential import LONGEST_COLUMN, InputPair, round_layer
+from zsq_compile.quantization.samples import find_batched_values
 from zsq_compile.quantization.state import FloatNetwork, QuantizedState, insert_quantizers
 
 _BATCH, _SMALLEST_BATCH = 32, 8
@@ -128,18 +128,18 @@ class Reconstruction:
     ) -> None:
         self._teacher, self._samples, self._plan = network.learner(), network.calibration, state.plan
         self._rounding, self._budget, self._cache, self._rng = rounding, budget, cache, rng
-        self._base, start = learning_start(state)
+        self._base, start = prepare_learning(state)
         self._start = start.to(self._teacher.device)
         student = insert_quantizers(self._base, state.plan, final=False)
         self._student, names = TorchGraph(student, device=self._teacher.device), QdqNames(student)
         self._behind_grid = {site.value: names.behind_grid(site) for site in state.plan.activations}
-        self.blocks = find_blocks(network.model, state.plan, batched_values(self._teacher, self._samples))
+        self.blocks = find_blocks(network.model, state.plan, find_batched_values(self._teacher, self._samples))
         self.records: list[BlockRecord] = []
         self._nodes = {str(node.name): node for node in network.model.graph}
         self._learned_scales: set[str] = set()
         self._longest = 0.0
         self._dropper = Dropper(rng, _QUANTIZED_SHARE, reduced_type(self._teacher.device), self._teacher.device)
-        self._trained, self._judged = self._samples.parted()
+        self._trained, self._judged = self._samples.split()
         self._costs = self._measure_costs()
         budget.plan(self._costs)
 
@@ -154,7 +154,7 @@ class Reconstruction:
             self._write(("quantized", name), 0, tensor[: self._samples.count])
         for place, block in enumerate(self.blocks):
             self._forward("float", block, None)
-            values = values.merged(self._learn(place, block, values, advance))
+            values = values.merge(self._learn(place, block, values, advance))
             self._forward("quantized", block, values)
             needed = {name for later in self.blocks[place + 1 :] for name in later.inputs}
             self._cache.keep({(side, name) for side in ("float", "quantized") for name in needed})
@@ -172,7 +172,7 @@ class Reconstruction:
             outputs = self._outputs(block, {name: quantized[name] for name in block.inputs}, self._start)
             quantized.update(outputs)
             error = float(self._distance(outputs, {name: values[name] for name in block.outputs}).mean())
-            multiplications, elements = block_work(block, self._teacher, made)
+            multiplications, elements = count_block_work(block, self._teacher, made)
             learnable = self._block_student(block, self._start).learnable
             costs.append(
                 BlockCost(
@@ -245,7 +245,7 @@ class Reconstruction:
                 )
             seconds = time.perf_counter() - started
         if steps:
-            learned = start.merged(student.values())
+            learned = start.merge(student.values())
             tried.append((self._error(block, learned), learned))
         after, best = min(tried, key=_error_first)
         if steps and best is tried[-1][1]:
@@ -274,7 +274,7 @@ class Reconstruction:
             weight, step = weights[site.initializer].cpu(), self._start.steps[site.initializer].cpu()
             if column_length(site, weights) > LONGEST_COLUMN:
                 continue
-            layer = compensated_layer(site, weight, step.flatten(), self._input_pairs(block, site, values))
+            layer = round_layer(site, weight, step.flatten(), self._input_pairs(block, site, values))
             if layer is None:
                 continue
             biases = {str(site.bias): weights[str(site.bias)].cpu() + layer.shift} if site.bias in values.biases else {}
@@ -284,7 +284,7 @@ class Reconstruction:
                 biases=biases,
                 scales={},
             )
-            values = values.merged(newer.to(self._teacher.device))
+            values = values.merge(newer.to(self._teacher.device))
         return values
 
     def _input_pairs(self, block: Block, site: WeightSite, values: QuantizedValues) -> Iterator[InputPair]:
@@ -297,7 +297,7 @@ class Reconstruction:
                 for side, value, constants in (("quantized", made, values), ("float", name, None)):
                     feeds = self._take(side, block.inputs, index)
                     found.append(self._outputs(block, feeds, constants, (value,))[value].float())
-                columns = zip(*(input_columns(node, site, self._teacher.initializers, x) for x in found), strict=True)
+                columns = zip(*(unfold_inputs(node, site, self._teacher.initializers, x) for x in found), strict=True)
                 yield from (InputPair(quantized=left, real=right, judged=judged) for left, right in columns)
 
     def _block_student(self, block: Block, values: QuantizedValues) -> BlockStudent:

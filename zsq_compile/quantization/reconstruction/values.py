@@ -11,7 +11,7 @@ from torch import Tensor
 from passes.plan import QuantizationPlan, Scale, WeightSite
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.quantization.bias.bias_correction import dequantize_biases
-from zsq_compile.quantization.state import QuantizedState, quantized_state, with_initializers
+from zsq_compile.quantization.state import QuantizedState, make_state, replace_initializers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -54,7 +54,7 @@ class QuantizedValues:
         weights, steps, biases, scales = ({name: x.to(device) for name, x in kind.items()} for kind in kinds)
         return QuantizedValues(weights=weights, steps=steps, biases=biases, scales=scales)
 
-    def merged(self, newer: "QuantizedValues") -> "QuantizedValues":
+    def merge(self, newer: "QuantizedValues") -> "QuantizedValues":
         """Return these values with some replaced."""
         return replace(
             self,
@@ -65,14 +65,14 @@ class QuantizedValues:
         )
 
 
-def learning_start(state: QuantizedState) -> tuple[ir.Model, QuantizedValues]:
+def prepare_learning(state: QuantizedState) -> tuple[ir.Model, QuantizedValues]:
     """Read off a state what learning starts from.
 
     Returns ``base`` with the corrected biases of those layers whose inputs stay float, and the values of all others.
     """
     plan, weights, corrected = state.plan, TorchGraph(state.base).initializers, TorchGraph(state.qdq)
     floats = [str(site.bias) for site in plan.weights if site.bias in corrected.initializers]  # of float inputs
-    base = with_initializers(state.base, {name: corrected.initializers[name] for name in floats})
+    base = replace_initializers(state.base, {name: corrected.initializers[name] for name in floats})
     steps = {
         site.initializer: _along(plan.weight_scales[site.initializer].scale, site.axis, weights[site.initializer].ndim)
         for site in plan.weights
@@ -105,8 +105,8 @@ def write_values(model: ir.Model, plan: QuantizationPlan, values: QuantizedValue
     """Write values into copies of a float model and of its plan; the QDQ graph of both has their codes."""
     weights = {name: _scale(step, plan.weight_scales[name]) for name, step in values.steps.items()}
     scales = {group: _scale(step, plan.activation_scales[group]) for group, step in values.scales.items()}
-    written = with_initializers(model, {**values.weights, **values.biases})
-    return quantized_state(written, plan.with_scales(weights=weights, activations=scales))
+    written = replace_initializers(model, {**values.weights, **values.biases})
+    return make_state(written, plan.with_scales(weights=weights, activations=scales))
 
 
 def _scale(step: Tensor, old: Scale) -> Scale:

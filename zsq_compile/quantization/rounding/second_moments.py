@@ -68,7 +68,7 @@ def measure_second_moments(
 
     def observe(name: str, value: Tensor, _: ir.Node | None) -> None:
         for site in readers[name]:
-            for columns in input_columns(nodes[site.node], site, teacher.initializers, value):
+            for columns in unfold_inputs(nodes[site.node], site, teacher.initializers, value):
                 if site.node not in found:
                     found[site.node] = SecondMoments(*columns.shape[:2])
                 found[site.node].observe(columns)
@@ -81,7 +81,7 @@ def _rows(site: WeightSite, teacher: TorchGraph) -> int:
     return 1 if site.axis is None else teacher.initializers[site.initializer].shape[site.axis]
 
 
-def input_columns(node: ir.Node, site: WeightSite, initializers: Mapping[str, Tensor], value: Tensor) -> list[Tensor]:
+def unfold_inputs(node: ir.Node, site: WeightSite, initializers: Mapping[str, Tensor], value: Tensor) -> list[Tensor]:
     """Columns that a weight multiplies, in chunks of (groups, K, positions); empty where they cannot be told."""
     if node.op_type in ("Gemm", "MatMul"):
         return [value.reshape(-1, value.shape[-1]).T[None]]

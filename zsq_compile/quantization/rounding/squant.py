@@ -18,7 +18,7 @@ from backends.target import NumberFormat
 from passes.plan import QuantizationPlan
 
 
-def squant_rounding(plan: QuantizationPlan, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def round_with_squant(plan: QuantizationPlan, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Round every weight of a plan on the grid that its scale gives; no data is looked at.
 
     A row of a Gemm or MatMul is one kernel. Where the channels lie along no axis, every kernel is a channel of its own.

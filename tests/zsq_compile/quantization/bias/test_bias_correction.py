@@ -23,7 +23,7 @@ from zsq_compile.quantization.bias.bias_correction import (
     correct_empirically,
     dequantize_weight,
 )
-from zsq_compile.quantization.bias.moment_propagation import Moments
+from zsq_compile.quantization.bias.moment_propagation import ValueMoments
 
 TARGET = load_target("ort_cpu")
 Batches = Sequence[Mapping[str, Tensor]]
@@ -158,12 +158,12 @@ def test_biases_keep_their_type_and_stay_inside_int32() -> None:
     assert shifted.dtype == torch.int32 and bool((shifted == 2**31 - 1).all())
 
 
-def exact_moments(pair: Pair, data: Tensor) -> dict[str, Moments]:
+def exact_moments(pair: Pair, data: Tensor) -> dict[str, ValueMoments]:
     """Measured on the data, so that nothing but the formula of the correction is in question."""
     names = {site.data_input for site in pair.plan.weights}
     values = pair.teacher.run({"x": data}, [*names])
     return {
-        name: Moments(
+        name: ValueMoments(
             mean=value.double().mean([axis for axis in range(value.ndim) if axis != 1]),
             variance=torch.ones(value.shape[1]).double(),
         )
@@ -262,14 +262,14 @@ def test_layers_of_unknown_input_are_left_alone() -> None:
     assert correct_analytically(both.plan, both.quantized, both.teacher, {}) == {}
     only = correct_analytically(both.plan, both.quantized, both.teacher, {"r1": moments["r1"]})
     assert only.keys() == {"conv2.bias_quantized"}
-    wrong = {"r1": Moments(mean=torch.zeros(3).double(), variance=torch.ones(3).double())}
+    wrong = {"r1": ValueMoments(mean=torch.zeros(3).double(), variance=torch.ones(3).double())}
     assert correct_analytically(both.plan, both.quantized, both.teacher, wrong) == {}
 
 
 def test_flattened_images_have_no_channel_moments() -> None:
     data = images(8, 1, 8, 8)
     both = pair(models.branches(), data)
-    moments = {"f": Moments(mean=torch.zeros(4).double(), variance=torch.ones(4).double())}
+    moments = {"f": ValueMoments(mean=torch.zeros(4).double(), variance=torch.ones(4).double())}
     assert correct_analytically(both.plan, both.quantized, both.teacher, moments) == {}
 
 

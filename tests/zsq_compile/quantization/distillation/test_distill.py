@@ -36,7 +36,7 @@ from zsq_compile.quantization.distillation.trainer import CurvePoint, Distillati
 from zsq_compile.quantization.reconstruction.block_student import LearningRates
 from zsq_compile.quantization.reconstruction.blocks import whole_network
 from zsq_compile.quantization.reconstruction.budget import LearningBudget
-from zsq_compile.quantization.samples import Samples, batched_values
+from zsq_compile.quantization.samples import Samples, find_batched_values
 
 SMALL = """
     small (float[N,2,6,6] x) => (float[N,4] y)
@@ -107,7 +107,7 @@ def test_the_emitted_model_does_in_the_runtime_what_was_judged() -> None:
     closed = prepared()
     model, record = distilled(closed, steps=20, learning_rate=2e-2)
     assert record.kept_step > 0
-    judged = {name: value[closed.samples.parted()[1]] for name, value in closed.samples.inputs.items()}
+    judged = {name: value[closed.samples.split()[1]] for name, value in closed.samples.inputs.items()}
     # an activation on the border between two codes may fall to either side
     assert divergence(closed, model, judged) == pytest.approx(record.divergence_after, rel=0.05, abs=1e-4)
     assert divergence(closed, closed.quantized, judged) == pytest.approx(record.divergence_before, rel=0.05, abs=1e-4)
@@ -340,7 +340,7 @@ def test_live_samples_of_a_fixed_batch_size_fill_it_up() -> None:
 
 def test_live_samples_meet_the_student_as_it_is_and_leave_no_gradient_in_it() -> None:
     closed = prepared()
-    block = whole_network(closed.model, closed.plan, batched_values(closed.teacher, closed.samples))
+    block = whole_network(closed.model, closed.plan, find_batched_values(closed.teacher, closed.samples))
     student = student_of(closed, block, below=99)
     x = closed.samples.inputs["x"][:8].clone().requires_grad_()
     frozen, learning = (run({"x": x}, ("y",))["y"] for run in (student.run_frozen, student.run_quantized))
@@ -375,7 +375,7 @@ def test_a_fixed_batch_size_is_kept() -> None:
 def test_the_maps_between_blocks_are_compared_as_weighted() -> None:
     closed = prepared()
     graph, start = started(closed)
-    block = whole_network(closed.model, closed.plan, batched_values(closed.teacher, closed.samples))
+    block = whole_network(closed.model, closed.plan, find_batched_values(closed.teacher, closed.samples))
     assert (block.inputs, block.outputs, block.layers) == (("x",), ("y",), closed.plan.weights)
     student = student_of(closed, block, below=99)
     feed = {"x": closed.samples.inputs["x"][:8]}

@@ -18,8 +18,8 @@ from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import QuantizationError
 from zsq_compile.quantization.layer_metrics.layer_noise import measure_layers, measure_sqnr
 from zsq_compile.quantization.layer_metrics.layer_quality import LIMIT_DB, LayerQuality
-from zsq_compile.quantization.layer_metrics.layers import measured_layers, origin
-from zsq_compile.quantization.state import QuantizedState, with_initializers
+from zsq_compile.quantization.layer_metrics.layers import find_layers, origin
+from zsq_compile.quantization.state import QuantizedState, replace_initializers
 
 TARGET = load_target("ort_cpu")
 NETWORKS = {
@@ -79,7 +79,7 @@ def test_a_known_noise_has_the_ratio_that_it_was_made_with() -> None:
     plan = QuantizationPlan(
         activations=place_quantizers(Case(models.conv_bn_relu()).model, TARGET).activations[:1], weights=(), refusals=()
     )
-    layers = measured_layers(model, plan, TARGET)
+    layers = find_layers(model, plan, TARGET)
     teacher, noisy = TorchGraph(model), TorchGraph(model)
     teacher.initializers["b"] = torch.zeros(1)
     noisy.initializers["b"] = torch.full((1,), 0.1)
@@ -130,7 +130,7 @@ def test_by_itself_a_layer_is_the_float_layer_on_rounded_inputs_and_weights(name
     case = Case(NETWORKS[name](), **options)
     exact = every_value(case.model, case.feeds)
     measured = case.measured()
-    layers = measured_layers(case.model, case.plan, TARGET)
+    layers = find_layers(case.model, case.plan, TARGET)
     assert list(measured) == [layer.node for layer in layers]
     for layer in layers:
         fed = {value: torch.from_numpy(exact[value]) for value in layer.inputs}
@@ -163,7 +163,7 @@ def test_a_bias_that_makes_up_for_layers_before_is_no_noise_of_its_layer() -> No
     case = Case(models.residual())
     before = case.measured()
     codes = TorchGraph(case.quantized).initializers["b3_quantized"]
-    moved = with_initializers(case.quantized, {"b3_quantized": codes + codes.abs().max() + 1000})
+    moved = replace_initializers(case.quantized, {"b3_quantized": codes + codes.abs().max() + 1000})
     after = case.measured(moved)
     assert after["gemm"].own_sqnr_db == pytest.approx(before["gemm"].own_sqnr_db, abs=1e-2)
     assert after["gemm"].sqnr_db["only"] < before["gemm"].sqnr_db["only"] - 3.0
@@ -187,7 +187,7 @@ def test_steps_keep_their_order_and_the_last_one_is_judged() -> None:
 def test_the_scales_of_a_grid_are_read_from_the_graph_where_steps_may_have_changed_them() -> None:
     case = Case(models.residual())
     scale = TorchGraph(case.quantized).initializers["r1_scale"]
-    learned = with_initializers(case.quantized, {"r1_scale": scale / 8.0})
+    learned = replace_initializers(case.quantized, {"r1_scale": scale / 8.0})
     reason = case.measured(learned)["conv2"].reason
     assert reason is not None and reason.startswith("saturated")
 

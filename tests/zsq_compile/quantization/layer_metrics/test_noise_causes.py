@@ -23,7 +23,7 @@ from zsq_compile.quantization.closed_form import Calibrate
 from zsq_compile.quantization.layer_metrics.layer_noise import measure_layers
 from zsq_compile.quantization.layer_metrics.layer_quality import LayerQuality, worst_layers
 from zsq_compile.quantization.layer_metrics.noise_causes import GridNoise, WeightNoise, reason
-from zsq_compile.quantization.state import quantized_state
+from zsq_compile.quantization.state import make_state
 
 TARGET = load_target("ort_cpu")
 EIGHT_BITS = NumberFormat(bits=8, signed=False, symmetric=False)
@@ -81,7 +81,7 @@ def judged(
     if narrowed is not None:
         scale = state.plan.activation_scales[narrowed]
         narrow = {narrowed: replace(scale, scale=np.asarray(scale.scale / 4))}
-        state = quantized_state(model, state.plan.with_scales(activations=narrow))
+        state = make_state(model, state.plan.with_scales(activations=narrow))
     return measure_layers(ready, {"calibrate": state})
 
 

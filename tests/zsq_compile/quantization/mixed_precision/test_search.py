@@ -16,7 +16,7 @@ from zsq_compile import CompileConfig, PriorConfig, QuantizationConfig, compile_
 from zsq_compile.config.compile import WIDTHS
 from zsq_compile.errors import ConfigError, UnsupportedModelError
 from zsq_compile.progress import Clock
-from zsq_compile.quantization.mixed_precision.search import ChooseBits, MixedChoice, explained
+from zsq_compile.quantization.mixed_precision.search import ChooseBits, MixedChoice, explain_choice
 from zsq_compile.quantization.plan_file import PlanFile, read_plan, write_plan
 from zsq_compile.quantization.planning import plan_narrowest
 
@@ -85,7 +85,7 @@ def test_three_bits_are_not_taken_where_they_are_stored_as_four() -> None:
     limit = sum(emitted_bytes(network.model, plan, loose) for plan in plans) // 2
     choice = chosen(chain(), limit=limit, target=loose)
     assert set(bits_of(choice).values()) == {4, 8}
-    assert explained(choice)["notes"] == [
+    assert explain_choice(choice)["notes"] == [
         "2 bits were not considered for 5 layers: more bits take no more bytes",
         "3 bits were not considered for 5 layers: more bits take no more bytes",
     ]
@@ -123,10 +123,10 @@ def test_what_eight_bits_harm_stays_float_or_takes_the_wider_format_of_the_targe
     assert floor <= 1.0
     choice = chosen(chain(last=400), floor=floor)
     assert set(choice.chosen.widths.activations.values()) == {"float"}
-    assert "in float" in explained(choice)["summary"][0]
+    assert "in float" in explain_choice(choice)["summary"][0]
     wide = chosen(chain(last=400), floor=floor, target=replace(TARGET, wide_activation_bits=16))
     assert set(wide.chosen.widths.activations.values()) == {16}
-    assert "of 16 bits" in explained(wide)["summary"][0]
+    assert "of 16 bits" in explain_choice(wide)["summary"][0]
 
 
 def test_a_floor_that_nothing_keeps_is_said() -> None:
@@ -143,7 +143,7 @@ def test_a_floor_needs_decisions() -> None:
 
 def test_the_explanation_tells_every_layer_and_trial_in_plain_values() -> None:
     choice = chosen(chain(), limit=uniform_bytes(4))
-    told = explained(choice)
+    told = explain_choice(choice)
     assert json.loads(json.dumps(told))["goal"] == choice.goal
     assert list(told["layers"]) == list(NODES)
     for node, layer in told["layers"].items():

@@ -11,7 +11,7 @@ from zsq_compile.config.compile import WIDTHS, QuantizationConfig
 from zsq_compile.errors import ConfigError
 from zsq_compile.quantization.closed_form import Calibrate, CorrectBiases, Round
 from zsq_compile.quantization.mixed_precision.trials import Bench
-from zsq_compile.quantization.samples import samples_at_a_time
+from zsq_compile.quantization.samples import count_fitting_samples
 
 BITS = {"conv0": 8, "conv1": 4, "conv2": 3, "conv3": 2, "gemm": 4}
 
@@ -82,8 +82,8 @@ def test_measuring_needs_samples() -> None:
 
 def test_samples_at_a_time_follow_the_size_of_all_values() -> None:
     model = ready(chain())[0].model
-    assert samples_at_a_time(model) == 32
+    assert count_fitting_samples(model) == 32
     image = ir.Shape(["N", 64, 1000, 1000])
     for node in model.graph:
         node.outputs[0].shape = image
-    assert samples_at_a_time(model) == 1
+    assert count_fitting_samples(model) == 1

@@ -28,8 +28,8 @@ from zsq_compile.quantization.reconstruction.activation_cache import ActivationC
 from zsq_compile.quantization.reconstruction.block_student import LearningRates
 from zsq_compile.quantization.reconstruction.budget import LearningBudget, LearningConfig
 from zsq_compile.quantization.reconstruction.reconstruct import Reconstruct, Reconstruction, is_learnable
-from zsq_compile.quantization.samples import Samples, batched_values
-from zsq_compile.quantization.state import insert_quantizers, with_initializers
+from zsq_compile.quantization.samples import Samples, find_batched_values
+from zsq_compile.quantization.state import insert_quantizers, replace_initializers
 
 SMALL = """
     small (float[N,3,5,5] x) => (float[N,4,5,5] y)
@@ -61,7 +61,7 @@ def _same_everywhere_and_small(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """No layer is rounded anew, so that what changes was learned."""
-    monkeypatch.setattr(reconstruct, "compensated_layer", lambda *_: None)
+    monkeypatch.setattr(reconstruct, "round_layer", lambda *_: None)
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def spoiled(closed: ClosedForm) -> ir.Model:
             codes, weight = graph.initializers[name], graph.initializers[f"{site.initializer}_quantized"]
             reach = 2.0 ** (bits[site.data_input] - 2)  # of a typical input, in its steps
             changed[name] = codes + round(3 * reach * math.sqrt(weight.numel() / len(codes) / 12))
-    return with_initializers(closed.quantized, changed)
+    return replace_initializers(closed.quantized, changed)
 
 
 def learned(
@@ -449,10 +449,10 @@ def test_the_float_model_is_not_touched() -> None:
 def test_values_that_count_samples_are_seen_by_running_two_sizes() -> None:
     closed = prepared(NETWORKS["tokens"])
     names = {str(value.name) for node in closed.model.graph for value in node.outputs} | {"x"}
-    found = batched_values(closed.teacher, closed.samples)
+    found = find_batched_values(closed.teacher, closed.samples)
     assert names - found == {"t1", "m0", "r1", "m1", "r2"}
     one = Samples(inputs={"x": closed.samples.inputs["x"][:1]})
-    assert batched_values(closed.teacher, one) == found
+    assert find_batched_values(closed.teacher, one) == found
 
 
 def test_infinite_targets_are_left_out_of_the_error() -> None:

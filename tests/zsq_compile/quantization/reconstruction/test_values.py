@@ -69,7 +69,7 @@ def test_changed_values_come_back_as_codes_of_the_new_grid() -> None:
     _, start = started(closed)
     step = start.steps["w1"] * torch.linspace(0.7, 1.3, 8).reshape(-1, 1, 1, 1)
     numbers = torch.randint(-4, 4, start.weights["w1"].shape, generator=torch.Generator().manual_seed(0))
-    newer = start.merged(
+    newer = start.merge(
         type(start)(
             weights={"w1": numbers * step},
             steps={"w1": step},

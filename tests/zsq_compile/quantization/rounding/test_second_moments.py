@@ -15,7 +15,7 @@ from zsq_compile.config.compile import QuantizationConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.quantization.closed_form import calibrate_plan, round_weights
 from zsq_compile.quantization.rounding.second_moments import measure_second_moments
-from zsq_compile.quantization.state import insert_quantizers, with_initializers
+from zsq_compile.quantization.state import insert_quantizers, replace_initializers
 
 TARGET = load_target("ort_cpu")
 LAYERS = {
@@ -83,7 +83,7 @@ def test_rounding_puts_weights_on_the_grid_that_insertion_finds_again() -> None:
         config = QuantizationConfig(bits=4, edge_bits=4, rounding=rounding)
         plan = calibrate_plan(place_quantizers(model, TARGET, bits=4, edge_bits=4), teacher, [{"x": data}], config)
         weights, plan = round_weights(float_network(model, {"x": data}), plan, config.rounding)
-        rounded = with_initializers(model, weights)
+        rounded = replace_initializers(model, weights)
         if rounding == "gptq":
             for site in plan.weights:
                 array = rounded.graph.initializers[site.initializer].const_value.numpy()
