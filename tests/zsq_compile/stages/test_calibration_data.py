@@ -14,7 +14,7 @@ from zsq_compile.quantization.samples import Samples
 from zsq_compile.stages.calibration_data import default_count, sample_arrays, synthesize_data, take_data
 from zsq_compile.synthesis.make_generator import make_generator
 
-KNOWN = KnownStatistics(statistics=NO_STATISTICS, source="")
+KNOWN = KnownStatistics(statistics=NO_STATISTICS, from_nodes=0)
 MEGABYTE = 1_000_000
 
 

@@ -35,7 +35,7 @@ def data(
         calibration=Samples(inputs={"x": values}),
         held_out=Samples(inputs={"x": values[:4]}),
         description="",
-        known=KnownStatistics(statistics=statistics, source=""),
+        known=KnownStatistics(statistics=statistics, from_nodes=0),
         contract=contract,
         synthetic=made,
     )
