@@ -28,7 +28,7 @@ def one_row(judge: Judge, bits: int, extra: str, rows: Rows, options: argparse.N
         **scores,
         "bytes": file_bytes(Path(done["path"])),
         "widths": mixed["chosen"]["bits"] if mixed else "",
-        "choosing": done["report"]["stages"].get("choose widths", 0.0),
+        "choosing": done["report"]["stages"].get("choose bits", 0.0),
     }
 
 

@@ -99,13 +99,13 @@ def test_distillation_is_the_last_step_and_the_report_tells_of_it(model: Path) -
         QUICK, quantization=QuantizationConfig(bits=3, edge_bits=3), distill=DistillConfig(steps=4, learning_rate=0.02)
     )
     result = compile_model(model, config=config)
-    assert list(result.report.stages)[-5:] == ["distill", "measure", "write", "validate", "look back"]
+    assert list(result.report.stages)[-5:] == ["distill", "measure", "write", "validate", "collect report data"]
     assert result.report.validation.failures == ()
     told = json.loads(json.dumps(result.report.to_json(), allow_nan=False))
     assert told["distillation"]["steps"] == 4
     assert [point["step"] for point in told["distillation"]["curve"]] == [0, 1, 2, 3, 4]
     assert f"distilled: {told['distillation']['summary']}" in result.report.summary()
-    assert list(told["layers"][0]["sqnr_db"]) == ["scales", "round", "biases", "distill"]
+    assert list(told["layers"][0]["sqnr_db"]) == ["calibrate", "round", "correct biases", "distill"]
     assert told["settings"]["distill"]["steps"] == 4
     # the file is what was judged best, or what was there before
     kept, before = told["distillation"]["divergence_after"], told["distillation"]["divergence_before"]
@@ -118,7 +118,7 @@ def test_every_layer_is_measured_after_every_step(model: Path) -> None:
     layers = {layer.node: layer for layer in report.layers}
     assert list(layers) == ["conv0", "conv1", "conv2", "add", "pool", "gemm"]
     for layer in layers.values():
-        assert list(layer.sqnr_db) == ["scales", "round", "biases"]
+        assert list(layer.sqnr_db) == ["calibrate", "round", "correct biases"]
         assert all(math.isfinite(ratio) for ratio in (*layer.sqnr_db.values(), layer.own_sqnr_db))
     # the first and the last layer keep 8 bits
     assert {layer.node for layer in worst_layers(report.layers, 2)} == {"conv1", "conv2"}

@@ -9,12 +9,13 @@ from backends.target import Target
 from passes.batchnorm.harvest_batchnorm import harvest_batchnorm
 from tests import models
 from tests.quantizing import prepare
-from zsq_compile.config.compile import CompileConfig
-from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.quantization.closed_form import calibrated_plan
-from zsq_compile.quantization.mixed_precision.trials import Workpiece
-from zsq_compile.quantization.planning import narrowest_plan, planned
+from tests.zsq_compile.quantization.networks import float_network, planned_state, silent_clock
+from zsq_compile.config.compile import QuantizationConfig
+from zsq_compile.quantization.closed_form import Calibrate
+from zsq_compile.quantization.planning import plan_quantization
+from zsq_compile.quantization.state import FloatNetwork, QuantizedState
 
+PLAIN = QuantizationConfig()
 TARGET = load_target("ort_cpu")
 
 
@@ -48,22 +49,24 @@ def images(count: int, seed: int) -> Tensor:
     return torch.randn((count, 8, 6, 6), generator=torch.Generator().manual_seed(seed))
 
 
-def workpiece(
-    proto: onnx.ModelProto, config: CompileConfig, *, target: Target = TARGET, held_out: int = 64
-) -> Workpiece:
+def ready(
+    proto: onnx.ModelProto,
+    config: QuantizationConfig = PLAIN,
+    *,
+    target: Target = TARGET,
+    held_out: int = 64,
+    limit: int | None = None,
+) -> tuple[FloatNetwork, QuantizedState]:
+    """The network, and its state with the widest bits."""
     model = prepare(proto)
-    teacher = TorchGraph(model)
-    batches = [{"x": images(64, seed=0)}]
-    widest = calibrated_plan(planned(model, target, config), teacher, batches, config.quantization)
-    return Workpiece(
-        model=model,
-        teacher=teacher,
-        target=target,
+    network = float_network(
+        model,
+        {"x": images(64, seed=0)},
+        held_out={"x": images(held_out, seed=1)},
         statistics=harvest_batchnorm(model),
-        widest=widest,
-        narrowest=narrowest_plan(model, target, config),
-        config=config,
-        batches=batches,
-        joined=batches,
-        held_out=[{"x": part} for part in torch.split(images(held_out, seed=1), 32)] if held_out else [],
+        target=target,
+        limit=limit,
     )
+    plan = plan_quantization(model, target, config)
+    state, _ = Calibrate(config=config).run(network, planned_state(network, plan), silent_clock())
+    return network, state

@@ -1,13 +1,11 @@
-"""compile_model: the sentence that zsq-compile is, one named call per stage, read from top to bottom."""
+"""The compilation pipeline, one call per stage: ``compile_model``; and its first half alone: ``synthesize``."""
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 
@@ -15,38 +13,43 @@ from backends.catalog import AUTO, TargetError, load_target
 from backends.machine import detect_target
 from backends.session import usable_providers
 from backends.target import Target
-from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
-from passes.quantize.prepare_float import folded
 from zsq_compile.batchnorm.find_statistics import KnownStatistics
 from zsq_compile.batchnorm.known_statistics import known_statistics
-from zsq_compile.config.compile import CompileConfig
+from zsq_compile.config.compile import CompileConfig, PixelsConfig, PriorConfig
 from zsq_compile.config.distillation import require_source
 from zsq_compile.data.dataset import Dataset, load_data
+from zsq_compile.data.input_spec import fixed_batch
 from zsq_compile.differentiable.device import chosen_device
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError, ValidationError
 from zsq_compile.files import file_sha256
 from zsq_compile.frontend.load import LoadedModel, load_model
-from zsq_compile.progress import Clock, Progress, Remembering, Silent
-from zsq_compile.quantization.mixed_precision.search import explained
-from zsq_compile.quantization.plan_file import PlanFile, saved_plan
-from zsq_compile.quantization.planning import float_bytes, planned, size_limit
+from zsq_compile.progress import Clock, Progress, Silent
+from zsq_compile.quantization.plan_file import PlanFile, make_plan_file
+from zsq_compile.quantization.planning import float_bytes, plan_quantization, resolve_limit
+from zsq_compile.quantization.state import FloatNetwork
 from zsq_compile.reporting.gallery import require_png
 from zsq_compile.reporting.report import Report
-from zsq_compile.stages.calibration_data import CalibrationData, given_data, require_keepable, synthetic_data
-from zsq_compile.stages.estimate_agreement import (
-    calibration_source,
-    estimate_agreement,
-    known_contracts,
-    make_estimate_inputs,
+from zsq_compile.stages.calibration_data import (
+    CalibrationData,
+    confident_share,
+    count_in_batches,
+    default_count,
+    read_contract,
+    require_keepable,
+    synthesize_data,
+    take_data,
 )
-from zsq_compile.stages.evidence import with_evidence
-from zsq_compile.stages.export import Proven, prove
+from zsq_compile.stages.estimate_agreement import estimate_agreement, make_estimate_inputs
+from zsq_compile.stages.evidence import build_report, gather_evidence
+from zsq_compile.stages.export import export
 from zsq_compile.stages.gallery import require_image, show_synthetic
-from zsq_compile.stages.provenance import record_contract, record_origin
-from zsq_compile.stages.provisional_student import provisional_student
-from zsq_compile.stages.quantize import FloatNetwork, QuantizedNetwork, quantize_network
-from zsq_compile.synthesis.generator import InputContract, SyntheticSet
+from zsq_compile.stages.live_samples import make_live
+from zsq_compile.stages.provenance import Origin, stamp
+from zsq_compile.stages.provisional_student import make_provisional_student
+from zsq_compile.stages.quantize import fold_network, is_learned, quantize, steps_for
+from zsq_compile.synthesis.generator import Generator, InputContract, SyntheticSet
+from zsq_compile.synthesis.make_generator import make_generator
 from zsq_compile.verification.agreement_estimate import AgreementEstimate
 from zsq_compile.version import VERSION
 
@@ -102,38 +105,43 @@ def compile_model(
         ZsqError: in words; see ``zsq_compile.errors`` for the family.
 
     """
-    config, told = config or CompileConfig(), Remembering(progress or Silent())
+    config, clock = config or CompileConfig(), Clock(progress or Silent(), started)
     config.require_possible()
-    clock, target = Clock(told, started), _target(config, told)
-    path, device = _output_path(Path(model), output, data, config), chosen_device(config.device)
+    target, device = _choose_target(config.target, clock.progress), chosen_device(config.device)
+    path = _choose_output(Path(model), output, data, config)
     with clock.stage("load"):
-        loaded, known = _loaded(Path(model), config, told, samples_kept)
-        statistics = known.statistics
+        loaded, known = _load(Path(model), config, clock.progress, samples_kept=samples_kept)
     with clock.stage("plan"):
-        float_model = _folded(loaded, statistics, target, config)
-        plan = planned(float_model, target, config, _fitting(given_plan, loaded, config, told))
-        limit = size_limit(float_model, target, config, float_bytes(loaded))
+        _require_suitable(given_plan, loaded, config, clock.progress)
+        folded, statistics = fold_network(loaded.model, known.statistics, equalize=config.quantization.equalize)
+        origin = Origin(version=VERSION, seed=config.seed, target=target.name, source_sha256=file_sha256(loaded.path))
+        folded = stamp(folded, origin)
+        plan = plan_quantization(folded, target, config.quantization, given_plan)
+        limit = resolve_limit(folded, target, config.quantization, config.max_size, float_bytes(loaded))
     with clock.stage("synthesize" if calibration is None else "read calibration data"):
-        samples = _calibration_data(loaded, statistics, target, config, calibration, told, device)
-        record_contract(float_model, None if samples.contract is None else dataclasses.asdict(samples.contract))
-        labelled = None if data is None else _labelled(data, loaded, samples.contract)
+        samples = _make_data(loaded, known, target, config, calibration, clock.progress)
+        labelled = None if data is None else _read_labelled(data, loaded, samples.contract)
     network = FloatNetwork(
-        model=float_model,
+        teacher=TorchGraph(stamp(folded, replace(origin, contract=samples.plain_contract()))),
         target=target,
-        statistics=_still_true(statistics, config),
-        samples=samples,
-        inputs=loaded.inputs,
-        config=config,
-        device=device,
+        statistics=statistics,
+        calibration=samples.calibration,
+        held_out=samples.held_out,
         limit=limit,
+        device=device,
     )
-    quantized = quantize_network(network, plan, clock)
-    proven = prove(loaded, quantized, path, network, labelled, clock)
+    live = make_live(samples.synthetic, config.distill, config.generator, config.low_pass, clock.progress)
+    quantized = quantize(network, plan, steps_for(config, live), clock)
+    exported = export(
+        loaded, network, quantized.state, path, clock, labelled=labelled, speed_trials=config.speed_trials
+    )
     with clock.stage("validate"):
-        expected = _expected(loaded, path, known, samples, target, config.seed)
-    report = _report(loaded, path, config, known, samples, quantized, proven, expected, told.texts, clock)
-    report = with_evidence(report, loaded, statistics, samples, device, clock, pictures_wanted=pictures_wanted)
-    return _concluded(report, config, samples.synthetic, saved_plan(quantized.plan, report.sha256["model"]))
+        estimate = _estimate(loaded, path, samples, target, config.seed)
+    with clock.stage("collect report data"):
+        evidence = gather_evidence(loaded, samples, exported, estimate, device, pictures_wanted=pictures_wanted)
+    report = build_report(config, loaded, samples, quantized, exported, evidence, clock)
+    plan_file = make_plan_file(quantized.state.plan, report.sha256["model"])
+    return _conclude(report, config.min_agreement, samples.synthetic, plan_file)
 
 
 def synthesize(
@@ -156,94 +164,39 @@ def synthesize(
 
     """
     config, progress = config or CompileConfig(), progress or Silent()
-    device = chosen_device(config.device)
     if gallery is not None:
         require_png(gallery)
     with progress.stage("load"):
-        loaded, known = _loaded(Path(model), config, progress, samples_kept)
-        statistics = known.statistics
+        loaded, known = _load(Path(model), config, progress, samples_kept=samples_kept)
     if gallery is not None:
         require_image(loaded.inputs)
-    teacher = TorchGraph(loaded.model, device=device)
-    student = partial(provisional_student, loaded, statistics, _target(config, progress), config, device)
-    data = synthetic_data(teacher, statistics, loaded.inputs, config, progress, hold_out=False, student=student)
-    made = data.synthetic
-    assert made is not None
+    target = _choose_target(config.target, progress)
+    generator = _choose_generator(loaded, known, target, config, progress, handed_on=True)
+    count = config.samples or default_count(loaded.inputs, config.effort, learned=is_learned(config))
+    count = count_in_batches(count, fixed_batch(loaded.inputs), hold_out=False)
+    teacher = TorchGraph(loaded.model, device=chosen_device(config.device))
+    made = generator.synthesize(teacher, known.statistics, count, torch.Generator().manual_seed(config.seed))
     if gallery is not None:
         show_synthetic(gallery, loaded.path.name, teacher, loaded.inputs, made)
     return made
 
 
-def _still_true(statistics: BatchNormStatistics, config: CompileConfig) -> BatchNormStatistics:
-    """Leave statistics out that hold no longer, as those of a model whose channels were equalized."""
-    return replace(statistics, entries=()) if config.quantization.equalize else statistics
-
-
-def _concluded(report: Report, config: CompileConfig, synthetic: SyntheticSet | None, plan: PlanFile) -> CompileResult:
-    """Refuse a file that its runtime does not compute, and see whether the agreement asked for was reached."""
-    validation = report.validation
-    if validation.failures:
-        raise ValidationError(f"{report.emitted} was written, but must not be used: {'; '.join(validation.failures)}")
-    missed = config.min_agreement is not None and (report.expected_agreement or 0.0) < config.min_agreement
-    return CompileResult(path=report.emitted, report=report, synthetic=synthetic, gate_missed=missed, plan=plan)
-
-
-def _report(
-    loaded: LoadedModel,
-    path: Path,
-    config: CompileConfig,
-    known: KnownStatistics,
-    samples: CalibrationData,
-    quantized: QuantizedNetwork,
-    proven: Proven,
-    expected: AgreementEstimate,
-    notes: Sequence[str],
-    clock: Clock,
-) -> Report:
-    return Report(
-        model=loaded.path,
-        emitted=path,
-        settings=dataclasses.asdict(config),
-        seed=config.seed,
-        stages=clock.seconds,
-        coverage=known.statistics.coverage(),
-        statistics=known.plain(),
-        contract=None if samples.contract is None else dataclasses.asdict(samples.contract),
-        data=samples.description,
-        learning=tuple(dataclasses.asdict(block) for block in quantized.blocks),
-        distillation=_explained_distillation(quantized),
-        mixed=None if quantized.choice is None else explained(quantized.choice),
-        refusals=(*known.statistics.refusals, *quantized.plan.refusals),
-        notes=tuple(notes),
-        validation=proven.validation,
-        speed_trials=() if proven.trials is None else tuple(dataclasses.asdict(one) for one in proven.trials.trials),
-        agreement_estimate=expected,
-        layers=quantized.layers,
-        sha256={"model": file_sha256(loaded.path), "emitted": file_sha256(path)},
-    )
-
-
-def _explained_distillation(quantized: QuantizedNetwork) -> dict[str, Any] | None:
-    record = quantized.distillation
-    return None if record is None else {**dataclasses.asdict(record), "summary": record.words()}
-
-
-def _loaded(
-    model: Path, config: CompileConfig, progress: Progress, samples_kept: bool
+def _load(
+    model: Path, config: CompileConfig, progress: Progress, *, samples_kept: bool
 ) -> tuple[LoadedModel, KnownStatistics]:
     loaded = load_model(model, input_shapes=config.input.shapes)
     known = known_statistics(loaded, config, progress)
     if samples_kept:
-        require_keepable(loaded.inputs, config)
+        require_keepable(loaded.inputs, config.generator)
     return loaded, known
 
 
-def _target(config: CompileConfig, progress: Progress) -> Target:
+def _choose_target(name: str, progress: Progress) -> Target:
     try:
-        target = load_target(config.target)
+        target = load_target(name)
     except TargetError as error:
         raise ConfigError(str(error)) from error
-    if config.target == AUTO:
+    if name == AUTO:
         progress.note(f"target: {target.name}, because {detect_target().reason}")
     if usable_providers(target.providers) != target.providers:
         progress.warn(
@@ -253,16 +206,8 @@ def _target(config: CompileConfig, progress: Progress) -> Target:
     return target
 
 
-def _folded(loaded: LoadedModel, statistics: BatchNormStatistics, target: Target, config: CompileConfig) -> ir.Model:
-    """Fold the float model, and let it say where it comes from."""
-    model = folded(loaded.model, statistics, config.quantization.equalize)
-    source = file_sha256(loaded.path)
-    record_origin(model, version=VERSION, seed=config.seed, target=target.name, source_sha256=source)
-    return model
-
-
-def _output_path(model: Path, output: str | Path | None, data: Path | None, config: CompileConfig) -> Path:
-    """Where to write; an hour of work should not end in a name that is misspelt, nor that of the data."""
+def _choose_output(model: Path, output: str | Path | None, data: Path | None, config: CompileConfig) -> Path:
+    """Resolve the output path; a bad one, and a bad path of the data, is refused before the work."""
     if data is not None and not data.exists():
         raise ConfigError(f"--data wants a folder or an .npz file, got {data}, which does not exist")
     widths = "mixed" if config.mixed else f"w{config.quantization.bits}a{config.quantization.act_bits}"
@@ -274,44 +219,80 @@ def _output_path(model: Path, output: str | Path | None, data: Path | None, conf
     return path
 
 
-def _calibration_data(
+def _require_suitable(given: PlanFile | None, loaded: LoadedModel, config: CompileConfig, progress: Progress) -> None:
+    """Warn of a plan that was made for another file, and refuse one beside ``mixed``."""
+    if given is None:
+        return
+    if config.mixed:
+        raise ConfigError("mixed chooses widths and a plan gives them: leave one out")
+    if given.model_sha256 and given.model_sha256 != file_sha256(loaded.path):
+        progress.warn(f"the plan was made for another file than {loaded.path}: its widths may not suit this one")
+
+
+def _choose_generator(
     loaded: LoadedModel,
-    statistics: BatchNormStatistics,
+    known: KnownStatistics,
     target: Target,
     config: CompileConfig,
-    calibration: Mapping[str, NDArray[Any]] | None,
     progress: Progress,
-    device: torch.device,
+    *,
+    handed_on: bool,
+) -> Generator:
+    """Make the generator that was asked for, or the one that suits the statistics; samples may go to others."""
+    contract, device = read_contract(loaded.inputs, config.input), chosen_device(config.device)
+    student = partial(
+        make_provisional_student, loaded, known.statistics, target, config.quantization, config.seed, device, contract
+    )
+    return make_generator(
+        config.generator or (PixelsConfig() if known.statistics.usable else PriorConfig()),
+        loaded.inputs,
+        contract,
+        progress,
+        effort=config.effort,
+        low_pass=config.low_pass,
+        confident_share=confident_share(config.confident_share, compiling=not handed_on),
+        handed_on=handed_on,
+        student=student,
+    )
+
+
+def _make_data(
+    loaded: LoadedModel,
+    known: KnownStatistics,
+    target: Target,
+    config: CompileConfig,
+    given: Mapping[str, NDArray[Any]] | None,
+    progress: Progress,
 ) -> CalibrationData:
-    if calibration is not None:
+    """Take the calibration data that the user gave, or synthesize some."""
+    if given is not None:
         require_source(config.distill, "leave --calib out, whose samples stay as they are")
-        return given_data(calibration, TorchGraph(loaded.model), statistics, loaded.inputs, config)
-    teacher = TorchGraph(loaded.model, device=device)
-    student = partial(provisional_student, loaded, statistics, target, config, device)
-    return synthetic_data(teacher, statistics, loaded.inputs, config, progress, student=student)
+        contract = read_contract(loaded.inputs, config.input)
+        return take_data(given, TorchGraph(loaded.model), known, loaded.inputs, contract, config.seed)
+    generator = _choose_generator(loaded, known, target, config, progress, handed_on=False)
+    teacher = TorchGraph(loaded.model, device=chosen_device(config.device))
+    count = config.samples or default_count(loaded.inputs, config.effort, learned=is_learned(config))
+    return synthesize_data(generator, teacher, known, loaded.inputs, count, config.seed)
 
 
-def _labelled(data: Path, loaded: LoadedModel, contract: InputContract | None) -> Dataset:
+def _read_labelled(data: Path, loaded: LoadedModel, contract: InputContract | None) -> Dataset:
     if contract is None:
         return load_data(data, loaded.inputs, mean=(0.0,), std=(1.0,), channel_order="rgb")
     return load_data(data, loaded.inputs, mean=contract.mean, std=contract.std, channel_order=contract.channel_order)
 
 
-def _fitting(given: PlanFile | None, loaded: LoadedModel, config: CompileConfig, progress: Progress) -> PlanFile | None:
-    """Warn of a plan that was made for another file, and refuse one beside ``mixed``."""
-    if given is None:
-        return None
-    if config.mixed:
-        raise ConfigError("mixed chooses widths and a plan gives them: leave one out")
-    if given.model_sha256 and given.model_sha256 != file_sha256(loaded.path):
-        progress.warn(f"the plan was made for another file than {loaded.path}: its widths may not suit this one")
-    return given
-
-
-def _expected(
-    loaded: LoadedModel, path: Path, known: KnownStatistics, samples: CalibrationData, target: Target, seed: int
-) -> AgreementEstimate:
+def _estimate(loaded: LoadedModel, path: Path, data: CalibrationData, target: Target, seed: int) -> AgreementEstimate:
     """Estimate the agreement on real data, on inputs that calibration has not seen."""
-    inputs = make_estimate_inputs(loaded.inputs, known_contracts(loaded.inputs, samples), seed=seed)
+    inputs = make_estimate_inputs(loaded.inputs, data.contracts(loaded.inputs), seed=seed)
     providers = usable_providers(target.providers)
-    return estimate_agreement(loaded.original, path, inputs, calibration_source(known, samples), providers=providers)
+    return estimate_agreement(loaded.original, path, inputs, data.origin, providers=providers)
+
+
+def _conclude(
+    report: Report, min_agreement: float | None, synthetic: SyntheticSet | None, plan: PlanFile
+) -> CompileResult:
+    """Refuse a file that its runtime does not compute, and see whether the agreement asked for was reached."""
+    if failures := report.validation.failures:
+        raise ValidationError(f"{report.emitted} was written, but must not be used: {'; '.join(failures)}")
+    missed = min_agreement is not None and (report.expected_agreement or 0.0) < min_agreement
+    return CompileResult(path=report.emitted, report=report, synthetic=synthetic, gate_missed=missed, plan=plan)

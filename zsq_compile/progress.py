@@ -69,12 +69,13 @@ class Clock:
         started: moment, on the clock of ``time.perf_counter``, from which a time budget counts; None is now.
 
     Attributes:
+        progress: receives them, and remembers notes and warnings.
         seconds: wall-clock seconds by stage name, in the order in which the stages began.
 
     """
 
     def __init__(self, progress: Progress, started: float | None = None) -> None:
-        self.progress = progress
+        self.progress = Remembering(progress)
         self.seconds: dict[str, float] = {}
         self._started = time.perf_counter() if started is None else started
 

@@ -33,8 +33,9 @@ from zsq_compile.errors import ConfigError, QuantizationError, ValidationError
 from zsq_compile.files import file_sha256, write_model
 from zsq_compile.frontend.load import LoadedModel, load_model
 from zsq_compile.progress import Progress, Silent
+from zsq_compile.quantization.samples import count_value_bytes
 from zsq_compile.reporting.report import Report
-from zsq_compile.stages.calibration_data import set_apart, value_bytes
+from zsq_compile.stages.calibration_data import hold_out
 from zsq_compile.stages.estimate_agreement import make_estimate_inputs
 from zsq_compile.synthesis.generator import InputContract
 
@@ -86,7 +87,7 @@ def compare_models(
         confident = ConfidentSamples(loaded=loaded, contracts=ours.contracts, config=config, progress=progress)
         judged = _dataset(data, loaded, ours.contract, "--data")
         real = _dataset(calib_data, loaded, ours.contract, "--calib-data")
-        count = calibration_count(sum(value_bytes(loaded.model)), calib_samples)
+        count = calibration_count(sum(count_value_bytes(loaded.model)), calib_samples)
         sources = [] if real is None or calib_data is None else [real_source(real, calib_data, loaded.inputs, count)]
         synthetic, seconds = _synthetic_source(loaded, ours, confident, count)
         sources += [synthetic, random_source(loaded.inputs, count, config.seed)]
@@ -153,11 +154,11 @@ def _compile_ours(
         seconds = sum(taken for stage, taken in report.stages.items() if stage != "validate")
         row = dataclasses.replace(row, seconds=min(seconds, time.perf_counter() - begun))
         data_seconds = report.stages["synthesize"]
-    calibration, held_out = set_apart(made.inputs, fixed_batch(loaded.inputs) or 1)
+    calibration, held_out = hold_out(made.inputs, fixed_batch(loaded.inputs))
     return _Ours(
         row=row,
-        calibration={name: tensor.numpy() for name, tensor in calibration.items()},
-        held_out={name: tensor.numpy() for name, tensor in held_out.items()},
+        calibration=calibration.arrays(),
+        held_out=held_out.arrays(),
         contracts=made.contracts,
         data_seconds=data_seconds,
         report=report,

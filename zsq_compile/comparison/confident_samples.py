@@ -54,7 +54,7 @@ class ConfidentSamples:
         comes first.
         """
         given = self.config.confident_share is not None  # then they are in ``samples`` already
-        share = 0.0 if given else confident_share(self.config, compiling=False)
+        share = 0.0 if given else confident_share(None, compiling=False)
         return self._changed(samples, lambda inner: WidestFirstGenerator(self._confident(inner, share), self._feed))
 
     def extend(self, inputs: EstimateInputs) -> EstimateInputs:

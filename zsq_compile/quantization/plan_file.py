@@ -24,15 +24,7 @@ _VERSION = 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlanFile:
-    """What a plan file holds.
-
-    Attributes:
-        version: of the format; 1.
-        model_sha256: hexadecimal SHA-256 of the float model's file; empty when the plan was written by hand.
-        weights: bits of a layer's weight, by node name.
-        activations: bits of a value, or "float", by value name.
-
-    """
+    """What a plan file holds, as above; ``model_sha256`` is empty when the plan was written by hand."""
 
     version: int = _VERSION
     model_sha256: str = ""
@@ -75,7 +67,7 @@ def read_plan(path: Path) -> PlanFile:
     )
 
 
-def saved_plan(plan: QuantizationPlan, model_sha256: str) -> PlanFile:
+def make_plan_file(plan: QuantizationPlan, model_sha256: str) -> PlanFile:
     """Widths of every layer and value of a plan; values that other widths left in float are told as such."""
     widths = widths_of(plan)
     return PlanFile(model_sha256=model_sha256, weights=widths.weights, activations=widths.activations)

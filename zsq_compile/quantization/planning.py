@@ -11,40 +11,41 @@ from passes.plan import QuantizationPlan
 from passes.quantize.override_widths import WidthsError, override_widths
 from passes.quantize.place_quantizers import place_quantizers
 from zsq_compile.config.checks import parse_size
-from zsq_compile.config.compile import WIDTHS, CompileConfig
+from zsq_compile.config.compile import WIDTHS, QuantizationConfig
 from zsq_compile.errors import ConfigError, QuantizationError, UnsupportedModelError
 from zsq_compile.files import file_bytes
 from zsq_compile.frontend.load import LoadedModel
 from zsq_compile.quantization.plan_file import PlanFile
 
 
-def planned(model: ir.Model, target: Target, config: CompileConfig, given: PlanFile | None = None) -> QuantizationPlan:
+def plan_quantization(
+    model: ir.Model, target: Target, config: QuantizationConfig, given: PlanFile | None = None
+) -> QuantizationPlan:
     """Plan the quantization of a folded float model.
 
     Args:
         model: not changed.
         target: what the runtime executes in integers.
-        config: widths for all; with ``mixed`` the most that a layer may get.
-        given: widths of single layers and values, which win.
+        config: bits for all; the most that a layer may get where they are chosen for each.
+        given: bits of single layers and values, which win.
 
     Raises:
         UnsupportedModelError: nothing in the model can be quantized.
         ConfigError: the plan given does not fit the model or the target.
 
     """
-    chosen = config.quantization
-    if chosen.act_bits < target.least_activation_bits:
+    if config.act_bits < target.least_activation_bits:
         raise ConfigError(
             f"act_bits must be at least {target.least_activation_bits} on {target.name}, whose integer kernels take no "
-            f"narrower values, got {chosen.act_bits}: give --act-bits {target.least_activation_bits}, or another target"
+            f"narrower values, got {config.act_bits}: give --act-bits {target.least_activation_bits}, or another target"
         )
     plan = place_quantizers(
         model,
         target,
-        bits=chosen.bits,
-        act_bits=chosen.act_bits,
-        edge_bits=chosen.edge_bits,
-        quantize_outputs=chosen.quantize_outputs,
+        bits=config.bits,
+        act_bits=config.act_bits,
+        edge_bits=config.edge_bits,
+        quantize_outputs=config.quantize_outputs,
     )
     if not plan.weights:
         reasons = "; ".join(f"{refusal.where} ({refusal.op_type}): {refusal.reason}" for refusal in plan.refusals[:3])
@@ -60,16 +61,16 @@ def planned(model: ir.Model, target: Target, config: CompileConfig, given: PlanF
         raise ConfigError(f"the plan does not fit: {error}") from error
 
 
-def narrowest_plan(model: ir.Model, target: Target, config: CompileConfig) -> QuantizationPlan:
+def plan_narrowest(model: ir.Model, target: Target, config: QuantizationConfig) -> QuantizationPlan:
     """Plan with the fewest bits that each layer may get: ``edge_bits`` is the floor of edge layers, if it is given."""
     bits = min(WIDTHS)
     return place_quantizers(
         model,
         target,
         bits=bits,
-        act_bits=config.quantization.act_bits,
-        edge_bits=config.quantization.edge_bits or bits,
-        quantize_outputs=config.quantization.quantize_outputs,
+        act_bits=config.act_bits,
+        edge_bits=config.edge_bits or bits,
+        quantize_outputs=config.quantize_outputs,
     )
 
 
@@ -78,22 +79,24 @@ def float_bytes(loaded: LoadedModel) -> int:
     return file_bytes(loaded.path) if loaded.restored_bytes is None else loaded.restored_bytes
 
 
-def size_limit(model: ir.Model, target: Target, config: CompileConfig, float_bytes: int) -> int | None:
+def resolve_limit(
+    model: ir.Model, target: Target, config: QuantizationConfig, max_size: str | None, float_bytes: int
+) -> int | None:
     """Bytes that ``max_size`` allows for a file whose float model has ``float_bytes``; None where it says nothing.
 
     Raises ConfigError when that is less than any choice of widths can reach.
     """
-    if config.max_size is None:
+    if max_size is None:
         return None
-    size = parse_size(config.max_size)
+    size = parse_size(max_size)
     limit = size if isinstance(size, int) else int(size * float_bytes)
-    narrowest = narrowest_plan(model, target, config)
+    narrowest = plan_narrowest(model, target, config)
     smallest = emitted_bytes(model, narrowest, target)
     if smallest > limit:
-        bits = count_words(site.number_format.bits for site in narrowest.weights)
-        edges = "" if config.quantization.edge_bits is None else ", or leave edge_bits out"
+        bits = describe_bits(site.number_format.bits for site in narrowest.weights)
+        edges = "" if config.edge_bits is None else ", or leave edge_bits out"
         raise ConfigError(
-            f"max_size {config.max_size} allows {limit} bytes, but the smallest file that can be made has {smallest} "
+            f"max_size {max_size} allows {limit} bytes, but the smallest file that can be made has {smallest} "
             f"({smallest / float_bytes:.3f} of the float file), with {bits}: allow that many{edges}"
         )
     return limit
@@ -109,7 +112,7 @@ def require_within(model: ir.Model, limit: int | None) -> None:
         )
 
 
-def count_words(bits: Iterable[int]) -> str:
+def describe_bits(bits: Iterable[int]) -> str:
     """Say how many layers have how many bits."""
     counts = sorted(Counter(bits).items(), reverse=True)
     return ", ".join(f"{count} layer{'' if count == 1 else 's'} of {width} bits" for width, count in counts)

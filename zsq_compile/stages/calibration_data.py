@@ -1,175 +1,142 @@
 """Where calibration data comes from: the user's own, or synthesis; and which part of it is held out."""
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
-from zsq_compile.config.compile import CompileConfig, PixelsConfig, PriorConfig
+from zsq_compile.batchnorm.find_statistics import KnownStatistics
+from zsq_compile.config.compile import Effort, GeneratorConfig, InputConfig
 from zsq_compile.config.conditional_generators import ConditionalConfig
 from zsq_compile.data.input_spec import InputSpec, fixed_batch
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError
-from zsq_compile.progress import Progress
-from zsq_compile.quantization.reconstruction.samples import Samples
-from zsq_compile.synthesis.generator import InputContract, SyntheticSet
-from zsq_compile.synthesis.make_generator import make_generator
+from zsq_compile.quantization.samples import Samples
+from zsq_compile.synthesis.generator import Generator, InputContract, SyntheticSet
 from zsq_compile.synthesis.preprocessing.infer import CONTRACT_IMAGES, given_contract, infer_contract
 
 _HELD_OUT = 4  # one sample in so many judges the result and takes no part in making it
 _SMALL_IMAGE = 64 * 64
 _COUNTS = {"fast": (128, 32), "balanced": (256, 64), "best": (1024, 128)}  # of small and of large images
 _LEARNED_COUNTS = {"fast": (256, 64), "balanced": (1024, 128), "best": (2048, 256)}  # few are learned by heart
-_BATCH = 32
 _CONFIDENT = 0.125  # of what other quantizers are given
 _LABELS = "labels"
-_JOINED_BYTES = 256_000_000  # for the values of the graph that are counted; a few more live at the same time
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class CalibrationData:
-    """Inputs of the network, (count, ...) by name.
+    """Samples of the network's inputs, and what is known of them.
 
     Attributes:
         calibration: what the quantizer learns from.
         held_out: what it is judged on.
         description: where they come from, in words.
+        known: statistics of the training data, which they were made after or can be compared with.
         contract: of the first image input; None when there is no image input.
         synthetic: the whole synthesized set; None when the user gave the data.
 
     """
 
-    calibration: Mapping[str, Tensor]
-    held_out: Mapping[str, Tensor]
+    calibration: Samples
+    held_out: Samples
     description: str
+    known: KnownStatistics
     contract: InputContract | None
     synthetic: SyntheticSet | None
 
-    def batches(self, inputs: Sequence[InputSpec], *, largest: int = _BATCH) -> list[dict[str, Tensor]]:
-        """Cut the calibration part into feeds: of the model's fixed batch size, or of at most ``largest`` samples."""
-        return feeds(self.calibration, inputs, largest=largest)
+    @property
+    def origin(self) -> str:
+        """Name what a file was calibrated with: samples that were given, or the origin of its statistics."""
+        return "calibrated on given samples" if self.synthetic is None else self.known.origin
 
-    def for_learning(self, inputs: Sequence[InputSpec]) -> Samples:
-        """Give the calibration part to whoever draws from it at random."""
-        fixed = fixed_batch(inputs)
-        return Samples(inputs=self.calibration, feed=fixed or _BATCH, fixed=fixed is not None)
+    def plain_contract(self) -> dict[str, Any] | None:
+        """Return the contract as plain values."""
+        return None if self.contract is None else asdict(self.contract)
 
-    def joined(self, inputs: Sequence[InputSpec], model: ir.Model) -> list[dict[str, Tensor]]:
-        """As many calibration samples as fit a model in one feed, or all of them in feeds of a fixed batch size."""
-        fitting = max(_JOINED_BYTES // max(value_bytes(model)), 1)
-        batches = self.batches(inputs, largest=fitting)
-        return batches if fixed_batch(inputs) else batches[:1]
-
-    def judging(self, inputs: Sequence[InputSpec], model: ir.Model) -> list[dict[str, Tensor]]:
-        """At most 32 samples held out, fewer of a large network: one feed, or several of a fixed batch size."""
-        fitting, fixed = max(min(_JOINED_BYTES // sum(value_bytes(model)), _BATCH), 1), fixed_batch(inputs)
-        return feeds(self.held_out, inputs, largest=fitting)[: max(fitting // fixed, 1) if fixed else 1]
+    def contracts(self, inputs: Sequence[InputSpec]) -> Mapping[str, InputContract]:
+        """Contracts of image inputs, by name, as calibration took them."""
+        if self.synthetic is not None:
+            return self.synthetic.contracts
+        image = first_image(inputs)
+        return {} if image is None or self.contract is None else {image.name: self.contract}
 
 
-def feeds(
-    samples: Mapping[str, Tensor], inputs: Sequence[InputSpec], *, largest: int = _BATCH
-) -> list[dict[str, Tensor]]:
-    """Cut samples into feeds; a rest that does not fill a fixed batch is left out."""
-    fixed = fixed_batch(inputs)
-    size, count = fixed or largest, min(len(tensor) for tensor in samples.values())
-    stop = count - count % size if fixed else count
-    return [{name: tensor[i : i + size] for name, tensor in samples.items()} for i in range(0, stop, size)]
-
-
-def value_bytes(model: ir.Model) -> list[int]:
-    """Bytes that each value of the graph takes for one sample."""
-    shapes = (value.shape for node in model.graph for value in node.outputs if value.shape is not None)
-    return [4 * math.prod(size for size in shape[1:] if isinstance(size, int)) for shape in shapes] or [4]
-
-
-def _first_image(inputs: Sequence[InputSpec]) -> InputSpec | None:
+def first_image(inputs: Sequence[InputSpec]) -> InputSpec | None:
+    """Return the first image input; None where there is none."""
     return next((spec for spec in inputs if spec.is_image), None)
 
 
-def _given_contract(inputs: Sequence[InputSpec], config: CompileConfig) -> InputContract | None:
+def has_large_images(inputs: Sequence[InputSpec]) -> bool:
+    """Whether the first image input has more pixels than 64 x 64."""
+    image = first_image(inputs)
+    return image is not None and int(image.shape[2] or 1) * int(image.shape[3] or 1) > _SMALL_IMAGE
+
+
+def read_contract(inputs: Sequence[InputSpec], config: InputConfig) -> InputContract | None:
     """Contract that the user gave for the image inputs; None when it is to be inferred."""
-    spec, given = _first_image(inputs), config.input
-    if spec is None or (given.mean is None and given.input_range is None):
+    spec = first_image(inputs)
+    if spec is None or (config.mean is None and config.input_range is None):
         return None
     try:
-        return given_contract(int(spec.shape[1] or 1), given.mean, given.std, given.input_range)
+        return given_contract(int(spec.shape[1] or 1), config.mean, config.std, config.input_range)
     except ValueError as error:
         raise ConfigError(f"--mean and --std do not fit the input {spec.name!r}: {error}") from error
 
 
-def synthetic_data(
+def default_count(inputs: Sequence[InputSpec], effort: Effort, *, learned: bool) -> int:
+    """Calibration samples to make where the user asked for no number; ``learned`` is what they are used for."""
+    small, large = (_LEARNED_COUNTS if learned else _COUNTS)[effort]
+    return large if has_large_images(inputs) else small
+
+
+def count_in_batches(count: int, fixed: int | None, *, hold_out: bool) -> int:
+    """Count the samples to be made: whole batches of a fixed size, and a quarter as many to be held out."""
+    batches = -(-count // (fixed or 1))
+    return (batches + (max(batches // _HELD_OUT, 1) if hold_out else 0)) * (fixed or 1)
+
+
+def synthesize_data(
+    generator: Generator,
     teacher: TorchGraph,
-    statistics: BatchNormStatistics,
+    known: KnownStatistics,
     inputs: Sequence[InputSpec],
-    config: CompileConfig,
-    progress: Progress,
-    *,
-    hold_out: bool = True,
-    student: Callable[[InputContract | None], TorchGraph] | None = None,
+    count: int,
+    seed: int,
 ) -> CalibrationData:
-    """Synthesize calibration samples, and a quarter as many to be held out.
-
-    ``student`` makes a quantized network for a generator that learns against one, from the input contract that the
-    user gave, if any; on the device of the teacher.
-
-    Raises:
-        SynthesisError: an input cannot be synthesized.
-
-    """
-    contract = _given_contract(inputs, config)
-    chosen = config.generator or (PixelsConfig() if statistics.usable else PriorConfig())
-    count = config.samples or _default_count(inputs, config)
-    total = count + (max(count // _HELD_OUT, 1) if hold_out else 0)
-    fixed = fixed_batch(inputs)
-    if fixed:  # whole feeds to learn from, and whole feeds that are held out
-        learned = -(-count // fixed)
-        total = (learned + (max(learned // _HELD_OUT, 1) if hold_out else 0)) * fixed
-    generator = make_generator(
-        chosen,
-        inputs,
-        contract,
-        progress,
-        effort=config.effort,
-        low_pass=config.low_pass,
-        confident_share=confident_share(config, compiling=hold_out),
-        handed_on=not hold_out,
-        student=None if student is None else partial(student, contract),
-    )
-    made = generator.synthesize(teacher, statistics, total, torch.Generator().manual_seed(config.seed))
-    calibration, held_out = set_apart(made.inputs, fixed or 1) if hold_out else (made.inputs, {})
-    held = len(next(iter(held_out.values()), ()))
+    """Synthesize ``count`` calibration samples, and a quarter as many to be held out."""
+    total = count_in_batches(count, fixed_batch(inputs), hold_out=True)
+    made = generator.synthesize(teacher, known.statistics, total, torch.Generator().manual_seed(seed))
+    calibration, held_out = hold_out(made.inputs, fixed_batch(inputs))
+    held = len(next(iter(held_out.inputs.values())))
     return CalibrationData(
         calibration=calibration,
         held_out=held_out,
         description=f"{total - held} synthetic samples ({made.algorithm}), {held} more held out",
+        known=known,
         contract=next(iter(made.contracts.values()), None),
         synthetic=made,
     )
 
 
-def confident_share(config: CompileConfig, *, compiling: bool) -> float:
+def confident_share(given: float | None, *, compiling: bool) -> float:
     """Share of the samples that a classifier is made sure of; none while compiling, which leaves outputs in float."""
-    if config.confident_share is not None:
-        return config.confident_share
+    if given is not None:
+        return given
     return 0.0 if compiling else _CONFIDENT
 
 
-def require_keepable(inputs: Sequence[InputSpec], config: CompileConfig) -> None:
+def require_keepable(inputs: Sequence[InputSpec], generator: GeneratorConfig | None) -> None:
     """Refuse before the work what ``sample_arrays`` would refuse behind it.
 
     Raises:
         ConfigError: the generator knows the classes of its samples, and an input has the name that they are kept under.
 
     """
-    if isinstance(config.generator, ConditionalConfig):
+    if isinstance(generator, ConditionalConfig):
         _require_free(spec.name for spec in inputs)
 
 
@@ -197,78 +164,60 @@ def _require_free(names: Iterable[str]) -> None:
         )
 
 
-def given_data(
+def take_data(
     arrays: Mapping[str, NDArray[Any]],
     teacher: TorchGraph,
-    statistics: BatchNormStatistics,
+    known: KnownStatistics,
     inputs: Sequence[InputSpec],
-    config: CompileConfig,
+    contract: InputContract | None,
+    seed: int,
 ) -> CalibrationData:
     """Take the user's own samples, network inputs by name, as they are.
+
+    ``contract`` None infers that of the first image input, in case that labelled pictures are to be read for it.
 
     Raises:
         ConfigError: an input is missing, or an array does not fit it.
 
     """
-    tensors = {spec.name: torch.from_numpy(_fitting(arrays, spec)) for spec in inputs}
+    tensors = {spec.name: torch.from_numpy(_require_fitting(arrays, spec)) for spec in inputs}
     counts = {len(tensor) for tensor in tensors.values()}
     if len(counts) != 1 or min(counts) < 2:
         raise ConfigError(
             f"calibration data needs the same number of samples, at least 2, for every input, got {counts}"
         )
-    fixed = fixed_batch(inputs)
+    fixed, image = fixed_batch(inputs), first_image(inputs)
     if fixed and min(counts) < 2 * fixed:
         raise ConfigError(
             f"the model takes {fixed} samples at a time: calibration data needs at least {2 * fixed}, half of them to "
             f"judge the result, got {min(counts)}"
         )
-    calibration, held_out = set_apart(tensors, fixed or 1)
-    held = len(next(iter(held_out.values())))
+    if contract is None and image is not None:
+        rng, few = torch.Generator().manual_seed(seed), image.shape[0] or CONTRACT_IMAGES
+        others = {name: tensor[:few] for name, tensor in tensors.items() if name != image.name}
+        contract = infer_contract(teacher, known.statistics, image, rng, others=others)
+    calibration, held_out = hold_out(tensors, fixed)
+    held = len(next(iter(held_out.inputs.values())))
     return CalibrationData(
         calibration=calibration,
         held_out=held_out,
         description=f"{min(counts) - held} samples given by the user, {held} more held out",
-        contract=_given_contract(inputs, config) or _inferred_contract(teacher, statistics, tensors, inputs, config),
+        known=known,
+        contract=contract,
         synthetic=None,
     )
 
 
-def _inferred_contract(
-    teacher: TorchGraph,
-    statistics: BatchNormStatistics,
-    samples: Mapping[str, Tensor],
-    inputs: Sequence[InputSpec],
-    config: CompileConfig,
-) -> InputContract | None:
-    """Contract of the first image input, in case that labelled pictures are to be read for it."""
-    spec = _first_image(inputs)
-    if spec is None:
-        return None
-    rng = torch.Generator().manual_seed(config.seed)
-    others = {name: tensor[: spec.shape[0] or CONTRACT_IMAGES] for name, tensor in samples.items() if name != spec.name}
-    return infer_contract(teacher, statistics, spec, rng, others=others)
-
-
-def _default_count(inputs: Sequence[InputSpec], config: CompileConfig) -> int:
-    image = _first_image(inputs)
-    is_small = image is None or int(image.shape[2] or 1) * int(image.shape[3] or 1) <= _SMALL_IMAGE
-    narrow = config.mixed or min(config.quantization.bits, config.quantization.act_bits) < 8
-    learned = config.distill is not None or (config.learned_rounding is not None and narrow)
-    small, large = (_LEARNED_COUNTS if learned else _COUNTS)[config.effort]
-    return small if is_small else large
-
-
-def set_apart(samples: Mapping[str, Tensor], feed: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Hold out every fifth feed, so that both parts come from all that a generator worked on."""
-    period = _HELD_OUT + 1
+def hold_out(samples: Mapping[str, Tensor], fixed: int | None) -> tuple[Samples, Samples]:
+    """Hold out every fifth batch, so that both parts come from all that a generator worked on."""
+    period, feed = _HELD_OUT + 1, fixed or 1
     count = min(len(tensor) for tensor in samples.values()) // feed * feed
     held = torch.arange(count) // feed % period == min(period, count // feed) - 1
-    return {name: t[:count][~held] for name, t in samples.items()}, {
-        name: t[:count][held] for name, t in samples.items()
-    }
+    kept, apart = ({name: x[:count][part] for name, x in samples.items()} for part in (~held, held))
+    return Samples(inputs=kept, fixed=fixed), Samples(inputs=apart, fixed=fixed)
 
 
-def _fitting(arrays: Mapping[str, NDArray[Any]], spec: InputSpec) -> NDArray[Any]:
+def _require_fitting(arrays: Mapping[str, NDArray[Any]], spec: InputSpec) -> NDArray[Any]:
     if spec.name not in arrays:
         raise ConfigError(
             f"calibration data has no array for the input {spec.name!r}, only {', '.join(arrays) or 'none'}"

@@ -10,9 +10,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from zsq_compile.batchnorm.find_statistics import KnownStatistics
 from zsq_compile.data.input_spec import InputSpec
-from zsq_compile.stages.calibration_data import CalibrationData
 from zsq_compile.synthesis.generator import InputContract
 from zsq_compile.synthesis.images.families import input_families
 from zsq_compile.verification.agreement_estimate import (
@@ -118,16 +116,3 @@ def estimate_agreement(
 def is_assumed(contract: InputContract) -> bool:
     """Whether the preprocessing was neither given by the user nor inferred from statistics."""
     return not contract.inferred and contract.name != "given"
-
-
-def known_contracts(inputs: Sequence[InputSpec], samples: CalibrationData) -> Mapping[str, InputContract]:
-    """Preprocessing of image inputs, by name, as calibration took it."""
-    if samples.synthetic is not None:
-        return samples.synthetic.contracts
-    first = next((spec.name for spec in inputs if spec.is_image), None)
-    return {} if first is None or samples.contract is None else {first: samples.contract}
-
-
-def calibration_source(known: KnownStatistics, samples: CalibrationData) -> str:
-    """Name what a file was calibrated with: samples that were given, or the origin of its statistics."""
-    return "calibrated on given samples" if samples.synthetic is None else known.origin

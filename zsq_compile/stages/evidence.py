@@ -1,86 +1,132 @@
-"""Look at the calibration data once more: moments per layer, and pictures of them. Runs the float network."""
+"""The report of a compilation, and what is looked up for it in the calibration data."""
 
 import io
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 import onnx_ir as ir
 import torch
 
-from passes.analysis.count_bytes import file_contents
-from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
+from passes.analysis.count_bytes import Contents, file_contents
+from zsq_compile.config.compile import CompileConfig
 from zsq_compile.data.input_spec import InputSpec, fixed_batch
-from zsq_compile.differentiable.class_scores import class_probabilities, find_scores
 from zsq_compile.differentiable.module import TorchGraph
+from zsq_compile.files import file_sha256
 from zsq_compile.frontend.load import LoadedModel
 from zsq_compile.progress import Clock
+from zsq_compile.quantization.distillation.distill import Distill
+from zsq_compile.quantization.mixed_precision.search import ChooseBits, explain_choice
+from zsq_compile.quantization.reconstruction.reconstruct import Reconstruct
 from zsq_compile.reporting.evidence import MomentMatch, Picture
 from zsq_compile.reporting.gallery import as_image
 from zsq_compile.reporting.report import Report
-from zsq_compile.stages.calibration_data import CalibrationData, feeds
+from zsq_compile.stages.calibration_data import CalibrationData, first_image, has_large_images
+from zsq_compile.stages.export import Exported
+from zsq_compile.stages.gallery import classify
+from zsq_compile.stages.quantize import Quantized
 from zsq_compile.synthesis.losses import Moments, wasserstein
 from zsq_compile.synthesis.probe import layer_targets, measure_moments
+from zsq_compile.verification.agreement_estimate import AgreementEstimate
 
 _SAMPLES = 64
 _PICTURES, _LARGEST_SIDE = 24, 96
-_LARGE_IMAGE = 64 * 64
 
 
-def with_evidence(
-    report: Report,
-    loaded: LoadedModel,
-    statistics: BatchNormStatistics,
-    samples: CalibrationData,
-    device: torch.device,
-    clock: Clock,
-    *,
-    pictures_wanted: bool,
-) -> Report:
-    """Add to a report what is seen by looking back at the data and at the files.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evidence:
+    """What is known of a compilation beside its stages.
 
-    Args:
-        report: of the compilation, without that.
-        loaded: the float model.
-        statistics: of it, possibly none.
-        samples: that it was calibrated on.
-        device: where the float network runs.
-        clock: times and shows it.
-        pictures_wanted: add some of the synthetic images.
+    Attributes:
+        estimate: of the agreement on real data.
+        moments: how near the calibration samples come to the statistics, by layer.
+        pictures: some of the synthetic images; empty where nobody asked.
+        contents: where the bytes are, by file ("float", "quantized").
 
     """
-    with clock.stage("look back"):
-        teacher, made = TorchGraph(loaded.model, device=device), samples.synthetic
-        synthesis = None
-        if made is not None:
-            count = len(next(iter(made.inputs.values())))
-            synthesis = {"algorithm": made.algorithm, "samples": count, "loss_curve": made.loss_curve}
-        return replace(
-            report,
-            synthesis=synthesis,
-            moments=moment_matches(teacher, statistics, samples, loaded.inputs),
-            pictures=pictures_of(teacher, samples, loaded.inputs) if pictures_wanted else (),
-            contents={
-                "float": file_contents(ir.from_proto(loaded.original), report.validation.float_bytes),
-                "quantized": file_contents(ir.load(report.emitted), report.validation.quantized_bytes),
-            },
-        )
+
+    estimate: AgreementEstimate
+    moments: tuple[MomentMatch, ...]
+    pictures: tuple[Picture, ...]
+    contents: Mapping[str, Contents]
 
 
-def moment_matches(
-    teacher: TorchGraph, statistics: BatchNormStatistics, samples: CalibrationData, inputs: Sequence[InputSpec]
-) -> tuple[MomentMatch, ...]:
-    """Compare the calibration samples with the usable statistics, layer by layer.
+def gather_evidence(
+    loaded: LoadedModel,
+    data: CalibrationData,
+    exported: Exported,
+    estimate: AgreementEstimate,
+    device: torch.device,
+    *,
+    pictures_wanted: bool,
+) -> Evidence:
+    """Look at the calibration data once more, with the float network on a device, and into both files."""
+    teacher = TorchGraph(loaded.model, device=device)
+    return Evidence(
+        estimate=estimate,
+        moments=match_moments(teacher, data, loaded.inputs),
+        pictures=draw_pictures(teacher, data, loaded.inputs) if pictures_wanted else (),
+        contents={
+            "float": file_contents(ir.from_proto(loaded.original), exported.validation.float_bytes),
+            "quantized": file_contents(ir.load(exported.path), exported.validation.quantized_bytes),
+        },
+    )
+
+
+def build_report(
+    config: CompileConfig,
+    loaded: LoadedModel,
+    data: CalibrationData,
+    quantized: Quantized,
+    exported: Exported,
+    evidence: Evidence,
+    clock: Clock,
+) -> Report:
+    """Put together what the stages have left."""
+    made, records = data.synthetic, quantized.records
+    distillation, choice = records.get(Distill.name), records.get(ChooseBits.name)
+    statistics, plan = data.known.statistics, quantized.state.plan
+    synthesis = None
+    if made is not None:
+        count = len(next(iter(made.inputs.values())))
+        synthesis = {"algorithm": made.algorithm, "samples": count, "loss_curve": made.loss_curve}
+    return Report(
+        model=loaded.path,
+        emitted=exported.path,
+        settings=asdict(config),
+        seed=config.seed,
+        stages=dict(clock.seconds),
+        coverage=statistics.coverage(),
+        statistics=data.known.plain(),
+        contract=data.plain_contract(),
+        data=data.description,
+        refusals=(*statistics.refusals, *plan.refusals),
+        notes=tuple(clock.progress.texts),
+        validation=exported.validation,
+        learning=tuple(asdict(block) for block in records.get(Reconstruct.name, ())),
+        synthesis=synthesis,
+        moments=evidence.moments,
+        pictures=evidence.pictures,
+        contents=evidence.contents,
+        distillation=None if distillation is None else {**asdict(distillation), "summary": distillation.words()},
+        layers=quantized.layers,
+        mixed=None if choice is None else explain_choice(choice),
+        speed_trials=tuple(asdict(trial) for trial in exported.trials),
+        agreement_estimate=evidence.estimate,
+        sha256={"model": file_sha256(loaded.path), "emitted": file_sha256(exported.path)},
+    )
+
+
+def match_moments(teacher: TorchGraph, data: CalibrationData, inputs: Sequence[InputSpec]) -> tuple[MomentMatch, ...]:
+    """Compare the calibration samples with the usable statistics, layer by layer, in the network that has the layers.
 
     At most 64 samples take part, a quarter of that of large images.
     """
-    layers = statistics.usable
+    layers = data.known.statistics.usable
     if not layers:
         return ()
-    image = next((spec for spec in inputs if spec.is_image), None)
-    is_large = image is not None and int(image.shape[2] or 1) * int(image.shape[3] or 1) > _LARGE_IMAGE
     batch = fixed_batch(inputs) or 16
-    count = max(_SAMPLES // 4 if is_large else _SAMPLES, batch) // batch * batch
-    first = {name: value[:count].to(teacher.device) for name, value in samples.calibration.items()}
+    count = max(_SAMPLES // 4 if has_large_images(inputs) else _SAMPLES, batch) // batch * batch
+    first = {name: value[:count].to(teacher.device) for name, value in data.calibration.inputs.items()}
     measured = measure_moments(teacher, layers, first, batch)
     targets = layer_targets(layers, teacher.device)
     found = []
@@ -108,17 +154,17 @@ def _ratio(measured: Moments, deviation: torch.Tensor) -> float:
     return float(ratios.median()) if ratios.numel() else 1.0
 
 
-def pictures_of(teacher: TorchGraph, samples: CalibrationData, inputs: Sequence[InputSpec]) -> tuple[Picture, ...]:
+def draw_pictures(teacher: TorchGraph, data: CalibrationData, inputs: Sequence[InputSpec]) -> tuple[Picture, ...]:
     """Show the first synthetic images at no more than 96 pixels a side, with what the float network sees in them.
 
     Nothing where the data were given by the user, or where the network takes no image.
     """
-    made, spec = samples.synthetic, next((spec for spec in inputs if spec.is_image), None)
+    made, spec = data.synthetic, first_image(inputs)
     if made is None or spec is None or spec.name not in made.contracts:
         return ()
     count = min(_PICTURES, len(made.inputs[spec.name]))
     pixels = made.contracts[spec.name].decode(made.inputs[spec.name][:count]).numpy()
-    seen = _seen(teacher, {name: value[: _whole(count, inputs)] for name, value in made.inputs.items()}, inputs)
+    seen = classify(teacher, inputs, made, count)
     pictures = []
     for number, one in enumerate(pixels):
         stream = io.BytesIO()
@@ -127,24 +173,3 @@ def pictures_of(teacher: TorchGraph, samples: CalibrationData, inputs: Sequence[
         asked = None if made.labels is None else int(made.labels[number])
         pictures.append(Picture(png=stream.getvalue(), label=label, confidence=confidence, asked=asked))
     return tuple(pictures)
-
-
-def _whole(count: int, inputs: Sequence[InputSpec]) -> int:
-    fixed = fixed_batch(inputs) or 1
-    return -(-count // fixed) * fixed
-
-
-def _seen(
-    teacher: TorchGraph, samples: dict[str, torch.Tensor], inputs: Sequence[InputSpec]
-) -> list[tuple[int, float]] | None:
-    """Class and its probability for every sample; None where no output looks like class scores."""
-    rows = []
-    for feed in feeds(samples, inputs):
-        with torch.inference_mode():
-            outputs = teacher.run({name: value.to(teacher.device) for name, value in feed.items()})
-        found = find_scores(outputs)
-        if found is None:
-            return None
-        rows.append(class_probabilities(outputs[found[0]]).cpu())
-    best = torch.cat(rows).max(1)
-    return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""The last steps of a compilation: the file is written, run, and where it is slower than float, written otherwise."""
+"""The last stage of a compilation: the file is written, run, and where it is slower than float, written otherwise."""
 
 import tempfile
 from dataclasses import dataclass
@@ -12,121 +12,109 @@ from numpy.typing import NDArray
 
 from backends.session import usable_providers
 from backends.target import Target
-from passes.emit.emit import emit
 from zsq_compile.data.dataset import Dataset
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.files import write_model
 from zsq_compile.frontend.load import LoadedModel
 from zsq_compile.progress import Clock
-from zsq_compile.quantization.planning import float_bytes, require_within
-from zsq_compile.stages.calibration_data import CalibrationData, feeds
-from zsq_compile.stages.faster_variants import SpeedTrials, try_forms
-from zsq_compile.stages.quantize import FloatNetwork, QuantizedNetwork
+from zsq_compile.quantization.planning import float_bytes
+from zsq_compile.quantization.samples import Samples
+from zsq_compile.quantization.state import FloatNetwork, QuantizedState
+from zsq_compile.stages.faster_variants import SpeedTrial, emit_model, try_forms
 from zsq_compile.verification.validate import Validation, validate
 
 _SLOWER = 1.05  # times as long as the float file
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Proven:
+class Exported:
     """A file that its runtime has run.
 
-    Attributes:
-        validation: of the file as it stands.
-        trials: other forms that were timed; None where there was no reason to.
-
+    ``trials`` are the forms that were timed, the first one of the file among them; empty where there was no reason to.
     """
 
+    path: Path
     validation: Validation
-    trials: SpeedTrials | None
+    trials: tuple[SpeedTrial, ...] = ()
 
 
-def prove(
+def export(
     loaded: LoadedModel,
-    quantized: QuantizedNetwork,
-    path: Path,
     network: FloatNetwork,
-    labelled: Dataset | None,
+    state: QuantizedState,
+    path: Path,
     clock: Clock,
-) -> Proven:
+    *,
+    labelled: Dataset | None,
+    speed_trials: bool,
+) -> Exported:
     """Write a quantized network, validate it, and try other forms where it is slower than the float one.
 
     Args:
         loaded: the float model.
-        quantized: its graph is brought into the form in which it is written.
+        network: what was quantized.
+        state: what became of it.
         path: the file.
-        network: what was quantized: target, samples, limit and configuration are used.
-        labelled: real data to judge with, or None.
         clock: times and shows the stages.
+        labelled: real data to judge with, or None.
+        speed_trials: try other forms.
 
     Raises:
         QuantizationError: the file is larger than its limit.
         ValidationError: the runtime does not run it.
 
     """
-    target, samples = network.target, network.samples
-    before = quantized.model.clone()
+    target = network.target
     with clock.stage("write"):
-        emit(quantized.model, quantized.plan, target)
-        require_within(quantized.model, network.limit)
-        write_model(quantized.model, path)
+        emitted = emit_model(state.qdq.clone(), state.plan, target, network.limit)
+        write_model(emitted, path)
     with clock.stage("validate"):
-        validation = _validate(loaded, quantized.model, path, samples, target, labelled)
-    if not (network.config.speed_trials and _slower(validation) and _at_hand(target)):
-        return Proven(validation=validation, trials=None)
+        validation = _validate(loaded, emitted, path, network.held_out, target, labelled)
+    if not (speed_trials and _is_slower(validation) and _is_here(target)):
+        return Exported(path=path, validation=validation)
     costs = None if validation.speed is None else validation.speed.costs
     with clock.stage("try other forms"):
-        held_out = {name: tensor.numpy() for name, tensor in samples.held_out.items()}
-        trials = try_forms(
-            loaded.original, before, path, quantized.plan, target, held_out, costs=costs, limit=network.limit
-        )
-        clock.progress.note(trials.words())
-        if trials.chosen is None:
-            return Proven(validation=validation, trials=trials)
-        with tempfile.TemporaryDirectory(prefix="zsq_") as folder:
-            trial = Path(folder) / path.name
-            write_model(trials.chosen, trial)
-            validation = _validate(loaded, trials.chosen, trial, samples, target, labelled)
-        write_model(trials.chosen, path)
-    return Proven(validation=validation, trials=trials)
+        found = try_forms(loaded.original, network, state, path, costs)
+        clock.progress.note(found.words())
+        if found.chosen is not None:
+            with tempfile.TemporaryDirectory(prefix="zsq_") as folder:
+                trial = Path(folder) / path.name
+                write_model(found.chosen, trial)
+                validation = _validate(loaded, found.chosen, trial, network.held_out, target, labelled)
+            write_model(found.chosen, path)
+    return Exported(path=path, validation=validation, trials=found.trials)
 
 
-def _slower(validation: Validation) -> bool:
-    """Tell whether a file is slower than the float one beyond noise, and by more than one would shrug at."""
+def _is_slower(validation: Validation) -> bool:
+    """Tell whether a file is slower than the float one beyond noise, and by more than 5 %."""
     audit, speedup = validation.speed, validation.speedup
     return audit is not None and audit.verdict == "slower" and speedup is not None and speedup < 1.0 / _SLOWER
 
 
-def _at_hand(target: Target) -> bool:
+def _is_here(target: Target) -> bool:
     """Tell whether the target's own runtime is here, whose clock counts."""
     return usable_providers(target.providers) == target.providers
 
 
 def _validate(
-    loaded: LoadedModel,
-    quantized: ir.Model,
-    path: Path,
-    samples: CalibrationData,
-    target: Target,
-    labelled: Dataset | None,
+    loaded: LoadedModel, emitted: ir.Model, path: Path, held_out: Samples, target: Target, labelled: Dataset | None
 ) -> Validation:
-    simulated = _simulated(quantized, loaded, samples)
     return validate(
         loaded.original,
         path,
-        {name: tensor.numpy() for name, tensor in samples.held_out.items()},
-        simulated,
+        held_out.arrays(),
+        _simulate(emitted, held_out),
         providers=usable_providers(target.providers),
-        stand_in=not _at_hand(target),
+        stand_in=not _is_here(target),
         session_config=target.session_config,
         labelled=labelled,
         float_bytes=float_bytes(loaded),
     )
 
 
-def _simulated(quantized: ir.Model, loaded: LoadedModel, samples: CalibrationData) -> dict[str, NDArray[Any]]:
+def _simulate(emitted: ir.Model, held_out: Samples) -> dict[str, NDArray[Any]]:
     """Run the emitted graph in torch on the held-out samples."""
-    graph = TorchGraph(quantized)
+    graph = TorchGraph(emitted)
     with torch.inference_mode():
-        parts = [graph.run(feed) for feed in feeds(samples.held_out, loaded.inputs)]
+        parts = [graph.run(batch) for batch in held_out.batches()]
     return {name: np.concatenate([part[name].numpy() for part in parts]) for name in graph.output_names}

@@ -28,6 +28,7 @@ from zsq_compile.errors import QuantizationError, ZsqError
 from zsq_compile.files import write_model
 from zsq_compile.metrics import sqnr_db
 from zsq_compile.quantization.planning import require_within
+from zsq_compile.quantization.state import FloatNetwork, QuantizedState
 from zsq_compile.verification.latency import Turns, time_in_turns
 from zsq_compile.verification.running import first_sample, run_batched
 from zsq_compile.verification.speed import Costs, judge
@@ -92,35 +93,27 @@ class _Form:
     target: Target
 
 
+def emit_model(qdq: ir.Model, plan: QuantizationPlan, target: Target, limit: int | None) -> ir.Model:
+    """Bring a QDQ graph in place into the form of a file, and return it; QuantizationError beyond ``limit`` bytes."""
+    emit(qdq, plan, target)
+    require_within(qdq, limit)
+    return qdq
+
+
 def try_forms(
-    original: onnx.ModelProto,
-    quantized: ir.Model,
-    emitted: Path,
-    plan: QuantizationPlan,
-    target: Target,
-    samples: Mapping[str, NDArray[Any]],
-    *,
-    costs: Costs | None,
-    limit: int | None = None,
+    original: onnx.ModelProto, network: FloatNetwork, state: QuantizedState, emitted: Path, costs: Costs | None
 ) -> SpeedTrials:
     """Write other forms of a quantized network, and time the best of them beside the float file and the present one.
 
-    Args:
-        original: the float model.
-        quantized: the QDQ graph before it was brought into the form of a file; not changed.
-        emitted: the present file.
-        plan: of the graph.
-        target: the present rules.
-        samples: inputs by name, (count, ...), which a form must do as well on as the present file.
-        costs: nodes that cost time in the present file.
-        limit: bytes that a file may have.
+    The target of the network has the present rules, and a form must do as well as the present file on the samples held
+    out. ``costs`` tells the nodes that cost time in the present file.
 
     Raises:
         RuntimeModelError: the float model or the present file cannot be run.
 
     """
-    work = _Work(original, quantized, emitted, plan, target, samples, limit)
-    forms = {form.words: form for form in _forms(quantized, plan, target, costs)}
+    work = _Work(original, network, state, emitted, network.held_out.arrays())
+    forms = {form.words: form for form in _list_forms(state.qdq, state.plan, network.target, costs)}
     wanted = work.outputs(original)
     present = work.ratios(work.outputs(emitted), wanted)
     with tempfile.TemporaryDirectory(prefix="zsq_") as folder:
@@ -129,7 +122,7 @@ def try_forms(
         for number, form in enumerate(forms.values()):
             path = Path(folder) / f"{number}.onnx"
             try:
-                once = work.tried(form, path, wanted, present)
+                once = work.try_form(form, path, wanted, present)
             except _FAILURES as error:
                 reason = str(error).splitlines()[0].replace(str(path), "it")
                 failed.append(SpeedTrial(form=form.words, median_ms=None, of_float=None, reason=reason))
@@ -137,7 +130,7 @@ def try_forms(
             if once is not None:
                 written[form.words] = (once, path)
         fastest = dict(sorted(written.items(), key=lambda item: item[1][0])[:_FINALISTS])
-        turns = work.timed({name: path for name, (_, path) in fastest.items()})
+        turns = work.time_files({name: path for name, (_, path) in fastest.items()})
     best = min(fastest, key=lambda name: turns[name].latency.median_ms, default=None)
     if best is not None and judge(turns[_PRESENT], turns[best])[0] != "faster":
         best = None
@@ -153,7 +146,7 @@ def try_forms(
         SpeedTrial(form=name, median_ms=time, of_float=time / reference, chosen=name == best)
         for name, time in times.items()
     ]
-    return SpeedTrials(trials=(*trials, *failed), chosen=None if best is None else work.made(forms[best]))
+    return SpeedTrials(trials=(*trials, *failed), chosen=None if best is None else work.make(forms[best]))
 
 
 _FLOAT, _PRESENT = "float", "the file as it was"
@@ -166,21 +159,17 @@ class _Work:
     """What all forms are made of and held against."""
 
     original: onnx.ModelProto
-    quantized: ir.Model
+    network: FloatNetwork
+    state: QuantizedState
     emitted: Path
-    plan: QuantizationPlan
-    target: Target
     samples: Mapping[str, NDArray[Any]]
-    limit: int | None
 
-    def made(self, form: _Form) -> ir.Model | None:
+    def make(self, form: _Form) -> ir.Model | None:
         """Make the graph of a form, ready to be written; None where it is the present one."""
-        copy = self.quantized.clone()
+        copy = self.state.qdq.clone()
         if isinstance(result := form.prepare(copy), ir.passes.PassResult) and not result.modified:
             return None
-        emit(copy, self.plan, form.target)
-        require_within(copy, self.limit)
-        return copy
+        return emit_model(copy, self.state.plan, form.target, self.network.limit)
 
     def outputs(self, model: onnx.ModelProto | Path) -> dict[str, NDArray[Any]]:
         """Run a model on all samples."""
@@ -192,22 +181,18 @@ class _Work:
         floats = {name: array for name, array in wanted.items() if np.issubdtype(array.dtype, np.floating)}
         return {name: sqnr_db(array, got[name]) for name, array in floats.items()}
 
-    def tried(
+    def try_form(
         self, form: _Form, path: Path, wanted: Mapping[str, NDArray[Any]], present: Mapping[str, float]
     ) -> float | None:
         """Write a form, and see that it runs and does no worse; returns milliseconds of a run, None for no other form.
 
-        Args:
-            form: to be written.
-            path: where to.
-            wanted: outputs of the float model.
-            present: ratios of the present file.
+        ``wanted`` are the outputs of the float model, ``present`` the ratios of the present file.
 
         Raises:
             QuantizationError: its outputs lie farther from the float model's than those of the present file.
 
         """
-        model = self.made(form)
+        model = self.make(form)
         if model is None:
             return None
         write_model(model, path)
@@ -227,7 +212,7 @@ class _Work:
             times.append(1000.0 * (time.perf_counter() - start))
         return min(times)
 
-    def timed(self, paths: Mapping[str, Path]) -> dict[str, Turns]:
+    def time_files(self, paths: Mapping[str, Path]) -> dict[str, Turns]:
         """Time files in turns with the float model and the present file."""
         models: dict[str, onnx.ModelProto | Path] = {_FLOAT: self.original, _PRESENT: self.emitted, **paths}
         feeds = first_sample(self._session(self.emitted), self.samples)
@@ -235,16 +220,16 @@ class _Work:
             models,
             feeds,
             seconds=_SECONDS_EACH * len(models),
-            providers=usable_providers(self.target.providers),
-            config=self.target.session_config,
+            providers=usable_providers(self.network.target.providers),
+            config=self.network.target.session_config,
         )
 
     def _session(self, model: onnx.ModelProto | Path) -> Session:
-        providers = usable_providers(self.target.providers)
-        return open_session(model, providers=providers, config=self.target.session_config)
+        target = self.network.target
+        return open_session(model, providers=usable_providers(target.providers), config=target.session_config)
 
 
-def _forms(quantized: ir.Model, plan: QuantizationPlan, target: Target, costs: Costs | None) -> Iterator[_Form]:
+def _list_forms(quantized: ir.Model, plan: QuantizationPlan, target: Target, costs: Costs | None) -> Iterator[_Form]:
     """All forms that are worth a try, the nearest to the present one first."""
     layers = frozenset(site.node for site in plan.weights)
     work = {name: count for name, count in layer_work(quantized).items() if name in layers}

@@ -9,8 +9,9 @@ from zsq_compile.data.input_spec import InputSpec, fixed_batch
 from zsq_compile.differentiable.class_scores import class_probabilities, find_scores
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError
+from zsq_compile.quantization.samples import Samples
 from zsq_compile.reporting.gallery import MOST_PICTURES, draw_gallery, write_gallery
-from zsq_compile.stages.calibration_data import feeds
+from zsq_compile.stages.calibration_data import first_image
 from zsq_compile.synthesis.generator import SyntheticSet
 
 _LEGEND = "Captions: the class that the network sees, and its confidence"
@@ -24,9 +25,8 @@ def require_image(inputs: Sequence[InputSpec]) -> InputSpec:
         ConfigError: there is none.
 
     """
-    for spec in inputs:
-        if spec.is_image:
-            return spec
+    if image := first_image(inputs):
+        return image
     shapes = ", ".join(f"{spec.name!r} {spec.shape}" for spec in inputs)
     raise ConfigError(
         f"a gallery shows images, which are float inputs of shape (N, 1 or 3, H, W), and this network takes {shapes}: "
@@ -60,19 +60,26 @@ def captions(teacher: TorchGraph, inputs: Sequence[InputSpec], made: SyntheticSe
 
     The class that was asked for stands in front, where there is one: "3 as 5, 90%".
     """
-    fixed = fixed_batch(inputs) or 1
-    first = {name: value[: -(-count // fixed) * fixed] for name, value in made.inputs.items()}
+    seen = classify(teacher, inputs, made, count)
+    if seen is None or made.labels is None:
+        return None if seen is None else [f"class {label}, {confidence:.0%}" for label, confidence in seen]
+    asked = made.labels[:count].tolist()
+    return [f"{wanted} as {label}, {sure:.0%}" for wanted, (label, sure) in zip(asked, seen, strict=True)]
+
+
+def classify(
+    teacher: TorchGraph, inputs: Sequence[InputSpec], made: SyntheticSet, count: int
+) -> list[tuple[int, float]] | None:
+    """Class and its probability of the first ``count`` samples; None where no output looks like class scores."""
+    fixed = fixed_batch(inputs)
+    whole = -(-count // (fixed or 1)) * (fixed or 1)
     rows = []
-    for feed in feeds(first, inputs):
+    for batch in Samples(inputs={name: value[:whole] for name, value in made.inputs.items()}, fixed=fixed).batches():
         with torch.inference_mode():
-            outputs = teacher.run({name: value.to(teacher.device) for name, value in feed.items()})
+            outputs = teacher.run({name: value.to(teacher.device) for name, value in batch.items()})
         found = find_scores(outputs)
         if found is None:
             return None
         rows.append(class_probabilities(outputs[found[0]]).cpu())
     best = torch.cat(rows)[:count].max(1)
-    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    if made.labels is None:
-        return [f"class {label}, {confidence:.0%}" for label, confidence in pairs]
-    asked = made.labels[:count].tolist()
-    return [f"{wanted} as {label}, {sure:.0%}" for wanted, (label, sure) in zip(asked, pairs, strict=True)]
+    return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))

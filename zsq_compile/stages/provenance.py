@@ -38,22 +38,24 @@ class Origin:
     contract: Mapping[str, Any] | None = None
 
 
-def record_origin(model: ir.Model, *, version: str, seed: int, target: str, source_sha256: str) -> None:
-    """Write into a model, in place, all that is known before its samples are, and keep room for the contract."""
-    entries = {"version": version, "seed": str(seed), "target": target, "source_sha256": source_sha256}
-    model.metadata_props.update({f"{_PREFIX}{name}": value for name, value in entries.items()})
-    record_contract(model, None)
+def stamp(model: ir.Model, origin: Origin) -> ir.Model:
+    """Copy a model with its origin written into it; every input contract, and none, takes the same bytes."""
+    seed = None if origin.seed is None else str(origin.seed)
+    entries = {"version": origin.version, "seed": seed, "target": origin.target, "source_sha256": origin.source_sha256}
+    entries["contract"] = _contract_text(origin.contract)
+    copy = model.clone()
+    copy.metadata_props.update({f"{_PREFIX}{name}": text for name, text in entries.items() if text is not None})
+    return copy
 
 
-def record_contract(model: ir.Model, contract: Mapping[str, Any] | None) -> None:
-    """Write the input contract into a model, in place; the file keeps its size."""
+def _contract_text(contract: Mapping[str, Any] | None) -> str:
     kept = ("name", "mean", "std", "channel_order", "inferred")
-    plain = None if contract is None else {name: _rounded(contract[name]) for name in kept}
-    model.metadata_props[f"{_PREFIX}contract"] = json.dumps(plain).ljust(_CONTRACT_ROOM)
+    plain = None if contract is None else {name: _round(contract[name]) for name in kept}
+    return json.dumps(plain).ljust(_CONTRACT_ROOM)
 
 
 def read_origin(entries: Mapping[str, str]) -> Origin:
-    """Read what ``record_origin`` wrote out of a model's metadata; what is missing is None.
+    """Read what ``stamp`` wrote out of a model's metadata; what is missing is None.
 
     Raises:
         ConfigError: an entry of ours is there and cannot be read.
@@ -75,7 +77,7 @@ def read_origin(entries: Mapping[str, str]) -> Origin:
         raise ConfigError(f"what the model says of its origin cannot be read: {error}; compile it again") from error
 
 
-def _rounded(value: Any) -> Any:
+def _round(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
-        return [_rounded(item) for item in value]
+        return [_round(item) for item in value]
     return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value

@@ -17,7 +17,8 @@ from tests.zsq_compile.frontend.quick import load_quickly
 from zsq_compile.config.compile import CompileConfig, QuantizationConfig
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.inspection.estimates import estimated_bytes, estimated_seconds, sample_count
-from zsq_compile.stages.calibration_data import _default_count
+from zsq_compile.stages.calibration_data import default_count
+from zsq_compile.stages.quantize import is_learned
 
 ASSETS = Path(os.environ.get("ZSQ_ASSETS", Path(__file__).resolve().parents[3] / "../shared/assets")) / "models"
 
@@ -46,7 +47,8 @@ def test_the_model_keeps_its_weights() -> None:
 @pytest.mark.parametrize("side", [32, 224])
 @pytest.mark.parametrize("bits", [8, 4])
 def test_samples_are_those_that_compiling_makes(side: int, bits: int) -> None:
-    count = _default_count(inputs(side), CompileConfig(quantization=QuantizationConfig(bits=bits)))
+    config = CompileConfig(quantization=QuantizationConfig(bits=bits))
+    count = default_count(inputs(side), config.effort, learned=is_learned(config))
     assert sample_count(inputs(side), learned=bits < 8) == count + count // 4
 
 

@@ -12,7 +12,7 @@ from passes.emit.emit import emit
 from passes.quantize.place_quantizers import place_quantizers
 from tests import models
 from tests.quantizing import inserted, prepare, random_feeds, with_scales
-from zsq_compile.stages.provenance import record_contract, record_origin
+from zsq_compile.stages.provenance import Origin, stamp
 
 CONTRACT = {
     "name": "given",
@@ -27,9 +27,8 @@ CONTRACT = {
 def quantized(path: Path, *, bits: int = 8, model: onnx.ModelProto | None = None) -> Path:
     """Write a quantized network of three convolutions, with an origin, and return its path."""
     target = load_target("ort_cpu")
-    working = prepare(models.residual() if model is None else model)
-    record_origin(working, version="0.1.0", seed=7, target="ort_cpu", source_sha256="ab" * 32)
-    record_contract(working, CONTRACT)
+    origin = Origin(version="0.1.0", seed=7, target="ort_cpu", source_sha256="ab" * 32, contract=CONTRACT)
+    working = stamp(prepare(models.residual() if model is None else model), origin)
     plan = place_quantizers(working, target, bits=bits, edge_bits=bits)
     plan = with_scales(plan, working, random_feeds(working))
     made = inserted(working, plan)

@@ -1,6 +1,6 @@
 """Tiny networks of many shapes, quantized by closed forms and ready to be learned."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -13,14 +13,17 @@ from backends.catalog import load_target
 from passes.plan import QuantizationPlan
 from passes.quantize.place_quantizers import place_quantizers
 from tests.quantizing import every_value, prepare
-from zsq_compile.config.compile import QuantizationConfig, Rounding
+from tests.zsq_compile.quantization.networks import float_network, planned_state, silent_clock
+from zsq_compile.config.compile import LearnedRounding, QuantizationConfig, Rounding
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.quantization.bias.bias_correction import empirical_correction, real_biases
-from zsq_compile.quantization.closed_form import calibrated_plan, insert_quantizers, rounded_model, write_initializers
+from zsq_compile.progress import Clock
+from zsq_compile.quantization.closed_form import Calibrate, CorrectBiases, Round
+from zsq_compile.quantization.reconstruction.block_student import BlockStudent, learnable_weights
 from zsq_compile.quantization.reconstruction.blocks import Block, find_blocks
-from zsq_compile.quantization.reconstruction.budget import BlockCost, LearningBudget
-from zsq_compile.quantization.reconstruction.samples import Samples
-from zsq_compile.quantization.reconstruction.values import QuantizedValues, starting_values
+from zsq_compile.quantization.reconstruction.budget import BlockCost, LearningBudget, LearningConfig
+from zsq_compile.quantization.reconstruction.values import QuantizedValues, prepare_learning
+from zsq_compile.quantization.samples import Samples
+from zsq_compile.quantization.state import FloatNetwork, QuantizedState, insert_quantizers
 
 TARGET = load_target("ort_cpu")
 
@@ -267,7 +270,7 @@ def planned(proto: onnx.ModelProto, **options: Any) -> tuple[ir.Model, Quantizat
     return model, place_quantizers(model, TARGET, **options)
 
 
-def batched_values(model: ir.Model) -> frozenset[str]:
+def find_batched_values(model: ir.Model) -> frozenset[str]:
     """Names of the values whose first size follows the batch in ONNX Runtime."""
     two, three = (
         every_value(model, {name: value.numpy() for name, value in signal(size, ir.to_proto(model)).items()})
@@ -296,12 +299,28 @@ def signal(count: int, proto: onnx.ModelProto, seed: int = 0) -> dict[str, Tenso
 class ClosedForm:
     """A network as the closed forms leave it."""
 
-    model: ir.Model
-    rounded: ir.Model
-    quantized: ir.Model
-    plan: QuantizationPlan
-    teacher: TorchGraph
-    samples: Samples
+    network: FloatNetwork
+    state: QuantizedState
+
+    @property
+    def model(self) -> ir.Model:
+        return self.network.model
+
+    @property
+    def teacher(self) -> TorchGraph:
+        return self.network.teacher
+
+    @property
+    def samples(self) -> Samples:
+        return self.network.calibration
+
+    @property
+    def plan(self) -> QuantizationPlan:
+        return self.state.plan
+
+    @property
+    def quantized(self) -> ir.Model:
+        return self.state.qdq
 
 
 def closed_form(
@@ -320,29 +339,39 @@ def closed_form(
         formats = (replace(site.number_format, bits=options["act_bits"]) for site in plan.activations)
         sites = zip(plan.activations, formats, strict=True)
         plan = replace(plan, activations=tuple(replace(site, number_format=narrowed) for site, narrowed in sites))
-    teacher, size = TorchGraph(model), fixed or 32
-    count = min(map(len, data.values()))
-    count -= count % size if fixed else 0
-    batches = [{name: value[i : i + size] for name, value in data.items()} for i in range(0, count, size)]
-    config = QuantizationConfig(rounding=rounding, calibration_method=ranges, weight_scales=ranges)
-    plan = calibrated_plan(plan, teacher, batches, config)
-    rounded, plan = rounded_model(model, plan, teacher, batches, config)
-    quantized = insert_quantizers(rounded, plan)
-    write_initializers(quantized, empirical_correction(plan, TorchGraph(quantized), teacher, batches))
-    samples = Samples(inputs=data, feed=size, fixed=fixed is not None)
-    return ClosedForm(model=model, rounded=rounded, quantized=quantized, plan=plan, teacher=teacher, samples=samples)
+    network, config = (
+        float_network(model, data, fixed=fixed),
+        QuantizationConfig(calibration_method=ranges, weight_scales=ranges),
+    )
+    state = planned_state(network, plan)
+    for step in (Calibrate(config=config), Round(method=rounding), CorrectBiases(form="empirical")):
+        state, _ = step.run(network, state, silent_clock())
+    return ClosedForm(network=network, state=state)
 
 
 def started(closed: ClosedForm) -> tuple[TorchGraph, QuantizedValues]:
     """The QDQ graph that blocks are learned in, and the values that learning starts from."""
-    biases = real_biases(closed.plan, TorchGraph(closed.quantized))
-    start = starting_values(closed.plan, TorchGraph(closed.rounded).initializers, biases)
-    return TorchGraph(insert_quantizers(closed.rounded, closed.plan, final=False)), start
+    base, start = prepare_learning(closed.state)
+    return TorchGraph(insert_quantizers(base, closed.plan, final=False)), start
+
+
+def student_of(
+    closed: ClosedForm,
+    block: Block,
+    rounding: LearnedRounding = "lsq",
+    learned: Collection[str] = (),
+    *,
+    below: int = 8,
+) -> BlockStudent:
+    """A block that is ready to be learned."""
+    graph, start = started(closed)
+    codes = learnable_weights(block, start, closed.teacher.initializers, rounding, below=below)
+    return BlockStudent(graph, block, closed.plan, start, codes, learned, below=below)
 
 
 def blocks_of(closed: ClosedForm) -> tuple[Block, ...]:
     """Blocks of a network."""
-    return find_blocks(closed.model, closed.plan, batched_values(closed.model))
+    return find_blocks(closed.model, closed.plan, find_batched_values(closed.model))
 
 
 @dataclass(kw_only=True, slots=True)
@@ -362,3 +391,14 @@ class Steps(LearningBudget):
 
     def pace(self, block: int) -> Iterator[float]:
         return iter([i / self.count for i in range(self.count)] if self.costs[block].error > 0 else [])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FixedSteps(LearningConfig):
+    """Learning by ``Steps``."""
+
+    effort: Any = "balanced"
+    count: int = 40
+
+    def budget(self, clock: Clock, share: float = 1.0) -> LearningBudget:
+        return Steps(count=self.count)

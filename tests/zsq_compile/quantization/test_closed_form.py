@@ -21,9 +21,11 @@ from passes.quantize.override_widths import Widths, override_widths
 from passes.quantize.place_quantizers import place_quantizers
 from tests import models
 from tests.quantizing import execute, optimized_operators, sqnr
+from tests.zsq_compile.quantization.networks import float_network, planned_state, silent_clock
 from zsq_compile.config.compile import CalibrationMethod, QuantizationConfig
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.quantization.closed_form import calibrated_plan, correct_biases, insert_quantizers, write_initializers
+from zsq_compile.quantization.closed_form import Calibrate, CorrectBiases
+from zsq_compile.quantization.state import replace_initializers
 
 TARGET = load_target("ort_cpu")
 NETWORKS = {
@@ -49,7 +51,6 @@ def images(count: int, shape: tuple[int, ...], seed: int = 0) -> Tensor:
 def quantize(
     model: ir.Model, statistics: BatchNormStatistics, batches: Batches, config: QuantizationConfig
 ) -> tuple[ir.Model, QuantizationPlan, dict[str, str]]:
-    teacher = TorchGraph(model)
     plan = place_quantizers(
         model,
         TARGET,
@@ -58,9 +59,17 @@ def quantize(
         edge_bits=config.edge_bits,
         quantize_outputs=config.quantize_outputs,
     )
-    plan = calibrated_plan(plan, teacher, batches, config)
-    quantized = insert_quantizers(model, plan)
-    return quantized, plan, correct_biases(model, quantized, plan, teacher, statistics, batches, config)
+    data, size = joined(batches)
+    network, clock = float_network(model, data, statistics=statistics, fixed=size), silent_clock()
+    state, _ = Calibrate(config=config).run(network, planned_state(network, plan), clock)
+    state, used = CorrectBiases(form=config.bias_correction).run(network, state, clock)
+    return state.qdq, state.plan, used
+
+
+def joined(batches: Batches) -> tuple[dict[str, Tensor], int | None]:
+    """All samples, and the size of a batch where there are several."""
+    data = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+    return data, len(next(iter(batches[0].values()))) if len(batches) > 1 else None
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -178,7 +187,7 @@ def test_empirical_correction_brings_the_mean_of_the_outputs_back(name: str) -> 
     for form in ("none", "empirical"):
         model, statistics = folded(make())
         config = QuantizationConfig(bits=2, edge_bits=2, bias_correction=form)  # type: ignore[arg-type]
-        quantized, _, _ = quantize(model, statistics, [{"x": data[:40]}, {"x": data[40:]}], config)
+        quantized, _, _ = quantize(model, statistics, [{"x": data[:32]}, {"x": data[32:]}], config)
         (reference,) = TorchGraph(model).run({"x": data}).values()
         (got,) = execute(quantized, {"x": data.numpy()}).values()
         errors[form] = float(np.abs((got - reference.numpy()).mean(0)).max())
@@ -225,15 +234,15 @@ def test_written_initializers_keep_their_types() -> None:
         "b3_quantized": torch.arange(5),
         "r0_scale": torch.tensor(0.25, dtype=torch.float64, requires_grad=True),
     }
-    write_initializers(quantized, changed)
-    stored = {tensor.name: tensor for tensor in ir.to_proto(quantized).graph.initializer}
+    written = replace_initializers(quantized, changed)
+    stored = {tensor.name: tensor for tensor in ir.to_proto(written).graph.initializer}
     assert stored["w1_quantized"].data_type == onnx.TensorProto.INT4
     assert stored["b3_quantized"].data_type == onnx.TensorProto.INT32
     assert stored["r0_scale"].data_type == onnx.TensorProto.FLOAT
     np.testing.assert_array_equal(onnx.numpy_helper.to_array(stored["b3_quantized"]), np.arange(5))
     assert float(onnx.numpy_helper.to_array(stored["r0_scale"])) == 0.25
     assert (onnx.numpy_helper.to_array(stored["w1_quantized"]).astype(int) == -8).all()
-    execute(quantized, {"x": images(2, (3, 8, 8)).numpy()})
+    execute(written, {"x": images(2, (3, 8, 8)).numpy()})
 
 
 @pytest.mark.parametrize("group", [1, 2])
@@ -263,23 +272,20 @@ def test_a_layer_whose_data_stay_float_has_its_float_bias_corrected(form: str, s
     model, statistics = folded(models.residual())
     data = images(256, (3, 8, 8))
     statistics = statistics_of(model, statistics, data)
-    teacher = TorchGraph(model)
-    batches = [{"x": part} for part in torch.chunk(data, split)]
+    network = float_network(model, {"x": data}, statistics=statistics, fixed=256 // split if split > 1 else None)
     plan = override_widths(place_quantizers(model, TARGET, bits=3), TARGET, Widths(activations={"r0": "float"}))
     errors = {}
     for correction in ("none", form):
         config = QuantizationConfig(bits=3, bias_correction=correction)  # type: ignore[arg-type]
-        calibrated = calibrated_plan(plan, teacher, batches, config)
-        quantized = insert_quantizers(model, calibrated)
-        before = TorchGraph(quantized).initializers
-        used = correct_biases(model, quantized, calibrated, teacher, statistics, batches, config)
-        after = TorchGraph(quantized)
+        calibrated, _ = Calibrate(config=config).run(network, planned_state(network, plan), silent_clock())
+        corrected, used = CorrectBiases(form=correction).run(network, calibrated, silent_clock())  # type: ignore[arg-type]
+        before, after = TorchGraph(calibrated.qdq).initializers, TorchGraph(corrected.qdq)
         (site,) = (site for site in plan.weights if site.node == "conv1")  # it reads r0
         name = str(site.bias)
         assert name in before and before[name].is_floating_point()
         assert torch.equal(before[name], after.initializers[name]) == (correction == "none")
         assert (used.get("conv1") == form) == (correction != "none")
-        wanted, got = (graph.run({"x": data}, ["n1"])["n1"].mean((0, 2, 3)) for graph in (teacher, after))
+        wanted, got = (graph.run({"x": data}, ["n1"])["n1"].mean((0, 2, 3)) for graph in (network.teacher, after))
         errors[correction] = float((got - wanted).abs().max())
     assert errors["none"] > 0.01
     # the statistics do not know what the layers before have got wrong

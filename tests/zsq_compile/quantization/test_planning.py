@@ -5,12 +5,19 @@ from backends.catalog import load_target
 from passes.emit.emit import emitted_bytes
 from tests import models
 from tests.quantizing import prepare
-from zsq_compile.config.compile import CompileConfig, QuantizationConfig
+from zsq_compile.config.compile import QuantizationConfig
 from zsq_compile.errors import ConfigError, QuantizationError
 from zsq_compile.quantization.plan_file import PlanFile
-from zsq_compile.quantization.planning import count_words, narrowest_plan, planned, require_within, size_limit
+from zsq_compile.quantization.planning import (
+    describe_bits,
+    plan_narrowest,
+    plan_quantization,
+    require_within,
+    resolve_limit,
+)
 
 TARGET = load_target("ort_cpu")
+CONFIG = QuantizationConfig()
 
 
 @pytest.fixture
@@ -18,46 +25,42 @@ def model() -> ir.Model:
     return prepare(models.residual())
 
 
-def mixed(max_size: str, **quantization: int) -> CompileConfig:
-    return CompileConfig(mixed=True, max_size=max_size, quantization=QuantizationConfig(**quantization))
-
-
 def test_edges_keep_eight_bits_unless_a_number_is_given(model: ir.Model) -> None:
     bits = {}
     for edge_bits in (None, 4):
-        config = CompileConfig(quantization=QuantizationConfig(bits=2, edge_bits=edge_bits))
-        bits[edge_bits] = [site.number_format.bits for site in planned(model, TARGET, config).weights]
+        config = QuantizationConfig(bits=2, edge_bits=edge_bits)
+        bits[edge_bits] = [site.number_format.bits for site in plan_quantization(model, TARGET, config).weights]
     assert bits == {None: [8, 2, 2, 8], 4: [4, 2, 2, 4]}
 
 
 def test_mixed_widths_go_below_the_edges_eight_bits_only_where_no_number_is_given(model: ir.Model) -> None:
     for edge_bits, wanted in ((None, [2, 2, 2, 2]), (8, [8, 2, 2, 8]), (4, [4, 2, 2, 4])):
-        config = CompileConfig(quantization=QuantizationConfig(edge_bits=edge_bits))
-        assert [site.number_format.bits for site in narrowest_plan(model, TARGET, config).weights] == wanted
+        config = QuantizationConfig(edge_bits=edge_bits)
+        assert [site.number_format.bits for site in plan_narrowest(model, TARGET, config).weights] == wanted
 
 
 def test_a_limit_is_bytes_or_a_share_of_the_float_file(model: ir.Model) -> None:
-    smallest = emitted_bytes(model, narrowest_plan(model, TARGET, CompileConfig()), TARGET)
-    assert size_limit(model, TARGET, CompileConfig(), 10_000) is None
-    assert size_limit(model, TARGET, mixed(str(smallest)), 10_000) == smallest
-    assert size_limit(model, TARGET, mixed("0.5"), 2 * smallest) == smallest
+    smallest = emitted_bytes(model, plan_narrowest(model, TARGET, CONFIG), TARGET)
+    assert resolve_limit(model, TARGET, CONFIG, None, 10_000) is None
+    assert resolve_limit(model, TARGET, CONFIG, str(smallest), 10_000) == smallest
+    assert resolve_limit(model, TARGET, CONFIG, "0.5", 2 * smallest) == smallest
 
 
 def test_a_limit_that_nothing_fits_into_is_refused_with_the_smallest_file(model: ir.Model) -> None:
-    smallest = emitted_bytes(model, narrowest_plan(model, TARGET, CompileConfig()), TARGET)
+    smallest = emitted_bytes(model, plan_narrowest(model, TARGET, CONFIG), TARGET)
     with pytest.raises(ConfigError, match=rf"allows {smallest - 1} bytes, but .* has {smallest} .*4 layers of 2 bits"):
-        size_limit(model, TARGET, mixed(str(smallest - 1)), 10_000)
+        resolve_limit(model, TARGET, CONFIG, str(smallest - 1), 10_000)
     with pytest.raises(
         ConfigError, match="layers of 8 bits, 2 layers of 2 bits: allow that many, or leave edge_bits out"
     ):
-        size_limit(model, TARGET, mixed(str(smallest), edge_bits=8), 10_000)
+        resolve_limit(model, TARGET, QuantizationConfig(edge_bits=8), str(smallest), 10_000)
 
 
 def test_a_plan_that_names_no_layer_of_the_model_is_refused_with_the_nearest(model: ir.Model) -> None:
     with pytest.raises(ConfigError, match=r"does not fit: this model has no layer .conv_1.; did you mean .conv1."):
-        planned(model, TARGET, CompileConfig(), PlanFile(weights={"conv_1": 4}, activations={}))
+        plan_quantization(model, TARGET, CONFIG, PlanFile(weights={"conv_1": 4}, activations={}))
     given = PlanFile(weights={"conv1": 4}, activations={"r1": "float"})
-    plan = planned(model, TARGET, CompileConfig(), given)
+    plan = plan_quantization(model, TARGET, CONFIG, given)
     assert [site.number_format.bits for site in plan.weights] == [8, 4, 8, 8]
     assert "r1" not in {site.value for site in plan.activations}
 
@@ -71,11 +74,11 @@ def test_a_file_that_has_grown_beyond_its_limit_is_not_written(model: ir.Model) 
 
 
 def test_widths_in_words() -> None:
-    assert count_words([8, 4, 4, 2]) == "1 layer of 8 bits, 2 layers of 4 bits, 1 layer of 2 bits"
+    assert describe_bits([8, 4, 4, 2]) == "1 layer of 8 bits, 2 layers of 4 bits, 1 layer of 2 bits"
 
 
 def test_narrower_values_than_the_target_has_are_refused(model: ir.Model) -> None:
-    config = CompileConfig(quantization=QuantizationConfig(act_bits=4))
+    config = QuantizationConfig(act_bits=4)
     with pytest.raises(ConfigError, match=r"act_bits must be at least 8 on tensorrt, .*, got 4: give --act-bits 8"):
-        planned(model, load_target("tensorrt"), config)
-    assert planned(model, TARGET, config).weights
+        plan_quantization(model, load_target("tensorrt"), config)
+    assert plan_quantization(model, TARGET, config).weights

@@ -65,7 +65,7 @@ def a_layer(number: int) -> LayerQuality:
         value=f"r{number}",
         weight_bits=4,
         activation_bits=8,
-        sqnr_db={"scales": 18.0, "learn": 30.0 - 0.1 * number + 3.0 * math.sin(number)},
+        sqnr_db={"calibrate": 18.0, "reconstruct": 30.0 - 0.1 * number + 3.0 * math.sin(number)},
         own_sqnr_db=36.0 - 0.05 * number + 4.0 * math.sin(1.0 + number),
         reason=f"few bits: {HOSTILE}",
     )
@@ -121,7 +121,7 @@ def a_report(*, layers: int = 102, pictures: int = 24) -> Report:
             "input": {"shapes": {HOSTILE: (1, 3)}},
         },
         seed=0,
-        stages={"load": 0.6, "synthesize": 92.3, "learn": 119.9, "validate": 3.8},
+        stages={"load": 0.6, "synthesize": 92.3, "reconstruct": 119.9, "validate": 3.8},
         coverage="BN found behind 27 of 27 convolutions",
         statistics={"source": HOSTILE, "matched": [f"{HOSTILE}: its values"], "unmatched": ["gemm: none"]},
         contract={"name": "symmetric", "margin": 45.88, "inferred": True, "reason": "its statistics"},

@@ -97,8 +97,9 @@ def test_figures_are_those_of_the_json(text: str) -> None:
     for layer in told["worst_layers"]:
         assert f"{layer['own_sqnr_db']:.1f} dB by itself" in page.text
     for number, layer in enumerate(told["layers"]):
-        assert f"{number + 1}. {layer['node']} ({layer['op_type']}): {layer['sqnr_db']['learn']:.1f} dB" in "".join(
-            page.words
+        assert (
+            f"{number + 1}. {layer['node']} ({layer['op_type']}): {layer['sqnr_db']['reconstruct']:.1f} dB"
+            in "".join(page.words)
         )
     for moment in told["moments"]:
         assert f"distance {moment['distance']:.3g}, means" in page.text

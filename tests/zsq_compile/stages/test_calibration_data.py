@@ -3,23 +3,19 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from passes.batchnorm.harvest_batchnorm import harvest_batchnorm
 from tests.models import parse
-from zsq_compile.config.compile import CompileConfig, Effort, NoiseConfig
+from tests.zsq_compile.quantization.networks import NO_STATISTICS
+from zsq_compile.batchnorm.find_statistics import KnownStatistics
+from zsq_compile.config.compile import Effort, NoiseConfig
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError
-from zsq_compile.progress import Silent
-from zsq_compile.stages.calibration_data import CalibrationData, given_data, sample_arrays, synthetic_data
+from zsq_compile.quantization.samples import Samples
+from zsq_compile.stages.calibration_data import default_count, sample_arrays, synthesize_data, take_data
+from zsq_compile.synthesis.make_generator import make_generator
 
+KNOWN = KnownStatistics(statistics=NO_STATISTICS, from_nodes=0)
 MEGABYTE = 1_000_000
-
-
-def data(held_out: int) -> CalibrationData:
-    samples = torch.arange(held_out, dtype=torch.float32)[:, None]
-    return CalibrationData(
-        calibration={"x": samples}, held_out={"x": samples}, description="", contract=None, synthetic=None
-    )
 
 
 @pytest.mark.parametrize(
@@ -40,12 +36,12 @@ def data(held_out: int) -> CalibrationData:
 def test_layers_are_measured_on_few_samples_that_were_held_out(
     batch: int | None, held_out: int, sample_bytes: int, sizes: list[int]
 ) -> None:
-    inputs = [InputSpec(name="x", shape=(batch, 1), dtype=np.dtype(np.float32))]
+    samples = Samples(inputs={"x": torch.arange(held_out, dtype=torch.float32)[:, None]}, fixed=batch)
     model = parse(f"agraph (float[N, {sample_bytes // 4}] x) => (float[N, {sample_bytes // 4}] y) {{ y = Relu(x) }}")
-    feeds = data(held_out).judging(inputs, ir.from_proto(model))
-    assert [len(feed["x"]) for feed in feeds] == sizes
-    if feeds:
-        assert torch.cat([feed["x"] for feed in feeds]).flatten().tolist() == list(range(sum(sizes)))
+    batches = samples.take_few(ir.from_proto(model))
+    assert [len(batch["x"]) for batch in batches] == sizes
+    if batches:
+        assert torch.cat([batch["x"] for batch in batches]).flatten().tolist() == list(range(sum(sizes)))
 
 
 @pytest.mark.parametrize("batch", [1, 16, 128, 256])
@@ -55,23 +51,23 @@ def test_a_model_that_insists_on_large_batches_gets_some_to_learn_from_and_some_
 ) -> None:
     model = ir.from_proto(parse(f"agraph (float[{batch},3] x) => (float[{batch},3] y) {{ y = Relu(x) }}"))
     inputs = [InputSpec(name="x", shape=(batch, 3), dtype=np.dtype(np.float32))]
-    config = CompileConfig(effort=effort, generator=NoiseConfig())
-    made = synthetic_data(TorchGraph(model), harvest_batchnorm(model), inputs, config, Silent())
-    for part in (made.calibration["x"], made.held_out["x"]):
+    generator, count = make_generator(NoiseConfig(), inputs), default_count(inputs, effort, learned=True)
+    made = synthesize_data(generator, TorchGraph(model), KNOWN, inputs, count, 0)
+    kept, apart = (part.inputs["x"] for part in (made.calibration, made.held_out))
+    for part in (kept, apart):
         assert len(part) >= batch and len(part) % batch == 0
-    assert made.batches(inputs) and made.judging(inputs, model)
-    assert len(made.held_out["x"]) <= max(len(made.calibration["x"]) // 3, batch)
+    assert made.calibration.batches() and made.held_out.take_few(model)
+    assert len(apart) <= max(len(kept) // 3, batch)
 
 
 def test_too_few_samples_of_the_users_own_are_refused_before_the_work() -> None:
     model = ir.from_proto(parse("agraph (float[16,3] x) => (float[16,3] y) { y = Relu(x) }"))
     inputs = [InputSpec(name="x", shape=(16, 3), dtype=np.dtype(np.float32))]
     arrays = {"x": np.zeros((40, 3), np.float32)}
-    statistics = harvest_batchnorm(model)
-    given = given_data(arrays, TorchGraph(model), statistics, inputs, CompileConfig())
-    assert (len(given.calibration["x"]), len(given.held_out["x"])) == (16, 16)
+    given = take_data(arrays, TorchGraph(model), KNOWN, inputs, None, 0)
+    assert (given.calibration.count, given.held_out.count) == (16, 16)
     with pytest.raises(ConfigError, match="at least 32, half of them to judge the result, got 31"):
-        given_data({"x": arrays["x"][:31]}, TorchGraph(model), statistics, inputs, CompileConfig())
+        take_data({"x": arrays["x"][:31]}, TorchGraph(model), KNOWN, inputs, None, 0)
 
 
 def test_labels_stand_beside_the_samples_and_not_in_the_place_of_an_input() -> None:

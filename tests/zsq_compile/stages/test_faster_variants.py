@@ -43,7 +43,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, float]], None]
 
         monkeypatch.setattr(faster_variants, "time_in_turns", turns)
         monkeypatch.setattr(faster_variants, "_FINALISTS", 99)
-        monkeypatch.setattr(export, "_slower", lambda validation: True)
+        monkeypatch.setattr(export, "_is_slower", lambda validation: True)
 
     return said
 
@@ -146,7 +146,7 @@ def test_the_option_decides(
 
 
 def test_forms_are_really_timed(model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(export, "_slower", lambda validation: True)
+    monkeypatch.setattr(export, "_is_slower", lambda validation: True)
     made = compile_model(model, tmp_path / "out.onnx", CONFIG)
     timed = [one for one in made.report.speed_trials if one["median_ms"] is not None]
     assert len(timed) == 4, "the file as it was, and the three fastest forms"

@@ -1,6 +1,6 @@
 """What a compiled model says of itself."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import onnx
@@ -11,7 +11,7 @@ from tests import models
 from zsq_compile.config.compile import CompileConfig, InputConfig, PriorConfig
 from zsq_compile.errors import ConfigError
 from zsq_compile.files import file_sha256
-from zsq_compile.stages.provenance import Origin, read_origin, record_contract, record_origin
+from zsq_compile.stages.provenance import Origin, read_origin, stamp
 from zsq_compile.version import VERSION
 
 CONTRACT = {
@@ -24,29 +24,26 @@ CONTRACT = {
 }
 
 
-def recorded() -> ir.Model:
-    model = ir.from_proto(models.conv_bn_relu())
-    record_origin(model, version="9.9", seed=5, target="ort_cpu", source_sha256="ab" * 32)
-    return model
+ORIGIN = Origin(version="9.9", seed=5, target="ort_cpu", source_sha256="ab" * 32)
+
+
+def network() -> ir.Model:
+    return ir.from_proto(models.conv_bn_relu())
 
 
 def test_what_is_written_is_read() -> None:
-    model = recorded()
-    assert read_origin(model.metadata_props) == Origin(
-        version="9.9", seed=5, target="ort_cpu", source_sha256="ab" * 32, contract=None
-    )
-    record_contract(model, CONTRACT)
-    contract = read_origin(model.metadata_props).contract
+    assert read_origin(stamp(network(), ORIGIN).metadata_props) == ORIGIN
+    contract = read_origin(stamp(network(), replace(ORIGIN, contract=CONTRACT)).metadata_props).contract
     assert contract is not None
     assert contract["mean"] == pytest.approx(CONTRACT["mean"], rel=1e-8)
     assert (contract["channel_order"], contract["inferred"], "margin" in contract) == ("bgr", True, False)
 
 
 def test_the_contract_does_not_change_the_size() -> None:
-    model = recorded()
-    before = ir.to_proto(model).ByteSize()
-    record_contract(model, CONTRACT)
-    assert ir.to_proto(model).ByteSize() == before
+    model = stamp(network(), ORIGIN)
+    stamped = stamp(model, replace(ORIGIN, contract=CONTRACT))
+    assert ir.to_proto(stamped).ByteSize() == ir.to_proto(model).ByteSize()
+    assert read_origin(model.metadata_props).contract is None, "the model itself stays as it is"
 
 
 def test_a_model_of_others_says_nothing() -> None:

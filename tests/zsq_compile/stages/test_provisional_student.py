@@ -10,10 +10,10 @@ from backends.catalog import load_target
 from passes.batchnorm.harvest_batchnorm import harvest_batchnorm
 from tests import models
 from tests.quantizing import execute
-from zsq_compile.config.compile import CompileConfig, QuantizationConfig
+from zsq_compile.config.compile import QuantizationConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.frontend.load import LoadedModel, load_model
-from zsq_compile.stages.provisional_student import provisional_student
+from zsq_compile.stages.provisional_student import make_provisional_student
 
 CPU = torch.device("cpu")
 
@@ -26,12 +26,9 @@ def loaded(tmp_path: Path) -> LoadedModel:
 
 
 def made(loaded: LoadedModel, bits: int, *, equalize: bool = False) -> TorchGraph:
-    config = CompileConfig(
-        quantization=QuantizationConfig(bits=bits, edge_bits=bits, rounding="lsq", equalize=equalize)
-    )
-    return provisional_student(
-        loaded, harvest_batchnorm(loaded.model), load_target("ort_cpu"), config, CPU, contract=None
-    )
+    config = QuantizationConfig(bits=bits, edge_bits=bits, rounding="lsq", equalize=equalize)
+    statistics = harvest_batchnorm(loaded.model)
+    return make_provisional_student(loaded, statistics, load_target("ort_cpu"), config, 0, CPU, contract=None)
 
 
 def inputs(loaded: LoadedModel, count: int = 4) -> torch.Tensor:
@@ -64,8 +61,8 @@ def test_biases_are_corrected_in_an_equalized_network_too(loaded: LoadedModel) -
     shifts = []
     x = inputs(loaded, 64)
     for correction in ("none", "auto"):
-        settings = CompileConfig(quantization=replace(config, bias_correction=correction))
-        student = provisional_student(loaded, statistics, target, settings, CPU, contract=None)
+        settings = replace(config, bias_correction=correction)
+        student = make_provisional_student(loaded, statistics, target, settings, 0, CPU, contract=None)
         with torch.no_grad():
             off = student.run({"x": x})["logits"] - TorchGraph(loaded.model).run({"x": x})["logits"]
         shifts.append(off.mean(0))

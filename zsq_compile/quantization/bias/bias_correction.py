@@ -3,7 +3,7 @@
 Rounding the weights of a channel shifts the mean of its output by (W_q - W) E[x], which no later layer can undo and
 which depthwise layers, with few weights per channel, suffer most from (DFQ, Nagel et al. 2019, section 4.2).
 
-``analytic_correction`` knows E[x] from BatchNormalization statistics and needs no data. ``empirical_correction``
+``correct_analytically`` knows E[x] from BatchNormalization statistics and needs no data. ``correct_empirically``
 measures the shift on data, layer by layer in order, each behind layers that are corrected already.
 Both return changed initializers of the QDQ graph.
 """
@@ -17,42 +17,33 @@ from torch import Tensor
 from passes.plan import QuantizationPlan, WeightSite
 from passes.qdq_names import codes_name
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.quantization.bias.moment_propagation import Moments, per_channel_sum
+from zsq_compile.quantization.bias.moment_propagation import ValueMoments, per_channel_sum
 
 _INT32_LIMIT = 2**31 - 1
 
 
-def analytic_correction(
-    model: ir.Model, plan: QuantizationPlan, quantized: TorchGraph, teacher: TorchGraph, moments: Mapping[str, Moments]
+def correct_analytically(
+    plan: QuantizationPlan, quantized: TorchGraph, teacher: TorchGraph, moments: Mapping[str, ValueMoments]
 ) -> dict[str, Tensor]:
-    """Correct every layer whose input moments are known.
+    """Correct every layer whose input moments are known; returns new biases by initializer name.
 
-    Args:
-        model: the float model of the teacher, for the shapes and attributes of its layers.
-        plan: the plan that ``quantized`` was made from.
-        quantized: the QDQ graph.
-        teacher: the float graph with the same layers.
-        moments: of the float graph's values, by name.
-
-    Returns:
-        New biases by initializer name.
-
+    ``plan`` is that of ``quantized``, the QDQ graph; ``moments`` are those of the float graph's values, by name.
     """
-    nodes = {node.name: node for node in model.graph}
+    nodes = {node.name: node for node in teacher.model.graph}
     changed = {}
     for site in _correctable(plan, quantized):
         known = moments.get(site.data_input)
         if known is None:
             continue
         node = nodes[site.node]
-        error = (dequantized_weight(plan, site, quantized) - teacher.initializers[site.initializer]).double()
+        error = (dequantize_weight(plan, site, quantized) - teacher.initializers[site.initializer]).double()
         shift = _mean_shift(node, error, known.mean)
         if shift is not None:
-            changed[_bias_name(site, quantized)] = _moved_bias(plan, site, quantized, -shift)
+            changed[_bias_name(site, quantized)] = _shift_bias(plan, site, quantized, -shift)
     return changed
 
 
-def empirical_correction(
+def correct_empirically(
     plan: QuantizationPlan,
     quantized: TorchGraph,
     teacher: TorchGraph,
@@ -62,18 +53,8 @@ def empirical_correction(
     """Correct layers one after the other by the shift of their outputs' channel means on data.
 
     One batch goes through both graphs once. Several batches cost a run up to each layer, because a layer is to be
-    measured on all of them before the next one is.
-
-    Args:
-        plan: the plan that ``quantized`` was made from.
-        quantized: the QDQ graph.
-        teacher: the float graph with the same layers and value names.
-        batches: feeds.
-        layers: names of the nodes to correct; None means all.
-
-    Returns:
-        New biases by initializer name.
-
+    measured on all of them before the next one is. ``layers`` are names of nodes; None means all. Returns new biases by
+    initializer name.
     """
     sites = {site.node: site for site in _correctable(plan, quantized) if layers is None or site.node in layers}
     wanted: dict[str, list[Tensor]] = {name: [] for name in sites}
@@ -91,11 +72,11 @@ def empirical_correction(
         means = {name: _mean(found, sizes) for name, found in wanted.items() if found}
         in_order = [(sites[name], means[name], outputs[name]) for name in outputs]
         if len(batches) == 1:
-            return _corrected_in_one_run(plan, quantized, batches[0], in_order)
-        return _corrected_in_turn(plan, quantized, batches, sizes, in_order)
+            return _correct_in_one_run(plan, quantized, batches[0], in_order)
+        return _correct_in_turn(plan, quantized, batches, sizes, in_order)
 
 
-def _corrected_in_one_run(
+def _correct_in_one_run(
     plan: QuantizationPlan,
     quantized: TorchGraph,
     batch: Mapping[str, Tensor],
@@ -110,7 +91,7 @@ def _corrected_in_one_run(
             return None
         site, mean = wanted[node.name]
         name = _bias_name(site, quantized)
-        changed[name] = _moved_bias(plan, site, quantized, mean - _channel_means(outputs[0]))
+        changed[name] = _shift_bias(plan, site, quantized, mean - _channel_means(outputs[0]))
         step = bias_step(plan, site).to(outputs[0]) if name != site.bias else outputs[0].new_ones(())
         moved = (changed[name] - quantized.initializers[name]).to(step.dtype) * step
         return (outputs[0] + moved.reshape(1, -1, *[1] * (outputs[0].ndim - 2)), *outputs[1:])
@@ -119,7 +100,7 @@ def _corrected_in_one_run(
     return changed
 
 
-def _corrected_in_turn(
+def _correct_in_turn(
     plan: QuantizationPlan,
     quantized: TorchGraph,
     batches: Sequence[Mapping[str, Tensor]],
@@ -137,11 +118,11 @@ def _corrected_in_turn(
         for batch in batches:
             quantized.run(batch, [output], replace=changed, visit=remember)
         shift = mean - _mean(found[site.node], sizes)
-        changed[_bias_name(site, quantized)] = _moved_bias(plan, site, quantized, shift)
+        changed[_bias_name(site, quantized)] = _shift_bias(plan, site, quantized, shift)
     return changed
 
 
-def dequantized_weight(plan: QuantizationPlan, site: WeightSite, quantized: TorchGraph) -> Tensor:
+def dequantize_weight(plan: QuantizationPlan, site: WeightSite, quantized: TorchGraph) -> Tensor:
     """Real values of a quantized weight, float32, in the shape of the float one."""
     codes = quantized.initializers[codes_name(site.initializer)]
     step = torch.from_numpy(plan.weight_scales[site.initializer].scale).to(codes.device)
@@ -159,7 +140,7 @@ def bias_step(plan: QuantizationPlan, site: WeightSite) -> Tensor:
     return data_step * torch.from_numpy(plan.weight_scales[site.initializer].scale)
 
 
-def real_biases(plan: QuantizationPlan, quantized: TorchGraph) -> dict[str, Tensor]:
+def dequantize_biases(plan: QuantizationPlan, quantized: TorchGraph) -> dict[str, Tensor]:
     """Real values of the int32 biases of a QDQ graph, float32, by the name of the float bias."""
     return {
         str(site.bias): quantized.initializers[codes_name(site.bias)].float() * bias_step(plan, site)
@@ -178,7 +159,7 @@ def _bias_name(site: WeightSite, quantized: TorchGraph) -> str:
     return codes if codes in quantized.initializers else str(site.bias)
 
 
-def _moved_bias(plan: QuantizationPlan, site: WeightSite, quantized: TorchGraph, shift: Tensor) -> Tensor:
+def _shift_bias(plan: QuantizationPlan, site: WeightSite, quantized: TorchGraph, shift: Tensor) -> Tensor:
     codes = quantized.initializers[_bias_name(site, quantized)]
     if codes.is_floating_point():
         return codes + shift.to(codes).reshape(codes.shape)

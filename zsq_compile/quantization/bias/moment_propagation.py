@@ -33,15 +33,15 @@ _TINY = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Moments:
+class ValueMoments:
     """Mean and variance of each channel of a value, float64, (channels,) each."""
 
     mean: Tensor
     variance: Tensor
 
 
-def clipped_normal(moments: Moments, low: float, high: float) -> Moments:
-    """Moments of clip(x, low, high) for normal x; either limit may be infinite."""
+def clipped_normal(moments: ValueMoments, low: float, high: float) -> ValueMoments:
+    """ValueMoments of clip(x, low, high) for normal x; either limit may be infinite."""
     mean, deviation = moments.mean, moments.variance.clamp(min=_TINY).sqrt()
     cdf_low, density_low, edge_low = _standard((low - mean) / deviation)
     cdf_high, density_high, edge_high = _standard((high - mean) / deviation)
@@ -51,7 +51,7 @@ def clipped_normal(moments: Moments, low: float, high: float) -> Moments:
     first = below + mean * inside + deviation * bend + above
     second = (mean**2 + deviation**2) * inside + 2.0 * mean * deviation * bend + deviation**2 * (edge_low - edge_high)
     second = second + (0.0 if math.isinf(low) else low) * below + (0.0 if math.isinf(high) else high) * above
-    return Moments(mean=first, variance=(second - first**2).clamp(min=0.0))
+    return ValueMoments(mean=first, variance=(second - first**2).clamp(min=0.0))
 
 
 def _standard(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -63,20 +63,17 @@ def _standard(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def propagate_moments(
     model: ir.Model, statistics: BatchNormStatistics, initializers: Mapping[str, Tensor]
-) -> dict[str, Moments]:
-    """Moments of every value that they can be told for, by name.
+) -> dict[str, ValueMoments]:
+    """ValueMoments of every value that they can be told for, by name.
 
-    Args:
-        model: folded float model; a folded layer's output carries the name of its BatchNormalization's output.
-        statistics: harvested before folding.
-        initializers: float weights of the model by name.
-
+    In the folded ``model`` a folded layer's output carries the name of its BatchNormalization's output; ``statistics``
+    were harvested before folding.
     """
     known = {}
     for entry in statistics.usable:
         mean, variance = moments_behind(entry)
-        known[entry.output] = Moments(mean=torch.from_numpy(mean), variance=torch.from_numpy(variance))
-    found: dict[str, Moments] = {}
+        known[entry.output] = ValueMoments(mean=torch.from_numpy(mean), variance=torch.from_numpy(variance))
+    found: dict[str, ValueMoments] = {}
     for node in model.graph:
         name = str(node.outputs[0].name)
         moments = known.get(name) or _through(node, found, initializers)
@@ -85,16 +82,18 @@ def propagate_moments(
     return found
 
 
-def _through(node: ir.Node, found: Mapping[str, Moments], initializers: Mapping[str, Tensor]) -> Moments | None:
+def _through(
+    node: ir.Node, found: Mapping[str, ValueMoments], initializers: Mapping[str, Tensor]
+) -> ValueMoments | None:
     inputs = [None if value is None else found.get(str(value.name)) for value in node.inputs]
     first = inputs[0] if inputs else None
     match node.op_type:
         case "Add" if len(inputs) == 2 and first is not None and inputs[1] is not None:
             if first.mean.shape != inputs[1].mean.shape:
                 return None
-            return Moments(mean=first.mean + inputs[1].mean, variance=first.variance + inputs[1].variance)
+            return ValueMoments(mean=first.mean + inputs[1].mean, variance=first.variance + inputs[1].variance)
         case "Concat" if node.attributes.get_int("axis", -1) == 1 and all(m is not None for m in inputs):
-            return Moments(
+            return ValueMoments(
                 mean=torch.cat([m.mean for m in inputs if m is not None]),
                 variance=torch.cat([m.variance for m in inputs if m is not None]),
             )
@@ -118,7 +117,7 @@ def _through(node: ir.Node, found: Mapping[str, Moments], initializers: Mapping[
             return None
 
 
-def _keeps_channels(node: ir.Node, moments: Moments) -> bool:
+def _keeps_channels(node: ir.Node, moments: ValueMoments) -> bool:
     """Whether a reshaped value still has its channels on axis 1: there are as many, each with as many numbers."""
     source, shape = None if node.inputs[0] is None else node.inputs[0].shape, node.outputs[0].shape
     if source is None or shape is None or len(source) < 2 or len(shape) < 2:
@@ -131,7 +130,7 @@ def _product(sizes: Iterable[int | ir.SymbolicDim]) -> int:
     return math.prod(size for size in sizes if isinstance(size, int))
 
 
-def _moved(node: ir.Node, moments: Moments, initializers: Mapping[str, Tensor]) -> Moments | None:
+def _moved(node: ir.Node, moments: ValueMoments, initializers: Mapping[str, Tensor]) -> ValueMoments | None:
     """Pad or cut along the channel axis; spatial cuts leave the means alone, spatial padding does not."""
     shape = node.inputs[0].shape if node.inputs[0] is not None else None
     constants = [None if v is None else initializers.get(str(v.name)) for v in node.inputs[1:]]
@@ -152,11 +151,11 @@ def _moved(node: ir.Node, moments: Moments, initializers: Mapping[str, Tensor]) 
         if axis % rank == 1:
             if step < 0:
                 return None
-            moments = Moments(mean=moments.mean[start:end:step], variance=moments.variance[start:end:step])
+            moments = ValueMoments(mean=moments.mean[start:end:step], variance=moments.variance[start:end:step])
     return moments
 
 
-def _padded(node: ir.Node, moments: Moments, rank: int, initializers: Mapping[str, Tensor]) -> Moments | None:
+def _padded(node: ir.Node, moments: ValueMoments, rank: int, initializers: Mapping[str, Tensor]) -> ValueMoments | None:
     mode = node.attributes.get_string("mode", "constant")
     assert node.inputs[1] is not None
     pads = initializers[str(node.inputs[1].name)].tolist()
@@ -165,12 +164,12 @@ def _padded(node: ir.Node, moments: Moments, rank: int, initializers: Mapping[st
     if any(pads[i] or pads[i + rank] for i in range(rank) if i != 1):
         return None
     fill, amount = _scalar(node, 2, initializers, 0.0), (int(pads[1]), int(pads[1 + rank]))
-    return Moments(
+    return ValueMoments(
         mean=functional.pad(moments.mean, amount, value=fill), variance=functional.pad(moments.variance, amount)
     )
 
 
-def _weighted(node: ir.Node, moments: Moments, initializers: Mapping[str, Tensor]) -> Moments | None:
+def _weighted(node: ir.Node, moments: ValueMoments, initializers: Mapping[str, Tensor]) -> ValueMoments | None:
     value = node.inputs[1]
     weight = None if value is None else initializers.get(str(value.name))
     if weight is None:
@@ -188,7 +187,7 @@ def _weighted(node: ir.Node, moments: Moments, initializers: Mapping[str, Tensor
         bias = initializers[str(node.inputs[2].name)].double().reshape(-1)
     mean = per_channel_sum(weight.flatten(2).sum(2) if weight.ndim > 2 else weight, moments.mean, groups)
     spread = per_channel_sum((weight**2).flatten(2).sum(2) if weight.ndim > 2 else weight**2, moments.variance, groups)
-    return Moments(mean=mean + bias, variance=spread)
+    return ValueMoments(mean=mean + bias, variance=spread)
 
 
 def per_channel_sum(weight: Tensor, channels: Tensor, groups: int) -> Tensor:

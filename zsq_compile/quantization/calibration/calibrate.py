@@ -12,8 +12,8 @@ from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import QuantizationError
 from zsq_compile.quantization.calibration.observers import Extremes, Histogram, choose_range
 from zsq_compile.quantization.calibration.scales import scale_from_range
+from zsq_compile.quantization.samples import Batch
 
-Batch = Mapping[str, Tensor]
 _LOWEST = -3e38  # what stands below is minus infinity, or the float32 that some exporters write for it
 
 
@@ -24,18 +24,10 @@ def calibrate(
     method: CalibrationMethod,
     advance: Callable[[int], None] = lambda steps: None,
 ) -> dict[str, Scale]:
-    """Scale of every activation group.
+    """Scale of every activation group, on batches that are seen twice (once for ``minmax``) and never held together.
 
-    Args:
-        plan: sites to calibrate.
-        teacher: the float graph whose values the plan names.
-        batches: feeds of the graph, seen twice (once for ``minmax``), never held together.
-        method: see ``choose_range``.
-        advance: told the number of batches done.
-
-    Returns:
-        Scales by group. The sites of a group share the range that covers all of them. The lowest number of all, which
-        a Pad in front of a MaxPool fills in, is not covered: the lowest code does the same there.
+    The sites of a group share the range that covers all of them. The lowest number of all, which a Pad in front of a
+    MaxPool fills in, is not covered: the lowest code does the same there. For ``method`` see ``choose_range``.
 
     Raises:
         QuantizationError: there is no data, or a value holds NaN or infinity on it.

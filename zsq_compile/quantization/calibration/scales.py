@@ -41,31 +41,24 @@ def scale_from_range(low: float, high: float, number_format: NumberFormat) -> Sc
     return Scale(scale=np.asarray(step), zero_point=np.asarray(zero_point, np.int32))
 
 
-def weight_scales(
+def choose_weight_scales(
     plan: QuantizationPlan, initializers: Mapping[str, Tensor], method: WeightScales = "mse"
 ) -> dict[str, Scale]:
-    """Symmetric scale of every output channel of every weight of a plan.
+    """Symmetric scale of every output channel of every weight of a plan, (channels,) or () without a channel axis.
 
-    Args:
-        plan: its activation scales must be known: they and the scales found here give the step of an int32 bias,
-            which must not overflow.
-        initializers: float weights and biases by name.
-        method: ``minmax`` maps the largest weight to the end of the grid; ``mse`` takes the fraction of it with the
-            least error under the 2.4-norm (BRECQ, Li et al. 2021).
-
-    Returns:
-        Scales by initializer, each with shape (channels,), or () for a weight without a channel axis.
-
+    The activation scales of the plan must be known: they and the scales found here give the step of an int32 bias,
+    which must not overflow. ``minmax`` maps the largest weight to the end of the grid; ``mse`` takes the fraction of it
+    with the least error under the 2.4-norm (BRECQ, Li et al. 2021).
     """
-    return {site.initializer: _weight_scale(plan, site, initializers, method) for site in plan.weights}
+    return {site.initializer: _choose_weight_scale(plan, site, initializers, method) for site in plan.weights}
 
 
-def _weight_scale(
+def _choose_weight_scale(
     plan: QuantizationPlan, site: WeightSite, initializers: Mapping[str, Tensor], method: WeightScales
 ) -> Scale:
     weight = initializers[site.initializer].detach().double()
     weight = weight.reshape(1, -1) if site.axis is None else weight.movedim(site.axis, 0).flatten(1)
-    step = channel_steps(weight, site.number_format, method)
+    step = choose_steps(weight, site.number_format, method)
     dead = step <= _SMALLEST
     if bool(dead.any()):  # any scale would do for zeros, but the bias is measured in it
         alive = step[~dead]
@@ -81,7 +74,7 @@ def _weight_scale(
     return Scale(scale=scale, zero_point=np.zeros(scale.shape, np.int32))
 
 
-def channel_steps(weight: Tensor, number_format: NumberFormat, method: WeightScales) -> Tensor:
+def choose_steps(weight: Tensor, number_format: NumberFormat, method: WeightScales) -> Tensor:
     """Step of each row of a weight matrix (channels, elements), float64, (channels,)."""
     reach = weight.abs().amax(1)
     if method == "minmax":

@@ -6,10 +6,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from zsq_compile.quantization.reconstruction.samples import Samples
+from zsq_compile.quantization.samples import Batch, Samples
 
-Batches = Iterator[Mapping[str, Tensor]]
-"""Network inputs by name, (count, ...), without an end."""
+Batches = Iterator[Batch]
+"""Without an end."""
 
 Student = Callable[[Mapping[str, Tensor], Sequence[str]], Mapping[str, Tensor]]
 """Runs the quantized network from its inputs to named values, differentiable to the inputs and to nothing else."""
@@ -39,22 +39,14 @@ class LiveSamples(Protocol):
         """Go back to what ``state`` gave."""
 
 
-def drawn(samples: Samples, chosen: Tensor, batch: int, rng: torch.Generator) -> Batches:
-    """Draw batches of a fixed set of samples for ever.
-
-    Args:
-        samples: the set.
-        chosen: indices of those to draw from.
-        batch: samples of a batch.
-        rng: asked at each batch, and not before it.
-
-    """
+def draw_batches(samples: Samples, chosen: Tensor, batch: int, rng: torch.Generator) -> Batches:
+    """Draw batches out of the samples chosen, by index, for ever; ``rng`` is asked at each batch, and not before it."""
     while True:
-        index = samples.drawn(chosen, batch, rng)
+        index = samples.draw(chosen, batch, rng)
         yield {name: value[index] for name, value in samples.inputs.items()}
 
 
-def accompanied(
+def mix_in_live(
     fixed: Batches, batch: int, live: LiveSamples, share: float, student: Student, rng: torch.Generator
 ) -> Batches:
     """Replace a share of each batch of a fixed set by samples that are made meanwhile.

@@ -24,13 +24,9 @@ _FORMAT = "zsq-compile distillation 2"
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class SavedState:
-    """A distillation between two steps.
+    """A distillation between two steps: its values at the start and the best so far, and what the trainer goes on with.
 
-    Attributes:
-        start: values that it began from.
-        best: the best values so far.
-        training: whatever the trainer needs to go on: tensors, numbers, words, and lists and mappings of them.
-
+    That is tensors, numbers, words, and lists and mappings of them.
     """
 
     start: QuantizedValues
@@ -39,13 +35,7 @@ class SavedState:
 
 
 class Checkpoint:
-    """One file, for one model and one set of settings.
-
-    Args:
-        path: of the file.
-        fingerprint: of model and settings, see ``fingerprint``.
-
-    """
+    """One file, for one model and one set of settings, which ``fingerprint`` tells from others."""
 
     def __init__(self, path: Path, fingerprint: str) -> None:
         self._path, self._fingerprint = path, fingerprint

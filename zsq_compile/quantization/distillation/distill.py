@@ -8,30 +8,29 @@ Every activation is quantized as it will ship. BatchNormalization is folded, so 
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
-import onnx_ir as ir
 import torch
-from torch import Tensor
 
-from passes.plan import QuantizationPlan
 from zsq_compile.config.distillation import DistillConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError, QuantizationError
-from zsq_compile.quantization.closed_form import insert_quantizers
-from zsq_compile.quantization.distillation.batches import Batches, LiveSamples, accompanied, drawn
+from zsq_compile.progress import Clock
+from zsq_compile.quantization.distillation.batches import Batches, LiveSamples, draw_batches, mix_in_live
 from zsq_compile.quantization.distillation.checkpoint import Checkpoint, SavedState, fingerprint, patient_interrupts
-from zsq_compile.quantization.distillation.trainer import CurvePoint, Judge, Objective, Trainer
-from zsq_compile.quantization.reconstruction.block_student import BlockStudent
-from zsq_compile.quantization.reconstruction.block_work import block_work
+from zsq_compile.quantization.distillation.losses import agreement, output_distance
+from zsq_compile.quantization.distillation.trainer import CurvePoint, DistillationLoss, Trainer
+from zsq_compile.quantization.reconstruction.block_student import BlockStudent, learnable_weights
+from zsq_compile.quantization.reconstruction.block_work import count_block_work, run_counting
 from zsq_compile.quantization.reconstruction.blocks import Block, find_blocks, whole_network
-from zsq_compile.quantization.reconstruction.budget import BlockCost, LearningBudget
-from zsq_compile.quantization.reconstruction.learning import learnable_start
-from zsq_compile.quantization.reconstruction.samples import Samples, batched_values
-from zsq_compile.quantization.reconstruction.values import QuantizedValues, written
+from zsq_compile.quantization.reconstruction.budget import BlockCost, LearningBudget, LearningConfig
+from zsq_compile.quantization.reconstruction.values import QuantizedValues, prepare_learning, write_values
+from zsq_compile.quantization.samples import Batch, Samples, find_batched_values
+from zsq_compile.quantization.state import FloatNetwork, QuantizedState, insert_quantizers
 
 _BATCH, _MEASURED = 32, 8
 _JUDGEMENTS = 20
@@ -48,10 +47,9 @@ class DistillRecord:
         steps: of the optimiser, those before an interruption included.
         batch: samples of a step.
         kept_step: step whose values are in the model; 0 where nothing was better than the start.
-        agreement_before: share of common decisions at the start, on samples apart; None where no output has classes.
-        agreement_after: the same with what was kept.
-        divergence_before: distance of the outputs at the start, on the same samples.
-        divergence_after: the same with what was kept.
+        agreement_before, agreement_after: share of common decisions on held-out samples, at the start and with what was
+            kept; None where no output has classes.
+        divergence_before, divergence_after: distance of the outputs on them.
         curve: all judgements.
         seconds: spent in this run.
 
@@ -79,12 +77,8 @@ class DistillRecord:
 def pace(budget: LearningBudget, steps: int | None, done: int, reached: float) -> Iterator[float]:
     """Progress, from 0 towards 1, at the start of each step that is left.
 
-    Args:
-        budget: of time; it decides the number of steps where that is not given.
-        steps: to do in all, if time allows.
-        done: steps done before an interruption.
-        reached: progress of the last of them.
-
+    The budget decides the number of ``steps`` where that is not given. ``done`` of them were done before an
+    interruption, and the progress of the last was ``reached``.
     """
     count = budget.planned if steps is None else steps
     clock = itertools.repeat(0.0) if budget.deadline is None else budget.pace(0)
@@ -95,127 +89,129 @@ def pace(budget: LearningBudget, steps: int | None, done: int, reached: float) -
         yield counted if budget.deadline is None else max(counted, reached + (1.0 - reached) * passed)
 
 
-class Distillation:
-    """One distillation, made ready.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Distill:
+    """Step: train the whole network towards the float one; the record is the DistillRecord."""
 
-    Args:
-        model: the float model; ``teacher`` runs it.
-        rounded: the same with weights on the grids of the plan.
-        quantized: the QDQ model of both, as everything before has left it.
-        plan: with all its scales.
-        teacher: the float graph; its device is where all happens.
-        samples: calibration data; a part of them judges.
-        config: what to do.
-        budget: how long.
-        seed: start of all randomness.
-        live: makes samples while the student learns, to be learned on beside those of the set, or in their place. The
-            samples that judge are of the set all the same.
+    name: ClassVar[str] = "distill"
+    config: DistillConfig
+    learning: LearningConfig
+    live: LiveSamples | None = None
+
+    def run(self, network: FloatNetwork, state: QuantizedState, clock: Clock) -> tuple[QuantizedState, DistillRecord]:
+        """See Step."""
+        work = Distillation(network, state, self.config, self.learning.budget(clock), self.learning.seed, self.live)
+        with clock.stage(self.name, work.total) as advance:
+            return work.run(advance)
+
+
+class Distillation:
+    """One distillation, on the calibration samples, some of which judge.
+
+    ``live`` makes samples while the student learns, to be learned on beside those of the set, or in their place.
 
     Attributes:
         total: steps that are planned; None where the clock decides.
-        record: what came of it; None before ``run``.
 
     """
 
     def __init__(
         self,
-        model: ir.Model,
-        rounded: ir.Model,
-        quantized: ir.Model,
-        plan: QuantizationPlan,
-        teacher: TorchGraph,
-        samples: Samples,
-        *,
+        network: FloatNetwork,
+        state: QuantizedState,
         config: DistillConfig,
         budget: LearningBudget,
         seed: int,
         live: LiveSamples | None = None,
     ) -> None:
-        self._model, self._plan, self._teacher, self._samples = model, plan, teacher, samples
-        self._config, self._budget, self._live = config, budget, live
+        samples, self._plan, self._teacher = network.calibration, state.plan, network.learner()
+        self._samples, self._config, self._budget, self._live = samples, config, budget, live
         _check_inputs(samples, config)
-        few = {name: value[: samples.feed].to(teacher.device) for name, value in samples.inputs.items()}
-        batched = batched_values(teacher, replace(samples, inputs=few))
-        self._block = whole_network(model, plan, batched)
-        self._base, self._start = learnable_start(rounded, quantized, plan)
-        self._student = TorchGraph(insert_quantizers(self._base, plan, final=False), device=teacher.device)
-        trained, judged = samples.parted()
-        self._batch = samples.feed if samples.fixed else min(_BATCH, len(trained))
-        self._feeds = [
-            {name: value[index] for name, value in samples.inputs.items()}
-            for index in torch.split(judged, samples.feed)
-        ]
+        device = self._teacher.device
+        few = {name: value[: samples.feed].to(device) for name, value in samples.inputs.items()}
+        batched = find_batched_values(self._teacher, replace(samples, inputs=few))
+        self._block = whole_network(network.model, state.plan, batched)
+        self._base, self._start = prepare_learning(state)
+        self._student = TorchGraph(insert_quantizers(self._base, state.plan, final=False), device=device)
+        self._trained, self._judged = samples.split()
+        self._batch = samples.fixed or min(_BATCH, len(self._trained))
         self._rng = torch.Generator().manual_seed(seed)
-        self._batches = drawn(samples, trained, self._batch, self._rng)
-        self._features = self._measure(few, find_blocks(model, plan, batched))
+        self._features = self._measure(few, find_blocks(network.model, state.plan, batched))
         self._settings = {**asdict(replace(config, checkpoint=None)), "seed": seed, "effort": budget.effort}
         self._settings["source"] = "" if live is None else live.description
-        self.record: DistillRecord | None = None
 
-    def _measure(self, few: Mapping[str, Tensor], blocks: tuple[Block, ...]) -> tuple[str, ...]:
+    def _measure(self, few: Batch, blocks: tuple[Block, ...]) -> tuple[str, ...]:
         """Plan the steps by a run of the float network; returns the maps whose channel attentions are compared."""
-        count = self._samples.feed if self._samples.fixed else min(_MEASURED, self._samples.count)
-        made: dict[str, int] = {}
-
-        def measure(node: ir.Node, outputs: tuple[Tensor, ...]) -> None:
-            made.update({str(node.outputs[0].name): sum(output.numel() for output in outputs)})
-
-        ends = [name for block in blocks for name in block.outputs]
-        wanted = tuple(dict.fromkeys((*ends, *self._block.outputs)))
-        with torch.inference_mode():
-            values = self._teacher.run({name: x[:count] for name, x in few.items()}, wanted, visit=measure)
-        if not any(values[name].is_floating_point() for name in self._block.outputs):
+        count = self._samples.fixed or min(_MEASURED, self._samples.count)
+        outputs, ends = self._block.outputs, [name for block in blocks for name in block.outputs]
+        values, made = run_counting(self._teacher, {name: x[:count] for name, x in few.items()}, (*ends, *outputs))
+        if not any(values[name].is_floating_point() for name in outputs):
             raise QuantizationError(
                 "distillation wants an output of real numbers whose first axis counts samples, got none among "
                 f"{', '.join(self._teacher.output_names)}: leave --distill out"
             )
-        nodes = {str(node.name): node for node in self._model.graph}
-        multiplications, elements = block_work(self._block, nodes, self._teacher.initializers, made)
+        multiplications, elements = count_block_work(self._block, self._teacher, made)
         cost = BlockCost(
             multiplications=multiplications // count, elements=elements // count, batch=self._batch, error=1.0
         )
         self._budget.plan([cost])
         self.total = self._config.steps or self._budget.planned
-        maps = [name for name in ends if values[name].ndim > 2 and name not in self._block.outputs]
+        maps = [name for name in ends if values[name].ndim > 2 and name not in outputs]
         if self._config.feature_weight and not maps:
             raise ConfigError(
                 "distill.feature_weight compares maps between blocks, and this model has none: set it to 0"
             )
         return tuple(maps) if self._config.feature_weight else ()
 
-    def run(self, advance: Callable[[int], None] = lambda steps: None) -> tuple[ir.Model, QuantizationPlan]:
-        """Train; returns the float model with weights on the grids of the returned plan, and that plan.
-
-        Raises:
-            ConfigError: the checkpoint is of something else, or cannot be written.
-
-        """
-        began, device = time.perf_counter(), self._teacher.device
-        path = self._config.checkpoint
-        mark = "" if path is None else fingerprint(self._model, self._plan, self._settings)
-        checkpoint = None if path is None else Checkpoint(Path(path), mark)
-        saved = None if checkpoint is None else checkpoint.read(device)
-        start = self._start.to(device) if saved is None else saved.start
-        weights, none = self._teacher.initializers, frozenset[str]()
-        student = BlockStudent(self._student, self._block, self._plan, start, weights, none, "lsq", below=_ALL_WIDTHS)
-        objective = Objective(student, self._teacher, self._block.outputs, self._features, self._config)
-        judge = Judge(self._student, self._teacher, self._plan, self._block, self._feeds)
-        measured = (lambda: None) if self._live is None else self._live.measured
-        trainer = Trainer(student, objective, judge, start, self._config, device, self._rng, measured)
+    def run(self, advance: Callable[[int], None] = lambda steps: None) -> tuple[QuantizedState, DistillRecord]:
+        """Train; ConfigError where the checkpoint is of something else, or cannot be written."""
+        began, path = time.perf_counter(), self._config.checkpoint
+        checkpoint = None
+        if path is not None:
+            checkpoint = Checkpoint(Path(path), fingerprint(self._teacher.model, self._plan, self._settings))
+        saved = None if checkpoint is None else checkpoint.read(self._teacher.device)
+        start = self._start.to(self._teacher.device) if saved is None else saved.start
+        codes = learnable_weights(self._block, start, self._teacher.initializers, "lsq", below=_ALL_WIDTHS)
+        student = BlockStudent(self._student, self._block, self._plan, start, codes, below=_ALL_WIDTHS)
+        loss = DistillationLoss(
+            student=student,
+            teacher=self._teacher,
+            outputs=self._block.outputs,
+            features=self._features,
+            config=self._config,
+        )
+        trainer = Trainer(loss, self._check, start, self._rng, self._live)
         if saved is not None:
             trainer.restore(saved.training, saved.best)
-            if self._live is not None:
-                self._live.restore(saved.training["live"])
             advance(trainer.step)
-        self._train(trainer, self._accompanied(student), start, checkpoint, advance)
-        self.record = _recorded(trainer, self._batch, time.perf_counter() - began)
-        return written(self._base, self._plan, trainer.best)
+        self._train(trainer, self._batches(student), start, checkpoint, advance)
+        record = _make_record(trainer, self._batch, time.perf_counter() - began)
+        return write_values(self._base, self._plan, trainer.best), record
 
-    def _accompanied(self, student: BlockStudent) -> Batches:
+    def _check(self, values: QuantizedValues) -> tuple[float | None, float]:
+        """Share of common decisions on the samples that judge, None without classes, and distance of the outputs.
+
+        In full precision and with all numbers rounded.
+        """
+        shares, distances, sizes = [], [], []
+        outputs, constants = self._block.outputs, values.feeds(self._block.layers, self._plan)
+        for index in torch.split(self._judged, self._samples.feed):
+            with torch.inference_mode():
+                inputs = {name: x[index].to(self._teacher.device) for name, x in self._samples.inputs.items()}
+                targets = self._teacher.run(inputs, outputs)
+                made = self._student.run({**inputs, **constants}, outputs, replace=values.replacements())
+                shares.append(agreement(made, targets))
+                distances.append(float(output_distance(made, targets, 1.0)))
+                sizes.append(len(index))
+        known = [share * size for share, size in zip(shares, sizes, strict=True) if share is not None]
+        mean = sum(distance * size for distance, size in zip(distances, sizes, strict=True)) / sum(sizes)
+        return (sum(known) / sum(sizes) if known else None), mean
+
+    def _batches(self, student: BlockStudent) -> Batches:
+        fixed = draw_batches(self._samples, self._trained, self._batch, self._rng)
         if self._live is None:
-            return self._batches
-        share = self._config.live_share
-        return accompanied(self._batches, self._batch, self._live, share, student.run_frozen, self._rng)
+            return fixed
+        return mix_in_live(fixed, self._batch, self._live, self._config.live_share, student.run_frozen, self._rng)
 
     def _train(
         self,
@@ -230,8 +226,7 @@ class Distillation:
 
         def write() -> None:
             if checkpoint is not None:
-                live = {} if self._live is None else {"live": dict(self._live.state())}
-                checkpoint.write(SavedState(start=start, best=trainer.best, training={**trainer.state(), **live}))
+                checkpoint.write(SavedState(start=start, best=trainer.best, training=trainer.state()))
 
         def between() -> None:
             nonlocal written_at
@@ -243,7 +238,7 @@ class Distillation:
                 written_at = time.perf_counter()
 
         interval = _STEPS_BETWEEN if self.total is None else max(math.ceil(self.total / _JUDGEMENTS), 1)
-        with _never_asked() if checkpoint is None else patient_interrupts() as asked:
+        with nullcontext(_never) if checkpoint is None else patient_interrupts() as asked:
             left = pace(self._budget, self._config.steps, trainer.step, trainer.reached)
             trainer.train(batches, left, interval, advance, between)
             write()
@@ -251,9 +246,8 @@ class Distillation:
                 raise KeyboardInterrupt
 
 
-@contextmanager
-def _never_asked() -> Iterator[Callable[[], bool]]:
-    yield lambda: False
+def _never() -> bool:
+    return False
 
 
 def _check_inputs(samples: Samples, config: DistillConfig) -> None:
@@ -267,7 +261,7 @@ def _check_inputs(samples: Samples, config: DistillConfig) -> None:
         )
 
 
-def _recorded(trainer: Trainer, batch: int, seconds: float) -> DistillRecord:
+def _make_record(trainer: Trainer, batch: int, seconds: float) -> DistillRecord:
     first, best = trainer.curve[0], trainer.best_point
     assert best is not None
     return DistillRecord(

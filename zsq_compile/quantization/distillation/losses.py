@@ -16,13 +16,8 @@ def softened_divergence(scores: Tensor, wanted: Tensor, temperature: float) -> T
     """T² KL(softmax(wanted / T) || softmax(scores / T)), mean over samples (Hinton et al. 2015, section 2).
 
     T² keeps the size of the gradient, whatever the temperature. Where the float network ends in a softmax, the scores
-    are the logarithms of both outputs: a softmax of probabilities is nearly the same for every sample.
-
-    Args:
-        scores: of the quantized network, (samples, classes) with or without axes of size 1.
-        wanted: of the float network, the same shape.
-        temperature: T.
-
+    are the logarithms of both outputs: a softmax of probabilities is nearly the same for every sample. Both are
+    (samples, classes), with or without axes of size 1.
     """
     scores, wanted = scores.flatten(1), wanted.flatten(1)
     logits = (log_probabilities(x) if are_probabilities(wanted.float()) else x.float() for x in (scores, wanted))
@@ -52,14 +47,8 @@ def output_distance(outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]
 def channel_attention(feature: Tensor) -> Tensor:
     """Share of each channel in the energy of a map: mean of the squares over positions, of L2 norm 1.
 
-    What HAST aligns (Li et al., "Hard Sample Matters a Lot in Zero-Shot Quantization", CVPR 2023).
-
-    Args:
-        feature: (samples, channels, positions...).
-
-    Returns:
-        (samples, channels), float32.
-
+    What HAST aligns (Li et al., "Hard Sample Matters a Lot in Zero-Shot Quantization", CVPR 2023). From (samples,
+    channels, positions...) to (samples, channels), float32.
     """
     return functional.normalize(feature.float().square().flatten(2).mean(2), dim=1)
 

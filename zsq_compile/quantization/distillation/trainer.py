@@ -1,20 +1,19 @@
 """The training loop of distillation: a loss, a judge, and a state that can be put away between two steps."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import astuple, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from passes.plan import QuantizationPlan
 from zsq_compile.config.distillation import DistillConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.differentiable.precision import reduced_precision
-from zsq_compile.quantization.distillation.losses import agreement, attention_distance, output_distance
+from zsq_compile.quantization.distillation.batches import Batches, LiveSamples
+from zsq_compile.quantization.distillation.losses import attention_distance, output_distance
 from zsq_compile.quantization.reconstruction.block_student import BlockStudent, LearningRates
-from zsq_compile.quantization.reconstruction.blocks import Block
 from zsq_compile.quantization.reconstruction.values import QuantizedValues
 
 
@@ -25,7 +24,7 @@ class CurvePoint:
     Attributes:
         step: steps done.
         loss: mean of the training loss since the point before; None at the start.
-        agreement: share of common decisions on samples apart; None where no output has classes.
+        agreement: share of common decisions on held-out samples; None where no output has classes.
         divergence: distance of the outputs on them, of classes at temperature 1.
         live: figures of the samples that were made since the point before, by name; None where none were.
 
@@ -43,21 +42,21 @@ class CurvePoint:
         return math.isfinite(self.divergence) and mine > theirs
 
 
-def rates(learning_rate: float) -> LearningRates:
+def learning_rates(learning_rate: float) -> LearningRates:
     """Step sizes of all kinds of numbers from that of codes: a step that serves a whole channel moves by less."""
     return LearningRates(
         codes=learning_rate, weight_steps=learning_rate / 10, scales=learning_rate / 5, biases=learning_rate
     )
 
 
-def mixed(inputs: Mapping[str, Tensor], rng: torch.Generator) -> dict[str, Tensor]:
+def mix_up(inputs: Mapping[str, Tensor], rng: torch.Generator) -> dict[str, Tensor]:
     """Mix each sample with another: share u of the one and 1 - u of the other, u even in [0, 1], for all inputs."""
     count = len(next(iter(inputs.values())))
     partner, share = torch.randperm(count, generator=rng), torch.rand(count, generator=rng)
     return {name: torch.lerp(x[partner], x, share.to(x).reshape(-1, *[1] * (x.ndim - 1))) for name, x in inputs.items()}
 
 
-def perturbed(inputs: Mapping[str, Tensor], size: float) -> dict[str, Tensor]:
+def perturb(inputs: Mapping[str, Tensor], size: float) -> dict[str, Tensor]:
     """Push samples up the gradient of the loss: x + size * std(x) * sign(gradient); inputs without one stay."""
     return {
         name: x.detach() if x.grad is None else x.detach() + size * x.detach().std(correction=0) * x.grad.sign()
@@ -65,116 +64,59 @@ def perturbed(inputs: Mapping[str, Tensor], size: float) -> dict[str, Tensor]:
     }
 
 
-class Objective:
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class DistillationLoss:
     """The loss of one batch, differentiable to the student's numbers and to the inputs.
 
-    Args:
-        student: the whole network as one block.
-        teacher: the float graph.
-        outputs: of both networks.
-        features: names of maps whose channel attentions are compared.
-        config: temperature, and the weight of the maps.
-
+    The outputs of both networks are compared, and the channel attentions of the maps that ``features`` names.
     """
 
-    def __init__(
-        self,
-        student: BlockStudent,
-        teacher: TorchGraph,
-        outputs: Sequence[str],
-        features: Sequence[str],
-        config: DistillConfig,
-    ) -> None:
-        self._student, self._teacher, self._config = student, teacher, config
-        self._outputs, self._features = tuple(outputs), tuple(features)
+    student: BlockStudent
+    teacher: TorchGraph
+    outputs: tuple[str, ...]
+    features: tuple[str, ...] = ()
+    config: DistillConfig
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Compute the loss; what the teacher makes of the inputs is the target."""
-        wanted = tuple(dict.fromkeys((*self._outputs, *self._features)))
+        wanted = tuple(dict.fromkeys((*self.outputs, *self.features)))
         with torch.set_grad_enabled(any(x.requires_grad for x in inputs.values())):
-            targets = self._teacher.run(inputs, wanted)
-        made = self._student.run_quantized(inputs, wanted)
-        loss = output_distance(made, {name: targets[name] for name in self._outputs}, self._config.temperature)
-        if self._features:
-            loss = loss + self._config.feature_weight * attention_distance(made, targets, self._features)
+            targets = self.teacher.run(inputs, wanted)
+        made = self.student.run_quantized(inputs, wanted)
+        loss = output_distance(made, {name: targets[name] for name in self.outputs}, self.config.temperature)
+        if self.features:
+            loss = loss + self.config.feature_weight * attention_distance(made, targets, self.features)
         return loss
-
-
-class Judge:
-    """Compares a quantized network with the float one on samples apart, in full precision and with all numbers rounded.
-
-    Args:
-        graph: the QDQ graph.
-        teacher: the float graph.
-        plan: that the QDQ graph was made from.
-        block: the whole network.
-        feeds: the samples.
-
-    """
-
-    def __init__(
-        self,
-        graph: TorchGraph,
-        teacher: TorchGraph,
-        plan: QuantizationPlan,
-        block: Block,
-        feeds: Sequence[Mapping[str, Tensor]],
-    ) -> None:
-        self._graph, self._teacher, self._plan, self._block, self._feeds = graph, teacher, plan, block, feeds
-
-    def __call__(self, values: QuantizedValues) -> tuple[float | None, float]:
-        """Return the share of common decisions, None where no output has classes, and the distance of the outputs."""
-        shares, distances, sizes = [], [], []
-        constants, scales = values.feeds(self._block.layers, self._plan), values.replacements()
-        for feed in self._feeds:
-            with torch.inference_mode():
-                inputs = {name: x.to(self._graph.device) for name, x in feed.items()}
-                targets = self._teacher.run(inputs, self._block.outputs)
-                made = self._graph.run({**inputs, **constants}, self._block.outputs, replace=scales)
-                shares.append(agreement(made, targets))
-                distances.append(float(output_distance(made, targets, 1.0)))
-                sizes.append(len(next(iter(inputs.values()))))
-        known = [share * size for share, size in zip(shares, sizes, strict=True) if share is not None]
-        mean = sum(distance * size for distance, size in zip(distances, sizes, strict=True)) / sum(sizes)
-        return (sum(known) / sum(sizes) if known else None), mean
 
 
 class Trainer:
     """Trains a student, and keeps the best of what it was.
 
     Args:
-        student: the whole network as one block.
-        objective: loss of a batch.
-        judge: of values.
+        loss: of a batch; its configuration has the rates, mixup and perturbation as well.
+        check: agreement and distance of values on held-out samples.
         start: values that the student starts from.
-        config: rates, mixup and perturbation.
-        device: of both networks.
         rng: of mixtures; batches draw from it as well.
-        measured: figures of the samples that were made since the last call, for the curve.
+        live: makes some of the samples; None where nothing does.
 
     Attributes:
-        step: steps done.
-        reached: progress of the last of them, from 0 to 1.
-        best: the best values so far.
-        best_point: where these were judged.
+        step, reached: steps done, and the progress of the last of them, from 0 to 1.
+        best, best_point: the best values so far, and where they were judged.
         curve: all judgements.
 
     """
 
     def __init__(
         self,
-        student: BlockStudent,
-        objective: Objective,
-        judge: Judge,
+        loss: DistillationLoss,
+        check: Callable[[QuantizedValues], tuple[float | None, float]],
         start: QuantizedValues,
-        config: DistillConfig,
-        device: torch.device,
         rng: torch.Generator,
-        measured: Callable[[], Mapping[str, float] | None] = lambda: None,
+        live: LiveSamples | None = None,
     ) -> None:
-        self._student, self._objective, self._judge, self._measured = student, objective, judge, measured
-        self._start, self._config, self._device, self._rng = start, config, device, rng
-        self._optimizer = student.optimizer(rates(config.learning_rate))
+        self._loss, self._check, self._start, self._rng, self._live = loss, check, start, rng, live
+        self._student, self._config, self._device = loss.student, loss.config, loss.teacher.device
+        self._optimizer = self._student.optimizer(learning_rates(self._config.learning_rate))
         self._first = [group["lr"] for group in self._optimizer.param_groups]
         self._losses: list[float] = []
         self.step, self.reached = 0, 0.0
@@ -183,21 +125,16 @@ class Trainer:
 
     def train(
         self,
-        batches: Iterator[Mapping[str, Tensor]],
+        batches: Batches,
         pace: Iterator[float],
         interval: int,
         advance: Callable[[int], None],
         between: Callable[[], None],
     ) -> None:
-        """Train to the end of a pace.
+        """Train to the end of a pace, which gives the progress from 0 to 1 at the start of each step.
 
-        Args:
-            batches: network inputs by name, without an end.
-            pace: progress from 0 to 1 at the start of each step.
-            interval: steps between two judgements; the start and the end are judged as well.
-            advance: told each step done.
-            between: called after each step; what it raises ends the training.
-
+        The start, the end, and every ``interval`` steps are judged. ``between`` is called after each step; what it
+        raises ends the training.
         """
         if not self.curve:
             self._look()
@@ -217,24 +154,25 @@ class Trainer:
 
     def _gradients(self, inputs: Mapping[str, Tensor]) -> float:
         """Add the gradients of one batch to all numbers; returns its loss."""
-        chosen = mixed(inputs, self._rng) if self._config.mixup else inputs
+        chosen = mix_up(inputs, self._rng) if self._config.mixup else inputs
         feed = {name: x.to(self._device) for name, x in chosen.items()}
         if self._config.perturbation:
             feed = {name: x.clone().requires_grad_(x.is_floating_point()) for name, x in feed.items()}
         with reduced_precision(self._device):
-            loss = self._objective(feed)
+            loss = self._loss(feed)
             loss.backward()  # type: ignore[no-untyped-call]
             if self._config.perturbation:
-                harder = self._objective(perturbed(feed, self._config.perturbation))
+                harder = self._loss(perturb(feed, self._config.perturbation))
                 harder.backward()  # type: ignore[no-untyped-call]
                 loss = (loss + harder) / 2
         return float(loss.detach())
 
     def _look(self) -> None:
-        values = self._start.merged(self._student.values()) if self.step else self._start
-        share, distance = self._judge(values)
+        values = self._start.merge(self._student.values()) if self.step else self._start
+        share, distance = self._check(values)
         loss = sum(self._losses) / len(self._losses) if self._losses else None
-        point = CurvePoint(step=self.step, loss=loss, agreement=share, divergence=distance, live=self._measured())
+        live = None if self._live is None else self._live.measured()
+        point = CurvePoint(step=self.step, loss=loss, agreement=share, divergence=distance, live=live)
         self._losses.clear()
         self.curve.append(point)
         if self.best_point is None or point.beats(self.best_point):
@@ -251,6 +189,7 @@ class Trainer:
             "optimizer": self._optimizer.state_dict(),
             "numbers": [number.detach() for number in self._numbers()],
             "rng": self._rng.get_state(),
+            **({} if self._live is None else {"live": dict(self._live.state())}),
         }
 
     def restore(self, state: Mapping[str, Any], best: QuantizedValues) -> None:
@@ -266,6 +205,8 @@ class Trainer:
                 number.copy_(kept)
         self._optimizer.load_state_dict(state["optimizer"])
         self._rng.set_state(state["rng"].cpu())
+        if self._live is not None:
+            self._live.restore(state["live"])
 
     def _numbers(self) -> list[Tensor]:
         return [number for group in self._optimizer.param_groups for number in group["params"]]

@@ -16,50 +16,38 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from backends.target import Target
 from passes.plan import QuantizationPlan
 from passes.qdq_names import QdqNames, codes_name, scale_name, zero_point_name
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import QuantizationError
-from zsq_compile.quantization.calibration.calibrate import Batch
 from zsq_compile.quantization.layer_metrics.layer_quality import LayerQuality, limited_decibels
-from zsq_compile.quantization.layer_metrics.layers import MeasuredLayer, measured_layers, origin
+from zsq_compile.quantization.layer_metrics.layers import MeasuredLayer, find_layers, origin
 from zsq_compile.quantization.layer_metrics.noise_causes import LARGE_BIAS, GridNoise, WeightNoise, by_channel, reason
+from zsq_compile.quantization.samples import Batch
+from zsq_compile.quantization.state import FloatNetwork, QuantizedState
 
 
-def layer_qualities(
-    model: ir.Model,
-    plan: QuantizationPlan,
-    target: Target,
-    teacher: TorchGraph,
-    steps: Mapping[str, ir.Model],
-    batches: Sequence[Batch],
-) -> tuple[LayerQuality, ...]:
-    """Measure every layer of a network after every step of quantization.
+def measure_layers(network: FloatNetwork, states: Mapping[str, QuantizedState]) -> tuple[LayerQuality, ...]:
+    """Measure every layer of a network behind every step of quantization, in graph order.
 
-    Args:
-        model: the float model; ``teacher`` runs it.
-        plan: that the QDQ graphs were made from; scales are read from the graphs, where steps may have changed them.
-        target: that the plan was made for.
-        teacher: the float graph.
-        steps: QDQ graphs made by InsertQdq, by the name of the step that they are the result of, in order.
-        batches: feeds of the graph that took no part in calibration; the float values of one are held in memory.
-
-    Returns:
-        In graph order.
+    On at most 32 of the samples held out; the float values of one batch are held in memory. States are by the name of
+    their step, in order. Those with other sites or bits than the last one have no layers to be compared with.
 
     Raises:
         QuantizationError: there is no data.
 
     """
+    *_, last = states.values()
+    plan, teacher, batches = last.plan, network.teacher, network.held_out.take_few(network.model)
+    graphs = {step: state.qdq for step, state in states.items() if _has_sites_of(state.plan, plan)}
     # a Clip of its own that a grid does the work of stands in no QDQ graph, and loses nothing
-    standing = {node.name for quantized in steps.values() for node in quantized.graph}
-    layers = tuple(layer for layer in measured_layers(model, plan, target) if layer.node in standing)
+    standing = {node.name for quantized in graphs.values() for node in quantized.graph}
+    layers = tuple(layer for layer in find_layers(network.model, plan, network.target) if layer.node in standing)
     ratios = {
         step: measure_sqnr(TorchGraph(quantized, device=teacher.device), teacher, batches, layers)
-        for step, quantized in steps.items()
+        for step, quantized in graphs.items()
     }
-    own = _OwnNoise(plan, list(steps.values())[-1], teacher, layers)
+    own = _OwnNoise(plan, last.qdq, teacher, layers)
     with torch.inference_mode():
         for batch in batches:
             own.observe(batch)
@@ -78,20 +66,16 @@ def layer_qualities(
     )
 
 
+def _has_sites_of(plan: QuantizationPlan, other: QuantizationPlan) -> bool:
+    return (plan.activations, plan.weights) == (other.activations, other.weights)
+
+
 def measure_sqnr(
     quantized: TorchGraph, teacher: TorchGraph, batches: Sequence[Batch], layers: Sequence[MeasuredLayer]
 ) -> dict[str, float]:
-    """Ratio of signal to quantization noise of what each layer makes, in the network.
+    """Ratio of signal to quantization noise of what each layer makes, in the network, by the name of the float value.
 
-    Args:
-        quantized: the QDQ graph.
-        teacher: the float graph with the same layers and value names.
-        batches: feeds; the float values of one are held in memory, no quantized ones.
-        layers: see measured_layers.
-
-    Returns:
-        10 log10(sum y^2 / sum (y_q - y)^2) over all elements of all batches, in dB, within plus and minus LIMIT_DB, by
-        the name of the float value.
+    10 log10(sum y^2 / sum (y_q - y)^2) over all elements of all batches, in dB, within plus and minus LIMIT_DB.
 
     Raises:
         QuantizationError: there is no data.
@@ -107,7 +91,7 @@ def measure_sqnr(
         if layer is not None:
             signal = wanted[layer.value]
             sums[layer.value][0] += _power(signal)
-            sums[layer.value][1] += _power(_limited(made[0], layer) - signal)
+            sums[layer.value][1] += _power(_limit(made[0], layer) - signal)
 
     with torch.inference_mode():
         for batch in batches:
@@ -170,7 +154,7 @@ class _OwnNoise:
             else:
                 feeds[self._names.behind_grid(site)] = values[site.value]
         result = self._names.result(layer.node)
-        error = _limited(self._graph.run(feeds, [result])[result], layer) - values[layer.value]
+        error = _limit(self._graph.run(feeds, [result])[result], layer) - values[layer.value]
         return by_channel(error, layer.channel_axis)
 
     def _weight_noise(self, layer: MeasuredLayer) -> WeightNoise | None:
@@ -211,7 +195,7 @@ class _Variation:
         return torch.where(count > 1, squares - total.square() / count, squares).clamp(min=0.0)
 
 
-def _limited(made: Tensor, layer: MeasuredLayer) -> Tensor:
+def _limit(made: Tensor, layer: MeasuredLayer) -> Tensor:
     """Apply the Relu or Clip behind a layer, which a narrow grid stands in for in the QDQ graph."""
     return made if layer.limits == (None, None) else made.clamp(*layer.limits)
 

@@ -35,7 +35,7 @@ class MeasuredLayer:
     channel_axis: int
 
 
-def measured_layers(model: ir.Model, plan: QuantizationPlan, target: Target) -> tuple[MeasuredLayer, ...]:
+def find_layers(model: ir.Model, plan: QuantizationPlan, target: Target) -> tuple[MeasuredLayer, ...]:
     """Layers of a float model that its plan makes inexact, in graph order.
 
     Operators that only move codes about (MaxPool, Reshape, ...) are left out: they lose nothing that the reader of

@@ -36,8 +36,8 @@ The best 16 levels leave a normal number 20 dB, 8 levels 14, 4 levels 9 (Max 196
 LARGE_BIAS = 2.0**29
 """Code of an int32 bias, a quarter of the largest, from which on the bias decides its layer's weight steps.
 
-Steps are widened until a bias fits (see ``weight_scales``). A bias that needs no such room is a sum's offset and has
-codes of the sum's own size: 2^24 for 500 products of 8 bits.
+Steps are widened until a bias fits (see ``choose_weight_scales``). A bias that needs no such room is a sum's offset
+and has codes of the sum's own size: 2^24 for 500 products of 8 bits.
 """
 
 _QUANTILE = 0.999
@@ -126,16 +126,10 @@ class WeightNoise:
 
 
 def reason(total: float, weights: WeightNoise | None, grids: Sequence[GridNoise]) -> str | None:
-    """Tell the main cause of a layer's own noise, in words.
+    """Tell the main cause of a layer's own noise, in words; None when it loses nothing, or when nothing stands out.
 
-    Args:
-        total: squared error of what the layer makes, summed, when its inputs are exact but for their own grids.
-        weights: the part of it that the weights make; None where there are none.
-        grids: of the layer's inputs.
-
-    Returns:
-        None when the layer loses nothing, or when nothing stands out.
-
+    ``total`` is the squared error of what the layer makes, summed, when its inputs are exact but for their own
+    ``grids``; ``weights`` is the part of it that the weights make.
     """
     if not total > 0.0:
         return None

@@ -20,14 +20,7 @@ _CELLS = 20_000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerOptions:
-    """What one layer can be stored as.
-
-    Attributes:
-        node: its name.
-        size: bytes of its weight in the file, by bits.
-        harm: by bits, see ``sensitivity``; positive or 0.
-
-    """
+    """What one layer can be stored as: bytes of its weight in the file, and harm of 0 or more, by bits."""
 
     node: str
     size: Mapping[int, int]

@@ -10,18 +10,20 @@ stay float.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from passes.quantize.override_widths import Width
-from zsq_compile.config.compile import WIDTHS
+from passes.quantize.override_widths import Width, override_widths
+from zsq_compile.config.compile import WIDTHS, QuantizationConfig
 from zsq_compile.errors import UnsupportedModelError
 from zsq_compile.metrics import decibels
+from zsq_compile.progress import Clock
+from zsq_compile.quantization.closed_form import calibrate_plan
 from zsq_compile.quantization.mixed_precision.bit_allocation import LayerOptions, WidthTable
-from zsq_compile.quantization.mixed_precision.trials import Bench, Trial, Workpiece
-from zsq_compile.quantization.planning import count_words
-from zsq_compile.quantization.rounding.second_moments import SecondMoments
+from zsq_compile.quantization.mixed_precision.trials import Bench, Trial, held_out_batches
+from zsq_compile.quantization.planning import describe_bits
+from zsq_compile.quantization.state import FloatNetwork, QuantizedState, make_state
 
 _LEVELS = 33  # sizes that a floor of agreement is tried at, by bisection
 _CORRECTIONS = 6  # rounds of meeting a limit with the bytes of the real graph
@@ -47,52 +49,53 @@ class MixedChoice:
     trials: tuple[Trial, ...]
 
 
-def choose_widths(
-    work: Workpiece, *, limit: int | None, floor: float | None, advance: Callable[[int], None] = lambda steps: None
-) -> tuple[MixedChoice, Mapping[str, SecondMoments]]:
-    """Choose widths under a limit of bytes, or without one under a floor of agreement.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChooseBits:
+    """Step: give every layer the bits that suit best; the record is the MixedChoice.
 
-    Args:
-        work: the network, its data and its plans.
-        limit: most bytes of the file; the smallest file is known to be within it, see ``planning.size_limit``.
-        floor: least share of common decisions on the samples held out.
-        advance: told the number of steps done.
+    They harm least within the limit of the network, which the smallest file is known to keep, see
+    ``planning.resolve_limit``; without one they keep ``floor``, a share of common decisions on the samples held out.
 
-    Returns:
-        The choice, and the second moments of the calibration data, so that rounding need not measure them again.
-
-    Raises:
-        UnsupportedModelError: only a floor was given, and no output has classes.
-
+    Raises UnsupportedModelError when there is only a floor, and no output has classes.
     """
-    bench = Bench(work, advance)
-    search = _Search(work, bench)
-    if limit is not None:
-        return search.within(limit), bench.moments
-    assert floor is not None
-    return search.agreeing(floor), bench.moments
+
+    name: ClassVar[str] = "choose bits"
+    config: QuantizationConfig
+    floor: float | None = None
+
+    def run(self, network: FloatNetwork, state: QuantizedState, clock: Clock) -> tuple[QuantizedState, MixedChoice]:
+        """See Step."""
+        with clock.stage(self.name, len(WIDTHS) + len(held_out_batches(network))) as advance:
+            search = _Search(Bench(network, state.plan, self.config, advance))
+            if network.limit is not None:
+                choice = search.within(network.limit)
+            else:
+                assert self.floor is not None
+                choice = search.agreeing(self.floor)
+            plan = override_widths(state.plan, network.target, choice.chosen.widths)
+            plan = calibrate_plan(plan, network.teacher, network.calibration.batches(), self.config)
+            return make_state(state.base, plan), choice
 
 
 class _Search:
     """Asks a bench for as few joint measurements as a goal needs."""
 
-    def __init__(self, work: Workpiece, bench: Bench) -> None:
-        self._work = work
+    def __init__(self, bench: Bench) -> None:
         self._bench = bench
         self._table = WidthTable(bench.layers)
         self._values: dict[str, float] = {}
 
     def within(self, limit: int) -> MixedChoice:
         """Find the widths that harm least in a file of so many bytes."""
-        bits = self._fitting(limit)
+        bits = self._fit(limit)
         if bits is None:
-            bits = {site.node: site.number_format.bits for site in self._work.narrowest.weights}
+            bits = {site.node: site.number_format.bits for site in self._bench.narrowest.weights}
         best = self._bench.measure("chosen by harm", bits)
         # Harms of few bits do not quite add up: where one width for all layers does better, it is taken.
         uniform = next((one for one in self._uniform() if one != bits and self._bench.file_bytes(one) <= limit), None)
         if uniform is not None:
             best = min(best, self._bench.measure("one width for all layers", uniform), key=lambda trial: trial.harm)
-        return self._told(best, f"the least harm in at most {limit} bytes")
+        return self._conclude(best, f"the least harm in at most {limit} bytes")
 
     def agreeing(self, floor: float) -> MixedChoice:
         """Find the smallest file that keeps a share of the decisions."""
@@ -103,20 +106,20 @@ class _Search:
                 "mixed with min_agreement counts decisions, and no output of this model has classes: give max_size"
             )
         if not _keeps(best, floor):
-            best = self._relieved(best, floor)
+            best = self._relieve(best, floor)
         goal = f"the smallest file that keeps {floor:.1%} of the decisions"
         if not _keeps(best, floor):
-            return self._told(best, f"{goal}; nothing that was tried does")
+            return self._conclude(best, f"{goal}; nothing that was tried does")
         low, high = -1, len(levels) - 1  # the level ``high`` keeps the floor, ``low`` does not
         while high - low > 1:
             middle = (low + high) // 2
             tried = self._bench.measure(f"size {middle + 1} of {len(levels)}", levels[middle], best.widths.activations)
             low, high, best = (low, middle, tried) if _keeps(tried, floor) else (middle, high, best)
-        return self._told(best, goal)
+        return self._conclude(best, goal)
 
-    def _fitting(self, limit: int) -> dict[str, int] | None:
+    def _fit(self, limit: int) -> dict[str, int] | None:
         """Least harmful widths whose file is within a limit; what their estimate leaves out is read off the graph."""
-        widest = {site.node: site.number_format.bits for site in self._work.widest.weights}
+        widest = {site.node: site.number_format.bits for site in self._bench.widest.weights}
         budget = limit - self._unestimated(widest)
         best: dict[str, int] | None = None
         for _ in range(_CORRECTIONS):
@@ -134,7 +137,7 @@ class _Search:
         """One width for all layers, as near to it as each may have, from the widest to the narrowest."""
         return [{layer.node: _nearest(layer.size, bits) for layer in self._bench.layers} for bits in WIDTHS]
 
-    def _relieved(self, best: Trial, floor: float) -> Trial:
+    def _relieve(self, best: Trial, floor: float) -> Trial:
         """Give the fewest values more bits, or leave them in float, that keep the floor; ``best`` where none do."""
         steps = self._reliefs()
         low, high = 0, len(steps)
@@ -150,8 +153,8 @@ class _Search:
 
     def _reliefs(self) -> list[tuple[str, Width]]:
         """Values and widths, in the order in which they are to be relieved; a value may come several times."""
-        wide = self._work.target.wide_activation_bits
-        rungs: list[int] = sorted({self._work.config.quantization.act_bits, 8} | ({wide} if wide else set()))
+        wide = self._bench.network.target.wide_activation_bits
+        rungs: list[int] = sorted({self._bench.config.act_bits, 8} | ({wide} if wide else set()))
         steps: list[tuple[str, Width]] = []
         followers: list[Width] = [*rungs[1:], "float"]
         for bits, following in zip(rungs, followers, strict=True):
@@ -161,7 +164,7 @@ class _Search:
                 steps.append((group, following))
         return steps
 
-    def _told(self, chosen: Trial, goal: str) -> MixedChoice:
+    def _conclude(self, chosen: Trial, goal: str) -> MixedChoice:
         values = {name: self._values[name] for name in chosen.widths.activations}
         return MixedChoice(
             goal=goal, chosen=chosen, layers=self._bench.layers, values=values, trials=tuple(self._bench.trials)
@@ -176,7 +179,7 @@ def _keeps(trial: Trial, floor: float) -> bool:
     return trial.agreement is not None and trial.agreement >= floor
 
 
-def explained(choice: MixedChoice) -> dict[str, Any]:
+def explain_choice(choice: MixedChoice) -> dict[str, Any]:
     """Tell a choice in plain values for the report, with two lines for a terminal under "summary"."""
     bits, values = choice.chosen.widths.weights, choice.chosen.widths.activations
     return {
@@ -199,7 +202,7 @@ def _plain(trial: Trial) -> dict[str, Any]:
         "file_bytes": trial.file_bytes,
         "harm": trial.harm,
         "agreement": trial.agreement,
-        "bits": count_words(trial.widths.weights.values()),
+        "bits": describe_bits(trial.widths.weights.values()),
     }
 
 
@@ -220,7 +223,7 @@ def _notes(layers: Iterable[LayerOptions]) -> list[str]:
 def _summary(choice: MixedChoice) -> tuple[str, str]:
     chosen = choice.chosen
     relieved = Counter(chosen.widths.activations.values())
-    parts = [count_words(chosen.widths.weights.values())]
+    parts = [describe_bits(chosen.widths.weights.values())]
     parts += [f"{n} values {'in float' if width == 'float' else f'of {width} bits'}" for width, n in relieved.items()]
     by_harm = sorted(choice.layers, key=lambda layer: layer.harm[min(layer.harm)])
     least, most = (f"{layer.node} ({chosen.widths.weights[layer.node]} bits)" for layer in (by_harm[0], by_harm[-1]))

@@ -14,7 +14,6 @@ a weight of few bits fits the data that it was rounded on far better than any ot
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
-import onnx_ir as ir
 import torch
 from torch import Tensor
 
@@ -23,10 +22,11 @@ from passes.quantizer_grid import dequantize_array, quantize_array
 from zsq_compile.config.compile import QuantizationConfig
 from zsq_compile.differentiable.fake_quantize import round_to_codes
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.quantization.calibration.calibrate import Batch
-from zsq_compile.quantization.calibration.scales import weight_scales
-from zsq_compile.quantization.closed_form import rounded_model
+from zsq_compile.quantization.calibration.scales import choose_weight_scales
+from zsq_compile.quantization.closed_form import round_weights
 from zsq_compile.quantization.rounding.second_moments import SecondMoments
+from zsq_compile.quantization.samples import Batch
+from zsq_compile.quantization.state import FloatNetwork
 
 Rounded = Mapping[str, tuple[Tensor, Scale]]
 """By initializer: the weight on its grid, float32, and the scale of the grid."""
@@ -34,39 +34,30 @@ Rounded = Mapping[str, tuple[Tensor, Scale]]
 _RUINED = 1e30  # squared error of an element that is no longer finite
 
 
-def rounded_weights(
-    model: ir.Model,
+def round_at_widths(
+    network: FloatNetwork,
     plan: QuantizationPlan,
-    teacher: TorchGraph,
-    batches: Sequence[Batch],
     moments: Mapping[str, SecondMoments],
     config: QuantizationConfig,
 ) -> Rounded:
     """Round every weight at the width that a plan gives it, exactly as those of the finished model are rounded.
 
-    Args:
-        model: the float model that the teacher runs.
-        plan: with activation scales; scales of weights are chosen here.
-        teacher: the float graph.
-        batches: calibration data.
-        moments: second moments of these data by node name.
-        config: chooses scales and rounding.
-
+    The plan has activation scales; those of weights are chosen here. ``moments`` are second moments by node name.
     """
-    plan = plan.with_scales(weights=weight_scales(plan, teacher.initializers, config.weight_scales))
-    copy, plan = rounded_model(model, plan, teacher, batches, config, moments=moments)
+    weights = network.teacher.initializers
+    plan = plan.with_scales(weights=choose_weight_scales(plan, weights, config.weight_scales))
+    moved, plan = round_weights(network, plan, config.rounding, moments)
     rounded = {}
     for site in plan.weights:
-        constant, scale = copy.graph.initializers[site.initializer].const_value, plan.weight_scales[site.initializer]
-        assert constant is not None
-        codes = quantize_array(constant.numpy(), scale, site.number_format, site.axis)
-        on_grid = torch.from_numpy(dequantize_array(codes, scale, site.axis))
-        rounded[site.initializer] = on_grid.to(teacher.initializers[site.initializer]), scale
+        weight, scale = weights[site.initializer], plan.weight_scales[site.initializer]
+        codes = quantize_array(
+            moved.get(site.initializer, weight).numpy(force=True), scale, site.number_format, site.axis
+        )
+        rounded[site.initializer] = torch.from_numpy(dequantize_array(codes, scale, site.axis)).to(weight), scale
     return rounded
 
 
-def weight_sensitivity(
-    model: ir.Model,
+def measure_weight_harms(
     plan: QuantizationPlan,
     teacher: TorchGraph,
     candidates: Mapping[str, Mapping[int, Tensor]],
@@ -75,25 +66,21 @@ def weight_sensitivity(
     correct_on: Sequence[Batch] = (),
     advance: Callable[[int], None] = lambda steps: None,
 ) -> dict[str, dict[int, float]]:
-    """Harm of every candidate weight.
+    """Harm of every candidate weight, by node and bits.
 
     Args:
-        model: the float model that the teacher runs.
         plan: names the layers.
         teacher: the float graph.
         candidates: weights on their grids, by initializer and bits; layers without are not measured.
-        samples: feeds to measure on.
-        correct_on: calibration data; their mean error is taken out of each layer's bias. None leaves it in.
-        advance: told the number of feeds done.
-
-    Returns:
-        Harm by node and bits.
+        samples: batches to measure on.
+        correct_on: calibration batches; their mean error is taken out of each layer's bias. None leaves it in.
+        advance: told the number of batches done.
 
     """
     sites = [site for site in plan.weights if site.initializer in candidates]
-    nodes = {str(node.name): node for node in model.graph}
+    nodes = {str(node.name): node for node in teacher.model.graph}
     outputs = {site.node: str(nodes[site.node].outputs[0].name) for site in sites}
-    suffixes = {site.node: _suffix(model, teacher, {outputs[site.node]}) for site in sites}
+    suffixes = {site.node: _suffix(teacher, {outputs[site.node]}) for site in sites}
     shifts = _mean_shifts(teacher, sites, outputs, candidates, correct_on)
     needed = {site.data_input for site in sites}.union(*(suffix.boundary for suffix in suffixes.values()))
     meter = _Meter()
@@ -112,18 +99,17 @@ def weight_sensitivity(
     return {site.node: {bits: meter.harm((site.node, bits)) for bits in candidates[site.initializer]} for site in sites}
 
 
-def activation_sensitivity(
-    model: ir.Model,
+def measure_activation_harms(
     plan: QuantizationPlan,
     teacher: TorchGraph,
     samples: Sequence[Batch],
     advance: Callable[[int], None] = lambda steps: None,
 ) -> dict[str, float]:
-    """Harm of quantizing the values of one group as a calibrated plan says, by group name; see weight_sensitivity."""
+    """Harm of quantizing the values of one group as a calibrated plan says, by group name; see measure_weight_harms."""
     members: dict[str, list[ActivationSite]] = {}
     for site in plan.activations:
         members.setdefault(site.group, []).append(site)
-    suffixes = {group: _suffix(model, teacher, {site.value for site in sites}) for group, sites in members.items()}
+    suffixes = {group: _suffix(teacher, {site.value for site in sites}) for group, sites in members.items()}
     needed = {site.value for site in plan.activations}.union(*(suffix.boundary for suffix in suffixes.values()))
     meter = _Meter()
     with torch.inference_mode():
@@ -138,7 +124,7 @@ def activation_sensitivity(
     return {group: meter.harm(group) for group in members}
 
 
-def harm_between(reference: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> float:
+def measure_harm(reference: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> float:
     """Harm of one network's outputs against those of the float network on the same samples."""
     meter = _Meter()
     meter.see_reference(reference)
@@ -160,9 +146,9 @@ class _Suffix:
         return teacher.run({**{name: values[name] for name in self.boundary}, **changed}, self.outputs)
 
 
-def _suffix(model: ir.Model, teacher: TorchGraph, starts: Collection[str]) -> _Suffix:
+def _suffix(teacher: TorchGraph, starts: Collection[str]) -> _Suffix:
     behind, boundary = set(starts), set[str]()
-    for node in model.graph:
+    for node in teacher.model.graph:
         inputs = {value.name for value in node.inputs if value is not None and value.name}
         if inputs & behind:
             behind.update(value.name for value in node.outputs if value.name)

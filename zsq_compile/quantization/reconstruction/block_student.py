@@ -18,7 +18,7 @@ from passes.qdq_names import dequantized_name, float_name, scale_name
 from zsq_compile.config.compile import LearnedRounding
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.quantization.reconstruction.blocks import Block
-from zsq_compile.quantization.reconstruction.learned_weights import LearnedWeight, grown, learned_weight
+from zsq_compile.quantization.reconstruction.learned_weights import LearnedWeight, grow, make_learnable
 from zsq_compile.quantization.reconstruction.values import QuantizedValues
 
 _POOL = 1 << 22
@@ -69,14 +69,12 @@ class BlockStudent:
     """A block of the QDQ graph with its learnable numbers.
 
     Args:
-        graph: the whole QDQ graph.
+        graph: the whole QDQ graph of ``plan``.
         block: to learn.
-        plan: the graph was made from.
         start: values of all its constants.
-        weights: float weights by initializer.
+        codes: the weights to be learned, by initializer, see ``learnable_weights``.
         learned_scales: groups whose activation step has been learned by a block before.
-        rounding: how codes are learned.
-        below: weights and activations of fewer bits than this are learned.
+        below: activations of fewer bits than this are learned.
 
     """
 
@@ -86,20 +84,14 @@ class BlockStudent:
         block: Block,
         plan: QuantizationPlan,
         start: QuantizedValues,
-        weights: Mapping[str, Tensor],
-        learned_scales: Collection[str],
-        rounding: LearnedRounding,
+        codes: Mapping[str, LearnedWeight],
+        learned_scales: Collection[str] = (),
         *,
         below: int = 8,
     ) -> None:
-        self._graph, self._block, self._plan, self._start = graph, block, plan, start
+        self._graph, self._block, self._plan, self._start, self.codes = graph, block, plan, start, codes
         self._sites = {
             site.value: site for site in plan.activations if site.moved_from is None and site.value in block.read
-        }
-        self.codes: dict[str, LearnedWeight] = {
-            site.initializer: _learnable(site, start, weights, rounding)
-            for site in block.layers
-            if site.number_format.bits < below
         }
         self.shifts = {
             str(site.bias): nn.Parameter(torch.zeros_like(start.biases[str(site.bias)]))
@@ -125,7 +117,7 @@ class BlockStudent:
         return {name: self._start.biases[name] + self._units[name] * shift for name, shift in self.shifts.items()}
 
     def _scales(self) -> dict[str, Tensor]:
-        return {group: grown(self._start.scales[group], growth) for group, growth in self.growths.items()}
+        return {group: grow(self._start.scales[group], growth) for group, growth in self.growths.items()}
 
     @property
     def learnable(self) -> bool:
@@ -133,13 +125,9 @@ class BlockStudent:
         return bool(self.codes or self.growths)
 
     def run(self, quantized: Mapping[str, Tensor], floats: Mapping[str, Tensor], dropper: Dropper) -> dict[str, Tensor]:
-        """Run the block, differentiably; see the module about what is dropped.
+        """Run the block, differentiably, on its inputs as both networks in front of it make them.
 
-        Args:
-            quantized: the block's inputs as the quantized network in front of it makes them.
-            floats: the same as the float network makes them.
-            dropper: draws which elements are quantized.
-
+        ``dropper`` draws which elements are quantized; see the module about what is dropped.
         """
         real = dict(floats)
 
@@ -216,12 +204,20 @@ class BlockStudent:
         return sum(code.unsettled() * code.logits.numel() for code in self.codes.values()) / max(count, 1)
 
 
-def _learnable(
-    site: WeightSite, start: QuantizedValues, weights: Mapping[str, Tensor], rounding: LearnedRounding
-) -> LearnedWeight:
-    step, weight = start.steps[site.initializer], weights[site.initializer]
-    codes = torch.round(start.weights[site.initializer] / step)
-    return learned_weight(rounding, weight, codes, step, site.number_format)
+def learnable_weights(
+    block: Block, start: QuantizedValues, weights: Mapping[str, Tensor], rounding: LearnedRounding, *, below: int = 8
+) -> dict[str, LearnedWeight]:
+    """Make the weights of a block that have fewer bits than ``below`` learnable, from their codes at the start on.
+
+    ``weights`` are those of the float network, by initializer.
+    """
+    made = {}
+    for site in block.layers:
+        if site.number_format.bits < below:
+            name, step = site.initializer, start.steps[site.initializer]
+            codes = torch.round(start.weights[name] / step)
+            made[name] = make_learnable(rounding, weights[name], codes, step, site.number_format)
+    return made
 
 
 def learn(

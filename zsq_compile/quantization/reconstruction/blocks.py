@@ -41,14 +41,9 @@ class Block:
 def find_blocks(model: ir.Model, plan: QuantizationPlan, batched: Collection[str]) -> tuple[Block, ...]:
     """Cut a float model into blocks that cover all its nodes, in graph order.
 
-    Args:
-        model: with the nodes of the plan.
-        plan: its layers are what blocks are made of.
-        batched: names of the values whose first axis counts samples; no other may cross a cut.
-
-    Every value that crosses a cut is a float graph input or a value that the plan quantizes, so it has the same name
-    before and after quantization. There is a weighted layer in each block, unless the model has none.
-
+    ``batched`` names the values whose first axis counts samples; no other may cross a cut. Every value that crosses one
+    is a float graph input or a value that the plan quantizes, so it has the same name before and after quantization.
+    There is a weighted layer in each block, unless the model has none.
     """
     cuts = _Cuts(model, plan, batched)
     stops = [place for place in range(1, len(cuts.nodes)) if len(cuts.crossing(place)) == 1 and cuts.allowed(place)]

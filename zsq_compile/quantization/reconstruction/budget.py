@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from zsq_compile.config.compile import Effort
+from zsq_compile.progress import Clock
 
 _ITERATIONS: dict[Effort, int] = {"fast": 0, "balanced": 300, "best": 3000}
 _SECONDS: dict[Effort, float] = {"fast": 0.0, "balanced": 400.0, "best": 3600.0}
@@ -71,6 +72,11 @@ class LearningBudget:
         self._shares = weights
 
     @property
+    def is_spent(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.deadline is not None and time.perf_counter() >= self.deadline
+
+    @property
     def planned(self) -> int | None:
         """Optimiser steps of all blocks; None where the clock decides."""
         return None if self.deadline is not None else sum(self._steps)
@@ -91,6 +97,31 @@ class LearningBudget:
         assert self.deadline is not None
         left = self.deadline - time.perf_counter()
         return _SLACK * left * self._shares[block] / max(sum(self._shares[block:]), 1e-12)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LearningConfig:
+    """What all steps that learn are told.
+
+    Attributes:
+        effort: decides the number of steps where no time does.
+        time_budget: seconds that the whole compilation may take; None for no limit.
+        memory: bytes of activations to hold in memory.
+        seed: start of all randomness.
+
+    """
+
+    effort: Effort
+    time_budget: float | None = None
+    memory: int = 2 << 30
+    seed: int = 0
+
+    def budget(self, clock: Clock, share: float = 1.0) -> LearningBudget:
+        """Make the budget of one step, which may take a share of the time that is left."""
+        deadline, now = clock.deadline(self.time_budget), time.perf_counter()
+        if deadline is not None and deadline > now:
+            deadline = now + share * (deadline - now)
+        return LearningBudget(effort=self.effort, deadline=deadline)
 
 
 def _by_clock(started: float, seconds: float) -> Iterator[float]:

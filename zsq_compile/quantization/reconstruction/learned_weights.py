@@ -3,8 +3,6 @@
 All start from codes that a closed form chose, so that a learning step of length 0 changes nothing.
 """
 
-from typing import Protocol
-
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +13,7 @@ _STRETCH = 0.1
 _INSIDE = 0.02
 
 
-class LearnedWeight(Protocol):
+class LearnedWeight(nn.Module):
     """One weight while its layer is learned.
 
     Attributes:
@@ -25,26 +23,34 @@ class LearnedWeight(Protocol):
 
     """
 
-    logits: nn.Parameter
-    growth: nn.Parameter | None
+    def __init__(self, logits: Tensor, step: Tensor, number_format: NumberFormat, *, learn_step: bool = True) -> None:
+        super().__init__()
+        self._low, self._high, self._start = number_format.qmin, number_format.qmax, step
+        self.logits = nn.Parameter(logits)
+        self.growth: nn.Parameter | None = nn.Parameter(torch.zeros_like(step)) if learn_step else None
 
     def step(self) -> Tensor:
         """Step of each channel, broadcastable to the weight."""
+        return grow(self._start, self.growth)
 
     def values(self) -> Tensor:
         """Real values with a gradient to ``logits`` and ``step``."""
+        raise NotImplementedError
 
     def codes(self) -> Tensor:
         """Integer codes that stand for them, as floats."""
+        raise NotImplementedError
 
     def regulariser(self, progress: float) -> Tensor | None:
         """Sum of what pushes undecided codes to one side, ``progress`` going from 0 to 1; None where none are."""
+        return None
 
     def unsettled(self) -> float:
         """Share of the codes that the last step has left between two integers."""
+        return 0.0
 
 
-class StraightThrough(nn.Module):
+class StraightThrough(LearnedWeight):
     """Codes round(U), with the gradient of U (Esser et al., "Learned Step Size Quantization", ICLR 2020).
 
     What the forward pass computes is at any time the network that would ship. A code may move by more than one. U
@@ -53,15 +59,7 @@ class StraightThrough(nn.Module):
     """
 
     def __init__(self, codes: Tensor, step: Tensor, number_format: NumberFormat) -> None:
-        super().__init__()
-        self._low, self._high = number_format.qmin, number_format.qmax
-        self.logits = nn.Parameter(codes.clone())
-        self._start = step
-        self.growth: nn.Parameter | None = nn.Parameter(torch.zeros_like(step))
-
-    def step(self) -> Tensor:
-        """See LearnedWeight."""
-        return grown(self._start, self.growth)
+        super().__init__(codes.clone(), step, number_format)
 
     def values(self) -> Tensor:
         """See LearnedWeight."""
@@ -72,16 +70,8 @@ class StraightThrough(nn.Module):
         """See LearnedWeight."""
         return self.logits.detach().round().clamp(self._low, self._high)
 
-    def regulariser(self, progress: float) -> Tensor | None:
-        """See LearnedWeight; the codes are decided at any time."""
-        return None
 
-    def unsettled(self) -> float:
-        """See LearnedWeight."""
-        return 0.0
-
-
-class SoftRounding(nn.Module):
+class SoftRounding(LearnedWeight):
     """Codes B + h(V) with h the rectified sigmoid (AdaRound, Nagel et al. 2020, equations 21 to 24).
 
     With ``learn_step`` it is Genie-M (Jeon et al. 2023, section 3.2): B is fixed once, so the step can be learned along
@@ -92,20 +82,14 @@ class SoftRounding(nn.Module):
     def __init__(
         self, weight: Tensor, codes: Tensor, step: Tensor, number_format: NumberFormat, *, learn_step: bool
     ) -> None:
-        super().__init__()
-        self._low, self._high = number_format.qmin, number_format.qmax
         real = weight / step
-        self._base = torch.where(real < codes, codes - 1, codes)
-        share = (real - self._base).clamp(0, 1)
-        share = torch.where(codes > self._base, share.clamp(min=0.5), share.clamp(max=0.5 - _INSIDE))
+        base = torch.where(real < codes, codes - 1, codes)
+        share = (real - base).clamp(0, 1)
+        share = torch.where(codes > base, share.clamp(min=0.5), share.clamp(max=0.5 - _INSIDE))
         share = share.clamp(_INSIDE, 1 - _INSIDE)
-        self.logits = nn.Parameter(torch.log((share + _STRETCH) / (1 + _STRETCH - share)))
-        self._start = step
-        self.growth: nn.Parameter | None = nn.Parameter(torch.zeros_like(step)) if learn_step else None
-
-    def step(self) -> Tensor:
-        """See LearnedWeight."""
-        return grown(self._start, self.growth)
+        logits = torch.log((share + _STRETCH) / (1 + _STRETCH - share))
+        super().__init__(logits, step, number_format, learn_step=learn_step)
+        self._base = base
 
     def _share(self) -> Tensor:
         return ((1 + 2 * _STRETCH) * torch.sigmoid(self.logits) - _STRETCH).clamp(0, 1)
@@ -131,24 +115,15 @@ class SoftRounding(nn.Module):
         return float(((share > 0.05) & (share < 0.95)).float().mean())
 
 
-def grown(start: Tensor, growth: Tensor | None) -> Tensor:
+def grow(start: Tensor, growth: Tensor | None) -> Tensor:
     """Step that has grown: always positive."""
     return start if growth is None else start * growth.exp()
 
 
-def learned_weight(
+def make_learnable(
     rounding: LearnedRounding, weight: Tensor, codes: Tensor, step: Tensor, number_format: NumberFormat
 ) -> LearnedWeight:
-    """Make a weight learnable.
-
-    Args:
-        rounding: how.
-        weight: the float weight.
-        codes: where its codes start, floats in its shape.
-        step: broadcastable to it.
-        number_format: symmetric grid.
-
-    """
+    """Make a float weight learnable, from integer codes (floats in its shape) and the step of each channel on."""
     if rounding == "lsq":
         return StraightThrough(codes, step, number_format)
     return SoftRounding(weight, codes, step, number_format, learn_step=rounding == "genie-m")

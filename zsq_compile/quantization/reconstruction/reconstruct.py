@@ -2,30 +2,39 @@
 
 The order of BRECQ (Li et al. 2021): each block is learned on what the quantized network in front of it makes, towards
 what the float network makes, and the next one sees the result. Before it is learned its layers are rounded anew on what
-they read (see ``sequential_rounding``). A block keeps what lowered its error on samples that it was not learned on.
+they read (see ``sequential``). A block keeps what lowered its error on samples that it was not learned on.
 """
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
-import onnx_ir as ir
 import torch
 from torch import Tensor
 
 from passes.plan import QuantizationPlan, WeightSite
+from passes.qdq_names import QdqNames
 from zsq_compile.config.compile import LearnedRounding
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.differentiable.precision import reduced_precision, reduced_type
+from zsq_compile.progress import Clock
 from zsq_compile.quantization.reconstruction.activation_cache import ActivationCache
-from zsq_compile.quantization.reconstruction.block_student import BlockStudent, Dropper, LearningRates, learn
-from zsq_compile.quantization.reconstruction.block_work import block_work, column_length
+from zsq_compile.quantization.reconstruction.block_student import (
+    BlockStudent,
+    Dropper,
+    LearningRates,
+    learn,
+    learnable_weights,
+)
+from zsq_compile.quantization.reconstruction.block_work import column_length, count_block_work, run_counting
 from zsq_compile.quantization.reconstruction.blocks import Block, find_blocks
-from zsq_compile.quantization.reconstruction.budget import BlockCost, LearningBudget
-from zsq_compile.quantization.reconstruction.samples import Samples, batched_values
-from zsq_compile.quantization.reconstruction.values import QuantizedValues
-from zsq_compile.quantization.rounding.second_moments import input_columns
-from zsq_compile.quantization.rounding.sequential import LONGEST_COLUMN, InputPair, compensated_layer
+from zsq_compile.quantization.reconstruction.budget import BlockCost, LearningBudget, LearningConfig
+from zsq_compile.quantization.reconstruction.values import QuantizedValues, prepare_learning, write_values
+from zsq_compile.quantization.rounding.second_moments import unfold_inputs
+from zsq_compile.quantization.rounding.sequential import LONGEST_COLUMN, InputPair, round_layer
+from zsq_compile.quantization.samples import find_batched_values
+from zsq_compile.quantization.state import FloatNetwork, QuantizedState, insert_quantizers
 
 _BATCH, _SMALLEST_BATCH = 32, 8
 _POSITIONS = 1 << 14  # of a map, over all samples of a step: more say the same again
@@ -62,67 +71,82 @@ class BlockRecord:
     seconds: float
 
 
-class Reconstruction:
-    """Learns the blocks of one network, one after the other.
+def is_learnable(plan: QuantizationPlan) -> bool:
+    """Whether anything has fewer than 8 bits; from 8 on the closed forms leave nothing to gain."""
+    formats = [*(site.number_format for site in plan.weights), *(site.number_format for site in plan.activations)]
+    return any(number_format.bits < 8 for number_format in formats)
 
-    Args:
-        model: the float model.
-        plan: calibrated, with the steps of the start.
-        student: the QDQ graph of that plan, inserted as not ``final``.
-        teacher: the float graph.
-        samples: calibration data.
-        cache: for activations.
-        start: what the closed forms left.
-        behind_grid: names in ``student`` of quantized values, by their names in ``teacher``.
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reconstruct:
+    """Step: learn codes, steps and biases block by block; the record has what became of each.
+
+    Attributes:
         rounding: how codes are learned.
-        budget: how long.
-        rng: start of all randomness.
+        learning: how long, in how much memory, and from which seed.
+        share: of the time that is left, where time is limited.
+
+    """
+
+    name: ClassVar[str] = "reconstruct"
+    rounding: LearnedRounding
+    learning: LearningConfig
+    share: float = 1.0
+
+    def run(
+        self, network: FloatNetwork, state: QuantizedState, clock: Clock
+    ) -> tuple[QuantizedState, tuple[BlockRecord, ...]]:
+        """See Step."""
+        if not is_learnable(state.plan):
+            return state, ()
+        budget, rng = self.learning.budget(clock, self.share), torch.Generator().manual_seed(self.learning.seed)
+        if budget.is_spent:
+            return state, ()
+        with ActivationCache(self.learning.memory) as cache:
+            work = Reconstruction(network, state, self.rounding, budget, cache, rng)
+            with clock.stage(self.name, budget.planned) as advance:
+                return work.run(advance), tuple(work.records)
+
+
+class Reconstruction:
+    """Learns the blocks of one network, one after the other, on the calibration samples, some of which judge.
+
+    Attributes:
+        blocks: in order.
+        records: what became of each, as far as it is done.
 
     """
 
     def __init__(
         self,
-        model: ir.Model,
-        plan: QuantizationPlan,
-        student: TorchGraph,
-        teacher: TorchGraph,
-        samples: Samples,
-        cache: ActivationCache,
-        start: QuantizedValues,
-        behind_grid: Mapping[str, str],
-        *,
+        network: FloatNetwork,
+        state: QuantizedState,
         rounding: LearnedRounding,
         budget: LearningBudget,
+        cache: ActivationCache,
         rng: torch.Generator,
     ) -> None:
-        self._plan, self._student, self._teacher = plan, student, teacher
-        self._samples, self._cache, self._start = samples, cache, start
-        self._rounding, self._budget, self._rng = rounding, budget, rng
-        self.blocks = find_blocks(model, plan, batched_values(teacher, samples))
+        self._teacher, self._samples, self._plan = network.learner(), network.calibration, state.plan
+        self._rounding, self._budget, self._cache, self._rng = rounding, budget, cache, rng
+        self._base, start = prepare_learning(state)
+        self._start = start.to(self._teacher.device)
+        student = insert_quantizers(self._base, state.plan, final=False)
+        self._student, names = TorchGraph(student, device=self._teacher.device), QdqNames(student)
+        self._behind_grid = {site.value: names.behind_grid(site) for site in state.plan.activations}
+        self.blocks = find_blocks(network.model, state.plan, find_batched_values(self._teacher, self._samples))
         self.records: list[BlockRecord] = []
-        self._nodes = {str(node.name): node for node in model.graph}
-        self._behind_grid = behind_grid
+        self._nodes = {str(node.name): node for node in network.model.graph}
         self._learned_scales: set[str] = set()
         self._longest = 0.0
-        self._dropper = Dropper(rng, _QUANTIZED_SHARE, reduced_type(teacher.device), teacher.device)
-        self._trained, self._judged = samples.parted()
-        self._costs = self._measured_costs()
+        self._dropper = Dropper(rng, _QUANTIZED_SHARE, reduced_type(self._teacher.device), self._teacher.device)
+        self._trained, self._judged = self._samples.split()
+        self._costs = self._measure_costs()
         budget.plan(self._costs)
 
-    @property
-    def total(self) -> int | None:
-        """Optimiser steps that are planned; None where the clock decides."""
-        return self._budget.planned
+    def run(self, advance: Callable[[int], None] = lambda steps: None) -> QuantizedState:
+        """Learn all blocks; ``advance`` is told the optimiser steps done, ``records`` what became of the blocks.
 
-    def run(self, advance: Callable[[int], None] = lambda steps: None) -> QuantizedValues:
-        """Learn all blocks.
-
-        Args:
-            advance: told the optimiser steps done.
-
-        Returns:
-            The values of the whole network, learned where that was better. ``records`` says what became of the blocks.
-
+        A block is as it was before where that was better.
         """
         values = self._start
         for name, tensor in self._samples.inputs.items():
@@ -130,33 +154,25 @@ class Reconstruction:
             self._write(("quantized", name), 0, tensor[: self._samples.count])
         for place, block in enumerate(self.blocks):
             self._forward("float", block, None)
-            values = values.merged(self._learned(place, block, values, advance))
+            values = values.merge(self._learn(place, block, values, advance))
             self._forward("quantized", block, values)
             needed = {name for later in self.blocks[place + 1 :] for name in later.inputs}
             self._cache.keep({(side, name) for side in ("float", "quantized") for name in needed})
-        return values
+        return write_values(self._base, self._plan, values)
 
-    def _measured_costs(self) -> list[BlockCost]:
+    def _measure_costs(self) -> list[BlockCost]:
         """Measure on a few samples what a step on each block takes, and what the closed forms have lost behind it."""
-        samples = {
-            name: value[: self._samples.feed if self._samples.fixed else _MEASURED].to(self._teacher.device)
-            for name, value in self._samples.inputs.items()
-        }
+        device, few = self._teacher.device, self._samples.fixed or _MEASURED
+        samples = {name: value[:few].to(device) for name, value in self._samples.inputs.items()}
         count = len(next(iter(samples.values())))
-        made: dict[str, int] = {}
-
-        def measure(node: ir.Node, outputs: tuple[Tensor, ...]) -> None:
-            made.update({str(node.outputs[0].name): sum(output.numel() for output in outputs)})
-
-        names = dict.fromkeys(name for block in self.blocks for name in (*block.inputs, *block.outputs))
-        with torch.inference_mode():
-            values = self._teacher.run(samples, tuple(names), visit=measure)
+        names = [name for block in self.blocks for name in (*block.inputs, *block.outputs)]
+        values, made = run_counting(self._teacher, samples, names)
         costs, quantized = [], dict(samples)
         for block in self.blocks:
             outputs = self._outputs(block, {name: quantized[name] for name in block.inputs}, self._start)
             quantized.update(outputs)
             error = float(self._distance(outputs, {name: values[name] for name in block.outputs}).mean())
-            multiplications, elements = block_work(block, self._nodes, self._teacher.initializers, made)
+            multiplications, elements = count_block_work(block, self._teacher, made)
             learnable = self._block_student(block, self._start).learnable
             costs.append(
                 BlockCost(
@@ -171,7 +187,7 @@ class Reconstruction:
     def _batch(self, outputs: Sequence[Tensor]) -> int:
         """Choose the samples of one step on a block with these values: few where each has a large map."""
         if self._samples.fixed:
-            return self._samples.feed
+            return self._samples.fixed
         positions = max((value[0, 0].numel() for value in outputs if value.ndim > 2), default=1)
         return min(max(_POSITIONS // positions, _SMALLEST_BATCH), _BATCH, self._samples.count)
 
@@ -183,7 +199,7 @@ class Reconstruction:
         """Run all samples through a block, and keep what it makes."""
         step = self._samples.feed
         for start in range(0, self._samples.count, step):
-            feeds = self._taken(side, block.inputs, slice(start, start + step))
+            feeds = self._take(side, block.inputs, slice(start, start + step))
             for name, value in self._outputs(block, feeds, values).items():
                 self._write((side, name), start, value)
 
@@ -202,14 +218,14 @@ class Reconstruction:
             constants = values.feeds(block.layers, self._plan)
             return self._student.run({**feeds, **constants}, names, replace=values.replacements())
 
-    def _learned(
+    def _learn(
         self, place: int, block: Block, values: QuantizedValues, advance: Callable[[int], None]
     ) -> QuantizedValues:
         """Round one block anew and learn it; return its best values, those of before among them."""
         tried = [(self._error(block, values), values)]
         if tried[0][0] > 0 and self._budget.has_time(place, self._longest):
             began = time.perf_counter()
-            rounded = self._compensated(block, values)
+            rounded = self._round_anew(block, values)
             tried.append((self._error(block, rounded), rounded))
             self._longest = max(self._longest, time.perf_counter() - began)
         error, start = min(tried, key=_error_first)
@@ -220,7 +236,7 @@ class Reconstruction:
             with reduced_precision(self._teacher.device):
                 steps = learn(
                     student,
-                    lambda: self._drawn(block, self._costs[place].batch),
+                    lambda: self._draw(block, self._costs[place].batch),
                     lambda outputs, targets: self._distance(outputs, targets).mean() / error,
                     self._budget.pace(place),
                     self._dropper,
@@ -229,7 +245,7 @@ class Reconstruction:
                 )
             seconds = time.perf_counter() - started
         if steps:
-            learned = start.merged(student.values())
+            learned = start.merge(student.values())
             tried.append((self._error(block, learned), learned))
         after, best = min(tried, key=_error_first)
         if steps and best is tried[-1][1]:
@@ -249,7 +265,7 @@ class Reconstruction:
         )
         return best
 
-    def _compensated(self, block: Block, values: QuantizedValues) -> QuantizedValues:
+    def _round_anew(self, block: Block, values: QuantizedValues) -> QuantizedValues:
         """Round the layers below 8 bits of a block one after the other, each on what it reads behind those before."""
         weights = self._teacher.initializers
         for site in block.layers:
@@ -258,7 +274,7 @@ class Reconstruction:
             weight, step = weights[site.initializer].cpu(), self._start.steps[site.initializer].cpu()
             if column_length(site, weights) > LONGEST_COLUMN:
                 continue
-            layer = compensated_layer(site, weight, step.flatten(), self._input_pairs(block, site, values))
+            layer = round_layer(site, weight, step.flatten(), self._input_pairs(block, site, values))
             if layer is None:
                 continue
             biases = {str(site.bias): weights[str(site.bias)].cpu() + layer.shift} if site.bias in values.biases else {}
@@ -268,7 +284,7 @@ class Reconstruction:
                 biases=biases,
                 scales={},
             )
-            values = values.merged(newer.to(self._teacher.device))
+            values = values.merge(newer.to(self._teacher.device))
         return values
 
     def _input_pairs(self, block: Block, site: WeightSite, values: QuantizedValues) -> Iterator[InputPair]:
@@ -279,22 +295,22 @@ class Reconstruction:
             for index in torch.split(samples, self._samples.feed):
                 found = []
                 for side, value, constants in (("quantized", made, values), ("float", name, None)):
-                    feeds = self._taken(side, block.inputs, index)
+                    feeds = self._take(side, block.inputs, index)
                     found.append(self._outputs(block, feeds, constants, (value,))[value].float())
-                columns = zip(*(input_columns(node, site, self._teacher.initializers, x) for x in found), strict=True)
+                columns = zip(*(unfold_inputs(node, site, self._teacher.initializers, x) for x in found), strict=True)
                 yield from (InputPair(quantized=left, real=right, judged=judged) for left, right in columns)
 
     def _block_student(self, block: Block, values: QuantizedValues) -> BlockStudent:
-        weights = self._teacher.initializers
-        return BlockStudent(self._student, block, self._plan, values, weights, self._learned_scales, self._rounding)
+        codes = learnable_weights(block, values, self._teacher.initializers, self._rounding)
+        return BlockStudent(self._student, block, self._plan, values, codes, self._learned_scales)
 
-    def _drawn(self, block: Block, batch: int) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    def _draw(self, block: Block, batch: int) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         """Draw some samples: inputs from both networks, and targets."""
-        index = self._samples.drawn(self._trained, batch, self._rng)
-        quantized, floats = (self._taken(side, block.inputs, index) for side in ("quantized", "float"))
-        return quantized, floats, self._taken("float", block.outputs, index)
+        index = self._samples.draw(self._trained, batch, self._rng)
+        quantized, floats = (self._take(side, block.inputs, index) for side in ("quantized", "float"))
+        return quantized, floats, self._take("float", block.outputs, index)
 
-    def _taken(self, side: str, names: Sequence[str], index: Tensor | slice) -> dict[str, Tensor]:
+    def _take(self, side: str, names: Sequence[str], index: Tensor | slice) -> dict[str, Tensor]:
         """Return some samples of some values, where the networks run."""
         return {name: self._cache.take((side, name), index).to(self._teacher.device) for name in names}
 
@@ -302,7 +318,7 @@ class Reconstruction:
         """Mean distance of the outputs on the samples that judge, with codes rounded for good."""
         parts = []
         for index in torch.split(self._judged, self._samples.feed):
-            feeds, targets = self._taken("quantized", block.inputs, index), self._taken("float", block.outputs, index)
+            feeds, targets = self._take("quantized", block.inputs, index), self._take("float", block.outputs, index)
             parts.append(self._distance(self._outputs(block, feeds, values), targets))
         return float(torch.cat(parts).mean())
 

@@ -11,7 +11,9 @@ from torch import Tensor
 from passes.plan import QuantizationPlan, Scale, WeightSite
 from passes.qdq_names import dequantized_name, scale_name
 from zsq_compile.differentiable.fake_quantize import round_to_codes
-from zsq_compile.quantization.closed_form import write_initializers
+from zsq_compile.differentiable.module import TorchGraph
+from zsq_compile.quantization.bias.bias_correction import dequantize_biases
+from zsq_compile.quantization.state import QuantizedState, make_state, replace_initializers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -54,7 +56,7 @@ class QuantizedValues:
         weights, steps, biases, scales = ({name: x.to(device) for name, x in kind.items()} for kind in kinds)
         return QuantizedValues(weights=weights, steps=steps, biases=biases, scales=scales)
 
-    def merged(self, newer: "QuantizedValues") -> "QuantizedValues":
+    def merge(self, newer: "QuantizedValues") -> "QuantizedValues":
         """Return these values with some replaced."""
         return replace(
             self,
@@ -65,26 +67,23 @@ class QuantizedValues:
         )
 
 
-def starting_values(
-    plan: QuantizationPlan, weights: Mapping[str, Tensor], biases: Mapping[str, Tensor]
-) -> QuantizedValues:
-    """Values as the closed forms leave them.
+def prepare_learning(state: QuantizedState) -> tuple[ir.Model, QuantizedValues]:
+    """Read off a state what learning starts from.
 
-    Args:
-        plan: with all its scales.
-        weights: on their grids, by initializer.
-        biases: real values by initializer.
-
+    Returns ``base`` with the corrected biases of those layers whose inputs stay float, and the values of all others.
     """
+    plan, weights, corrected = state.plan, TorchGraph(state.base).initializers, TorchGraph(state.qdq)
+    floats = [str(site.bias) for site in plan.weights if site.bias in corrected.initializers]  # of float inputs
+    base = replace_initializers(state.base, {name: corrected.initializers[name] for name in floats})
     steps = {
         site.initializer: _along(plan.weight_scales[site.initializer].scale, site.axis, weights[site.initializer].ndim)
         for site in plan.weights
     }
     formats = {site.initializer: site.number_format for site in plan.weights}
-    return QuantizedValues(
+    return base, QuantizedValues(
         weights={name: round_to_codes(weights[name], step, formats[name]) * step for name, step in steps.items()},
         steps=steps,
-        biases=biases,
+        biases=dequantize_biases(plan, corrected),
         scales={group: torch.from_numpy(scale.scale.copy()) for group, scale in plan.activation_scales.items()},
     )
 
@@ -96,13 +95,12 @@ def _along(steps: np.ndarray, axis: int | None, rank: int) -> Tensor:
     return torch.from_numpy(steps.copy()).reshape(shape)
 
 
-def written(model: ir.Model, plan: QuantizationPlan, values: QuantizedValues) -> tuple[ir.Model, QuantizationPlan]:
-    """Write values into a copy of a float model and its plan; inserting that plan there gives back their codes."""
-    copy = model.clone()
-    write_initializers(copy, {**values.weights, **values.biases})
+def write_values(model: ir.Model, plan: QuantizationPlan, values: QuantizedValues) -> QuantizedState:
+    """Write values into copies of a float model and of its plan; the QDQ graph of both has their codes."""
     weights = {name: _scale(step, plan.weight_scales[name]) for name, step in values.steps.items()}
     scales = {group: _scale(step, plan.activation_scales[group]) for group, step in values.scales.items()}
-    return copy, plan.with_scales(weights=weights, activations=scales)
+    written = replace_initializers(model, {**values.weights, **values.biases})
+    return make_state(written, plan.with_scales(weights=weights, activations=scales))
 
 
 def _scale(step: Tensor, old: Scale) -> Scale:

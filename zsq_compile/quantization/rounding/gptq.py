@@ -23,18 +23,14 @@ _BLOCK = 128
 _FRACTIONS = (1.0, 0.94, 1.06)  # much smaller steps clip what only the synthetic data say is unimportant
 
 
-def compensated_rounding(
+def round_with_gptq(
     plan: QuantizationPlan, weights: Mapping[str, Tensor], moments: Mapping[str, SecondMoments]
 ) -> dict[str, tuple[Tensor, Scale]]:
-    """Round every layer whose second moments are known.
+    """Round every layer whose second moments are known, by node name.
 
     The moments are taken around 0, not around the mean: on the models measured that agreed better with the float
-    network, with a bias correction behind it too, and most of all at 4-bit activations.
-
-    Args:
-        plan: with weight scales, where the search over steps starts.
-        weights: float weights by initializer name.
-        moments: by node name.
+    network, with a bias correction behind it too, and most of all at 4-bit activations. The search over steps starts at
+    the weight scales of the plan.
 
     Returns:
         (weight on its grid, float32, in its shape; scale of the grid) by initializer name.
@@ -45,30 +41,30 @@ def compensated_rounding(
         if site.axis is None or site.node not in moments:
             continue
         weight = weights[site.initializer]
-        rows = grouped_rows(weight, site.axis, moments[site.node].groups)
+        rows = group_rows(weight, site.axis, moments[site.node].groups)
         step = torch.from_numpy(plan.weight_scales[site.initializer].scale).to(rows).reshape(rows.shape[:2])
-        codes, chosen = best_step(rows, moments[site.node].matrix(), step, site.number_format)
+        codes, chosen = choose_step(rows, moments[site.node].matrix(), step, site.number_format)
         scale = chosen.reshape(-1).float()
         rounded[site.initializer] = (
-            ungrouped_rows(codes.float() * scale.reshape(*chosen.shape, 1), weight.shape, site.axis),
+            ungroup_rows(codes.float() * scale.reshape(*chosen.shape, 1), weight.shape, site.axis),
             Scale(scale=scale.cpu().numpy(), zero_point=np.zeros(scale.shape, np.int32)),
         )
     return rounded
 
 
-def grouped_rows(weight: Tensor, axis: int, groups: int) -> Tensor:
+def group_rows(weight: Tensor, axis: int, groups: int) -> Tensor:
     """Lay a weight out as float64 rows that multiply columns: (groups, rows, K)."""
     by_channel = weight.detach().double().movedim(axis, 0)
     return by_channel.reshape(groups, len(by_channel) // groups, -1)
 
 
-def ungrouped_rows(rows: Tensor, shape: torch.Size, axis: int) -> Tensor:
-    """Turn rows back into a weight of this shape: the inverse of ``grouped_rows``."""
+def ungroup_rows(rows: Tensor, shape: torch.Size, axis: int) -> Tensor:
+    """Turn rows back into a weight of this shape: the inverse of ``group_rows``."""
     moved = (shape[axis], *shape[:axis], *shape[axis + 1 :])
     return rows.reshape(moved).movedim(0, axis).contiguous()
 
 
-def best_step(rows: Tensor, matrix: Tensor, step: Tensor, number_format: NumberFormat) -> tuple[Tensor, Tensor]:
+def choose_step(rows: Tensor, matrix: Tensor, step: Tensor, number_format: NumberFormat) -> tuple[Tensor, Tensor]:
     """Round every row with several steps at once; keep each row's best."""
     tries = len(_FRACTIONS)
     steps = (step[:, :, None] * step.new_tensor(_FRACTIONS)).flatten(1)
@@ -83,14 +79,10 @@ def best_step(rows: Tensor, matrix: Tensor, step: Tensor, number_format: NumberF
 
 
 def round_with_compensation(weight: Tensor, matrix: Tensor, step: Tensor, number_format: NumberFormat) -> Tensor:
-    """Integer codes, float64, (groups, rows, K).
+    """Integer codes, float64, (groups, rows, K), on a symmetric grid.
 
-    Args:
-        weight: (groups, rows, K).
-        matrix: positive semi-definite second moments, (groups, K, K).
-        step: (groups, rows).
-        number_format: symmetric grid of the codes.
-
+    ``weight`` is (groups, rows, K), ``step`` (groups, rows), and ``matrix`` holds positive semi-definite second
+    moments, (groups, K, K).
     """
     size = weight.shape[2]
     diagonal = matrix.diagonal(dim1=1, dim2=2)

@@ -15,7 +15,8 @@ from torch.nn import functional
 from passes.operators import DENSE
 from passes.plan import QuantizationPlan, WeightSite
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.quantization.calibration.calibrate import Batch, watch
+from zsq_compile.quantization.calibration.calibrate import watch
+from zsq_compile.quantization.samples import Batch
 
 _LARGEST = 8192
 _CHUNK_ELEMENTS = 1 << 24
@@ -48,7 +49,6 @@ class SecondMoments:
 
 
 def measure_second_moments(
-    model: ir.Model,
     plan: QuantizationPlan,
     teacher: TorchGraph,
     batches: Sequence[Batch],
@@ -59,7 +59,7 @@ def measure_second_moments(
     Left out are layers whose columns cannot be told (transposed and 3-d convolutions, activations multiplied by
     activations) or are longer than 8192, where the K x K matrix would take more memory than its layer is worth.
     """
-    nodes = {str(node.name): node for node in model.graph}
+    nodes = {str(node.name): node for node in teacher.model.graph}
     readers: dict[str, list[WeightSite]] = {}
     for site in plan.weights:
         if teacher.initializers[site.initializer].shape.numel() // _rows(site, teacher) > _LARGEST:
@@ -69,7 +69,7 @@ def measure_second_moments(
 
     def observe(name: str, value: Tensor, _: ir.Node | None) -> None:
         for site in readers[name]:
-            for columns in input_columns(nodes[site.node], site, teacher.initializers, value):
+            for columns in unfold_inputs(nodes[site.node], site, teacher.initializers, value):
                 if site.node not in found:
                     found[site.node] = SecondMoments(*columns.shape[:2])
                 found[site.node].observe(columns)
@@ -82,7 +82,7 @@ def _rows(site: WeightSite, teacher: TorchGraph) -> int:
     return 1 if site.axis is None else teacher.initializers[site.initializer].shape[site.axis]
 
 
-def input_columns(node: ir.Node, site: WeightSite, initializers: Mapping[str, Tensor], value: Tensor) -> list[Tensor]:
+def unfold_inputs(node: ir.Node, site: WeightSite, initializers: Mapping[str, Tensor], value: Tensor) -> list[Tensor]:
     """Columns that a weight multiplies, in chunks of (groups, K, positions); empty where they cannot be told."""
     if node.op_type in DENSE:
         return [value.reshape(-1, value.shape[-1]).T[None]]

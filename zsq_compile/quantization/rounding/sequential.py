@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from passes.plan import WeightSite
-from zsq_compile.quantization.rounding.gptq import best_step, grouped_rows, ungrouped_rows
+from zsq_compile.quantization.rounding.gptq import choose_step, group_rows, ungroup_rows
 from zsq_compile.quantization.rounding.second_moments import SecondMoments
 
 LONGEST_COLUMN = 4608
@@ -28,13 +28,9 @@ _QUIETEST = 1e-2  # a group of channels that is hardly ever on is damped like on
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class InputPair:
-    """What one layer reads in a chunk of samples.
+    """What one layer reads in a chunk of samples: columns of both networks, (groups, K, positions).
 
-    Attributes:
-        quantized: columns from the quantized network, (groups, K, positions).
-        real: the same columns from the float network.
-        judged: these samples decide about the damping, and are not in the solutions that are judged.
-
+    Where they are ``judged`` they decide about the damping, and are not in the solutions that are judged.
     """
 
     quantized: Tensor
@@ -44,13 +40,10 @@ class InputPair:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class CompensatedLayer:
-    """A layer rounded on what it reads.
+    """A layer rounded on what it reads, float32.
 
-    Attributes:
-        weight: on its grid, float32, in its shape.
-        step: of the grid, float32, one number for each channel of the output.
-        shift: mean of W x - W' x' over the samples, for the bias; float32, one number for each channel.
-
+    ``weight`` lies on its grid, in its shape; ``step``, and the ``shift`` of the mean of W x - W' x' for the bias, have
+    one number for each channel of the output.
     """
 
     weight: Tensor
@@ -58,7 +51,7 @@ class CompensatedLayer:
     shift: Tensor
 
 
-class _Moments:
+class _PairMoments:
     """E[x' x'^T], E[x x'^T], and the means of x' and of x."""
 
     def __init__(self, groups: int, size: int) -> None:
@@ -70,7 +63,7 @@ class _Moments:
         self._cross.observe(pair.real, pair.quantized)
         self._sums += torch.stack([columns.sum(2).double().cpu() for columns in (pair.quantized, pair.real)])
 
-    def add(self, other: "_Moments") -> None:
+    def add(self, other: "_PairMoments") -> None:
         self._square.add(other._square)
         self._cross.add(other._cross)
         self._sums += other._sums
@@ -100,44 +93,35 @@ class _Moments:
         return (rows * means[1, :, None] - candidate * means[0, :, None]).sum(2)
 
 
-def compensated_layer(
-    site: WeightSite, weight: Tensor, step: Tensor, pairs: Iterable[InputPair]
-) -> CompensatedLayer | None:
-    """Round one layer towards what it makes in the float network.
+def round_layer(site: WeightSite, weight: Tensor, step: Tensor, pairs: Iterable[InputPair]) -> CompensatedLayer | None:
+    """Round one layer, whose weight has an axis of channels, towards what it makes in the float network.
 
-    Args:
-        site: the layer; its weight has an axis of channels.
-        weight: its float weight.
-        step: around which its steps are searched, one number for each channel of the output.
-        pairs: what it reads. Where none are judged W itself is rounded.
-
-    Returns:
-        The layer, or None where nothing can be told about what it reads.
-
+    Its steps are searched around ``step``, one number for each channel of the output. Where no pairs are judged W
+    itself is rounded. None where nothing can be told about what the layer reads.
     """
     assert site.axis is not None
-    seen: dict[bool, _Moments] = {}
+    seen: dict[bool, _PairMoments] = {}
     for pair in pairs:
         groups, size, _ = pair.quantized.shape
-        seen.setdefault(pair.judged, _Moments(groups, size)).observe(pair)
+        seen.setdefault(pair.judged, _PairMoments(groups, size)).observe(pair)
     if not seen:
         return None
-    rows = grouped_rows(weight, site.axis, len(next(iter(seen.values())).square()))
-    damping = _best_damping(rows, seen)
+    rows = group_rows(weight, site.axis, len(next(iter(seen.values())).square()))
+    damping = _choose_damping(rows, seen)
     moments, *others = seen.values()
     for other in others:
         moments.add(other)
     target = rows if damping is None else moments.solution(rows, damping)
-    codes, chosen = best_step(target, moments.square(), step.double().reshape(rows.shape[:2]), site.number_format)
+    codes, chosen = choose_step(target, moments.square(), step.double().reshape(rows.shape[:2]), site.number_format)
     on_grid = codes * chosen[..., None]
     return CompensatedLayer(
-        weight=ungrouped_rows(on_grid.float(), weight.shape, site.axis),
+        weight=ungroup_rows(on_grid.float(), weight.shape, site.axis),
         step=chosen.reshape(-1).float(),
         shift=moments.shift(rows, on_grid).reshape(-1).float(),
     )
 
 
-def _best_damping(rows: Tensor, seen: Mapping[bool, _Moments]) -> float | None:
+def _choose_damping(rows: Tensor, seen: Mapping[bool, _PairMoments]) -> float | None:
     """Choose the damping whose solution suits the samples that judge best; None where W itself does."""
     if len(seen) < 2:
         return None

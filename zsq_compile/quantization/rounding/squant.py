@@ -19,18 +19,11 @@ from passes.plan import QuantizationPlan
 from zsq_compile.differentiable.fake_quantize import round_to_codes
 
 
-def squant_rounding(plan: QuantizationPlan, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def round_with_squant(plan: QuantizationPlan, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Round every weight of a plan on the grid that its scale gives; no data is looked at.
 
     A row of a Gemm or MatMul is one kernel. Where the channels lie along no axis, every kernel is a channel of its own.
-
-    Args:
-        plan: with weight scales, which stay as they are.
-        weights: float weights by initializer name.
-
-    Returns:
-        Weight on its grid, float32, in its shape, by initializer name.
-
+    Returns weights on their grids, float32, in their shapes, by initializer name.
     """
     rounded = {}
     for site in plan.weights:
@@ -49,14 +42,9 @@ def squant_rounding(plan: QuantizationPlan, weights: Mapping[str, Tensor]) -> di
 def squant_codes(weight: Tensor, step: Tensor, number_format: NumberFormat) -> Tensor:
     """Integer codes, float64, (rows, kernels, taps); each is the nearest one or the neighbour on the other side.
 
-    The errors of a kernel sum to at most 1 step, of a row to at most 1/2, both unless weights lie beyond the grid:
-    what clipping takes from them is made up for by as many flips as there are.
-
-    Args:
-        weight: float64, (rows, kernels, taps).
-        step: float64, positive, (rows,).
-        number_format: symmetric grid of the codes.
-
+    The errors of a kernel sum to at most 1 step, of a row to at most 1/2, both unless weights lie beyond the grid: what
+    clipping takes from them is made up for by as many flips as there are. ``weight`` is float64, (rows, kernels, taps),
+    ``step`` float64, positive, (rows,); the grid is symmetric.
     """
     wanted = weight / step[:, None, None]
     codes = round_to_codes(wanted, 1.0, number_format)

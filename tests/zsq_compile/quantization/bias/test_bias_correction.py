@@ -18,12 +18,12 @@ from tests.quantizing import inserted, prepare, with_scales
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.quantization.bias import bias_correction
 from zsq_compile.quantization.bias.bias_correction import (
-    analytic_correction,
     bias_step,
-    dequantized_weight,
-    empirical_correction,
+    correct_analytically,
+    correct_empirically,
+    dequantize_weight,
 )
-from zsq_compile.quantization.bias.moment_propagation import Moments
+from zsq_compile.quantization.bias.moment_propagation import ValueMoments
 
 TARGET = load_target("ort_cpu")
 Batches = Sequence[Mapping[str, Tensor]]
@@ -82,7 +82,7 @@ def test_empirical_correction_takes_the_mean_error_out_of_every_layer(name: str,
     data = images(12, *shape)
     both = pair(make(), data)
     before = distance(both, data)
-    changed = empirical_correction(both.plan, both.quantized, both.teacher, [{"x": part} for part in data.split(cuts)])
+    changed = correct_empirically(both.plan, both.quantized, both.teacher, [{"x": part} for part in data.split(cuts)])
 
     both.quantized.initializers.update(changed)
 
@@ -102,7 +102,7 @@ def test_all_cuts_of_the_data_give_the_same_biases_up_to_rounding() -> None:
     for cuts in ([9], [4, 5], [1, 8]):
         both = pair(models.residual(), data)
         batches = [{"x": part} for part in data.split(cuts)]
-        found.append(empirical_correction(both.plan, both.quantized, both.teacher, batches))
+        found.append(correct_empirically(both.plan, both.quantized, both.teacher, batches))
     both = pair(models.residual(), data)
     for site in both.plan.weights:
         name = f"{site.bias}_quantized"
@@ -115,11 +115,11 @@ def test_only_the_layers_asked_for_are_corrected() -> None:
     data = images(4, 3, 8, 8)
     both = pair(models.residual(), data)
     before = dict(both.quantized.initializers)
-    changed = empirical_correction(both.plan, both.quantized, both.teacher, [{"x": data}], ["conv1"])
+    changed = correct_empirically(both.plan, both.quantized, both.teacher, [{"x": data}], ["conv1"])
     assert changed.keys() == {"conv1.bias_quantized"}
-    changed = empirical_correction(both.plan, both.quantized, both.teacher, [{"x": data}, {"x": data}], ["conv1"])
+    changed = correct_empirically(both.plan, both.quantized, both.teacher, [{"x": data}, {"x": data}], ["conv1"])
     assert changed.keys() == {"conv1.bias_quantized"}
-    assert empirical_correction(both.plan, both.quantized, both.teacher, [{"x": data}], []) == {}
+    assert correct_empirically(both.plan, both.quantized, both.teacher, [{"x": data}], []) == {}
     assert both.quantized.initializers.keys() == before.keys()
     assert all(both.quantized.initializers[name] is tensor for name, tensor in before.items())
 
@@ -128,10 +128,10 @@ def test_layers_behind_see_the_corrected_ones() -> None:
     """Corrected on its own, each layer would be right for inputs that it does not get."""
     data = images(12, 3, 8, 8)
     both = pair(models.residual(), data)
-    together = empirical_correction(both.plan, both.quantized, both.teacher, [{"x": data}])
+    together = correct_empirically(both.plan, both.quantized, both.teacher, [{"x": data}])
     alone = {}
     for site in both.plan.weights:
-        alone.update(empirical_correction(both.plan, both.quantized, both.teacher, [{"x": data}], [site.node]))
+        alone.update(correct_empirically(both.plan, both.quantized, both.teacher, [{"x": data}], [site.node]))
     assert torch.equal(together["conv0.bias_quantized"], alone["conv0.bias_quantized"])
     assert not torch.equal(together["conv2.bias_quantized"], alone["conv2.bias_quantized"])
 
@@ -144,7 +144,7 @@ def test_a_quantized_graph_output_is_measured_before_it_is_rounded() -> None:
         plan = both.plan.with_scales(activations={"logits": coarse})
         both = replace(both, plan=plan, quantized=TorchGraph(inserted(both.model, plan)))
         batches = [{"x": part} for part in data.split(cuts)]
-        changed = empirical_correction(plan, both.quantized, both.teacher, batches)
+        changed = correct_empirically(plan, both.quantized, both.teacher, batches)
         both.quantized.initializers.update(changed)
         assert distance(both, data)["gemm"] < 2e-3
 
@@ -154,16 +154,16 @@ def test_biases_keep_their_type_and_stay_inside_int32() -> None:
     both = pair(models.residual(), data)
     name = "conv1.bias_quantized"
     both.quantized.initializers[name] = torch.full((8,), 2**31 - 1, dtype=torch.int32)
-    shifted = bias_correction._moved_bias(both.plan, both.plan.weights[1], both.quantized, torch.full((8,), 1e6))
+    shifted = bias_correction._shift_bias(both.plan, both.plan.weights[1], both.quantized, torch.full((8,), 1e6))
     assert shifted.dtype == torch.int32 and bool((shifted == 2**31 - 1).all())
 
 
-def exact_moments(pair: Pair, data: Tensor) -> dict[str, Moments]:
+def exact_moments(pair: Pair, data: Tensor) -> dict[str, ValueMoments]:
     """Measured on the data, so that nothing but the formula of the correction is in question."""
     names = {site.data_input for site in pair.plan.weights}
     values = pair.teacher.run({"x": data}, [*names])
     return {
-        name: Moments(
+        name: ValueMoments(
             mean=value.double().mean([axis for axis in range(value.ndim) if axis != 1]),
             variance=torch.ones(value.shape[1]).double(),
         )
@@ -204,7 +204,7 @@ def test_analytic_correction_with_exact_moments_leaves_no_mean_error(name: str) 
     both = pair(single(LAYERS[name]), data)
     moments = exact_moments(both, data)
     before = distance(both, data)["layer"]
-    changed = analytic_correction(both.model, both.plan, both.quantized, both.teacher, {"r": moments["r"]})
+    changed = correct_analytically(both.plan, both.quantized, both.teacher, {"r": moments["r"]})
     assert changed.keys() == {"layer_bias_quantized"}
     both.quantized.initializers.update(changed)
     # what the first layer shifts is not this correction's business: feed both the same values
@@ -233,7 +233,7 @@ def test_analytic_correction_of_fully_connected_layers(transposed: int) -> None:
     )
     data = images(200, 8)
     both = pair(proto, data)
-    changed = analytic_correction(both.model, both.plan, both.quantized, both.teacher, exact_moments(both, data))
+    changed = correct_analytically(both.plan, both.quantized, both.teacher, exact_moments(both, data))
     assert changed.keys() == {"first_bias_quantized", "b1_quantized"}
     before = distance(both, data)
     both.quantized.initializers.update(changed)
@@ -248,7 +248,7 @@ def test_analytic_correction_brings_every_layer_of_a_network_nearer(name: str) -
     data = images(64, *shape)
     both = pair(make(), data, bits=3)
     before = distance(both, data)
-    changed = analytic_correction(both.model, both.plan, both.quantized, both.teacher, exact_moments(both, data))
+    changed = correct_analytically(both.plan, both.quantized, both.teacher, exact_moments(both, data))
     both.quantized.initializers.update(changed)
     after = distance(both, data)
     assert sum(after.values()) < 0.5 * sum(before.values())
@@ -259,26 +259,26 @@ def test_layers_of_unknown_input_are_left_alone() -> None:
     data = images(8, 3, 8, 8)
     both = pair(models.residual(), data)
     moments = exact_moments(both, data)
-    assert analytic_correction(both.model, both.plan, both.quantized, both.teacher, {}) == {}
-    only = analytic_correction(both.model, both.plan, both.quantized, both.teacher, {"r1": moments["r1"]})
+    assert correct_analytically(both.plan, both.quantized, both.teacher, {}) == {}
+    only = correct_analytically(both.plan, both.quantized, both.teacher, {"r1": moments["r1"]})
     assert only.keys() == {"conv2.bias_quantized"}
-    wrong = {"r1": Moments(mean=torch.zeros(3).double(), variance=torch.ones(3).double())}
-    assert analytic_correction(both.model, both.plan, both.quantized, both.teacher, wrong) == {}
+    wrong = {"r1": ValueMoments(mean=torch.zeros(3).double(), variance=torch.ones(3).double())}
+    assert correct_analytically(both.plan, both.quantized, both.teacher, wrong) == {}
 
 
 def test_flattened_images_have_no_channel_moments() -> None:
     data = images(8, 1, 8, 8)
     both = pair(models.branches(), data)
-    moments = {"f": Moments(mean=torch.zeros(4).double(), variance=torch.ones(4).double())}
-    assert analytic_correction(both.model, both.plan, both.quantized, both.teacher, moments) == {}
+    moments = {"f": ValueMoments(mean=torch.zeros(4).double(), variance=torch.ones(4).double())}
+    assert correct_analytically(both.plan, both.quantized, both.teacher, moments) == {}
 
 
-def test_dequantized_weights_are_what_the_graph_reads() -> None:
+def test_dequantize_weights_are_what_the_graph_reads() -> None:
     data = images(4, 3, 9, 9)
     both = pair(models.depthwise(), data, bits=4)
     for site in both.plan.weights:
         read = both.quantized.run({"x": data}, [f"{site.initializer}_dequantized"])[f"{site.initializer}_dequantized"]
-        torch.testing.assert_close(dequantized_weight(both.plan, site, both.quantized), read, atol=0, rtol=0)
+        torch.testing.assert_close(dequantize_weight(both.plan, site, both.quantized), read, atol=0, rtol=0)
 
 
 def brute_coverage(sizes: tuple[int, ...], kernel: tuple[int, ...], attributes: dict[str, list[int]]) -> np.ndarray:

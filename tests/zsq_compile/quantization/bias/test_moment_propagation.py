@@ -11,7 +11,12 @@ from passes.batchnorm.harvest_batchnorm import BatchNorm, BatchNormStatistics, h
 from tests import models
 from tests.models import parse
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.quantization.bias.moment_propagation import Moments, clipped_normal, per_channel_sum, propagate_moments
+from zsq_compile.quantization.bias.moment_propagation import (
+    ValueMoments,
+    clipped_normal,
+    per_channel_sum,
+    propagate_moments,
+)
 
 MEANS = torch.tensor([-3.0, -0.5, 0.0, 0.7, 5.0], dtype=torch.float64)
 DEVIATIONS = torch.tensor([0.5, 1.0, 2.0, 0.1, 3.0], dtype=torch.float64)
@@ -31,7 +36,7 @@ def normal(mean: torch.Tensor, variance: torch.Tensor, *shape: int, seed: int = 
     ("low", "high"), [(0.0, math.inf), (0.0, 6.0), (-1.0, 1.0), (-math.inf, 0.5), (-math.inf, math.inf), (2.0, 2.0)]
 )
 def test_clipped_normal_agrees_with_drawing_numbers(low: float, high: float) -> None:
-    found = clipped_normal(Moments(mean=MEANS, variance=DEVIATIONS**2), low, high)
+    found = clipped_normal(ValueMoments(mean=MEANS, variance=DEVIATIONS**2), low, high)
     drawn = normal(MEANS, DEVIATIONS**2, DRAWS).clamp(low, high)
     # five standard errors of a mean of DRAWS numbers, and of a variance
     torch.testing.assert_close(found.mean, drawn.mean(0), atol=5 * 3.0 / DRAWS**0.5, rtol=0)
@@ -39,14 +44,14 @@ def test_clipped_normal_agrees_with_drawing_numbers(low: float, high: float) -> 
 
 
 def test_relu_of_a_standard_normal_is_known_exactly() -> None:
-    found = clipped_normal(Moments(mean=torch.zeros(1).double(), variance=torch.ones(1).double()), 0.0, math.inf)
+    found = clipped_normal(ValueMoments(mean=torch.zeros(1).double(), variance=torch.ones(1).double()), 0.0, math.inf)
     assert float(found.mean) == pytest.approx(1 / math.sqrt(2 * math.pi), rel=1e-9)
     assert float(found.variance) == pytest.approx(0.5 - 1 / (2 * math.pi), rel=1e-9)
 
 
 def test_a_channel_without_variance_is_just_clipped() -> None:
     mean = torch.tensor([-2.0, 0.5, 9.0], dtype=torch.float64)
-    found = clipped_normal(Moments(mean=mean, variance=torch.zeros(3).double()), 0.0, 6.0)
+    found = clipped_normal(ValueMoments(mean=mean, variance=torch.zeros(3).double()), 0.0, 6.0)
     torch.testing.assert_close(found.mean, mean.clamp(0.0, 6.0), atol=1e-6, rtol=0)
     torch.testing.assert_close(found.variance, torch.zeros(3).double(), atol=1e-9, rtol=0)
     assert bool((found.variance >= 0).all())

@@ -10,7 +10,7 @@ from backends.catalog import load_target
 from backends.target import NumberFormat
 from passes.plan import ActivationSite, QuantizationPlan, Scale, WeightSite
 from passes.quantizer_grid import dequantize_array, quantize_array
-from zsq_compile.quantization.calibration.scales import channel_steps, scale_from_range, weight_scales
+from zsq_compile.quantization.calibration.scales import choose_steps, choose_weight_scales, scale_from_range
 
 UINT8 = NumberFormat(bits=8, signed=False, symmetric=False)
 INT8 = load_target("ort_cpu").weight
@@ -123,7 +123,7 @@ def one_layer(
     )
     initializers = {"w": weight} | ({} if bias is None else {"b": bias})
     assert method in ("minmax", "mse")
-    return weight_scales(plan, initializers, "minmax" if method == "minmax" else "mse")["w"]
+    return choose_weight_scales(plan, initializers, "minmax" if method == "minmax" else "mse")["w"]
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -143,7 +143,7 @@ def test_minmax_maps_the_largest_weight_of_a_channel_to_the_end(axis: int) -> No
 def test_mse_steps_are_nearly_the_best_of_a_brute_force_search(bits: int) -> None:
     number_format = replace(INT8, bits=bits, narrow=False)
     weight = draw(4, 1000).double() ** 3
-    found = channel_steps(weight, number_format, "mse")
+    found = choose_steps(weight, number_format, "mse")
 
     def error(row: torch.Tensor, step: float) -> float:
         codes = np.clip(np.rint(row.numpy() / step), number_format.qmin, number_format.qmax)
@@ -158,8 +158,8 @@ def test_mse_steps_are_nearly_the_best_of_a_brute_force_search(bits: int) -> Non
 
 def test_channels_do_not_know_of_each_other() -> None:
     weight = draw(4, 9).double()
-    together = channel_steps(weight, INT8, "mse")
-    alone = torch.cat([channel_steps(row[None], INT8, "mse") for row in weight])
+    together = choose_steps(weight, INT8, "mse")
+    alone = torch.cat([choose_steps(row[None], INT8, "mse") for row in weight])
     assert torch.equal(together, alone)
 
 

@@ -13,19 +13,30 @@ from torch import Tensor
 
 from tests.models import parse
 from tests.quantizing import execute
-from tests.zsq_compile.quantization.learnable import CHAIN, NETWORKS, ClosedForm, Steps, closed_form, signal, started
+from tests.zsq_compile.quantization.learnable import (
+    CHAIN,
+    NETWORKS,
+    ClosedForm,
+    FixedSteps,
+    Steps,
+    closed_form,
+    signal,
+    started,
+    student_of,
+)
+from tests.zsq_compile.quantization.networks import Watcher
 from zsq_compile.config.distillation import DistillConfig
 from zsq_compile.errors import ConfigError, QuantizationError
-from zsq_compile.quantization.closed_form import insert_quantizers
+from zsq_compile.progress import Clock
 from zsq_compile.quantization.distillation import distill
-from zsq_compile.quantization.distillation.batches import Batches, Student, accompanied, drawn
-from zsq_compile.quantization.distillation.distill import Distillation, DistillRecord, pace
+from zsq_compile.quantization.distillation.batches import Batches, Student, draw_batches, mix_in_live
+from zsq_compile.quantization.distillation.distill import Distill, Distillation, DistillRecord, pace
 from zsq_compile.quantization.distillation.losses import attention_distance, softened_divergence
-from zsq_compile.quantization.distillation.trainer import CurvePoint, Objective, mixed, perturbed
-from zsq_compile.quantization.reconstruction.block_student import BlockStudent, LearningRates
+from zsq_compile.quantization.distillation.trainer import CurvePoint, DistillationLoss, mix_up, perturb
+from zsq_compile.quantization.reconstruction.block_student import LearningRates
 from zsq_compile.quantization.reconstruction.blocks import whole_network
 from zsq_compile.quantization.reconstruction.budget import LearningBudget
-from zsq_compile.quantization.reconstruction.samples import Samples, batched_values
+from zsq_compile.quantization.samples import Samples, find_batched_values
 
 SMALL = """
     small (float[N,2,6,6] x) => (float[N,4] y)
@@ -51,27 +62,15 @@ def prepared(text: str = SMALL, count: int = 64, **options: Any) -> ClosedForm:
 
 
 def ready(closed: ClosedForm, *, seed: int = 0, live: Any = None, **settings: Any) -> Distillation:
-    return Distillation(
-        closed.model,
-        closed.rounded,
-        closed.quantized,
-        closed.plan,
-        closed.teacher,
-        closed.samples,
-        config=DistillConfig(**settings),
-        budget=Steps(),
-        seed=seed,
-        live=live,
-    )
+    return Distillation(closed.network, closed.state, DistillConfig(**settings), Steps(), seed, live)
 
 
 def distilled(closed: ClosedForm, **options: Any) -> tuple[ir.Model, DistillRecord]:
-    """Distil, with the progress told checked; the emitted model and the record."""
-    made, told = ready(closed, **options), list[int]()
-    model, plan = made.run(told.append)
-    assert made.record is not None
-    assert sum(told) == made.record.steps
-    return insert_quantizers(model, plan), made.record
+    """Distil, with the progress told checked; the QDQ model and the record."""
+    told = list[int]()
+    state, record = ready(closed, **options).run(told.append)
+    assert sum(told) == record.steps
+    return state.qdq, record
 
 
 def serialized(model: ir.Model) -> bytes:
@@ -108,7 +107,7 @@ def test_the_emitted_model_does_in_the_runtime_what_was_judged() -> None:
     closed = prepared()
     model, record = distilled(closed, steps=20, learning_rate=2e-2)
     assert record.kept_step > 0
-    judged = {name: value[closed.samples.parted()[1]] for name, value in closed.samples.inputs.items()}
+    judged = {name: value[closed.samples.split()[1]] for name, value in closed.samples.inputs.items()}
     # an activation on the border between two codes may fall to either side
     assert divergence(closed, model, judged) == pytest.approx(record.divergence_after, rel=0.05, abs=1e-4)
     assert divergence(closed, closed.quantized, judged) == pytest.approx(record.divergence_before, rel=0.05, abs=1e-4)
@@ -126,6 +125,15 @@ def test_the_start_is_kept_where_training_makes_it_worse() -> None:
     data = closed.samples.inputs
     assert torch.equal(in_runtime(model, data)["y"], in_runtime(closed.quantized, data)["y"])
     assert "6 steps, start kept" in record.words()
+
+
+def test_the_step_shows_what_it_plans_and_does() -> None:
+    closed, watcher = prepared(), Watcher()
+    step = Distill(config=DistillConfig(steps=3), learning=FixedSteps())
+    state, record = step.run(closed.network, closed.state, Clock(watcher))
+    assert watcher.totals == watcher.steps == {"distill": 3}
+    assert record.steps == 3
+    assert serialized(state.qdq) == serialized(distilled(closed, steps=3)[0])
 
 
 def test_same_seed_same_bytes() -> None:
@@ -166,7 +174,7 @@ def interrupting(at: int) -> Callable[..., Batches]:
     """Draw batches as they are always drawn, with Ctrl-C pressed while one of them is made."""
 
     def make(samples: Samples, chosen: Tensor, batch: int, rng: torch.Generator) -> Batches:
-        for place, made in enumerate(drawn(samples, chosen, batch, rng)):
+        for place, made in enumerate(draw_batches(samples, chosen, batch, rng)):
             if place == at:
                 signals.raise_signal(signals.SIGINT)
             yield made
@@ -187,7 +195,7 @@ def test_a_continued_training_ends_in_the_same_bytes(
     whole, record = distilled(closed, live=again(), **settings)
     handler = signals.getsignal(signals.SIGINT)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(distill, "drawn", interrupting(at))
+        patched.setattr(distill, "draw_batches", interrupting(at))
         distilled(closed, live=again(), checkpoint=str(path), **settings)
     assert signals.getsignal(signals.SIGINT) is handler
     assert [entry.name for entry in tmp_path.iterdir()] == ["state.pt"]
@@ -205,16 +213,16 @@ def test_the_state_is_kept_now_and_then(tmp_path: Path, monkeypatch: pytest.Monk
     settings: dict[str, Any] = {"steps": 6, "learning_rate": 0.02, "checkpoint": str(path)}
 
     def failing(samples: Samples, chosen: Tensor, batch: int, rng: torch.Generator) -> Batches:
-        yield from itertools.islice(drawn(samples, chosen, batch, rng), 4)
+        yield from itertools.islice(draw_batches(samples, chosen, batch, rng), 4)
         raise MemoryError
 
     with monkeypatch.context() as patched, pytest.raises(MemoryError):
-        patched.setattr(distill, "drawn", failing)
+        patched.setattr(distill, "draw_batches", failing)
         distilled(closed, **settings)
     assert not path.exists()
     monkeypatch.setattr(distill, "_KEPT_EVERY", 0.0)
     with monkeypatch.context() as patched, pytest.raises(MemoryError):
-        patched.setattr(distill, "drawn", failing)
+        patched.setattr(distill, "draw_batches", failing)
         distilled(closed, **settings)
     assert torch.load(path, weights_only=True)["training"]["step"] == 4
     continued, _ = distilled(closed, **settings)
@@ -226,9 +234,9 @@ def test_a_second_interruption_is_obeyed_at_once(tmp_path: Path, monkeypatch: py
     def impatient(samples: Samples, chosen: Tensor, batch: int, rng: torch.Generator) -> Batches:
         for _ in range(2):
             signals.raise_signal(signals.SIGINT)
-        yield from drawn(samples, chosen, batch, rng)
+        yield from draw_batches(samples, chosen, batch, rng)
 
-    monkeypatch.setattr(distill, "drawn", impatient)
+    monkeypatch.setattr(distill, "draw_batches", impatient)
     with pytest.raises(KeyboardInterrupt):
         distilled(prepared(), checkpoint=str(tmp_path / "state.pt"), steps=3)
     assert list(tmp_path.iterdir()) == []
@@ -298,7 +306,7 @@ class Ones:
 def test_a_share_of_each_batch_is_live(share: float, count: int) -> None:
     live, rng = Ones(), torch.Generator().manual_seed(0)
     fixed = iter([{"x": torch.zeros(32, 2, 6, 6)}])
-    batch = next(accompanied(fixed, 32, live, share, live.take, rng))["x"]
+    batch = next(mix_in_live(fixed, 32, live, share, live.take, rng))["x"]
     assert batch.flatten(1).mean(1).tolist() == [1.0] * count + [0.0] * (32 - count)
     assert live.counts == [count]
     assert len(list(fixed)) == int(share == 1.0)
@@ -308,7 +316,7 @@ def test_a_share_of_each_batch_is_live(share: float, count: int) -> None:
 def test_a_share_that_is_no_whole_number_of_samples_is_kept_on_average(batch: int, share: float) -> None:
     live, rng = Ones(), torch.Generator().manual_seed(0)
     fixed = itertools.repeat({"x": torch.zeros(batch, 2, 6, 6)})
-    made = accompanied(fixed, batch, live, share, live.take, rng)
+    made = mix_in_live(fixed, batch, live, share, live.take, rng)
     counts = [int(next(made)["x"].mean((1, 2, 3)).sum()) for _ in range(2000)]
     assert set(counts) == {int(share * batch), int(share * batch) + 1}
     assert np.mean(counts) == pytest.approx(share * batch, abs=0.05)  # five deviations of the mean
@@ -318,7 +326,7 @@ def test_a_share_that_is_no_whole_number_of_samples_is_kept_on_average(batch: in
 def test_every_sample_of_a_feed_is_learned_on_beside_live_ones() -> None:
     live, rng = Ones(), torch.Generator().manual_seed(0)
     feed = 2.0 + torch.arange(8.0).reshape(8, 1, 1, 1).expand(8, 2, 6, 6)
-    made = accompanied(itertools.repeat({"x": feed}), 8, live, 0.5, live.take, rng)
+    made = mix_in_live(itertools.repeat({"x": feed}), 8, live, 0.5, live.take, rng)
     rows = [next(made)["x"][4:].mean((1, 2, 3)).tolist() for _ in range(40)]
     assert all(len(set(row)) == 4 for row in rows)
     assert {value for row in rows for value in row} == set(range(2, 10))
@@ -332,10 +340,8 @@ def test_live_samples_of_a_fixed_batch_size_fill_it_up() -> None:
 
 def test_live_samples_meet_the_student_as_it_is_and_leave_no_gradient_in_it() -> None:
     closed = prepared()
-    graph, start = started(closed)
-    block = whole_network(closed.model, closed.plan, batched_values(closed.teacher, closed.samples))
-    weights = closed.teacher.initializers
-    student = BlockStudent(graph, block, closed.plan, start, weights, frozenset[str](), "lsq", below=99)
+    block = whole_network(closed.model, closed.plan, find_batched_values(closed.teacher, closed.samples))
+    student = student_of(closed, block, below=99)
     x = closed.samples.inputs["x"][:8].clone().requires_grad_()
     frozen, learning = (run({"x": x}, ("y",))["y"] for run in (student.run_frozen, student.run_quantized))
     assert torch.equal(frozen, learning)
@@ -361,7 +367,7 @@ def test_a_fixed_batch_size_is_kept() -> None:
     closed = prepared(fixed=8)
     _, record = distilled(closed, steps=2)
     assert record.batch == 8
-    batch = next(drawn(closed.samples, torch.arange(16, 48), 8, torch.Generator().manual_seed(0)))["x"]
+    batch = next(draw_batches(closed.samples, torch.arange(16, 48), 8, torch.Generator().manual_seed(0)))["x"]
     starts = [i for i in range(16, 48, 8) if torch.equal(batch, closed.samples.inputs["x"][i : i + 8])]
     assert len(starts) == 1
 
@@ -369,13 +375,18 @@ def test_a_fixed_batch_size_is_kept() -> None:
 def test_the_maps_between_blocks_are_compared_as_weighted() -> None:
     closed = prepared()
     graph, start = started(closed)
-    block = whole_network(closed.model, closed.plan, batched_values(closed.teacher, closed.samples))
+    block = whole_network(closed.model, closed.plan, find_batched_values(closed.teacher, closed.samples))
     assert (block.inputs, block.outputs, block.layers) == (("x",), ("y",), closed.plan.weights)
-    weights = closed.teacher.initializers
-    student = BlockStudent(graph, block, closed.plan, start, weights, frozenset[str](), "lsq", below=99)
+    student = student_of(closed, block, below=99)
     feed = {"x": closed.samples.inputs["x"][:8]}
     with_maps, without = (
-        Objective(student, closed.teacher, ("y",), maps, DistillConfig(feature_weight=50.0))(feed)
+        DistillationLoss(
+            student=student,
+            teacher=closed.teacher,
+            outputs=("y",),
+            features=maps,
+            config=DistillConfig(feature_weight=50.0),
+        )(feed)
         for maps in (("r0",), ())
     )
     constants = start.feeds(closed.plan.weights, closed.plan)
@@ -409,7 +420,7 @@ def constant(model: ir.Model, name: str) -> bytes:
 
 def test_samples_are_mixed_two_by_two() -> None:
     inputs = {"a": torch.arange(6.0).reshape(6, 1, 1), "b": 10 * torch.arange(6.0).reshape(6, 1)}
-    made = mixed(inputs, torch.Generator().manual_seed(0))
+    made = mix_up(inputs, torch.Generator().manual_seed(0))
     rng = torch.Generator().manual_seed(0)
     partner, share = torch.randperm(6, generator=rng), torch.rand(6, generator=rng)
     want = share * torch.arange(6.0) + (1 - share) * partner
@@ -420,7 +431,7 @@ def test_samples_are_mixed_two_by_two() -> None:
 def test_perturbed_copies_climb_by_the_sign_of_the_gradient() -> None:
     x, ids = torch.tensor([[1.0, -2.0, 3.0]], requires_grad=True), torch.tensor([[1, 2]])
     (x * torch.tensor([5.0, -0.1, 0.0])).sum().backward()
-    made = perturbed({"x": x, "ids": ids}, 0.1)
+    made = perturb({"x": x, "ids": ids}, 0.1)
     step = 0.1 * x.detach().std(correction=0)
     torch.testing.assert_close(made["x"], x.detach() + step * torch.tensor([[1.0, -1.0, 0.0]]))
     assert made["ids"] is not None and torch.equal(made["ids"], ids)

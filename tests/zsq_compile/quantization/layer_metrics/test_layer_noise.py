@@ -13,12 +13,13 @@ from passes.plan import QuantizationPlan
 from passes.quantize.place_quantizers import place_quantizers
 from tests import models
 from tests.quantizing import every_value, fake_quantized, inserted, prepare, random_feeds, sqnr, with_scales
+from tests.zsq_compile.quantization.networks import float_network
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import QuantizationError
-from zsq_compile.quantization.closed_form import write_initializers
-from zsq_compile.quantization.layer_metrics.layer_noise import layer_qualities, measure_sqnr
+from zsq_compile.quantization.layer_metrics.layer_noise import measure_layers, measure_sqnr
 from zsq_compile.quantization.layer_metrics.layer_quality import LIMIT_DB, LayerQuality
-from zsq_compile.quantization.layer_metrics.layers import measured_layers, origin
+from zsq_compile.quantization.layer_metrics.layers import find_layers, origin
+from zsq_compile.quantization.state import QuantizedState, replace_initializers
 
 TARGET = load_target("ort_cpu")
 NETWORKS = {
@@ -43,14 +44,13 @@ class Case:
         self.quantized = inserted(self.model, self.plan)
 
     def measured(self, quantized: ir.Model | None = None, parts: int = 1) -> dict[str, LayerQuality]:
-        batches = [
-            dict(zip(self.tensors, part, strict=True))
-            for part in zip(*(tensor.chunk(parts) for tensor in self.tensors.values()), strict=True)
-        ]
-        found = layer_qualities(
-            self.model, self.plan, TARGET, self.teacher, {"only": quantized or self.quantized}, batches
-        )
+        batch = len(next(iter(self.tensors.values()))) // parts
+        network = float_network(self.model, self.tensors, fixed=batch if parts > 1 else None)
+        found = measure_layers(network, {"only": self.state(quantized or self.quantized)})
         return {quality.node: quality for quality in found}
+
+    def state(self, quantized: ir.Model) -> QuantizedState:
+        return QuantizedState(base=self.model, qdq=quantized, plan=self.plan)
 
 
 def without_means(error: NDArray[np.float32], axis: int = 1) -> NDArray[np.float32]:
@@ -59,7 +59,7 @@ def without_means(error: NDArray[np.float32], axis: int = 1) -> NDArray[np.float
 
 
 def test_the_ratios_of_one_layer_are_those_worked_out_by_hand() -> None:
-    case = Case(models.parse(GEMM), batch=64, bits=4, act_bits=4, edge_bits=4)
+    case = Case(models.parse(GEMM), batch=32, bits=4, act_bits=4, edge_bits=4)
     arrays = {name: value.const_value.numpy() for name, value in case.model.graph.initializers.items()}
     (site,), (weight,) = case.plan.activations, case.plan.weights
     x, scale = case.feeds["x"], case.plan.weight_scales["w"]
@@ -79,7 +79,7 @@ def test_a_known_noise_has_the_ratio_that_it_was_made_with() -> None:
     plan = QuantizationPlan(
         activations=place_quantizers(Case(models.conv_bn_relu()).model, TARGET).activations[:1], weights=(), refusals=()
     )
-    layers = measured_layers(model, plan, TARGET)
+    layers = find_layers(model, plan, TARGET)
     teacher, noisy = TorchGraph(model), TorchGraph(model)
     teacher.initializers["b"] = torch.zeros(1)
     noisy.initializers["b"] = torch.full((1,), 0.1)
@@ -130,7 +130,7 @@ def test_by_itself_a_layer_is_the_float_layer_on_rounded_inputs_and_weights(name
     case = Case(NETWORKS[name](), **options)
     exact = every_value(case.model, case.feeds)
     measured = case.measured()
-    layers = measured_layers(case.model, case.plan, TARGET)
+    layers = find_layers(case.model, case.plan, TARGET)
     assert list(measured) == [layer.node for layer in layers]
     for layer in layers:
         fed = {value: torch.from_numpy(exact[value]) for value in layer.inputs}
@@ -152,7 +152,7 @@ def test_by_itself_a_layer_is_the_float_layer_on_rounded_inputs_and_weights(name
 
 def test_several_batches_are_as_good_as_one() -> None:
     case = Case(models.residual(), bits=4)
-    one, several = case.measured(), case.measured(parts=3)
+    one, several = case.measured(), case.measured(parts=4)
     for node, quality in one.items():
         assert several[node].sqnr_db["only"] == pytest.approx(quality.sqnr_db["only"], abs=1e-3)
         assert several[node].own_sqnr_db == pytest.approx(quality.own_sqnr_db, abs=1e-3)
@@ -162,9 +162,8 @@ def test_several_batches_are_as_good_as_one() -> None:
 def test_a_bias_that_makes_up_for_layers_before_is_no_noise_of_its_layer() -> None:
     case = Case(models.residual())
     before = case.measured()
-    moved = case.quantized.clone()
-    codes = TorchGraph(moved).initializers["b3_quantized"]
-    write_initializers(moved, {"b3_quantized": codes + codes.abs().max() + 1000})
+    codes = TorchGraph(case.quantized).initializers["b3_quantized"]
+    moved = replace_initializers(case.quantized, {"b3_quantized": codes + codes.abs().max() + 1000})
     after = case.measured(moved)
     assert after["gemm"].own_sqnr_db == pytest.approx(before["gemm"].own_sqnr_db, abs=1e-2)
     assert after["gemm"].sqnr_db["only"] < before["gemm"].sqnr_db["only"] - 3.0
@@ -174,8 +173,10 @@ def test_steps_keep_their_order_and_the_last_one_is_judged() -> None:
     case = Case(models.residual())
     coarse = replace(case.plan, weights=tuple(replace(site, number_format=_two_bits()) for site in case.plan.weights))
     coarse = with_scales(coarse, case.model, case.feeds)
-    steps = {"first": inserted(case.model, coarse), "second": case.quantized}
-    found = layer_qualities(case.model, case.plan, TARGET, case.teacher, steps, [case.tensors])
+    states = {"first": case.state(inserted(case.model, coarse)), "second": case.state(case.quantized)}
+    states["of other bits"] = replace(states["first"], plan=coarse)
+    states["second"] = states.pop("second")
+    found = measure_layers(float_network(case.model, case.tensors), states)
     alone = case.measured()
     for quality in found:
         assert list(quality.sqnr_db) == ["first", "second"]
@@ -185,8 +186,8 @@ def test_steps_keep_their_order_and_the_last_one_is_judged() -> None:
 
 def test_the_scales_of_a_grid_are_read_from_the_graph_where_steps_may_have_changed_them() -> None:
     case = Case(models.residual())
-    learned = case.quantized.clone()
-    write_initializers(learned, {"r1_scale": TorchGraph(learned).initializers["r1_scale"] / 8.0})
+    scale = TorchGraph(case.quantized).initializers["r1_scale"]
+    learned = replace_initializers(case.quantized, {"r1_scale": scale / 8.0})
     reason = case.measured(learned)["conv2"].reason
     assert reason is not None and reason.startswith("saturated")
 
@@ -194,7 +195,7 @@ def test_the_scales_of_a_grid_are_read_from_the_graph_where_steps_may_have_chang
 def test_no_data_is_an_error_in_words() -> None:
     case = Case(models.residual())
     with pytest.raises(QuantizationError, match="at least one full batch of held-out samples"):
-        layer_qualities(case.model, case.plan, TARGET, case.teacher, {"only": case.quantized}, [])
+        measure_layers(float_network(case.model, case.tensors, fixed=99), {"only": case.state(case.quantized)})
 
 
 def test_moved_codes_are_judged_by_the_grid_that_rounded_them() -> None:

@@ -11,7 +11,7 @@ from passes.qdq_names import QdqNames
 from passes.quantize.place_quantizers import place_quantizers
 from tests import models
 from tests.quantizing import inserted, prepare, random_feeds, with_scales
-from zsq_compile.quantization.layer_metrics.layers import measured_layers, origin
+from zsq_compile.quantization.layer_metrics.layers import find_layers, origin
 
 TARGET = load_target("ort_cpu")
 
@@ -24,7 +24,7 @@ def planned(proto: onnx.ModelProto, **options: Any) -> tuple[ir.Model, Quantizat
 
 def names(proto: onnx.ModelProto) -> list[tuple[str, str, tuple[str, ...]]]:
     model, plan = planned(proto)
-    return [(layer.node, layer.value, layer.inputs) for layer in measured_layers(model, plan, TARGET)]
+    return [(layer.node, layer.value, layer.inputs) for layer in find_layers(model, plan, TARGET)]
 
 
 def test_layers_are_measured_behind_what_is_folded_into_them() -> None:
@@ -44,11 +44,11 @@ def test_what_only_moves_codes_is_no_layer() -> None:
 
 def test_limits_are_those_of_the_folded_activation() -> None:
     model, plan = planned(models.depthwise())
-    limits = {layer.node: layer.limits for layer in measured_layers(model, plan, TARGET)}
+    limits = {layer.node: layer.limits for layer in find_layers(model, plan, TARGET)}
     assert limits["conv1"] == (0.0, 6.0)
     assert limits["pool"] == limits["gemm"] == (None, None)
     model, plan = planned(models.residual())
-    assert {layer.node: layer.limits for layer in measured_layers(model, plan, TARGET)}["add"] == (0.0, None)
+    assert {layer.node: layer.limits for layer in find_layers(model, plan, TARGET)}["add"] == (0.0, None)
 
 
 def test_a_relu_that_others_read_around_stands_for_itself() -> None:
@@ -66,13 +66,13 @@ def test_a_relu_that_others_read_around_stands_for_itself() -> None:
             """
         )
     )
-    values = {layer.node: layer.value for layer in measured_layers(model, plan, TARGET)}
+    values = {layer.node: layer.value for layer in find_layers(model, plan, TARGET)}
     assert values == {"first": "c", "relu": "r", "sum": "s", "second": "y"}
 
 
 def test_weights_and_widths_are_those_of_the_plan() -> None:
     model, plan = planned(models.residual(), bits=3, act_bits=4, edge_bits=4)
-    layers = {layer.node: layer for layer in measured_layers(model, plan, TARGET)}
+    layers = {layer.node: layer for layer in find_layers(model, plan, TARGET)}
     assert layers["add"].weight is None
     for site in plan.weights:
         assert layers[site.node].weight is site

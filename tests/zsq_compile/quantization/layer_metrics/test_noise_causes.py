@@ -16,12 +16,14 @@ from passes.plan import QuantizationPlan
 from passes.quantize.place_quantizers import place_quantizers
 from tests import models
 from tests.quantizing import prepare
+from tests.zsq_compile.quantization.networks import float_network, planned_state, silent_clock
 from zsq_compile.config.compile import QuantizationConfig
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.quantization.closed_form import calibrated_plan, insert_quantizers
-from zsq_compile.quantization.layer_metrics.layer_noise import layer_qualities
+from zsq_compile.quantization.closed_form import Calibrate
+from zsq_compile.quantization.layer_metrics.layer_noise import measure_layers
 from zsq_compile.quantization.layer_metrics.layer_quality import LayerQuality, worst_layers
 from zsq_compile.quantization.layer_metrics.noise_causes import GridNoise, WeightNoise, reason
+from zsq_compile.quantization.state import make_state
 
 TARGET = load_target("ort_cpu")
 EIGHT_BITS = NumberFormat(bits=8, signed=False, symmetric=False)
@@ -68,17 +70,19 @@ def judged(
     config: QuantizationConfig | None = None,
 ) -> tuple[LayerQuality, ...]:
     model, config = prepare(network(changed)), config or QuantizationConfig(calibration_method="minmax")
-    teacher, calibration, held_out = TorchGraph(model), images(), images(1)
+    calibration, held_out = images(), images(1)
     if outliers is not None:
         for data in (calibration, held_out) if seen else (held_out,):
             data[::8, 0, 3, 3] = outliers
     plan = place_quantizers(model, TARGET, bits=config.bits, act_bits=config.act_bits, edge_bits=config.edge_bits)
-    plan = calibrated_plan(_at_widths(plan, formats or {}), teacher, [{"x": calibration}], config)
+    ready = float_network(model, {"x": calibration}, held_out={"x": held_out})
+    planned = planned_state(ready, _at_widths(plan, formats or {}))
+    state, _ = Calibrate(config=config).run(ready, planned, silent_clock())
     if narrowed is not None:
-        scale = plan.activation_scales[narrowed]
-        plan = plan.with_scales(activations={narrowed: replace(scale, scale=np.asarray(scale.scale / 4))})
-    steps = {"scales": insert_quantizers(model, plan)}
-    return layer_qualities(model, plan, TARGET, teacher, steps, [{"x": held_out}])
+        scale = state.plan.activation_scales[narrowed]
+        narrow = {narrowed: replace(scale, scale=np.asarray(scale.scale / 4))}
+        state = make_state(model, state.plan.with_scales(activations=narrow))
+    return measure_layers(ready, {"calibrate": state})
 
 
 def _at_widths(plan: QuantizationPlan, widths: Mapping[str, int]) -> QuantizationPlan:

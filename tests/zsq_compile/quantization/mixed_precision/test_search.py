@@ -10,11 +10,15 @@ import pytest
 from backends.session import open_session
 from passes.emit.emit import emitted_bytes
 from tests import models
-from tests.widening import TARGET, chain, workpiece
+from tests.widening import PLAIN, TARGET, chain, ready
+from tests.zsq_compile.quantization.networks import Watcher
 from zsq_compile import CompileConfig, PriorConfig, QuantizationConfig, compile_model
+from zsq_compile.config.compile import WIDTHS
 from zsq_compile.errors import ConfigError, UnsupportedModelError
-from zsq_compile.quantization.mixed_precision.search import MixedChoice, choose_widths, explained
+from zsq_compile.progress import Clock
+from zsq_compile.quantization.mixed_precision.search import ChooseBits, MixedChoice, explain_choice
 from zsq_compile.quantization.plan_file import PlanFile, read_plan, write_plan
+from zsq_compile.quantization.planning import plan_narrowest
 
 NODES = ("conv0", "conv1", "conv2", "conv3", "gemm")
 
@@ -22,10 +26,12 @@ NODES = ("conv0", "conv1", "conv2", "conv3", "gemm")
 def chosen(
     proto: onnx.ModelProto, *, limit: int | None = None, floor: float | None = None, **options: Any
 ) -> MixedChoice:
-    target = options.pop("target", TARGET)
-    config = CompileConfig(mixed=True, min_agreement=floor or 0.5, quantization=QuantizationConfig(**options))
-    choice, moments = choose_widths(workpiece(proto, config, target=target), limit=limit, floor=floor)
-    assert moments.keys() == set(NODES)
+    target, config = options.pop("target", TARGET), QuantizationConfig(**options)
+    network, state = ready(proto, config, target=target, limit=limit)
+    watcher = Watcher()
+    after, choice = ChooseBits(config=config, floor=floor).run(network, state, Clock(watcher))
+    assert watcher.steps == watcher.totals == {"choose bits": len(WIDTHS) + 2}
+    assert {site.node: site.number_format.bits for site in after.plan.weights} == bits_of(choice)
     return choice
 
 
@@ -34,9 +40,8 @@ def bits_of(choice: MixedChoice) -> dict[str, int]:
 
 
 def uniform_bytes(bits: int) -> int:
-    config = CompileConfig(quantization=QuantizationConfig(bits=bits, edge_bits=bits))
-    work = workpiece(chain(), config)
-    return emitted_bytes(work.model, work.widest, TARGET)
+    network, state = ready(chain(), QuantizationConfig(bits=bits, edge_bits=bits))
+    return emitted_bytes(network.model, state.plan, TARGET)
 
 
 def sabotaged(node: int) -> onnx.ModelProto:
@@ -75,11 +80,12 @@ def test_the_file_is_within_the_limit_and_no_worse_than_one_width_for_all(share:
 
 def test_three_bits_are_not_taken_where_they_are_stored_as_four() -> None:
     loose = replace(TARGET, dense_weight_bits=0)
-    work = workpiece(chain(), CompileConfig(mixed=True, max_size="1M"), target=loose)
-    limit = (emitted_bytes(work.model, work.narrowest, loose) + emitted_bytes(work.model, work.widest, loose)) // 2
+    network, widest = ready(chain(), target=loose)
+    plans = (plan_narrowest(network.model, loose, PLAIN), widest.plan)
+    limit = sum(emitted_bytes(network.model, plan, loose) for plan in plans) // 2
     choice = chosen(chain(), limit=limit, target=loose)
     assert set(bits_of(choice).values()) == {4, 8}
-    assert explained(choice)["notes"] == [
+    assert explain_choice(choice)["notes"] == [
         "2 bits were not considered for 5 layers: more bits take no more bytes",
         "3 bits were not considered for 5 layers: more bits take no more bytes",
     ]
@@ -117,10 +123,10 @@ def test_what_eight_bits_harm_stays_float_or_takes_the_wider_format_of_the_targe
     assert floor <= 1.0
     choice = chosen(chain(last=400), floor=floor)
     assert set(choice.chosen.widths.activations.values()) == {"float"}
-    assert "in float" in explained(choice)["summary"][0]
+    assert "in float" in explain_choice(choice)["summary"][0]
     wide = chosen(chain(last=400), floor=floor, target=replace(TARGET, wide_activation_bits=16))
     assert set(wide.chosen.widths.activations.values()) == {16}
-    assert "of 16 bits" in explained(wide)["summary"][0]
+    assert "of 16 bits" in explain_choice(wide)["summary"][0]
 
 
 def test_a_floor_that_nothing_keeps_is_said() -> None:
@@ -137,7 +143,7 @@ def test_a_floor_needs_decisions() -> None:
 
 def test_the_explanation_tells_every_layer_and_trial_in_plain_values() -> None:
     choice = chosen(chain(), limit=uniform_bytes(4))
-    told = explained(choice)
+    told = explain_choice(choice)
     assert json.loads(json.dumps(told))["goal"] == choice.goal
     assert list(told["layers"]) == list(NODES)
     for node, layer in told["layers"].items():

@@ -13,16 +13,18 @@ from passes.quantize.override_widths import Widths, override_widths
 from passes.quantize.place_quantizers import place_quantizers
 from tests import models
 from tests.quantizing import fake_quantized, inserted, prepare
+from tests.zsq_compile.quantization.networks import float_network
 from zsq_compile.config.compile import QuantizationConfig
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.quantization.closed_form import calibrated_plan, rounded_model
+from zsq_compile.quantization.closed_form import calibrate_plan, round_weights
 from zsq_compile.quantization.mixed_precision.sensitivity import (
-    activation_sensitivity,
-    harm_between,
-    rounded_weights,
-    weight_sensitivity,
+    measure_activation_harms,
+    measure_harm,
+    measure_weight_harms,
+    round_at_widths,
 )
 from zsq_compile.quantization.rounding.second_moments import measure_second_moments
+from zsq_compile.quantization.state import FloatNetwork
 
 TARGET = load_target("ort_cpu")
 NETWORKS = {
@@ -42,11 +44,15 @@ def ready(name: str) -> tuple[ir.Model, TorchGraph, QuantizationPlan, Batches, B
     batches = [{"x": images(32, shape, seed=0)}, {"x": images(16, shape, seed=1)}]
     plan = place_quantizers(model, TARGET, bits=4, edge_bits=4)
     samples = [{"x": images(8, shape, seed=2)}, {"x": images(4, shape, seed=3)}]
-    return model, teacher, calibrated_plan(plan, teacher, batches, CONFIG), batches, samples
+    return model, teacher, calibrate_plan(plan, teacher, batches, CONFIG), batches, samples
 
 
 def images(count: int, shape: tuple[int, ...], seed: int) -> Tensor:
     return torch.randn((count, *shape), generator=torch.Generator().manual_seed(seed))
+
+
+def network_of(model: ir.Model, batches: Batches) -> FloatNetwork:
+    return float_network(model, {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]})
 
 
 def noise_to_signal(wanted: list[Tensor], got: list[Tensor]) -> float:
@@ -60,13 +66,13 @@ def coarse(weight: Tensor, seed: int) -> Tensor:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_harm_of_a_weight_is_that_of_the_whole_network_run_with_it(name: str) -> None:
-    model, teacher, plan, _, samples = ready(name)
+    _, teacher, plan, _, samples = ready(name)
     candidates = {
         site.initializer: {bits: coarse(teacher.initializers[site.initializer], bits) for bits in (4, 8)}
         for site in plan.weights
     }
     told = []
-    harms = weight_sensitivity(model, plan, teacher, candidates, samples, advance=told.append)
+    harms = measure_weight_harms(plan, teacher, candidates, samples, advance=told.append)
     assert told == [1, 1]
     assert harms.keys() == {site.node for site in plan.weights}
     (output,) = teacher.output_names
@@ -78,18 +84,18 @@ def test_the_harm_of_a_weight_is_that_of_the_whole_network_run_with_it(name: str
 
 
 def test_a_float_weight_does_no_harm_and_a_layer_without_candidates_is_left_out() -> None:
-    model, teacher, plan, batches, samples = ready("residual")
+    _, teacher, plan, batches, samples = ready("residual")
     candidates = {"w1": {8: teacher.initializers["w1"]}}
-    harms = weight_sensitivity(model, plan, teacher, candidates, samples, correct_on=batches)
+    harms = measure_weight_harms(plan, teacher, candidates, samples, correct_on=batches)
     assert list(harms) == ["conv1"]
     assert harms["conv1"][8] == pytest.approx(0.0, abs=1e-12)
 
 
 def test_the_mean_error_of_a_layer_is_taken_out_of_its_bias() -> None:
-    model, teacher, plan, batches, samples = ready("residual")
+    _, teacher, plan, batches, samples = ready("residual")
     moved = {"w1": {4: teacher.initializers["w1"] + 0.05}}  # all errors of one sign: Relu's outputs do not cancel them
-    left_in = weight_sensitivity(model, plan, teacher, moved, samples)["conv1"][4]
-    taken_out = weight_sensitivity(model, plan, teacher, moved, samples, correct_on=batches)["conv1"][4]
+    left_in = measure_weight_harms(plan, teacher, moved, samples)["conv1"][4]
+    taken_out = measure_weight_harms(plan, teacher, moved, samples, correct_on=batches)["conv1"][4]
     assert taken_out < 0.3 * left_in
 
     (bias,) = (site.bias for site in plan.weights if site.node == "conv1")
@@ -105,7 +111,7 @@ def test_the_mean_error_of_a_layer_is_taken_out_of_its_bias() -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_harm_of_a_value_is_that_of_a_network_with_its_quantizer_alone(name: str) -> None:
     model, teacher, plan, _, samples = ready(name)
-    harms = activation_sensitivity(model, plan, teacher, samples)
+    harms = measure_activation_harms(plan, teacher, samples)
     assert harms.keys() == {site.group for site in plan.activations}
     (output,) = teacher.output_names
     wanted = [teacher.run(feed)[output] for feed in samples]
@@ -123,28 +129,27 @@ def test_the_harm_of_a_value_is_that_of_a_network_with_its_quantizer_alone(name:
 def test_candidates_are_the_weights_of_the_finished_model(rounding: str) -> None:
     model, teacher, plan, batches, _ = ready("residual")
     config = QuantizationConfig(bits=4, edge_bits=4, rounding=rounding)  # type: ignore[arg-type]
-    moments = measure_second_moments(model, plan, teacher, batches)
-    rounded = rounded_weights(model, plan, teacher, batches, moments, config)
-    copy, finished = rounded_model(model, plan, teacher, batches, config)
+    moments = measure_second_moments(plan, teacher, batches)
+    rounded = round_at_widths(network_of(model, batches), plan, moments, config)
+    moved, finished = round_weights(network_of(model, batches), plan, config.rounding, moments)
     for site in plan.weights:
         weight, scale = rounded[site.initializer]
-        constant = copy.graph.initializers[site.initializer].const_value
-        assert constant is not None
+        exact = moved.get(site.initializer, teacher.initializers[site.initializer])
         np.testing.assert_array_equal(scale.scale, finished.weight_scales[site.initializer].scale)
-        wanted = fake_quantized(constant.numpy(), scale, site.number_format, site.axis)
+        wanted = fake_quantized(exact.numpy(), scale, site.number_format, site.axis)
         np.testing.assert_allclose(weight.numpy(), wanted, rtol=1e-6)
 
 
 def test_more_bits_harm_less() -> None:
     model, teacher, plan, batches, samples = ready("residual")
-    moments = measure_second_moments(model, plan, teacher, batches)
+    moments = measure_second_moments(plan, teacher, batches)
     candidates: dict[str, dict[int, Tensor]] = {}
     for bits in (8, 4, 2):
         narrow = override_widths(plan, TARGET, Widths(weights={site.node: bits for site in plan.weights}))
         narrow = narrow.with_scales(activations=plan.activation_scales)
-        for name, (weight, _) in rounded_weights(model, narrow, teacher, batches, moments, CONFIG).items():
+        for name, (weight, _) in round_at_widths(network_of(model, batches), narrow, moments, CONFIG).items():
             candidates.setdefault(name, {})[bits] = weight
-    harms = weight_sensitivity(model, plan, teacher, candidates, samples, correct_on=batches)
+    harms = measure_weight_harms(plan, teacher, candidates, samples, correct_on=batches)
     for node, harm in harms.items():
         assert harm[8] < 0.05 * harm[4] < harm[4] < 0.2 * harm[2], node
 
@@ -170,13 +175,13 @@ def test_every_output_counts_and_integers_by_the_share_that_changes() -> None:
     plan = place_quantizers(model, TARGET)
     samples = [{"x": images(16, (2, 6, 6), seed=4)}]
     candidates = {"w1": {4: coarse(teacher.initializers["w1"], 0)}}
-    harm = weight_sensitivity(model, plan, teacher, candidates, samples)["conv1"][4]
+    harm = measure_weight_harms(plan, teacher, candidates, samples)["conv1"][4]
     wanted = teacher.run(samples[0])
     got = teacher.run(samples[0], replace={"w1": candidates["w1"][4]})
     share = float((wanted["best"] != got["best"]).double().mean())
     assert share > 0.0
     assert harm == pytest.approx((noise_to_signal([wanted["b"]], [got["b"]]) + share + 0.0) / 3, rel=1e-5)
-    assert harm_between(wanted, got) == pytest.approx(harm, rel=1e-6)
+    assert measure_harm(wanted, got) == pytest.approx(harm, rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -189,9 +194,9 @@ def test_every_output_counts_and_integers_by_the_share_that_changes() -> None:
 )
 def test_harm_between_two_outputs(reference: list[float], other: list[float], harm: float) -> None:
     make: Callable[[list[float]], dict[str, Tensor]] = lambda numbers: {"y": torch.tensor(numbers)}  # noqa: E731
-    assert harm_between(make(reference), make(other)) == pytest.approx(harm)
+    assert measure_harm(make(reference), make(other)) == pytest.approx(harm)
 
 
 def test_an_output_that_is_no_longer_finite_is_the_greatest_harm() -> None:
-    ruined = harm_between({"y": torch.tensor([1.0, 3.0])}, {"y": torch.tensor([1.0, float("nan")])})
+    ruined = measure_harm({"y": torch.tensor([1.0, 3.0])}, {"y": torch.tensor([1.0, float("nan")])})
     assert 1e20 < ruined < float("inf")

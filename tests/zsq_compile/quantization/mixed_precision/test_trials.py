@@ -5,32 +5,37 @@ import pytest
 from passes.emit.emit import emit
 from passes.quantize.override_widths import Widths, override_widths
 from tests.quantizing import execute
-from tests.widening import TARGET, chain, images, workpiece
-from zsq_compile.config.compile import CompileConfig, QuantizationConfig
+from tests.widening import PLAIN, TARGET, chain, images, ready
+from tests.zsq_compile.quantization.networks import planned_state, silent_clock
+from zsq_compile.config.compile import WIDTHS, QuantizationConfig
 from zsq_compile.errors import ConfigError
-from zsq_compile.quantization.closed_form import calibrated_plan, correct_biases, insert_quantizers, rounded_model
-from zsq_compile.quantization.mixed_precision.trials import Bench, samples_at_a_time
+from zsq_compile.quantization.closed_form import Calibrate, CorrectBiases, Round
+from zsq_compile.quantization.mixed_precision.trials import Bench
+from zsq_compile.quantization.samples import count_fitting_samples
 
 BITS = {"conv0": 8, "conv1": 4, "conv2": 3, "conv3": 2, "gemm": 4}
-CONFIG = CompileConfig(mixed=True, max_size="1M")
+
+
+def bench(config: QuantizationConfig = PLAIN, *, held_out: int = 64) -> Bench:
+    network, state = ready(chain(), config, held_out=held_out)
+    return Bench(network, state.plan, config)
 
 
 def test_a_trial_is_the_network_that_its_widths_make() -> None:
-    work = workpiece(chain(), CONFIG)
+    network, state = ready(chain())
     told: list[int] = []
-    bench = Bench(work, told.append)
-    assert sum(told) == work.steps
+    bench = Bench(network, state.plan, PLAIN, told.append)
+    assert sum(told) == len(WIDTHS) + 2  # batches of 32 out of 64 samples held out
     trial = bench.measure("by hand", BITS, {"r1": 4})
 
     widths = Widths(weights=BITS, activations={"r1": 4})
-    plan = override_widths(work.widest, TARGET, widths)
-    plan = calibrated_plan(plan, work.teacher, work.batches, CONFIG.quantization)
-    rounded, plan = rounded_model(work.model, plan, work.teacher, work.batches, CONFIG.quantization)
-    quantized = insert_quantizers(rounded, plan)
-    correct_biases(work.model, quantized, plan, work.teacher, work.statistics, work.joined, CONFIG.quantization)
-    emit(quantized, plan, TARGET)
+    state = planned_state(network, override_widths(state.plan, TARGET, widths))
+    for step in (Calibrate(config=PLAIN), Round(), CorrectBiases()):
+        state, _ = step.run(network, state, silent_clock())
+    quantized = state.qdq.clone()
+    emit(quantized, state.plan, TARGET)
     held_out = {"x": images(64, seed=1).numpy()}
-    wanted, got = execute(work.model, held_out)["logits"], execute(quantized, held_out)["logits"]
+    wanted, got = execute(network.model, held_out)["logits"], execute(quantized, held_out)["logits"]
 
     assert (trial.what, trial.widths) == ("by hand", widths)
     assert bench.trials == [trial]
@@ -41,8 +46,7 @@ def test_a_trial_is_the_network_that_its_widths_make() -> None:
 
 
 def test_every_layer_is_measured_at_every_width_between_the_narrowest_and_the_widest() -> None:
-    config = CompileConfig(mixed=True, max_size="1M", quantization=QuantizationConfig(bits=4, edge_bits=3))
-    layers = {layer.node: layer for layer in Bench(workpiece(chain(), config)).layers}
+    layers = {layer.node: layer for layer in bench(QuantizationConfig(bits=4, edge_bits=3)).layers}
     assert {node: sorted(layer.size) for node, layer in layers.items()} == {
         "conv0": [3, 4],
         "conv1": [2, 3, 4],
@@ -56,30 +60,30 @@ def test_every_layer_is_measured_at_every_width_between_the_narrowest_and_the_wi
 
 
 def test_harms_add_up_nearly() -> None:
-    bench = Bench(workpiece(chain(), CONFIG))
+    trials = bench()
     narrow = dict.fromkeys(BITS, 4)
-    alone = sum(layer.harm[4] for layer in bench.layers)
-    activations = bench.measure("widest", dict.fromkeys(BITS, 8)).harm
-    together = bench.measure("narrow", narrow).harm
+    alone = sum(layer.harm[4] for layer in trials.layers)
+    activations = trials.measure("widest", dict.fromkeys(BITS, 8)).harm
+    together = trials.measure("narrow", narrow).harm
     assert together == pytest.approx(alone + activations, rel=0.5)
 
 
 def test_fewer_bits_of_activations_harm_more() -> None:
-    bench = Bench(workpiece(chain(), CONFIG))
-    wide, narrow = bench.value_harms(8), bench.value_harms(4)
+    trials = bench()
+    wide, narrow = trials.value_harms(8), trials.value_harms(4)
     assert wide.keys() == narrow.keys() == {"x", "r0", "r1", "r2", "f"}
     assert all(narrow[name] / wide[name] > 16 for name in wide)
 
 
 def test_measuring_needs_samples() -> None:
     with pytest.raises(ConfigError, match="not one batch of them: give more samples"):
-        Bench(workpiece(chain(), CONFIG, held_out=0))
+        bench(held_out=0)
 
 
 def test_samples_at_a_time_follow_the_size_of_all_values() -> None:
-    work = workpiece(chain(), CONFIG)
-    assert samples_at_a_time(work.model) == 32
+    model = ready(chain())[0].model
+    assert count_fitting_samples(model) == 32
     image = ir.Shape(["N", 64, 1000, 1000])
-    for node in work.model.graph:
+    for node in model.graph:
         node.outputs[0].shape = image
-    assert samples_at_a_time(work.model) == 1
+    assert count_fitting_samples(model) == 1

@@ -7,7 +7,15 @@ import torch
 from torch import Tensor
 
 from tests.models import parse
-from tests.zsq_compile.quantization.learnable import NETWORKS, ClosedForm, blocks_of, closed_form, signal, started
+from tests.zsq_compile.quantization.learnable import (
+    NETWORKS,
+    ClosedForm,
+    blocks_of,
+    closed_form,
+    signal,
+    started,
+    student_of,
+)
 from zsq_compile.config.compile import LearnedRounding
 from zsq_compile.quantization.reconstruction.block_student import BlockStudent, Dropper, LearningRates, learn
 from zsq_compile.quantization.reconstruction.blocks import Block
@@ -25,12 +33,7 @@ def prepared(name: str, **options: Any) -> ClosedForm:
 def students(
     closed: ClosedForm, rounding: LearnedRounding = "lsq", learned: frozenset[str] = frozenset()
 ) -> list[tuple[Block, BlockStudent]]:
-    graph, start = started(closed)
-    weights = closed.teacher.initializers
-    return [
-        (block, BlockStudent(graph, block, closed.plan, start, weights, learned, rounding))
-        for block in blocks_of(closed)
-    ]
+    return [(block, student_of(closed, block, rounding, learned)) for block in blocks_of(closed)]
 
 
 @functools.cache

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.models import parse
-from tests.zsq_compile.quantization.learnable import NETWORKS, batched_values, planned, signal
+from tests.zsq_compile.quantization.learnable import NETWORKS, find_batched_values, planned, signal
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.quantization.reconstruction.blocks import Block, find_blocks
 
@@ -29,7 +29,7 @@ LAYERS: dict[str, list[list[str]]] = {
 
 def found(text: str) -> tuple[ir.Model, tuple[Block, ...], frozenset[str]]:
     model, plan = planned(parse(text), bits=4, act_bits=4)
-    batched = batched_values(model)
+    batched = find_batched_values(model)
     return model, find_blocks(model, plan, batched), batched
 
 

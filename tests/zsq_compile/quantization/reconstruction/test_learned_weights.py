@@ -8,7 +8,7 @@ from torch import Tensor
 
 from backends.target import NumberFormat
 from zsq_compile.config.compile import LearnedRounding
-from zsq_compile.quantization.reconstruction.learned_weights import LearnedWeight, SoftRounding, grown, learned_weight
+from zsq_compile.quantization.reconstruction.learned_weights import LearnedWeight, SoftRounding, grow, make_learnable
 
 ROUNDINGS = get_args(LearnedRounding)
 SOFT = ("adaround", "genie-m")
@@ -29,7 +29,7 @@ def started(
     if moved:
         codes = codes + torch.randint(-moved, moved + 1, codes.shape, generator=rng)
     codes = codes.clamp(number_format.qmin, number_format.qmax)
-    return learned_weight(rounding, weight, codes, step, number_format), weight, codes, step
+    return make_learnable(rounding, weight, codes, step, number_format), weight, codes, step
 
 
 @given(
@@ -197,10 +197,10 @@ def test_unsettled_is_the_share_between_two_integers() -> None:
 @given(growth=st.floats(-20, 20))
 def test_steps_stay_positive_and_grow_by_shares_of_themselves(growth: float) -> None:
     start = torch.tensor([1e-6, 0.1, 30.0])
-    got = grown(start, torch.full((3,), growth))
+    got = grow(start, torch.full((3,), growth))
     assert float(got.min()) > 0
     torch.testing.assert_close(got / start, torch.full((3,), growth).exp())
-    assert grown(start, None) is start
+    assert grow(start, None) is start
 
 
 @pytest.mark.parametrize("rounding", ROUNDINGS)
@@ -211,7 +211,7 @@ def test_learning_finds_better_codes_than_those_it_starts_from(rounding: Learned
     data = torch.randn((64, 12), generator=rng) + 3 * torch.randn((64, 1), generator=rng)
     step = weight.abs().amax(1, keepdim=True) / 3
     codes = (weight / step).round().clamp(-4, 3)
-    learned = learned_weight(rounding, weight, codes, step, grid(3))
+    learned = make_learnable(rounding, weight, codes, step, grid(3))
     wanted = data @ weight.T
 
     def error() -> float:

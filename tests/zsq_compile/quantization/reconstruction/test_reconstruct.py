@@ -2,6 +2,9 @@
 
 import functools
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,16 +17,19 @@ from torch import Tensor
 from passes.plan import QuantizationPlan
 from tests.models import parse
 from tests.quantizing import every_value, execute
-from tests.zsq_compile.quantization.learnable import NETWORKS, ClosedForm, Steps, closed_form, signal
+from tests.zsq_compile.quantization.learnable import NETWORKS, ClosedForm, FixedSteps, Steps, closed_form, signal
+from tests.zsq_compile.quantization.networks import Watcher, silent_clock
 from zsq_compile.config.compile import LearnedRounding
 from zsq_compile.differentiable import precision
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.quantization.closed_form import insert_quantizers, write_initializers
+from zsq_compile.progress import Clock
 from zsq_compile.quantization.reconstruction import block_student, reconstruct
+from zsq_compile.quantization.reconstruction.activation_cache import ActivationCache
 from zsq_compile.quantization.reconstruction.block_student import LearningRates
-from zsq_compile.quantization.reconstruction.learning import Learning, is_learnable, learning
-from zsq_compile.quantization.reconstruction.reconstruct import Reconstruction
-from zsq_compile.quantization.reconstruction.samples import Samples, batched_values
+from zsq_compile.quantization.reconstruction.budget import LearningBudget, LearningConfig
+from zsq_compile.quantization.reconstruction.reconstruct import Reconstruct, Reconstruction, is_learnable
+from zsq_compile.quantization.samples import Samples, find_batched_values
+from zsq_compile.quantization.state import insert_quantizers, replace_initializers
 
 SMALL = """
     small (float[N,3,5,5] x) => (float[N,4,5,5] y)
@@ -55,7 +61,7 @@ def _same_everywhere_and_small(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """No layer is rounded anew, so that what changes was learned."""
-    monkeypatch.setattr(reconstruct, "compensated_layer", lambda *_: None)
+    monkeypatch.setattr(reconstruct, "round_layer", lambda *_: None)
 
 
 @pytest.fixture
@@ -73,8 +79,7 @@ def prepared(text: str, count: int = 40, **options: Any) -> ClosedForm:
 @functools.cache
 def spoiled(closed: ClosedForm) -> ir.Model:
     """The QDQ model with biases three times as wrong as rounding makes the outputs: any learning finds better ones."""
-    quantized = closed.quantized.clone()
-    graph, changed = TorchGraph(quantized), {}
+    graph, changed = TorchGraph(closed.quantized), {}
     bits = {site.value: site.number_format.bits for site in closed.plan.activations}
     for site in closed.plan.weights:
         name = f"{site.bias}_quantized"
@@ -82,8 +87,7 @@ def spoiled(closed: ClosedForm) -> ir.Model:
             codes, weight = graph.initializers[name], graph.initializers[f"{site.initializer}_quantized"]
             reach = 2.0 ** (bits[site.data_input] - 2)  # of a typical input, in its steps
             changed[name] = codes + round(3 * reach * math.sqrt(weight.numel() / len(codes) / 12))
-    write_initializers(quantized, changed)
-    return quantized
+    return replace_initializers(closed.quantized, changed)
 
 
 def learned(
@@ -95,25 +99,16 @@ def learned(
     samples: Samples | None = None,
     seed: int = 0,
     memory: int = 1 << 30,
-) -> tuple[ir.Model, QuantizationPlan, Learning]:
-    """Learn for a few steps a block; the emitted model, its plan, and the records."""
-    ready: Learning
-    with learning(
-        closed.model,
-        closed.rounded,
-        quantized or closed.quantized,
-        closed.plan,
-        closed.teacher,
-        samples or closed.samples,
-        rounding=rounding,
-        budget=Steps(count=steps),
-        memory=memory,
-        seed=seed,
-    ) as ready:
-        told: list[int] = []
-        rounded, plan = ready.run(told.append)
-    assert sum(told) == sum(record.steps for record in ready.records) == ready.total
-    return insert_quantizers(rounded, plan), plan, ready
+) -> tuple[ir.Model, QuantizationPlan, Reconstruction]:
+    """Learn for a few steps a block; the QDQ model, its plan, and what has the records."""
+    network = closed.network if samples is None else replace(closed.network, calibration=samples)
+    state = closed.state if quantized is None else replace(closed.state, qdq=quantized)
+    budget, rng, told = Steps(count=steps), torch.Generator().manual_seed(seed), list[int]()
+    with ActivationCache(memory) as cache:
+        ready = Reconstruction(network, state, rounding, budget, cache, rng)
+        made = ready.run(told.append)
+    assert sum(told) == sum(record.steps for record in ready.records) == budget.planned
+    return made.qdq, made.plan, ready
 
 
 def serialized(model: ir.Model) -> bytes:
@@ -158,13 +153,12 @@ def test_the_emitted_model_does_what_the_records_were_measured_on(name: str) -> 
     )
 
 
-def measured(closed: ClosedForm, model: ir.Model, ready: Learning) -> dict[str, float]:
+def measured(closed: ClosedForm, model: ir.Model, ready: Reconstruction) -> dict[str, float]:
     """Errors of the blocks on the samples that judge, from the values of the emitted model in ONNX Runtime."""
-    reconstruction = ready._reconstruction
-    feeds = {name: value[reconstruction._judged] for name, value in closed.samples.inputs.items()}
+    feeds = {name: value[ready._judged] for name, value in closed.samples.inputs.items()}
     got = every_value(model, {name: value.numpy() for name, value in feeds.items()})
     errors = {record.name: record.after if record.kept else record.before for record in ready.records}
-    for block in reconstruction.blocks:
+    for block in ready.blocks:
         if all(name in got for name in block.outputs):  # a Clip that the grid makes redundant is gone
             outputs = {name: torch.from_numpy(np.asarray(got[name])) for name in block.outputs}
             wanted = closed.teacher.run(feeds, block.outputs)
@@ -215,8 +209,11 @@ def test_the_same_seed_gives_the_same_bytes_and_another_one_others() -> None:
 def test_a_plan_of_eight_bits_is_not_learned() -> None:
     closed = prepared(NETWORKS["residual"], bits=8, act_bits=8)
     assert not is_learnable(closed.plan)
+    watcher = Watcher()
+    state, records = step(closed).run(closed.network, closed.state, Clock(watcher))
+    assert state is closed.state and records == ()
+    assert watcher.totals == {}
     model, _, ready = learned(closed)
-    assert ready.total == 0
     assert [record.steps for record in ready.records] == [0] * 4
     assert not any(record.kept for record in ready.records)
     assert serialized(model) == serialized(closed.quantized)
@@ -288,7 +285,7 @@ def test_models_that_insist_on_their_batch_size(name: str, batch: int) -> None:
     model, _, ready = learned(closed, quantized=spoiled(closed))
     assert closed.samples.count == 25 - 25 % batch
     assert all(record.kept for record in ready.records if record.steps)
-    judged = ready._reconstruction._judged
+    judged = ready._judged
     assert judged.tolist() == [i for i in range(closed.samples.count) if i // batch % 8 == 7]
     errors = []
     for start in range(0, len(judged), batch):
@@ -306,11 +303,10 @@ def test_models_that_insist_on_their_batch_size(name: str, batch: int) -> None:
 def test_few_samples_are_enough(count: int) -> None:
     closed = prepared(NETWORKS["chain"])
     few = {name: value[:count] for name, value in closed.samples.inputs.items()}
-    _, _, ready = learned(closed, samples=Samples(inputs=few, feed=32, fixed=False), quantized=spoiled(closed))
+    _, _, ready = learned(closed, samples=Samples(inputs=few), quantized=spoiled(closed))
     assert [record.steps for record in ready.records] == [0, 8, 0]
     assert all(np.isfinite([record.before, record.after]).all() for record in ready.records)
-    reconstruction = ready._reconstruction
-    both = set(reconstruction._judged.tolist()), set(reconstruction._trained.tolist())
+    both = set(ready._judged.tolist()), set(ready._trained.tolist())
     assert both[0] and both[1] and both[0] | both[1] == set(range(count))
     assert count == 1 or not both[0] & both[1]
 
@@ -318,8 +314,8 @@ def test_few_samples_are_enough(count: int) -> None:
 def test_few_feeds_of_a_fixed_size_are_enough() -> None:
     closed = prepared(fixed_to(NETWORKS["chain"], 4), 10, fixed=4)
     _, _, ready = learned(closed, quantized=spoiled(closed))
-    assert ready._reconstruction._judged.tolist() == [4, 5, 6, 7]
-    assert ready._reconstruction._trained.tolist() == [0, 1, 2, 3]
+    assert ready._judged.tolist() == [4, 5, 6, 7]
+    assert ready._trained.tolist() == [0, 1, 2, 3]
 
 
 ENDS = {
@@ -396,35 +392,47 @@ def test_all_files_are_gone_afterwards_also_after_an_exception(tmp_path: Path, m
     assert list(tmp_path.glob("zsq-*")) == []
     seen: list[int] = []
 
-    def stop(steps: int) -> None:
-        seen.append(len(list(tmp_path.glob("zsq-*"))))
-        raise KeyboardInterrupt
+    class Stopping(Watcher):
+        @contextmanager
+        def stage(self, name: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+            def stop(steps: int) -> None:
+                seen.append(len(list(tmp_path.glob("zsq-*"))))
+                raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), context(closed) as ready:
-        ready.run(stop)
+            yield stop
+
+    with pytest.raises(KeyboardInterrupt):
+        step(closed).run(closed.network, closed.state, Clock(Stopping()))
     assert seen == [1]
     assert list(tmp_path.glob("zsq-*")) == []
 
 
-def context(closed: ClosedForm) -> Any:
-    return learning(
-        closed.model,
-        closed.rounded,
-        closed.quantized,
-        closed.plan,
-        closed.teacher,
-        closed.samples,
-        rounding="lsq",
-        budget=Steps(count=2),
-        memory=0,
-        seed=0,
-    )
+def step(closed: ClosedForm) -> Reconstruct:
+    return Reconstruct(rounding="lsq", learning=FixedSteps(count=2, memory=0))
+
+
+def test_the_step_shows_what_it_plans_and_does_and_tells_of_every_block() -> None:
+    closed, watcher = prepared(NETWORKS["residual"], edge_bits=4), Watcher()
+    state, records = step(closed).run(closed.network, closed.state, Clock(watcher))
+    assert watcher.totals == watcher.steps == {"reconstruct": 8}
+    assert [record.steps for record in records] == [2] * 4
+    assert serialized(state.qdq) == serialized(insert_quantizers(state.base, state.plan))
+
+
+@pytest.mark.parametrize(("budget", "learned_blocks"), [(0.0, 0), (1e6, 4)])
+def test_the_step_leaves_all_as_it_is_where_no_time_is_left(
+    budget: float, learned_blocks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LearningBudget, "pace", lambda self, block: iter([0.0]))
+    closed, learning = prepared(NETWORKS["residual"]), LearningConfig(effort="balanced", time_budget=budget)
+    state, records = Reconstruct(rounding="lsq", learning=learning).run(closed.network, closed.state, silent_clock())
+    assert len(records) == learned_blocks
+    assert (state is closed.state) == (learned_blocks == 0)
 
 
 def test_costs_count_multiplications_and_values() -> None:
     closed = prepared(NETWORKS["chain"])
-    with context(closed) as ready:
-        costs = ready._reconstruction._budget.costs
+    costs = learned(closed, 0)[2]._costs
     assert [cost.multiplications for cost in costs] == [6 * 3 * 9 * 64, 8 * 6 * 9 * 16, 5 * 8]
     assert [cost.elements for cost in costs] == [2 * 6 * 64, 2 * 8 * 16 + 8 + 8, 5]
     assert [cost.error > 0 for cost in costs] == [False, True, False]  # the first and the last have eight bits
@@ -432,18 +440,19 @@ def test_costs_count_multiplications_and_values() -> None:
 
 def test_the_float_model_is_not_touched() -> None:
     closed = prepared(NETWORKS["residual"])
-    before = serialized(closed.model), serialized(closed.rounded), serialized(closed.quantized)
+    graphs = (closed.model, closed.state.base, closed.quantized)
+    before = [serialized(graph) for graph in graphs]
     learned(closed, 2)
-    assert (serialized(closed.model), serialized(closed.rounded), serialized(closed.quantized)) == before
+    assert [serialized(graph) for graph in graphs] == before
 
 
 def test_values_that_count_samples_are_seen_by_running_two_sizes() -> None:
     closed = prepared(NETWORKS["tokens"])
     names = {str(value.name) for node in closed.model.graph for value in node.outputs} | {"x"}
-    found = batched_values(closed.teacher, closed.samples)
+    found = find_batched_values(closed.teacher, closed.samples)
     assert names - found == {"t1", "m0", "r1", "m1", "r2"}
-    one = Samples(inputs={"x": closed.samples.inputs["x"][:1]}, feed=32, fixed=False)
-    assert batched_values(closed.teacher, one) == found
+    one = Samples(inputs={"x": closed.samples.inputs["x"][:1]})
+    assert find_batched_values(closed.teacher, one) == found
 
 
 def test_infinite_targets_are_left_out_of_the_error() -> None:

@@ -9,8 +9,7 @@ import torch
 from tests.models import parse
 from tests.zsq_compile.quantization.learnable import NETWORKS, ClosedForm, closed_form, signal, started
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.quantization.closed_form import insert_quantizers
-from zsq_compile.quantization.reconstruction.values import written
+from zsq_compile.quantization.reconstruction.values import write_values
 
 TRANSPOSED = """
     transposed (float[N,4,4,4] x) => (float[N,3,8,8] y)
@@ -48,8 +47,8 @@ def codes(model: ir.Model) -> dict[str, np.ndarray]:
 def test_what_is_written_without_a_change_is_what_was_there(name: str) -> None:
     _, closed = prepared(name)
     _, start = started(closed)
-    model, plan = written(closed.model, closed.plan, start)
-    before, after = codes(closed.quantized), codes(insert_quantizers(model, plan))
+    written = write_values(closed.model, closed.plan, start)
+    before, after = codes(closed.quantized), codes(written.qdq)
     assert before.keys() == after.keys()
     for constant, array in before.items():
         np.testing.assert_array_equal(after[constant], array, err_msg=constant)
@@ -70,7 +69,7 @@ def test_changed_values_come_back_as_codes_of_the_new_grid() -> None:
     _, start = started(closed)
     step = start.steps["w1"] * torch.linspace(0.7, 1.3, 8).reshape(-1, 1, 1, 1)
     numbers = torch.randint(-4, 4, start.weights["w1"].shape, generator=torch.Generator().manual_seed(0))
-    newer = start.merged(
+    newer = start.merge(
         type(start)(
             weights={"w1": numbers * step},
             steps={"w1": step},
@@ -79,8 +78,8 @@ def test_changed_values_come_back_as_codes_of_the_new_grid() -> None:
         )
     )
     assert newer.weights["w2"] is start.weights["w2"]
-    model, plan = written(closed.model, closed.plan, newer)
-    got, was = codes(insert_quantizers(model, plan)), codes(closed.quantized)
+    written = write_values(closed.model, closed.plan, newer)
+    plan, got, was = written.plan, codes(written.qdq), codes(closed.quantized)
     np.testing.assert_array_equal(got["w1_quantized"], numbers.numpy())
     np.testing.assert_array_equal(got["w1_scale"], step.flatten().numpy())
     np.testing.assert_allclose(got["r0_scale"], was["r0_scale"] * np.float32(1.1), rtol=1e-6)

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backends.target import NumberFormat
-from zsq_compile.quantization.calibration.scales import channel_steps
+from zsq_compile.quantization.calibration.scales import choose_steps
 from zsq_compile.quantization.rounding.gptq import round_with_compensation
 
 FOUR_BITS = NumberFormat(bits=4, signed=True, symmetric=True)
@@ -17,7 +17,7 @@ def draw(seed: int, groups: int, rows: int, size: int, samples: int) -> tuple[to
     weight = torch.randn(groups, rows, size, generator=rng, dtype=torch.float64)
     mixing = torch.randn(groups, size, size, generator=rng, dtype=torch.float64)
     columns = mixing @ torch.randn(groups, size, samples, generator=rng, dtype=torch.float64)
-    step = channel_steps(weight.flatten(0, 1), FOUR_BITS, "mse").reshape(groups, rows)
+    step = choose_steps(weight.flatten(0, 1), FOUR_BITS, "mse").reshape(groups, rows)
     return weight, columns @ columns.transpose(1, 2) / samples, step
 
 

@@ -10,10 +10,12 @@ from passes.quantize.place_quantizers import place_quantizers
 from passes.quantizer_grid import quantize_array
 from tests import models
 from tests.quantizing import sqnr
+from tests.zsq_compile.quantization.networks import float_network
 from zsq_compile.config.compile import QuantizationConfig
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.quantization.closed_form import calibrated_plan, insert_quantizers, rounded_model
+from zsq_compile.quantization.closed_form import calibrate_plan, round_weights
 from zsq_compile.quantization.rounding.second_moments import measure_second_moments
+from zsq_compile.quantization.state import insert_quantizers, replace_initializers
 
 TARGET = load_target("ort_cpu")
 LAYERS = {
@@ -45,7 +47,7 @@ def test_they_predict_the_output_error_of_any_change_of_the_weight(name: str) ->
     site = plan.weights[0]
     rng = torch.Generator().manual_seed(0)
     data = torch.randn(12, *shape, generator=rng)
-    moments = measure_second_moments(model, plan, teacher, [{"x": data[:5]}, {"x": data[5:]}])["layer"]
+    moments = measure_second_moments(plan, teacher, [{"x": data[:5]}, {"x": data[5:]}])["layer"]
 
     weight = teacher.initializers[site.initializer]
     change = torch.randn(weight.shape, generator=rng)
@@ -67,7 +69,7 @@ def test_large_maps_are_sampled_and_still_tell_the_error() -> None:
     )
     model = common.ShapeInferencePass()(ir.from_proto(proto)).model
     data = torch.randn(4, 2, 160, 160, generator=torch.Generator().manual_seed(0))
-    moments = measure_second_moments(model, place_quantizers(model, TARGET), TorchGraph(model), [{"x": data}])["layer"]
+    moments = measure_second_moments(place_quantizers(model, TARGET), TorchGraph(model), [{"x": data}])["layer"]
     assert moments.matrix()[0].diagonal().mean() == pytest.approx(1.0, rel=0.05)  # white noise, but for the border
 
 
@@ -79,8 +81,9 @@ def test_rounding_puts_weights_on_the_grid_that_insertion_finds_again() -> None:
     results = {}
     for rounding in ("nearest", "gptq"):
         config = QuantizationConfig(bits=4, edge_bits=4, rounding=rounding)
-        plan = calibrated_plan(place_quantizers(model, TARGET, bits=4, edge_bits=4), teacher, [{"x": data}], config)
-        rounded, plan = rounded_model(model, plan, teacher, [{"x": data}], config)
+        plan = calibrate_plan(place_quantizers(model, TARGET, bits=4, edge_bits=4), teacher, [{"x": data}], config)
+        weights, plan = round_weights(float_network(model, {"x": data}), plan, config.rounding)
+        rounded = replace_initializers(model, weights)
         if rounding == "gptq":
             for site in plan.weights:
                 array = rounded.graph.initializers[site.initializer].const_value.numpy()

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from backends.target import NumberFormat
 from passes.plan import WeightSite
-from zsq_compile.quantization.calibration.scales import channel_steps
-from zsq_compile.quantization.rounding.sequential import CompensatedLayer, InputPair, compensated_layer
+from zsq_compile.quantization.calibration.scales import choose_steps
+from zsq_compile.quantization.rounding.sequential import CompensatedLayer, InputPair, round_layer
 
 FOUR_BITS = NumberFormat(bits=4, signed=True, symmetric=True)
 EXACT = NumberFormat(bits=16, signed=True, symmetric=True)
@@ -36,8 +36,8 @@ def pairs(seed: int, groups: int, size: int, positions: int, noise: float) -> li
 def compensated(weight: Tensor, number_format: NumberFormat, seen: list[InputPair]) -> tuple[CompensatedLayer, Tensor]:
     rows = weight.flatten(1)
     room = 16 if number_format is EXACT else 2  # for weights that grow
-    step = room * channel_steps(rows.double(), number_format, "minmax").float()
-    layer = compensated_layer(site(number_format), weight, step, seen)
+    step = room * choose_steps(rows.double(), number_format, "minmax").float()
+    layer = round_layer(site(number_format), weight, step, seen)
     assert layer is not None
     return layer, step
 
@@ -90,7 +90,7 @@ def test_the_output_is_nearer_than_that_of_the_rounded_weight(groups: int, shape
     layer, step = compensated(weight, FOUR_BITS, seen)
     spread = step.reshape(-1, 1, 1, 1)
     nearest = torch.clamp(torch.round(weight / spread), FOUR_BITS.qmin, FOUR_BITS.qmax) * spread
-    alone = compensated_layer(site(), weight, step, [pair for pair in seen if not pair.judged])
+    alone = round_layer(site(), weight, step, [pair for pair in seen if not pair.judged])
     assert alone is not None
     errors = [distance(weight, candidate, seen) for candidate in (layer.weight, alone.weight, nearest)]
     assert errors[0] < 0.8 * min(errors[1:])
@@ -122,7 +122,7 @@ def test_few_samples_are_not_learned_by_heart() -> None:
 
 
 def test_a_layer_that_nothing_is_known_about_is_left_alone() -> None:
-    assert compensated_layer(site(), torch.ones(2, 3), torch.ones(2), []) is None
+    assert round_layer(site(), torch.ones(2, 3), torch.ones(2), []) is None
 
 
 def test_channels_that_are_never_on_do_not_break_it() -> None:

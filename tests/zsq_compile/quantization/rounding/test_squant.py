@@ -19,11 +19,13 @@ from passes.quantize.place_quantizers import place_quantizers
 from passes.quantizer_grid import quantize_array
 from tests import models
 from tests.quantizing import sqnr
+from tests.zsq_compile.quantization.networks import float_network
 from zsq_compile.config.compile import QuantizationConfig
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.quantization.closed_form import calibrated_plan, insert_quantizers, rounded_model
+from zsq_compile.quantization.closed_form import calibrate_plan, round_weights
 from zsq_compile.quantization.rounding import squant
-from zsq_compile.quantization.rounding.squant import squant_codes, squant_rounding
+from zsq_compile.quantization.rounding.squant import round_with_squant, squant_codes
+from zsq_compile.quantization.state import insert_quantizers, replace_initializers
 
 TARGET = load_target("ort_cpu")
 FORMATS = [NumberFormat(bits=bits, signed=True, symmetric=True, narrow=narrow) for bits in (2, 4) for narrow in (0, 1)]
@@ -166,7 +168,7 @@ def test_every_kind_of_layer_keeps_the_sums_of_its_kernels_and_channels(name: st
     others = [] if site.axis is None else [i for i in range(weight.ndim) if i != site.axis]
     reach = weight.abs().amax(others).numpy() if others else weight.abs().max().numpy()
     scale = Scale(scale=np.asarray(reach / 7, np.float32), zero_point=np.zeros(np.shape(reach), np.int32))
-    on_grid = squant_rounding(plan.with_scales(weights={"w": scale}), {"w": weight})["w"]
+    on_grid = round_with_squant(plan.with_scales(weights={"w": scale}), {"w": weight})["w"]
     assert on_grid.shape == weight.shape and on_grid.dtype == torch.float32
     step = np.expand_dims(scale.scale, others) if others else scale.scale
     error = (on_grid.double() - weight.double()).numpy() / step.astype(np.float64)
@@ -179,8 +181,9 @@ def test_every_kind_of_layer_keeps_the_sums_of_its_kernels_and_channels(name: st
 @pytest.mark.parametrize("name", LAYERS)
 def test_insertion_finds_the_codes_again_and_the_scales_stay(name: str) -> None:
     model, teacher, config, feed = calibrated(name, 4)
-    before = calibrated_plan(place_quantizers(model, TARGET, bits=4, edge_bits=4), teacher, [feed], config)
-    rounded, plan = rounded_model(model, before, teacher, [feed], config)
+    before = calibrate_plan(place_quantizers(model, TARGET, bits=4, edge_bits=4), teacher, [feed], config)
+    weights, plan = round_weights(float_network(model, feed), before, config.rounding)
+    rounded = replace_initializers(model, weights)
     assert plan is before
     (site,) = plan.weights
     array = rounded.graph.initializers["w"].const_value.numpy()
@@ -199,8 +202,9 @@ def test_inputs_with_a_mean_lose_less_than_by_rounding_to_the_nearest() -> None:
     found = {}
     for rounding in ("nearest", "squant"):
         config = QuantizationConfig(bits=4, edge_bits=4, rounding=rounding)
-        plan = calibrated_plan(place_quantizers(model, TARGET, bits=4, edge_bits=4), teacher, [feed], config)
-        rounded, plan = rounded_model(model, plan, teacher, [feed], config)
+        plan = calibrate_plan(place_quantizers(model, TARGET, bits=4, edge_bits=4), teacher, [feed], config)
+        weights, plan = round_weights(float_network(model, feed), plan, config.rounding)
+        rounded = replace_initializers(model, weights)
         graph = TorchGraph(insert_quantizers(rounded, plan))
         found[rounding] = sqnr(teacher.run(feed)["y"].numpy(), graph.run(feed)["y"].numpy())
     assert found["squant"] > found["nearest"] + 3.0  # dB

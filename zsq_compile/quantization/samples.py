@@ -1,0 +1,108 @@
+"""Samples of a network's inputs, and the batches that they are fed in."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from zsq_compile.differentiable.module import TorchGraph
+
+Batch = Mapping[str, Tensor]
+"""Network inputs by name, (count, ...)."""
+
+_BATCH = 32
+_JUDGED = 8  # one batch in so many judges
+_HELD_BYTES = 256_000_000  # for the values of the graph that are counted; a few more live at the same time
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Samples:
+    """Samples of the inputs of one network.
+
+    Attributes:
+        inputs: (count, ...) by name.
+        fixed: the batch size that the network insists on; None where any will do.
+
+    """
+
+    inputs: Batch
+    fixed: int | None = None
+
+    @property
+    def feed(self) -> int:
+        """Samples of one batch: what the network insists on, or a convenient number."""
+        return self.fixed or _BATCH
+
+    @property
+    def count(self) -> int:
+        """Samples that fill batches; a rest that does not fill one of a fixed size is left out."""
+        count = min(map(len, self.inputs.values()), default=0)
+        return count - count % self.fixed if self.fixed else count
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return all samples, (count, ...) by name, as a runtime takes them."""
+        return {name: value.numpy() for name, value in self.inputs.items()}
+
+    def batches(self, largest: int = _BATCH) -> list[dict[str, Tensor]]:
+        """Cut the samples into batches of the fixed size, or of at most ``largest``."""
+        size = self.fixed or largest
+        return [{name: x[i : i + size] for name, x in self.inputs.items()} for i in range(0, self.count, size)]
+
+    def join(self, model: ir.Model) -> list[dict[str, Tensor]]:
+        """One batch of as many samples as fit a model value by value; all batches where their size is fixed."""
+        batches = self.batches(max(_HELD_BYTES // max(count_value_bytes(model)), 1))
+        return batches if self.fixed else batches[:1]
+
+    def take_few(self, model: ir.Model) -> list[dict[str, Tensor]]:
+        """At most 32 samples, fewer of a large network: one batch, or several of a fixed size."""
+        most = count_fitting_samples(model)
+        return self.batches(most)[: max(most // self.fixed, 1) if self.fixed else 1]
+
+    def split(self) -> tuple[Tensor, Tensor]:
+        """Return indices of the samples to learn from and of those to judge by; the same where there is one batch."""
+        groups = torch.arange(self.count) // (self.fixed or 1)
+        period = min(_JUDGED, int(groups[-1]) + 1)
+        judged = groups % period == period - 1
+        index = torch.arange(self.count)
+        return index[~judged] if period > 1 else index[judged], index[judged]
+
+    def draw(self, chosen: Tensor, batch: int, rng: torch.Generator) -> Tensor:
+        """Draw indices of one batch out of those chosen; a whole one where its size is fixed."""
+        if not self.fixed:
+            return chosen[torch.randint(len(chosen), (batch,), generator=rng)]
+        start = int(torch.randint(len(chosen) // self.fixed, (1,), generator=rng)) * self.fixed
+        return chosen[start : start + self.fixed]
+
+
+def count_value_bytes(model: ir.Model) -> list[int]:
+    """Bytes that each value of the graph takes for one sample."""
+    shapes = (value.shape for node in model.graph for value in node.outputs if value.shape is not None)
+    return [4 * math.prod(size for size in shape[1:] if isinstance(size, int)) for shape in shapes] or [4]
+
+
+def count_fitting_samples(model: ir.Model) -> int:
+    """Count the samples whose values, all of them, fit into a bounded part of memory: at most 32."""
+    return max(min(_HELD_BYTES // max(sum(count_value_bytes(model)), 1), _BATCH), 1)
+
+
+def find_batched_values(teacher: TorchGraph, samples: Samples) -> frozenset[str]:
+    """Names of the values whose first axis counts samples, seen by running two batches of different sizes."""
+    found: list[set[str]] = []
+    for size in [samples.fixed] if samples.fixed else [2, 3]:
+        names = set(samples.inputs)
+
+        def remember(node: ir.Node, outputs: tuple[Tensor, ...], size: int = size, names: set[str] = names) -> None:
+            made = zip(node.outputs, outputs, strict=False)
+            names.update(str(value.name) for value, tensor in made if tensor.ndim and len(tensor) == size)
+
+        with torch.inference_mode():
+            first = torch.arange(size)
+            feed = {name: value[first % len(value)].to(teacher.device) for name, value in samples.inputs.items()}
+            teacher.run(feed, visit=remember)
+        found.append(names)
+    return frozenset(set.intersection(*found))
