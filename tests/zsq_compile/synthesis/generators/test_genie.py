@@ -225,7 +225,7 @@ def test_a_network_too_large_for_the_effort_is_refused_with_ways_out(
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"batch_size": 1}, "generator.batch_size must be at least 2"),
+        ({"batch_size": 1}, "generator.batch_size must be a whole number of at least 2, got 1"),
         ({"iterations": 0}, "generator.iterations must be a whole number"),
         ({"latent_size": 0}, "generator.latent_size"),
         ({"latent_learning_rate": 0.0}, "generator.latent_learning_rate"),
