@@ -139,7 +139,7 @@ class Target:
         dense_weight_bits: weights of at most this many bits are stored without gaps, as digits of words, where that
             takes fewer bytes; 0 means never.
         wide_activation_bits: width above that of ``activation`` which the target runs in integers as well, for values
-            that 8 bits harm; 0 means that there is none, and such a value stays float.
+            that 8 bits ruin; 0 means that there is none, and such a value stays float.
         least_activation_bits: fewest bits that activations can have.
         quantize_results: what integer operators make is quantized too; else only what they read is.
         weight_only: activations and biases stay float, and weights are widened when the file is loaded.

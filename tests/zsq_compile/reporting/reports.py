@@ -133,7 +133,7 @@ def a_report(*, layers: int = 102, pictures: int = 24) -> Report:
         validation=a_validation(),
         learning=blocks,
         distillation={"summary": "kept step 80 of 80", "curve": curve},
-        mixed={"summary": ["27 layers of 4 bits, 1 layer of 8 bits", "worst harm 0.01"]},
+        mixed={"summary": ["27 layers of 4 bits, 1 layer of 8 bits", "worst nsr 0.01"]},
         layers=tuple(a_layer(i) for i in range(layers)),
         synthesis={"algorithm": "pixels", "samples": 192, "loss_curve": [0.9 * 0.8**i for i in range(24)]},
         moments=moments,

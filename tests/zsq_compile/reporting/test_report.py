@@ -92,7 +92,8 @@ def test_json_round_trips_and_holds_only_finite_numbers(report):
     assert plain["stages"] == {"load": 0.5, "synthesize": 12.0}
     assert plain["model"] == "m.onnx"
     assert plain["contract"] == {"name": "imagenet", "margin": 2.0, "reason": "its statistics", "mean": None}
-    assert plain["refusals"][0] == {"where": "n0", "op_type": "Tanh", "reason": "no integer kernel"}
+    refusal = {"where": "n0", "op_type": "Tanh", "reason": "no integer kernel", "requested": False}
+    assert plain["refusals"][0] == refusal
     assert plain["validation"]["agreement"] == 0.9875
     assert plain["validation"]["sqnr_db"] is None
     assert plain["validation"]["speedup"] == 3.0
@@ -135,9 +136,9 @@ def test_widths_that_were_chosen_are_told(report):
     distilled = dataclasses.replace(report, distillation={"steps": 9, "summary": "9 steps, start kept"})
     assert distilled.to_json()["distillation"]["steps"] == 9
     assert "distilled: 9 steps, start kept" in distilled.summary()
-    mixed = {"layers": {"conv1": {"bits": 4, "harm": {8: 0.0, 4: math.inf}}}, "summary": ["one line", "another"]}
+    mixed = {"layers": {"conv1": {"bits": 4, "nsr": {8: 0.0, 4: math.inf}}}, "summary": ["one line", "another"]}
     changed = dataclasses.replace(report, mixed=mixed)
-    assert changed.to_json()["mixed"]["layers"] == {"conv1": {"bits": 4, "harm": {"8": 0.0, "4": None}}}
+    assert changed.to_json()["mixed"]["layers"] == {"conv1": {"bits": 4, "nsr": {"8": 0.0, "4": None}}}
     assert "bits: one line\nbits: another\n" in changed.summary()
     assert report.to_json()["mixed"] is None
 

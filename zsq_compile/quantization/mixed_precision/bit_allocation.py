@@ -1,7 +1,7 @@
-"""Give every layer a width: the least sum of harms that fits into a number of bytes.
+"""Give every layer a width: the least sum of noise-to-signal ratios that fits into a number of bytes.
 
 This is the multiple-choice knapsack problem (Kellerer, Pferschy and Pisinger 2004, chapter 11), solved by dynamic
-programming over bytes. A greedy rule (most harm saved per byte first), or a Lagrange multiplier, finds only the choices
+programming over bytes. A greedy rule (most noise saved per byte), or a Lagrange multiplier, finds only the choices
 on the convex hull; where one layer holds a third of all weights, as a classifier often does, that leaves as many bytes
 unused as its next width takes. There are few layers and few widths, so the whole table costs less than one image.
 
@@ -20,20 +20,22 @@ _CELLS = 20_000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerOptions:
-    """What one layer can be stored as: bytes of its weight in the file, and harm of 0 or more, by bits."""
+    """What one layer can be stored as: bytes of its weight in the file, and its NSR (0 or more), by bits."""
 
     node: str
     size: Mapping[int, int]
-    harm: Mapping[int, float]
+    nsr: Mapping[int, float]
 
     def __post_init__(self) -> None:
         """Refuse options that do not tell the same widths, or none."""
-        if not self.size or self.size.keys() != self.harm.keys():
-            raise ValueError(f"{self.node} needs the size and the harm of every width, got {self.size}, {self.harm}")
+        if not self.size or self.size.keys() != self.nsr.keys():
+            raise ValueError(
+                f"{self.node} needs the size and the NSR at every number of bits, got {self.size}, {self.nsr}"
+            )
 
 
 class WidthTable:
-    """The least harmful widths for every number of bytes.
+    """The bits of least NSR for every number of bytes.
 
     Attributes:
         smallest: bytes of the smallest choice.
@@ -50,8 +52,8 @@ class WidthTable:
         self._cells = -(-(self.largest - self.smallest) // self._unit) + len(self._layers) + 1
         self._chosen = self._fill()
 
-    def least_harm(self, budget: int) -> dict[str, int] | None:
-        """Bits by node that harm least within so many bytes; None when even the smallest choice takes more."""
+    def least_nsr(self, budget: int) -> dict[str, int] | None:
+        """Bits by node of least NSR within so many bytes; None when even the smallest choice takes more."""
         if budget < self.smallest:
             return None
         cell = min((budget - self.smallest) // self._unit, self._cells - 1)
@@ -65,7 +67,7 @@ class WidthTable:
     def by_size(self, count: int) -> list[dict[str, int]]:
         """Different choices from the smallest to the largest, at most so many, at even distances in bytes."""
         budgets = np.linspace(self.smallest, self.smallest + self._unit * (self._cells - 1), count)
-        found = (self.least_harm(int(budget)) for budget in budgets)
+        found = (self.least_nsr(int(budget)) for budget in budgets)
         unique = {tuple(choice.items()): choice for choice in found if choice is not None}
         return list(unique.values())
 
@@ -75,28 +77,28 @@ class WidthTable:
 
     def _fill(self) -> list[np.ndarray[tuple[int], np.dtype[np.intp]]]:
         """For each layer and number of units, the option to take when the layers before it share what is left."""
-        harm = np.zeros(self._cells)
+        nsr = np.zeros(self._cells)
         table = []
         for node, options in self._layers:
             totals = np.full((len(options), self._cells), np.inf)
             for row, (_, size, own) in enumerate(options):
                 cost = self._cost(node, size)
-                totals[row, cost:] = harm[: self._cells - cost] + own
+                totals[row, cost:] = nsr[: self._cells - cost] + own
             table.append(totals.argmin(0))
-            harm = totals.min(0)
+            nsr = totals.min(0)
         return table
 
 
 def _useful(layer: LayerOptions) -> list[tuple[int, int, float]]:
-    """(bits, size, harm) of the options worth choosing, most bits first.
+    """(bits, size, nsr) of the options worth choosing, most bits first.
 
     More bits for no more bytes always win: a width whose storage is that of a wider one is never chosen. Nor can more
-    bits harm more than fewer do; where a measurement says so, both get the smaller harm.
+    bits make more noise than fewer do; where a measurement says so, both get the smaller ratio.
     """
     widths = sorted(layer.size)
-    harms = dict(zip(widths, accumulate((layer.harm[bits] for bits in widths), min), strict=True))
+    ratios = dict(zip(widths, accumulate((layer.nsr[bits] for bits in widths), min), strict=True))
     useful: list[tuple[int, int, float]] = []
     for bits in reversed(widths):
         if not useful or layer.size[bits] < useful[-1][1]:
-            useful.append((bits, layer.size[bits], harms[bits]))
+            useful.append((bits, layer.size[bits], ratios[bits]))
     return useful

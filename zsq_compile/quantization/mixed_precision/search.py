@@ -1,11 +1,11 @@
 """Choose a width for every layer by what it costs the outputs, measured on synthetic samples without labels.
 
-Two goals. Under a limit of bytes: the widths that harm least. Under a floor of agreement with the float network: the
+Two goals. Under a limit of bytes: the bits of least noise. Under a floor of agreement with the float network: the
 smallest file that keeps it. Either way a joint choice is measured, not only the sum of its parts, on samples held out
 from rounding; and a limit is held by the bytes of the graph as it will be written, not by an estimate.
 
 Where the floor is not kept with the most bits for every layer, activations are to blame: the values that their
-quantization harms most get 8 bits, then the wider format that the target runs in integers, if it has one, and then they
+rounding adds most noise get 8 bits, then the wider format that the target runs in integers, if it has one, then they
 stay float.
 """
 
@@ -36,8 +36,8 @@ class MixedChoice:
     Attributes:
         goal: in words.
         chosen: the trial whose widths are to be used.
-        layers: what each layer could have been stored as, in graph order, with the harm of each width.
-        values: harm at 8 bits or fewer of each value that got a width of its own, by name.
+        layers: what each layer could have been stored as, in graph order, with the NSR at each number of bits.
+        values: NSR at 8 bits or fewer of each value that got a width of its own, by name.
         trials: everything that was measured jointly, in order.
 
     """
@@ -53,7 +53,7 @@ class MixedChoice:
 class ChooseBits:
     """Step: give every layer the bits that suit best; the record is the MixedChoice.
 
-    They harm least within the limit of the network, which the smallest file is known to keep, see
+    Their NSR is the least within the limit of the network, which the smallest file is known to keep, see
     ``planning.resolve_limit``; without one they keep ``floor``, a share of common decisions on the samples held out.
 
     Raises UnsupportedModelError when there is only a floor, and no output has classes.
@@ -86,16 +86,16 @@ class _Search:
         self._values: dict[str, float] = {}
 
     def within(self, limit: int) -> MixedChoice:
-        """Find the widths that harm least in a file of so many bytes."""
+        """Find the bits of least NSR in a file of so many bytes."""
         bits = self._fit(limit)
         if bits is None:
             bits = {site.node: site.number_format.bits for site in self._bench.narrowest.weights}
-        best = self._bench.measure("chosen by harm", bits)
-        # Harms of few bits do not quite add up: where one width for all layers does better, it is taken.
+        best = self._bench.measure("chosen by NSR", bits)
+        # The NSR of few bits does not quite add up: where one width for all layers does better, it is taken.
         uniform = next((one for one in self._uniform() if one != bits and self._bench.file_bytes(one) <= limit), None)
         if uniform is not None:
-            best = min(best, self._bench.measure("one width for all layers", uniform), key=lambda trial: trial.harm)
-        return self._conclude(best, f"the least harm in at most {limit} bytes")
+            best = min(best, self._bench.measure("one width for all layers", uniform), key=lambda trial: trial.nsr)
+        return self._conclude(best, f"the least noise in at most {limit} bytes")
 
     def agreeing(self, floor: float) -> MixedChoice:
         """Find the smallest file that keeps a share of the decisions."""
@@ -118,12 +118,12 @@ class _Search:
         return self._conclude(best, goal)
 
     def _fit(self, limit: int) -> dict[str, int] | None:
-        """Least harmful widths whose file is within a limit; what their estimate leaves out is read off the graph."""
+        """Bits of least NSR whose file is within a limit; what their estimate leaves out is read off the graph."""
         widest = {site.node: site.number_format.bits for site in self._bench.widest.weights}
         budget = limit - self._unestimated(widest)
         best: dict[str, int] | None = None
         for _ in range(_CORRECTIONS):
-            bits = self._table.least_harm(budget)
+            bits = self._table.least_nsr(budget)
             if bits is None or bits == best:
                 break
             best = bits if self._bench.file_bytes(bits) <= limit else best
@@ -158,9 +158,9 @@ class _Search:
         steps: list[tuple[str, Width]] = []
         followers: list[Width] = [*rungs[1:], "float"]
         for bits, following in zip(rungs, followers, strict=True):
-            harms = self._bench.value_harms(bits)
-            for group in sorted(harms, key=lambda one: -harms[one]):
-                self._values.setdefault(group, harms[group])
+            ratios = self._bench.value_nsr(bits)
+            for group in sorted(ratios, key=lambda one: -ratios[one]):
+                self._values.setdefault(group, ratios[group])
                 steps.append((group, following))
         return steps
 
@@ -186,10 +186,10 @@ def explain_choice(choice: MixedChoice) -> dict[str, Any]:
         "goal": choice.goal,
         "chosen": _plain(choice.chosen),
         "layers": {
-            layer.node: {"bits": bits[layer.node], "bytes": dict(layer.size), "harm": dict(layer.harm)}
+            layer.node: {"bits": bits[layer.node], "bytes": dict(layer.size), "nsr": dict(layer.nsr)}
             for layer in choice.layers
         },
-        "values": {name: {"width": width, "harm": choice.values[name]} for name, width in values.items()},
+        "values": {name: {"width": width, "nsr": choice.values[name]} for name, width in values.items()},
         "trials": [_plain(trial) for trial in choice.trials],
         "notes": _notes(choice.layers),
         "summary": list(_summary(choice)),
@@ -200,7 +200,7 @@ def _plain(trial: Trial) -> dict[str, Any]:
     return {
         "what": trial.what,
         "file_bytes": trial.file_bytes,
-        "harm": trial.harm,
+        "nsr": trial.nsr,
         "agreement": trial.agreement,
         "bits": describe_bits(trial.widths.weights.values()),
     }
@@ -225,9 +225,9 @@ def _summary(choice: MixedChoice) -> tuple[str, str]:
     relieved = Counter(chosen.widths.activations.values())
     parts = [describe_bits(chosen.widths.weights.values())]
     parts += [f"{n} values {'in float' if width == 'float' else f'of {width} bits'}" for width, n in relieved.items()]
-    by_harm = sorted(choice.layers, key=lambda layer: layer.harm[min(layer.harm)])
-    least, most = (f"{layer.node} ({chosen.widths.weights[layer.node]} bits)" for layer in (by_harm[0], by_harm[-1]))
-    noise = decibels(1.0, chosen.harm)
+    by_nsr = sorted(choice.layers, key=lambda layer: layer.nsr[min(layer.nsr)])
+    least, most = (f"{layer.node} ({chosen.widths.weights[layer.node]} bits)" for layer in (by_nsr[0], by_nsr[-1]))
+    noise = decibels(1.0, chosen.nsr)
     return (
         f"{', '.join(parts)}: {choice.goal}",
         f"noise {noise:.1f} dB below the outputs on samples held out; most sensitive is {most}, least {least}",

@@ -1,10 +1,10 @@
-"""Measure how much it harms the network's outputs to round one layer's weight, or one value, and nothing else.
+"""Measure the output noise of rounding one layer's weight, or one value, and nothing else.
 
-The harm is a noise-to-signal ratio: mean squared error of an output over the output's variance, averaged over the
+The noise-to-signal ratio (NSR): mean squared error of an output over the output's variance, averaged over the
 outputs; of an output of integers it is the share of elements that change. It needs no labels, and no guess at what an
 output means: scores, boxes and maps are measured alike. Where the outputs are class scores it ranks layers as the
 Kullback-Leibler divergence of the softmaxes does. Errors of different layers hardly know each other, so their powers
-add, and the harm of a joint choice is near the sum of its parts while it is small.
+add, and the NSR of a joint choice is near the sum of its parts while it is small.
 
 Each layer is measured as the finished network will have it: rounded as all weights are, with the mean error taken out
 of its bias. Only what lies behind the layer runs again. The samples should be others than those that rounding has seen:
@@ -57,7 +57,7 @@ def round_at_widths(
     return rounded
 
 
-def measure_weight_harms(
+def measure_weight_nsr(
     plan: QuantizationPlan,
     teacher: TorchGraph,
     candidates: Mapping[str, Mapping[int, Tensor]],
@@ -66,7 +66,7 @@ def measure_weight_harms(
     correct_on: Sequence[Batch] = (),
     advance: Callable[[int], None] = lambda steps: None,
 ) -> dict[str, dict[int, float]]:
-    """Harm of every candidate weight, by node and bits.
+    """NSR of every candidate weight, by node and bits.
 
     Args:
         plan: names the layers.
@@ -96,16 +96,16 @@ def measure_weight_harms(
                     corrected = made if shift is None else made - shift.reshape(1, -1, *[1] * (made.ndim - 2))
                     meter.see((site.node, bits), suffixes[site.node].run(teacher, values, {output: corrected}))
             advance(1)
-    return {site.node: {bits: meter.harm((site.node, bits)) for bits in candidates[site.initializer]} for site in sites}
+    return {site.node: {bits: meter.nsr((site.node, bits)) for bits in candidates[site.initializer]} for site in sites}
 
 
-def measure_activation_harms(
+def measure_activation_nsr(
     plan: QuantizationPlan,
     teacher: TorchGraph,
     samples: Sequence[Batch],
     advance: Callable[[int], None] = lambda steps: None,
 ) -> dict[str, float]:
-    """Harm of quantizing the values of one group as a calibrated plan says, by group name; see measure_weight_harms."""
+    """NSR of quantizing the values of one group as a calibrated plan says, by group name; see measure_weight_nsr."""
     members: dict[str, list[ActivationSite]] = {}
     for site in plan.activations:
         members.setdefault(site.group, []).append(site)
@@ -121,15 +121,15 @@ def measure_activation_harms(
                 changed = {site.value: _on_grid(values[site.value], scale, site) for site in sites}
                 meter.see(group, suffixes[group].run(teacher, values, changed))
             advance(1)
-    return {group: meter.harm(group) for group in members}
+    return {group: meter.nsr(group) for group in members}
 
 
-def measure_harm(reference: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> float:
-    """Harm of one network's outputs against those of the float network on the same samples."""
+def measure_nsr(reference: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> float:
+    """NSR of one network's outputs against those of the float network on the same samples."""
     meter = _Meter()
     meter.see_reference(reference)
     meter.see(None, outputs)
-    return meter.harm(None)
+    return meter.nsr(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +218,7 @@ class _Meter:
             error = difference.square().nan_to_num(nan=_RUINED, posinf=_RUINED).sum()
             self._errors[key, name] = self._errors.get((key, name), 0.0) + float(error)
 
-    def harm(self, key: Hashable) -> float:
+    def nsr(self, key: Hashable) -> float:
         """Noise-to-signal ratio, averaged over all outputs."""
         ratios = [self._errors.get((key, name), 0.0) / self._power(name) for name in self._signal]
         return sum(ratios) / max(len(ratios), 1)

@@ -23,9 +23,9 @@ from zsq_compile.quantization.closed_form import correct_biases
 from zsq_compile.quantization.mixed_precision.bit_allocation import LayerOptions
 from zsq_compile.quantization.mixed_precision.sensitivity import (
     Rounded,
-    measure_activation_harms,
-    measure_harm,
-    measure_weight_harms,
+    measure_activation_nsr,
+    measure_nsr,
+    measure_weight_nsr,
     round_at_widths,
 )
 from zsq_compile.quantization.planning import plan_narrowest
@@ -42,7 +42,7 @@ class Trial:
         what: in words.
         widths: of every layer, and of the values that have a width of their own.
         file_bytes: size of its file.
-        harm: noise-to-signal ratio of the outputs.
+        nsr: noise-to-signal ratio of the outputs.
         agreement: share of common decisions; None when no output has classes.
 
     """
@@ -50,7 +50,7 @@ class Trial:
     what: str
     widths: Widths
     file_bytes: int
-    harm: float
+    nsr: float
     agreement: float | None
 
 
@@ -65,7 +65,7 @@ class Bench:
 
     Attributes:
         narrowest: plan with the fewest bits that each layer may have.
-        layers: what each layer can be stored as, with its harm, in graph order.
+        layers: what each layer can be stored as, with its NSR, in graph order.
         trials: every joint choice measured so far.
 
     """
@@ -101,7 +101,7 @@ class Bench:
             what=what,
             widths=Widths(weights=bits, activations=values or {}),
             file_bytes=emitted_bytes(network.model, plan, network.target),
-            harm=measure_harm(self._reference, outputs),
+            nsr=measure_nsr(self._reference, outputs),
             agreement=_agreement(self._reference, outputs),
         )
         self.trials.append(trial)
@@ -111,10 +111,10 @@ class Bench:
         """Size of the file in which the layers have so many bits."""
         return emitted_bytes(self.network.model, self._plan(bits, {}), self.network.target)
 
-    def value_harms(self, bits: int) -> dict[str, float]:
-        """Harm of quantizing each group of values, all else in float, to so many bits, by the name of the group."""
+    def value_nsr(self, bits: int) -> dict[str, float]:
+        """NSR of quantizing each group of values, all else in float, to so many bits, by the name of the group."""
         plan = self._plan({}, {site.group: bits for site in self.widest.activations})
-        return measure_activation_harms(plan, self.network.teacher, self._held_out)
+        return measure_activation_nsr(plan, self.network.teacher, self._held_out)
 
     def _plan(self, bits: Mapping[str, int], values: Mapping[str, Width]) -> QuantizationPlan:
         """Plan with the scales of everything that is known of: values, and weights in ``bits``."""
@@ -160,13 +160,13 @@ class Bench:
             for name, (weight, _) in rounded.items():
                 candidates.setdefault(name, {})[bits] = weight
         correct_on = () if self.config.bias_correction == "none" else self._batches
-        harms = measure_weight_harms(
+        ratios = measure_weight_nsr(
             self.widest, teacher, candidates, self._held_out, correct_on=correct_on, advance=advance
         )
         counts = {site.node: teacher.initializers[site.initializer].numel() for site in self.widest.weights}
         return tuple(
-            LayerOptions(node=node, size={bits: weight_bytes(counts[node], bits, target) for bits in harm}, harm=harm)
-            for node, harm in harms.items()
+            LayerOptions(node=node, size={bits: weight_bytes(counts[node], bits, target) for bits in nsr}, nsr=nsr)
+            for node, nsr in ratios.items()
         )
 
     def _run(self, graph: TorchGraph) -> dict[str, Tensor]:

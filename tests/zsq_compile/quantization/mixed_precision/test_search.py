@@ -58,9 +58,9 @@ def sabotaged(node: int) -> onnx.ModelProto:
 @pytest.mark.parametrize("node", [1, 2])
 def test_a_layer_that_is_hard_to_round_gets_more_bits(node: int) -> None:
     limit = uniform_bytes(4) + 2500 * node
-    harmed, plain = bits_of(chosen(sabotaged(node), limit=limit)), bits_of(chosen(chain(), limit=limit))
+    ruined, plain = bits_of(chosen(sabotaged(node), limit=limit)), bits_of(chosen(chain(), limit=limit))
     name = f"conv{node}"
-    assert harmed[name] == 8 > plain[name]
+    assert ruined[name] == 8 > plain[name]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
@@ -69,8 +69,8 @@ def test_the_file_is_within_the_limit_and_no_worse_than_one_width_for_all(share:
     limit = int(smallest + share * (largest - smallest))
     choice = chosen(chain(), limit=limit)
     assert choice.chosen.file_bytes <= limit
-    assert choice.chosen.harm == min(trial.harm for trial in choice.trials)
-    assert choice.goal == f"the least harm in at most {limit} bytes"
+    assert choice.chosen.nsr == min(trial.nsr for trial in choice.trials)
+    assert choice.goal == f"the least noise in at most {limit} bytes"
     assert choice.chosen.file_bytes > 0.9 * limit
     if share == 0.0:  # conv0 is too small for words, so that 4 bits take the bytes of 2
         assert bits_of(choice) == {**dict.fromkeys(NODES, 2), "conv0": 4}
@@ -116,7 +116,7 @@ def test_activations_are_relieved_only_where_weights_cannot_keep_the_floor() -> 
     assert choice.values.keys() == values.keys()
 
 
-def test_what_eight_bits_harm_stays_float_or_takes_the_wider_format_of_the_target() -> None:
+def test_what_eight_bits_ruin_stays_float_or_takes_the_wider_format_of_the_target() -> None:
     eight = chosen(chain(last=400), floor=0.9)  # of 400 classes two are often nearly as good
     assert not eight.chosen.widths.activations
     floor = max(trial.agreement or 0.0 for trial in eight.trials) + 1 / 64
@@ -148,12 +148,12 @@ def test_the_explanation_tells_every_layer_and_trial_in_plain_values() -> None:
     assert list(told["layers"]) == list(NODES)
     for node, layer in told["layers"].items():
         assert layer["bits"] == bits_of(choice)[node]
-        assert layer["bytes"].keys() == layer["harm"].keys() == {8, 4, 3, 2}
+        assert layer["bytes"].keys() == layer["nsr"].keys() == {8, 4, 3, 2}
     assert told["chosen"]["file_bytes"] == choice.chosen.file_bytes
     assert len(told["trials"]) == len(choice.trials)
     first, second = told["summary"]
     assert "bits" in first and f"in at most {uniform_bytes(4)} bytes" in first
-    noise = -10 * np.log10(choice.chosen.harm)
+    noise = -10 * np.log10(choice.chosen.nsr)
     assert f"noise {noise:.1f} dB below the outputs" in second and "most sensitive is " in second
 
 

@@ -18,9 +18,9 @@ from zsq_compile.config.compile import QuantizationConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.quantization.closed_form import calibrate_plan, round_weights
 from zsq_compile.quantization.mixed_precision.sensitivity import (
-    measure_activation_harms,
-    measure_harm,
-    measure_weight_harms,
+    measure_activation_nsr,
+    measure_nsr,
+    measure_weight_nsr,
     round_at_widths,
 )
 from zsq_compile.quantization.rounding.second_moments import measure_second_moments
@@ -65,37 +65,37 @@ def coarse(weight: Tensor, seed: int) -> Tensor:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_harm_of_a_weight_is_that_of_the_whole_network_run_with_it(name: str) -> None:
+def test_the_nsr_of_a_weight_is_that_of_the_whole_network_run_with_it(name: str) -> None:
     _, teacher, plan, _, samples = ready(name)
     candidates = {
         site.initializer: {bits: coarse(teacher.initializers[site.initializer], bits) for bits in (4, 8)}
         for site in plan.weights
     }
     told = []
-    harms = measure_weight_harms(plan, teacher, candidates, samples, advance=told.append)
+    ratios = measure_weight_nsr(plan, teacher, candidates, samples, advance=told.append)
     assert told == [1, 1]
-    assert harms.keys() == {site.node for site in plan.weights}
+    assert ratios.keys() == {site.node for site in plan.weights}
     (output,) = teacher.output_names
     wanted = [teacher.run(feed)[output] for feed in samples]
     for site in plan.weights:
         for bits, weight in candidates[site.initializer].items():
             got = [teacher.run(feed, replace={site.initializer: weight})[output] for feed in samples]
-            assert harms[site.node][bits] == pytest.approx(noise_to_signal(wanted, got), rel=1e-4)
+            assert ratios[site.node][bits] == pytest.approx(noise_to_signal(wanted, got), rel=1e-4)
 
 
-def test_a_float_weight_does_no_harm_and_a_layer_without_candidates_is_left_out() -> None:
+def test_a_float_weight_has_no_nsr_and_a_layer_without_candidates_is_left_out() -> None:
     _, teacher, plan, batches, samples = ready("residual")
     candidates = {"w1": {8: teacher.initializers["w1"]}}
-    harms = measure_weight_harms(plan, teacher, candidates, samples, correct_on=batches)
-    assert list(harms) == ["conv1"]
-    assert harms["conv1"][8] == pytest.approx(0.0, abs=1e-12)
+    ratios = measure_weight_nsr(plan, teacher, candidates, samples, correct_on=batches)
+    assert list(ratios) == ["conv1"]
+    assert ratios["conv1"][8] == pytest.approx(0.0, abs=1e-12)
 
 
 def test_the_mean_error_of_a_layer_is_taken_out_of_its_bias() -> None:
     _, teacher, plan, batches, samples = ready("residual")
     moved = {"w1": {4: teacher.initializers["w1"] + 0.05}}  # all errors of one sign: Relu's outputs do not cancel them
-    left_in = measure_weight_harms(plan, teacher, moved, samples)["conv1"][4]
-    taken_out = measure_weight_harms(plan, teacher, moved, samples, correct_on=batches)["conv1"][4]
+    left_in = measure_weight_nsr(plan, teacher, moved, samples)["conv1"][4]
+    taken_out = measure_weight_nsr(plan, teacher, moved, samples, correct_on=batches)["conv1"][4]
     assert taken_out < 0.3 * left_in
 
     (bias,) = (site.bias for site in plan.weights if site.node == "conv1")
@@ -109,20 +109,20 @@ def test_the_mean_error_of_a_layer_is_taken_out_of_its_bias() -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_harm_of_a_value_is_that_of_a_network_with_its_quantizer_alone(name: str) -> None:
+def test_the_nsr_of_a_value_is_that_of_a_network_with_its_quantizer_alone(name: str) -> None:
     model, teacher, plan, _, samples = ready(name)
-    harms = measure_activation_harms(plan, teacher, samples)
-    assert harms.keys() == {site.group for site in plan.activations}
+    ratios = measure_activation_nsr(plan, teacher, samples)
+    assert ratios.keys() == {site.group for site in plan.activations}
     (output,) = teacher.output_names
     wanted = [teacher.run(feed)[output] for feed in samples]
-    for group in harms:
+    for group in ratios:
         sites = tuple(site for site in plan.activations if site.group == group)
         alone = QuantizationPlan(
             activations=sites, weights=(), refusals=(), activation_scales={group: plan.activation_scales[group]}
         )
         quantized = TorchGraph(inserted(model, alone))
         got = [quantized.run(feed)[output] for feed in samples]
-        assert harms[group] == pytest.approx(noise_to_signal(wanted, got), rel=1e-3, abs=1e-9)
+        assert ratios[group] == pytest.approx(noise_to_signal(wanted, got), rel=1e-3, abs=1e-9)
 
 
 @pytest.mark.parametrize("rounding", ["gptq", "nearest"])
@@ -140,7 +140,7 @@ def test_candidates_are_the_weights_of_the_finished_model(rounding: str) -> None
         np.testing.assert_allclose(weight.numpy(), wanted, rtol=1e-6)
 
 
-def test_more_bits_harm_less() -> None:
+def test_more_bits_have_less_nsr() -> None:
     model, teacher, plan, batches, samples = ready("residual")
     moments = measure_second_moments(plan, teacher, batches)
     candidates: dict[str, dict[int, Tensor]] = {}
@@ -149,9 +149,9 @@ def test_more_bits_harm_less() -> None:
         narrow = narrow.with_scales(activations=plan.activation_scales)
         for name, (weight, _) in round_at_widths(network_of(model, batches), narrow, moments, CONFIG).items():
             candidates.setdefault(name, {})[bits] = weight
-    harms = measure_weight_harms(plan, teacher, candidates, samples, correct_on=batches)
-    for node, harm in harms.items():
-        assert harm[8] < 0.05 * harm[4] < harm[4] < 0.2 * harm[2], node
+    ratios = measure_weight_nsr(plan, teacher, candidates, samples, correct_on=batches)
+    for node, nsr in ratios.items():
+        assert nsr[8] < 0.05 * nsr[4] < nsr[4] < 0.2 * nsr[2], node
 
 
 def several() -> onnx.ModelProto:
@@ -175,28 +175,28 @@ def test_every_output_counts_and_integers_by_the_share_that_changes() -> None:
     plan = place_quantizers(model, TARGET)
     samples = [{"x": images(16, (2, 6, 6), seed=4)}]
     candidates = {"w1": {4: coarse(teacher.initializers["w1"], 0)}}
-    harm = measure_weight_harms(plan, teacher, candidates, samples)["conv1"][4]
+    nsr = measure_weight_nsr(plan, teacher, candidates, samples)["conv1"][4]
     wanted = teacher.run(samples[0])
     got = teacher.run(samples[0], replace={"w1": candidates["w1"][4]})
     share = float((wanted["best"] != got["best"]).double().mean())
     assert share > 0.0
-    assert harm == pytest.approx((noise_to_signal([wanted["b"]], [got["b"]]) + share + 0.0) / 3, rel=1e-5)
-    assert measure_harm(wanted, got) == pytest.approx(harm, rel=1e-6)
+    assert nsr == pytest.approx((noise_to_signal([wanted["b"]], [got["b"]]) + share + 0.0) / 3, rel=1e-5)
+    assert measure_nsr(wanted, got) == pytest.approx(nsr, rel=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("reference", "other", "harm"),
+    ("reference", "other", "nsr"),
     [
         ([1.0, 3.0], [1.0, 4.0], 0.5),  # error 1, twice the variance is 2
         ([float("-inf"), 1.0, 3.0], [0.0, 1.0, 3.0], 0.0),  # what was not finite is not compared
         ([2.0, 2.0], [2.0, 2.0], 0.0),
     ],
 )
-def test_harm_between_two_outputs(reference: list[float], other: list[float], harm: float) -> None:
+def test_nsr_between_two_outputs(reference: list[float], other: list[float], nsr: float) -> None:
     make: Callable[[list[float]], dict[str, Tensor]] = lambda numbers: {"y": torch.tensor(numbers)}  # noqa: E731
-    assert measure_harm(make(reference), make(other)) == pytest.approx(harm)
+    assert measure_nsr(make(reference), make(other)) == pytest.approx(nsr)
 
 
-def test_an_output_that_is_no_longer_finite_is_the_greatest_harm() -> None:
-    ruined = measure_harm({"y": torch.tensor([1.0, 3.0])}, {"y": torch.tensor([1.0, float("nan")])})
+def test_an_output_that_is_no_longer_finite_has_the_greatest_nsr() -> None:
+    ruined = measure_nsr({"y": torch.tensor([1.0, 3.0])}, {"y": torch.tensor([1.0, float("nan")])})
     assert 1e20 < ruined < float("inf")

@@ -40,7 +40,7 @@ def test_a_trial_is_the_network_that_its_widths_make() -> None:
     assert (trial.what, trial.widths) == ("by hand", widths)
     assert bench.trials == [trial]
     # the runtime's codes flip here and there: 10 % of the noise, and one decision in 64
-    assert trial.harm == pytest.approx(np.mean((got - wanted) ** 2) / np.var(wanted), rel=0.1)
+    assert trial.nsr == pytest.approx(np.mean((got - wanted) ** 2) / np.var(wanted), rel=0.1)
     assert trial.agreement == pytest.approx(np.mean(got.argmax(1) == wanted.argmax(1)), abs=1 / 64)
     assert trial.file_bytes == len(ir.to_proto(quantized).SerializeToString())
 
@@ -55,22 +55,22 @@ def test_every_layer_is_measured_at_every_width_between_the_narrowest_and_the_wi
         "gemm": [3, 4],
     }
     for layer in layers.values():
-        assert all(layer.harm[few] > layer.harm[few + 1] > 0.0 for few in sorted(layer.harm)[:-1])
+        assert all(layer.nsr[few] > layer.nsr[few + 1] > 0.0 for few in sorted(layer.nsr)[:-1])
     assert layers["conv2"].size[2] < layers["conv2"].size[3] < layers["conv2"].size[4] < 9216
 
 
-def test_harms_add_up_nearly() -> None:
+def test_nsr_adds_up_nearly() -> None:
     trials = bench()
     narrow = dict.fromkeys(BITS, 4)
-    alone = sum(layer.harm[4] for layer in trials.layers)
-    activations = trials.measure("widest", dict.fromkeys(BITS, 8)).harm
-    together = trials.measure("narrow", narrow).harm
+    alone = sum(layer.nsr[4] for layer in trials.layers)
+    activations = trials.measure("widest", dict.fromkeys(BITS, 8)).nsr
+    together = trials.measure("narrow", narrow).nsr
     assert together == pytest.approx(alone + activations, rel=0.5)
 
 
-def test_fewer_bits_of_activations_harm_more() -> None:
+def test_fewer_bits_of_activations_have_more_nsr() -> None:
     trials = bench()
-    wide, narrow = trials.value_harms(8), trials.value_harms(4)
+    wide, narrow = trials.value_nsr(8), trials.value_nsr(4)
     assert wide.keys() == narrow.keys() == {"x", "r0", "r1", "r2", "f"}
     assert all(narrow[name] / wide[name] > 16 for name in wide)
 
