@@ -16,13 +16,13 @@ from backends.machine import detect_target
 from backends.session import usable_providers
 from backends.target import Target
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
-from passes.quantize.prepare_float import folded
+from passes.quantize.prepare_float import prepare_float
 from zsq_compile.batchnorm.find_statistics import KnownStatistics
 from zsq_compile.batchnorm.known_statistics import known_statistics
 from zsq_compile.config.compile import CompileConfig
 from zsq_compile.config.distillation import require_source
 from zsq_compile.data.dataset import Dataset, load_data
-from zsq_compile.differentiable.device import chosen_device
+from zsq_compile.differentiable.device import choose_device
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError, ValidationError
 from zsq_compile.files import file_sha256
@@ -105,7 +105,7 @@ def compile_model(
     config, told = config or CompileConfig(), Remembering(progress or Silent())
     config.require_possible()
     clock, target = Clock(told, started), _target(config, told)
-    path, device = _output_path(Path(model), output, data, config), chosen_device(config.device)
+    path, device = _output_path(Path(model), output, data, config), choose_device(config.device)
     with clock.stage("load"):
         loaded, known = _loaded(Path(model), config, told, samples_kept)
         statistics = known.statistics
@@ -156,7 +156,7 @@ def synthesize(
 
     """
     config, progress = config or CompileConfig(), progress or Silent()
-    device = chosen_device(config.device)
+    device = choose_device(config.device)
     if gallery is not None:
         require_png(gallery)
     with progress.stage("load"):
@@ -255,7 +255,7 @@ def _target(config: CompileConfig, progress: Progress) -> Target:
 
 def _folded(loaded: LoadedModel, statistics: BatchNormStatistics, target: Target, config: CompileConfig) -> ir.Model:
     """Fold the float model, and let it say where it comes from."""
-    model = folded(loaded.model, statistics, config.quantization.equalize)
+    model = prepare_float(loaded.model, statistics, config.quantization.equalize)
     source = file_sha256(loaded.path)
     record_origin(model, version=VERSION, seed=config.seed, target=target.name, source_sha256=source)
     return model

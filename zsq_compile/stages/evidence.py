@@ -7,7 +7,7 @@ from dataclasses import replace
 import onnx_ir as ir
 import torch
 
-from passes.analysis.count_bytes import file_contents
+from passes.analysis.count_bytes import count_bytes
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.data.input_spec import InputSpec, fixed_batch
 from zsq_compile.differentiable.class_scores import class_probabilities, find_scores
@@ -60,8 +60,8 @@ def with_evidence(
             moments=moment_matches(teacher, statistics, samples, loaded.inputs),
             pictures=pictures_of(teacher, samples, loaded.inputs) if pictures_wanted else (),
             contents={
-                "float": file_contents(ir.from_proto(loaded.original), report.validation.float_bytes),
-                "quantized": file_contents(ir.load(report.emitted), report.validation.quantized_bytes),
+                "float": count_bytes(ir.from_proto(loaded.original), report.validation.float_bytes),
+                "quantized": count_bytes(ir.load(report.emitted), report.validation.quantized_bytes),
             },
         )
 

@@ -6,7 +6,7 @@ import torch
 
 from backends.target import Target
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
-from passes.quantize.prepare_float import folded
+from passes.quantize.prepare_float import prepare_float
 from zsq_compile.config.compile import CompileConfig
 from zsq_compile.data.input_spec import fixed_batch
 from zsq_compile.differentiable.module import TorchGraph
@@ -47,7 +47,7 @@ def provisional_student(
     feed = fixed_batch(inputs) or 1
     count = max(_SAMPLES // feed, 1) * feed
     images = PriorGenerator(inputs, contract, Silent()).synthesize(TorchGraph(loaded.model), statistics, count, rng)
-    model = folded(loaded.model, statistics, config.quantization.equalize)
+    model = prepare_float(loaded.model, statistics, config.quantization.equalize)
     teacher, batches = TorchGraph(model), feeds(images.inputs, inputs)
     settings = replace(config.quantization, rounding="nearest")
     plan = calibrated_plan(planned(model, target, config), teacher, batches, settings)
