@@ -141,8 +141,8 @@ def _check_blockwise(target: Target, path: Path) -> None:
         raise TargetError(f"{path}: blockwise.block_size must be 0 (never) or one of {sizes}, got {rule.block_size}")
     if rule.least_weights < 0 or rule.most_rows < 1:
         raise TargetError(
-            f"{path}: blockwise wants least_weights of 0 or more and most_rows of 1 or more, got {rule.least_weights} "
-            f"and {rule.most_rows}"
+            f"{path}: blockwise requires least_weights of 0 or more and most_rows of 1 or more, "
+            f"got {rule.least_weights} and {rule.most_rows}"
         )
     if rule.block_size and target.packed_weight_bits < 4:
         raise TargetError(

@@ -66,13 +66,13 @@ class OperatorRule:
     Attributes:
         op_type: ONNX operator of the default domain.
         kind: see OperatorKind.
-        fused_as: operator that stands in the runtime's optimised graph when the fusion worked, empty when none does.
-        inputs: positions of the inputs that are quantized; empty means all of them.
-        modes: values of the attribute ``mode`` for which the row holds; empty means whatever it is.
+        fused_as: operator of the runtime's optimized graph into which it is fused, empty for none.
+        inputs: positions of the inputs that are quantized; empty for all.
+        modes: values of the attribute ``mode`` for which the rule holds; empty for all.
         float_output: a weighted operator that runs in integers even when its output stays float.
         per_channel: a weight may have a scale for each output channel; else it has one for all.
-        on_codes: a same-scale operator that the runtime moves no codes through by itself, but executes on codes when it
-            is written between QuantizeLinear and DequantizeLinear; a constant that fills in is a code then.
+        on_codes: a same-scale operator that the runtime executes on codes only when it is written between
+            QuantizeLinear and DequantizeLinear; then its fill value is a code, too.
 
     """
 
@@ -88,16 +88,15 @@ class OperatorRule:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Blockwise:
-    """Which matrix products have their 4-bit weights written in blocks, for a kernel that reads them as they are.
+    """Which matrix products have their 4-bit weights written in blocks, for a kernel that reads INT4.
 
-    Such a kernel moves half a byte for each weight where an integer kernel moves one, which pays where weights are many
-    and rows of data few; it takes float data. A layer that does not fit the rule is written as any other.
+    Such a kernel reads half a byte for each weight where an integer kernel reads one, which is faster where weights are
+    many and rows of data few; it takes float data.
 
     Attributes:
-        block_size: weights of one column that follow each other and share a scale, a power of two from 16 to 256; 0
-            means that no layer is written so.
-        least_weights: weights that a layer must have.
-        most_rows: rows of data that a layer may have; an open batch counts as one.
+        block_size: consecutive weights of a column that share a scale, a power of two from 16 to 256; 0 for none.
+        least_weights: least number of weights of such a layer.
+        most_rows: largest number of rows of its data; an open batch counts as one.
 
     """
 
@@ -108,13 +107,12 @@ class Blockwise:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Alignment:
-    """Numbers of channels that integer convolutions are fast at; values are widened to them with zeros.
+    """Numbers of channels that integer convolutions are fast at; values are padded to them with zeros; 0 for any.
 
     Attributes:
-        depthwise: depthwise convolutions want a multiple of so many channels; 0 wants nothing.
-        inputs: other convolutions want a multiple of so many input channels; 0 wants nothing.
-        outputs: and at least so many output channels, where they look at more than one place and have two thirds of
-            them already; 0 wants nothing.
+        depthwise: channels of depthwise convolutions are a multiple of it.
+        inputs: input channels of other convolutions are a multiple of it.
+        outputs: least output channels of convolutions larger than 1x1 that have two thirds of them already.
 
     """
 
@@ -132,24 +130,22 @@ class Target:
         description: one line for the user.
         opset: ONNX opset of the emitted model.
         providers: ONNX Runtime execution providers, in order.
-        activation: format of activations at 8 bits; fewer bits keep its sign and symmetry.
-        weight: format of weights at 8 bits; fewer bits keep its sign and symmetry.
-        packed_weight_bits: weights of at most this many bits are stored packed, behind a Cast; 0 means never.
-        operators: what runs in integers; anything else stays float.
-        dense_weight_bits: weights of at most this many bits are stored without gaps, as digits of words, where that
-            takes fewer bytes; 0 means never.
-        wide_activation_bits: width above that of ``activation`` which the target runs in integers as well, for values
-            that 8 bits ruin; 0 means that there is none, and such a value stays float.
-        least_activation_bits: fewest bits that activations can have.
-        quantize_results: what integer operators make is quantized too; else only what they read is.
-        weight_only: activations and biases stay float, and weights are widened when the file is loaded.
+        activation, weight: formats at 8 bits; fewer bits keep sign and symmetry.
+        packed_weight_bits: most bits of weights that are stored as INT4; 0 for none.
+        operators: those that run in integers; all others stay float.
+        dense_weight_bits: most bits of weights that are stored as digits of words, where that is smaller; 0 for none.
+        wide_activation_bits: width above that of ``activation`` which runs in integers as well, for values that lose
+            too much at 8 bits; 0 for none: such a value stays float.
+        least_activation_bits: fewest bits of activations.
+        quantize_results: outputs of integer operators are quantized, too; else only their inputs.
+        weight_only: activations and biases stay float, and weights are dequantized when the file is loaded.
         bias: "int32" with the product of the data's and the weight's scales, or "float".
-        int4_form: how packed weights of 4 bits and less are written: "cast" to int8 codes in front of DequantizeLinear,
-            which a processor folds at load; or "native", as the INT4 input of DequantizeLinear itself.
+        int4_form: INT4 weights have a "cast" to int8 in front of DequantizeLinear, which a runtime on a CPU folds at
+            load; or DequantizeLinear reads them itself ("native").
         blockwise: which matrix products have 4-bit weights in blocks instead.
-        alignment: numbers of channels that convolutions are widened to.
+        alignment: numbers of channels that convolutions are padded to.
         session_config: entries of ONNX Runtime's session options that the target needs.
-        provider_options: options of execution providers, by provider.
+        provider_options: by execution provider.
         ort_platform: processor that an .ort file is made for; "arm" keeps int8 quantizers as they are.
 
     """

@@ -1,5 +1,8 @@
 """Sets of ONNX operators, by what they have in common."""
 
+STANDARD_DOMAINS = ("", "ai.onnx")
+"""Domains of ONNX's own operators."""
+
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 DENSE = ("Gemm", "MatMul")
 WEIGHTED = (*CONVOLUTIONS, *DENSE)
@@ -9,6 +12,8 @@ WITH_BIAS = (*CONVOLUTIONS, "Gemm")
 """Layers whose third input is a bias."""
 
 QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
+INTEGER = ("DynamicQuantizeLinear", "ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul")
+"""Standard operators that compute codes, or with codes, beside the QUANTIZERS."""
 
 REARRANGING = ("Identity", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice")
 DATA_MOVEMENT = (

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from backends.target import NumberFormat
 from passes.constants import constant_value
-from passes.operators import QUANTIZERS
+from passes.operators import QUANTIZERS, STANDARD_DOMAINS
 from passes.plan import Scale
 from passes.surgery import input_at
 
 _Number = TypeVar("_Number", bound=np.generic)
-_DOMAINS = ("", "ai.onnx", "com.microsoft")  # onnxruntime has the same two under its own name, for 16 and 4 bits
+_DOMAINS = (*STANDARD_DOMAINS, "com.microsoft")  # onnxruntime has the same two under its own name, for 16 and 4 bits
 
 
 def quantize_array(

@@ -8,18 +8,17 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from backends.target import OperatorRule, Target
-
-_STANDARD = ("", "ai.onnx")
+from passes.operators import STANDARD_DOMAINS
 
 
 def is_standard(node: ir.Node, *op_types: str) -> bool:
     """Tell whether the node is one of these operators of ONNX itself, not a namesake of another domain."""
-    return node.op_type in op_types and node.domain in _STANDARD
+    return node.op_type in op_types and node.domain in STANDARD_DOMAINS
 
 
 def rule_of(node: ir.Node, target: Target) -> OperatorRule | None:
     """Return the target's rule for a node, None where it stays float."""
-    return target.rule(node.op_type) if node.domain in _STANDARD else None
+    return target.rule(node.op_type) if node.domain in STANDARD_DOMAINS else None
 
 
 def standard_nodes(graph: ir.Graph, *op_types: str) -> list[ir.Node]:

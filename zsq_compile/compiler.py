@@ -19,7 +19,7 @@ from zsq_compile.config.compile import CompileConfig, PixelsConfig, PriorConfig
 from zsq_compile.config.distillation import require_source
 from zsq_compile.data.dataset import Dataset, load_data
 from zsq_compile.data.input_spec import fixed_batch
-from zsq_compile.differentiable.device import chosen_device
+from zsq_compile.differentiable.device import choose_device
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError, ValidationError
 from zsq_compile.files import file_sha256
@@ -107,7 +107,7 @@ def compile_model(
     """
     config, clock = config or CompileConfig(), Clock(progress or Silent(), started)
     config.require_possible()
-    target, device = _choose_target(config.target, clock.progress), chosen_device(config.device)
+    target, device = _choose_target(config.target, clock.progress), choose_device(config.device)
     path = _choose_output(Path(model), output, data, config)
     with clock.stage("load"):
         loaded, known = _load(Path(model), config, clock.progress, samples_kept=samples_kept)
@@ -174,7 +174,7 @@ def synthesize(
     generator = _choose_generator(loaded, known, target, config, progress, handed_on=True)
     count = config.samples or default_count(loaded.inputs, config.effort, learned=is_learned(config))
     count = count_in_batches(count, fixed_batch(loaded.inputs), hold_out=False)
-    teacher = TorchGraph(loaded.model, device=chosen_device(config.device))
+    teacher = TorchGraph(loaded.model, device=choose_device(config.device))
     made = generator.synthesize(teacher, known.statistics, count, torch.Generator().manual_seed(config.seed))
     if gallery is not None:
         show_synthetic(gallery, loaded.path.name, teacher, loaded.inputs, made)
@@ -239,7 +239,7 @@ def _choose_generator(
     handed_on: bool,
 ) -> Generator:
     """Make the generator that was asked for, or the one that suits the statistics; samples may go to others."""
-    contract, device = read_contract(loaded.inputs, config.input), chosen_device(config.device)
+    contract, device = read_contract(loaded.inputs, config.input), choose_device(config.device)
     student = partial(
         make_provisional_student, loaded, known.statistics, target, config.quantization, config.seed, device, contract
     )
@@ -270,7 +270,7 @@ def _make_data(
         contract = read_contract(loaded.inputs, config.input)
         return take_data(given, TorchGraph(loaded.model), known, loaded.inputs, contract, config.seed)
     generator = _choose_generator(loaded, known, target, config, progress, handed_on=False)
-    teacher = TorchGraph(loaded.model, device=chosen_device(config.device))
+    teacher = TorchGraph(loaded.model, device=choose_device(config.device))
     count = config.samples or default_count(loaded.inputs, config.effort, learned=is_learned(config))
     return synthesize_data(generator, teacher, known, loaded.inputs, count, config.seed)
 

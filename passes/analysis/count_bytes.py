@@ -29,7 +29,7 @@ class Contents:
         return sum(self.weights.values()) + self.biases + self.scales + self.constants + self.structure
 
 
-def file_contents(model: ir.Model, total: int) -> Contents:
+def count_bytes(model: ir.Model, total: int) -> Contents:
     """Sort the bytes of a file of ``total`` bytes, external data included, by their purpose."""
     layers = standard_nodes(model.graph, *WEIGHTED)
     names = {node: node.name or f"{node.op_type} {number}" for number, node in enumerate(layers)}

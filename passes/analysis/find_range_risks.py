@@ -54,8 +54,8 @@ def find_bias_risks(model: ir.Model, plan: QuantizationPlan, ranges: Ranges) -> 
     for site in plan.weights:
         if site.bias is None or site.data_input not in ranges or site.data_input not in formats:
             continue
-        step = _step(*ranges[site.data_input], formats[site.data_input])
-        codes = _bias_codes(model, site, step)
+        scale = _scale(*ranges[site.data_input], formats[site.data_input])
+        codes = _bias_codes(model, site, scale)
         large = np.flatnonzero(codes >= _LARGE)
         if len(large):
             channels = tuple(int(channel) for channel in large)
@@ -79,7 +79,7 @@ def find_scale_conflicts(plan: QuantizationPlan, ranges: Ranges) -> tuple[ScaleC
     return tuple(found)
 
 
-def _step(low: float, high: float, number_format: NumberFormat) -> float:
+def _scale(low: float, high: float, number_format: NumberFormat) -> float:
     """Scale of an activation with a range; 0 is always in it."""
     low, high = min(low, 0.0), max(high, 0.0)
     if number_format.symmetric:
@@ -87,7 +87,7 @@ def _step(low: float, high: float, number_format: NumberFormat) -> float:
     return max((high - low) / (number_format.levels - 1), float(np.finfo(np.float32).tiny))
 
 
-def _bias_codes(model: ir.Model, site: WeightSite, data_step: float) -> NDArray[np.float64]:
+def _bias_codes(model: ir.Model, site: WeightSite, data_scale: float) -> NDArray[np.float64]:
     """(channels,) magnitudes of the codes, 0 for channels that are dead."""
     node = next(node for node in model.graph if node.name == site.node)
     weight, bias = (node.inputs[position].const_value.numpy() for position in (1, 2))  # type: ignore[union-attr]
@@ -96,6 +96,6 @@ def _bias_codes(model: ir.Model, site: WeightSite, data_step: float) -> NDArray[
     alive = reach > (_DEAD * float(np.median(present)) if len(present) else np.inf)
     if site.axis is None:
         reach = np.full_like(reach, reach.max())
-    steps = data_step * np.maximum(reach / site.number_format.qmax, np.finfo(np.float32).tiny)
-    codes: NDArray[np.float64] = np.where(alive, np.abs(bias.reshape(-1).astype(np.float64)) / steps, 0.0)
+    scales = data_scale * np.maximum(reach / site.number_format.qmax, np.finfo(np.float32).tiny)
+    codes: NDArray[np.float64] = np.where(alive, np.abs(bias.reshape(-1).astype(np.float64)) / scales, 0.0)
     return codes

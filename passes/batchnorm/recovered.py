@@ -35,7 +35,7 @@ class Recovered:
     refusals: tuple[Refusal, ...]
 
 
-def joined(model: ir.Model, harvested: BatchNormStatistics, recovered: Recovered) -> BatchNormStatistics:
+def join_recovered(model: ir.Model, harvested: BatchNormStatistics, recovered: Recovered) -> BatchNormStatistics:
     """Add the recoveries, as entries of the layers' outputs (see ``entry_behind``), to the statistics of a model."""
     place = {node.name: index for index, node in enumerate(model.graph)}
     entries = [entry_behind(one.former, one.former.output) for one in recovered.found]

@@ -49,7 +49,7 @@ class _Writer:
         self.node = node
         self.inputs = [*node.inputs, *[None] * 9]  # trailing ones may be left out
 
-    def dequantized(self, position: int, axis: int = 1, scale: ir.Value | None = None) -> ir.Value:
+    def dequantize(self, position: int, axis: int = 1, scale: ir.Value | None = None) -> ir.Value:
         """Dequantize the input at ``position``; its scale and zero point are the next two inputs, unless given."""
         codes = self.inputs[position]
         zero = None if scale is not None else self.inputs[position + 2]
@@ -57,12 +57,12 @@ class _Writer:
         parts = [codes, scale] if zero is None else [codes, scale, zero]
         return self._add("DequantizeLinear", parts, {"axis": ir.AttrInt64("axis", axis)}, f"_in{position}")
 
-    def computed(self, op_type: str, inputs: Inputs, dropped: Sequence[str] = ()) -> ir.Value:
+    def compute(self, op_type: str, inputs: Inputs, dropped: Sequence[str] = ()) -> ir.Value:
         """Add the float operator, with the attributes of the node but for those that are dropped."""
         kept = {name: attribute for name, attribute in self.node.attributes.items() if name not in dropped}
         return self._add(op_type, inputs, kept, "_float")
 
-    def quantized(self, value: ir.Value, position: int) -> None:
+    def quantize(self, value: ir.Value, position: int) -> None:
         """Quantize a value with the scale and zero point at ``position``, in place of the node's output."""
         scale, zero = self.inputs[position], self.inputs[position + 1]
         output = self.node.outputs[0]
@@ -70,7 +70,7 @@ class _Writer:
         made.type, made.shape = output.type, output.shape
         take_over(output, made)
 
-    def product(self, *scales: int, factor: float = 1.0) -> ir.Value:
+    def multiply_scales(self, *scales: int, factor: float = 1.0) -> ir.Value:
         """Add the scale of the accumulator: the product of the scales at these positions."""
         number = np.asarray(factor, np.float32)
         for position in scales:
@@ -95,44 +95,44 @@ def _expansion(node: ir.Node) -> Callable[[_Writer], None] | None:
 
 
 def _conv(writer: _Writer) -> None:
-    parts = [writer.dequantized(0), writer.dequantized(3, axis=0)]
+    parts = [writer.dequantize(0), writer.dequantize(3, axis=0)]
     if writer.inputs[8] is not None:
-        parts.append(writer.dequantized(8, axis=0, scale=writer.product(1, 4)))
-    writer.quantized(writer.computed("Conv", parts, ["channels_last"]), 6)
+        parts.append(writer.dequantize(8, axis=0, scale=writer.multiply_scales(1, 4)))
+    writer.quantize(writer.compute("Conv", parts, ["channels_last"]), 6)
 
 
 def _matmul(writer: _Writer) -> None:
-    writer.quantized(writer.computed("MatMul", [writer.dequantized(0), writer.dequantized(3, axis=-1)]), 6)
+    writer.quantize(writer.compute("MatMul", [writer.dequantize(0), writer.dequantize(3, axis=-1)]), 6)
 
 
 def _gemm(writer: _Writer) -> None:
     node = writer.node
     axis = 0 if node.attributes.get_int("transB", 0) else 1
-    parts = [writer.dequantized(0), writer.dequantized(3, axis=axis)]
+    parts = [writer.dequantize(0), writer.dequantize(3, axis=axis)]
     if writer.inputs[6] is not None:
         factor = node.attributes.get_float("alpha", 1.0)
-        parts.append(writer.dequantized(6, axis=-1, scale=writer.product(1, 4, factor=factor)))
-    made = writer.computed("Gemm", parts)
+        parts.append(writer.dequantize(6, axis=-1, scale=writer.multiply_scales(1, 4, factor=factor)))
+    made = writer.compute("Gemm", parts)
     if writer.inputs[7] is None:  # without a scale of its own the result is a float
         made.type, made.shape = node.outputs[0].type, node.outputs[0].shape
         take_over(node.outputs[0], made)
     else:
-        writer.quantized(made, 7)
+        writer.quantize(made, 7)
 
 
 def _of_one(writer: _Writer) -> None:
-    made = writer.computed(_OF_ONE[writer.node.op_type], [writer.dequantized(0)], ["channels_last", "opset"])
-    writer.quantized(made, 3)
+    made = writer.compute(_OF_ONE[writer.node.op_type], [writer.dequantize(0)], ["channels_last", "opset"])
+    writer.quantize(made, 3)
 
 
 def _of_two(writer: _Writer) -> None:
-    made = writer.computed(_OF_TWO[writer.node.op_type], [writer.dequantized(0), writer.dequantized(3)])
-    writer.quantized(made, 6)
+    made = writer.compute(_OF_TWO[writer.node.op_type], [writer.dequantize(0), writer.dequantize(3)])
+    writer.quantize(made, 6)
 
 
 def _concat(writer: _Writer) -> None:
-    parts = [writer.dequantized(position) for position in range(2, len(writer.node.inputs), 3)]
-    writer.quantized(writer.computed("Concat", parts), 0)
+    parts = [writer.dequantize(position) for position in range(2, len(writer.node.inputs), 3)]
+    writer.quantize(writer.compute("Concat", parts), 0)
 
 
 def _obstacle(node: ir.Node) -> str | None:

@@ -66,7 +66,7 @@ def _pattern(node: ir.Node) -> _Pattern | str:
     weight_zero = np.zeros(1) if given is None else known_value(given)
     if codes is None or weight_zero is None:
         return "its weight is not constant"
-    scaled = _scaled(node.outputs[0], quantizer.outputs[1])
+    scaled = _find_scales(node.outputs[0], quantizer.outputs[1])
     if scaled is None:
         return "it is not followed by Cast and Mul with the scales of its data and its weight"
     scale, result = scaled
@@ -80,7 +80,7 @@ def _pattern(node: ir.Node) -> _Pattern | str:
     return _Pattern(data=quantizer.inputs[0], weight=weight, result=result)
 
 
-def _scaled(accumulator: ir.Value, data_scale: ir.Value) -> tuple[NDArray[np.generic], ir.Value] | None:
+def _find_scales(accumulator: ir.Value, data_scale: ir.Value) -> tuple[NDArray[np.generic], ir.Value] | None:
     """Follow Cast and Mul down to where both scales are in; return the weight's scale and that value."""
     value, weight_scale, data_seen, cast_seen = accumulator, None, False, False
     while not (cast_seen and data_seen and weight_scale is not None):

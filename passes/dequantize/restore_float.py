@@ -21,12 +21,11 @@ from passes.dequantize.relax_quantizers import RelaxQuantizers
 from passes.dequantize.restore_dynamic_layers import RestoreDynamicLayers
 from passes.graph_pass import GraphPass, Outcome
 from passes.normalize.name_nodes import NameNodes
-from passes.operators import REARRANGING, WEIGHTED
+from passes.operators import INTEGER, REARRANGING, WEIGHTED
 from passes.plan import Refusal
 from passes.quantizer_grid import Grid, constants_of, grid_of, is_quantizer
 from passes.surgery import is_standard, producer, standard_nodes
 
-_INTEGER = ("DynamicQuantizeLinear", "ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul")
 _CONTRIB = "com.microsoft"
 _CONTRIB_PARTS = ("QLinear", "QGemm", "QAttention", "QMoE", "NBits", "Integer", "Quantize", "BnB4", "Bfp")
 
@@ -96,7 +95,7 @@ class RestoreFloat(GraphPass):
 def _is_quantized(node: ir.Node) -> bool:
     if node.domain == _CONTRIB:
         return any(part in node.op_type for part in _CONTRIB_PARTS)
-    return is_quantizer(node) or is_standard(node, *_INTEGER)
+    return is_quantizer(node) or is_standard(node, *INTEGER)
 
 
 def _all_nodes(graph: ir.Graph) -> Iterable[ir.Node]:

@@ -35,7 +35,7 @@ def target_violations(model: ir.Model, target: Target) -> tuple[Refusal, ...]:
 def _opset(model: ir.Model, target: Target) -> Iterator[Refusal]:
     version = model.graph.opset_imports.get("")
     if version != target.opset:
-        reason = f"it uses opset {version}, and {target.name} wants {target.opset}"
+        reason = f"it uses opset {version}, and {target.name} requires {target.opset}"
         yield Refusal(where=model.graph.name or "", op_type="graph", reason=reason)
 
 
@@ -51,7 +51,8 @@ def _activations(model: ir.Model, target: Target) -> Iterator[Refusal]:
         if allowed is None:
             yield Refusal.of(node, f"its codes are {kind}, and {target.name} takes {' or '.join(formats)}")
         elif allowed.symmetric and zero is not None and (zero != allowed.middle).any():
-            yield Refusal.of(node, f"its zero point is {zero.reshape(-1)[0]}, and {target.name} wants {allowed.middle}")
+            given = zero.reshape(-1)[0]
+            yield Refusal.of(node, f"its zero point is {given}, and {target.name} requires {allowed.middle}")
         scale = constant_value(node.inputs[1])
         if scale is not None and scale.ndim:
             yield Refusal.of(node, "an activation has one scale, not one for each channel")
@@ -102,11 +103,11 @@ def _biases(model: ir.Model, target: Target) -> Iterator[Refusal]:
             continue
         integer = dequantizer(node, 2) is not None
         if integer and (target.bias == "float" or target.weight_only):
-            yield Refusal.of(node, f"its bias is quantized, and {target.name} wants it in float")
+            yield Refusal.of(node, f"its bias is quantized, and {target.name} requires a float bias")
         data, weight = dequantizer(node, 0), dequantizer(node, 1)
         whole = data is not None and weight is not None and constant_value(weight.inputs[0]) is not None
         if not integer and whole and target.bias == "int32":
-            yield Refusal.of(node, f"its bias is float, and {target.name} wants int32 behind DequantizeLinear")
+            yield Refusal.of(node, f"its bias is float, and {target.name} requires int32 behind DequantizeLinear")
 
 
 def _packing(model: ir.Model, target: Target) -> Iterator[Refusal]:
@@ -120,9 +121,9 @@ def _packing(model: ir.Model, target: Target) -> Iterator[Refusal]:
         if not target.packed_weight_bits:
             yield Refusal.of(node, f"{target.name} reads no packed weights")
         elif is_standard(node, "DequantizeLinear") and target.int4_form != "native":
-            yield Refusal.of(node, f"it reads INT4 itself, and {target.name} wants a Cast in front of it")
+            yield Refusal.of(node, f"it reads INT4 itself, and {target.name} requires a Cast in front of it")
         elif is_standard(node, "Cast") and target.int4_form != "cast":
-            yield Refusal.of(node, f"it widens INT4, and {target.name} wants DequantizeLinear to read it")
+            yield Refusal.of(node, f"it widens INT4, and {target.name} requires DequantizeLinear to read it")
 
 
 def _blocks(model: ir.Model, target: Target) -> Iterator[Refusal]:
@@ -134,7 +135,7 @@ def _blocks(model: ir.Model, target: Target) -> Iterator[Refusal]:
             continue
         if size != rule.block_size:
             wanted = f"blocks of {rule.block_size}" if rule.block_size else "one scale for each channel"
-            yield Refusal.of(node, f"it has a scale for each block of {size}, and {target.name} wants {wanted}")
+            yield Refusal.of(node, f"it has a scale for each block of {size}, and {target.name} requires {wanted}")
             continue
         readers = [use.node for use in node.outputs[0].uses()]
         if len(readers) != 1 or not is_standard(readers[0], "MatMul") or readers[0].inputs[1] is not node.outputs[0]:

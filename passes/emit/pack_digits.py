@@ -69,8 +69,8 @@ class _Writer:
         half = 1 << (bits - 1)
         if codes.min() < -half or codes.max() >= half:
             raise ir.passes.PassError(
-                f"PackDigits wants codes in [{-half}, {half - 1}] for {bits} bits, got [{codes.min()}, {codes.max()}] "
-                f"in '{value.name}': give it more bits in the plan"
+                f"PackDigits requires codes in [{-half}, {half - 1}] for {bits} bits, "
+                f"got [{codes.min()}, {codes.max()}] in '{value.name}': give it more bits in the plan"
             )
         words = to_words(codes, bits)
         value.const_value = ir.tensor(words, dtype=ir.DataType.INT64, name=value.name)

@@ -59,7 +59,7 @@ def narrow(value: ir.Value, pass_name: str) -> None:
     low, high = _INT4_LIMITS
     if codes.min() < low or codes.max() > high:
         raise ir.passes.PassError(
-            f"{pass_name} wants codes in [{low}, {high}] for INT4, got [{codes.min()}, {codes.max()}] "
+            f"{pass_name} requires codes in [{low}, {high}] for INT4, got [{codes.min()}, {codes.max()}] "
             f"in '{value.name}': give it more bits in the plan"
         )
     value.const_value = ir.tensor(codes.astype(ir.DataType.INT4.numpy()), dtype=ir.DataType.INT4, name=value.name)

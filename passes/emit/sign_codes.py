@@ -25,12 +25,12 @@ class SignCodes(GraphPass):
         border = [value for value in (*model.graph.inputs, *model.graph.outputs) if value.dtype == ir.DataType.UINT8]
         if border:
             raise ir.passes.PreconditionError(
-                f"SignCodes wants float inputs and outputs, got uint8 in '{border[0].name}', which is the user's"
+                f"SignCodes requires float inputs and outputs, got uint8 in '{border[0].name}', which is the user's"
             )
         for node in standard_nodes(model.graph, "QuantizeLinear"):
             if input_at(node, 2) is None:
                 raise ir.passes.PreconditionError(
-                    f"SignCodes wants a zero point in every QuantizeLinear, got none in '{node.name}'"
+                    f"SignCodes requires a zero point in every QuantizeLinear, got none in '{node.name}'"
                 )
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:

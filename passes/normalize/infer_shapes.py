@@ -23,11 +23,11 @@ class InferShapes(GraphPass):
         """Infer; annotations of the main graph change, nothing else."""
         values = [value for node in model.graph for value in node.outputs if value.name]
         proto = _skeleton(model)
-        found, types = _inferred(proto, None)
+        found, types = _infer(proto, None)
         if any(not _is_settled(found.get(value.name or "")) for value in values) and _has_open_batch(proto):
-            (first, _), (second, _) = _inferred(proto, 2), _inferred(proto, 3)
+            (first, _), (second, _) = _infer(proto, 2), _infer(proto, 3)
             for name, one in first.items():
-                found[name] = _merged(found.get(name), one, second.get(name, []))
+                found[name] = _merge(found.get(name), one, second.get(name, []))
         modified = False
         for value in values:
             name = value.name or ""
@@ -63,7 +63,7 @@ def _skeleton(model: ir.Model) -> onnx.ModelProto:
     return proto
 
 
-def _inferred(proto: onnx.ModelProto, batch: int | None) -> tuple[dict[str, Sizes], dict[str, ir.DataType]]:
+def _infer(proto: onnx.ModelProto, batch: int | None) -> tuple[dict[str, Sizes], dict[str, ir.DataType]]:
     """Shapes and element types by value name, with every open batch set to ``batch`` if it is given."""
     trial = onnx.ModelProto()
     trial.CopyFrom(proto)
@@ -104,7 +104,7 @@ def _has_open_batch(proto: onnx.ModelProto) -> bool:
     return any(dims and not dims[0].HasField("dim_value") for dims in shapes)
 
 
-def _merged(found: Sizes | None, one: Sizes, other: Sizes) -> Sizes:
+def _merge(found: Sizes | None, one: Sizes, other: Sizes) -> Sizes:
     if len(one) != len(other):
         return found or []
     fixed: Sizes = [size if size == again else None for size, again in zip(one, other, strict=True)]

@@ -29,7 +29,7 @@ def normalize(model: ir.Model, *, simplify: bool = True) -> ir.Model:
 
     With ``simplify`` onnxsim runs first; raises SimplifierError where it fails.
     """
-    working = ir.from_proto(simplified(ir.to_proto(model))) if simplify else model.clone()
+    working = ir.from_proto(run_onnxsim(ir.to_proto(model))) if simplify else model.clone()
     return _passes()(working).model
 
 
@@ -53,7 +53,7 @@ def _passes() -> ir.passes.Sequential:
     )
 
 
-def simplified(proto: onnx.ModelProto) -> onnx.ModelProto:
+def run_onnxsim(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Run onnxsim, BatchNormalization kept; raise SimplifierError where it fails."""
     import onnxsim  # takes a second, and brings torch with it
 

@@ -48,15 +48,15 @@ class InsertQdq(GraphPass):
         missing |= {site.initializer for site in self.plan.weights} - set(self.plan.weight_scales)
         if missing:
             raise ir.passes.PreconditionError(
-                f"InsertQdq wants a scale for every site of the plan, got none for {sorted(missing)[:5]}: "
+                f"InsertQdq requires a scale for every site of the plan, got none for {sorted(missing)[:5]}: "
                 "calibrate first"
             )
         readers = Counter(name for site in self.plan.weights for name in (site.initializer, site.bias) if name)
         shared = [name for name, count in readers.items() if count > 1]
         if shared:
             raise ir.passes.PreconditionError(
-                f"InsertQdq wants a weight and a bias of its own for every layer, got several that share {shared[:5]}: "
-                "run OwnWeights before the plan is made"
+                f"InsertQdq requires a weight and a bias of its own for every layer, got several that share "
+                f"{shared[:5]}: run OwnWeights before the plan is made"
             )
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -239,8 +239,8 @@ class _Writer:
             return
         if value.is_graph_input() or value.is_graph_output():
             raise ir.passes.PassError(
-                f"InsertQdq wants the name '{name}' for a value of its own, got a graph input or output of that name: "
-                "rename it in the model"
+                f"InsertQdq requires the name '{name}' for a value of its own, got a graph input or output of that "
+                "name: rename it in the model"
             )
         value.name = next(free for free in (f"{name}_{i}" for i in itertools.count(1)) if free not in self._names)
         self._names[value.name] = value

@@ -11,7 +11,7 @@ from passes.quantize.add_missing_bias import AddMissingBias
 from passes.quantize.equalize_channels import EqualizeChannels
 
 
-def folded(model: ir.Model, statistics: BatchNormStatistics, equalize: bool) -> ir.Model:
+def prepare_float(model: ir.Model, statistics: BatchNormStatistics, equalize: bool) -> ir.Model:
     """Fold, add missing biases, and equalize if wanted, in a copy of a normalized model."""
     copy = model.clone()
     FoldBatchNorm()(copy)

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics, harvest_batchnorm
 from passes.batchnorm.match_checkpoint import match_checkpoint
 from passes.batchnorm.place_statistics import place_statistics
-from passes.batchnorm.recovered import Recovered, joined
+from passes.batchnorm.recovered import Recovered, join_recovered
 from passes.batchnorm.weighted_layers import folded_layers
 from zsq_compile.batchnorm.statistics_file import read_statistics
 from zsq_compile.errors import ConfigError
@@ -109,7 +109,7 @@ def _joined(
         progress.warn(f"{source} tells nothing that the nodes of {place} do not tell")
         return KnownStatistics(statistics=harvested, from_nodes=len(harvested.entries), unmatched=unmatched)
     return KnownStatistics(
-        statistics=joined(model, harvested, recovered),
+        statistics=join_recovered(model, harvested, recovered),
         from_nodes=len(harvested.entries),
         file=source,
         matched=tuple(f"{one.former.node}: {one.how}" for one in recovered.found),

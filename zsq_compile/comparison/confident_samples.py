@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.config.compile import CompileConfig
 from zsq_compile.data.input_spec import fixed_batch
-from zsq_compile.differentiable.device import chosen_device
+from zsq_compile.differentiable.device import choose_device
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.frontend.load import LoadedModel
 from zsq_compile.progress import Progress
@@ -81,7 +81,7 @@ class ConfidentSamples:
             loss_curve=(),
             contracts=self.contracts,
         )
-        teacher = TorchGraph(self.loaded.model, device=chosen_device(self.config.device))
+        teacher = TorchGraph(self.loaded.model, device=choose_device(self.config.device))
         statistics = BatchNormStatistics(entries=(), refusals=(), layers_total=0, layers_covered=0, degenerate=())
         rng = torch.Generator().manual_seed(self.config.seed)
         moved = change(_Given(made)).synthesize(teacher, statistics, len(next(iter(samples.values()))), rng)

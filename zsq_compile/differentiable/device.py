@@ -6,7 +6,7 @@ from zsq_compile.config.compile import Device
 from zsq_compile.errors import ConfigError
 
 
-def chosen_device(name: Device) -> torch.device:
+def choose_device(name: Device) -> torch.device:
     """Return the device of a name; ``auto`` is a CUDA device where there is one, else the CPU.
 
     Raises:

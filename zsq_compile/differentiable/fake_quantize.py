@@ -50,7 +50,7 @@ class _FakeQuantize(torch.autograd.Function):
         return passed if ctx.needs_input_grad[0] else None, to_scale, None, None, None
 
 
-def fused(quantize: ir.Node, kernels: Sequence[Kernel]) -> Kernel:
+def fuse(quantize: ir.Node, kernels: Sequence[Kernel]) -> Kernel:
     """Kernel of (x, scale, zero_point, [lowest code, highest code]) -> real values, per tensor.
 
     Under autocast a half-precision ``x`` is quantized in its own precision, so that a network running in bfloat16 stays
@@ -88,7 +88,7 @@ def _one_by_one(kernels: Sequence[Kernel], x: Tensor, scale: Tensor, zero_point:
     return real
 
 
-def chains(nodes: Sequence[ir.Node]) -> dict[int, tuple[int, ...]]:
+def find_chains(nodes: Sequence[ir.Node]) -> dict[int, tuple[int, ...]]:
     """Find runs of QuantizeLinear -> [Clip] -> DequantizeLinear with one scale and zero point.
 
     Returns:

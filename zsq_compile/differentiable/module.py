@@ -9,7 +9,7 @@ import torch
 
 from zsq_compile.differentiable.arguments import TORCH_TYPES, Input, Kernel, describe
 from zsq_compile.differentiable.constants import to_tensor
-from zsq_compile.differentiable.fake_quantize import chains, fused
+from zsq_compile.differentiable.fake_quantize import find_chains, fuse
 from zsq_compile.differentiable.table import build_kernel
 from zsq_compile.errors import UnsupportedModelError
 
@@ -75,7 +75,7 @@ class TorchGraph:
             and value.dtype != ir.DataType.BOOL
         }
         self._calls = tuple(_prepare(node, model.opset_imports, self.device) for node in graph)
-        self._chains = chains([call.node for call in self._calls])
+        self._chains = find_chains([call.node for call in self._calls])
         self._producers = {name: index for index, call in enumerate(self._calls) for name in call.outputs if name}
         self._schedules: dict[tuple[frozenset[str], tuple[str, ...]], tuple[_Step, ...]] = {}
 
@@ -186,7 +186,7 @@ class TorchGraph:
                 continue
             chain = [calls.pop(index) for index in inner]
             limits = [name for call in chain[1:] for name in call.inputs[1:]]
-            kernel = fused(chain[0].node, [call.kernel for call in (*chain, calls[place])])
+            kernel = fuse(chain[0].node, [call.kernel for call in (*chain, calls[place])])
             calls[place] = _Call(calls[place].node, kernel, (*chain[0].inputs, *limits), calls[place].outputs)
         return calls
 

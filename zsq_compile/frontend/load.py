@@ -11,7 +11,7 @@ import onnx_ir as ir
 from backends.session import RuntimeModelError
 from passes.checks import GraphInvariant, IllegalGraphError, check
 from passes.normalize.enter_inference import EnterInference
-from passes.normalize.normalize import SimplifierError, normalize, simplified
+from passes.normalize.normalize import SimplifierError, normalize, run_onnxsim
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.errors import LoadError, UnsupportedModelError
 from zsq_compile.frontend.dequantize import dequantize, require_equivalent
@@ -124,7 +124,7 @@ def _decide_branches(proto: onnx.ModelProto, path: Path, notes: list[str]) -> on
     if not branches:
         return proto
     try:
-        decided = simplified(proto)
+        decided = run_onnxsim(proto)
     except SimplifierError:
         decided = proto
     if left := has_branches(decided):

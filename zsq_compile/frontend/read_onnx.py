@@ -7,15 +7,10 @@ from pathlib import Path
 import onnx
 import onnx.inliner
 
+from passes.operators import INTEGER, QUANTIZERS, STANDARD_DOMAINS, WEIGHTED
 from zsq_compile.errors import LoadError, UnsupportedModelError
 
 OLDEST_OPSET = 7
-_STANDARD = ("", "ai.onnx")
-_WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-_QUANTIZED = frozenset(
-    {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"}
-    | {"QLinearConv", "QLinearMatMul"}
-)
 
 
 def read_model(path: Path) -> onnx.ModelProto:
@@ -77,7 +72,7 @@ def opset_of(proto: onnx.ModelProto, path: Path) -> int:
         LoadError: there is none, or one that is older than 7 or newer than this program's ONNX.
 
     """
-    versions = [int(entry.version) for entry in proto.opset_import if entry.domain in _STANDARD]
+    versions = [int(entry.version) for entry in proto.opset_import if entry.domain in STANDARD_DOMAINS]
     newest = int(onnx.defs.onnx_opset_version())
     if not versions:
         raise LoadError(
@@ -120,7 +115,9 @@ def require_supported(proto: onnx.ModelProto, path: Path) -> None:
 
 def is_quantized(proto: onnx.ModelProto) -> bool:
     """Whether any node quantizes, dequantizes or computes in integers; nodes of other domains may, and count."""
-    return any(node.op_type in _QUANTIZED or node.domain not in _STANDARD for node in _nodes(proto.graph))
+    return any(
+        node.op_type in (*QUANTIZERS, *INTEGER) or node.domain not in STANDARD_DOMAINS for node in _nodes(proto.graph)
+    )
 
 
 def _require_float32(proto: onnx.ModelProto, path: Path) -> None:
@@ -131,7 +128,7 @@ def _require_float32(proto: onnx.ModelProto, path: Path) -> None:
             if attribute.name == "value":
                 types[node.output[0]] = attribute.t.data_type
     weights = sum(
-        types.get(name) == wide for node in proto.graph.node if node.op_type in _WEIGHTED for name in node.input[1:2]
+        types.get(name) == wide for node in proto.graph.node if node.op_type in WEIGHTED for name in node.input[1:2]
     )
     inputs = [value.name for value in proto.graph.input if value.type.tensor_type.elem_type == wide]
     if weights or inputs:
@@ -151,7 +148,7 @@ def has_branches(proto: onnx.ModelProto) -> Counter[str]:
 
 def refuse_branches(branches: Counter[str], proto: onnx.ModelProto, path: Path) -> UnsupportedModelError:
     """Say why a graph with control flow cannot be compiled."""
-    outside = sum(node.op_type in _WEIGHTED for node in proto.graph.node)
+    outside = sum(node.op_type in WEIGHTED for node in proto.graph.node)
     return UnsupportedModelError(
         f"{path} contains control flow ({_list(branches)}), with {outside} of its layers outside: export it without, "
         "with fixed settings (one sampling rate, no optional inputs), or export the branch that you need"

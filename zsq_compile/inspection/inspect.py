@@ -14,9 +14,10 @@ from backends.target import Target
 from passes.analysis.count_work import Work, count_work
 from passes.analysis.find_dead_channels import find_dead_channels
 from passes.analysis.find_range_risks import Ranges, find_bias_risks, find_scale_conflicts
+from passes.operators import WEIGHTED
 from passes.plan import QuantizationPlan
 from passes.quantize.place_quantizers import place_quantizers
-from passes.quantize.prepare_float import folded
+from passes.quantize.prepare_float import prepare_float
 from zsq_compile.batchnorm.find_statistics import KnownStatistics, search_statistics
 from zsq_compile.errors import ConfigError
 from zsq_compile.files import file_bytes
@@ -29,7 +30,6 @@ from zsq_compile.inspection.runtime_probe import made_up_inputs, value_ranges
 from zsq_compile.inspection.usual_agreement import has_depthwise, may_classify, usual_agreement
 from zsq_compile.progress import Silent
 
-_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _ESTIMATED_BITS = (8, 4)
 _MOST_WORK = 6_000_000_000  # multiplications of the one sample that ranges are taken from: a third of a second
 _MOST_ELEMENTS = 300_000_000
@@ -71,7 +71,7 @@ def inspect_model(
     sought = search_statistics(loaded.model, path, checkpoint=checkpoint, bn_stats=bn_stats, progress=Silent())
     statistics, work = sought.statistics, count_work(loaded.model)
     contract = quick_contract(loaded.model, statistics, loaded.inputs, rng)
-    network = folded(loaded.model, statistics, equalize=False)
+    network = prepare_float(loaded.model, statistics, equalize=False)
     plans = {bits: place_quantizers(network, goal, bits=bits) for bits in _ESTIMATED_BITS}
     seen = _seen_ranges(network, plans[8], loaded, contract, work, rng)
     whole = path.stat().st_size
@@ -168,7 +168,7 @@ def _placement(network: ir.Model, plan: QuantizationPlan, target: Target) -> Pla
     layers = [
         node
         for node in network.graph
-        if node.op_type in _WEIGHTED and node.inputs[1] is not None and node.inputs[1].const_value is not None
+        if node.op_type in WEIGHTED and node.inputs[1] is not None and node.inputs[1].const_value is not None
     ]
     integer, without_kernel, left_float = [], [], []
     for node in layers:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from backends.session import RuntimeModelError, Session
 from passes.batchnorm.harvest_batchnorm import BatchNorm, BatchNormStatistics
 from passes.constants import constant_value
+from passes.operators import WEIGHTED
 from zsq_compile.data.conventions import RAW_PRODUCERS, Convention, usual_conventions
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.inspection.runtime_probe import Arrays, made_up_inputs, session_up_to
@@ -24,7 +25,6 @@ _PICTURES, _LARGEST_SIDE, _LAYERS = 8, 96, 4
 _FAR = 1.5  # of the weighted divergence: beyond it none of the conventions is what the network was trained with
 _DWARFED = 10.0
 _SCALING = ("Add", "Sub", "Mul", "Div")
-_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,7 +170,7 @@ def _opening(model: ir.Model, name: str) -> tuple[float | None, str | None]:
         names = [value.name for value in node.inputs if value is not None]
         if not follows.intersection(names):
             continue
-        if node.op_type in _WEIGHTED:
+        if node.op_type in (*WEIGHTED, "BatchNormalization"):
             return (max(found) if found else None), node.outputs[0].name
         follows.update(value.name for value in node.outputs if value.name)
         for array in (constant_value(value) for value in node.inputs) if node.op_type in _SCALING else ():

@@ -11,6 +11,7 @@ import onnx
 
 from backends.session import Session
 from backends.target import Target
+from passes.operators import QUANTIZERS
 from zsq_compile.packaging.samples import Sample, Tolerance
 from zsq_compile.packaging.verify import MANIFEST, MANIFEST_HASH, SCHEMA, sha256
 from zsq_compile.reporting.report import installed_versions
@@ -97,7 +98,7 @@ def scales_digest(model: onnx.ModelProto) -> tuple[str, int]:
     names = {
         name
         for node in model.graph.node
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear")
+        if node.op_type in QUANTIZERS
         for name in list(node.input)[1:3]
         if name in initializers
     }

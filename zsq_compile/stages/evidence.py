@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import onnx_ir as ir
 import torch
 
-from passes.analysis.count_bytes import Contents, file_contents
+from passes.analysis.count_bytes import Contents, count_bytes
 from zsq_compile.config.compile import CompileConfig
 from zsq_compile.data.input_spec import InputSpec, fixed_batch
 from zsq_compile.differentiable.module import TorchGraph
@@ -66,8 +66,8 @@ def gather_evidence(
         moments=match_moments(teacher, data, loaded.inputs),
         pictures=draw_pictures(teacher, data, loaded.inputs) if pictures_wanted else (),
         contents={
-            "float": file_contents(ir.from_proto(loaded.original), exported.validation.float_bytes),
-            "quantized": file_contents(ir.load(exported.path), exported.validation.quantized_bytes),
+            "float": count_bytes(ir.from_proto(loaded.original), exported.validation.float_bytes),
+            "quantized": count_bytes(ir.load(exported.path), exported.validation.quantized_bytes),
         },
     )
 

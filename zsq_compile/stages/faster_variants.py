@@ -23,6 +23,7 @@ from passes.checks import IllegalGraphError
 from passes.emit.emit import emit
 from passes.emit.keep_float import KeepFloat
 from passes.emit.sign_codes import SignCodes
+from passes.operators import QUANTIZERS
 from passes.plan import QuantizationPlan
 from zsq_compile.errors import QuantizationError, ZsqError
 from zsq_compile.files import write_model
@@ -299,7 +300,7 @@ def _past(node: ir.Node | None, *, forward: bool) -> Sequence[ir.Node]:
     """First nodes that are no quantizers, nor activations behind them, in one direction."""
     if node is None:
         return ()
-    if node.op_type not in ("QuantizeLinear", "DequantizeLinear", "Clip", "Relu"):
+    if node.op_type not in (*QUANTIZERS, "Clip", "Relu"):
         return (node,)
     if forward:
         return [one for use in node.outputs[0].uses() for one in _past(use.node, forward=True)]

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from passes.plan import QuantizationPlan
-from passes.quantize.prepare_float import folded
+from passes.quantize.prepare_float import prepare_float
 from zsq_compile.config.compile import CompileConfig
 from zsq_compile.progress import Clock
 from zsq_compile.quantization.closed_form import Calibrate, CorrectBiases, Round
@@ -43,7 +43,7 @@ def fold_network(
 
     Those of channels that were equalized hold no longer.
     """
-    return folded(model, statistics, equalize), replace(statistics, entries=()) if equalize else statistics
+    return prepare_float(model, statistics, equalize), replace(statistics, entries=()) if equalize else statistics
 
 
 def is_learned(config: CompileConfig) -> bool:

@@ -7,14 +7,13 @@ import onnx_ir as ir
 import torch
 
 from passes.batchnorm.harvest_batchnorm import BatchNorm
+from passes.operators import WEIGHTED
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.differentiable.precision import reduced_type
 from zsq_compile.errors import ZsqError
 from zsq_compile.synthesis.losses import Moments, batch_moments, joined
 
 Feeds = Mapping[str, torch.Tensor]
-
-_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,7 +107,7 @@ def measure_cost(teacher: TorchGraph, feeds: Feeds, outputs: Sequence[str]) -> C
         weight = (
             teacher.initializers.get(node.inputs[1].name or "") if len(node.inputs) > 1 and node.inputs[1] else None
         )
-        if node.op_type in _WEIGHTED and weight is not None and weight.ndim >= 2:
+        if node.op_type in WEIGHTED and weight is not None and weight.ndim >= 2:
             channels = results[0].shape[1 if "Conv" in node.op_type else -1]
             multiplications += results[0].numel() * weight.numel() // max(1, channels)
 
@@ -131,7 +130,7 @@ def find_features(teacher: TorchGraph, feeds: Feeds, scores: str) -> str | None:
     def look(node: ir.Node, results: tuple[torch.Tensor, ...]) -> None:
         nonlocal last
         names = [value.name if value is not None else None for value in node.inputs]
-        if node.op_type in _WEIGHTED and any(name in teacher.initializers for name in names[1:2]):
+        if node.op_type in WEIGHTED and any(name in teacher.initializers for name in names[1:2]):
             last = names[0]
 
     with torch.no_grad():

@@ -5,7 +5,7 @@ import onnx_ir as ir
 import pytest
 
 from backends.catalog import load_target
-from passes.analysis.count_bytes import file_contents
+from passes.analysis.count_bytes import count_bytes
 from passes.emit.emit import emit
 from passes.quantize.place_quantizers import place_quantizers
 from tests import models
@@ -14,7 +14,7 @@ from tests.quantizing import inserted, prepare, random_feeds, with_scales
 
 def test_a_float_file() -> None:
     proto = models.residual()
-    contents = file_contents(ir.from_proto(proto), proto.ByteSize())
+    contents = count_bytes(ir.from_proto(proto), proto.ByteSize())
     assert contents.weights == {"conv0": 864, "conv1": 2304, "conv2": 2304, "gemm": 160}
     assert (contents.biases, contents.scales) == (20, 0)
     assert contents.constants == 3 * 4 * 8 * 4, "four parameters of three BatchNormalizations"
@@ -31,7 +31,7 @@ def test_a_quantized_file(bits: int) -> None:
     quantized = inserted(model, plan)
     emit(quantized, plan, target)
     proto = ir.to_proto(quantized)
-    contents = file_contents(ir.from_proto(onnx.ModelProto.FromString(proto.SerializeToString())), proto.ByteSize())
+    contents = count_bytes(ir.from_proto(onnx.ModelProto.FromString(proto.SerializeToString())), proto.ByteSize())
     counts = {"conv0": 288, "conv1": 576, "conv2": 576, "gemm": 40}
     # a picture's three channels are four
     assert contents.weights == {name: count * bits // 8 for name, count in counts.items()}
@@ -49,7 +49,7 @@ def test_digits_of_words_are_weights_of_their_layer() -> None:
     plan = with_scales(place_quantizers(model, target, bits=3, edge_bits=3), model, random_feeds(ir.to_proto(model)))
     quantized = inserted(model, plan)
     emit(quantized, plan, target)
-    contents = file_contents(quantized, ir.to_proto(quantized).ByteSize())
+    contents = count_bytes(quantized, ir.to_proto(quantized).ByteSize())
     assert contents.weights["conv"] == pytest.approx(64 * 32 * 9 * 3 / 8, rel=0.02), (
         "three bits each, but for a last word"
     )

@@ -9,7 +9,7 @@ from passes.batchnorm.behind_batchnorm import moments_behind
 from passes.batchnorm.fold_batchnorm import FoldBatchNorm
 from passes.batchnorm.harvest_batchnorm import harvest_batchnorm
 from passes.batchnorm.place_statistics import FoldedNorm, folded_norms, place_statistics
-from passes.batchnorm.recovered import joined
+from passes.batchnorm.recovered import join_recovered
 from tests import models
 
 
@@ -77,7 +77,7 @@ def test_joined_entries_stand_in_the_order_of_the_graph_and_tell_the_same_moment
     whole = harvest_batchnorm(ir.from_proto(proto))
     model = ir.from_proto(proto)
     FoldBatchNorm(keep=["bn1"]).call(model)
-    statistics = joined(model, harvest_batchnorm(model), place_statistics(model, norms_of(proto)))
+    statistics = join_recovered(model, harvest_batchnorm(model), place_statistics(model, norms_of(proto)))
     assert [entry.output for entry in statistics.entries] == ["n0", "n1", "n2"]
     assert [entry.input for entry in statistics.entries] == ["n0", "c1", "n2"]
     assert statistics.coverage() == whole.coverage() == "BN found behind 3 of 3 convolutions"
@@ -92,7 +92,7 @@ def test_figures_that_were_never_taken_from_data_are_not_used():
         if tensor.name in ("mean1", "variance1"):
             tensor.CopyFrom(onnx.numpy_helper.from_array(np.full(8, "v" in tensor.name, np.float32), tensor.name))
     model = folded(proto)
-    statistics = joined(model, harvest_batchnorm(model), place_statistics(model, norms_of(proto)))
+    statistics = join_recovered(model, harvest_batchnorm(model), place_statistics(model, norms_of(proto)))
     assert [entry.node for entry in statistics.usable] == ["conv0", "conv2"]
     assert statistics.degenerate == ("conv1",)
     assert any("never taken from data" in refusal.reason for refusal in statistics.refusals)

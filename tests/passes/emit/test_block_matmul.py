@@ -296,7 +296,7 @@ def test_a_shared_weight_is_left_alone() -> None:
 
 def test_codes_that_do_not_fit_are_refused_with_the_name() -> None:
     model, plan = quantized(PERCEPTRON, bits=8)
-    with pytest.raises(PassError, match=r"BlockMatMul wants codes in \[-8, 7\].*w0_quantized"):
+    with pytest.raises(PassError, match=r"BlockMatMul requires codes in \[-8, 7\].*w0_quantized"):
         BlockMatMul(names(plan), TARGET)(model)
 
 

@@ -93,12 +93,12 @@ def another_scale_behind(model):
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (old_opset, "opset 23, and ort_cpu wants 21"),
+        (old_opset, "opset 23, and ort_cpu requires 21"),
         (signed_values, "its codes are int8, and ort_cpu takes uint8"),
         (values_per_channel, "one scale, not one for each channel"),
         (wide_codes, "reach from -128 to -128, and ort_cpu takes -127 to 127"),
         (shifted_weights, "zero points of its weight must be 0"),
-        (float_bias, "its bias is float, and ort_cpu wants int32"),
+        (float_bias, "its bias is float, and ort_cpu requires int32"),
         (another_scale_behind, "in front of it and behind it differ"),
     ],
 )
@@ -120,12 +120,12 @@ def zero_point_of_values(model):
     ("made_for", "changed", "held_to", "reason"),
     [
         (CPU, None, TENSORRT, "its codes are uint8, and tensorrt takes int8"),
-        (CPU, None, replace(CPU, bias="float"), "its bias is quantized, and ort_cpu wants it in float"),
+        (CPU, None, replace(CPU, bias="float"), "its bias is quantized, and ort_cpu requires a float bias"),
         (CPU, None, replace(CPU, weight_only=True), "activations stay float on ort_cpu"),
         (CPU, None, load_target("ort_cpu_avx2"), "and ort_cpu_avx2 takes -64 to 63"),
         (CPU, None, QNN, "its weight has 5 scales, and qnn_htp takes one"),
-        (TENSORRT, zero_point_of_values, TENSORRT, "its zero point is 3, and tensorrt wants 0"),
-        (TENSORRT, None, CPU, "its bias is float, and ort_cpu wants int32"),
+        (TENSORRT, zero_point_of_values, TENSORRT, "its zero point is 3, and tensorrt requires 0"),
+        (TENSORRT, None, CPU, "its bias is float, and ort_cpu requires int32"),
         (CPU, None, replace(CPU, operators=CPU.operators[1:]), "has no row for it, but its weight is quantized"),
     ],
 )
@@ -139,8 +139,8 @@ def test_a_graph_for_one_target_is_held_to_another(made_for, changed, held_to, r
 @pytest.mark.parametrize(
     ("made_for", "held_to", "reason"),
     [
-        (CPU, QNN, "it widens INT4, and qnn_htp wants DequantizeLinear to read it"),
-        (QNN, CPU, "it reads INT4 itself, and ort_cpu wants a Cast"),
+        (CPU, QNN, "it widens INT4, and qnn_htp requires DequantizeLinear to read it"),
+        (QNN, CPU, "it reads INT4 itself, and ort_cpu requires a Cast"),
         (CPU, TENSORRT, "tensorrt reads no packed weights"),
     ],
 )
@@ -205,8 +205,8 @@ def int8_codes(model):
 @pytest.mark.parametrize(
     ("spoil", "held_to", "reason"),
     [
-        (None, CPU, "a scale for each block of 16, and ort_cpu wants blocks of 256"),
-        (None, replace(CPU, blockwise=Blockwise()), "and ort_cpu wants one scale for each channel"),
+        (None, CPU, "a scale for each block of 16, and ort_cpu requires blocks of 256"),
+        (None, replace(CPU, blockwise=Blockwise()), "and ort_cpu requires one scale for each channel"),
         (None, replace(BLOCKS, blockwise=replace(BLOCKS.blockwise, least_weights=1201)), "1200 weights, and ort_cpu"),
         (without_shelter, BLOCKS, "DequantizeLinear makes its data"),
         (an_add_behind, BLOCKS, "Add stands directly behind it"),

@@ -127,7 +127,7 @@ def test_a_second_run_changes_nothing() -> None:
 
 def test_codes_that_do_not_fit_are_refused_with_the_name() -> None:
     model, _ = quantized(wide, 4)
-    with pytest.raises(PassError, match=r"wants codes in \[-4, 3\] for 3 bits.*w0_quantized.*more bits"):
+    with pytest.raises(PassError, match=r"requires codes in \[-4, 3\] for 3 bits.*w0_quantized.*more bits"):
         PackDigits({"w0_quantized": 3})(model)
 
 

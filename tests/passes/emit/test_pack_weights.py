@@ -78,7 +78,7 @@ def test_only_the_named_weights_are_packed() -> None:
 
 def test_codes_that_do_not_fit_are_refused_with_the_name() -> None:
     model, names = quantized(models.residual(), bits=8)
-    with pytest.raises(PassError, match=r"wants codes in \[-8, 7\].*w0_quantized.*more bits"):
+    with pytest.raises(PassError, match=r"requires codes in \[-8, 7\].*w0_quantized.*more bits"):
         PackWeights(names)(model)
 
 

@@ -5,7 +5,7 @@ import onnx_ir as ir
 import pytest
 
 from passes.checks import GraphInvariant, check
-from passes.normalize.normalize import SimplifierError, normalize, simplified
+from passes.normalize.normalize import SimplifierError, normalize, run_onnxsim
 from tests import models
 
 TOLERANCE = 1e-5  # of the output's magnitude
@@ -77,7 +77,7 @@ def test_a_failing_simplifier_is_an_error_of_its_own(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "onnxsim", SimpleNamespace(simplify=fail))
     with pytest.raises(SimplifierError, match="bad_alloc"):
-        simplified(models.residual())
+        run_onnxsim(models.residual())
     assert normalize(ir.from_proto(models.residual()), simplify=False)
 
 

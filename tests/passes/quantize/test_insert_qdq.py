@@ -422,13 +422,13 @@ def test_a_name_of_an_input_or_output_is_refused() -> None:
         )
     )
     plan = with_scales(place_quantizers(model, TARGET), model, random_feeds(model))
-    with pytest.raises(PassError, match=r"wants the name 'x_quantized'.*rename it"):
+    with pytest.raises(PassError, match=r"requires the name 'x_quantized'.*rename it"):
         InsertQdq(plan)(model)
 
 
 def test_scales_must_be_known() -> None:
     model = build("residual")
-    with pytest.raises(PreconditionError, match=r"wants a scale for every site.*none for \['f', 'n2'"):
+    with pytest.raises(PreconditionError, match=r"requires a scale for every site.*none for \['f', 'n2'"):
         InsertQdq(place_quantizers(model, TARGET))(model)
 
 

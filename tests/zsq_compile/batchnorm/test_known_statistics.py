@@ -13,7 +13,7 @@ import torch
 from passes.batchnorm.fold_batchnorm import FoldBatchNorm
 from passes.batchnorm.harvest_batchnorm import harvest_batchnorm
 from passes.batchnorm.match_checkpoint import match_checkpoint
-from passes.quantize.prepare_float import folded
+from passes.quantize.prepare_float import prepare_float
 from tests import models
 from tests.zsq_compile.synthesis.networks import Listener, seeded, trained_on
 from zsq_compile.batchnorm.checkpoint import read_checkpoint
@@ -104,7 +104,7 @@ def test_distances_and_moments_are_those_of_the_nodes(files):
             measured = measure_moments(graph, known.usable, pictures, 24)
             targets = layer_targets(known.usable, graph.device)
             distances.append(torch.cat([wasserstein(*pair) for pair in zip(measured, targets, strict=True)]))
-            model = folded(loaded.model, known, False)
+            model = prepare_float(loaded.model, known, False)
             moments.append(propagate_moments(model, known, TorchGraph(model).initializers))
         assert distances[0].max() > 0.02
         torch.testing.assert_close(distances[1], distances[0], rtol=1e-3, atol=1e-5)

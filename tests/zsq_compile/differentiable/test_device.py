@@ -9,20 +9,20 @@ import torch
 from tests import models
 from zsq_compile import CompileConfig, DistillConfig, QuantizationConfig, compile_model
 from zsq_compile.config.conditional_generators import GdfqConfig
-from zsq_compile.differentiable.device import chosen_device
+from zsq_compile.differentiable.device import choose_device
 from zsq_compile.errors import ConfigError
 
 HAS_CUDA = torch.cuda.is_available()
 
 
 def test_the_processor_can_always_be_had() -> None:
-    assert chosen_device("cpu") == torch.device("cpu")
+    assert choose_device("cpu") == torch.device("cpu")
 
 
 def test_auto_takes_a_cuda_device_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     for there, name in ((True, "cuda"), (False, "cpu")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
-        assert chosen_device("auto").type == name
+        assert choose_device("auto").type == name
 
 
 @pytest.mark.parametrize(("built", "words"), [(None, "built without CUDA"), ("12.8", "finds none on this machine")])
@@ -32,7 +32,7 @@ def test_a_cuda_device_that_is_not_there_is_refused_in_words(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", built)
     with pytest.raises(ConfigError, match=f"--device cuda wants a CUDA device, .*{words}"):
-        chosen_device("cuda")
+        choose_device("cuda")
 
 
 def test_only_devices_that_are_known_can_be_asked_for() -> None:

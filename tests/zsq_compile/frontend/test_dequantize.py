@@ -157,10 +157,10 @@ def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
 
     from passes.batchnorm.harvest_batchnorm import harvest_batchnorm
     from passes.normalize.normalize import normalize
-    from passes.quantize.prepare_float import folded
+    from passes.quantize.prepare_float import prepare_float
 
     normal = normalize(ir.from_proto(model))
-    return ir.to_proto(folded(normal, harvest_batchnorm(normal), equalize=False))
+    return ir.to_proto(prepare_float(normal, harvest_batchnorm(normal), equalize=False))
 
 
 def test_codes_at_the_border_stay_and_the_inside_is_quantized(tmp_path: Path) -> None:

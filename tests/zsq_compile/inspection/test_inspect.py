@@ -239,13 +239,13 @@ def test_the_graph_that_is_looked_at_is_planned_like_the_one_that_is_compiled() 
     from backends.catalog import load_target
     from passes.batchnorm.harvest_batchnorm import harvest_batchnorm
     from passes.quantize.place_quantizers import place_quantizers
-    from passes.quantize.prepare_float import folded
+    from passes.quantize.prepare_float import prepare_float
     from tests.zsq_compile.frontend.quick import load_quickly
 
     path, target = ASSETS / "imagenet" / "mobilenetv1_075_bn.onnx", load_target("ort_cpu")
     plans = []
     for model in (load_quickly(path).model, load_model(path).model):
-        plan = place_quantizers(folded(model, harvest_batchnorm(model), equalize=False), target)
+        plan = place_quantizers(prepare_float(model, harvest_batchnorm(model), equalize=False), target)
         plans.append((len(plan.activations), [(site.axis, site.number_format) for site in plan.weights], plan.refusals))
     assert plans[0] == plans[1]
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 import onnx_ir as ir
 import torch
 
+from passes.operators import WEIGHTED
 from zsq_compile.data.conventions import RAW_PRODUCERS
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.differentiable.class_scores import class_probabilities, find_scores
@@ -26,7 +27,6 @@ Feeds = Mapping[str, torch.Tensor]
 _DWARFED = 10.0
 _RAW_FROM = 16.0
 _SCALING = ("Add", "Sub", "Mul", "Div")
-_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _RAW = ("byte", "byte_bgr")
 _PICTURES = 16
 _PLAUSIBLE, _NOTHING = 1.5, 1e-3
@@ -128,7 +128,7 @@ def _opening(teacher: TorchGraph, name: str, feeds: Feeds) -> tuple[float | None
         names = [value.name for value in node.inputs if value is not None and value.name]
         if response is not None or not follows.intersection(names):
             return
-        if node.op_type in _WEIGHTED or node.op_type == "BatchNormalization":
+        if node.op_type in WEIGHTED or node.op_type == "BatchNormalization":
             response = results[0]
             return
         follows.update(value.name for value in node.outputs if value.name)
