@@ -77,7 +77,7 @@ def test_agreement_on_real_data_is_estimated(model: Path) -> None:
     assert told.low is not None
     assert told.high is not None
     assert 0.5 < told.low < told.estimate < told.high <= 1.0
-    assert told.calibration == "from BN nodes"
+    assert told.calibration_source == "from BN nodes"
     assert [family.name for family in told.families] == ["prior", "high contrast", "low contrast", "joined halves"]
     plain = json.loads(json.dumps(first.to_json(), allow_nan=False))["agreement_estimate"]
     assert (plain["estimate"], plain["low"], plain["high"]) == (told.estimate, told.low, told.high)

@@ -47,13 +47,13 @@ def calibration_facts(report: "Report") -> Facts:
     facts = []
     if report.agreement_estimate is not None:
         estimate = report.agreement_estimate
-        facts.append(("estimated agreement on real data", f"{estimate.describe()}, {estimate.calibration}"))
+        facts.append(("estimated agreement on real data", f"{estimate.describe()}, {estimate.calibration_source}"))
     facts.append(("data", report.data))
     if report.statistics is not None:
         facts.append(("statistics", f"{report.statistics['source']}; {report.coverage}"))
     if report.contract is not None:
         facts.append(("input", contract_words(report.contract)))
-    facts += [("widths", line) for line in (report.mixed or {}).get("summary", ())]
+    facts += [("bits", line) for line in (report.mixed or {}).get("summary", ())]
     return facts + ([("distilled", report.distillation["summary"])] if report.distillation else [])
 
 

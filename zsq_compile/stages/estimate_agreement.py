@@ -54,7 +54,7 @@ class EstimateInputs:
         families = self.families or {}
         return families if self.high_confidence is None else {**families, _HIGH_CONFIDENCE: self.high_confidence}
 
-    def estimate(self, measured: Sequence[Family], calibration: str) -> AgreementEstimate:
+    def estimate(self, measured: Sequence[Family], source: str) -> AgreementEstimate:
         """Estimate the agreement on real data.
 
         A file that keeps fewer of the high-confidence decisions than the interval allows clips scores that real images
@@ -62,27 +62,27 @@ class EstimateInputs:
 
         Args:
             measured: one file, on ``samples``.
-            calibration: see AgreementEstimate.
+            source: see AgreementEstimate.calibration_source.
 
         """
         kept = next((one.agreement for one in measured if one.name == _HIGH_CONFIDENCE), None)
         families = [one for one in measured if one.name != _HIGH_CONFIDENCE]
-        found = replace(self._from_families(families, calibration), high_confidence=kept)
+        found = replace(self._from_families(families, source), high_confidence=kept)
         if kept is None or found.low is None or kept >= found.low:
             return found
         reason = f"only {kept:.0%} of high-confidence decisions are kept: activation ranges clip too much"
         return replace(found, estimate=None, low=None, high=None, reason=reason)
 
-    def _from_families(self, measured: Sequence[Family], calibration: str) -> AgreementEstimate:
+    def _from_families(self, measured: Sequence[Family], source: str) -> AgreementEstimate:
         if self.families is None:
-            return estimate_from_families((), calibration, reason="there are no synthetic values for integer inputs")
+            return estimate_from_families((), source, reason="there are no synthetic values for integer inputs")
         known = len(self.inputs) == 1 and self.inputs[0].is_image and self.inputs[0].name in self.contracts
         if not known:
             reason = "its error is known only for networks with one image input"
-            return estimate_from_families(measured, calibration, reason=reason)
+            return estimate_from_families(measured, source, reason=reason)
         if is_assumed(self.contracts[self.inputs[0].name]):
-            return estimate_from_families(measured, f"{calibration}, with an assumed input", spread=ASSUMED_SPREAD)
-        return estimate_from_families(measured, calibration)
+            return estimate_from_families(measured, f"{source}, with an assumed input", spread=ASSUMED_SPREAD)
+        return estimate_from_families(measured, source)
 
 
 def make_estimate_inputs(
@@ -100,7 +100,7 @@ def estimate_agreement(
     original: onnx.ModelProto,
     emitted: Path,
     inputs: EstimateInputs,
-    calibration: str,
+    source: str,
     *,
     providers: Sequence[str] = ("CPUExecutionProvider",),
 ) -> AgreementEstimate:
@@ -112,7 +112,7 @@ def estimate_agreement(
     """
     samples = inputs.samples
     measured = measure_families(original, emitted, samples, providers=providers) if samples else ()
-    return inputs.estimate(measured, calibration)
+    return inputs.estimate(measured, source)
 
 
 def is_assumed(contract: InputContract) -> bool:

@@ -87,7 +87,7 @@ class AgreementEstimate:
         low: lower end of the interval that holds the truth in ``level`` of the cases.
         high: its upper end.
         level: see ``LEVEL``.
-        calibration: what the file was calibrated with, such as "from BN nodes".
+        calibration_source: what the file was calibrated with, such as "from BN nodes".
         families: what was measured.
         reason: why there is no estimate; None where there is one.
         high_confidence: share of equal decisions, 0 to 1, on samples with a high score of the float network; None where
@@ -98,14 +98,14 @@ class AgreementEstimate:
     estimate: float | None
     low: float | None
     high: float | None
-    calibration: str
+    calibration_source: str
     families: tuple[Family, ...]
     level: float = LEVEL
     reason: str | None = None
     high_confidence: float | None = None
 
     def describe(self) -> str:
-        """Return the estimate and its interval, or why there is none, without ``calibration``."""
+        """Return the estimate and its interval, or why there is none, without ``calibration_source``."""
         if self.estimate is None or self.low is None or self.high is None:
             ratios = [family.sqnr_db for family in self.families if family.sqnr_db is not None]
             noise = f"; SQNR {min(ratios):.1f} to {max(ratios):.1f} dB on synthetic inputs" if ratios else ""
@@ -223,7 +223,7 @@ def log_odds(families: Sequence[Family]) -> tuple[float, float] | None:
 
 def estimate_from_families(
     families: Sequence[Family],
-    calibration: str,
+    source: str,
     *,
     reason: str | None = None,
     shift: float = SHIFT,
@@ -233,7 +233,7 @@ def estimate_from_families(
 
     Args:
         families: what was measured.
-        calibration: see AgreementEstimate.
+        source: see AgreementEstimate.calibration_source.
         reason: why there can be no estimate, if that is known beforehand.
         shift: see SHIFT.
         spread: see SPREAD.
@@ -243,11 +243,11 @@ def estimate_from_families(
     reason = reason or _no_classes(families, has_scores=found is not None)
     if found is None or reason is not None:
         return AgreementEstimate(
-            estimate=None, low=None, high=None, calibration=calibration, families=tuple(families), reason=reason
+            estimate=None, low=None, high=None, calibration_source=source, families=tuple(families), reason=reason
         )
     middle, reach = found[0] + shift, Z90 * math.hypot(spread, found[1])
     low, estimate, high = (logistic(middle + side * reach) for side in (-1.0, 0.0, 1.0))
-    return AgreementEstimate(estimate=estimate, low=low, high=high, calibration=calibration, families=tuple(families))
+    return AgreementEstimate(estimate=estimate, low=low, high=high, calibration_source=source, families=tuple(families))
 
 
 def _no_classes(families: Sequence[Family], *, has_scores: bool) -> str | None:

@@ -137,7 +137,7 @@ def test_the_three_worst_layers_have_a_line_each() -> None:
 def test_widths_that_were_chosen_take_two_lines() -> None:
     console, stream = a_console()
     print_result(console, a_result(a_validation(), mixed={"summary": ["2 layers of 8 bits", "noise 20 dB"]}))
-    assert "widths: 2 layers of 8 bits\nwidths: noise 20 dB\n" in stream.getvalue()
+    assert "bits: 2 layers of 8 bits\nbits: noise 20 dB\n" in stream.getvalue()
 
 
 def test_distillation_takes_a_line() -> None:
@@ -148,7 +148,7 @@ def test_distillation_takes_a_line() -> None:
 
 def test_the_estimate_takes_a_line_with_its_tier() -> None:
     console, stream = a_console()
-    told = AgreementEstimate(estimate=0.989, low=0.978, high=0.9951, calibration="from BN nodes", families=())
+    told = AgreementEstimate(estimate=0.989, low=0.978, high=0.9951, calibration_source="from BN nodes", families=())
     print_result(console, a_result(a_validation(), agreement_estimate=told))
     assert "\nestimated agreement on real data: 98.9% (97.8 to 99.5%), from BN nodes\n" in stream.getvalue()
 

@@ -138,7 +138,7 @@ def test_widths_that_were_chosen_are_told(report):
     mixed = {"layers": {"conv1": {"bits": 4, "harm": {8: 0.0, 4: math.inf}}}, "summary": ["one line", "another"]}
     changed = dataclasses.replace(report, mixed=mixed)
     assert changed.to_json()["mixed"]["layers"] == {"conv1": {"bits": 4, "harm": {"8": 0.0, "4": None}}}
-    assert "widths: one line\nwidths: another\n" in changed.summary()
+    assert "bits: one line\nbits: another\n" in changed.summary()
     assert report.to_json()["mixed"] is None
 
 

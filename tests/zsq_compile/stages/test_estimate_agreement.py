@@ -45,7 +45,7 @@ def test_an_assumed_contract_widens_the_interval_and_is_told(emitted: Path) -> N
     assert given == inferred
     assert assumed.estimate == given.estimate
     assert assumed.low < given.low < given.high < assumed.high
-    assert assumed.calibration == "t, with an assumed input"
+    assert assumed.calibration_source == "t, with an assumed input"
 
 
 def test_an_input_that_is_no_picture_gets_figures_but_no_estimate(emitted: Path) -> None:

@@ -160,7 +160,7 @@ def test_a_reason_known_beforehand_is_kept():
 
 
 def test_the_words_give_the_interval():
-    made = AgreementEstimate(estimate=0.989, low=0.978, high=0.9951, calibration="from BN nodes", families=())
+    made = AgreementEstimate(estimate=0.989, low=0.978, high=0.9951, calibration_source="from BN nodes", families=())
     assert made.describe() == "98.9% (97.8 to 99.5%)"
 
 
