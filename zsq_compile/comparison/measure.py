@@ -64,23 +64,21 @@ def measure_rows(judge: Judge, rows: Sequence[ComparedModel], progress: Progress
 
     """
     reference = open_session(judge.loaded.original, providers=judge.providers)
-    sessions, failures = _opened(rows, judge.providers)
+    sessions, failures = _open(rows, judge.providers)
     with progress.stage("measure accuracy", total=len(judge.data)) as advance:
         results = run_side_by_side(reference, sessions, judge.data, advance)
     failures |= results.failures
-    sound = {str(index): row for index, row in enumerate(rows) if str(index) in results.qualities}
+    sound = {key: session for key, session in sessions.items() if key in results.qualities}
     with progress.stage("estimate agreement on real data"):
-        estimates = _estimates(judge, reference, {key: sessions[key] for key in sound}, rows)
+        estimates = _estimates(judge, reference, sound, rows)
     feeds = first_sample(reference, judge.sample)
-    timed = [key for key in sound if _runs(sessions[key], feeds)]
     models: dict[str, onnx.ModelProto | Path] = {"float": judge.loaded.original}
-    models |= {key: path for key in timed if (path := sound[key].path) is not None}
+    models |= {key: rows[int(key)].path or Path() for key, session in sound.items() if _runs(session, feeds)}
     with progress.stage("measure latency"):
         times = measure_latency(models, feeds, seconds=_SECONDS_EACH * len(models), providers=judge.providers)
     whole = ComparedModel(kind="float", name="float", calibrated_on="none", path=judge.file)
     measured = [_with_figures(whole, "float", results, times, judge.providers)]
-    for index, row in enumerate(rows):
-        key = str(index)
+    for key, row in ((str(index), row) for index, row in enumerate(rows)):
         if key in sound:
             row = replace(row, agreement_estimate=estimates.get(key))
             measured.append(_with_figures(row, key, results, times, judge.providers))
@@ -89,7 +87,8 @@ def measure_rows(judge: Judge, rows: Sequence[ComparedModel], progress: Progress
     return tuple(measured)
 
 
-def _opened(rows: Sequence[ComparedModel], providers: Sequence[str]) -> tuple[dict[str, Session], dict[str, str]]:
+def _open(rows: Sequence[ComparedModel], providers: Sequence[str]) -> tuple[dict[str, Session], dict[str, str]]:
+    """Open the files of rows without a failure: sessions and new failures by number of the row."""
     sessions: dict[str, Session] = {}
     failures: dict[str, str] = {}
     for index, row in enumerate(rows):

@@ -44,17 +44,7 @@ def describe(
     samples: Sequence[Mapping[str, Any]],
     tolerances: Mapping[str, Tolerance],
 ) -> dict[str, Any]:
-    """Return the manifest without the list of files.
-
-    Args:
-        model: the ONNX model.
-        origin: from its metadata.
-        target: what it is packed for.
-        session: the model, loaded.
-        samples: as ``write_samples`` listed them.
-        tolerances: by output.
-
-    """
+    """Return the manifest without the list of files; ``samples`` come from ``write_samples``."""
     digest, count = scales_digest(model)
     return {
         "schema": SCHEMA,

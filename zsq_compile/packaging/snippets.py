@@ -32,15 +32,9 @@ _CPP_CALLS = {
 def write_snippets(
     folder: Path, manifest: Mapping[str, Any], samples: Sequence[Sample], *, model_name: str, others: Sequence[str]
 ) -> None:
-    """Write README.md, run.py, run.cpp and verify.py into a package.
+    """Write README.md, run.py, run.cpp and verify.py into a package that also has the files ``others``.
 
-    Args:
-        folder: the package.
-        manifest: its entries on the target, session, tool, contract, inputs and outputs are used.
-        samples: the first one gives the shapes that run.cpp feeds.
-        model_name: what the model was called.
-        others: further files in the package.
-
+    The first sample gives the shapes that run.cpp feeds.
     """
     texts = {
         "README.md": _readme(manifest, model_name, others),

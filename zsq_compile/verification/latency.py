@@ -67,15 +67,7 @@ def time_in_turns(
     """Time every model on the same inputs, interleaved, after a warm-up of its own.
 
     A turn is one untimed run, which brings the model's weights back into the caches as they are when a model runs
-    alone, and then up to five timed ones. There are at least five rounds, however long they take.
-
-    Args:
-        models: by the name that they have in the result.
-        feeds: inputs of all models.
-        threads: threads inside an operator; None leaves the choice to the runtime.
-        seconds: time to spend, roughly, for all models together.
-        providers: execution providers.
-        config: entries of the session options.
+    alone, and then up to five timed ones. There are at least five rounds, and as many more as fit into ``seconds``.
 
     Raises:
         RuntimeModelError: a model cannot be loaded or run.

@@ -53,16 +53,7 @@ def profile_model(
 
     The profiler adds microseconds to every node: its times compare nodes, and do not add up to the time of a run.
 
-    Args:
-        model: run with all optimisations; nodes without a name get one.
-        feeds: inputs of one run.
-        threads: threads inside an operator; None leaves the choice to the runtime.
-        seconds: time to spend, roughly, on between 5 and 50 runs.
-        providers: execution providers.
-        config: entries of the session options.
-
-    Returns:
-        Every node that ran, in the order of their first run.
+    The model is run with all optimisations, 5 to 50 times within ``seconds``. Nodes are ordered by their first run.
 
     Raises:
         RuntimeModelError: the model cannot be loaded or run.

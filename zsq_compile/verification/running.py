@@ -10,13 +10,15 @@ from backends.session import Session
 from zsq_compile.errors import ConfigError
 
 
+def session_batch(session: Session) -> int | None:
+    """Batch size that a model insists on; None where it is dynamic."""
+    return max((shape[0] for shape in session.input_shapes.values() if shape and shape[0] is not None), default=None)
+
+
 def run_batched(session: Session, inputs: Mapping[str, NDArray[Any]], *, batch: int = 32) -> dict[str, NDArray[Any]]:
     """Run samples in batches of the model's own size, and join the outputs along axis 0.
 
-    Args:
-        session: a loaded model.
-        inputs: by name, (count, ...); a last part that does not fill a fixed batch is left out.
-        batch: samples at a time where the batch is dynamic.
+    A last part of the inputs (count, ...) that does not fill a fixed batch is left out; ``batch`` is for dynamic ones.
 
     Raises:
         ConfigError: there are fewer samples than one batch of the model, or an input is missing.
@@ -26,11 +28,9 @@ def run_batched(session: Session, inputs: Mapping[str, NDArray[Any]], *, batch: 
     missing = [name for name in session.input_names if name not in inputs]
     if missing:
         raise ConfigError(f"the model needs the input {missing[0]!r}; the data hold {', '.join(inputs)}")
-    fixed = {shape[0] for shape in session.input_shapes.values() if shape and shape[0] is not None}
-    size = max(fixed) if fixed else batch
-    count = min(len(inputs[name]) for name in session.input_names)
-    if fixed:
-        count -= count % size
+    fixed = session_batch(session)
+    size = fixed or batch
+    count = min(len(inputs[name]) for name in session.input_names) // (fixed or 1) * (fixed or 1)
     if count == 0:
         raise ConfigError(f"the model takes {size} samples at a time, but fewer were given")
     parts: dict[str, list[NDArray[Any]]] = {name: [] for name in session.output_names}

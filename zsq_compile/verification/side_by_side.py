@@ -15,7 +15,7 @@ from backends.session import RuntimeModelError, Session
 from zsq_compile.data.dataset import Dataset
 from zsq_compile.errors import ConfigError
 from zsq_compile.metrics import array_outputs, decibels, decision_output, decisions, powers, top1
-from zsq_compile.verification.running import run_batched
+from zsq_compile.verification.running import run_batched, session_batch
 
 _BATCH = 32
 # Every session keeps the memory of its largest batch, so large samples come in smaller ones: 6 pictures of 224 pixels.
@@ -69,7 +69,7 @@ def run_side_by_side(
         RuntimeModelError: the float model failed.
 
     """
-    fixed = max((shape[0] for shape in reference.input_shapes.values() if shape and shape[0] is not None), default=1)
+    fixed = session_batch(reference) or 1
     scores = {name: _Score() for name in ("float", *sessions)}
     failures: dict[str, str] = {}
     size = max(fitting_batch(reference) // fixed, 1) * fixed
@@ -77,14 +77,13 @@ def run_side_by_side(
         count = min(len(array) for array in feeds.values()) // fixed * fixed
         if count == 0:
             continue
-        whole = {name: array[:count] for name, array in feeds.items()}
         truth = None if labels is None else labels[:count]
-        wanted = run_batched(reference, whole, batch=size)
+        wanted = run_batched(reference, feeds, batch=size)
         scores["float"].add(wanted, wanted, truth)
         for name, session in sessions.items():
             if name not in failures:
                 try:
-                    scores[name].add(wanted, run_batched(session, whole, batch=size), truth)
+                    scores[name].add(wanted, run_batched(session, feeds, batch=size), truth)
                 except (RuntimeModelError, ConfigError, _UnlikeError) as error:
                     failures[name] = str(error)
         advance(count)

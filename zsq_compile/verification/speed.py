@@ -112,14 +112,7 @@ def audit_speed(
 ) -> SpeedAudit:
     """Time both files in turns, and profile them where the quantized one is slower beyond noise.
 
-    Args:
-        original: the float model.
-        emitted: the quantized file.
-        feeds: inputs of one run.
-        threads: threads inside an operator; None leaves the choice to the runtime.
-        seconds: time to spend on the clock, roughly; the profiles take up to a third of it more.
-        providers: execution providers.
-        config: entries of the session options.
+    ``seconds`` is roughly the time to spend; the profiles take up to a third of it more.
 
     Raises:
         RuntimeModelError: a model cannot be loaded or run.
@@ -168,10 +161,7 @@ def judge(reference: Turns, candidate: Turns) -> tuple[Verdict, float]:
 def find_costs(reference: Sequence[NodeTime], quantized: Sequence[NodeTime]) -> Costs:
     """Find the nodes of a quantized model whose quantization costs more time than it saves.
 
-    Args:
-        reference: profile of the float model.
-        quantized: profile of the quantized model; layers of both are paired by name.
-
+    Layers of both profiles are paired by name.
     """
     total = max(sum(node.ms for node in quantized), 1e-9)
     operators = {node.name: node.op_type for node in quantized}
