@@ -86,10 +86,6 @@ def _shape(node: ir.Node) -> Sizes | None:
     return _objects(sizes[node.attributes.get_int("start", 0) : end])
 
 
-def _gather(node: ir.Node, inputs: list[Sizes]) -> Sizes | None:
-    return _objects(inputs[0][inputs[1].astype(np.int64)])
-
-
 def _slice(node: ir.Node, inputs: list[Sizes]) -> Sizes | None:
     starts, ends = (int(array.reshape(-1)[0]) for array in inputs[1:3])
     step = int(inputs[4].reshape(-1)[0]) if len(inputs) > 4 else 1
@@ -97,24 +93,9 @@ def _slice(node: ir.Node, inputs: list[Sizes]) -> Sizes | None:
     return inputs[0][starts : None if step < 0 and ends < -inputs[0].size else ends : step]
 
 
-def _concat(node: ir.Node, inputs: list[Sizes]) -> Sizes | None:
-    return np.concatenate(inputs)
-
-
-def _flat(node: ir.Node, inputs: list[Sizes]) -> Sizes | None:
-    """Unsqueeze of a scalar to a vector of one."""
-    return inputs[0].reshape(1) if inputs[0].ndim == 0 and inputs[1].size == 1 else None
-
-
-def _scalar(node: ir.Node, inputs: list[Sizes]) -> Sizes | None:
-    """Squeeze of a vector of one to a scalar."""
-    return inputs[0].reshape(()) if inputs[0].shape == (1,) else None
-
-
-def _same(node: ir.Node, inputs: list[Sizes]) -> Sizes | None:
-    """Cast from one integer type to another."""
-    target = node.attributes.get_int("to", int(ir.DataType.INT64))
-    return inputs[0] if target in (ir.DataType.INT32, ir.DataType.INT64) else None
+def _cast(node: ir.Node, inputs: list[Sizes]) -> Sizes | None:
+    kind = node.attributes.get_int("to", int(ir.DataType.INT64))
+    return inputs[0] if kind in (ir.DataType.INT32, ir.DataType.INT64) else None
 
 
 def _arithmetic(node: ir.Node, inputs: list[Sizes]) -> Sizes | None:
@@ -127,16 +108,13 @@ def _arithmetic(node: ir.Node, inputs: list[Sizes]) -> Sizes | None:
 
 _RULES: dict[str, Callable[[ir.Node, list[Sizes]], Sizes | None]] = {
     "Shape": lambda node, _: _shape(node),
-    "Gather": _gather,
+    "Gather": lambda _, inputs: _objects(inputs[0][inputs[1].astype(np.int64)]),
     "Slice": _slice,
-    "Concat": _concat,
-    "Unsqueeze": _flat,
-    "Squeeze": _scalar,
-    "Cast": _same,
-    "Add": _arithmetic,
-    "Sub": _arithmetic,
-    "Mul": _arithmetic,
-    "Div": _arithmetic,
+    "Concat": lambda _, inputs: np.concatenate(inputs),
+    "Unsqueeze": lambda _, inputs: inputs[0].reshape(1) if inputs[0].ndim == 0 and inputs[1].size == 1 else None,
+    "Squeeze": lambda _, inputs: inputs[0].reshape(()) if inputs[0].shape == (1,) else None,
+    "Cast": _cast,
+    **dict.fromkeys(("Add", "Sub", "Mul", "Div"), _arithmetic),
 }
 
 
