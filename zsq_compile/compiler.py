@@ -21,7 +21,7 @@ from zsq_compile.batchnorm.find_statistics import KnownStatistics
 from zsq_compile.batchnorm.known_statistics import known_statistics
 from zsq_compile.config.compile import CompileConfig
 from zsq_compile.config.distillation import require_source
-from zsq_compile.data.dataset import Dataset, load_data
+from zsq_compile.data.dataset import load_data
 from zsq_compile.differentiable.device import chosen_device
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError, ValidationError
@@ -46,7 +46,7 @@ from zsq_compile.stages.gallery import require_image, show_synthetic
 from zsq_compile.stages.provenance import record_contract, record_origin
 from zsq_compile.stages.provisional_student import provisional_student
 from zsq_compile.stages.quantize import FloatNetwork, QuantizedNetwork, quantize_network
-from zsq_compile.synthesis.generator import InputContract, SyntheticSet
+from zsq_compile.synthesis.generator import SyntheticSet
 from zsq_compile.verification.agreement_estimate import AgreementEstimate
 from zsq_compile.version import VERSION
 
@@ -115,8 +115,8 @@ def compile_model(
         limit = size_limit(float_model, target, config, float_bytes(loaded))
     with clock.stage("synthesize" if calibration is None else "read calibration data"):
         samples = _calibration_data(loaded, statistics, target, config, calibration, told, device)
-        record_contract(float_model, None if samples.contract is None else dataclasses.asdict(samples.contract))
-        labelled = None if data is None else _labelled(data, loaded, samples.contract)
+        record_contract(float_model, None if samples.contract is None else samples.contract.to_json())
+        labelled = None if data is None else load_data(data, loaded.inputs, samples.contract)
     network = FloatNetwork(
         model=float_model,
         target=target,
@@ -208,7 +208,7 @@ def _report(
         stages=clock.seconds,
         coverage=known.statistics.coverage(),
         statistics=known.plain(),
-        contract=None if samples.contract is None else dataclasses.asdict(samples.contract),
+        contract=None if samples.contract is None else samples.contract.to_json(),
         data=samples.description,
         learning=tuple(dataclasses.asdict(block) for block in quantized.blocks),
         distillation=_explained_distillation(quantized),
@@ -289,12 +289,6 @@ def _calibration_data(
     teacher = TorchGraph(loaded.model, device=device)
     student = partial(provisional_student, loaded, statistics, target, config, device)
     return synthetic_data(teacher, statistics, loaded.inputs, config, progress, student=student)
-
-
-def _labelled(data: Path, loaded: LoadedModel, contract: InputContract | None) -> Dataset:
-    if contract is None:
-        return load_data(data, loaded.inputs, mean=(0.0,), std=(1.0,), channel_order="rgb")
-    return load_data(data, loaded.inputs, mean=contract.mean, std=contract.std, channel_order=contract.channel_order)
 
 
 def _fitting(given: PlanFile | None, loaded: LoadedModel, config: CompileConfig, progress: Progress) -> PlanFile | None:

@@ -6,7 +6,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from zsq_compile.data.contract_words import contract_words
+from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.quantization.layer_metrics.layer_quality import worst_layers
 from zsq_compile.reporting.summary import comparison_rows
 
@@ -38,7 +38,7 @@ def _sentences(report: "Report") -> list[str]:
     if report.statistics is not None:
         lines.append(f"statistics: {report.statistics['source']}")
     if report.contract is not None:
-        lines.append(f"input: {contract_words(report.contract)}")
+        lines.append(f"input: {Preprocessing.from_json(report.contract).describe()}")
     lines += [f"widths: {line}" for line in (report.mixed or {}).get("summary", ())]
     lines += [f"distilled: {report.distillation['summary']}"] if report.distillation else []
     shown = [f"left in float: {one.where} ({one.op_type}): {one.reason}" for one in report.refusals[:5]]

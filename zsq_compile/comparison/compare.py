@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ from zsq_compile.config.checks import require_count
 from zsq_compile.config.compile import CompileConfig
 from zsq_compile.data.dataset import Dataset, load_data
 from zsq_compile.data.input_spec import fixed_batch
+from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.errors import ConfigError, QuantizationError, ValidationError
 from zsq_compile.files import file_sha256, write_model
 from zsq_compile.frontend.load import LoadedModel, load_model
@@ -36,7 +37,7 @@ from zsq_compile.progress import Progress, Silent
 from zsq_compile.reporting.report import Report
 from zsq_compile.stages.calibration_data import set_apart, value_bytes
 from zsq_compile.stages.estimate_agreement import make_estimate_inputs
-from zsq_compile.synthesis.generator import InputContract, SyntheticSet
+from zsq_compile.synthesis.generator import SyntheticSet
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -115,12 +116,12 @@ class _Ours:
     row: ComparedModel
     calibration: Arrays
     held_out: Arrays
-    contracts: Mapping[str, InputContract]
+    contracts: Mapping[str, Preprocessing]
     data_seconds: float
     report: Report | None
 
     @property
-    def contract(self) -> InputContract | None:
+    def contract(self) -> Preprocessing | None:
         """What the first image input expects."""
         return next(iter(self.contracts.values()), None)
 
@@ -181,7 +182,7 @@ def _concluded(
         judged_on_real=judged is not None,
         samples=len(judged) if judged is not None else _count(ours.held_out),
         calibration=calibration,
-        contract=None if ours.contract is None else dataclasses.asdict(ours.contract),
+        contract=None if ours.contract is None else ours.contract.to_json(),
         notes=tuple(notes),
         held_out_agreement=None if ours.report is None else ours.report.validation.agreement,
         agreement_estimate=None if ours.report is None else ours.report.agreement_estimate,
@@ -221,16 +222,9 @@ def _judge(loaded: LoadedModel, source: Path, judged: Dataset | None, ours: _Our
     )
 
 
-def _dataset(path: Path | None, loaded: LoadedModel, contract: InputContract | None, option: str) -> Dataset | None:
+def _dataset(path: Path | None, loaded: LoadedModel, contract: Preprocessing | None, option: str) -> Dataset | None:
     """Open data of the user; without a contract only to see whether it can be opened."""
-    if path is None:
-        return None
-    mean, std, order = ((0.0,), (1.0,), "rgb") if contract is None else _numbers(contract)
-    return load_data(path, loaded.inputs, mean=mean, std=std, channel_order=order, option=option)
-
-
-def _numbers(contract: InputContract) -> tuple[tuple[float, ...], tuple[float, ...], Literal["rgb", "bgr", "gray"]]:
-    return contract.mean, contract.std, contract.channel_order
+    return None if path is None else load_data(path, loaded.inputs, contract, option=option)
 
 
 def _notes(config: CompileConfig, data: Path | None, calib_data: Path | None, ours: _Ours) -> Iterator[str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zsq_compile.config.units import size_words
-from zsq_compile.data.contract_words import contract_words
+from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.quantization.layer_metrics.layer_quality import worst_layers
 from zsq_compile.reporting.charts import Bar, Chart
 from zsq_compile.reporting.figures import (
@@ -209,7 +209,7 @@ def _facts(told: Told, report: Report) -> tuple[tuple[str, str], ...]:
     facts.append(("coverage", told["coverage"]))
     contract = told["contract"]
     if contract is not None:
-        facts.append(("pixels", contract_words(contract)))
+        facts.append(("pixels", Preprocessing.from_json(contract).describe()))
     facts += [("widths", line) for line in (told["mixed"] or {}).get("summary", ())]
     facts += [("distilled", told["distillation"]["summary"])] if told["distillation"] else []
     if report.agreement_estimate is not None:

@@ -16,13 +16,15 @@ from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.config.compile import CompileConfig, PixelsConfig, PriorConfig
 from zsq_compile.config.conditional_generators import ConditionalConfig
 from zsq_compile.data.input_spec import InputSpec, fixed_batch
+from zsq_compile.data.preprocessing import Preprocessing, given_preprocessing
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError
 from zsq_compile.progress import Progress
 from zsq_compile.quantization.reconstruction.samples import Samples
-from zsq_compile.synthesis.generator import InputContract, SyntheticSet
+from zsq_compile.synthesis.generator import SyntheticSet
 from zsq_compile.synthesis.make_generator import make_generator
-from zsq_compile.synthesis.preprocessing.infer import CONTRACT_IMAGES, given_contract, infer_contract
+from zsq_compile.synthesis.preprocessing.find import infer_on_images
+from zsq_compile.synthesis.preprocessing.trials import TRIAL_IMAGES
 
 _HELD_OUT = 4  # one sample in so many judges the result and takes no part in making it
 _SMALL_IMAGE = 64 * 64
@@ -50,7 +52,7 @@ class CalibrationData:
     calibration: Mapping[str, Tensor]
     held_out: Mapping[str, Tensor]
     description: str
-    contract: InputContract | None
+    contract: Preprocessing | None
     synthetic: SyntheticSet | None
 
     def batches(self, inputs: Sequence[InputSpec], *, largest: int = _BATCH) -> list[dict[str, Tensor]]:
@@ -94,13 +96,13 @@ def _first_image(inputs: Sequence[InputSpec]) -> InputSpec | None:
     return next((spec for spec in inputs if spec.is_image), None)
 
 
-def _given_contract(inputs: Sequence[InputSpec], config: CompileConfig) -> InputContract | None:
+def _given_contract(inputs: Sequence[InputSpec], config: CompileConfig) -> Preprocessing | None:
     """Contract that the user gave for the image inputs; None when it is to be inferred."""
     spec, given = _first_image(inputs), config.input
     if spec is None or (given.mean is None and given.input_range is None):
         return None
     try:
-        return given_contract(int(spec.shape[1] or 1), given.mean, given.std, given.input_range)
+        return given_preprocessing(int(spec.shape[1] or 1), given.mean, given.std, given.input_range)
     except ValueError as error:
         raise ConfigError(f"--mean and --std do not fit the input {spec.name!r}: {error}") from error
 
@@ -113,7 +115,7 @@ def synthetic_data(
     progress: Progress,
     *,
     hold_out: bool = True,
-    student: Callable[[InputContract | None], TorchGraph] | None = None,
+    student: Callable[[Preprocessing | None], TorchGraph] | None = None,
 ) -> CalibrationData:
     """Synthesize calibration samples, and a quarter as many to be held out.
 
@@ -239,14 +241,14 @@ def _inferred_contract(
     samples: Mapping[str, Tensor],
     inputs: Sequence[InputSpec],
     config: CompileConfig,
-) -> InputContract | None:
+) -> Preprocessing | None:
     """Contract of the first image input, in case that labelled pictures are to be read for it."""
     spec = _first_image(inputs)
     if spec is None:
         return None
     rng = torch.Generator().manual_seed(config.seed)
-    others = {name: tensor[: spec.shape[0] or CONTRACT_IMAGES] for name, tensor in samples.items() if name != spec.name}
-    return infer_contract(teacher, statistics, spec, rng, others=others)
+    others = {name: tensor[: spec.shape[0] or TRIAL_IMAGES] for name, tensor in samples.items() if name != spec.name}
+    return infer_on_images(teacher, statistics, spec, rng, others)
 
 
 def _default_count(inputs: Sequence[InputSpec], config: CompileConfig) -> int:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from zsq_compile.batchnorm.find_statistics import KnownStatistics
 from zsq_compile.data.input_spec import InputSpec
+from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.stages.calibration_data import CalibrationData
-from zsq_compile.synthesis.generator import InputContract
 from zsq_compile.synthesis.images.families import input_families
 from zsq_compile.verification.agreement_estimate import (
     AgreementEstimate,
@@ -44,7 +44,7 @@ class EstimateInputs:
     """
 
     inputs: Sequence[InputSpec]
-    contracts: Mapping[str, InputContract]
+    contracts: Mapping[str, Preprocessing]
     families: Mapping[str, Mapping[str, NDArray[Any]]] | None
     high_confidence: Mapping[str, NDArray[Any]] | None = None
 
@@ -86,7 +86,7 @@ class EstimateInputs:
 
 
 def make_estimate_inputs(
-    inputs: Sequence[InputSpec], contracts: Mapping[str, InputContract], *, seed: int = 0
+    inputs: Sequence[InputSpec], contracts: Mapping[str, Preprocessing], *, seed: int = 0
 ) -> EstimateInputs:
     """Make the families of inputs, from a seed that follows from ``seed`` and differs from it."""
     if not all(np.issubdtype(spec.dtype, np.floating) for spec in inputs):
@@ -115,12 +115,12 @@ def estimate_agreement(
     return inputs.estimate(measured, calibration)
 
 
-def is_assumed(contract: InputContract) -> bool:
+def is_assumed(contract: Preprocessing) -> bool:
     """Whether the preprocessing was neither given by the user nor inferred from statistics."""
-    return not contract.inferred and contract.name != "given"
+    return contract.source == "assumed"
 
 
-def known_contracts(inputs: Sequence[InputSpec], samples: CalibrationData) -> Mapping[str, InputContract]:
+def known_contracts(inputs: Sequence[InputSpec], samples: CalibrationData) -> Mapping[str, Preprocessing]:
     """Preprocessing of image inputs, by name, as calibration took it."""
     if samples.synthetic is not None:
         return samples.synthetic.contracts

@@ -9,13 +9,13 @@ from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from passes.quantize.prepare_float import folded
 from zsq_compile.config.compile import CompileConfig
 from zsq_compile.data.input_spec import fixed_batch
+from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.frontend.load import LoadedModel
 from zsq_compile.progress import Silent
 from zsq_compile.quantization.closed_form import calibrated_plan, correct_biases, insert_quantizers, rounded_model
 from zsq_compile.quantization.planning import planned
 from zsq_compile.stages.calibration_data import feeds
-from zsq_compile.synthesis.generator import InputContract
 from zsq_compile.synthesis.generators.prior import PriorGenerator
 
 _SAMPLES = 64
@@ -27,7 +27,7 @@ def provisional_student(
     target: Target,
     config: CompileConfig,
     device: torch.device,
-    contract: InputContract | None,
+    contract: Preprocessing | None,
 ) -> TorchGraph:
     """Quantize a network by what needs no data of its own: nearest rounding, and ranges from procedural images.
 
