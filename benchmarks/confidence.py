@@ -15,10 +15,10 @@ from harness import Rows, Setting, compiled, open_rows, runtime_key, table, writ
 from judge import Judge
 from zoo import LABELLED, ROOT, add_common_options, chosen
 
+from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.files import file_sha256
 from zsq_compile.frontend.load import load_model
 from zsq_compile.stages.estimate_agreement import ASSUMED_SPREAD, estimate_agreement, is_assumed, make_estimate_inputs
-from zsq_compile.synthesis.generator import InputContract
 from zsq_compile.verification.agreement_estimate import LEVEL, SHIFT, SPREAD, Family, estimate_from_families, log_odds
 
 
@@ -94,9 +94,9 @@ def judging_key() -> str:
     return digest.hexdigest()
 
 
-def contract_of(plain: dict[str, Any]) -> InputContract:
+def contract_of(plain: dict[str, Any]) -> Preprocessing:
     """Return the contract that a report tells."""
-    return InputContract(**{**plain, "mean": tuple(plain["mean"]), "std": tuple(plain["std"])})
+    return Preprocessing.from_json(plain)
 
 
 def judged(judge: Judge, path: Path, report: dict[str, Any], rows: Rows) -> Case | None:

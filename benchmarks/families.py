@@ -15,14 +15,13 @@ from zoo import LABELLED, Labelled, add_common_options, chosen
 
 from passes.batchnorm.harvest_batchnorm import harvest_batchnorm
 from zsq_compile.config.compile import PixelsConfig
+from zsq_compile.data.preprocessing import Preprocessing, given_preprocessing
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.files import write_arrays
 from zsq_compile.frontend.load import LoadedModel, load_model
-from zsq_compile.synthesis.generator import InputContract
 from zsq_compile.synthesis.images.dead_leaves import prior_images
 from zsq_compile.synthesis.images.spectral import power_law_field
 from zsq_compile.synthesis.make_generator import make_generator
-from zsq_compile.synthesis.preprocessing.infer import given_contract
 
 REAL = "real images"
 # Of RGB in photographs, as in zsq_compile.synthesis.images.dead_leaves: brightness, blue against yellow, green against
@@ -65,7 +64,7 @@ MIXTURES = {
 FAMILIES = (*PICTURES, CLASSES, *MIXTURES, REAL)
 
 
-def samples(name: str, loaded: LoadedModel, contract: InputContract, count: int, seed: int) -> Tensor:
+def samples(name: str, loaded: LoadedModel, contract: Preprocessing, count: int, seed: int) -> Tensor:
     """(count, 3, H, W) samples of one family, in the network's own numbers."""
     rng, spec = torch.Generator().manual_seed(seed), loaded.inputs[0]
     if name in MIXTURES:
@@ -88,7 +87,7 @@ def written(model: Labelled, name: str, options: argparse.Namespace) -> Path:
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         loaded = load_model(model.path(options.assets), input_shapes={})
-        made = samples(name, loaded, given_contract(3, model.mean, model.std), count, options.seed)
+        made = samples(name, loaded, given_preprocessing(3, model.mean, model.std), count, options.seed)
         write_arrays(path, {loaded.inputs[0].name: made.float().numpy()})
     return path
 

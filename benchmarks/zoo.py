@@ -11,6 +11,7 @@ import numpy as np
 from backends.session import open_session
 from zsq_compile.data.dataset import Dataset, load_data
 from zsq_compile.data.input_spec import InputSpec
+from zsq_compile.data.preprocessing import given_preprocessing
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RAW_STD = 1.0 / 255.0  # (x / 255 - 0) / (1 / 255) is the byte itself
@@ -68,7 +69,8 @@ class Labelled:
 
     def _load(self, assets: Path, source: Path, limit: int | None) -> Dataset:
         spec = self.spec(assets)
-        return load_data(source, [spec], mean=self.mean, std=self.std, channel_order="rgb", limit=limit)
+        channels = int(spec.shape[1] or 1)
+        return load_data(source, [spec], given_preprocessing(channels, self.mean, self.std), limit=limit)
 
 
 def _cifar(key: str, *, raw: bool = False) -> Labelled:

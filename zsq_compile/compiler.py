@@ -17,7 +17,7 @@ from zsq_compile.batchnorm.find_statistics import KnownStatistics
 from zsq_compile.batchnorm.known_statistics import known_statistics
 from zsq_compile.config.compile import CompileConfig, PixelsConfig, PriorConfig
 from zsq_compile.config.distillation import require_source
-from zsq_compile.data.dataset import Dataset, load_data
+from zsq_compile.data.dataset import load_data
 from zsq_compile.data.input_spec import fixed_batch
 from zsq_compile.differentiable.device import choose_device
 from zsq_compile.differentiable.module import TorchGraph
@@ -48,7 +48,7 @@ from zsq_compile.stages.live_samples import make_live
 from zsq_compile.stages.provenance import Origin, stamp
 from zsq_compile.stages.provisional_student import make_provisional_student
 from zsq_compile.stages.quantize import fold_network, is_learned, quantize, steps_for
-from zsq_compile.synthesis.generator import Generator, InputContract, SyntheticSet
+from zsq_compile.synthesis.generator import Generator, SyntheticSet
 from zsq_compile.synthesis.make_generator import make_generator
 from zsq_compile.verification.agreement_estimate import AgreementEstimate
 from zsq_compile.version import VERSION
@@ -120,7 +120,7 @@ def compile_model(
         limit = resolve_limit(folded, target, config.quantization, config.max_size, float_bytes(loaded))
     with clock.stage("synthesize" if calibration is None else "read calibration data"):
         samples = _make_data(loaded, known, target, config, calibration, clock.progress)
-        labelled = None if data is None else _read_labelled(data, loaded, samples.contract)
+        labelled = None if data is None else load_data(data, loaded.inputs, samples.contract)
     network = FloatNetwork(
         teacher=TorchGraph(stamp(folded, replace(origin, contract=samples.plain_contract()))),
         target=target,
@@ -273,12 +273,6 @@ def _make_data(
     teacher = TorchGraph(loaded.model, device=choose_device(config.device))
     count = config.samples or default_count(loaded.inputs, config.effort, learned=is_learned(config))
     return synthesize_data(generator, teacher, known, loaded.inputs, count, config.seed)
-
-
-def _read_labelled(data: Path, loaded: LoadedModel, contract: InputContract | None) -> Dataset:
-    if contract is None:
-        return load_data(data, loaded.inputs, mean=(0.0,), std=(1.0,), channel_order="rgb")
-    return load_data(data, loaded.inputs, mean=contract.mean, std=contract.std, channel_order=contract.channel_order)
 
 
 def _estimate(loaded: LoadedModel, path: Path, data: CalibrationData, target: Target, seed: int) -> AgreementEstimate:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from zsq_compile.comparison.result import ComparedModel, Comparison
 from zsq_compile.config.units import size_words
-from zsq_compile.data.contract_words import contract_words
+from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.metrics import wilson_interval
 from zsq_compile.reporting.facts import MISSING
 
@@ -67,7 +67,7 @@ def sentences(comparison: Comparison) -> Iterator[str]:
     for kind, words in comparison.calibration.items():
         yield f"{kind} data: {words}"
     if comparison.contract is not None:
-        yield f"input: {contract_words(comparison.contract)}"
+        yield f"input: {Preprocessing.from_json(comparison.contract).describe()}"
     if comparison.held_out_agreement is not None:
         yield f"ours on held-out synthetic samples: {comparison.held_out_agreement:.2%} same class"
     if comparison.agreement_estimate is not None:

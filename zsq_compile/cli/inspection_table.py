@@ -37,10 +37,7 @@ def facts(found: Inspection) -> list[tuple[str, str]]:
         rows.append(("input", f"{one.name} {one.dtype} {'x'.join(map(str, one.shape))}{assumed}"))
     rows.append(("outputs", ", ".join(found.outputs)))
     rows.append(("statistics", f"{found.statistics.tier}; {found.statistics.coverage}"))
-    if found.contract is not None:
-        contract = found.contract
-        sure = f"{contract.margin:.2f} times better than the next" if contract.margin is not None else contract.reason
-        rows.append(("pixels", f"{contract.convention.name} ({'inferred, ' if contract.inferred else ''}{sure})"))
+    rows += [("pixels", one.describe()) for one in found.preprocessing.values()]
     rows += _placement_facts(found)
     rows.append(("ranges", found.ranges))
     rows += [("note", text) for text in found.notes]

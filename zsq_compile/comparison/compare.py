@@ -29,6 +29,7 @@ from zsq_compile.config.checks import require_count
 from zsq_compile.config.compile import CompileConfig
 from zsq_compile.data.dataset import Dataset, load_data
 from zsq_compile.data.input_spec import fixed_batch
+from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.errors import ConfigError, QuantizationError, ValidationError
 from zsq_compile.files import file_sha256, write_model
 from zsq_compile.frontend.load import LoadedModel, load_model
@@ -37,7 +38,6 @@ from zsq_compile.quantization.samples import count_value_bytes
 from zsq_compile.reporting.report import Report
 from zsq_compile.stages.calibration_data import hold_out
 from zsq_compile.stages.estimate_agreement import make_estimate_inputs
-from zsq_compile.synthesis.generator import InputContract
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -105,7 +105,7 @@ def compare_models(
         judged_on_real=judged is not None,
         samples=len(judged) if judged is not None else _count(ours.held_out),
         calibration={source.kind: source.description for source in sources},
-        contract=None if ours.contract is None else dataclasses.asdict(ours.contract),
+        contract=None if ours.contract is None else ours.contract.to_json(),
         notes=tuple(_notes(config, data, calib_data, ours)),
         held_out_agreement=None if ours.report is None else ours.report.validation.agreement,
         agreement_estimate=None if ours.report is None else ours.report.agreement_estimate,
@@ -123,12 +123,12 @@ class _Ours:
     row: ComparedModel
     calibration: Arrays
     held_out: Arrays
-    contracts: Mapping[str, InputContract]
+    contracts: Mapping[str, Preprocessing]
     data_seconds: float
     report: Report | None
 
     @property
-    def contract(self) -> InputContract | None:
+    def contract(self) -> Preprocessing | None:
         """Preprocessing of the first image input."""
         return next(iter(self.contracts.values()), None)
 
@@ -199,20 +199,9 @@ def _judge(
     )
 
 
-def _dataset(path: Path | None, loaded: LoadedModel, contract: InputContract | None, option: str) -> Dataset | None:
+def _dataset(path: Path | None, loaded: LoadedModel, contract: Preprocessing | None, option: str) -> Dataset | None:
     """Open data of the user; without a contract only to see whether it can be opened."""
-    if path is None:
-        return None
-    if contract is None:
-        return load_data(path, loaded.inputs, mean=(0.0,), std=(1.0,), channel_order="rgb", option=option)
-    return load_data(
-        path,
-        loaded.inputs,
-        mean=contract.mean,
-        std=contract.std,
-        channel_order=contract.channel_order,
-        option=option,
-    )
+    return None if path is None else load_data(path, loaded.inputs, contract, option=option)
 
 
 def _notes(config: CompileConfig, data: Path | None, calib_data: Path | None, ours: _Ours) -> Iterator[str]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.config.compile import CompileConfig
 from zsq_compile.data.input_spec import fixed_batch
+from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.differentiable.device import choose_device
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.frontend.load import LoadedModel
@@ -22,7 +23,7 @@ from zsq_compile.stages.calibration_data import confident_share
 from zsq_compile.stages.estimate_agreement import EstimateInputs
 from zsq_compile.synthesis.filters.confident import ConfidentGenerator
 from zsq_compile.synthesis.filters.widest_first import WidestFirstGenerator
-from zsq_compile.synthesis.generator import Generator, InputContract, SyntheticSet
+from zsq_compile.synthesis.generator import Generator, SyntheticSet
 
 _PROBES = 16
 _FAMILY = "prior"
@@ -43,7 +44,7 @@ class ConfidentSamples:
     """
 
     loaded: LoadedModel
-    contracts: Mapping[str, InputContract]
+    contracts: Mapping[str, Preprocessing]
     config: CompileConfig
     progress: Progress
 

@@ -16,53 +16,36 @@ import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.data.onnx_test_data import read_test_data, sets_of_test_data
+from zsq_compile.data.preprocessing import Preprocessing, given_preprocessing
 from zsq_compile.errors import ConfigError
-
-ChannelOrder = Literal["rgb", "bgr", "gray"]
 
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preparation:
-    """What turns a picture into network input: (pixel / 255 - mean) / std, then the channel order.
-
-    Attributes:
-        height: rows the network wants.
-        width: columns the network wants.
-        mean: per channel, in the order red, green, blue; one number for gray.
-        std: per channel, likewise.
-        channel_order: order of the channels the network wants.
-
-    """
+    """Turns an image file's pixels into network input."""
 
     height: int
     width: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    channel_order: ChannelOrder
+    preprocessing: Preprocessing
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Prepare one picture (H,W), (H,W,1) or (H,W,3), of any size: returns (C, height, width) float32.
 
         Another size is scaled (bilinear) until it covers the wanted one, then cut around its middle.
         """
-        channels = 1 if self.channel_order == "gray" else 3
+        channels = 1 if self.preprocessing.channel_order == "gray" else 3
         image = _fit(_with_channels(pixels, channels), self.height, self.width)
-        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
-        scaled: NDArray[np.float32] = np.divide(
-            image.astype(np.float32) / np.float32(255.0) - mean, std, dtype=np.float32
-        )
-        if self.channel_order == "bgr":
-            scaled = scaled[:, :, ::-1]
-        return np.ascontiguousarray(scaled.transpose(2, 0, 1), np.float32)
+        unit = image.astype(np.float32).transpose(2, 0, 1) / np.float32(255.0)
+        return np.ascontiguousarray(self.preprocessing.encode(unit[None])[0])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -101,10 +84,8 @@ class Dataset:
 def load_data(
     path: Path,
     inputs: Sequence[InputSpec],
+    preprocessing: Preprocessing | None,
     *,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    channel_order: ChannelOrder,
     limit: int | None = None,
     option: str = "--data",
 ) -> Dataset:
@@ -113,9 +94,7 @@ def load_data(
     Args:
         path: folder or file.
         inputs: the model's inputs; pictures need a model with one image input.
-        mean: per channel, for pixels in [0, 1].
-        std: per channel, for pixels in [0, 1].
-        channel_order: what the network expects.
+        preprocessing: of the image input, if there is one; None takes pixels in [0, 1].
         limit: use the first so many samples only.
         option: what the user wrote the path behind, for messages.
 
@@ -123,7 +102,7 @@ def load_data(
         ConfigError: nothing usable is there; the message says what was looked for.
 
     """
-    preparation = _preparation(inputs, mean, std, channel_order)
+    preparation = _preparation(inputs, preprocessing)
     if path.is_dir():
         dataset = _from_folder(path, inputs, preparation, option)
     elif path.suffix == ".npz" and path.is_file():
@@ -139,19 +118,15 @@ def load_data(
     )
 
 
-def _preparation(
-    inputs: Sequence[InputSpec], mean: tuple[float, ...], std: tuple[float, ...], channel_order: ChannelOrder
-) -> Preparation | None:
+def _preparation(inputs: Sequence[InputSpec], preprocessing: Preprocessing | None) -> Preparation | None:
     if len(inputs) != 1 or not inputs[0].is_image:
         return None
-    channels, height, width = (int(size or 1) for size in inputs[0].shape[1:])
-    order: ChannelOrder = "gray" if channels == 1 else channel_order
-    for name, values in (("mean", mean), ("std", std)):
-        if len(values) not in (1, channels):
-            raise ConfigError(
-                f"{name} has {len(values)} numbers, but the input {inputs[0].name!r} has {channels} channels"
-            )
-    return Preparation(height=height, width=width, mean=mean, std=std, channel_order=order)
+    _, channels, height, width = inputs[0].batched(1)
+    return Preparation(
+        height=height,
+        width=width,
+        preprocessing=preprocessing or given_preprocessing(channels, (0.0,), (1.0,)),
+    )
 
 
 def _from_folder(path: Path, inputs: Sequence[InputSpec], preparation: Preparation | None, option: str) -> Dataset:

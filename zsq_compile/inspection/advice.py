@@ -1,19 +1,17 @@
 """What an inspection advises, in words: one line for each thing that a user may want to do before the long job."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from passes.analysis.find_dead_channels import DeadChannels
 from passes.analysis.find_range_risks import BiasRisk, ScaleConflict
+from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.inspection.findings import InputFacts, PlacementFacts, StatisticsFacts
-from zsq_compile.inspection.preprocessing import QuickContract
-
-_NEAR_TIE = 1.5
 
 
 def warnings_of(
     inputs: Sequence[InputFacts],
     statistics: StatisticsFacts,
-    contract: QuickContract | None,
+    preprocessing: Mapping[str, Preprocessing],
     placement: PlacementFacts,
     dead: Sequence[DeadChannels],
     risks: Sequence[BiasRisk],
@@ -24,7 +22,7 @@ def warnings_of(
         *_of_placement(placement),
         *_of_inputs(inputs),
         *_of_statistics(statistics),
-        *_of_contract(contract),
+        *_of_preprocessing(preprocessing),
         *(_of_bias(risk) for risk in risks),
         *(_of_scales(conflict) for conflict in conflicts),
         *_of_dead(dead),
@@ -68,20 +66,13 @@ def _of_statistics(statistics: StatisticsFacts) -> Iterator[str]:
         )
 
 
-def _of_contract(contract: QuickContract | None) -> Iterator[str]:
-    if contract is None:
-        return
-    advice = "say it with --mean and --std, or with --input-range, if you know it"
-    if not contract.inferred:
-        yield (
-            f"what '{contract.input}' expects of pixels is a guess: {contract.convention.name} ({contract.reason}); "
-            f"{advice}"
-        )
-    elif contract.margin is not None and contract.margin < _NEAR_TIE:
-        yield (
-            f"what '{contract.input}' expects of pixels is nearly a tie: {contract.convention.name} is only "
-            f"{contract.margin:.2f} times better than the next; {advice}"
-        )
+def _of_preprocessing(preprocessing: Mapping[str, Preprocessing]) -> Iterator[str]:
+    for name, one in preprocessing.items():
+        if not one.is_certain:
+            yield (
+                f"preprocessing of '{name}' is uncertain: {one.describe()}; give --mean and --std, or --input-range, "
+                "if you know it"
+            )
 
 
 def _of_bias(risk: BiasRisk) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 from passes.analysis.count_work import Work
 from passes.analysis.find_dead_channels import DeadChannels
 from passes.analysis.find_range_risks import BiasRisk, ScaleConflict
+from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.inspection.estimates import Estimate
-from zsq_compile.inspection.preprocessing import QuickContract
 from zsq_compile.reporting.plain import plain
 
 
@@ -105,7 +105,7 @@ class Inspection:
         outputs: names of its outputs.
         work: of one sample.
         statistics: what is known of the training data.
-        contract: numbers that it seems to expect of pixels; None where it takes no image.
+        preprocessing: of the first image input, by its name; empty where there is none.
         placement: what the target will do with it.
         ranges: how the ranges were found that biases and shared scales were judged by, or why they were not, in words.
         dead_channels: by layer.
@@ -126,7 +126,7 @@ class Inspection:
     outputs: tuple[str, ...]
     work: Work
     statistics: StatisticsFacts
-    contract: QuickContract | None
+    preprocessing: Mapping[str, Preprocessing]
     placement: PlacementFacts
     ranges: str
     dead_channels: tuple[DeadChannels, ...]
@@ -141,11 +141,3 @@ class Inspection:
         """Return plain values that json.dumps takes as they are."""
         found: dict[str, Any] = {entry.name: plain(getattr(self, entry.name)) for entry in fields(self)}
         return found
-
-    @property
-    def dead_total(self) -> Mapping[str, int]:
-        """Numbers of channels over all layers that have dead ones: "constant" ones, "silent" ones among them."""
-        return {
-            "constant": sum(len(one.constant) for one in self.dead_channels),
-            "silent": sum(len(one.silent) for one in self.dead_channels),
-        }

@@ -1,4 +1,4 @@
-"""inspect_model: look at a float model before the long job, without torch, without the simplifier, in seconds."""
+"""inspect_model: what compiling a float model will meet, found in seconds without torch and without the simplifier."""
 
 import time
 from collections.abc import Mapping
@@ -14,21 +14,25 @@ from backends.target import Target
 from passes.analysis.count_work import Work, count_work
 from passes.analysis.find_dead_channels import find_dead_channels
 from passes.analysis.find_range_risks import Ranges, find_bias_risks, find_scale_conflicts
+from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from passes.operators import WEIGHTED
 from passes.plan import QuantizationPlan
 from passes.quantize.place_quantizers import place_quantizers
 from passes.quantize.prepare_float import prepare_float
 from zsq_compile.batchnorm.find_statistics import KnownStatistics, search_statistics
+from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.errors import ConfigError
 from zsq_compile.files import file_bytes
 from zsq_compile.frontend.load import LoadedModel, load_model
 from zsq_compile.inspection.advice import warnings_of
 from zsq_compile.inspection.estimates import Estimate, estimated_bytes, estimated_seconds
 from zsq_compile.inspection.findings import FloatNodes, InputFacts, Inspection, PlacementFacts, StatisticsFacts
-from zsq_compile.inspection.preprocessing import QuickContract, quick_contract
-from zsq_compile.inspection.runtime_probe import made_up_inputs, value_ranges
+from zsq_compile.inspection.runtime_probe import draw_inputs, find_ranges
 from zsq_compile.inspection.usual_agreement import has_depthwise, may_classify, usual_agreement
 from zsq_compile.progress import Silent
+from zsq_compile.synthesis.images.natural_images import natural_images
+from zsq_compile.synthesis.preprocessing.infer import infer_preprocessing
+from zsq_compile.synthesis.preprocessing.trials import TRIAL_IMAGES, TrialNetwork
 
 _ESTIMATED_BITS = (8, 4)
 _MOST_WORK = 6_000_000_000  # multiplications of the one sample that ranges are taken from: a third of a second
@@ -70,10 +74,10 @@ def inspect_model(
     rng = np.random.default_rng(0)
     sought = search_statistics(loaded.model, path, checkpoint=checkpoint, bn_stats=bn_stats, progress=Silent())
     statistics, work = sought.statistics, count_work(loaded.model)
-    contract = quick_contract(loaded.model, statistics, loaded.inputs, rng)
+    preprocessing = _find_preprocessing(loaded, statistics, rng)
     network = prepare_float(loaded.model, statistics, equalize=False)
     plans = {bits: place_quantizers(network, goal, bits=bits) for bits in _ESTIMATED_BITS}
-    seen = _seen_ranges(network, plans[8], loaded, contract, work, rng)
+    seen = _find_ranges(network, plans[8], loaded, preprocessing, work, rng)
     whole = path.stat().st_size
     if whole < 4 * work.parameters:  # there may be weights beside it; finding out reads the file once more
         whole = file_bytes(path)
@@ -89,7 +93,7 @@ def inspect_model(
         outputs=loaded.outputs,
         work=work,
         statistics=known,
-        contract=contract,
+        preprocessing=preprocessing,
         placement=placement,
         ranges=seen.words,
         dead_channels=dead,
@@ -97,41 +101,57 @@ def inspect_model(
         scale_conflicts=conflicts,
         estimates=_estimates(network, plans, goal, loaded, work, whole, synthesized=bool(statistics.usable)),
         notes=loaded.notes,
-        warnings=loaded.warnings + warnings_of(inputs, known, contract, placement, dead, risks, conflicts),
+        warnings=loaded.warnings + warnings_of(inputs, known, preprocessing, placement, dead, risks, conflicts),
         seconds=time.perf_counter() - started,
     )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Seen:
-    """Ranges of values, and how they were found or why not."""
+    """Ranges of values, and how they were found or why they were not."""
 
     ranges: Ranges
     words: str
 
 
-def _seen_ranges(
+def _find_preprocessing(
+    loaded: LoadedModel, statistics: BatchNormStatistics, rng: np.random.Generator
+) -> dict[str, Preprocessing]:
+    """Preprocessing of the first image input, by its name; empty where there is none."""
+    spec = next((one for one in loaded.inputs if one.is_image), None)
+    if spec is None:
+        return {}
+    channels = int(spec.shape[1] or 1)
+    network = TrialNetwork(
+        model=loaded.model,
+        spec=spec,
+        draw_images=lambda count, height, width: natural_images(count, channels, height, width, rng),
+        others=draw_inputs([one for one in loaded.inputs if one is not spec], TRIAL_IMAGES, rng) or {},
+    )
+    return {spec.name: infer_preprocessing(network, statistics, thorough=False)}
+
+
+def _find_ranges(
     network: ir.Model,
     plan: QuantizationPlan,
     loaded: LoadedModel,
-    contract: QuickContract | None,
+    preprocessing: Mapping[str, Preprocessing],
     work: Work,
     rng: np.random.Generator,
 ) -> _Seen:
-    """Run the float network on one made up sample and look at every value that would be quantized."""
+    """Run the float network on one synthetic sample, and find the range of every value that would be quantized."""
     if work.multiplications > _MOST_WORK or work.elements > _MOST_ELEMENTS:
-        return _Seen(ranges={}, words="not looked at: the network is too large to be run in a moment")
-    feeds = made_up_inputs(loaded.inputs, 1, rng)
+        return _Seen(ranges={}, words="not measured: the network is too large to be run in a moment")
+    feeds = draw_inputs(loaded.inputs, 1, rng)
     if feeds is None:
-        return _Seen(ranges={}, words="not looked at: there is an input that takes no floats, and cannot be made up")
-    if contract is not None:
-        feeds[contract.input] = contract.convention.encode(feeds[contract.input])
+        return _Seen(ranges={}, words="not measured: there is an input that takes no floats, and cannot be synthesized")
+    feeds |= {name: one.encode(feeds[name]) for name, one in preprocessing.items()}
     names = [site.value for site in plan.activations]
     try:
-        return _Seen(ranges=value_ranges(network, names, feeds), words="from one made up sample, in the runtime")
+        return _Seen(ranges=find_ranges(network, names, feeds), words="measured on one synthetic sample")
     except RuntimeModelError as error:
         first = str(error).splitlines()[0]
-        return _Seen(ranges={}, words=f"not looked at: the network does not run on a made up sample ({first})")
+        return _Seen(ranges={}, words=f"not measured: the network does not run on a synthetic sample ({first})")
 
 
 def _inputs(loaded: LoadedModel) -> tuple[InputFacts, ...]:

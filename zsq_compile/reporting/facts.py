@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from zsq_compile.config.units import size_words
-from zsq_compile.data.contract_words import contract_words
+from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.quantization.layer_metrics.layer_quality import worst_layers
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def calibration_facts(report: "Report") -> Facts:
     if report.statistics is not None:
         facts.append(("statistics", f"{report.statistics['source']}; {report.coverage}"))
     if report.contract is not None:
-        facts.append(("input", contract_words(report.contract)))
+        facts.append(("input", Preprocessing.from_json(report.contract).describe()))
     facts += [("bits", line) for line in (report.mixed or {}).get("summary", ())]
     return facts + ([("distilled", report.distillation["summary"])] if report.distillation else [])
 

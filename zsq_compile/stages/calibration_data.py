@@ -1,7 +1,7 @@
 """Where calibration data comes from: the user's own, or synthesis; and which part of it is held out."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,13 @@ from zsq_compile.batchnorm.find_statistics import KnownStatistics
 from zsq_compile.config.compile import Effort, GeneratorConfig, InputConfig
 from zsq_compile.config.conditional_generators import ConditionalConfig
 from zsq_compile.data.input_spec import InputSpec, fixed_batch
+from zsq_compile.data.preprocessing import Preprocessing, given_preprocessing
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError
 from zsq_compile.quantization.samples import Samples
-from zsq_compile.synthesis.generator import Generator, InputContract, SyntheticSet
-from zsq_compile.synthesis.preprocessing.infer import CONTRACT_IMAGES, given_contract, infer_contract
+from zsq_compile.synthesis.generator import Generator, SyntheticSet
+from zsq_compile.synthesis.preprocessing.find import infer_on_images
+from zsq_compile.synthesis.preprocessing.trials import TRIAL_IMAGES
 
 _HELD_OUT = 4  # one sample in so many judges the result and takes no part in making it
 _SMALL_IMAGE = 64 * 64
@@ -45,7 +47,7 @@ class CalibrationData:
     held_out: Samples
     description: str
     known: KnownStatistics
-    contract: InputContract | None
+    contract: Preprocessing | None
     synthetic: SyntheticSet | None
 
     @property
@@ -55,9 +57,9 @@ class CalibrationData:
 
     def plain_contract(self) -> dict[str, Any] | None:
         """Return the contract as plain values."""
-        return None if self.contract is None else asdict(self.contract)
+        return None if self.contract is None else self.contract.to_json()
 
-    def contracts(self, inputs: Sequence[InputSpec]) -> Mapping[str, InputContract]:
+    def contracts(self, inputs: Sequence[InputSpec]) -> Mapping[str, Preprocessing]:
         """Contracts of image inputs, by name, as calibration took them."""
         if self.synthetic is not None:
             return self.synthetic.contracts
@@ -76,13 +78,13 @@ def has_large_images(inputs: Sequence[InputSpec]) -> bool:
     return image is not None and int(image.shape[2] or 1) * int(image.shape[3] or 1) > _SMALL_IMAGE
 
 
-def read_contract(inputs: Sequence[InputSpec], config: InputConfig) -> InputContract | None:
+def read_contract(inputs: Sequence[InputSpec], config: InputConfig) -> Preprocessing | None:
     """Contract that the user gave for the image inputs; None when it is to be inferred."""
     spec = first_image(inputs)
     if spec is None or (config.mean is None and config.input_range is None):
         return None
     try:
-        return given_contract(int(spec.shape[1] or 1), config.mean, config.std, config.input_range)
+        return given_preprocessing(int(spec.shape[1] or 1), config.mean, config.std, config.input_range)
     except ValueError as error:
         raise ConfigError(f"--mean and --std do not fit the input {spec.name!r}: {error}") from error
 
@@ -169,7 +171,7 @@ def take_data(
     teacher: TorchGraph,
     known: KnownStatistics,
     inputs: Sequence[InputSpec],
-    contract: InputContract | None,
+    contract: Preprocessing | None,
     seed: int,
 ) -> CalibrationData:
     """Take the user's own samples, network inputs by name, as they are.
@@ -193,9 +195,9 @@ def take_data(
             f"judge the result, got {min(counts)}"
         )
     if contract is None and image is not None:
-        rng, few = torch.Generator().manual_seed(seed), image.shape[0] or CONTRACT_IMAGES
+        rng, few = torch.Generator().manual_seed(seed), image.shape[0] or TRIAL_IMAGES
         others = {name: tensor[:few] for name, tensor in tensors.items() if name != image.name}
-        contract = infer_contract(teacher, known.statistics, image, rng, others=others)
+        contract = infer_on_images(teacher, known.statistics, image, rng, others)
     calibration, held_out = hold_out(tensors, fixed)
     held = len(next(iter(held_out.inputs.values())))
     return CalibrationData(

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from zsq_compile.data.input_spec import InputSpec
-from zsq_compile.synthesis.generator import InputContract
+from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.synthesis.images.families import input_families
 from zsq_compile.verification.agreement_estimate import (
     AgreementEstimate,
@@ -42,7 +42,7 @@ class EstimateInputs:
     """
 
     inputs: Sequence[InputSpec]
-    contracts: Mapping[str, InputContract]
+    contracts: Mapping[str, Preprocessing]
     families: Mapping[str, Mapping[str, NDArray[Any]]] | None
     high_confidence: Mapping[str, NDArray[Any]] | None = None
 
@@ -84,7 +84,7 @@ class EstimateInputs:
 
 
 def make_estimate_inputs(
-    inputs: Sequence[InputSpec], contracts: Mapping[str, InputContract], *, seed: int = 0
+    inputs: Sequence[InputSpec], contracts: Mapping[str, Preprocessing], *, seed: int = 0
 ) -> EstimateInputs:
     """Make the families of inputs, from a seed that follows from ``seed`` and differs from it."""
     if not all(np.issubdtype(spec.dtype, np.floating) for spec in inputs):
@@ -113,6 +113,6 @@ def estimate_agreement(
     return inputs.estimate(measured, source)
 
 
-def is_assumed(contract: InputContract) -> bool:
+def is_assumed(contract: Preprocessing) -> bool:
     """Whether the preprocessing was neither given by the user nor inferred from statistics."""
-    return not contract.inferred and contract.name != "given"
+    return contract.source == "assumed"

@@ -6,6 +6,7 @@ from backends.target import Target
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.config.compile import QuantizationConfig
 from zsq_compile.data.input_spec import fixed_batch
+from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.frontend.load import LoadedModel
 from zsq_compile.progress import Clock, Silent
@@ -14,7 +15,6 @@ from zsq_compile.quantization.planning import plan_quantization
 from zsq_compile.quantization.samples import Samples
 from zsq_compile.quantization.state import FloatNetwork
 from zsq_compile.stages.quantize import fold_network, run_steps
-from zsq_compile.synthesis.generator import InputContract
 from zsq_compile.synthesis.generators.prior import PriorGenerator
 
 _SAMPLES = 64
@@ -27,7 +27,7 @@ def make_provisional_student(
     config: QuantizationConfig,
     seed: int,
     device: torch.device,
-    contract: InputContract | None,
+    contract: Preprocessing | None,
 ) -> TorchGraph:
     """Quantize a network by what needs no data of its own: nearest rounding, and ranges from procedural images.
 

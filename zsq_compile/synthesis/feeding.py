@@ -7,11 +7,11 @@ import torch
 from passes.batchnorm.harvest_batchnorm import BatchNorm, BatchNormStatistics
 from zsq_compile.config.compile import Effort
 from zsq_compile.data.input_spec import InputSpec, fixed_batch
+from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.differentiable.class_scores import find_scores
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import SynthesisError
 from zsq_compile.synthesis.budget import Budget, plan_budget
-from zsq_compile.synthesis.generator import InputContract
 from zsq_compile.synthesis.generators.label_deck import LabelDeck
 from zsq_compile.synthesis.probe import layer_inputs, measure_cost
 
@@ -37,7 +37,7 @@ class Feeding:
     def __init__(
         self,
         inputs: Sequence[InputSpec],
-        contracts: Mapping[str, InputContract],
+        contracts: Mapping[str, Preprocessing],
         layers: Sequence[BatchNorm],
         teacher: TorchGraph,
     ) -> None:

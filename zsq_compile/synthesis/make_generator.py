@@ -8,13 +8,14 @@ from zsq_compile.config.conditional_generators import AdadfqConfig, GdfqConfig, 
 from zsq_compile.config.generators import DsgConfig, IntraqConfig, ZeroqConfig
 from zsq_compile.config.genie import GenieConfig
 from zsq_compile.data.input_spec import InputSpec, fixed_batch
+from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError
 from zsq_compile.progress import Progress, Silent
 from zsq_compile.synthesis.filters.confident import ConfidentGenerator
 from zsq_compile.synthesis.filters.low_pass import LowPassGenerator
 from zsq_compile.synthesis.filters.widest_first import WidestFirstGenerator
-from zsq_compile.synthesis.generator import Generator, InputContract
+from zsq_compile.synthesis.generator import Generator
 from zsq_compile.synthesis.generators.conditional_generator import ConditionalGenerator
 from zsq_compile.synthesis.generators.dsg import dsg_loss
 from zsq_compile.synthesis.generators.genie import GenieGenerator
@@ -29,7 +30,7 @@ from zsq_compile.synthesis.generators.zeroq import zeroq_loss
 def make_generator(
     config: GeneratorConfig,
     inputs: Sequence[InputSpec],
-    contract: InputContract | None = None,
+    contract: Preprocessing | None = None,
     progress: Progress | None = None,
     *,
     effort: Effort = "balanced",
@@ -62,7 +63,7 @@ def make_generator(
 def _make(
     config: GeneratorConfig,
     inputs: Sequence[InputSpec],
-    contract: InputContract | None,
+    contract: Preprocessing | None,
     told: Progress,
     effort: Effort,
     student: Callable[[], TorchGraph] | None,

@@ -26,7 +26,7 @@ from zsq_compile.frontend.load import LoadedModel, load_model
 from zsq_compile.quantization.bias.moment_propagation import propagate_moments
 from zsq_compile.synthesis.images.dead_leaves import prior_images
 from zsq_compile.synthesis.losses import wasserstein
-from zsq_compile.synthesis.preprocessing.infer import infer_contract
+from zsq_compile.synthesis.preprocessing.find import infer_on_images
 from zsq_compile.synthesis.probe import layer_targets, measure_moments
 
 
@@ -85,8 +85,8 @@ def test_the_input_contract_is_inferred_as_with_the_nodes(files):
         *((load_model(files.bare), config) for config in both(files)),
     ):
         known = known_statistics(loaded, config, Listener())
-        contract = infer_contract(TorchGraph(loaded.model), known.statistics, loaded.inputs[0], seeded())
-        assert (contract.name, contract.inferred) == ("symmetric", True)
+        contract = infer_on_images(TorchGraph(loaded.model), known.statistics, loaded.inputs[0], seeded())
+        assert (contract.name, contract.source) == ("symmetric", "inferred")
         found.append(contract.margin)
     assert found[1:] == pytest.approx([found[0]] * 2, rel=1e-3)
 

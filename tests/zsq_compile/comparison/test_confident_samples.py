@@ -14,13 +14,13 @@ from zsq_compile.comparison.confident_samples import ConfidentSamples
 from zsq_compile.comparison.measure import Judge, measure_rows
 from zsq_compile.comparison.result import ComparedModel
 from zsq_compile.data.dataset import Dataset
+from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.frontend.load import LoadedModel, load_model
 from zsq_compile.progress import Silent
 from zsq_compile.stages.estimate_agreement import make_estimate_inputs
-from zsq_compile.synthesis.generator import InputContract
 from zsq_compile.synthesis.images.dead_leaves import prior_images
 
-UNIT = InputContract(name="given", mean=(0.0,) * 3, std=(1.0,) * 3, channel_order="rgb", inferred=False, margin=None)
+UNIT = Preprocessing(name="given", mean=(0.0,) * 3, std=(1.0,) * 3, channel_order="rgb", source="given")
 PICTURES = prior_images(48, 3, 16, 16, seeded(7)).numpy()
 
 

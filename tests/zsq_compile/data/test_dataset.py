@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -7,6 +9,7 @@ from PIL import Image
 
 from zsq_compile.data.dataset import Preparation, load_data
 from zsq_compile.data.input_spec import InputSpec
+from zsq_compile.data.preprocessing import given_preprocessing
 from zsq_compile.errors import ConfigError
 
 RGB = InputSpec(name="x", shape=(None, 3, 4, 6), dtype=np.dtype(np.float32))
@@ -15,8 +18,11 @@ SIGNAL = InputSpec(name="s", shape=(None, 7), dtype=np.dtype(np.float32))
 MEAN, STD = (0.5, 0.25, 0.0), (0.5, 1.0, 2.0)
 
 
-def load(path, specs=(RGB,), mean=MEAN, std=STD, channel_order="rgb", limit=None, option="--data"):
-    return load_data(path, specs, mean=mean, std=std, channel_order=channel_order, limit=limit, option=option)
+def load(path, specs=(RGB,), mean=MEAN, std=STD, channel_order=None, limit=None, option="--data"):
+    channels = specs[0].shape[1] if specs[0].is_image else 3
+    preprocessing = given_preprocessing(channels, mean, std)
+    preprocessing = replace(preprocessing, channel_order=channel_order or preprocessing.channel_order)
+    return load_data(path, specs, preprocessing, limit=limit, option=option)
 
 
 def pictures(count, shape=(4, 6, 3), seed=0):
@@ -97,7 +103,7 @@ def test_colour_network_takes_gray_pictures(tmp_path):
 @settings(max_examples=30)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 255))
 def test_any_size_is_brought_to_the_networks(rows, columns, level):
-    prepare = Preparation(height=9, width=7, mean=(0.0,), std=(1 / 255,), channel_order="rgb")
+    prepare = Preparation(height=9, width=7, preprocessing=given_preprocessing(3, (0.0,), (1 / 255,)))
     result = prepare(np.full((rows, columns, 3), level, np.uint8))
     assert result.shape == (3, 9, 7)
     np.testing.assert_allclose(result, level, atol=1e-3)
@@ -106,7 +112,7 @@ def test_any_size_is_brought_to_the_networks(rows, columns, level):
 def test_larger_pictures_keep_their_middle():
     image = np.zeros((9, 21, 3), np.uint8)
     image[:, 6:15] = 255  # the middle third survives the cut to a square
-    prepare = Preparation(height=9, width=9, mean=(0.0,), std=(1.0,), channel_order="rgb")
+    prepare = Preparation(height=9, width=9, preprocessing=given_preprocessing(3, (0.0,), (1.0,)))
     np.testing.assert_array_equal(prepare(image), np.ones((3, 9, 9)))
 
 
@@ -216,8 +222,6 @@ def test_wrong_places_are_refused(tmp_path):
     (tmp_path / "labels.csv").write_text("a.png,0\n")
     with pytest.raises(ConfigError, match="as a picture"):
         collected(load(tmp_path))
-    with pytest.raises(ConfigError, match="mean has 2 numbers, but the input 'x' has 3 channels"):
-        load(tmp_path, mean=(0.0, 0.0))
     (tmp_path / "d.npz").write_bytes(b"no archive")
     with pytest.raises(ConfigError, match="cannot read"):
         load(tmp_path / "d.npz")

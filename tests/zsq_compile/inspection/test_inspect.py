@@ -54,7 +54,7 @@ def test_the_facts_of_a_residual_network(look: Callable[..., Inspection]) -> Non
     assert all(one.usual is not None for one in found.estimates)
     assert (found.statistics.layers, found.statistics.covered, found.statistics.advice) == (3, 3, None)
     assert (found.placement.layers, found.placement.integer, found.placement.left_float) == (4, 4, ())
-    assert found.ranges == "from one made up sample, in the runtime"
+    assert found.ranges == "measured on one synthetic sample"
     assert found.dead_channels == found.bias_risks == found.scale_conflicts == ()
     assert [one.bits for one in found.estimates] == [8, 4]
     assert found.estimates[1].bytes < found.estimates[0].bytes
@@ -66,7 +66,7 @@ def test_a_network_without_statistics_is_told_how_to_get_some(look: Callable[...
     assert found.statistics.tier == "none"
     assert "--checkpoint" in str(found.statistics.advice) and "--bn-stats" in str(found.statistics.advice)
     assert any("rests on procedural data" in text for text in found.warnings)
-    assert any("expects of pixels is a guess" in text and "--input-range" in text for text in found.warnings)
+    assert any("preprocessing of 'x' is uncertain" in text and "--input-range" in text for text in found.warnings)
 
 
 def test_what_stays_float_is_named_with_the_reason(look: Callable[..., Inspection]) -> None:
@@ -96,7 +96,6 @@ def test_dead_channels_and_bias_overflow_are_found(look: Callable[..., Inspectio
         tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
     found = look(model)
     assert [(one.node, one.constant) for one in found.dead_channels] == [("left", (2,))]
-    assert found.dead_total == {"constant": 1, "silent": len(found.dead_channels[0].silent)}
     assert [(one.node, one.channels) for one in found.bias_risks] == [("right", (1,))]
     assert any(text.startswith("bias overflow: 1 channel of right") for text in found.warnings)
     assert any(text.startswith("1 dead channel in 1 layer") for text in found.warnings)
@@ -119,11 +118,11 @@ def test_a_scale_conflict_is_found(look: Callable[..., Inspection]) -> None:
 
 def test_a_network_that_cannot_be_fed_or_quantized_is_told_so(look: Callable[..., Inspection]) -> None:
     found = look(models.parse("net (int64[N,4] x) => (float[N,4] y) { f = Cast<to=1>(x) y = Tanh(f) }"))
-    assert "cannot be made up" in found.ranges
+    assert "cannot be synthesized" in found.ranges
     assert found.estimates == ()
     assert any("nothing in this model can be quantized" in text for text in found.warnings)
     assert any("--calib FILE.npz" in text for text in found.warnings)
-    assert found.contract is None
+    assert found.preprocessing == {}
 
 
 def test_open_sizes_are_assumed_and_what_to_add_is_told(look: Callable[..., Inspection]) -> None:
@@ -261,6 +260,6 @@ def test_a_checkpoint_is_looked_into_as_compiling_does() -> None:
     assert (bare.statistics.tier, bare.statistics.covered) == ("none", 0)
     assert found.statistics.tier == "batch normalisation, from checkpoint resnet20-12fca82f.th"
     assert (found.statistics.covered, found.statistics.advice) == (19, None)
-    assert found.contract is not None and found.contract.inferred
+    assert [one.source for one in found.preprocessing.values()] == ["inferred"]
     with pytest.raises(ConfigError, match=r"resnet20-12fca82f\.th is not of the network"):
         inspect_model(ASSETS / "imagenet/mobilenetv1_075_folded.onnx", checkpoint=folder / "resnet20-12fca82f.th")

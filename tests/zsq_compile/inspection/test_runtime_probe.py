@@ -6,7 +6,8 @@ from backends.session import RuntimeModelError
 from tests import models
 from tests.quantizing import every_value, prepare
 from zsq_compile.data.input_spec import InputSpec
-from zsq_compile.inspection.runtime_probe import made_up_inputs, session_up_to, value_ranges
+from zsq_compile.frontend.partial_session import open_partial_session
+from zsq_compile.inspection.runtime_probe import draw_inputs, find_ranges
 
 
 def spec(shape: tuple[int | None, ...], dtype: type = np.float32, name: str = "x") -> InputSpec:
@@ -15,11 +16,11 @@ def spec(shape: tuple[int | None, ...], dtype: type = np.float32, name: str = "x
 
 def test_ranges_are_those_of_the_values() -> None:
     model = prepare(models.residual())
-    feeds = made_up_inputs((spec((None, 3, 8, 8)),), 2, np.random.default_rng(0))
+    feeds = draw_inputs((spec((None, 3, 8, 8)),), 2, np.random.default_rng(0))
     assert feeds is not None
     values = every_value(model, feeds)
     names = [name for name in values if name not in ("logits",)]
-    found = value_ranges(model, names, feeds)
+    found = find_ranges(model, names, feeds)
     assert set(found) == set(names)
     for name, (low, high) in found.items():
         assert low == pytest.approx(values[name].min(), rel=1e-5, abs=1e-6)
@@ -29,27 +30,27 @@ def test_ranges_are_those_of_the_values() -> None:
 def test_the_model_is_left_as_it_was() -> None:
     model = prepare(models.residual())
     before = onnx.ModelProto.FromString(models.to_proto(model).SerializeToString())
-    value_ranges(model, ["r0"], {"x": np.zeros((1, 3, 8, 8), np.float32)})
-    session_up_to(model, ["r0"])
+    find_ranges(model, ["r0"], {"x": np.zeros((1, 3, 8, 8), np.float32)})
+    open_partial_session(model, ["r0"])
     assert models.to_proto(model) == before
 
 
 def test_values_that_are_not_finite_and_names_that_are_not_there_are_left_out() -> None:
     model = prepare(models.parse("net (float[N,3] x) => (float[N,3] y) { l = Log(x) r = Relu(x) y = Add(l, r) }"))
-    found = value_ranges(model, ["l", "r", "none"], {"x": np.array([[-1.0, 1.0, 2.0]], np.float32)})
+    found = find_ranges(model, ["l", "r", "none"], {"x": np.array([[-1.0, 1.0, 2.0]], np.float32)})
     assert found == {"r": (0.0, 2.0)}
-    assert value_ranges(model, [], {"x": np.zeros((1, 3), np.float32)}) == {}
+    assert find_ranges(model, [], {"x": np.zeros((1, 3), np.float32)}) == {}
 
 
 def test_a_part_may_be_run_at_another_size() -> None:
-    session = session_up_to(prepare(models.residual()), ["r0"])
+    session = open_partial_session(prepare(models.residual()), ["r0"], sizes_open=True)
     assert session.output_names == ("r0",)
     assert session.run({"x": np.zeros((1, 3, 5, 7), np.float32)})["r0"].shape == (1, 8, 5, 7)
 
 
 def test_what_cannot_run_is_told_in_the_runtime_s_words() -> None:
     with pytest.raises(RuntimeModelError):
-        value_ranges(prepare(models.residual()), ["r0"], {"x": np.zeros((1, 4, 8, 8), np.float32)})
+        find_ranges(prepare(models.residual()), ["r0"], {"x": np.zeros((1, 4, 8, 8), np.float32)})
 
 
 def test_inputs_of_every_kind() -> None:
@@ -60,7 +61,7 @@ def test_inputs_of_every_kind() -> None:
         spec((None, 1), name="number"),
         spec((), name="scalar"),
     )
-    made = made_up_inputs(specs, 3, rng)
+    made = draw_inputs(specs, 3, rng)
     assert made is not None
     assert {name: array.shape for name, array in made.items()} == {
         "gray": (3, 1, 8, 6),
@@ -69,5 +70,5 @@ def test_inputs_of_every_kind() -> None:
         "scalar": (),
     }
     np.testing.assert_allclose(made["wave"].std(1), 1.0, rtol=1e-6)
-    assert made_up_inputs((spec((None, 3, 8, 8)),), 2, rng, sides=(4, 5))["x"].shape == (2, 3, 4, 5)  # type: ignore[index]
-    assert made_up_inputs((spec((None, 4), np.int64),), 1, rng) is None
+    assert draw_inputs((spec((None, 3, 4, 5)),), 2, rng)["x"].shape == (2, 3, 4, 5)  # type: ignore[index]
+    assert draw_inputs((spec((None, 4), np.int64),), 1, rng) is None

@@ -18,11 +18,11 @@ from backends.session import open_session
 from tests import models
 from tests.zsq_compile.packaging.packages import CONTRACT, quantized
 from zsq_compile.cli import entry as cli
+from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.errors import ConfigError, LoadError
 from zsq_compile.packaging.build import build_package
 from zsq_compile.packaging.manifest import scales_digest
 from zsq_compile.packaging.verify import MANIFEST, check_files, main, sha256
-from zsq_compile.synthesis.generator import InputContract
 
 DOCUMENT = Path(zsq_compile.__file__).resolve().parent.parent / "docs" / "reference" / "package-format.md"
 
@@ -99,7 +99,7 @@ def test_the_tolerance_covers_float_kernels_and_no_wrong_scale(model, package):
 
 def test_the_pictures_are_made_as_the_contract_says(package):
     feed = np.load(package.path / package.manifest["samples"][0]["inputs"]["x"])
-    contract = InputContract(**CONTRACT)
+    contract = Preprocessing.from_json(CONTRACT)
     pixels = contract.decode(torch.from_numpy(feed))
     assert float(pixels.min()) > -1e-5 and float(pixels.max()) < 1 + 1e-5
     assert float(pixels.std()) > 0.05
@@ -293,7 +293,7 @@ def test_the_python_program_runs_and_prepares_as_the_contract_does(package, tmp_
     names = {"__name__": "run", "__file__": str(package.path / "run.py")}
     exec((package.path / "run.py").read_text(encoding="utf-8"), names)
     pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
-    wanted = InputContract(**CONTRACT).encode(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255.0).numpy()
+    wanted = Preprocessing.from_json(CONTRACT).encode(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255.0).numpy()
     np.testing.assert_allclose(names["prepare"](pixels), wanted, rtol=1e-5, atol=1e-5)
 
 

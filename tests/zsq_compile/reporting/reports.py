@@ -124,7 +124,15 @@ def a_report(*, layers: int = 102, pictures: int = 24) -> Report:
         stages={"load": 0.6, "synthesize": 92.3, "reconstruct": 119.9, "validate": 3.8},
         coverage="BN found behind 27 of 27 convolutions",
         statistics={"source": HOSTILE, "matched": [f"{HOSTILE}: its values"], "unmatched": ["gemm: none"]},
-        contract={"name": "symmetric", "margin": 45.88, "inferred": True, "reason": "its statistics"},
+        contract={
+            "name": "symmetric",
+            "mean": (0.5,) * 3,
+            "std": (0.5,) * 3,
+            "channel_order": "rgb",
+            "inferred": True,
+            "reason": "its statistics",
+            "margin": 45.88,
+        },
         data="160 synthetic samples (pixels), 32 more held out",
         refusals=tuple(
             Refusal(where=f"{HOSTILE}{i}", op_type="Tanh", reason="the target has no integer kernel") for i in range(30)

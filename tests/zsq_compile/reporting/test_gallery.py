@@ -8,11 +8,11 @@ from PIL import Image
 
 from tests import models
 from tests.zsq_compile.synthesis.networks import spec, teacher_of
+from zsq_compile.data.preprocessing import Preprocessing, given_preprocessing
 from zsq_compile.errors import ConfigError
 from zsq_compile.reporting.gallery import draw_gallery, plan_layout, require_png, write_gallery
 from zsq_compile.stages.gallery import captions, require_image, show_synthetic
-from zsq_compile.synthesis.generator import InputContract, SyntheticSet
-from zsq_compile.synthesis.preprocessing.infer import given_contract
+from zsq_compile.synthesis.generator import SyntheticSet
 
 RNG = np.random.default_rng(0)
 
@@ -99,14 +99,14 @@ def test_a_file_that_cannot_be_written_is_refused_in_words(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
-def synthetic(values: torch.Tensor, contract: InputContract) -> SyntheticSet:
+def synthetic(values: torch.Tensor, contract: Preprocessing) -> SyntheticSet:
     return SyntheticSet(inputs={"x": values}, algorithm="prior", seed=3, loss_curve=(), contracts={"x": contract})
 
 
 def test_captions_are_the_softmax_of_the_logits() -> None:
     teacher, _ = teacher_of(models.residual())
     inputs = torch.from_numpy(RNG.normal(size=(40, 3, 8, 8)).astype(np.float32))
-    said = captions(teacher, (spec(None, 3, 8, 8),), synthetic(inputs, given_contract(3, (0.0,), (1.0,))), 35)
+    said = captions(teacher, (spec(None, 3, 8, 8),), synthetic(inputs, given_preprocessing(3, (0.0,), (1.0,))), 35)
     logits = teacher.run({"x": inputs})["logits"].double().numpy()[:35]
     odds = np.exp(logits - logits.max(1, keepdims=True))
     confidence = odds.max(1) / odds.sum(1)
@@ -116,7 +116,7 @@ def test_captions_are_the_softmax_of_the_logits() -> None:
 def test_the_class_asked_for_stands_beside_the_class_seen(tmp_path: Path) -> None:
     teacher, _ = teacher_of(models.residual())
     inputs = torch.from_numpy(RNG.normal(size=(5, 3, 8, 8)).astype(np.float32))
-    made = synthetic(inputs, given_contract(3, (0.0,), (1.0,)))
+    made = synthetic(inputs, given_preprocessing(3, (0.0,), (1.0,)))
     specs = (spec(None, 3, 8, 8),)
     plain = captions(teacher, specs, made, 5)
     asked = captions(teacher, specs, replace(made, labels=torch.tensor([3, 1, 4, 1, 0])), 5)
@@ -134,7 +134,7 @@ def test_a_network_of_a_fixed_batch_is_fed_whole_batches() -> None:
     seen: list[int] = []
     run = teacher.run
     teacher.run = lambda feeds, *rest: (seen.append(len(feeds["x"])), run(feeds, *rest))[1]
-    made = synthetic(torch.zeros(90, 3, 8, 8), given_contract(3, (0.0,), (1.0,)))
+    made = synthetic(torch.zeros(90, 3, 8, 8), given_preprocessing(3, (0.0,), (1.0,)))
     said = captions(teacher, (spec(30, 3, 8, 8),), made, 64)
     assert said is not None and len(said) == 64
     assert seen == [30, 30, 30]
@@ -142,13 +142,13 @@ def test_a_network_of_a_fixed_batch_is_fed_whole_batches() -> None:
 
 def test_without_classes_there_are_no_captions() -> None:
     teacher, _ = teacher_of(models.conv_bn_relu())
-    made = synthetic(torch.zeros(2, 3, 8, 8), given_contract(3, (0.0,), (1.0,)))
+    made = synthetic(torch.zeros(2, 3, 8, 8), given_preprocessing(3, (0.0,), (1.0,)))
     assert captions(teacher, (spec(None, 3, 8, 8),), made, 2) is None
 
 
 def test_pictures_are_shown_as_they_were_before_they_were_normalised(tmp_path: Path) -> None:
     teacher, _ = teacher_of(models.residual())
-    contract = given_contract(3, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
+    contract = given_preprocessing(3, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
     pixels = torch.from_numpy(RNG.integers(0, 256, (70, 3, 8, 8)) / 255.0)
     show_synthetic(
         tmp_path / "g.png",

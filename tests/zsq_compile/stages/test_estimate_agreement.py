@@ -7,10 +7,10 @@ import pytest
 
 from tests import models
 from zsq_compile.data.input_spec import InputSpec
+from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.stages.estimate_agreement import estimate_agreement, make_estimate_inputs
-from zsq_compile.synthesis.generator import InputContract
 
-UNIT = InputContract(name="given", mean=(0.0,) * 3, std=(1.0,) * 3, channel_order="rgb", inferred=False, margin=None)
+UNIT = Preprocessing(name="given", mean=(0.0,) * 3, std=(1.0,) * 3, channel_order="rgb", source="given")
 IMAGE = InputSpec(name="x", shape=(None, 3, 8, 8), dtype=np.dtype(np.float32))
 
 
@@ -40,7 +40,11 @@ def test_the_seed_decides_and_nothing_else(emitted: Path) -> None:
 def test_an_assumed_contract_widens_the_interval_and_is_told(emitted: Path) -> None:
     given, inferred, assumed = (
         estimate_agreement(models.residual(), emitted, make_estimate_inputs([IMAGE], {"x": contract}), "t")
-        for contract in (UNIT, replace(UNIT, name="unit", inferred=True), replace(UNIT, name="unit"))
+        for contract in (
+            UNIT,
+            replace(UNIT, name="unit", source="inferred"),
+            replace(UNIT, name="unit", source="assumed"),
+        )
     )
     assert given == inferred
     assert assumed.estimate == given.estimate

@@ -14,12 +14,12 @@ from tests.zsq_compile.quantization.networks import NO_STATISTICS
 from tests.zsq_compile.synthesis.colours import colour_classifier, pictures
 from zsq_compile.batchnorm.find_statistics import KnownStatistics
 from zsq_compile.data.input_spec import InputSpec
+from zsq_compile.data.preprocessing import given_preprocessing
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.quantization.samples import Samples
 from zsq_compile.stages.calibration_data import CalibrationData
 from zsq_compile.stages.evidence import draw_pictures, match_moments
 from zsq_compile.synthesis.generator import SyntheticSet
-from zsq_compile.synthesis.preprocessing.infer import given_contract
 
 INPUT = InputSpec(name="x", shape=(None, 3, 8, 8), dtype=np.dtype(np.float32))
 
@@ -27,7 +27,7 @@ INPUT = InputSpec(name="x", shape=(None, 3, 8, 8), dtype=np.dtype(np.float32))
 def data(
     values: torch.Tensor, labels: torch.Tensor | None = None, statistics: BatchNormStatistics = NO_STATISTICS
 ) -> CalibrationData:
-    contract = given_contract(3, input_range=(0.0, 1.0))
+    contract = given_preprocessing(3, input_range=(0.0, 1.0))
     made = SyntheticSet(
         inputs={"x": values}, algorithm="prior", seed=0, loss_curve=(), contracts={"x": contract}, labels=labels
     )

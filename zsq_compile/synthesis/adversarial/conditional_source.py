@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from passes.batchnorm.harvest_batchnorm import BatchNorm
 from zsq_compile.config.conditional_generators import ConditionalConfig
 from zsq_compile.data.input_spec import InputSpec
+from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.differentiable.class_scores import class_logits
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.differentiable.precision import reduced_precision
 from zsq_compile.synthesis.adversarial.source import Batch, Extra
 from zsq_compile.synthesis.budget import plan_budget
 from zsq_compile.synthesis.feeding import Feeding
-from zsq_compile.synthesis.generator import InputContract
 from zsq_compile.synthesis.generators.baseline_losses import channel_divergence, moment_errors
 from zsq_compile.synthesis.generators.conditional_network import ConditionalPainter
 from zsq_compile.synthesis.generators.label_deck import LabelDeck
@@ -58,7 +58,7 @@ class ConditionalSource:
         self,
         config: ConditionalConfig,
         inputs: Sequence[InputSpec],
-        contracts: Mapping[str, InputContract],
+        contracts: Mapping[str, Preprocessing],
         layers: Sequence[BatchNorm],
         teacher: TorchGraph,
         scores: str,

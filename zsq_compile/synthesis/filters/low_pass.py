@@ -8,8 +8,9 @@ from dataclasses import replace
 import torch
 
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
+from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.synthesis.generator import Generator, InputContract, SyntheticSet
+from zsq_compile.synthesis.generator import Generator, SyntheticSet
 from zsq_compile.synthesis.images.spectral import gaussian_low_pass
 
 
@@ -34,6 +35,6 @@ class LowPassGenerator:
         }
         return replace(made, inputs=inputs, algorithm=f"{made.algorithm}, low-pass")
 
-    def _filtered(self, values: torch.Tensor, contract: InputContract) -> torch.Tensor:
+    def _filtered(self, values: torch.Tensor, contract: Preprocessing) -> torch.Tensor:
         # A Gaussian cut off at the highest frequency rings a little, so pixels may leave their range.
         return contract.encode(gaussian_low_pass(contract.decode(values), self._deviation).clamp(0.0, 1.0))

@@ -36,6 +36,7 @@ from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.config.compile import Effort
 from zsq_compile.config.conditional_generators import AdadfqConfig, ConditionalConfig
 from zsq_compile.data.input_spec import InputSpec
+from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError, SynthesisError
 from zsq_compile.progress import Progress
@@ -44,10 +45,11 @@ from zsq_compile.synthesis.adversarial.opponent import Opponent
 from zsq_compile.synthesis.adversarial.source import Extra
 from zsq_compile.synthesis.budget import NETWORKS, plan_budget
 from zsq_compile.synthesis.feeding import Feeding, required_layers
-from zsq_compile.synthesis.generator import InputContract, SyntheticSet
+from zsq_compile.synthesis.generator import SyntheticSet
 from zsq_compile.synthesis.generators.label_deck import LabelDeck
 from zsq_compile.synthesis.generators.picture_networks import require_pictures, tell_cut
-from zsq_compile.synthesis.generators.prior import check_inputs, find_contracts
+from zsq_compile.synthesis.images.procedural import check_inputs
+from zsq_compile.synthesis.preprocessing.find import find_preprocessing
 
 _SHARE_OF_BATCH = 0.25
 
@@ -60,7 +62,7 @@ class ConditionalGenerator:
         name: str,
         config: ConditionalConfig,
         inputs: Sequence[InputSpec],
-        contract: InputContract | None,
+        contract: Preprocessing | None,
         progress: Progress,
         *,
         effort: Effort,
@@ -87,7 +89,7 @@ class ConditionalGenerator:
         """
         seed = rng.initial_seed()
         layers = required_layers(statistics, self._name)
-        contracts = find_contracts(self._inputs, self._contract, teacher, statistics, rng, self._progress)
+        contracts = find_preprocessing(self._inputs, self._contract, teacher, statistics, rng, self._progress)
         feeding = Feeding(self._inputs, contracts, layers, teacher)
         scores, classes = feeding.scores(
             f"the {self._name} generator", "use --generator pixels, which asks for no classes"

@@ -22,13 +22,14 @@ from passes.batchnorm.harvest_batchnorm import BatchNorm, BatchNormStatistics
 from zsq_compile.config.compile import Effort
 from zsq_compile.config.genie import GenieConfig
 from zsq_compile.data.input_spec import InputSpec
+from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.differentiable.precision import reduced_precision
 from zsq_compile.errors import SynthesisError
 from zsq_compile.progress import Progress
 from zsq_compile.synthesis.budget import NETWORKS, Budget, plan_budget
 from zsq_compile.synthesis.feeding import Feeding, required_layers
-from zsq_compile.synthesis.generator import InputContract, SyntheticSet
+from zsq_compile.synthesis.generator import SyntheticSet
 from zsq_compile.synthesis.generators.generator_network import GeneratorNetwork, NetworkPlan
 from zsq_compile.synthesis.generators.picture_networks import (
     PixelScale,
@@ -37,9 +38,10 @@ from zsq_compile.synthesis.generators.picture_networks import (
     tell_cut,
     with_networks,
 )
-from zsq_compile.synthesis.generators.prior import check_inputs, find_contracts
+from zsq_compile.synthesis.images.procedural import check_inputs
 from zsq_compile.synthesis.losses import Moments, joined, moment_difference
 from zsq_compile.synthesis.micro_batches import in_pieces
+from zsq_compile.synthesis.preprocessing.find import find_preprocessing
 from zsq_compile.synthesis.probe import Cost, laid_out, layer_inputs, layer_moments, layer_targets, measure_cost
 from zsq_compile.synthesis.swing import Swing, swing
 
@@ -57,7 +59,7 @@ class GenieGenerator:
         self,
         config: GenieConfig,
         inputs: Sequence[InputSpec],
-        contract: InputContract | None,
+        contract: Preprocessing | None,
         progress: Progress,
         *,
         effort: Effort,
@@ -79,7 +81,7 @@ class GenieGenerator:
         """
         seed = rng.initial_seed()
         layers = required_layers(statistics, "genie")
-        contracts = find_contracts(self._inputs, self._contract, teacher, statistics, rng, self._progress)
+        contracts = find_preprocessing(self._inputs, self._contract, teacher, statistics, rng, self._progress)
         work = self._plan(Feeding(self._inputs, contracts, layers, teacher), count)
         made: list[dict[str, Tensor]] = []
         curves: list[list[float]] = []
@@ -140,7 +142,7 @@ class _Work:
     """What is the same for all batches: ``batches`` of ``size`` samples, which the teacher takes by ``piece``."""
 
     layers: Sequence[BatchNorm]
-    contracts: Mapping[str, InputContract]
+    contracts: Mapping[str, Preprocessing]
     swing: Swing
     plans: Mapping[str, NetworkPlan]
     iterations: int

@@ -7,10 +7,12 @@ import torch
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.config.compile import NoiseConfig
 from zsq_compile.data.input_spec import InputSpec
+from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.progress import Progress
-from zsq_compile.synthesis.generator import InputContract, SyntheticSet
-from zsq_compile.synthesis.generators.prior import check_inputs, find_contracts
+from zsq_compile.synthesis.generator import SyntheticSet
+from zsq_compile.synthesis.images.procedural import check_inputs
+from zsq_compile.synthesis.preprocessing.find import find_preprocessing
 
 
 class NoiseGenerator:
@@ -21,7 +23,7 @@ class NoiseGenerator:
     """
 
     def __init__(
-        self, config: NoiseConfig, inputs: Sequence[InputSpec], contract: InputContract | None, progress: Progress
+        self, config: NoiseConfig, inputs: Sequence[InputSpec], contract: Preprocessing | None, progress: Progress
     ) -> None:
         self._config = config
         self._inputs = check_inputs(inputs)
@@ -33,7 +35,7 @@ class NoiseGenerator:
     ) -> SyntheticSet:
         """See Generator.synthesize."""
         seed = rng.initial_seed()
-        contracts = find_contracts(self._inputs, self._contract, teacher, statistics, rng, self._progress)
+        contracts = find_preprocessing(self._inputs, self._contract, teacher, statistics, rng, self._progress)
         inputs = {}
         for spec in self._inputs:
             values = self._draw(spec.batched(count), rng)

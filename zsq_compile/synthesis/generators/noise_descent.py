@@ -14,14 +14,15 @@ from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.config.compile import Effort
 from zsq_compile.config.generators import DsgConfig, IntraqConfig, ZeroqConfig
 from zsq_compile.data.input_spec import InputSpec
+from zsq_compile.data.preprocessing import Preprocessing, imagenet_preprocessing
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.differentiable.precision import reduced_precision
 from zsq_compile.errors import SynthesisError
 from zsq_compile.progress import Progress
 from zsq_compile.synthesis.feeding import Feeding, required_layers
-from zsq_compile.synthesis.generator import InputContract, SyntheticSet
-from zsq_compile.synthesis.generators.prior import check_inputs, find_contracts
-from zsq_compile.synthesis.preprocessing.infer import natural_contract
+from zsq_compile.synthesis.generator import SyntheticSet
+from zsq_compile.synthesis.images.procedural import check_inputs
+from zsq_compile.synthesis.preprocessing.find import find_preprocessing
 
 Samples = dict[str, torch.Tensor]
 Loss = Callable[[Samples, range], torch.Tensor]
@@ -41,13 +42,13 @@ class Subject(Feeding):
         for spec in self.inputs:
             values = torch.randn(spec.batched(count), generator=rng, device=rng.device).to(self.teacher.device)
             is_picture = spec.name in self.contracts
-            samples[spec.name] = natural_contract(values.shape[1]).decode(values) if is_picture else values
+            samples[spec.name] = imagenet_preprocessing(values.shape[1]).decode(values) if is_picture else values
         self.project(samples)
         return samples
 
     def normalised(self, samples: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
         """Give the pictures with natural pixels brought to mean 0 and deviation 1, whatever the network is fed."""
-        return [natural_contract(samples[name].shape[1]).encode(samples[name]) for name in self.contracts]
+        return [imagenet_preprocessing(samples[name].shape[1]).encode(samples[name]) for name in self.contracts]
 
     def run(self, samples: Mapping[str, torch.Tensor], outputs: Sequence[str]) -> dict[str, torch.Tensor]:
         """Compute named values from samples."""
@@ -63,7 +64,7 @@ class NoiseDescent:
         name: str,
         config: ZeroqConfig | DsgConfig | IntraqConfig,
         inputs: Sequence[InputSpec],
-        contract: InputContract | None,
+        contract: Preprocessing | None,
         progress: Progress,
         prepare: Prepare,
         *,
@@ -88,7 +89,7 @@ class NoiseDescent:
 
         """
         seed = rng.initial_seed()
-        contracts = find_contracts(self._inputs, self._contract, teacher, statistics, rng, self._progress)
+        contracts = find_preprocessing(self._inputs, self._contract, teacher, statistics, rng, self._progress)
         subject = Subject(self._inputs, contracts, required_layers(statistics, self._name), teacher)
         samples = subject.noise(subject.rounded(count), rng)
         config = self._config

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from zsq_compile.data.input_spec import InputSpec
+from zsq_compile.data.preprocessing import imagenet_preprocessing
 from zsq_compile.errors import SynthesisError
 from zsq_compile.progress import Progress
 from zsq_compile.synthesis.generators.generator_network import NetworkPlan, plan_network
-from zsq_compile.synthesis.preprocessing.infer import natural_contract
 from zsq_compile.synthesis.probe import Cost
 
 _SHARE_OF_TEACHER = 0.6  # of its multiplications: at 32 pixels and resnet20 the generator is then the published one
@@ -27,7 +27,7 @@ class PixelScale(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        natural = natural_contract(channels)
+        natural = imagenet_preprocessing(channels)
         self.mean = nn.Parameter(torch.tensor(natural.mean).view(1, -1, 1, 1))
         self.contrast = nn.Parameter(torch.tensor(natural.std).view(1, -1, 1, 1).log())
 

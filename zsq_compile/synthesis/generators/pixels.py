@@ -11,14 +11,16 @@ import torch
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.config.compile import Effort, PixelsConfig
 from zsq_compile.data.input_spec import InputSpec
+from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import SynthesisError
 from zsq_compile.progress import Progress
 from zsq_compile.synthesis.folded_teacher import fold_teacher
-from zsq_compile.synthesis.generator import InputContract, SyntheticSet
-from zsq_compile.synthesis.generators.prior import check_inputs, draw_prior, find_contracts
+from zsq_compile.synthesis.generator import SyntheticSet
+from zsq_compile.synthesis.images.procedural import check_inputs, draw_samples
 from zsq_compile.synthesis.matching import Classes, Objective, Samples, match_statistics
 from zsq_compile.synthesis.picture_feeding import PictureFeeding
+from zsq_compile.synthesis.preprocessing.find import find_preprocessing
 
 # The training data themselves, in sets of a thousand, lie 0.01 to 0.04 away from the running statistics. Moving
 # pictures closer than that makes them worse, as any fit beyond the noise does.
@@ -32,7 +34,7 @@ class PixelsGenerator:
         self,
         config: PixelsConfig,
         inputs: Sequence[InputSpec],
-        contract: InputContract | None,
+        contract: Preprocessing | None,
         progress: Progress,
         *,
         effort: Effort,
@@ -54,7 +56,7 @@ class PixelsGenerator:
         """
         seed = rng.initial_seed()
         layers = statistics.usable
-        contracts = find_contracts(self._inputs, self._contract, teacher, statistics, rng, self._progress)
+        contracts = find_preprocessing(self._inputs, self._contract, teacher, statistics, rng, self._progress)
         work = PictureFeeding(self._inputs, contracts, layers, teacher)
         made = work.rounded(count)
         classes = self._classes(work, made, rng)
@@ -63,7 +65,7 @@ class PixelsGenerator:
                 "the pixels generator needs BatchNormalization statistics, or a classifier and a class_weight above 0; "
                 "the model has no such statistics: use --generator prior"
             )
-        samples = {spec.name: draw_prior(spec, made, rng).to(teacher.device) for spec in self._inputs}
+        samples = {spec.name: draw_samples(spec, made, rng).to(teacher.device) for spec in self._inputs}
         samples, curve = self._optimize(work, samples, classes, rng)
         with torch.no_grad():
             inputs = {name: value[:count].float().cpu() for name, value in work.fed(samples).items()}

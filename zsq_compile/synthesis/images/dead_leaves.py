@@ -13,18 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
+from zsq_compile.synthesis.images.natural_images import COLOUR_AXES, COLOUR_MEAN, COLOUR_SPREAD, LINEAR_REACH
 from zsq_compile.synthesis.images.spectral import oriented_field, power_law_field
 
 _SUPERSAMPLED_BELOW = 96
 _TEXTURES = 3
-_STRAIGHT = 0.35
 _EVENED_FROM = 8
-
-# Principal axes of RGB in photographs, as published for ImageNet: brightness, blue against yellow, green against
-# magenta. The spreads are the square roots of the shares of a total variance of 3 x 0.23².
-_COLOUR_AXES = ((0.5675, 0.5808, 0.5836), (0.7192, -0.0045, -0.6948), (0.4009, -0.8140, 0.4203))
-_COLOUR_SPREAD = (0.36, 0.11, 0.055)
-_COLOUR_MEAN = (0.485, 0.456, 0.406)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -107,14 +101,14 @@ def _draw_leaves(count: int, leaves: int, rng: torch.Generator) -> _Leaves:
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=rng, device=device)
 
-    axes = torch.tensor(_COLOUR_AXES, device=device)
-    spread = torch.tensor(_COLOUR_SPREAD, device=device)
+    axes = torch.tensor(COLOUR_AXES, device=device)
+    spread = torch.tensor(COLOUR_SPREAD, device=device)
     # Colours of one picture belong together: a common cast, and leaves around it. Chroma has long tails.
     cast = _evened(normal(count, 1, 3)) * torch.tensor((0.45, 0.7, 0.7), device=device)
     own = normal(count, leaves, 3)
     own[..., 1:] *= (0.8 * normal(count, leaves, 1)).exp() * 0.7
     contrast = (0.3 * normal(count, 1, 1)).exp()
-    colour = ((cast + contrast * own) * spread) @ axes + torch.tensor(_COLOUR_MEAN, device=device)
+    colour = ((cast + contrast * own) * spread) @ axes + torch.tensor(COLOUR_MEAN, device=device)
     return _Leaves(
         colour=colour,
         slope=0.12 * normal(count, leaves, 2),
@@ -179,8 +173,8 @@ def _film(images: torch.Tensor) -> torch.Tensor:
     """Bend what is too dark or too bright back into [0, 1], as film and cameras do, instead of cutting it."""
     away = images - 0.5
     size = away.abs()
-    bent = _STRAIGHT + (0.5 - _STRAIGHT) * torch.tanh((size - _STRAIGHT) / (0.5 - _STRAIGHT))
-    return 0.5 + away.sign() * torch.where(size > _STRAIGHT, bent, size)
+    bent = LINEAR_REACH + (0.5 - LINEAR_REACH) * torch.tanh((size - LINEAR_REACH) / (0.5 - LINEAR_REACH))
+    return 0.5 + away.sign() * torch.where(size > LINEAR_REACH, bent, size)
 
 
 def _evened(values: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from zsq_compile.data.input_spec import InputSpec, fixed_batch
-from zsq_compile.synthesis.generator import InputContract
+from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.synthesis.images.dead_leaves import prior_images
 from zsq_compile.synthesis.images.signal import prior_signals
 
@@ -29,7 +29,7 @@ def family_size(inputs: Sequence[InputSpec]) -> int:
 
 
 def input_families(
-    inputs: Sequence[InputSpec], contracts: Mapping[str, InputContract], rng: torch.Generator
+    inputs: Sequence[InputSpec], contracts: Mapping[str, Preprocessing], rng: torch.Generator
 ) -> dict[str, dict[str, Tensor]]:
     """Network inputs (count, ...), float32, by name of the family and of the input; for ``count`` see ``family_size``.
 

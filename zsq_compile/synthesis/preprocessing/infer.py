@@ -1,130 +1,109 @@
-"""Which numbers does the network expect of an image? Its first BatchNormalizations know.
+"""Which preprocessing does a network expect of an image? Candidates, evidence, choice.
 
-Each candidate contract is applied to the same procedural images; the statistics that the network then shows are
-compared with those it has kept. The first layer sees the input through a linear map, so it tells most; every layer
-behind it counts for half of the one before, as each normalises more of the evidence away.
+The candidates are those in common use. The evidence, from the strongest on:
+
+1. Statistics of the first BatchNormalizations: the candidate under which the same images come nearest to them.
+2. A constant by which the graph itself scales its input.
+3. Biases of the first layer: where they dominate what small inputs give, inputs are raw pixels.
+4. Decisions of a classifier: far more telling under small inputs than under raw pixels. The reverse proves nothing, as
+   a network of any kind tells more of images that are blown up.
+5. The toolkit that wrote the file.
+
+Only the first tells the small candidates (unit, symmetric, imagenet) apart. Where nothing decides, mean and std of
+ImageNet are assumed: most published classifiers and backbones expect them, and they span the widest range of the small
+ones. A range too wide costs some resolution, one too narrow clips.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
 
-import torch
+import numpy as np
+import onnx_ir as ir
 
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
-from zsq_compile.data.conventions import usual_conventions
-from zsq_compile.data.input_spec import InputSpec
-from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.synthesis.generator import InputContract
-from zsq_compile.synthesis.images.dead_leaves import prior_images
-from zsq_compile.synthesis.losses import Moments, gaussian_kl
-from zsq_compile.synthesis.preprocessing.assume import assumed_contract
-from zsq_compile.synthesis.probe import layer_inputs, layer_targets, measure_moments, runs
+from passes.constants import constant_value
+from zsq_compile.data.preprocessing import Preprocessing, usual_preprocessings
+from zsq_compile.synthesis.preprocessing.trials import TrialNetwork
 
-CONTRACT_IMAGES = 16
-"""Procedural images that the candidates are judged by."""
-
-_LARGEST_SIDE = 96
 _LAYERS = 4
-_FAR = 1.5
+_TOO_FAR = 1.5  # of the distance: beyond it the network was trained with none of the candidates
+_RAW = ("byte", "byte_bgr")
+_RAW_FROM = 16.0
+_DOMINANT = 10.0
+_TELLING, _LEAST_INFORMATION = 1.5, 1e-3
+_RAW_PRODUCERS = ("CNTK",)  # their image readers pass on raw pixels; users of other exporters scale as they like
+_SCALING = ("Add", "Sub", "Mul", "Div")
+_FIRST_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization")
 
 
-def candidate_contracts(channels: int) -> tuple[InputContract, ...]:
-    """Contracts in common use for images of 3 or 1 channels."""
-    return tuple(
-        InputContract(
-            name=one.name,
-            mean=one.mean,
-            std=one.std,
-            channel_order=one.channel_order,
-            inferred=False,
-            margin=None,
-        )
-        for one in usual_conventions(channels)
-    )
+def infer_preprocessing(
+    network: TrialNetwork, statistics: BatchNormStatistics, *, thorough: bool = True
+) -> Preprocessing:
+    """Infer what the image input of a network expects; without decisive statistics it is assumed, with the reason.
 
-
-def natural_contract(channels: int) -> InputContract:
-    """Return the contract that brings natural pixels to mean 0 and deviation 1: that of ImageNet."""
-    return next(one for one in candidate_contracts(channels) if one.name == "imagenet")
-
-
-def given_contract(
-    channels: int,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    input_range: tuple[float, float] | None = None,
-) -> InputContract:
-    """Contract from a user's mean and std in pixel units of [0, 1], or from the numbers that black and white become.
-
-    A single number stands for every channel.
-
-    Raises:
-        ValueError: neither form is complete, or the lengths do not fit the channels.
+    Args:
+        network: with the image input in question, and what it is tried on.
+        statistics: of the network.
+        thorough: gather evidence that can only confirm the choice, too, which runs a classifier on dozens of images.
 
     """
-    if input_range is not None:
-        low, high = input_range
-        mean, std = (-low / (high - low),), (1.0 / (high - low),)
-    if mean is None or std is None:
-        raise ValueError("wanted mean and std, or input_range; got neither in full")
-    wide = [tuple(map(float, values)) * (channels if len(values) == 1 else 1) for values in (mean, std)]
-    if any(len(values) != channels for values in wide):
-        raise ValueError(f"wanted 1 or {channels} numbers for mean and std, got {len(mean)} and {len(std)}")
-    order: Literal["rgb", "gray"] = "rgb" if channels == 3 else "gray"
-    return InputContract(
-        name="given", mean=wide[0], std=wide[1], channel_order=order, inferred=False, margin=None, reason="by the user"
-    )
-
-
-def infer_contract(
-    teacher: TorchGraph,
-    statistics: BatchNormStatistics,
-    spec: InputSpec,
-    rng: torch.Generator,
-    *,
-    others: Mapping[str, torch.Tensor] | None = None,
-) -> InputContract:
-    """Choose the contract whose images come nearest to the BatchNormalization statistics.
-
-    ``others`` are feeds for the network's other inputs, of ``spec.shape[0]`` or else ``CONTRACT_IMAGES`` samples.
-    Where no usable statistics are, or where no candidate comes near them, see ``assumed_contract``.
-    """
-    channels, height, width = (int(size or 1) for size in spec.shape[1:])
-    candidates = candidate_contracts(channels)
+    candidates = usual_preprocessings(int(network.spec.shape[1] or 1))
     layers = statistics.usable[:_LAYERS]
-    if not layers:
-        return assumed_contract(teacher, spec, candidates, rng, others or {})
-    taps = layer_inputs(layers)
-    batch = int(spec.shape[0] or CONTRACT_IMAGES)
-    sizes = _smaller(height, width)
-    if not runs(
-        teacher, {spec.name: torch.zeros(batch, channels, *sizes, device=teacher.device), **(others or {})}, taps
-    ):
-        sizes = (height, width)
-    images = prior_images(-(-CONTRACT_IMAGES // batch) * batch, channels, *sizes, rng).to(teacher.device)
-    losses = []
-    for candidate in candidates:
-        feeds = {spec.name: candidate.encode(images)}
-        measured = measure_moments(teacher, layers, feeds, batch, shared=others or {})
-        losses.append(_nearness(measured, layer_targets(layers, teacher.device)))
-    best, second = sorted(range(len(candidates)), key=losses.__getitem__)[:2]
-    if losses[best] > _FAR:
-        return assumed_contract(teacher, spec, candidates, rng, others or {})
-    margin = losses[second] / max(losses[best], 1e-12)
-    return replace(candidates[best], inferred=True, margin=margin, reason="batch normalisation statistics")
+    distances = network.statistics_distances(layers, candidates) if layers else None
+    if distances is not None:
+        best, second = sorted(range(len(candidates)), key=distances.__getitem__)[:2]
+        if distances[best] <= _TOO_FAR:
+            margin = distances[second] / max(distances[best], 1e-12)
+            reason = "batch normalisation statistics"
+            return replace(candidates[best], source="inferred", margin=margin, reason=reason)
+    return _assume(network, candidates, thorough)
 
 
-def _nearness(measured: Sequence[Moments], targets: Sequence[Moments]) -> float:
-    """Weighted mean over layers of the median over channels, as a few odd or dying channels must not decide."""
-    terms = [float(gaussian_kl(one, other).median()) for one, other in zip(measured, targets, strict=True)]
-    weights = [0.5**depth for depth in range(len(terms))]
-    return sum(weight * term for weight, term in zip(weights, terms, strict=True)) / sum(weights)
+def _assume(network: TrialNetwork, candidates: Sequence[Preprocessing], thorough: bool) -> Preprocessing:
+    named = {candidate.name: candidate for candidate in candidates}
+    producer = network.model.producer_name
+    scale, first_layer = _find_opening(network.model, network.spec.name)
+    if scale is not None:
+        name = "byte" if scale >= _RAW_FROM else "unit"
+        return replace(named[name], reason=f"the graph itself scales its input by {scale:.4g}")
+    if first_layer is not None and network.bias_dominance(first_layer, named["imagenet"]) > _DOMINANT:
+        return replace(named["byte"], reason="biases of the first layer dominate what smaller inputs would give")
+    ratio = _decision_ratio(network, candidates) if thorough or producer in _RAW_PRODUCERS else 1.0
+    if ratio >= _TELLING:
+        reason = f"its decisions are {min(ratio, 99):.1f} times more telling for small inputs than for raw pixels"
+        return replace(named["imagenet"], reason=f"{reason}; of the small ones the most common")
+    if producer in _RAW_PRODUCERS:
+        return replace(named["byte"], reason=f"raw pixels are usual with {producer}")
+    return replace(named["imagenet"], reason="the most common, as nothing in the model tells")
 
 
-def _smaller(height: int, width: int) -> tuple[int, int]:
-    """Sizes of at most _LARGEST_SIDE with about the same shape, in steps of 16 as strided networks like them."""
-    scale = min(1.0, _LARGEST_SIDE / max(height, width))
-    if scale == 1.0:
-        return height, width
-    return max(16, round(height * scale / 16) * 16), max(16, round(width * scale / 16) * 16)
+def _decision_ratio(network: TrialNetwork, candidates: Sequence[Preprocessing]) -> float:
+    """Information of decisions under the best small candidate over that under the best raw one; 1 if not known."""
+    found = network.decisiveness(candidates)
+    if found is None:
+        return 1.0
+    best = {True: 0.0, False: 0.0}
+    for candidate, information in zip(candidates, found, strict=True):
+        is_raw = candidate.name in _RAW
+        best[is_raw] = max(best[is_raw], information)
+    return best[False] / max(best[True], _LEAST_INFORMATION)
+
+
+def _find_opening(model: ir.Model, name: str) -> tuple[float | None, str | None]:
+    """Largest constant by which the graph shifts or divides an input before its first layer, and that layer's output.
+
+    None for what is not there.
+    """
+    follows: set[str | None] = {name}
+    found: list[float] = []
+    for node in model.graph:
+        if not follows.intersection(value.name for value in node.inputs if value is not None):
+            continue
+        if node.op_type in _FIRST_LAYERS:
+            return max(found, default=None), node.outputs[0].name
+        follows.update(value.name for value in node.outputs if value.name)
+        for array in (constant_value(value) for value in node.inputs) if node.op_type in _SCALING else ():
+            if array is not None and array.size and np.issubdtype(array.dtype, np.floating):
+                size = float(np.abs(array).max())
+                found.append(1.0 / max(size, 1e-9) if node.op_type == "Mul" else size)
+    return max(found, default=None), None

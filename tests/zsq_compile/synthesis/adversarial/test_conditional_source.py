@@ -6,15 +6,15 @@ import torch
 from tests.zsq_compile.synthesis.colours import SIDE, colour_classifier
 from tests.zsq_compile.synthesis.networks import seeded, spec, teacher_of
 from zsq_compile.config.conditional_generators import ConditionalConfig, GdfqConfig, ZsCganConfig
+from zsq_compile.data.preprocessing import given_preprocessing
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.synthesis.adversarial.conditional_source import ConditionalSource
 from zsq_compile.synthesis.generators.baseline_losses import channel_divergence, moment_errors
 from zsq_compile.synthesis.losses import class_loss
-from zsq_compile.synthesis.preprocessing.infer import given_contract
 from zsq_compile.synthesis.probe import layer_inputs, layer_moments, layer_targets
 
-BYTE = given_contract(3, input_range=(0.0, 255.0))
-UNIT = given_contract(3, input_range=(0.0, 1.0))
+BYTE = given_preprocessing(3, input_range=(0.0, 255.0))
+UNIT = given_preprocessing(3, input_range=(0.0, 1.0))
 BOTH = [ZsCganConfig(latent_size=8, learning_rate=0.01), GdfqConfig(latent_size=8, learning_rate=0.01)]
 
 

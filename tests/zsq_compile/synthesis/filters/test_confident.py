@@ -5,13 +5,13 @@ from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from tests import models
 from tests.zsq_compile.synthesis.networks import seeded, spec, teacher_of, trained_on
 from zsq_compile.config.compile import PriorConfig
+from zsq_compile.data.preprocessing import given_preprocessing
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.synthesis.generator import SyntheticSet
 from zsq_compile.synthesis.images.dead_leaves import prior_images
 from zsq_compile.synthesis.make_generator import make_generator
-from zsq_compile.synthesis.preprocessing.infer import given_contract
 
-SYMMETRIC = given_contract(3, input_range=(-1.0, 1.0))
+SYMMETRIC = given_preprocessing(3, input_range=(-1.0, 1.0))
 
 
 def made(teacher: TorchGraph, statistics: BatchNormStatistics, share: float, batch: int | None = None) -> SyntheticSet:

@@ -8,6 +8,7 @@ from tests import models
 from tests.zsq_compile.synthesis.networks import NO_STATISTICS, Listener, seeded, spec, teacher_of, trained_on
 from zsq_compile.config.compile import GeneratorConfig, PriorConfig
 from zsq_compile.config.generators import DsgConfig, IntraqConfig, ZeroqConfig
+from zsq_compile.data.preprocessing import given_preprocessing
 from zsq_compile.errors import ConfigError, SynthesisError
 from zsq_compile.synthesis.generator import SyntheticSet
 from zsq_compile.synthesis.generators.baseline_losses import image_distance, image_targets, layer_image_statistics
@@ -17,10 +18,9 @@ from zsq_compile.synthesis.generators.noise_descent import Subject
 from zsq_compile.synthesis.images.dead_leaves import prior_images
 from zsq_compile.synthesis.losses import gaussian_kl
 from zsq_compile.synthesis.make_generator import make_generator
-from zsq_compile.synthesis.preprocessing.infer import given_contract
 from zsq_compile.synthesis.probe import find_features, layer_inputs, layer_targets, measure_moments
 
-UNIT = given_contract(3, input_range=(0.0, 1.0))
+UNIT = given_preprocessing(3, input_range=(0.0, 1.0))
 PICTURES = (spec(None, 3, 16, 16),)
 ALL = [ZeroqConfig(iterations=25), DsgConfig(iterations=25, slack=0.2), IntraqConfig(iterations=25)]
 
@@ -192,7 +192,7 @@ def test_work_is_told_and_ends_where_it_said(network: models.onnx.ModelProto) ->
 
 def test_a_low_pass_filter_stands_behind_any_generator(network: models.onnx.ModelProto) -> None:
     teacher, statistics = teacher_of(network)
-    byte = given_contract(3, input_range=(0.0, 255.0))
+    byte = given_preprocessing(3, input_range=(0.0, 255.0))
 
     def made(low_pass: float | None, config: GeneratorConfig) -> torch.Tensor:
         generator = make_generator(config, PICTURES, byte, low_pass=low_pass)

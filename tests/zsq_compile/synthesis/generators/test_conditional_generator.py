@@ -10,10 +10,10 @@ from tests import models
 from tests.zsq_compile.synthesis.colours import SIDE, colour_classifier
 from tests.zsq_compile.synthesis.networks import NO_STATISTICS, Listener, seeded, spec, teacher_of
 from zsq_compile.config.conditional_generators import ConditionalConfig, GdfqConfig, ZsCganConfig
+from zsq_compile.data.preprocessing import given_preprocessing
 from zsq_compile.errors import ConfigError, SynthesisError
 from zsq_compile.synthesis.generator import SyntheticSet
 from zsq_compile.synthesis.make_generator import make_generator
-from zsq_compile.synthesis.preprocessing.infer import given_contract
 
 QUICK = [kind(iterations=50, batch_size=24, latent_size=8, learning_rate=0.01) for kind in (ZsCganConfig, GdfqConfig)]
 NAMES = pytest.mark.parametrize("config", QUICK, ids=lambda config: type(config).__name__)
@@ -32,7 +32,7 @@ def made(
 ) -> tuple[SyntheticSet, float]:
     """The set, and the share of its samples that the teacher takes for what was asked."""
     teacher, statistics = teacher_of(colour_classifier(channels, ending=ending))
-    contract = given_contract(channels, input_range=(0.0, 1.0))
+    contract = given_preprocessing(channels, input_range=(0.0, 1.0))
     inputs = (spec(fixed, channels, SIDE, SIDE),)
     generator = make_generator(config, inputs, contract, listener, low_pass=low_pass)
     done = generator.synthesize(teacher, statistics, count, seeded(seed))
@@ -103,8 +103,10 @@ def test_many_pixels_that_are_cut_are_told(monkeypatch: pytest.MonkeyPatch) -> N
     listener = Listener()
     made(replace(QUICK[0], iterations=1), 6, listener=listener)
     assert not listener.warnings
-    bright = given_contract(3, mean=(0.95,), std=(0.5,))
-    monkeypatch.setattr("zsq_compile.synthesis.generators.picture_networks.natural_contract", lambda channels: bright)
+    bright = given_preprocessing(3, mean=(0.95,), std=(0.5,))
+    monkeypatch.setattr(
+        "zsq_compile.synthesis.generators.picture_networks.imagenet_preprocessing", lambda channels: bright
+    )
     made(replace(QUICK[0], iterations=1), 6, listener=listener)
     assert len(listener.warnings) == 1 and "% of the pixels that zs-cgan made" in listener.warnings[0]
 
@@ -124,7 +126,7 @@ def test_without_statistics_there_is_nothing_to_match(config: ConditionalConfig)
 @NAMES
 def test_what_is_no_classifier_is_refused(config: ConditionalConfig) -> None:
     teacher, statistics = teacher_of(models.conv_bn_relu())
-    contract = given_contract(3, input_range=(0.0, 1.0))
+    contract = given_preprocessing(3, input_range=(0.0, 1.0))
     with pytest.raises(SynthesisError, match=r"generator needs an output of shape \(N, classes\), got"):
         make_generator(config, (spec(None, 3, 8, 8),), contract).synthesize(teacher, statistics, 4, seeded())
 

@@ -9,10 +9,10 @@ from tests.zsq_compile.synthesis.networks import NO_STATISTICS, Listener, seeded
 from zsq_compile.config.compile import GeneratorConfig, GenieConfig, NoiseConfig, PixelsConfig, PriorConfig
 from zsq_compile.config.conditional_generators import GdfqConfig, ZsCganConfig
 from zsq_compile.config.generators import DsgConfig, IntraqConfig, ZeroqConfig
+from zsq_compile.data.preprocessing import given_preprocessing
 from zsq_compile.errors import SynthesisError
 from zsq_compile.synthesis.images.dead_leaves import prior_images
 from zsq_compile.synthesis.make_generator import make_generator
-from zsq_compile.synthesis.preprocessing.infer import given_contract
 
 ALL = [
     NoiseConfig(),
@@ -25,7 +25,7 @@ ALL = [
 ]
 # these refuse inputs that are none
 ALL_OF_PICTURES = [*ALL, GenieConfig(iterations=2), ZsCganConfig(iterations=2), GdfqConfig(iterations=2)]
-BYTE = given_contract(3, input_range=(0.0, 255.0))
+BYTE = given_preprocessing(3, input_range=(0.0, 255.0))
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_the_contract_is_inferred_and_told_when_none_is_given(
     listener = Listener()
     made = make_generator(config, (spec(None, 3, 16, 16),), None, listener).synthesize(teacher, statistics, 4, seeded())
     assert made.contracts["x"].name == "byte"
-    assert len(listener.notes) == 1 and "raw pixels in 0..255 (inferred" in listener.notes[0]
+    assert len(listener.notes) == 1 and "byte" in listener.notes[0] and "inferred" in listener.notes[0]
     assert not listener.warnings
 
 
@@ -118,7 +118,7 @@ def test_every_input_gets_data_of_its_own_kind(config: GeneratorConfig) -> None:
 
 def test_uniform_noise_is_flat_and_normal_noise_is_not() -> None:
     teacher, _ = teacher_of(models.residual())
-    inputs, contract = (spec(None, 3, 8, 8),), given_contract(3, input_range=(0.0, 1.0))
+    inputs, contract = (spec(None, 3, 8, 8),), given_preprocessing(3, input_range=(0.0, 1.0))
     spread = {
         distribution: make_generator(NoiseConfig(distribution=distribution), inputs, contract)
         .synthesize(teacher, NO_STATISTICS, 200, seeded())

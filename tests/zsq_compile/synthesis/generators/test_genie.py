@@ -5,6 +5,7 @@ from torch.nn import functional
 from tests import models
 from tests.zsq_compile.synthesis.networks import NO_STATISTICS, Listener, seeded, spec, teacher_of, trained_on
 from zsq_compile.config.genie import GenieConfig
+from zsq_compile.data.preprocessing import given_preprocessing
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError, SynthesisError
 from zsq_compile.synthesis.generator import SyntheticSet
@@ -12,11 +13,10 @@ from zsq_compile.synthesis.generators import genie, picture_networks
 from zsq_compile.synthesis.images.dead_leaves import prior_images
 from zsq_compile.synthesis.losses import moment_difference
 from zsq_compile.synthesis.make_generator import make_generator
-from zsq_compile.synthesis.preprocessing.infer import given_contract
 from zsq_compile.synthesis.probe import layer_targets, measure_moments
 
 SIDE = 12
-UNIT = given_contract(3, input_range=(0.0, 1.0))
+UNIT = given_preprocessing(3, input_range=(0.0, 1.0))
 PICTURES = (spec(None, 3, SIDE, SIDE),)
 
 
@@ -135,7 +135,7 @@ def test_offsets_move_in_every_step_and_only_where_swing_is_wanted(
 
 def test_pixels_become_what_the_network_expects(network: models.onnx.ModelProto) -> None:
     teacher, statistics = teacher_of(network)
-    contract = given_contract(3, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
+    contract = given_preprocessing(3, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
     done = make_generator(GenieConfig(iterations=2), PICTURES, contract).synthesize(teacher, statistics, 4, seeded())
     pixels = contract.decode(done.inputs["x"])
     assert pixels.min() >= -1e-6 and pixels.max() <= 1.0 + 1e-6
@@ -146,8 +146,8 @@ def test_many_pixels_that_are_cut_are_told(network: models.onnx.ModelProto, monk
     listener = Listener()
     made(network, GenieConfig(iterations=1), 4, listener=listener)
     assert not listener.warnings
-    bright = given_contract(3, mean=(0.95,), std=(0.5,))
-    monkeypatch.setattr(picture_networks, "natural_contract", lambda channels: bright)
+    bright = given_preprocessing(3, mean=(0.95,), std=(0.5,))
+    monkeypatch.setattr(picture_networks, "imagenet_preprocessing", lambda channels: bright)
     made(network, GenieConfig(iterations=1), 4, listener=listener)
     assert len(listener.warnings) == 1
     assert "input 'x'" in listener.warnings[0] and "% of the pixels" in listener.warnings[0]
@@ -164,7 +164,7 @@ def test_a_strided_convolution_that_cannot_swing_is_told() -> None:
     )
     teacher, statistics = teacher_of(model)
     listener = Listener()
-    contract = given_contract(1, input_range=(0.0, 1.0))
+    contract = given_preprocessing(1, input_range=(0.0, 1.0))
     generator = make_generator(GenieConfig(iterations=2), (spec(None, 1, 1, 9),), contract, listener)
     assert generator.synthesize(teacher, statistics, 4, seeded()).inputs["x"].shape == (4, 1, 1, 9)
     assert len(listener.notes) == 1

@@ -6,16 +6,16 @@ from tests import models
 from tests.zsq_compile.synthesis import networks
 from tests.zsq_compile.synthesis.networks import NO_STATISTICS, Listener, seeded, spec, teacher_of, trained_on
 from zsq_compile.config.compile import PixelsConfig
+from zsq_compile.data.preprocessing import given_preprocessing
 from zsq_compile.differentiable import precision
 from zsq_compile.errors import SynthesisError
 from zsq_compile.synthesis import matching
 from zsq_compile.synthesis.images.dead_leaves import prior_images
 from zsq_compile.synthesis.losses import wasserstein
 from zsq_compile.synthesis.make_generator import make_generator
-from zsq_compile.synthesis.preprocessing.infer import given_contract
 from zsq_compile.synthesis.probe import layer_targets, measure_moments
 
-UNIT = given_contract(3, input_range=(0.0, 1.0))
+UNIT = given_preprocessing(3, input_range=(0.0, 1.0))
 PICTURES = (spec(None, 3, 16, 16),)
 
 

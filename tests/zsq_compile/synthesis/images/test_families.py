@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from zsq_compile.data.input_spec import InputSpec
-from zsq_compile.synthesis.generator import InputContract
+from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.synthesis.images.families import family_size, input_families
 
 
@@ -12,7 +12,7 @@ def spec(*shape, name="x"):
 
 
 def contract(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)):
-    return InputContract(name="given", mean=mean, std=std, channel_order="rgb", inferred=False, margin=None)
+    return Preprocessing(name="given", mean=mean, std=std, channel_order="rgb", source="given")
 
 
 def made(inputs, contracts, seed=0):

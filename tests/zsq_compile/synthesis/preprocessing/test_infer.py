@@ -1,89 +1,113 @@
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from passes.batchnorm.harvest_batchnorm import harvest_batchnorm
 from tests import models
+from tests.zsq_compile.frontend.quick import load_quickly
 from tests.zsq_compile.synthesis.networks import NO_STATISTICS, seeded, spec, teacher_of, trained_on
+from zsq_compile import inspect_model
+from zsq_compile.data.preprocessing import Preprocessing, usual_preprocessings
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.synthesis.generator import InputContract
 from zsq_compile.synthesis.images.dead_leaves import prior_images
-from zsq_compile.synthesis.preprocessing.infer import candidate_contracts, given_contract, infer_contract
+from zsq_compile.synthesis.preprocessing import find
+from zsq_compile.synthesis.preprocessing.find import infer_on_images
+
+ASSETS = Path(os.environ.get("ZSQ_ASSETS", Path(__file__).resolve().parents[4] / "../shared/assets")) / "models"
 
 
-@pytest.mark.parametrize("contract", candidate_contracts(3), ids=lambda contract: contract.name)
+@pytest.mark.parametrize("expected", usual_preprocessings(3), ids=lambda one: one.name)
 @pytest.mark.parametrize("batch", [None, 1, 3])
-def test_the_contract_that_a_network_was_trained_under_is_found(contract: InputContract, batch: int | None) -> None:
-    pictures = contract.encode(prior_images(64, 3, 20, 20, seeded(99))).numpy()
-    teacher, statistics = teacher_of(trained_on(pictures))
-    found = infer_contract(teacher, statistics, spec(batch, 3, 20, 20), seeded())
-    assert found.name == contract.name
-    assert (found.mean, found.std, found.channel_order) == (contract.mean, contract.std, contract.channel_order)
-    assert found.inferred
+def test_the_preprocessing_that_a_network_was_trained_with_is_inferred(
+    expected: Preprocessing, batch: int | None
+) -> None:
+    teacher, statistics = teacher_of(trained_on(expected.encode(prior_images(64, 3, 20, 20, seeded(99))).numpy()))
+    found = infer_on_images(teacher, statistics, spec(batch, 3, 20, 20), seeded())
+    assert found.name == expected.name
+    assert (found.mean, found.std, found.channel_order) == (expected.mean, expected.std, expected.channel_order)
+    assert found.source == "inferred" and found.is_certain
     assert found.margin is not None and found.margin > 1.5
 
 
-@pytest.mark.parametrize("contract", candidate_contracts(1), ids=lambda contract: contract.name)
-def test_the_contract_is_found_for_gray_images(contract: InputContract) -> None:
-    pictures = contract.encode(prior_images(64, 1, 20, 20, seeded(99))).numpy()
-    teacher, statistics = teacher_of(trained_on(pictures))
-    assert infer_contract(teacher, statistics, spec(None, 1, 20, 20), seeded()).name == contract.name
+@pytest.mark.parametrize("expected", usual_preprocessings(1), ids=lambda one: one.name)
+def test_the_preprocessing_of_gray_images_is_inferred(expected: Preprocessing) -> None:
+    teacher, statistics = teacher_of(trained_on(expected.encode(prior_images(64, 1, 20, 20, seeded(99))).numpy()))
+    assert infer_on_images(teacher, statistics, spec(None, 1, 20, 20), seeded()).name == expected.name
 
 
-def test_large_images_are_judged_at_a_reduced_size() -> None:
+def test_large_images_are_tried_at_a_reduced_size(monkeypatch: pytest.MonkeyPatch) -> None:
     pictures = prior_images(8, 3, 200, 160, seeded(99)).numpy() * 255.0
     teacher, statistics = teacher_of(trained_on(pictures))
-    seen: list[tuple[int, ...]] = []
-    run = teacher.run
-    teacher.run = lambda feeds, *rest, **more: (seen.append(tuple(feeds["x"].shape)), run(feeds, *rest, **more))[1]
-    assert infer_contract(teacher, statistics, spec(None, 3, 200, 160), seeded()).name == "byte"
-    assert set(seen) == {(16, 3, 96, 80)}
+    sizes: list[tuple[int, ...]] = []
+    monkeypatch.setattr(find, "prior_images", lambda *args: (sizes.append(args[:4]), prior_images(*args))[1])
+    assert infer_on_images(teacher, statistics, spec(None, 3, 200, 160), seeded()).name == "byte"
+    assert sizes == [(16, 3, 96, 80)]
 
 
-def test_statistics_that_no_contract_explains_decide_nothing() -> None:
-    teacher, statistics = teacher_of(trained_on(30.0 + prior_images(16, 3, 20, 20, seeded(99)).numpy()))
-    found = infer_contract(teacher, statistics, spec(None, 3, 20, 20), seeded())
-    assert (found.name, found.inferred, found.margin) == ("imagenet", False, None)
-
-
-def test_without_statistics_the_contract_is_assumed() -> None:
-    teacher, _ = teacher_of(models.residual())
-    found = infer_contract(teacher, NO_STATISTICS, spec(None, 3, 8, 8), seeded())
-    assert (found.name, found.inferred, found.margin) == ("imagenet", False, None)
-
-
-def test_raw_pixels_are_assumed_where_biases_dwarf_all_others() -> None:
-    weights = np.random.default_rng(0).normal(0.0, 0.003, (4, 3, 3, 3))
+def test_a_network_that_runs_at_its_own_size_only_is_tried_at_that() -> None:
+    """Its first layer reads all pixels of 128 x 128 images, and no fewer."""
+    images = prior_images(16, 3, 128, 128, seeded(99)).numpy()
+    weights = np.random.default_rng(0).normal(size=(3 * 128 * 128, 8)) / 128
+    seen = images.reshape(16, -1) @ weights
     model = models.parse(
         """
-        raw (float[N,3,8,8] x) => (float[N,4,6,6] y) <float[4,3,3,3] w, float[4] b>
-        { y = Conv(x, w, b) }
+        net (float[N,3,128,128] x) => (float[N,8] y)
+        <int64[2] s = {-1, 49152}, float[49152,8] w, float[8] scale, float[8] shift, float[8] mean, float[8] variance>
+        { f = Reshape(x, s) c = MatMul(f, w) [bn] y = BatchNormalization(c, scale, shift, mean, variance) }
         """,
-        weights={"w": weights, "b": np.array([1.0, -1.0, 2.0, 0.5])},
+        weights={"w": weights, "mean": seen.mean(0), "variance": seen.var(0)},
     )
-    teacher, _ = teacher_of(model)
-    assert infer_contract(teacher, NO_STATISTICS, spec(None, 3, 8, 8), seeded()).name == "byte"
+    teacher, statistics = teacher_of(model)
+    found = infer_on_images(teacher, statistics, spec(None, 3, 128, 128), seeded())
+    assert (found.name, found.source) == ("unit", "inferred")
+
+
+def test_statistics_that_no_preprocessing_explains_decide_nothing() -> None:
+    teacher, statistics = teacher_of(trained_on(30.0 + prior_images(16, 3, 20, 20, seeded(99)).numpy()))
+    found = infer_on_images(teacher, statistics, spec(None, 3, 20, 20), seeded())
+    assert (found.name, found.source, found.margin, found.is_certain) == ("imagenet", "assumed", None, False)
+
+
+def test_without_statistics_preprocessing_is_assumed() -> None:
+    teacher, _ = teacher_of(models.residual())
+    found = infer_on_images(teacher, NO_STATISTICS, spec(None, 3, 8, 8), seeded())
+    assert (found.name, found.source, found.margin) == ("imagenet", "assumed", None)
+
+
+def test_raw_pixels_are_assumed_where_biases_dominate_smaller_inputs() -> None:
+    text = "net (float[N,3,8,8] x) => (float[N,4,8,8] y) <float[4,3,1,1] w, float[4] b> { y = Conv(x, w, b) }"
+    for size, name in ((0.1, "imagenet"), (300.0, "byte")):
+        teacher, _ = teacher_of(models.parse(text, weights={"b": size * np.ones(4)}))
+        found = infer_on_images(teacher, NO_STATISTICS, spec(None, 3, 8, 8), seeded())
+        assert (found.name, found.source) == (name, "assumed")
 
 
 @pytest.mark.parametrize(
-    ("scaling", "expected"),
+    ("opening", "name"),
     [
-        ("s = Div(x, c)", {"c": 255.0, "name": "byte"}),
-        ("s = Mul(x, c)", {"c": 1.0 / 255, "name": "byte"}),
-        ("s = Sub(x, c)", {"c": 127.5, "name": "byte"}),
-        ("s = Sub(x, c)", {"c": 0.5, "name": "unit"}),
+        ("d = Div(x, k)", "byte"),
+        ("d = Mul(x, tiny)", "byte"),
+        ("e = Add(x, zero) d = Mul(e, tiny)", "byte"),
+        ("d = Sub(x, middle)", "byte"),
+        ("d = Sub(x, half)", "unit"),
+        ("d = Relu(x)", "imagenet"),
     ],
 )
-def test_a_graph_that_scales_its_input_itself_is_fed_raw_pixels(scaling: str, expected: dict[str, float]) -> None:
+def test_a_graph_that_scales_its_input_itself_tells_what_it_takes(opening: str, name: str) -> None:
     model = models.parse(
         f"""
-        scaled (float[N,3,8,8] x) => (float[N,4,6,6] y) <float[1] c, float[4,3,3,3] w, float[4] b>
-        {{ {scaling}
-           y = Conv(s, w, b) }}
-        """,
-        weights={"c": np.array([expected["c"]])},
+        net (float[N,3,8,8] x) => (float[N,4,8,8] y)
+        <float k = {{255.0}}, float zero = {{0.0}}, float tiny = {{0.0039}}, float half = {{0.5}},
+         float[1] middle = {{127.5}}, float[4,3,3,3] w>
+        {{ {opening} y = Conv<pads=[1,1,1,1]>(d, w) }}
+        """
     )
     teacher, _ = teacher_of(model)
-    assert infer_contract(teacher, NO_STATISTICS, spec(None, 3, 8, 8), seeded()).name == expected["name"]
+    found = infer_on_images(teacher, NO_STATISTICS, spec(None, 3, 8, 8), seeded())
+    assert (found.name, found.source) == (name, "assumed")
 
 
 def by_brightness(*, middle: float, gain: float, producer: str = "") -> TorchGraph:
@@ -100,40 +124,49 @@ def by_brightness(*, middle: float, gain: float, producer: str = "") -> TorchGra
 
 
 @pytest.mark.parametrize("batch", [None, 3])
-def test_decisions_that_are_various_on_small_numbers_outweigh_the_producer(batch: int | None) -> None:
+def test_decisions_that_differ_on_small_inputs_outweigh_the_producer(batch: int | None) -> None:
     teacher = by_brightness(middle=0.7, gain=10.0, producer="CNTK")
-    found = infer_contract(teacher, NO_STATISTICS, spec(batch, 3, 8, 8), seeded())
-    assert (found.name, found.inferred, found.margin) == ("imagenet", False, None)
-    assert "times more telling on small numbers" in found.reason
+    found = infer_on_images(teacher, NO_STATISTICS, spec(batch, 3, 8, 8), seeded())
+    assert (found.name, found.source, found.margin) == ("imagenet", "assumed", None)
+    assert "times more telling" in found.reason
 
 
 def test_where_decisions_tell_nothing_the_producer_does() -> None:
     for producer, name in (("CNTK", "byte"), ("pytorch", "imagenet")):
         teacher = by_brightness(middle=0.0, gain=0.0, producer=producer)
-        found = infer_contract(teacher, NO_STATISTICS, spec(None, 3, 8, 8), seeded())
-        assert (found.name, found.inferred, found.margin) == (name, False, None)
+        found = infer_on_images(teacher, NO_STATISTICS, spec(None, 3, 8, 8), seeded())
+        assert (found.name, found.source, found.margin) == (name, "assumed", None)
 
 
-def test_encode_and_decode_are_inverse_and_differentiable() -> None:
-    pixels = torch.rand(2, 3, 4, 5, generator=seeded()).double().requires_grad_()
-    for contract in candidate_contracts(3):
-        torch.testing.assert_close(contract.decode(contract.encode(pixels)), pixels)
-        assert torch.autograd.gradcheck(contract.encode, (pixels,))
+def test_other_inputs_are_fed_and_a_network_that_cannot_be_run_is_assumed() -> None:
+    text = """
+    net (float[N,3,8,8] x, float[N,4] v) => (float[N,4,1,1] y)
+    <float[4,3,8,8] w, float[4] one = {1.0,1.0,1.0,1.0}, float[4] zero = {0.0,0.0,0.0,0.0}, float[4] mean,
+     float[4] variance, int64[4] s = {0, 4, 1, 1}>
+    { c = Conv(x, w) r = Reshape(v, s) a = Add(c, r) y = BatchNormalization(a, one, zero, mean, variance) }
+    """
+    weights = np.random.default_rng(0).normal(size=(4, 3, 8, 8))
+    images = prior_images(64, 3, 8, 8, seeded(99)).numpy()
+    seen = np.einsum("nchw,kchw->nk", images, weights) + 100.0
+    model = models.parse(text, weights={"w": weights, "mean": seen.mean(0), "variance": seen.var(0)})
+    teacher, statistics = teacher_of(model)
+    found = infer_on_images(teacher, statistics, spec(None, 3, 8, 8), seeded(), {"v": torch.full((16, 4), 100.0)})
+    assert (found.name, found.source) == ("unit", "inferred")
+    assert infer_on_images(teacher, statistics, spec(None, 3, 8, 8), seeded()).source == "assumed"
 
 
-def test_bgr_is_the_mean_free_picture_in_reverse_order() -> None:
-    bgr = next(contract for contract in candidate_contracts(3) if contract.name == "byte_bgr")
-    encoded = bgr.encode(torch.tensor([1.0, 0.5, 0.0]).view(1, 3, 1, 1)).flatten()
-    np.testing.assert_allclose(encoded, (0.0 - 104.0, 127.5 - 117.0, 255.0 - 123.0), atol=1e-4)
+WILD = ("ultraface_rfb320", "pfld_landmark", "mnist_cntk", "deeplab_mnv2_dm05_513")
 
 
-def test_given_contracts_follow_the_users_words() -> None:
-    scaled = given_contract(3, input_range=(-1.0, 3.0))
-    pixels = torch.tensor([0.0, 0.5, 1.0]).view(3, 1, 1, 1).expand(3, 3, 1, 1)
-    np.testing.assert_allclose(scaled.encode(pixels)[:, 0].flatten(), (-1.0, 1.0, 3.0), atol=1e-6)
-    assert given_contract(3, (0.5,), (0.25,)).mean == (0.5, 0.5, 0.5)
-    assert given_contract(1, (0.5,), (0.25,)).channel_order == "gray"
-    with pytest.raises(ValueError, match="wanted 1 or 3 numbers for mean and std, got 2 and 2"):
-        given_contract(3, (0.5, 0.5), (0.2, 0.2))
-    with pytest.raises(ValueError, match="wanted mean and std, or input_range"):
-        given_contract(3, mean=(0.5,))
+@pytest.mark.skipif(not ASSETS.is_dir(), reason="the real models of ZSQ_ASSETS are not here")
+@pytest.mark.parametrize(
+    "path",
+    [*sorted(ASSETS.glob("*/*_bn.onnx")), *(ASSETS / "wild" / f"{name}.onnx" for name in WILD)],
+    ids=lambda path: path.stem,
+)
+def test_inspect_and_compile_infer_the_same_of_real_models(path: Path) -> None:
+    loaded = load_quickly(path)
+    one = next(one for one in loaded.inputs if one.is_image)
+    found = infer_on_images(TorchGraph(loaded.model), harvest_batchnorm(loaded.model), one, seeded())
+    (other,) = inspect_model(path).preprocessing.values()
+    assert (other.name, other.source) == (found.name, found.source)

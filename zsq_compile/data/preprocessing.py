@@ -1,0 +1,148 @@
+"""How the pixels of an image become network input, and how that was found out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+ChannelOrder = Literal["rgb", "bgr", "gray"]
+Source = Literal["given", "inferred", "assumed"]
+Pixels = TypeVar("Pixels")
+
+_CLOSE_MARGIN = 1.5
+_MEANINGS = {
+    "unit": "pixels in [0, 1]",
+    "symmetric": "pixels in [-1, 1]",
+    "imagenet": "mean and std of ImageNet",
+    "byte": "pixels in 0..255",
+    "byte_bgr": "BGR pixels in 0..255 minus mean (104, 117, 123)",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preprocessing:
+    """Network input = (pixel - mean) / std for pixels in [0, 1], then the channel order.
+
+    Attributes:
+        name: "unit", "symmetric", "imagenet", "byte", "byte_bgr" (see ``usual_preprocessings``), or "given".
+        mean: per channel, in RGB order.
+        std: per channel, in RGB order.
+        channel_order: "bgr" reverses the three channels after scaling.
+        source: given by the user, inferred from BatchNormalization statistics, or assumed.
+        reason: what decided, in words.
+        margin: of an inferred one, the distance of the runner-up over that of the best (>= 1); else None.
+
+    """
+
+    name: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    channel_order: ChannelOrder
+    source: Source = "assumed"
+    reason: str = ""
+    margin: float | None = None
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether the user gave it, or the statistics point to it clearly."""
+        return self.source == "given" or (self.margin is not None and self.margin >= _CLOSE_MARGIN)
+
+    def encode(self, pixels: Pixels) -> Pixels:
+        """(N, C, H, W) pixels in [0, 1] -> network input; a float array, or a tensor (differentiable)."""
+        mean, std = self._numbers(pixels)
+        values: Any = pixels
+        encoded: Pixels = self._in_order((values - mean) / std)
+        return encoded
+
+    def decode(self, values: Pixels) -> Pixels:
+        """Inverse of encode: network input -> (N, C, H, W) pixels."""
+        mean, std = self._numbers(values)
+        pixels: Pixels = self._in_order(values) * std + mean
+        return pixels
+
+    def describe(self) -> str:
+        """Say what it is and how it was found, such as "imagenet: mean and std of ImageNet (assumed: ...)"."""
+        if self.source == "given":
+            mean, std = (" ".join(f"{number:.4g}" for number in numbers) for numbers in (self.mean, self.std))
+            return f"{self.name}: mean {mean}, std {std}"
+        how = f"{self.source}: {self.reason}"
+        if self.margin is not None:
+            how = f"{self.source} from {self.reason}, {self.margin:.2f} times closer than the next"
+        return f"{self.name}: {_MEANINGS[self.name]} ({how})"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values as reports, compiled files and packages hold them; ``inferred`` stands for the source."""
+        plain = {**asdict(self), "inferred": self.source == "inferred"}
+        del plain["source"]
+        return plain
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> "Preprocessing":
+        """Read what ``to_json`` returned."""
+        return cls(
+            name=plain["name"],
+            mean=tuple(plain["mean"]),
+            std=tuple(plain["std"]),
+            channel_order=plain["channel_order"],
+            source="given" if plain["name"] == "given" else "inferred" if plain["inferred"] else "assumed",
+            reason=plain.get("reason", ""),
+            margin=plain.get("margin"),
+        )
+
+    def _numbers(self, like: Any) -> tuple[Any, Any]:
+        """Mean and std, of the kind and type of ``like`` and in a shape that broadcasts."""
+        make = like.new_tensor if hasattr(like, "new_tensor") else lambda numbers: np.asarray(numbers, like.dtype)
+        mean, std = (make(numbers).reshape(1, -1, 1, 1) for numbers in (self.mean, self.std))
+        return mean, std
+
+    def _in_order(self, values: Any) -> Any:
+        return values[:, [2, 1, 0]] if self.channel_order == "bgr" else values
+
+
+def usual_preprocessings(channels: int) -> tuple[Preprocessing, ...]:
+    """Preprocessings in common use, for images of 3 or 1 channels; all of them with the source "assumed"."""
+    order: ChannelOrder = "rgb" if channels == 3 else "gray"
+    imagenet = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)) if channels == 3 else ((0.449,), (0.226,))
+    rows: list[tuple[str, tuple[float, ...], tuple[float, ...], ChannelOrder]] = [
+        ("unit", (0.0,) * channels, (1.0,) * channels, order),
+        ("symmetric", (0.5,) * channels, (0.5,) * channels, order),
+        ("imagenet", *imagenet, order),
+        ("byte", (0.0,) * channels, (1.0 / 255,) * channels, order),
+    ]
+    if channels == 3:  # the mean of Caffe's networks
+        rows.append(("byte_bgr", (123.0 / 255, 117.0 / 255, 104.0 / 255), (1.0 / 255,) * 3, "bgr"))
+    return tuple(Preprocessing(name=name, mean=mean, std=std, channel_order=given) for name, mean, std, given in rows)
+
+
+def imagenet_preprocessing(channels: int) -> Preprocessing:
+    """Return what brings natural pixels to mean 0 and standard deviation 1: ImageNet's mean and std."""
+    return next(one for one in usual_preprocessings(channels) if one.name == "imagenet")
+
+
+def given_preprocessing(
+    channels: int,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    input_range: tuple[float, float] | None = None,
+) -> Preprocessing:
+    """Take a user's mean and std, in pixel units of [0, 1], or the input values of black and white.
+
+    A single number stands for every channel.
+
+    Raises:
+        ValueError: neither form is complete, or the lengths do not fit the channels.
+
+    """
+    if input_range is not None:
+        low, high = input_range
+        mean, std = (-low / (high - low),), (1.0 / (high - low),)
+    if mean is None or std is None:
+        raise ValueError("expected mean and std, or input_range; got neither in full")
+    wide = [tuple(map(float, numbers)) * (channels if len(numbers) == 1 else 1) for numbers in (mean, std)]
+    if any(len(numbers) != channels for numbers in wide):
+        raise ValueError(f"expected 1 or {channels} numbers for mean and std, got {len(mean)} and {len(std)}")
+    order: ChannelOrder = "rgb" if channels == 3 else "gray"
+    return Preprocessing(
+        name="given", mean=wide[0], std=wide[1], channel_order=order, source="given", reason="by the user"
+    )

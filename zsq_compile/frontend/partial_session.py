@@ -1,0 +1,72 @@
+"""Run the part of a model that computes some of its values in ONNX Runtime, without torch and without long loading."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx_ir.passes import common
+
+from backends.session import Session, open_session
+
+_LARGE = 4096  # elements; smaller initializers stay inside the model
+
+
+def open_partial_session(model: ir.Model, values: Sequence[str], *, sizes_open: bool = False) -> Session:
+    """Open a session of the part of a model that computes the named values; the model given is not changed.
+
+    Args:
+        model: a float model.
+        values: names of node outputs; those that no node writes are left out.
+        sizes_open: let images of other heights and widths be fed, where the part allows it.
+
+    Raises:
+        RuntimeModelError: the runtime cannot load that part.
+
+    """
+    part = model.clone()
+    outputs = {value.name: value for node in part.graph for value in node.outputs}
+    part.graph.outputs.clear()
+    for value in (outputs[name] for name in dict.fromkeys(values) if name in outputs):
+        value.dtype = value.dtype or ir.DataType.FLOAT  # the runtime needs the type of every output
+        part.graph.outputs.append(value)
+    common.RemoveUnusedNodesPass()(part)
+    weights = _detach_weights(part)
+    proto = ir.to_proto(part)
+    del proto.graph.value_info[:]
+    for output in proto.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    for graph_input in proto.graph.input if sizes_open else ():
+        _open_sizes(graph_input)
+    # All optimizations would take longer than the few runs that follow. And dead filters, whose weights are below
+    # 1e-38, would make these runs twenty times slower.
+    return open_session(proto, optimize="basic", config={"session.set_denormal_as_zero": "1"}, weights=weights)
+
+
+def _detach_weights(model: ir.Model) -> dict[str, NDArray[Any]]:
+    """Declare the large weights of a model external, in place, and return them: so they are not copied on the way."""
+    weights: dict[str, NDArray[Any]] = {}
+    for name, value in model.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is not None and tensor.dtype == ir.DataType.FLOAT and tensor.size > _LARGE:
+            weights[name] = np.ascontiguousarray(tensor.numpy())
+            value.const_value = ir.ExternalTensor(
+                "weights",
+                offset=0,
+                length=tensor.nbytes,
+                dtype=tensor.dtype,
+                shape=ir.Shape(tensor.shape.numpy()),
+                name=name,
+            )
+    return weights
+
+
+def _open_sizes(value: onnx.ValueInfoProto) -> None:
+    """Leave height and width of an image open."""
+    dims = value.type.tensor_type.shape.dim
+    if len(dims) == 4:
+        for axis in (2, 3):
+            dims[axis].Clear()
+            dims[axis].dim_param = f"{value.name}_{axis}"

@@ -1,0 +1,169 @@
+"""Try preprocessings on a network in ONNX Runtime: what its first layers, and its decisions, make of the same images.
+
+Without torch, so that ``inspect`` can ask as well.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from backends.session import RuntimeModelError, Session
+from passes.batchnorm.harvest_batchnorm import BatchNorm
+from zsq_compile.data.input_spec import InputSpec
+from zsq_compile.data.preprocessing import Preprocessing
+from zsq_compile.frontend.partial_session import open_partial_session
+from zsq_compile.metrics import are_probabilities, array_outputs, score_output
+
+Arrays = Mapping[str, NDArray[Any]]
+DrawImages = Callable[[int, int, int], NDArray[np.float32]]
+"""(count, height, width) -> (count, C, height, width) images with pixels in [0, 1], others in every call."""
+
+TRIAL_IMAGES = 16
+_LARGEST_SIDE = 96
+_VARIANCE_FLOOR, _LEAST_RATIO = 1e-12, 1e-4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class TrialNetwork:
+    """A network and what it is tried on.
+
+    Attributes:
+        model: in normal form.
+        spec: the image input in question.
+        draw_images: for that input.
+        others: for the other inputs, of at least a batch.
+
+    """
+
+    model: ir.Model
+    spec: InputSpec
+    draw_images: DrawImages
+    others: Arrays
+
+    def statistics_distances(
+        self, layers: Sequence[BatchNorm], candidates: Sequence[Preprocessing]
+    ) -> list[float] | None:
+        """How far the moments of the layers' inputs are from those remembered, under each candidate.
+
+        One number each, 0 where all are met: the mean over layers of the median over channels (a few odd or dying
+        channels must not decide) of KL(N(measured) || N(remembered)). The first layer sees the input through a linear
+        map and tells most; every layer counts for half of the one before, as each normalises more of the evidence away.
+        None where the layers cannot be run.
+        """
+        names = [layer.input for layer in layers]
+        try:
+            session = self._open(names, sizes_open=True)
+            sizes = next((one for one in self._sizes() if self._runs(session, *one)), None)
+            if sizes is None:
+                return None
+            images = self._draw(TRIAL_IMAGES, *sizes)
+            return [self._distance(session, layers, one.encode(images)) for one in candidates]
+        except RuntimeModelError:
+            return None
+
+    def bias_dominance(self, value: str, preprocessing: Preprocessing) -> float:
+        """Median over channels of |mean| / standard deviation of a feature map (N, C, H, W); 0 where it is none."""
+        _, _, height, width = self.spec.batched(1)
+        images = preprocessing.encode(self._draw(1, height, width))
+        try:
+            found = next(self._run(self._open([value]), images))[value]
+        except RuntimeModelError:
+            return 0.0
+        if found.ndim != 4:
+            return 0.0
+        mean, deviation = found.mean((0, 2, 3), np.float64), found.std((0, 2, 3), np.float64)
+        return float(np.median(np.abs(mean) / np.maximum(deviation, 1e-12)))
+
+    def decisiveness(self, candidates: Sequence[Preprocessing]) -> list[float] | None:
+        """Nats that a classifier's decision tells of its image under each candidate; None where it is no classifier.
+
+        That is the logarithm of the Inception score (Salimans et al. 2016, section 4): the entropy of the mean
+        probabilities less the mean entropy. It is high where decisions are firm on each image and differ over all.
+        """
+        _, _, height, width = self.spec.batched(1)
+        images = self._draw(TRIAL_IMAGES, height, width)
+        names = [str(value.name) for value in self.model.graph.outputs]
+        try:
+            session = self._open(names)
+            outputs = next(self._run(session, images[: self.spec.shape[0] or 1]))
+            scores = score_output(array_outputs({name: outputs[name] for name in names}))
+            if scores is None:
+                return None
+            runs = [[values[scores] for values in self._run(session, one.encode(images))] for one in candidates]
+        except RuntimeModelError:
+            return None
+        return [_information(np.concatenate(batches)) for batches in runs]
+
+    def _open(self, values: Sequence[str], *, sizes_open: bool = False) -> Session:
+        return open_partial_session(self.model, values, sizes_open=sizes_open)
+
+    def _rounded(self, count: int) -> int:
+        """Next multiple of a fixed batch."""
+        batch = self.spec.shape[0] or 1
+        return -(-count // batch) * batch
+
+    def _draw(self, count: int, height: int, width: int) -> NDArray[np.float32]:
+        return self.draw_images(self._rounded(count), height, width)
+
+    def _sizes(self) -> tuple[tuple[int, int], ...]:
+        """Height and width to try, smallest first: reduced in steps of 16, as strided networks like them, or whole."""
+        _, _, height, width = self.spec.batched(1)
+        scale = min(1.0, _LARGEST_SIDE / max(height, width))
+        if scale == 1.0:
+            return ((height, width),)
+        return (max(16, round(height * scale / 16) * 16), max(16, round(width * scale / 16) * 16)), (height, width)
+
+    def _runs(self, session: Session, height: int, width: int) -> bool:
+        blank = np.zeros((self._rounded(TRIAL_IMAGES), int(self.spec.shape[1] or 1), height, width), np.float32)
+        try:
+            next(self._run(session, blank))
+        except RuntimeModelError:
+            return False
+        return True
+
+    def _run(self, session: Session, encoded: NDArray[np.float32]) -> Iterator[dict[str, NDArray[Any]]]:
+        """Values by name of each batch, inputs included."""
+        size = self.spec.shape[0] or min((len(encoded), *(len(other) for other in self.others.values() if other.ndim)))
+        shared = {name: other[:size] if other.ndim else other for name, other in self.others.items()}
+        for start in range(0, len(encoded), size):
+            feeds = {**shared, self.spec.name: encoded[start : start + size].astype(self.spec.dtype)}
+            needed = {name: feeds[name] for name in session.input_names if name in feeds}
+            yield {**feeds, **session.run(needed)}
+
+    def _distance(self, session: Session, layers: Sequence[BatchNorm], encoded: NDArray[np.float32]) -> float:
+        batches = [[_moments(values[one.input], one) for one in layers] for values in self._run(session, encoded)]
+        terms = [_divergence(column, layer) for column, layer in zip(zip(*batches, strict=True), layers, strict=True)]
+        weights = [0.5**depth for depth in range(len(terms))]
+        return sum(weight * term for weight, term in zip(weights, terms, strict=True)) / sum(weights)
+
+
+def _moments(value: NDArray[Any], layer: BatchNorm) -> NDArray[np.float64]:
+    """(2, channels) mean and variance of the channels that vary in training."""
+    axes = tuple(axis for axis in range(value.ndim) if axis != 1)
+    exact = value.astype(np.float64)
+    return np.stack([exact.mean(axes), exact.var(axes)])[:, ~layer.dead]
+
+
+def _divergence(batches: Sequence[NDArray[np.float64]], layer: BatchNorm) -> float:
+    """Median over channels of KL(N(moments of all batches) || N(remembered)); batches are of one size."""
+    means, variances = np.stack(batches, 1)
+    mean = means.mean(0)
+    variance = variances.mean(0) + means.var(0)
+    target = np.maximum(layer.variance[~layer.dead].astype(np.float64), _VARIANCE_FLOOR)
+    ratio = np.maximum(variance / target, _LEAST_RATIO)
+    shift = (mean - layer.mean[~layer.dead]) ** 2 / target
+    return float(np.quantile(0.5 * (shift + ratio - np.log(ratio) - 1.0), 0.5, method="lower"))
+
+
+def _information(scores: NDArray[Any]) -> float:
+    """Nats that the classes of (N, classes, ...) scores or probabilities tell of the samples."""
+    rows = scores.reshape(len(scores), -1).astype(np.float64)
+    if not are_probabilities(rows):
+        exponents = np.exp(rows - rows.max(1, keepdims=True))
+        rows = exponents / exponents.sum(1, keepdims=True)
+    mean, *each = (-(row * np.log(np.maximum(row, 1e-300))).sum() for row in (rows.mean(0), *rows))
+    return float(mean - np.mean(each))
