@@ -61,6 +61,11 @@ def test_every_room_is_on_the_map() -> None:
     assert {face.parent.name for face in faces} - named == set()
 
 
+def test_every_table_of_results_is_linked() -> None:
+    linked = set(re.findall(r"benchmarks/results/(\w+)\.md", (DOCS / "results.md").read_text(encoding="utf-8")))
+    assert {path.stem for path in (ROOT / "benchmarks/results").glob("*.md")} - linked == set()
+
+
 def test_every_public_name_is_on_the_page_of_the_api() -> None:
     page = (DOCS / "reference/python-api.md").read_text(encoding="utf-8")
     shown = set(re.findall(r"^::: zsq_compile\.(\w+)$", page, flags=re.MULTILINE))
