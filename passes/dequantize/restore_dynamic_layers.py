@@ -16,6 +16,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from passes.graph_pass import NodePass, Outcome
+from passes.qdq_names import dequantized_name
 from passes.quantizer_grid import known_value
 from passes.surgery import add_constant, input_at, is_standard, only_use, producer, set_type, take_over
 
@@ -116,7 +117,7 @@ def _factors(value: ir.Value | None, data_scale: ir.Value) -> list[ir.Value | No
 
 def _restore(graph: ir.Graph, node: ir.Node, pattern: _Pattern) -> ir.Value:
     stored, result = node.inputs[1], pattern.result
-    name = f"{stored.name if stored is not None else node.name}_dequantized"
+    name = dequantized_name(node.name if stored is None else stored.name)
     weight = add_constant(graph, name, pattern.weight)
     attributes = list(node.attributes.values())
     layer = ir.Node("", _FLOAT_OF[node.op_type], [pattern.data, weight], attributes, name=node.name)
