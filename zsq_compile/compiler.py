@@ -251,7 +251,7 @@ def _choose_generator(
         effort=config.effort,
         low_pass=config.low_pass,
         confident_share=confident_share(config.confident_share, compiling=not handed_on),
-        handed_on=handed_on,
+        widest_first=handed_on,
         student=student,
     )
 

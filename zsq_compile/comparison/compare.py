@@ -159,7 +159,7 @@ def _compile_ours(
         row=row,
         calibration=calibration.arrays(),
         held_out=held_out.arrays(),
-        contracts=made.contracts,
+        contracts=made.preprocessing,
         data_seconds=data_seconds,
         report=report,
     )

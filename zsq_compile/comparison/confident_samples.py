@@ -80,7 +80,7 @@ class ConfidentSamples:
             algorithm="given",
             seed=self.config.seed,
             loss_curve=(),
-            contracts=self.contracts,
+            preprocessing=self.contracts,
         )
         teacher = TorchGraph(self.loaded.model, device=choose_device(self.config.device))
         statistics = BatchNormStatistics(entries=(), refusals=(), layers_total=0, layers_covered=0, degenerate=())

@@ -62,7 +62,7 @@ class CalibrationData:
     def contracts(self, inputs: Sequence[InputSpec]) -> Mapping[str, Preprocessing]:
         """Contracts of image inputs, by name, as calibration took them."""
         if self.synthetic is not None:
-            return self.synthetic.contracts
+            return self.synthetic.preprocessing
         image = first_image(inputs)
         return {} if image is None or self.contract is None else {image.name: self.contract}
 
@@ -119,7 +119,7 @@ def synthesize_data(
         held_out=held_out,
         description=f"{total - held} synthetic samples ({made.algorithm}), {held} more held out",
         known=known,
-        contract=next(iter(made.contracts.values()), None),
+        contract=next(iter(made.preprocessing.values()), None),
         synthetic=made,
     )
 

@@ -100,7 +100,7 @@ def test_a_file_that_cannot_be_written_is_refused_in_words(tmp_path: Path) -> No
 
 
 def synthetic(values: torch.Tensor, contract: Preprocessing) -> SyntheticSet:
-    return SyntheticSet(inputs={"x": values}, algorithm="prior", seed=3, loss_curve=(), contracts={"x": contract})
+    return SyntheticSet(inputs={"x": values}, algorithm="prior", seed=3, loss_curve=(), preprocessing={"x": contract})
 
 
 def test_captions_are_the_softmax_of_the_logits() -> None:

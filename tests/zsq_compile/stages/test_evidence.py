@@ -29,7 +29,7 @@ def data(
 ) -> CalibrationData:
     contract = given_preprocessing(3, input_range=(0.0, 1.0))
     made = SyntheticSet(
-        inputs={"x": values}, algorithm="prior", seed=0, loss_curve=(), contracts={"x": contract}, labels=labels
+        inputs={"x": values}, algorithm="prior", seed=0, loss_curve=(), preprocessing={"x": contract}, labels=labels
     )
     return CalibrationData(
         calibration=Samples(inputs={"x": values}),

@@ -43,7 +43,7 @@ def test_the_widest_sample_comes_first_and_the_others_keep_their_order(teacher: 
     order = [place, *(other for other in range(24) if other != place)]
     assert made.labels is not None and made.labels.tolist() == order
     assert torch.equal(made.inputs["x"], plain.inputs["x"][order])
-    assert (made.algorithm, made.seed, made.contracts) == (plain.algorithm, plain.seed, plain.contracts)
+    assert (made.algorithm, made.seed, made.preprocessing) == (plain.algorithm, plain.seed, plain.preprocessing)
 
 
 def test_whole_feeds_stay_together(teacher: TorchGraph) -> None:
@@ -71,7 +71,7 @@ def test_widths_are_those_that_the_runtime_sees() -> None:
 
 def test_only_data_that_others_calibrate_on_is_reordered(teacher: TorchGraph) -> None:
     plain, handed = (
-        make_generator(PriorConfig(), (spec(None, 3, 16, 16),), handed_on=on)
+        make_generator(PriorConfig(), (spec(None, 3, 16, 16),), widest_first=on)
         .synthesize(teacher, NO_STATISTICS, 12, seeded())
         .inputs["x"]
         for on in (False, True)

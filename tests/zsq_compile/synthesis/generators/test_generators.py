@@ -57,7 +57,7 @@ def test_the_contract_is_inferred_and_told_when_none_is_given(
     teacher, statistics = teacher_of(network)
     listener = Listener()
     made = make_generator(config, (spec(None, 3, 16, 16),), None, listener).synthesize(teacher, statistics, 4, seeded())
-    assert made.contracts["x"].name == "byte"
+    assert made.preprocessing["x"].name == "byte"
     assert len(listener.notes) == 1 and "byte" in listener.notes[0] and "inferred" in listener.notes[0]
     assert not listener.warnings
 
@@ -111,7 +111,7 @@ def test_every_input_gets_data_of_its_own_kind(config: GeneratorConfig) -> None:
         "picture": (10, 3, 12, 12),
         "vector": (10, 6),
     }
-    assert set(made.contracts) == {"picture"}
+    assert set(made.preprocessing) == {"picture"}
     assert made.inputs["vector"].min() < 0 < made.inputs["vector"].max()
     assert np.isfinite(teacher.run(made.inputs)["y"].numpy()).all()
 
