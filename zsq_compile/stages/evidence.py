@@ -98,7 +98,7 @@ def build_report(
         stages=dict(clock.seconds),
         coverage=statistics.coverage(),
         statistics=data.known.plain(),
-        contract=data.plain_contract(),
+        contract=data.plain_preprocessing(),
         data=data.description,
         refusals=(*statistics.refusals, *plan.refusals),
         notes=tuple(clock.progress.texts),

@@ -27,7 +27,7 @@ def make_provisional_student(
     config: QuantizationConfig,
     seed: int,
     device: torch.device,
-    contract: Preprocessing | None,
+    preprocessing: Preprocessing | None,
 ) -> TorchGraph:
     """Quantize a network by what needs no data of its own: nearest rounding, and ranges from procedural images.
 
@@ -38,12 +38,12 @@ def make_provisional_student(
         config: bits, and how ranges, scales and biases are chosen.
         seed: of the images.
         device: where the network is to run.
-        contract: what numbers the network takes, where that is given.
+        preprocessing: of image inputs, where it is given.
 
     """
     fixed, rng = fixed_batch(loaded.inputs), torch.Generator().manual_seed(seed)
     count = max(_SAMPLES // (fixed or 1), 1) * (fixed or 1)
-    generator = make_generator(PriorConfig(), loaded.inputs, contract)
+    generator = make_generator(PriorConfig(), loaded.inputs, preprocessing)
     images = generator.synthesize(TorchGraph(loaded.model), statistics, count, rng)
     model, statistics = fold_network(loaded.model, statistics, equalize=config.equalize)
     samples = Samples(inputs=images.inputs, fixed=fixed)

@@ -78,16 +78,16 @@ def test_the_source_and_every_match_are_told(files):
     assert known_statistics(bare, CompileConfig(), Listener()).origin == "without statistics"
 
 
-def test_the_input_contract_is_inferred_as_with_the_nodes(files):
+def test_the_input_preprocessing_is_inferred_as_with_the_nodes(files):
     found = []
     for loaded, config in (
         (load_model(files.whole), CompileConfig()),
         *((load_model(files.bare), config) for config in both(files)),
     ):
         known = known_statistics(loaded, config, Listener())
-        contract = infer_on_images(TorchGraph(loaded.model), known.statistics, loaded.inputs[0], seeded())
-        assert (contract.name, contract.source) == ("symmetric", "inferred")
-        found.append(contract.margin)
+        preprocessing = infer_on_images(TorchGraph(loaded.model), known.statistics, loaded.inputs[0], seeded())
+        assert (preprocessing.name, preprocessing.source) == ("symmetric", "inferred")
+        found.append(preprocessing.margin)
     assert found[1:] == pytest.approx([found[0]] * 2, rel=1e-3)
 
 

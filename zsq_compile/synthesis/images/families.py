@@ -29,24 +29,24 @@ def family_size(inputs: Sequence[InputSpec]) -> int:
 
 
 def input_families(
-    inputs: Sequence[InputSpec], contracts: Mapping[str, Preprocessing], rng: torch.Generator
+    inputs: Sequence[InputSpec], preprocessing: Mapping[str, Preprocessing], rng: torch.Generator
 ) -> dict[str, dict[str, Tensor]]:
     """Network inputs (count, ...), float32, by name of the family and of the input; for ``count`` see ``family_size``.
 
     Args:
         inputs: of the network; all of them take floats.
-        contracts: of image inputs, by name; an input without one gets signals.
+        preprocessing: of image inputs, by name; an input without one gets signals.
         rng: all randomness. Its seed must not be the one that calibration data was made with.
 
     """
     count = family_size(inputs)
     families: dict[str, dict[str, Tensor]] = {}
     for spec in inputs:
-        contract = contracts.get(spec.name) if spec.is_image else None
-        if contract is None:
+        one = preprocessing.get(spec.name) if spec.is_image else None
+        if one is None:
             made = _signals(spec.batched(count), rng)
         else:
-            made = {name: contract.encode(pixels) for name, pixels in _pictures(spec.batched(count), rng).items()}
+            made = {name: one.encode(pixels) for name, pixels in _pictures(spec.batched(count), rng).items()}
         for name, values in made.items():
             families.setdefault(name, {})[spec.name] = values.float()
     return families

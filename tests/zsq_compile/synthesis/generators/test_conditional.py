@@ -32,9 +32,9 @@ def made(
 ) -> tuple[SyntheticSet, float]:
     """The set, and the share of its samples that the teacher takes for what was asked."""
     teacher, statistics = teacher_of(colour_classifier(channels, ending=ending))
-    contract = given_preprocessing(channels, input_range=(0.0, 1.0))
+    preprocessing = given_preprocessing(channels, input_range=(0.0, 1.0))
     inputs = (spec(fixed, channels, SIDE, SIDE),)
-    generator = make_generator(config, inputs, contract, listener, low_pass=low_pass)
+    generator = make_generator(config, inputs, preprocessing, listener, low_pass=low_pass)
     done = generator.synthesize(teacher, statistics, count, seeded(seed))
     seen = teacher.run(done.inputs)["logits"].flatten(1).argmax(1)
     assert done.labels is not None
@@ -126,9 +126,9 @@ def test_without_statistics_there_is_nothing_to_match(config: ConditionalConfig)
 @NAMES
 def test_what_is_no_classifier_is_refused(config: ConditionalConfig) -> None:
     teacher, statistics = teacher_of(models.conv_bn_relu())
-    contract = given_preprocessing(3, input_range=(0.0, 1.0))
+    preprocessing = given_preprocessing(3, input_range=(0.0, 1.0))
     with pytest.raises(SynthesisError, match=r"generator needs an output of shape \(N, classes\), got"):
-        make_generator(config, (spec(None, 3, 8, 8),), contract).synthesize(teacher, statistics, 4, seeded())
+        make_generator(config, (spec(None, 3, 8, 8),), preprocessing).synthesize(teacher, statistics, 4, seeded())
 
 
 @NAMES

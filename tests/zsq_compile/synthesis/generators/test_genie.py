@@ -135,11 +135,13 @@ def test_offsets_move_in_every_step_and_only_where_swing_is_wanted(
 
 def test_pixels_become_what_the_network_expects(network: models.onnx.ModelProto) -> None:
     teacher, statistics = teacher_of(network)
-    contract = given_preprocessing(3, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
-    done = make_generator(GenieConfig(iterations=2), PICTURES, contract).synthesize(teacher, statistics, 4, seeded())
-    pixels = contract.decode(done.inputs["x"])
+    preprocessing = given_preprocessing(3, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
+    done = make_generator(GenieConfig(iterations=2), PICTURES, preprocessing).synthesize(
+        teacher, statistics, 4, seeded()
+    )
+    pixels = preprocessing.decode(done.inputs["x"])
     assert pixels.min() >= -1e-6 and pixels.max() <= 1.0 + 1e-6
-    assert done.preprocessing == {"x": contract}
+    assert done.preprocessing == {"x": preprocessing}
 
 
 def test_many_pixels_that_are_cut_are_told(network: models.onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,8 +166,8 @@ def test_a_strided_convolution_that_cannot_swing_is_told() -> None:
     )
     teacher, statistics = teacher_of(model)
     listener = Listener()
-    contract = given_preprocessing(1, input_range=(0.0, 1.0))
-    generator = make_generator(GenieConfig(iterations=2), (spec(None, 1, 1, 9),), contract, listener)
+    preprocessing = given_preprocessing(1, input_range=(0.0, 1.0))
+    generator = make_generator(GenieConfig(iterations=2), (spec(None, 1, 1, 9),), preprocessing, listener)
     assert generator.synthesize(teacher, statistics, 4, seeded()).inputs["x"].shape == (4, 1, 1, 9)
     assert len(listener.notes) == 1
     assert "Conv 'conv' does not swing: its input has a size of 1" in listener.notes[0]
