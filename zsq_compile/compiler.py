@@ -13,8 +13,7 @@ from backends.catalog import AUTO, TargetError, load_target
 from backends.machine import detect_target
 from backends.session import usable_providers
 from backends.target import Target
-from zsq_compile.batchnorm.find_statistics import KnownStatistics
-from zsq_compile.batchnorm.known_statistics import known_statistics
+from zsq_compile.batchnorm.find_statistics import KnownStatistics, find_statistics
 from zsq_compile.config.compile import CompileConfig, PixelsConfig, PriorConfig
 from zsq_compile.config.distillation import require_source
 from zsq_compile.data.dataset import load_data
@@ -23,7 +22,7 @@ from zsq_compile.differentiable.device import choose_device
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError, ValidationError
 from zsq_compile.files import file_sha256
-from zsq_compile.frontend.load import LoadedModel, load_model
+from zsq_compile.frontend.load import LoadedModel, load_model, report_loading
 from zsq_compile.progress import Clock, Progress, Silent
 from zsq_compile.quantization.plan_file import PlanFile, make_plan_file
 from zsq_compile.quantization.planning import float_bytes, plan_quantization, resolve_limit
@@ -185,7 +184,8 @@ def _load(
     model: Path, config: CompileConfig, progress: Progress, *, samples_kept: bool
 ) -> tuple[LoadedModel, KnownStatistics]:
     loaded = load_model(model, input_shapes=config.input.shapes)
-    known = known_statistics(loaded, config, progress)
+    report_loading(loaded, progress)
+    known = find_statistics(loaded, checkpoint=config.checkpoint, bn_stats=config.bn_stats, progress=progress)
     if samples_kept:
         require_keepable(loaded.inputs, config.generator)
     return loaded, known

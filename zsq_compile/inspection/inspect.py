@@ -19,7 +19,7 @@ from passes.operators import WEIGHTED
 from passes.plan import QuantizationPlan
 from passes.quantize.place_quantizers import place_quantizers
 from passes.quantize.prepare_float import prepare_float
-from zsq_compile.batchnorm.find_statistics import KnownStatistics, search_statistics
+from zsq_compile.batchnorm.find_statistics import KnownStatistics, find_statistics
 from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.errors import ConfigError
 from zsq_compile.files import file_bytes
@@ -72,7 +72,7 @@ def inspect_model(
         raise ConfigError(str(error)) from error
     loaded = load_model(path, input_shapes=input_shapes, simplify=False, verify=False, assume_open_sizes=True)
     rng = np.random.default_rng(0)
-    sought = search_statistics(loaded.model, path, checkpoint=checkpoint, bn_stats=bn_stats, progress=Silent())
+    sought = find_statistics(loaded, checkpoint=checkpoint, bn_stats=bn_stats, progress=Silent())
     statistics, work = sought.statistics, count_work(loaded.model)
     preprocessing = _find_preprocessing(loaded, statistics, rng)
     network = prepare_float(loaded.model, statistics, equalize=False)
