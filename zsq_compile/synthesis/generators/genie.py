@@ -11,7 +11,7 @@ takes images normalised to mean 0; pixels are clamped to [0, 1] in every step, s
 that were optimised; and the teacher may take a batch in micro-batches, whose moments are joined.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import ExponentialLR, ReduceLROnPlateau
 
 from zsq_compile.config.genie import GenieConfig
 from zsq_compile.differentiable.precision import reduced_precision
+from zsq_compile.progress import Advance
 from zsq_compile.synthesis.budget import NETWORKS, plan_budget
 from zsq_compile.synthesis.channel_moments import ActivationMoments, join_moments
 from zsq_compile.synthesis.generator import Synthesized
@@ -124,7 +125,7 @@ class _BatchGenerator(nn.Module):
 
 
 def _learn_batch(
-    work: _Work, config: GenieConfig, rng: torch.Generator, advance: Callable[[int], None]
+    work: _Work, config: GenieConfig, rng: torch.Generator, advance: Advance
 ) -> tuple[Tensors, list[float]]:
     """Learn generators and latent vectors of one batch; returns its pixels, not clamped, and the loss per iteration."""
     device, layers = work.task.teacher.device, work.task.layers
