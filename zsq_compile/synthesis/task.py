@@ -47,7 +47,7 @@ class SynthesisTask:
 
     @property
     def fixed_batch(self) -> int | None:
-        """Batch size that the network insists on, or None."""
+        """Fixed batch size of the network, or None."""
         return fixed_batch(self.inputs)
 
     def require_layers(self) -> None:

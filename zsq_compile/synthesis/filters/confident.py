@@ -1,8 +1,8 @@
-"""Make some samples of a set high-confidence: moved until the network is sure of what it sees in them.
+"""Make some samples of a set high-confidence: optimised until the network is confident of their class.
 
 Synthetic samples lie closer to the borders between classes than real ones, so that their scores are smaller: on
 MobileNet they reached 14 to 20, on photographs 32. A quantizer that reads the range of the outputs from such data clips
-the scores of every clear picture, and then they tie.
+the scores of every clear image, and then they tie.
 """
 
 from collections.abc import Mapping, Sequence
