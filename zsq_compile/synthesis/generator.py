@@ -13,7 +13,7 @@ from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.progress import Progress
-from zsq_compile.synthesis.adversarial.generator_trainer import GeneratorTrainer
+from zsq_compile.synthesis.adversarial.conditional_trainer import ConditionalTrainer
 from zsq_compile.synthesis.images.procedural import check_inputs
 from zsq_compile.synthesis.preprocessing.find import find_preprocessing
 from zsq_compile.synthesis.task import SynthesisTask
@@ -40,7 +40,7 @@ class SyntheticSet:
     loss_curve: tuple[float, ...]
     preprocessing: Mapping[str, Preprocessing] = field(default_factory=dict)
     labels: Tensor | None = None
-    trainer: GeneratorTrainer | None = None
+    trainer: ConditionalTrainer | None = None
 
 
 class Generator(Protocol):
@@ -70,7 +70,7 @@ class Synthesized:
     samples: Mapping[str, Tensor]
     loss_curve: Sequence[float] = ()
     labels: Tensor | None = None
-    trainer: GeneratorTrainer | None = None
+    trainer: ConditionalTrainer | None = None
 
 
 Algorithm: TypeAlias = Callable[[SynthesisTask, int, torch.Generator], Synthesized]

@@ -8,9 +8,10 @@ The teacher takes a batch in micro-batches where it has to; moments are those of
 GDFQ, (0.5, 0.999).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,6 @@ from torch import Tensor, nn
 from zsq_compile.config.conditional_generators import ConditionalConfig
 from zsq_compile.differentiable.class_scores import class_logits
 from zsq_compile.differentiable.precision import reduced_precision
-from zsq_compile.synthesis.adversarial.generator_trainer import ExtraLoss, GeneratedBatch
 from zsq_compile.synthesis.balanced_labels import BalancedLabels
 from zsq_compile.synthesis.budget import plan_budget
 from zsq_compile.synthesis.channel_moments import ActivationMoments, join_moments
@@ -34,8 +34,34 @@ _BETAS = (0.5, 0.999)
 _DISTANCES = {"kl": channel_divergence, "moments": moment_errors}
 
 
+ExtraLoss: TypeAlias = Callable[[Mapping[str, Tensor], Tensor, Tensor], Tensor]
+"""(network inputs by name, the teacher's class scores, asked classes) -> one more term of the generator's loss."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class GeneratedBatch:
+    """Samples of one training step, as they were before it; no gradient.
+
+    Attributes:
+        inputs: (N, ...) network inputs by name, on the teacher's device.
+        labels: (N,) class that each sample was to show.
+        scores: (N, classes) what the teacher makes of them, as the network returns it.
+        loss: the whole loss.
+        class_loss: cross-entropy of the teacher's classes against the labels, not weighted.
+        bn_loss: distance from the BatchNormalization statistics, not weighted.
+
+    """
+
+    inputs: Mapping[str, Tensor]
+    labels: Tensor
+    scores: Tensor
+    loss: float
+    class_loss: float
+    bn_loss: float
+
+
 class ConditionalTrainer:
-    """See GeneratorTrainer.
+    """A conditional generator with the teacher that it learns against.
 
     Attributes:
         config: weights of the losses, sizes and rates.
@@ -121,7 +147,10 @@ class ConditionalTrainer:
         )
 
     def micro_batch_size(self, count: int) -> int:
-        """See GeneratorTrainer. The generator takes its memory in any case, so only the teacher is counted."""
+        """How many of ``count`` samples the networks take at a time: their fixed batch, or what fits into memory.
+
+        The generator takes its memory in any case, so only the teacher is counted.
+        """
         fitting = plan_budget(count, "balanced", self._teacher_cost, iterations=1).batch_size
         return self.task.fixed_batch or fitting
 

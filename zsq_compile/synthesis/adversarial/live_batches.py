@@ -15,8 +15,8 @@ from torch import Tensor
 from zsq_compile.config.conditional_generators import AdadfqConfig
 from zsq_compile.config.distillation import Adversary
 from zsq_compile.differentiable.precision import reduced_precision
+from zsq_compile.synthesis.adversarial.conditional_trainer import ConditionalTrainer
 from zsq_compile.synthesis.adversarial.diversity import Diversity, RunningMeans
-from zsq_compile.synthesis.adversarial.generator_trainer import GeneratorTrainer
 from zsq_compile.synthesis.adversarial.student_loss import Student, StudentLoss
 from zsq_compile.synthesis.micro_batches import run_micro_batches
 from zsq_compile.synthesis.probe import find_features, flat_features
@@ -42,7 +42,7 @@ class LiveBatches:
 
     def __init__(
         self,
-        trainer: GeneratorTrainer,
+        trainer: ConditionalTrainer,
         *,
         adversary: Adversary,
         temperature: float,

@@ -10,7 +10,7 @@ from zsq_compile.config.conditional_generators import AdadfqConfig
 from zsq_compile.config.distillation import Adversary
 from zsq_compile.differentiable.class_scores import class_logits
 from zsq_compile.differentiable.precision import reduced_precision
-from zsq_compile.synthesis.adversarial.generator_trainer import ExtraLoss, GeneratedBatch
+from zsq_compile.synthesis.adversarial.conditional_trainer import ExtraLoss, GeneratedBatch
 from zsq_compile.synthesis.adversarial.losses import (
     discrepancy,
     draw_margin,

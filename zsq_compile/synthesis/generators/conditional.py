@@ -35,8 +35,7 @@ from torch import Tensor
 from zsq_compile.config.conditional_generators import AdadfqConfig, ConditionalConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError
-from zsq_compile.synthesis.adversarial.conditional_trainer import ConditionalTrainer
-from zsq_compile.synthesis.adversarial.generator_trainer import ExtraLoss
+from zsq_compile.synthesis.adversarial.conditional_trainer import ConditionalTrainer, ExtraLoss
 from zsq_compile.synthesis.adversarial.student_loss import StudentLoss
 from zsq_compile.synthesis.balanced_labels import BalancedLabels
 from zsq_compile.synthesis.budget import NETWORKS, plan_budget

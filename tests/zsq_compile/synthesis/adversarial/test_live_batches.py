@@ -8,7 +8,7 @@ from torch import Tensor
 from tests.zsq_compile.synthesis.networks import seeded, teacher_of, trained_on
 from zsq_compile.config.distillation import Adversary
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.synthesis.adversarial.generator_trainer import ExtraLoss, GeneratedBatch
+from zsq_compile.synthesis.adversarial.conditional_trainer import ExtraLoss, GeneratedBatch
 from zsq_compile.synthesis.adversarial.live_batches import LiveBatches
 from zsq_compile.synthesis.adversarial.losses import discrepancy, draw_margin, margin_loss
 from zsq_compile.synthesis.adversarial.student_loss import StudentLoss
