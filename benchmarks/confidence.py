@@ -18,7 +18,7 @@ from zoo import LABELLED, ROOT, add_common_options, chosen
 from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.files import file_sha256
 from zsq_compile.frontend.load import load_model
-from zsq_compile.stages.estimate_agreement import ASSUMED_SPREAD, estimate_agreement, is_assumed, make_estimate_inputs
+from zsq_compile.stages.estimate_agreement import ASSUMED_SPREAD, estimate_agreement, make_estimate_inputs
 from zsq_compile.verification.agreement_estimate import LEVEL, SHIFT, SPREAD, Family, estimate_from_families, log_odds
 
 
@@ -94,20 +94,15 @@ def judging_key() -> str:
     return digest.hexdigest()
 
 
-def contract_of(plain: dict[str, Any]) -> Preprocessing:
-    """Return the contract that a report tells."""
-    return Preprocessing.from_json(plain)
-
-
 def judged(judge: Judge, path: Path, report: dict[str, Any], rows: Rows) -> Case | None:
-    """Judge one file, or find what was judged before; None where its report does not tell the input contract."""
-    contract = report.get("contract")
-    if contract is None:
+    """Judge one file, or find what was judged before; None where its report has no preprocessing."""
+    if report.get("contract") is None:
         return None
+    preprocessing = Preprocessing.from_json(report["contract"])
 
     def make() -> dict[str, Any]:
         loaded = load_model(judge.path)
-        told = {loaded.inputs[0].name: contract_of(contract)}
+        told = {loaded.inputs[0].name: preprocessing}
         made = estimate_agreement(
             loaded.original, path, make_estimate_inputs(loaded.inputs, told, seed=report["seed"]), ""
         )
@@ -125,7 +120,7 @@ def judged(judge: Judge, path: Path, report: dict[str, Any], rows: Rows) -> Case
         truth=row["truth"],
         families=tuple(Family(**one) for one in row["families"]),
         tier=kind,
-        assumed=is_assumed(contract_of(contract)),
+        assumed=preprocessing.source == "assumed",
     )
 
 

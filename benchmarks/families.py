@@ -64,19 +64,19 @@ MIXTURES = {
 FAMILIES = (*PICTURES, CLASSES, *MIXTURES, REAL)
 
 
-def samples(name: str, loaded: LoadedModel, contract: Preprocessing, count: int, seed: int) -> Tensor:
+def samples(name: str, loaded: LoadedModel, preprocessing: Preprocessing, count: int, seed: int) -> Tensor:
     """(count, 3, H, W) samples of one family, in the network's own numbers."""
     rng, spec = torch.Generator().manual_seed(seed), loaded.inputs[0]
     if name in MIXTURES:
-        first, second = (samples(one, loaded, contract, count, seed) for one in MIXTURES[name])
+        first, second = (samples(one, loaded, preprocessing, count, seed) for one in MIXTURES[name])
         even = torch.arange(count).view(-1, 1, 1, 1) % 2 == 0
         return torch.where(even, first, second)
     if name == CLASSES:
-        maker = make_generator(PixelsConfig(class_weight=1.0), loaded.inputs, contract)
+        maker = make_generator(PixelsConfig(class_weight=1.0), loaded.inputs, preprocessing)
         teacher, statistics = TorchGraph(loaded.model), replace(harvest_batchnorm(loaded.model), entries=())
         return maker.synthesize(teacher, statistics, count, rng).inputs[spec.name]
     height, width = (int(size or 1) for size in spec.shape[2:])
-    return contract.encode(PICTURES[name](count, height, width, rng))
+    return preprocessing.encode(PICTURES[name](count, height, width, rng))
 
 
 def written(model: Labelled, name: str, options: argparse.Namespace) -> Path:
@@ -117,7 +117,7 @@ def main() -> None:
             lines.append([key, family, *cells])
     body = (
         f"Top-1 in percent, in brackets the agreement with FP32, seed {options.seed}; "
-        f"{options.compile_args or 'all else by default'}. The input contract is given. FP32: {', '.join(floats)}.\n\n"
+        f"{options.compile_args or 'all else by default'}. The preprocessing is given. FP32: {', '.join(floats)}.\n\n"
         + table(["model", "data", *options.settings], lines)
     )
     write_result("families", "Families of procedural data, for networks without statistics", body)

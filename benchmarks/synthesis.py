@@ -148,7 +148,7 @@ def main() -> None:
         f"single ratios; {torch.get_num_threads()} threads, effort {options.effort}, seed {options.seed}. The loss is "
         "the same for all: the mean over BatchNormalizations of the Wasserstein distance in units of the variance, of "
         "the whole set in float32, and that of real images is taken of as many. The clock stands still while it is "
-        "measured, and starts before the input contract is inferred. `pixels` folds BatchNormalizations, the bare pass "
+        "measured, and starts before the preprocessing is inferred. `pixels` folds BatchNormalizations, the bare pass "
         "takes the network as it is.\n\n"
         + table(header, speeds)
         + "\n\n## Loss against time\n\n"

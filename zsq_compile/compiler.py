@@ -13,8 +13,7 @@ from backends.catalog import AUTO, TargetError, load_target
 from backends.machine import detect_target
 from backends.session import usable_providers
 from backends.target import Target
-from zsq_compile.batchnorm.find_statistics import KnownStatistics
-from zsq_compile.batchnorm.known_statistics import known_statistics
+from zsq_compile.batchnorm.find_statistics import KnownStatistics, find_statistics
 from zsq_compile.config.compile import CompileConfig, PixelsConfig, PriorConfig
 from zsq_compile.config.distillation import require_source
 from zsq_compile.data.dataset import load_data
@@ -23,7 +22,7 @@ from zsq_compile.differentiable.device import choose_device
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError, ValidationError
 from zsq_compile.files import file_sha256
-from zsq_compile.frontend.load import LoadedModel, load_model
+from zsq_compile.frontend.load import LoadedModel, load_model, report_loading
 from zsq_compile.progress import Clock, Progress, Silent
 from zsq_compile.quantization.plan_file import PlanFile, make_plan_file
 from zsq_compile.quantization.planning import float_bytes, plan_quantization, resolve_limit
@@ -35,7 +34,7 @@ from zsq_compile.stages.calibration_data import (
     confident_share,
     count_in_batches,
     default_count,
-    read_contract,
+    read_preprocessing,
     require_keepable,
     synthesize_data,
     take_data,
@@ -120,9 +119,9 @@ def compile_model(
         limit = resolve_limit(folded, target, config.quantization, config.max_size, float_bytes(loaded))
     with clock.stage("synthesize" if calibration is None else "read calibration data"):
         samples = _make_data(loaded, known, target, config, calibration, clock.progress)
-        labelled = None if data is None else load_data(data, loaded.inputs, samples.contract)
+        labelled = None if data is None else load_data(data, loaded.inputs, samples.image_preprocessing)
     network = FloatNetwork(
-        teacher=TorchGraph(stamp(folded, replace(origin, contract=samples.plain_contract()))),
+        teacher=TorchGraph(stamp(folded, replace(origin, contract=samples.plain_preprocessing()))),
         target=target,
         statistics=statistics,
         calibration=samples.calibration,
@@ -185,7 +184,8 @@ def _load(
     model: Path, config: CompileConfig, progress: Progress, *, samples_kept: bool
 ) -> tuple[LoadedModel, KnownStatistics]:
     loaded = load_model(model, input_shapes=config.input.shapes)
-    known = known_statistics(loaded, config, progress)
+    report_loading(loaded, progress)
+    known = find_statistics(loaded, checkpoint=config.checkpoint, bn_stats=config.bn_stats, progress=progress)
     if samples_kept:
         require_keepable(loaded.inputs, config.generator)
     return loaded, known
@@ -239,19 +239,26 @@ def _choose_generator(
     handed_on: bool,
 ) -> Generator:
     """Make the generator that was asked for, or the one that suits the statistics; samples may go to others."""
-    contract, device = read_contract(loaded.inputs, config.input), choose_device(config.device)
+    preprocessing, device = read_preprocessing(loaded.inputs, config.input), choose_device(config.device)
     student = partial(
-        make_provisional_student, loaded, known.statistics, target, config.quantization, config.seed, device, contract
+        make_provisional_student,
+        loaded,
+        known.statistics,
+        target,
+        config.quantization,
+        config.seed,
+        device,
+        preprocessing,
     )
     return make_generator(
         config.generator or (PixelsConfig() if known.statistics.usable else PriorConfig()),
         loaded.inputs,
-        contract,
+        preprocessing,
         progress,
         effort=config.effort,
         low_pass=config.low_pass,
         confident_share=confident_share(config.confident_share, compiling=not handed_on),
-        handed_on=handed_on,
+        widest_first=handed_on,
         student=student,
     )
 
@@ -267,8 +274,8 @@ def _make_data(
     """Take the calibration data that the user gave, or synthesize some."""
     if given is not None:
         require_source(config.distill, "leave --calib out, whose samples stay as they are")
-        contract = read_contract(loaded.inputs, config.input)
-        return take_data(given, TorchGraph(loaded.model), known, loaded.inputs, contract, config.seed)
+        preprocessing = read_preprocessing(loaded.inputs, config.input)
+        return take_data(given, TorchGraph(loaded.model), known, loaded.inputs, preprocessing, config.seed)
     generator = _choose_generator(loaded, known, target, config, progress, handed_on=False)
     teacher = TorchGraph(loaded.model, device=choose_device(config.device))
     count = config.samples or default_count(loaded.inputs, config.effort, learned=is_learned(config))
@@ -277,7 +284,7 @@ def _make_data(
 
 def _estimate(loaded: LoadedModel, path: Path, data: CalibrationData, target: Target, seed: int) -> AgreementEstimate:
     """Estimate the agreement on real data, on inputs that calibration has not seen."""
-    inputs = make_estimate_inputs(loaded.inputs, data.contracts(loaded.inputs), seed=seed)
+    inputs = make_estimate_inputs(loaded.inputs, data.preprocessing, seed=seed)
     providers = usable_providers(target.providers)
     return estimate_agreement(loaded.original, path, inputs, data.origin, providers=providers)
 

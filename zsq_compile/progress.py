@@ -3,15 +3,23 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 _WRITING = 1.0  # seconds for writing and loading the file
+
+
+Advance: TypeAlias = Callable[[int], None]
+"""Called with the number of steps, or samples, that are done."""
+
+
+def ignore_steps(steps: int) -> None:
+    """Report no progress."""
 
 
 class Progress(Protocol):
     """Receives the stages of a compilation, and messages for the user."""
 
-    def stage(self, name: str, total: int | None = None) -> AbstractContextManager[Callable[[int], None]]:
+    def stage(self, name: str, total: int | None = None) -> AbstractContextManager[Advance]:
         """Open a stage of ``total`` steps (None: unknown); the context's value is called with steps done."""
 
     def note(self, text: str) -> None:
@@ -28,9 +36,9 @@ class Silent:
     """A Progress that shows nothing."""
 
     @contextmanager
-    def stage(self, name: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    def stage(self, name: str, total: int | None = None) -> Iterator[Advance]:
         """See Progress."""
-        yield lambda steps: None
+        yield ignore_steps
 
     def note(self, text: str) -> None:
         """See Progress."""
@@ -95,7 +103,7 @@ class Clock:
         return end
 
     @contextmanager
-    def stage(self, name: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    def stage(self, name: str, total: int | None = None) -> Iterator[Advance]:
         """Report and time a stage of ``total`` steps; the context's value is called with steps done."""
         started = time.perf_counter()
         try:

@@ -1,18 +1,17 @@
-"""Where statistics of the training data are looked for: in the model's own nodes, then in a file beside it."""
+"""Find statistics of the training data: in a model's own BatchNormalizations, then in a file beside it."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import onnx_ir as ir
-
-from passes.batchnorm.harvest_batchnorm import BatchNormStatistics, harvest_batchnorm
+from passes.batchnorm.harvest_batchnorm import BatchNormStatistics, folded_advice, harvest_batchnorm
 from passes.batchnorm.match_checkpoint import match_checkpoint
 from passes.batchnorm.place_statistics import place_statistics
 from passes.batchnorm.recovered import Recovered, join_recovered
 from passes.batchnorm.weighted_layers import folded_layers
 from zsq_compile.batchnorm.statistics_file import read_statistics
 from zsq_compile.errors import ConfigError
+from zsq_compile.frontend.load import LoadedModel
 from zsq_compile.progress import Progress
 
 _NODES = "BN nodes"
@@ -58,60 +57,70 @@ class KnownStatistics:
         return {"source": self.source, "matched": list(self.matched), "unmatched": list(self.unmatched)}
 
 
-def search_statistics(
-    model: ir.Model, place: Path, *, checkpoint: Path | None, bn_stats: Path | None, progress: Progress
+def find_statistics(
+    loaded: LoadedModel, *, checkpoint: str | Path | None, bn_stats: str | Path | None, progress: Progress
 ) -> KnownStatistics:
-    """Harvest a model in normal form, and look into the file that was given; without one nothing imports torch.
+    """Harvest a model, add what the given file holds for its folded layers, and report what was found.
 
     Args:
-        model: the network.
-        place: its file, for words.
-        checkpoint: trained tensors, or None.
-        bn_stats: a file of ``harvest``, or None.
-        progress: is told where a file is not needed, or tells nothing.
+        loaded: the network.
+        checkpoint: file of trained tensors; reading one imports torch.
+        bn_stats: file of ``harvest_statistics``; at most one of the two is given.
+        progress: receives notes and warnings.
 
     Raises:
         ConfigError: the file cannot be read, or belongs to another network.
 
     """
-    harvested = harvest_batchnorm(model)
-    path = checkpoint or bn_stats
-    if path is None:
-        return KnownStatistics(statistics=harvested, from_nodes=len(harvested.entries))
+    known = _search(loaded, checkpoint, bn_stats, progress)
+    progress.note(f"statistics: {known.source}")
+    for line in known.matched:
+        progress.detail(f"matched {line}")
+    for line in known.unmatched:
+        progress.detail(f"not matched {line}")
+    if known.statistics.usable:
+        progress.note(known.statistics.coverage())
+    else:
+        advice = "" if known.statistics.entries else f". {folded_advice()}"
+        progress.warn(f"{known.statistics.coverage()}{advice}")
+    return known
+
+
+def _search(
+    loaded: LoadedModel, checkpoint: str | Path | None, bn_stats: str | Path | None, progress: Progress
+) -> KnownStatistics:
+    model, harvested = loaded.model, harvest_batchnorm(loaded.model)
+    given = checkpoint or bn_stats
+    own = KnownStatistics(statistics=harvested, from_nodes=len(harvested.entries))
+    if given is None:
+        return own
+    path = Path(given)
     if not folded_layers(model):
-        progress.warn(f"{path} is not needed: every layer of {place} that could tell has its BatchNormalization still")
-        return KnownStatistics(statistics=harvested, from_nodes=len(harvested.entries))
+        progress.warn(f"{path} was ignored: all layers of {loaded.path} still have their BatchNormalization nodes")
+        return own
     if checkpoint is not None:
         from zsq_compile.batchnorm.checkpoint import read_checkpoint
 
-        recovered, kind = match_checkpoint(model, read_checkpoint(Path(path))), "checkpoint "
-    else:
-        recovered, kind = place_statistics(model, read_statistics(Path(path)).norms), ""
-    return _joined(model, place, harvested, recovered, f"{kind}{Path(path).name}", progress)
+        return _join(loaded, own, match_checkpoint(model, read_checkpoint(path)), f"checkpoint {path.name}", progress)
+    return _join(loaded, own, place_statistics(model, read_statistics(path)), path.name, progress)
 
 
-def _joined(
-    model: ir.Model,
-    place: Path,
-    harvested: BatchNormStatistics,
-    recovered: Recovered,
-    source: str,
-    progress: Progress,
+def _join(
+    loaded: LoadedModel, own: KnownStatistics, recovered: Recovered, file: str, progress: Progress
 ) -> KnownStatistics:
     unmatched = tuple(f"{one.where} ({one.op_type}): {one.reason}" for one in recovered.refusals)
     if not recovered.found:
-        if not harvested.entries:
+        if not own.from_nodes:
             shown = "; ".join(unmatched[:3])
             raise ConfigError(
-                f"{source} is not of the network in {place}: not one of its {len(unmatched)} layers was found in "
-                f"it ({shown}). Give the file of this very network, as it was when the model was exported"
+                f"{file} does not belong to the network in {loaded.path}: none of its {len(unmatched)} layers was "
+                f"found in it ({shown}). Give the file of the network as it was when the model was exported"
             )
-        progress.warn(f"{source} tells nothing that the nodes of {place} do not tell")
-        return KnownStatistics(statistics=harvested, from_nodes=len(harvested.entries), unmatched=unmatched)
+        progress.warn(f"{file} adds no statistics beyond those in {loaded.path}")
     return KnownStatistics(
-        statistics=join_recovered(model, harvested, recovered),
-        from_nodes=len(harvested.entries),
-        file=source,
+        statistics=join_recovered(loaded.model, own.statistics, recovered),
+        from_nodes=own.from_nodes,
+        file=file if recovered.found else None,
         matched=tuple(f"{one.former.node}: {one.how}" for one in recovered.found),
         unmatched=unmatched,
     )

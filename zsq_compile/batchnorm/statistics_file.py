@@ -4,7 +4,6 @@ docs/reference/statistics-file.md documents the format.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from passes.batchnorm.harvest_batchnorm import BatchNorm, dead_channels
 from passes.batchnorm.place_statistics import FoldedNorm
 from zsq_compile.errors import ConfigError
-from zsq_compile.files import read_arrays, write_arrays
+from zsq_compile.files import file_sha256, read_arrays, write_arrays
 
 FORMAT, VERSION = "zsq-compile batchnorm statistics", 1
 
@@ -22,43 +21,27 @@ _TABLES = ("format", "version", "model", "model_sha256", "values", "nodes", "lay
 _VECTORS = ("mean", "variance", "scale", "shift", "folded_length", "folded_bias")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class StatisticsFile:
-    """What a statistics file holds.
-
-    Attributes:
-        model: name of the model's file.
-        model_sha256: of its bytes, hexadecimal.
-        norms: the BatchNormalizations, in the order of its graph.
-
-    """
-
-    model: str
-    model_sha256: str
-    norms: tuple[FoldedNorm, ...]
-
-
-def write_statistics(path: Path, statistics: StatisticsFile) -> None:
-    """Write a file; ConfigError where that is not possible."""
-    entries = [norm.entry for norm in statistics.norms]
+def write_statistics(path: Path, model: Path, norms: Sequence[FoldedNorm]) -> None:
+    """Write the BatchNormalizations of ``model``, in graph order; ConfigError where that is not possible."""
+    entries = [norm.entry for norm in norms]
     arrays: dict[str, NDArray[Any]] = {
         "format": np.array(FORMAT),
         "version": np.array(VERSION, dtype=np.int64),
-        "model": np.array(statistics.model),
-        "model_sha256": np.array(statistics.model_sha256),
+        "model": np.array(model.name),
+        "model_sha256": np.array(file_sha256(model)),
         "values": np.array([entry.output for entry in entries], dtype=np.str_),
         "nodes": np.array([entry.node for entry in entries], dtype=np.str_),
         "layers": np.array([entry.layer or "" for entry in entries], dtype=np.str_),
         "epsilon": np.array([entry.epsilon for entry in entries], dtype=np.float64),
     }
-    for index, norm in enumerate(statistics.norms):
+    for index, norm in enumerate(norms):
         vectors = (norm.entry.mean, norm.entry.variance, norm.entry.scale, norm.entry.shift, norm.lengths, norm.bias)
         arrays |= {f"{index}/{name}": vector for name, vector in zip(_VECTORS, vectors, strict=True)}
     write_arrays(path, arrays)
 
 
-def read_statistics(path: Path) -> StatisticsFile:
-    """Read a file that ``write_statistics`` wrote.
+def read_statistics(path: Path) -> tuple[FoldedNorm, ...]:
+    """Read the BatchNormalizations of a file that ``write_statistics`` wrote.
 
     Raises:
         ConfigError: it is another file, of another version, or something in it is missing or not as it should be.
@@ -80,11 +63,7 @@ def read_statistics(path: Path) -> StatisticsFile:
     if any(arrays[name].shape != (count,) for name in ("values", "nodes", "layers", "epsilon")):
         raise ConfigError(f"{path} is damaged: values, nodes, layers and epsilon must have the same length")
     _require(path, arrays, [f"{index}/{name}" for index in range(count) for name in _VECTORS])
-    return StatisticsFile(
-        model=str(arrays["model"]),
-        model_sha256=str(arrays["model_sha256"]),
-        norms=tuple(_norm(path, arrays, index) for index in range(count)),
-    )
+    return tuple(_read_norm(path, arrays, index) for index in range(count))
 
 
 def _require(path: Path, arrays: Mapping[str, NDArray[Any]], names: Sequence[str]) -> None:
@@ -96,7 +75,7 @@ def _require(path: Path, arrays: Mapping[str, NDArray[Any]], names: Sequence[str
         )
 
 
-def _norm(path: Path, arrays: Mapping[str, NDArray[Any]], index: int) -> FoldedNorm:
+def _read_norm(path: Path, arrays: Mapping[str, NDArray[Any]], index: int) -> FoldedNorm:
     vectors = {name: arrays[f"{index}/{name}"] for name in _VECTORS}
     shapes = {vector.shape for vector in vectors.values()}
     if len(shapes) != 1 or len(next(iter(shapes))) != 1:

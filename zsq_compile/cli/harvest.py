@@ -8,6 +8,7 @@ from zsq_compile.cli.command import Answer, Call, Command
 from zsq_compile.cli.options import CommandOptions
 from zsq_compile.config.checks import require_folder
 from zsq_compile.config.fields import RESULT, Option
+from zsq_compile.files import file_sha256
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,14 +31,14 @@ def harvest_command(call: Call[HarvestOptions]) -> Answer:
     model = call.options.model
     path = call.options.output or model.with_name(f"{model.stem}.stats.npz")
     require_folder(path)
-    from zsq_compile.batchnorm.known_statistics import keep_statistics
+    from zsq_compile.batchnorm.harvest import harvest_statistics
 
-    made = keep_statistics(model, path, call.progress, input_shapes=call.config.input.shapes)
-    values = [norm.entry.output for norm in made.norms]
+    norms = harvest_statistics(model, path, call.progress, input_shapes=call.config.input.shapes)
+    values = [norm.entry.output for norm in norms]
     return Answer(
-        plain=lambda: {"output": str(path), "model_sha256": made.model_sha256, "values": values},
+        plain=lambda: {"output": str(path), "model_sha256": file_sha256(model), "values": values},
         brief=(path,),
-        lines=(f"{len(made.norms)} BatchNormalizations written to {path}",),
+        lines=(f"{len(norms)} BatchNormalizations written to {path}",),
     )
 
 

@@ -36,7 +36,7 @@ def facts(found: Inspection) -> list[tuple[str, str]]:
         assumed = f", read as {one.assumed}" if one.assumed is not None else ""
         rows.append(("input", f"{one.name} {one.dtype} {'x'.join(map(str, one.shape))}{assumed}"))
     rows.append(("outputs", ", ".join(found.outputs)))
-    rows.append(("statistics", f"{found.statistics.tier}; {found.statistics.coverage}"))
+    rows.append(("statistics", f"{found.statistics.source}; {found.statistics.coverage}"))
     rows += [("pixels", one.describe()) for one in found.preprocessing.values()]
     rows += _placement_facts(found)
     rows.append(("ranges", found.ranges))

@@ -2,12 +2,14 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+from zsq_compile.progress import Advance
 
 _PLAIN_EVERY = 10.0
 """Seconds between two plain lines about the same stage."""
@@ -37,7 +39,7 @@ class ConsoleProgress:
         )
 
     @contextmanager
-    def stage(self, name: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    def stage(self, name: str, total: int | None = None) -> Iterator[Advance]:
         """See Progress.stage."""
         started = time.monotonic()
         with self._bar(name, total) if self._console.is_terminal else self._lines(name, total) as advance:
@@ -59,7 +61,7 @@ class ConsoleProgress:
         self._print(f"warning: {text}", style="yellow")
 
     @contextmanager
-    def _bar(self, name: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    def _bar(self, name: str, total: int | None) -> Iterator[Advance]:
         # Stages may stand inside each other; the drawing starts with the outermost and ends with it.
         if self._open == 0:
             self._bars.start()
@@ -74,7 +76,7 @@ class ConsoleProgress:
                 self._bars.stop()
 
     @contextmanager
-    def _lines(self, name: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    def _lines(self, name: str, total: int | None) -> Iterator[Advance]:
         self._print(f"{name} ...")
         started = told = time.monotonic()
         done = 0

@@ -84,9 +84,9 @@ def compare_models(
         for given, option in ((data, "--data"), (calib_data, "--calib-data")):
             _dataset(given, loaded, None, option)  # before the long work
         ours = _compile_ours(loaded, place, config, started, progress)
-        confident = ConfidentSamples(loaded=loaded, contracts=ours.contracts, config=config, progress=progress)
-        judged = _dataset(data, loaded, ours.contract, "--data")
-        real = _dataset(calib_data, loaded, ours.contract, "--calib-data")
+        confident = ConfidentSamples(loaded=loaded, preprocessing=ours.preprocessing, config=config, progress=progress)
+        judged = _dataset(data, loaded, ours.image_preprocessing, "--data")
+        real = _dataset(calib_data, loaded, ours.image_preprocessing, "--calib-data")
         count = calibration_count(sum(count_value_bytes(loaded.model)), calib_samples)
         sources = [] if real is None or calib_data is None else [real_source(real, calib_data, loaded.inputs, count)]
         synthetic, seconds = _synthetic_source(loaded, ours, confident, count)
@@ -95,7 +95,7 @@ def compare_models(
         rows = [ours.row, *onnxruntime_rows(source, place, sources, seconds, config, progress)]
         rows += [ComparedModel(kind="given", name=path.name, calibrated_on="unknown", path=path) for path in others]
         measured = measure_rows(_judge(loaded, source, judged, ours, confident), rows, progress)
-    kept = (loaded.path, *others)
+    kept, image = (loaded.path, *others), ours.image_preprocessing
     return Comparison(
         model=loaded.path,
         rows=tuple(
@@ -105,7 +105,7 @@ def compare_models(
         judged_on_real=judged is not None,
         samples=len(judged) if judged is not None else _count(ours.held_out),
         calibration={source.kind: source.description for source in sources},
-        contract=None if ours.contract is None else ours.contract.to_json(),
+        contract=None if image is None else image.to_json(),
         notes=tuple(_notes(config, data, calib_data, ours)),
         held_out_agreement=None if ours.report is None else ours.report.validation.agreement,
         agreement_estimate=None if ours.report is None else ours.report.agreement_estimate,
@@ -123,14 +123,14 @@ class _Ours:
     row: ComparedModel
     calibration: Arrays
     held_out: Arrays
-    contracts: Mapping[str, Preprocessing]
+    preprocessing: Mapping[str, Preprocessing]
     data_seconds: float
     report: Report | None
 
     @property
-    def contract(self) -> Preprocessing | None:
+    def image_preprocessing(self) -> Preprocessing | None:
         """Preprocessing of the first image input."""
-        return next(iter(self.contracts.values()), None)
+        return next(iter(self.preprocessing.values()), None)
 
 
 def _compile_ours(
@@ -159,7 +159,7 @@ def _compile_ours(
         row=row,
         calibration=calibration.arrays(),
         held_out=held_out.arrays(),
-        contracts=made.contracts,
+        preprocessing=made.preprocessing,
         data_seconds=data_seconds,
         report=report,
     )
@@ -194,14 +194,16 @@ def _judge(
         sample=ours.held_out,
         providers=load_target(confident.config.target).providers,
         estimate_inputs=confident.extend(
-            make_estimate_inputs(loaded.inputs, ours.contracts, seed=confident.config.seed)
+            make_estimate_inputs(loaded.inputs, ours.preprocessing, seed=confident.config.seed)
         ),
     )
 
 
-def _dataset(path: Path | None, loaded: LoadedModel, contract: Preprocessing | None, option: str) -> Dataset | None:
-    """Open data of the user; without a contract only to see whether it can be opened."""
-    return None if path is None else load_data(path, loaded.inputs, contract, option=option)
+def _dataset(
+    path: Path | None, loaded: LoadedModel, preprocessing: Preprocessing | None, option: str
+) -> Dataset | None:
+    """Open data of the user; without preprocessing only to see whether it can be opened."""
+    return None if path is None else load_data(path, loaded.inputs, preprocessing, option=option)
 
 
 def _notes(config: CompileConfig, data: Path | None, calib_data: Path | None, ours: _Ours) -> Iterator[str]:

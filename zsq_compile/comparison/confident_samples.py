@@ -37,14 +37,14 @@ class ConfidentSamples:
 
     Attributes:
         loaded: the network.
-        contracts: preprocessing of image inputs, by name.
+        preprocessing: of image inputs, by name.
         config: its device, seed and ``confident_share`` are used.
         progress: receives the stage.
 
     """
 
     loaded: LoadedModel
-    contracts: Mapping[str, Preprocessing]
+    preprocessing: Mapping[str, Preprocessing]
     config: CompileConfig
     progress: Progress
 
@@ -80,7 +80,7 @@ class ConfidentSamples:
             algorithm="given",
             seed=self.config.seed,
             loss_curve=(),
-            contracts=self.contracts,
+            preprocessing=self.preprocessing,
         )
         teacher = TorchGraph(self.loaded.model, device=choose_device(self.config.device))
         statistics = BatchNormStatistics(entries=(), refusals=(), layers_total=0, layers_covered=0, degenerate=())

@@ -1,4 +1,4 @@
-"""What a model takes in: name, shape and element type of each graph input."""
+"""Name, shape and element type of each graph input."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,5 +28,5 @@ class InputSpec:
 
 
 def fixed_batch(inputs: Sequence[InputSpec]) -> int | None:
-    """Batch size that the model insists on, or None."""
+    """Return the fixed batch size of the model, or None."""
     return next((spec.shape[0] for spec in inputs if spec.shape and spec.shape[0] is not None), None)

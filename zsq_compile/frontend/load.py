@@ -20,6 +20,7 @@ from zsq_compile.frontend.half_precision import widen_halves
 from zsq_compile.frontend.input_shapes import Shape, assume_sizes, describe_shape, fix_batch, settle_inputs
 from zsq_compile.frontend.opset import MINIMUM_OPSET, OpsetError, raise_opset
 from zsq_compile.frontend.read_onnx import has_branches, opset_of, read_model, refuse_branches, require_supported
+from zsq_compile.progress import Progress
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -110,6 +111,14 @@ def load_model(
         warnings=() if form.warning is None else (form.warning,),
         restored_bytes=None if form.given is None else _count_bytes(original),
     )
+
+
+def report_loading(loaded: LoadedModel, progress: Progress) -> None:
+    """Pass the notes and warnings of a loaded model on."""
+    for text in loaded.notes:
+        progress.note(text)
+    for text in loaded.warnings:
+        progress.warn(text)
 
 
 def _count_bytes(proto: onnx.ModelProto) -> int:

@@ -1,1 +1,1 @@
-"""What can be told of a model before it is compiled."""
+"""What compiling a model will meet, found before it is compiled and without torch."""

@@ -1,31 +1,23 @@
-"""What an inspection advises, in words: one line for each thing that a user may want to do before the long job."""
+"""What an inspection advises, in words: one line for each thing that a user may want to change before compiling."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
 from passes.analysis.find_dead_channels import DeadChannels
 from passes.analysis.find_range_risks import BiasRisk, ScaleConflict
 from zsq_compile.data.preprocessing import Preprocessing
-from zsq_compile.inspection.findings import InputFacts, PlacementFacts, StatisticsFacts
+from zsq_compile.inspection.findings import InputFacts, Inspection, PlacementFacts, StatisticsFacts
 
 
-def warnings_of(
-    inputs: Sequence[InputFacts],
-    statistics: StatisticsFacts,
-    preprocessing: Mapping[str, Preprocessing],
-    placement: PlacementFacts,
-    dead: Sequence[DeadChannels],
-    risks: Sequence[BiasRisk],
-    conflicts: Sequence[ScaleConflict],
-) -> tuple[str, ...]:
-    """Put findings into words, the most important first."""
+def advise(found: Inspection) -> tuple[str, ...]:
+    """Describe what should be changed, the most important first."""
     return (
-        *_of_placement(placement),
-        *_of_inputs(inputs),
-        *_of_statistics(statistics),
-        *_of_preprocessing(preprocessing),
-        *(_of_bias(risk) for risk in risks),
-        *(_of_scales(conflict) for conflict in conflicts),
-        *_of_dead(dead),
+        *_of_placement(found.placement),
+        *_of_inputs(found.inputs),
+        *_of_statistics(found.statistics),
+        *_of_preprocessing(found.preprocessing),
+        *(_of_bias(risk) for risk in found.bias_risks),
+        *(_of_scales(conflict) for conflict in found.scale_conflicts),
+        *_of_dead(found.dead_channels),
     )
 
 
@@ -33,14 +25,14 @@ def _of_placement(placement: PlacementFacts) -> Iterator[str]:
     if not placement.layers or len(placement.left_float) == placement.layers:
         yield (
             f"nothing in this model can be quantized for {placement.target}: it needs a Conv, Gemm or MatMul with "
-            "constant weights that the target knows"
+            "constant weights that the target supports"
         )
     elif placement.left_float:
         yield f"{_some(placement.left_float, 'layer')} will not be quantized, see the reasons below"
     if placement.without_kernel:
         yield (
             f"{_some(placement.without_kernel, 'layer')} will be stored in integers and run in float: "
-            f"{placement.target} has no integer kernel where they stand"
+            f"{placement.target} has no integer kernel in their place"
         )
 
 
@@ -53,7 +45,7 @@ def _of_inputs(inputs: Sequence[InputFacts]) -> Iterator[str]:
             )
         if "float" not in one.dtype:
             yield (
-                f"input '{one.name}' takes {one.dtype}, whose meaning cannot be made up: compiling needs samples "
+                f"input '{one.name}' takes {one.dtype}, whose values cannot be synthesized: compiling needs samples "
                 "(--calib FILE.npz)"
             )
 
@@ -61,8 +53,8 @@ def _of_inputs(inputs: Sequence[InputFacts]) -> Iterator[str]:
 def _of_statistics(statistics: StatisticsFacts) -> Iterator[str]:
     if statistics.advice is not None:
         yield (
-            f"no usable statistics of the training data ({statistics.coverage}), so calibration rests on procedural "
-            f"data, which is less at 4 bits: {statistics.advice}"
+            f"no usable statistics of the training data ({statistics.coverage}): calibration data will be procedural, "
+            f"which costs agreement at 4 bits. {statistics.advice}"
         )
 
 
@@ -77,15 +69,15 @@ def _of_preprocessing(preprocessing: Mapping[str, Preprocessing]) -> Iterator[st
 
 def _of_bias(risk: BiasRisk) -> str:
     return (
-        f"bias overflow: {_count(len(risk.channels), 'channel')} of {risk.node} would need bias codes up to "
-        f"{risk.largest:.1e} (int32 ends at 2.1e+09); compiling coarsens the steps of their weights instead"
+        f"bias overflow: {_count(len(risk.channels), 'channel')} of {risk.node} would need integer biases up to "
+        f"{risk.largest:.1e} (int32 ends at 2.1e+09); compiling gives their weights larger scales instead"
     )
 
 
 def _of_scales(conflict: ScaleConflict) -> str:
     return (
-        f"scale conflict: {conflict.members} values share one scale, and '{conflict.narrowest}' uses "
-        f"{conflict.bits_lost:.1f} bits less of it than '{conflict.widest}'"
+        f"scale conflict: {conflict.members} values share one scale, and the range of '{conflict.narrowest}' is "
+        f"{conflict.bits_lost:.1f} bits narrower than that of '{conflict.widest}'"
     )
 
 
@@ -94,8 +86,8 @@ def _of_dead(dead: Sequence[DeadChannels]) -> Iterator[str]:
     if constant:
         zero = f", {silent} of them always 0" if silent else ""
         yield (
-            f"{_count(constant, 'dead channel')} in {_count(len(dead), 'layer')}: their filters are nearly zero, so "
-            f"they make a constant{zero}. They take bytes and time; pruning them before the export is free"
+            f"{_count(constant, 'dead channel')} in {_count(len(dead), 'layer')}: their filters are (nearly) zero, so "
+            f"their outputs are constant{zero}. They take bytes and time; pruning them before the export is free"
         )
 
 

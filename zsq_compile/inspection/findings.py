@@ -1,4 +1,4 @@
-"""What a model has in store for whoever compiles it, as one frozen value."""
+"""Result of ``inspect``."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -19,10 +19,9 @@ class InputFacts:
 
     Attributes:
         name: of the input.
-        shape: as the file has it; an open size is its name, or "?".
-        dtype: numpy's name of its element type.
-        assumed: sizes that were assumed for open ones beside the batch, as ``--input-shape`` takes them; None where
-            the file leaves none open.
+        shape: as the file has it, "?" for an open size.
+        dtype: NumPy's name of the element type.
+        assumed: shape with assumed sizes, as ``--input-shape`` takes it; None where only the batch is open.
 
     """
 
@@ -37,15 +36,15 @@ class StatisticsFacts:
     """What is known of the training data's statistics.
 
     Attributes:
-        tier: "batch normalisation, from ..." with where it is told, or "none": then data rests on procedural pictures.
+        source: "from BN nodes", "from checkpoint x.pth", or "without statistics": then data are procedural.
         coverage: in words.
-        layers: convolutions, or fully connected layers where there is none.
-        covered: those of them with BatchNormalization behind them.
-        advice: what would give more; None where nothing is missing.
+        layers: number of convolutions, or of fully connected layers where there is none.
+        covered: number of those with BatchNormalization behind them.
+        advice: how to get statistics; None where there are some.
 
     """
 
-    tier: str
+    source: str
     coverage: str
     layers: int
     covered: int
@@ -54,14 +53,7 @@ class StatisticsFacts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FloatNodes:
-    """Nodes that stay float for one reason.
-
-    Attributes:
-        op_type: their operator.
-        reason: in words.
-        nodes: their names.
-
-    """
+    """Names of nodes that stay float for one reason."""
 
     op_type: str
     reason: str
@@ -74,12 +66,12 @@ class PlacementFacts:
 
     Attributes:
         target: its name.
-        layers: weighted layers (convolutions, matrix products with a constant).
-        integer: those that run in integers.
+        layers: number of weighted layers (convolutions, matrix products with a constant).
+        integer: number of those that run in integers.
         without_kernel: names of layers whose weights are quantized, and which run in float all the same.
         left_float: names of layers that are not quantized.
-        quantized_values: values that get a scale, or share one.
-        float_nodes: everything else that stays float and could matter, by reason.
+        quantized_values: number of values with a scale, own or shared.
+        float_nodes: other nodes that stay float and matter for speed, by reason.
 
     """
 
@@ -94,27 +86,27 @@ class PlacementFacts:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Inspection:
-    """The findings about one model.
+    """What compiling one model will meet.
 
     Attributes:
         model: the file.
         bytes: its size, with external data.
         opset: of the file.
-        operators: how often each operator stands in the file, the most frequent first.
-        inputs: what it takes.
+        operators: operators of the file with the number of their nodes, the most frequent first.
+        inputs: of the model.
         outputs: names of its outputs.
         work: of one sample.
-        statistics: what is known of the training data.
+        statistics: of the training data, as far as known.
         preprocessing: of the first image input, by its name; empty where there is none.
-        placement: what the target will do with it.
-        ranges: how the ranges were found that biases and shared scales were judged by, or why they were not, in words.
+        placement: what the target will do with the model.
+        ranges: how the ranges were measured that bias and scale risks follow from, or why not, in words.
         dead_channels: by layer.
         bias_risks: by layer.
-        scale_conflicts: by group.
-        estimates: size and time at 8 and 4 bits.
-        notes: what else becomes of the graph, in words.
-        warnings: what to do something about before compiling, in words.
-        seconds: that the inspection took.
+        scale_conflicts: by group of values with a shared scale.
+        estimates: of size, time and agreement, at 8 and 4 bits.
+        notes: how loading changed the graph, in words.
+        warnings: what the user may want to change before compiling, in words.
+        seconds: duration of the inspection.
 
     """
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +19,22 @@ from passes.operators import WEIGHTED
 from passes.plan import QuantizationPlan
 from passes.quantize.place_quantizers import place_quantizers
 from passes.quantize.prepare_float import prepare_float
-from zsq_compile.batchnorm.find_statistics import KnownStatistics, search_statistics
+from zsq_compile.batchnorm.find_statistics import KnownStatistics, find_statistics
 from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.errors import ConfigError
 from zsq_compile.files import file_bytes
 from zsq_compile.frontend.load import LoadedModel, load_model
-from zsq_compile.inspection.advice import warnings_of
-from zsq_compile.inspection.estimates import Estimate, estimated_bytes, estimated_seconds
+from zsq_compile.inspection.advice import advise
+from zsq_compile.inspection.estimates import (
+    Estimate,
+    estimate_bytes,
+    estimate_seconds,
+    has_depthwise,
+    may_classify,
+    usual_agreement,
+)
 from zsq_compile.inspection.findings import FloatNodes, InputFacts, Inspection, PlacementFacts, StatisticsFacts
 from zsq_compile.inspection.runtime_probe import draw_inputs, find_ranges
-from zsq_compile.inspection.usual_agreement import has_depthwise, may_classify, usual_agreement
 from zsq_compile.progress import Silent
 from zsq_compile.synthesis.images.natural_images import natural_images
 from zsq_compile.synthesis.preprocessing.infer import infer_preprocessing
@@ -49,15 +55,15 @@ def inspect_model(
     checkpoint: Path | None = None,
     bn_stats: Path | None = None,
 ) -> Inspection:
-    """Tell what compiling a float model will meet.
+    """Find out what compiling a float model will meet.
 
     Args:
         model: path of the float model.
         target: name of a target, or path of a target file.
         input_shapes: sizes by input name for those that the file leaves open, batch first, None for an open batch;
-            usual ones are assumed, and told, where they are missing.
+            usual ones are assumed where they are missing.
         checkpoint: trained tensors of a model whose batch normalisation was folded away; reading one imports torch.
-        bn_stats: what ``harvest`` wrote from the same network with batch normalisation.
+        bn_stats: file of ``harvest`` from the same network with batch normalisation.
 
     Raises:
         LoadError: the file is not an ONNX model.
@@ -72,46 +78,36 @@ def inspect_model(
         raise ConfigError(str(error)) from error
     loaded = load_model(path, input_shapes=input_shapes, simplify=False, verify=False, assume_open_sizes=True)
     rng = np.random.default_rng(0)
-    sought = search_statistics(loaded.model, path, checkpoint=checkpoint, bn_stats=bn_stats, progress=Silent())
-    statistics, work = sought.statistics, count_work(loaded.model)
+    known = find_statistics(loaded, checkpoint=checkpoint, bn_stats=bn_stats, progress=Silent())
+    statistics, work = known.statistics, count_work(loaded.model)
     preprocessing = _find_preprocessing(loaded, statistics, rng)
     network = prepare_float(loaded.model, statistics, equalize=False)
     plans = {bits: place_quantizers(network, goal, bits=bits) for bits in _ESTIMATED_BITS}
-    seen = _find_ranges(network, plans[8], loaded, preprocessing, work, rng)
+    ranges, how = _find_ranges(network, plans[8], loaded, preprocessing, work, rng)
     whole = path.stat().st_size
     if whole < 4 * work.parameters:  # there may be weights beside it; finding out reads the file once more
         whole = file_bytes(path)
-    inputs, known, placement = _inputs(loaded), _statistics(sought), _placement(network, plans[8], goal)
-    dead = find_dead_channels(network)
-    risks, conflicts = find_bias_risks(network, plans[8], seen.ranges), find_scale_conflicts(plans[8], seen.ranges)
-    return Inspection(
+    found = Inspection(
         model=path,
         bytes=whole,
         opset=loaded.opset,
         operators=tuple(loaded.operators.items()),
-        inputs=inputs,
+        inputs=_inputs(loaded),
         outputs=loaded.outputs,
         work=work,
-        statistics=known,
+        statistics=_statistics(known),
         preprocessing=preprocessing,
-        placement=placement,
-        ranges=seen.words,
-        dead_channels=dead,
-        bias_risks=risks,
-        scale_conflicts=conflicts,
+        placement=_placement(network, plans[8], goal),
+        ranges=how,
+        dead_channels=find_dead_channels(network),
+        bias_risks=find_bias_risks(network, plans[8], ranges),
+        scale_conflicts=find_scale_conflicts(plans[8], ranges),
         estimates=_estimates(network, plans, goal, loaded, work, whole, synthesized=bool(statistics.usable)),
         notes=loaded.notes,
-        warnings=loaded.warnings + warnings_of(inputs, known, preprocessing, placement, dead, risks, conflicts),
+        warnings=loaded.warnings,
         seconds=time.perf_counter() - started,
     )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Seen:
-    """Ranges of values, and how they were found or why they were not."""
-
-    ranges: Ranges
-    words: str
+    return replace(found, warnings=(*found.warnings, *advise(found)))
 
 
 def _find_preprocessing(
@@ -138,20 +134,20 @@ def _find_ranges(
     preprocessing: Mapping[str, Preprocessing],
     work: Work,
     rng: np.random.Generator,
-) -> _Seen:
-    """Run the float network on one synthetic sample, and find the range of every value that would be quantized."""
+) -> tuple[Ranges, str]:
+    """Range of every value that would be quantized, on one synthetic sample; and how they were measured or why not."""
     if work.multiplications > _MOST_WORK or work.elements > _MOST_ELEMENTS:
-        return _Seen(ranges={}, words="not measured: the network is too large to be run in a moment")
+        return {}, "not measured: the network is too large to be run in a moment"
     feeds = draw_inputs(loaded.inputs, 1, rng)
     if feeds is None:
-        return _Seen(ranges={}, words="not measured: there is an input that takes no floats, and cannot be synthesized")
+        return {}, "not measured: there is an input that takes no floats, and cannot be synthesized"
     feeds |= {name: one.encode(feeds[name]) for name, one in preprocessing.items()}
     names = [site.value for site in plan.activations]
     try:
-        return _Seen(ranges=find_ranges(network, names, feeds), words="measured on one synthetic sample")
+        return find_ranges(network, names, feeds), "measured on one synthetic sample"
     except RuntimeModelError as error:
         first = str(error).splitlines()[0]
-        return _Seen(ranges={}, words=f"not measured: the network does not run on a synthetic sample ({first})")
+        return {}, f"not measured: the network does not run on a synthetic sample ({first})"
 
 
 def _inputs(loaded: LoadedModel) -> tuple[InputFacts, ...]:
@@ -166,15 +162,15 @@ def _inputs(loaded: LoadedModel) -> tuple[InputFacts, ...]:
     )
 
 
-def _statistics(sought: KnownStatistics) -> StatisticsFacts:
-    statistics, advice = sought.statistics, None
+def _statistics(known: KnownStatistics) -> StatisticsFacts:
+    statistics, advice = known.statistics, None
     if not statistics.usable:
         advice = (
-            "give the trained tensors (--checkpoint model.pth), or the statistics of the network before its export "
+            "Give the trained tensors (--checkpoint model.pth), or the statistics of the network before its export "
             "(zsq-compile harvest, --bn-stats stats.npz)"
         )
     return StatisticsFacts(
-        tier=f"batch normalisation, {sought.origin}" if statistics.usable else "none",
+        source=known.origin,
         coverage=statistics.coverage(),
         layers=statistics.layers_total,
         covered=statistics.layers_covered,
@@ -234,8 +230,8 @@ def _estimates(
             bits=bits,
             bytes=size,
             share=size / before,
-            seconds=estimated_seconds(work, loaded.inputs, bits=bits, synthesized=synthesized),
+            seconds=estimate_seconds(work, loaded.inputs, bits=bits, synthesized=synthesized),
             usual=usual_agreement(bits, depthwise=has_depthwise(network)) if may_classify(network) else None,
         )
-        for bits, size in estimated_bytes(network, plans, target).items()
+        for bits, size in estimate_bytes(network, plans, target).items()
     )

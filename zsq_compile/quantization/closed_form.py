@@ -1,6 +1,6 @@
 """The steps that need no learning: calibration, rounding, bias correction."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,7 +10,7 @@ from passes.plan import QuantizationPlan, WeightSite
 from passes.qdq_names import codes_name
 from zsq_compile.config.compile import BiasCorrection, QuantizationConfig, Rounding
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.progress import Clock
+from zsq_compile.progress import Advance, Clock, ignore_steps
 from zsq_compile.quantization.bias.bias_correction import correct_analytically, correct_empirically
 from zsq_compile.quantization.bias.moment_propagation import propagate_moments
 from zsq_compile.quantization.calibration.calibrate import calibrate
@@ -27,7 +27,7 @@ def calibrate_plan(
     teacher: TorchGraph,
     batches: Sequence[Batch],
     config: QuantizationConfig,
-    advance: Callable[[int], None] = lambda steps: None,
+    advance: Advance = ignore_steps,
 ) -> QuantizationPlan:
     """Give a plan all its scales: activations from the data, weights from the weights themselves."""
     plan = plan.with_scales(activations=calibrate(plan, teacher, batches, config.calibration_method, advance))
@@ -39,7 +39,7 @@ def round_weights(
     plan: QuantizationPlan,
     method: Rounding | None,
     moments: Mapping[str, SecondMoments] | None = None,
-    advance: Callable[[int], None] = lambda steps: None,
+    advance: Advance = ignore_steps,
 ) -> tuple[Mapping[str, Tensor], QuantizationPlan]:
     """Move the weights of a float network onto their grids.
 

@@ -38,7 +38,7 @@ class CalibrationData:
         held_out: what it is judged on.
         description: where they come from, in words.
         known: statistics of the training data, which they were made after or can be compared with.
-        contract: of the first image input; None when there is no image input.
+        preprocessing: of image inputs, by name; of the first one only, where the user gave the data.
         synthetic: the whole synthesized set; None when the user gave the data.
 
     """
@@ -47,7 +47,7 @@ class CalibrationData:
     held_out: Samples
     description: str
     known: KnownStatistics
-    contract: Preprocessing | None
+    preprocessing: Mapping[str, Preprocessing]
     synthetic: SyntheticSet | None
 
     @property
@@ -55,16 +55,14 @@ class CalibrationData:
         """Name what a file was calibrated with: samples that were given, or the origin of its statistics."""
         return "calibrated on given samples" if self.synthetic is None else self.known.origin
 
-    def plain_contract(self) -> dict[str, Any] | None:
-        """Return the contract as plain values."""
-        return None if self.contract is None else self.contract.to_json()
+    @property
+    def image_preprocessing(self) -> Preprocessing | None:
+        """Preprocessing of the first image input; None where there is none."""
+        return next(iter(self.preprocessing.values()), None)
 
-    def contracts(self, inputs: Sequence[InputSpec]) -> Mapping[str, Preprocessing]:
-        """Contracts of image inputs, by name, as calibration took them."""
-        if self.synthetic is not None:
-            return self.synthetic.contracts
-        image = first_image(inputs)
-        return {} if image is None or self.contract is None else {image.name: self.contract}
+    def plain_preprocessing(self) -> dict[str, Any] | None:
+        """Return the same as plain values."""
+        return None if self.image_preprocessing is None else self.image_preprocessing.to_json()
 
 
 def first_image(inputs: Sequence[InputSpec]) -> InputSpec | None:
@@ -78,8 +76,8 @@ def has_large_images(inputs: Sequence[InputSpec]) -> bool:
     return image is not None and int(image.shape[2] or 1) * int(image.shape[3] or 1) > _SMALL_IMAGE
 
 
-def read_contract(inputs: Sequence[InputSpec], config: InputConfig) -> Preprocessing | None:
-    """Contract that the user gave for the image inputs; None when it is to be inferred."""
+def read_preprocessing(inputs: Sequence[InputSpec], config: InputConfig) -> Preprocessing | None:
+    """Preprocessing that the user gave for the image inputs; None when it is to be inferred."""
     spec = first_image(inputs)
     if spec is None or (config.mean is None and config.input_range is None):
         return None
@@ -119,7 +117,7 @@ def synthesize_data(
         held_out=held_out,
         description=f"{total - held} synthetic samples ({made.algorithm}), {held} more held out",
         known=known,
-        contract=next(iter(made.contracts.values()), None),
+        preprocessing=made.preprocessing,
         synthetic=made,
     )
 
@@ -171,12 +169,12 @@ def take_data(
     teacher: TorchGraph,
     known: KnownStatistics,
     inputs: Sequence[InputSpec],
-    contract: Preprocessing | None,
+    preprocessing: Preprocessing | None,
     seed: int,
 ) -> CalibrationData:
     """Take the user's own samples, network inputs by name, as they are.
 
-    ``contract`` None infers that of the first image input, in case that labelled pictures are to be read for it.
+    ``preprocessing`` None infers that of the first image input, in case that labelled images are to be read for it.
 
     Raises:
         ConfigError: an input is missing, or an array does not fit it.
@@ -194,10 +192,10 @@ def take_data(
             f"the model takes {fixed} samples at a time: calibration data needs at least {2 * fixed}, half of them to "
             f"judge the result, got {min(counts)}"
         )
-    if contract is None and image is not None:
+    if preprocessing is None and image is not None:
         rng, few = torch.Generator().manual_seed(seed), image.shape[0] or TRIAL_IMAGES
         others = {name: tensor[:few] for name, tensor in tensors.items() if name != image.name}
-        contract = infer_on_images(teacher, known.statistics, image, rng, others)
+        preprocessing = infer_on_images(teacher, known.statistics, image, rng, others)
     calibration, held_out = hold_out(tensors, fixed)
     held = len(next(iter(held_out.inputs.values())))
     return CalibrationData(
@@ -205,7 +203,7 @@ def take_data(
         held_out=held_out,
         description=f"{min(counts) - held} samples given by the user, {held} more held out",
         known=known,
-        contract=contract,
+        preprocessing={} if image is None or preprocessing is None else {image.name: preprocessing},
         synthetic=None,
     )
 

@@ -33,7 +33,7 @@ class EstimateInputs:
 
     Attributes:
         inputs: of the network.
-        contracts: preprocessing of image inputs, by name.
+        preprocessing: of image inputs, by name.
         families: (count, ...) by name of the family and of the input, seen by no calibration; None where an input takes
             integers, for which there are no synthetic values.
         high_confidence: images with a high score of the float network, by input, to find files that clip large scores;
@@ -42,7 +42,7 @@ class EstimateInputs:
     """
 
     inputs: Sequence[InputSpec]
-    contracts: Mapping[str, Preprocessing]
+    preprocessing: Mapping[str, Preprocessing]
     families: Mapping[str, Mapping[str, NDArray[Any]]] | None
     high_confidence: Mapping[str, NDArray[Any]] | None = None
 
@@ -74,24 +74,24 @@ class EstimateInputs:
     def _from_families(self, measured: Sequence[Family], source: str) -> AgreementEstimate:
         if self.families is None:
             return estimate_from_families((), source, reason="there are no synthetic values for integer inputs")
-        known = len(self.inputs) == 1 and self.inputs[0].is_image and self.inputs[0].name in self.contracts
+        known = len(self.inputs) == 1 and self.inputs[0].is_image and self.inputs[0].name in self.preprocessing
         if not known:
             reason = "its error is known only for networks with one image input"
             return estimate_from_families(measured, source, reason=reason)
-        if is_assumed(self.contracts[self.inputs[0].name]):
+        if self.preprocessing[self.inputs[0].name].source == "assumed":
             return estimate_from_families(measured, f"{source}, with an assumed input", spread=ASSUMED_SPREAD)
         return estimate_from_families(measured, source)
 
 
 def make_estimate_inputs(
-    inputs: Sequence[InputSpec], contracts: Mapping[str, Preprocessing], *, seed: int = 0
+    inputs: Sequence[InputSpec], preprocessing: Mapping[str, Preprocessing], *, seed: int = 0
 ) -> EstimateInputs:
     """Make the families of inputs, from a seed that follows from ``seed`` and differs from it."""
     if not all(np.issubdtype(spec.dtype, np.floating) for spec in inputs):
-        return EstimateInputs(inputs=inputs, contracts=contracts, families=None)
-    families = input_families(inputs, contracts, torch.Generator().manual_seed(seed + _SEED_OFFSET))
+        return EstimateInputs(inputs=inputs, preprocessing=preprocessing, families=None)
+    families = input_families(inputs, preprocessing, torch.Generator().manual_seed(seed + _SEED_OFFSET))
     arrays = {name: {key: tensor.numpy() for key, tensor in made.items()} for name, made in families.items()}
-    return EstimateInputs(inputs=inputs, contracts=contracts, families=arrays)
+    return EstimateInputs(inputs=inputs, preprocessing=preprocessing, families=arrays)
 
 
 def estimate_agreement(
@@ -111,8 +111,3 @@ def estimate_agreement(
     samples = inputs.samples
     measured = measure_families(original, emitted, samples, providers=providers) if samples else ()
     return inputs.estimate(measured, source)
-
-
-def is_assumed(contract: Preprocessing) -> bool:
-    """Whether the preprocessing was neither given by the user nor inferred from statistics."""
-    return contract.source == "assumed"

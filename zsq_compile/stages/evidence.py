@@ -24,7 +24,8 @@ from zsq_compile.stages.calibration_data import CalibrationData, first_image, ha
 from zsq_compile.stages.export import Exported
 from zsq_compile.stages.gallery import classify
 from zsq_compile.stages.quantize import Quantized
-from zsq_compile.synthesis.losses import Moments, wasserstein
+from zsq_compile.synthesis.channel_moments import ActivationMoments
+from zsq_compile.synthesis.losses import wasserstein
 from zsq_compile.synthesis.probe import layer_targets, measure_moments
 from zsq_compile.verification.agreement_estimate import AgreementEstimate
 
@@ -97,7 +98,7 @@ def build_report(
         stages=dict(clock.seconds),
         coverage=statistics.coverage(),
         statistics=data.known.plain(),
-        contract=data.plain_contract(),
+        contract=data.plain_preprocessing(),
         data=data.description,
         refusals=(*statistics.refusals, *plan.refusals),
         notes=tuple(clock.progress.texts),
@@ -149,7 +150,7 @@ def _mean(values: torch.Tensor) -> float:
     return float(values.mean()) if values.numel() else 0.0
 
 
-def _ratio(measured: Moments, deviation: torch.Tensor) -> float:
+def _ratio(measured: ActivationMoments, deviation: torch.Tensor) -> float:
     ratios = measured.variance.clamp_min(0.0).sqrt() / deviation
     return float(ratios.median()) if ratios.numel() else 1.0
 
@@ -160,10 +161,10 @@ def draw_pictures(teacher: TorchGraph, data: CalibrationData, inputs: Sequence[I
     Nothing where the data were given by the user, or where the network takes no image.
     """
     made, spec = data.synthetic, first_image(inputs)
-    if made is None or spec is None or spec.name not in made.contracts:
+    if made is None or spec is None or spec.name not in made.preprocessing:
         return ()
     count = min(_PICTURES, len(made.inputs[spec.name]))
-    pixels = made.contracts[spec.name].decode(made.inputs[spec.name][:count]).numpy()
+    pixels = made.preprocessing[spec.name].decode(made.inputs[spec.name][:count]).numpy()
     seen = classify(teacher, inputs, made, count)
     pictures = []
     for number, one in enumerate(pixels):

@@ -15,13 +15,13 @@ def make_live(
     low_pass: float | None,
     progress: Progress,
 ) -> LiveBatches | None:
-    """Set a generator that can go on learning to work for a distillation.
+    """Let a generator network that can continue to learn serve a distillation.
 
-    None where nothing is distilled, or where the samples that are there are to do: as ``config.live`` says, or by
-    default where the generator cannot go on, or its pictures are filtered, which is done to finished ones only.
+    None where nothing is distilled, or where the finished samples are used: as ``config.live`` says, or by default
+    where the generator cannot continue, or its images are filtered, which is done to finished ones only.
     """
-    source = None if synthetic is None else synthetic.source
-    if config is None or source is None or config.live is False:
+    trainer = None if synthetic is None else synthetic.trainer
+    if config is None or trainer is None or config.live is False:
         return None
     if low_pass is not None:
         progress.note(
@@ -31,10 +31,10 @@ def make_live(
     bounded = generator if isinstance(generator, AdadfqConfig) else None
     made_for: Adversary = "none" if bounded is None else "adadfq"
     return LiveBatches(
-        source,
+        trainer,
         adversary=config.adversary or made_for,
         temperature=config.temperature,
         weight=config.adversary_weight,
         ratio=config.live_ratio,
-        numbers=bounded,
+        bounds=bounded,
     )

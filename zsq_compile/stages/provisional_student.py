@@ -4,7 +4,7 @@ import torch
 
 from backends.target import Target
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
-from zsq_compile.config.compile import QuantizationConfig
+from zsq_compile.config.compile import PriorConfig, QuantizationConfig
 from zsq_compile.data.input_spec import fixed_batch
 from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.differentiable.module import TorchGraph
@@ -15,7 +15,7 @@ from zsq_compile.quantization.planning import plan_quantization
 from zsq_compile.quantization.samples import Samples
 from zsq_compile.quantization.state import FloatNetwork
 from zsq_compile.stages.quantize import fold_network, run_steps
-from zsq_compile.synthesis.generators.prior import PriorGenerator
+from zsq_compile.synthesis.make_generator import make_generator
 
 _SAMPLES = 64
 
@@ -27,7 +27,7 @@ def make_provisional_student(
     config: QuantizationConfig,
     seed: int,
     device: torch.device,
-    contract: Preprocessing | None,
+    preprocessing: Preprocessing | None,
 ) -> TorchGraph:
     """Quantize a network by what needs no data of its own: nearest rounding, and ranges from procedural images.
 
@@ -38,12 +38,12 @@ def make_provisional_student(
         config: bits, and how ranges, scales and biases are chosen.
         seed: of the images.
         device: where the network is to run.
-        contract: what numbers the network takes, where that is given.
+        preprocessing: of image inputs, where it is given.
 
     """
     fixed, rng = fixed_batch(loaded.inputs), torch.Generator().manual_seed(seed)
     count = max(_SAMPLES // (fixed or 1), 1) * (fixed or 1)
-    generator = PriorGenerator(loaded.inputs, contract, Silent())
+    generator = make_generator(PriorConfig(), loaded.inputs, preprocessing)
     images = generator.synthesize(TorchGraph(loaded.model), statistics, count, rng)
     model, statistics = fold_network(loaded.model, statistics, equalize=config.equalize)
     samples = Samples(inputs=images.inputs, fixed=fixed)

@@ -31,7 +31,7 @@ PIXELS = Allowance(
     seconds={"fast": 20.0, "balanced": 50.0, "best": 600.0},
     fewest=2,
 )
-"""Of optimised pixels, which start from natural pictures."""
+"""Of optimised pixels, which start from natural images."""
 
 NETWORKS = Allowance(
     iterations={"fast": 100, "balanced": 400, "best": 4000},

@@ -10,7 +10,8 @@ Portions are joined in float64. With n values per channel, the gradient of the l
 an affine map per channel, which is what a normalisation with known moments computes.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,24 +22,39 @@ from torch.nn import functional
 _PORTION = 1 << 18
 
 
-def channel_moments(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Take mean and biased variance over every axis but the channel axis 1 of floating-point (N, C, ...) values.
+class ActivationMoments(NamedTuple):
+    """Mean and biased variance per channel, each of shape (C,), float32 at least."""
 
-    Both have shape (C,), in float32, or in float64 for values of that type. Differentiable once.
+    mean: Tensor
+    variance: Tensor
+
+
+def channel_moments(values: Tensor) -> ActivationMoments:
+    """Take the moments of floating-point (N, C, ...) values over every axis but the channel axis 1.
+
+    They are in float32, or in float64 for values of that type. Differentiable once.
     """
-    mean, variance = _ChannelMoments.apply(values)  # type: ignore[no-untyped-call]
-    return mean, variance
+    return ActivationMoments(*_ChannelMoments.apply(values))  # type: ignore[no-untyped-call]
+
+
+def join_moments(parts: Sequence[ActivationMoments], sizes: Sequence[int]) -> ActivationMoments:
+    """Moments of the union of samples whose parts have these moments and ``sizes`` (numbers of values per channel)."""
+    whole = sum(sizes)
+    shares = [size / whole for size in sizes]
+    mean = torch.stack([share * part.mean for share, part in zip(shares, parts, strict=True)]).sum(0)
+    spread = [share * (part.variance + (part.mean - mean).square()) for share, part in zip(shares, parts, strict=True)]
+    return ActivationMoments(mean=mean, variance=torch.stack(spread).sum(0))
 
 
 class _ChannelMoments(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> tuple[Tensor, Tensor]:
         kind = torch.float64 if values.dtype == torch.float64 else torch.float32
-        # the kernel takes the type to count in from the running moments, which it would move by a share: by none
+        # The kernel computes in the type of the running moments; a momentum of 0 leaves them as they are.
         running = torch.zeros(values.shape[1], dtype=kind, device=values.device)
         portions = torch.split(values, max(1, _PORTION // max(1, values[0].numel())))
         parts = [torch.batch_norm_update_stats(portion, running, running.clone(), 0.0) for portion in portions]
-        mean, variance = _joined(parts, [len(portion) / len(values) for portion in portions])
+        mean, variance = _join_portions(parts, [len(portion) / len(values) for portion in portions])
         mean, variance = mean.to(kind), variance.to(kind)
         ctx.save_for_backward(values, mean)
         return mean, variance
@@ -52,7 +68,7 @@ class _ChannelMoments(torch.autograd.Function):
         return functional.batch_norm(values, mean, one, 2.0 * share * to_variance, share * to_mean, eps=0.0)
 
 
-def _joined(parts: list[tuple[Tensor, Tensor]], shares: list[float]) -> tuple[Tensor, Tensor]:
+def _join_portions(parts: list[tuple[Tensor, Tensor]], shares: list[float]) -> tuple[Tensor, Tensor]:
     """Mean and variance of the whole, in float64, from those of its parts."""
     means, variances = (torch.stack(list(column)).double() for column in zip(*parts, strict=True))
     weights = torch.tensor(shares, dtype=torch.float64, device=means.device)

@@ -1,19 +1,22 @@
-"""What every synthesis algorithm promises: the Generator protocol, the set it returns, and the input contract.
+"""What every synthesis algorithm promises, and the set that it returns."""
 
-Images are made and optimised as pixels in [0, 1], channels in RGB order; the Preprocessing alone knows
-what numbers the network expects of them.
-"""
-
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import torch
+from torch import Tensor
 
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
+from zsq_compile.config.compile import Effort
+from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.synthesis.adversarial.source import Source
+from zsq_compile.progress import Progress
+from zsq_compile.synthesis.adversarial.conditional_trainer import ConditionalTrainer
+from zsq_compile.synthesis.images.procedural import check_inputs
+from zsq_compile.synthesis.preprocessing.find import find_preprocessing
+from zsq_compile.synthesis.task import SynthesisTask
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -21,23 +24,23 @@ class SyntheticSet:
     """Calibration data in the network's own units.
 
     Attributes:
-        inputs: float32 CPU tensors of (count, ...) by the name of the network's input.
+        inputs: float32 CPU tensors of (count, ...) by input name.
         algorithm: name of the generator that made them.
         seed: the seed of the ``torch.Generator`` it was given.
         loss_curve: loss per iteration, averaged over batches; empty for generators that optimise nothing.
-        contracts: the input contract that each image input was made for, by its name.
-        labels: (count,) class that each sample was to show; None for generators that are asked for none.
-        source: what made the samples and can go on learning; None for generators that learn no network for all.
+        preprocessing: that images were encoded with, by name of the input.
+        labels: (count,) class that each sample was to show; None for generators without class targets.
+        trainer: of the generator network that made the samples, to continue its training; None where there is none.
 
     """
 
-    inputs: Mapping[str, torch.Tensor]
+    inputs: Mapping[str, Tensor]
     algorithm: str
     seed: int
     loss_curve: tuple[float, ...]
-    contracts: Mapping[str, Preprocessing] = field(default_factory=dict)
-    labels: torch.Tensor | None = None
-    source: Source | None = None
+    preprocessing: Mapping[str, Preprocessing] = field(default_factory=dict)
+    labels: Tensor | None = None
+    trainer: ConditionalTrainer | None = None
 
 
 class Generator(Protocol):
@@ -49,6 +52,84 @@ class Generator(Protocol):
         """Return ``count`` samples. The same ``rng`` state on the same machine gives the same bytes.
 
         Raises:
-            SynthesisError: an input cannot be synthesized.
+            SynthesisError: an input cannot be synthesized, or the network lacks what the algorithm needs.
 
         """
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Synthesized:
+    """What an algorithm returns.
+
+    Attributes:
+        samples: at least as many as were asked for, images as pixels in [0, 1].
+        loss_curve: see SyntheticSet; so are ``labels`` and ``trainer``.
+
+    """
+
+    samples: Mapping[str, Tensor]
+    loss_curve: Sequence[float] = ()
+    labels: Tensor | None = None
+    trainer: ConditionalTrainer | None = None
+
+
+Algorithm: TypeAlias = Callable[[SynthesisTask, int, torch.Generator], Synthesized]
+"""(task, count, rng) -> samples."""
+
+
+class AlgorithmGenerator:
+    """The Generator of an algorithm: finds the preprocessing before it, and encodes its samples behind it.
+
+    Args:
+        name: of the algorithm.
+        algorithm: makes the samples.
+        inputs: of the network.
+        preprocessing: of image inputs, where its channels fit; None infers it.
+        progress: receives stages, notes and warnings.
+        effort: how much work to do.
+
+    """
+
+    def __init__(
+        self,
+        name: str,
+        algorithm: Algorithm,
+        inputs: Sequence[InputSpec],
+        preprocessing: Preprocessing | None,
+        progress: Progress,
+        effort: Effort,
+    ) -> None:
+        self._name = name
+        self._algorithm = algorithm
+        self._inputs = check_inputs(inputs)
+        self._given = preprocessing
+        self._progress = progress
+        self._effort = effort
+
+    def synthesize(
+        self, teacher: TorchGraph, statistics: BatchNormStatistics, count: int, rng: torch.Generator
+    ) -> SyntheticSet:
+        """See Generator."""
+        seed = rng.initial_seed()
+        preprocessing = find_preprocessing(self._inputs, self._given, teacher, statistics, rng, self._progress)
+        task = SynthesisTask(
+            name=self._name,
+            teacher=teacher,
+            inputs=self._inputs,
+            preprocessing=preprocessing,
+            layers=statistics.usable,
+            effort=self._effort,
+            progress=self._progress,
+        )
+        made = self._algorithm(task, count, rng)
+        with torch.no_grad():
+            encoded = task.encode(made.samples)
+        return SyntheticSet(
+            inputs={name: values[:count].float().cpu() for name, values in encoded.items()},
+            algorithm=self._name,
+            seed=seed,
+            loss_curve=tuple(made.loss_curve),
+            preprocessing=preprocessing,
+            labels=made.labels,
+            trainer=made.trainer,
+        )

@@ -15,79 +15,82 @@ from zsq_compile.progress import Progress, Silent
 from zsq_compile.synthesis.filters.confident import ConfidentGenerator
 from zsq_compile.synthesis.filters.low_pass import LowPassGenerator
 from zsq_compile.synthesis.filters.widest_first import WidestFirstGenerator
-from zsq_compile.synthesis.generator import Generator
-from zsq_compile.synthesis.generators.conditional_generator import ConditionalGenerator
+from zsq_compile.synthesis.generator import Algorithm, AlgorithmGenerator, Generator
+from zsq_compile.synthesis.generators.conditional import learn_conditional
 from zsq_compile.synthesis.generators.dsg import dsg_loss
-from zsq_compile.synthesis.generators.genie import GenieGenerator
+from zsq_compile.synthesis.generators.genie import learn_genie
+from zsq_compile.synthesis.generators.image_networks import require_images
 from zsq_compile.synthesis.generators.intraq import intraq_loss
-from zsq_compile.synthesis.generators.noise import NoiseGenerator
-from zsq_compile.synthesis.generators.noise_descent import NoiseDescent
-from zsq_compile.synthesis.generators.pixels import PixelsGenerator
-from zsq_compile.synthesis.generators.prior import PriorGenerator
+from zsq_compile.synthesis.generators.noise import draw_noise
+from zsq_compile.synthesis.generators.noise_descent import descend_from_noise
+from zsq_compile.synthesis.generators.pixels import optimize_pixels
+from zsq_compile.synthesis.generators.prior import draw_prior
 from zsq_compile.synthesis.generators.zeroq import zeroq_loss
 
 
 def make_generator(
     config: GeneratorConfig,
     inputs: Sequence[InputSpec],
-    contract: Preprocessing | None = None,
+    preprocessing: Preprocessing | None = None,
     progress: Progress | None = None,
     *,
     effort: Effort = "balanced",
     low_pass: float | None = None,
     confident_share: float = 0.0,
-    handed_on: bool = False,
+    widest_first: bool = False,
     student: Callable[[], TorchGraph] | None = None,
 ) -> Generator:
     """Choose the algorithm by the type of its config.
 
-    ``contract`` None lets the contract of each image input be inferred when data is made. ``low_pass`` filters the
-    finished images, whichever algorithm makes them (see ``LowPassGenerator``); ``confident_share`` of them are moved
-    until the network is sure of them (see ``ConfidentGenerator``). ``handed_on`` to other quantizers, the widest sample
-    comes first (see ``WidestFirstGenerator``). ``student`` makes a quantized network,
-    on the device of the float one, for those that learn against one.
+    Args:
+        config: of the algorithm.
+        inputs: of the network.
+        preprocessing: of image inputs; None infers that of each when data is made.
+        progress: receives stages, notes and warnings.
+        effort: how much work to do.
+        low_pass: filters the finished images (see ``LowPassGenerator``).
+        confident_share: of the finished images become high-confidence (see ``ConfidentGenerator``).
+        widest_first: put the sample first that other quantizers should see first (see ``WidestFirstGenerator``).
+        student: makes a quantized network, on the device of the float one, for algorithms that learn against one.
 
     Raises:
-        ConfigError: the algorithm wants a student, and there is none.
-        SynthesisError: an input takes values that cannot be made up, such as integers.
+        ConfigError: the algorithm needs a student, and there is none.
+        SynthesisError: an input cannot be synthesized by the algorithm.
 
     """
-    generator = _make(config, inputs, contract, progress or Silent(), effort, student)
+    progress = progress or Silent()
+    name, algorithm = _algorithm(config, student)
+    generator: Generator = AlgorithmGenerator(name, algorithm, inputs, preprocessing, progress, effort)
+    if isinstance(config, GenieConfig | ZsCganConfig | GdfqConfig | AdadfqConfig):
+        require_images(inputs, name)
     if low_pass is not None:
         generator = LowPassGenerator(generator, low_pass)
     if confident_share:
-        generator = ConfidentGenerator(generator, inputs, confident_share, progress or Silent())
-    return WidestFirstGenerator(generator, fixed_batch(inputs) or 1) if handed_on else generator
+        generator = ConfidentGenerator(generator, inputs, confident_share, progress)
+    return WidestFirstGenerator(generator, fixed_batch(inputs) or 1) if widest_first else generator
 
 
-def _make(
-    config: GeneratorConfig,
-    inputs: Sequence[InputSpec],
-    contract: Preprocessing | None,
-    told: Progress,
-    effort: Effort,
-    student: Callable[[], TorchGraph] | None,
-) -> Generator:
+def _algorithm(config: GeneratorConfig, student: Callable[[], TorchGraph] | None) -> tuple[str, Algorithm]:
     match config:
-        case NoiseConfig():
-            return NoiseGenerator(config, inputs, contract, told)
-        case PriorConfig():
-            return PriorGenerator(inputs, contract, told)
         case PixelsConfig():
-            return PixelsGenerator(config, inputs, contract, told, effort=effort)
-        case GenieConfig():
-            return GenieGenerator(config, inputs, contract, told, effort=effort)
+            return "pixels", partial(optimize_pixels, config)
+        case PriorConfig():
+            return "prior", draw_prior
+        case NoiseConfig():
+            return "noise", partial(draw_noise, config)
         case ZeroqConfig():
-            return NoiseDescent("zeroq", config, inputs, contract, told, zeroq_loss, effort=effort)
+            return "zeroq", partial(descend_from_noise, config, zeroq_loss)
         case DsgConfig():
-            return NoiseDescent("dsg", config, inputs, contract, told, partial(dsg_loss, config), effort=effort)
+            return "dsg", partial(descend_from_noise, config, partial(dsg_loss, config))
         case IntraqConfig():
-            return NoiseDescent("intraq", config, inputs, contract, told, partial(intraq_loss, config), effort=effort)
+            return "intraq", partial(descend_from_noise, config, partial(intraq_loss, config))
+        case GenieConfig():
+            return "genie", partial(learn_genie, config)
         case ZsCganConfig():
-            return ConditionalGenerator("zs-cgan", config, inputs, contract, told, effort=effort)
+            return "zs-cgan", partial(learn_conditional, config, None)
         case GdfqConfig():
-            return ConditionalGenerator("gdfq", config, inputs, contract, told, effort=effort)
+            return "gdfq", partial(learn_conditional, config, None)
         case AdadfqConfig():
             if student is None:
                 raise ConfigError("the adadfq generator learns against a quantized network, and none was given to it")
-            return ConditionalGenerator("adadfq", config, inputs, contract, told, effort=effort, student=student)
+            return "adadfq", partial(learn_conditional, config, student)

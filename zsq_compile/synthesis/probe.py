@@ -1,4 +1,4 @@
-"""Questions to a network before and while data is made: what it costs, at which sizes it runs, what its layers see."""
+"""Measurements of a network before and while data is synthesized: its cost, and the moments that its layers read."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,15 +10,14 @@ from passes.batchnorm.harvest_batchnorm import BatchNorm
 from passes.operators import WEIGHTED
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.differentiable.precision import reduced_type
-from zsq_compile.errors import ZsqError
-from zsq_compile.synthesis.losses import Moments, batch_moments, joined
+from zsq_compile.synthesis.channel_moments import ActivationMoments, channel_moments, join_moments
 
 Feeds = Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
-    """What one sample takes, forward only; ``element_bytes`` is the size of what is kept for the way back."""
+    """Of one sample, forward only; ``element_bytes`` is the size of an element that is kept for the backward pass."""
 
     multiplications: int
     elements: int
@@ -30,10 +29,10 @@ def layer_inputs(layers: Sequence[BatchNorm]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(layer.input for layer in layers))
 
 
-def layer_targets(layers: Sequence[BatchNorm], device: torch.device) -> list[Moments]:
-    """Take the moments that the layers remember, as float32 tensors (C,) without the dead channels."""
+def layer_targets(layers: Sequence[BatchNorm], device: torch.device) -> list[ActivationMoments]:
+    """Moments that the layers remember, as float32 tensors (C,) without the dead channels."""
     return [
-        Moments(
+        ActivationMoments(
             mean=torch.tensor(layer.mean[~layer.dead], dtype=torch.float32, device=device),
             variance=torch.tensor(layer.variance[~layer.dead], dtype=torch.float32, device=device),
         )
@@ -41,38 +40,35 @@ def layer_targets(layers: Sequence[BatchNorm], device: torch.device) -> list[Mom
     ]
 
 
-def layer_moments(layers: Sequence[BatchNorm], values: Feeds) -> list[Moments]:
+def layer_moments(layers: Sequence[BatchNorm], values: Feeds) -> list[ActivationMoments]:
     """Moments of the values that the layers read, without the dead channels; differentiable."""
-    found = {name: batch_moments(values[name]) for name in layer_inputs(layers)}
+    found = {name: channel_moments(values[name]) for name in layer_inputs(layers)}
     measured = []
     for layer in layers:
         moments = found[layer.input]
         if layer.dead.any():
             alive = torch.from_numpy(~layer.dead).to(moments.mean.device)
-            moments = Moments(mean=moments.mean[alive], variance=moments.variance[alive])
+            moments = ActivationMoments(mean=moments.mean[alive], variance=moments.variance[alive])
         measured.append(moments)
     return measured
 
 
 def measure_moments(
-    teacher: TorchGraph, layers: Sequence[BatchNorm], feeds: Feeds, size: int, *, shared: Feeds | None = None
-) -> list[Moments]:
-    """Moments of the layers' inputs over all samples of ``feeds``, run ``size`` at a time, without gradient.
-
-    ``shared`` are feeds that every run gets as they are.
-    """
-    parts: list[list[Moments]] = []
+    teacher: TorchGraph, layers: Sequence[BatchNorm], feeds: Feeds, size: int
+) -> list[ActivationMoments]:
+    """Moments of the layers' inputs over all samples of ``feeds``, run ``size`` at a time, without gradient."""
+    parts: list[list[ActivationMoments]] = []
     sizes: list[int] = []
     for batch in batches(feeds, size):
         with torch.no_grad():
-            values = teacher.run({**batch, **(shared or {})}, layer_inputs(layers))
+            values = teacher.run(batch, layer_inputs(layers))
         parts.append(layer_moments(layers, values))
         sizes.append(min(len(value) for value in batch.values()))
-    return [joined([part[index] for part in parts], sizes) for index in range(len(layers))]
+    return [join_moments([part[index] for part in parts], sizes) for index in range(len(layers))]
 
 
-def laid_out(feeds: Feeds) -> dict[str, torch.Tensor]:
-    """Bring feeds into the memory order that convolutions are fastest at: the channels of a place side by side."""
+def to_channels_last(feeds: Feeds) -> dict[str, torch.Tensor]:
+    """Convert images to the memory format in which convolutions are fastest."""
     return {
         name: value.contiguous(memory_format=torch.channels_last) if value.ndim == 4 else value
         for name, value in feeds.items()
@@ -84,16 +80,6 @@ def batches(feeds: Feeds, size: int) -> Iterator[dict[str, torch.Tensor]]:
     count = min(len(value) for value in feeds.values())
     for start in range(0, count, size):
         yield {name: value[start : start + size] for name, value in feeds.items()}
-
-
-def runs(teacher: TorchGraph, feeds: Feeds, outputs: Sequence[str]) -> bool:
-    """Tell whether the network can compute ``outputs`` from feeds of these sizes."""
-    try:
-        with torch.no_grad():
-            teacher.run(feeds, outputs)
-    except (RuntimeError, ValueError, IndexError, ZsqError):
-        return False
-    return True
 
 
 def measure_cost(teacher: TorchGraph, feeds: Feeds, outputs: Sequence[str]) -> Cost:

@@ -15,10 +15,10 @@ _PLACES = 3  # one pixel before, where it was, and one pixel behind
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Swing:
-    """A rewritten teacher, which shares its weights with the one it was made of.
+    """A rewritten teacher that shares its weights with the original.
 
     Attributes:
-        teacher: with the offsets at the centre it computes what the first one does; all names of values are kept.
+        teacher: equivalent to the original with the offsets at the centre; all names of values are kept.
         axes: number of spatial axes by the name of the offset.
         refusals: strided convolutions that do not swing, with the reason.
 

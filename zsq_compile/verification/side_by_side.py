@@ -4,7 +4,7 @@ Samples are run batch by batch through all models, so that neither the data nor 
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from backends.session import RuntimeModelError, Session
 from zsq_compile.data.dataset import Dataset
 from zsq_compile.errors import ConfigError
 from zsq_compile.metrics import array_outputs, decibels, decision_output, decisions, powers, top1
+from zsq_compile.progress import Advance, ignore_steps
 from zsq_compile.verification.running import run_batched, session_batch
 
 _BATCH = 32
@@ -54,7 +55,7 @@ def run_side_by_side(
     reference: Session,
     sessions: Mapping[str, Session],
     data: Dataset,
-    advance: Callable[[int], None] = lambda samples: None,
+    advance: Advance = ignore_steps,
 ) -> SideBySide:
     """Run the float model and others over all samples.
 

@@ -454,7 +454,7 @@ def test_an_input_with_the_name_of_the_labels_is_refused_before_the_work(
     def begun(*_: object) -> None:
         raise SynthesisError("work has begun")
 
-    monkeypatch.setattr("zsq_compile.synthesis.generators.conditional_generator.ConditionalGenerator.synthesize", begun)
+    monkeypatch.setattr("zsq_compile.synthesis.make_generator.learn_conditional", begun)
     kept = ("--save-calib", model.with_name("kept.npz"))
     for words in (("synth", model), (model, *kept)):
         ended = call(*words, "--generator", "gdfq", "-q")

@@ -38,7 +38,9 @@ def loaded(tmp_path: Path) -> LoadedModel:
 
 
 def sure_of(loaded: LoadedModel, **settings: float) -> ConfidentSamples:
-    return ConfidentSamples(loaded=loaded, contracts={"x": UNIT}, config=CompileConfig(**settings), progress=Silent())
+    return ConfidentSamples(
+        loaded=loaded, preprocessing={"x": UNIT}, config=CompileConfig(**settings), progress=Silent()
+    )
 
 
 def logits(model: Path, samples: np.ndarray) -> np.ndarray:

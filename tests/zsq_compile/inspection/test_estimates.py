@@ -16,7 +16,7 @@ from tests.quantizing import prepare
 from tests.zsq_compile.frontend.quick import load_quickly
 from zsq_compile.config.compile import CompileConfig, QuantizationConfig
 from zsq_compile.data.input_spec import InputSpec
-from zsq_compile.inspection.estimates import estimated_bytes, estimated_seconds, sample_count
+from zsq_compile.inspection.estimates import count_samples, estimate_bytes, estimate_seconds
 from zsq_compile.stages.calibration_data import default_count
 from zsq_compile.stages.quantize import is_learned
 
@@ -32,7 +32,7 @@ def test_bytes_are_those_of_the_file(make: object) -> None:
     model = prepare(make())  # type: ignore[operator]
     target = replace(load_target("ort_cpu"), alignment=Alignment())  # channels of zeros are not counted
     plans = {bits: place_quantizers(model, target, bits=bits, edge_bits=bits) for bits in (8, 4, 3, 2)}
-    for bits, size in estimated_bytes(model, plans, target).items():
+    for bits, size in estimate_bytes(model, plans, target).items():
         # what a Cast or a division of digits takes in the file depends on names, and these weights are tiny
         assert size == pytest.approx(emitted_bytes(model, plans[bits], target), rel=0.12 if bits < 8 else 0.02)
 
@@ -40,7 +40,7 @@ def test_bytes_are_those_of_the_file(make: object) -> None:
 def test_the_model_keeps_its_weights() -> None:
     model, target = prepare(models.residual()), load_target("ort_cpu")
     before = models.to_proto(model).SerializeToString()
-    estimated_bytes(model, {8: place_quantizers(model, target)}, target)
+    estimate_bytes(model, {8: place_quantizers(model, target)}, target)
     assert models.to_proto(model).SerializeToString() == before
 
 
@@ -49,13 +49,13 @@ def test_the_model_keeps_its_weights() -> None:
 def test_samples_are_those_that_compiling_makes(side: int, bits: int) -> None:
     config = CompileConfig(quantization=QuantizationConfig(bits=bits))
     count = default_count(inputs(side), config.effort, learned=is_learned(config))
-    assert sample_count(inputs(side), learned=bits < 8) == count + count // 4
+    assert count_samples(inputs(side), learned=bits < 8) == count + count // 4
 
 
 def test_more_work_and_fewer_bits_take_longer() -> None:
     def seconds(elements: int, bits: int, *, synthesized: bool = True) -> float:
         work = Work(multiplications=0, elements=elements, parameters=0)
-        return estimated_seconds(work, inputs(32), bits=bits, synthesized=synthesized)
+        return estimate_seconds(work, inputs(32), bits=bits, synthesized=synthesized)
 
     assert seconds(10**5, 8) < seconds(10**6, 8) < seconds(10**6, 4)
     assert seconds(10**6, 8, synthesized=False) < seconds(10**6, 8)
@@ -76,5 +76,5 @@ def test_times_are_within_a_factor_of_two_of_what_was_measured(name: str) -> Non
     quick = load_quickly(ASSETS / f"{name}.onnx")
     work, statistics = count_work(quick.model), harvest_batchnorm(quick.model)
     for bits, measured in zip((8, 4), MEASURED[name], strict=True):
-        told = estimated_seconds(work, quick.inputs, bits=bits, synthesized=bool(statistics.usable))
+        told = estimate_seconds(work, quick.inputs, bits=bits, synthesized=bool(statistics.usable))
         assert 0.5 < told / measured < 2.0

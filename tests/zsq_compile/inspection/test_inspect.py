@@ -50,7 +50,7 @@ def test_the_facts_of_a_residual_network(look: Callable[..., Inspection]) -> Non
         "Gemm": 1,
     }
     assert (found.inputs[0].shape, found.inputs[0].assumed) == (("?", 3, 8, 8), None)
-    assert found.statistics.tier == "batch normalisation, from BN nodes"
+    assert found.statistics.source == "from BN nodes"
     assert all(one.usual is not None for one in found.estimates)
     assert (found.statistics.layers, found.statistics.covered, found.statistics.advice) == (3, 3, None)
     assert (found.placement.layers, found.placement.integer, found.placement.left_float) == (4, 4, ())
@@ -63,9 +63,9 @@ def test_the_facts_of_a_residual_network(look: Callable[..., Inspection]) -> Non
 
 def test_a_network_without_statistics_is_told_how_to_get_some(look: Callable[..., Inspection]) -> None:
     found = look(models.branches())
-    assert found.statistics.tier == "none"
+    assert found.statistics.source == "without statistics"
     assert "--checkpoint" in str(found.statistics.advice) and "--bn-stats" in str(found.statistics.advice)
-    assert any("rests on procedural data" in text for text in found.warnings)
+    assert any("--checkpoint" in text for text in found.warnings)
     assert any("preprocessing of 'x' is uncertain" in text and "--input-range" in text for text in found.warnings)
 
 
@@ -257,9 +257,9 @@ def test_a_checkpoint_is_looked_into_as_compiling_does() -> None:
         inspect_model(folder / "resnet20_folded.onnx", checkpoint=file)
         for file in (None, folder / "resnet20-12fca82f.th")
     )
-    assert (bare.statistics.tier, bare.statistics.covered) == ("none", 0)
-    assert found.statistics.tier == "batch normalisation, from checkpoint resnet20-12fca82f.th"
+    assert (bare.statistics.source, bare.statistics.covered) == ("without statistics", 0)
+    assert found.statistics.source == "from checkpoint resnet20-12fca82f.th"
     assert (found.statistics.covered, found.statistics.advice) == (19, None)
     assert [one.source for one in found.preprocessing.values()] == ["inferred"]
-    with pytest.raises(ConfigError, match=r"resnet20-12fca82f\.th is not of the network"):
+    with pytest.raises(ConfigError, match=r"resnet20-12fca82f\.th .*none of its 28 layers"):
         inspect_model(ASSETS / "imagenet/mobilenetv1_075_folded.onnx", checkpoint=folder / "resnet20-12fca82f.th")

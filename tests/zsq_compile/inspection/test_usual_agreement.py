@@ -1,4 +1,4 @@
-"""The interval that is told before the job, held against what networks kept when they were compiled."""
+"""The interval that inspect gives, against what networks kept when they were compiled."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from tests import models
-from zsq_compile.inspection.usual_agreement import has_depthwise, may_classify, usual_agreement
+from zsq_compile.inspection.estimates import has_depthwise, may_classify, usual_agreement
 
 RESULTS = Path(__file__).resolve().parents[3] / "benchmarks/results"
 

@@ -99,8 +99,10 @@ def test_a_file_that_cannot_be_written_is_refused_in_words(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
-def synthetic(values: torch.Tensor, contract: Preprocessing) -> SyntheticSet:
-    return SyntheticSet(inputs={"x": values}, algorithm="prior", seed=3, loss_curve=(), contracts={"x": contract})
+def synthetic(values: torch.Tensor, preprocessing: Preprocessing) -> SyntheticSet:
+    return SyntheticSet(
+        inputs={"x": values}, algorithm="prior", seed=3, loss_curve=(), preprocessing={"x": preprocessing}
+    )
 
 
 def test_captions_are_the_softmax_of_the_logits() -> None:
@@ -148,14 +150,14 @@ def test_without_classes_there_are_no_captions() -> None:
 
 def test_pictures_are_shown_as_they_were_before_they_were_normalised(tmp_path: Path) -> None:
     teacher, _ = teacher_of(models.residual())
-    contract = given_preprocessing(3, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
+    preprocessing = given_preprocessing(3, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
     pixels = torch.from_numpy(RNG.integers(0, 256, (70, 3, 8, 8)) / 255.0)
     show_synthetic(
         tmp_path / "g.png",
         "net.onnx",
         teacher,
         (spec(None, 3, 8, 8),),
-        synthetic(contract.encode(pixels).float(), contract),
+        synthetic(preprocessing.encode(pixels).float(), preprocessing),
     )
     with Image.open(tmp_path / "g.png") as image:
         sheet = np.asarray(image)

@@ -37,10 +37,10 @@ def test_the_seed_decides_and_nothing_else(emitted: Path) -> None:
     assert first.estimate is not None
 
 
-def test_an_assumed_contract_widens_the_interval_and_is_told(emitted: Path) -> None:
+def test_an_assumed_preprocessing_widens_the_interval_and_is_told(emitted: Path) -> None:
     given, inferred, assumed = (
-        estimate_agreement(models.residual(), emitted, make_estimate_inputs([IMAGE], {"x": contract}), "t")
-        for contract in (
+        estimate_agreement(models.residual(), emitted, make_estimate_inputs([IMAGE], {"x": preprocessing}), "t")
+        for preprocessing in (
             UNIT,
             replace(UNIT, name="unit", source="inferred"),
             replace(UNIT, name="unit", source="assumed"),

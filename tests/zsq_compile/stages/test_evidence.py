@@ -27,16 +27,21 @@ INPUT = InputSpec(name="x", shape=(None, 3, 8, 8), dtype=np.dtype(np.float32))
 def data(
     values: torch.Tensor, labels: torch.Tensor | None = None, statistics: BatchNormStatistics = NO_STATISTICS
 ) -> CalibrationData:
-    contract = given_preprocessing(3, input_range=(0.0, 1.0))
+    preprocessing = given_preprocessing(3, input_range=(0.0, 1.0))
     made = SyntheticSet(
-        inputs={"x": values}, algorithm="prior", seed=0, loss_curve=(), contracts={"x": contract}, labels=labels
+        inputs={"x": values},
+        algorithm="prior",
+        seed=0,
+        loss_curve=(),
+        preprocessing={"x": preprocessing},
+        labels=labels,
     )
     return CalibrationData(
         calibration=Samples(inputs={"x": values}),
         held_out=Samples(inputs={"x": values[:4]}),
         description="",
         known=KnownStatistics(statistics=statistics, from_nodes=0),
-        contract=contract,
+        preprocessing={"x": preprocessing},
         synthetic=made,
     )
 

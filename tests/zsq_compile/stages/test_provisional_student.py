@@ -28,7 +28,7 @@ def loaded(tmp_path: Path) -> LoadedModel:
 def made(loaded: LoadedModel, bits: int, *, equalize: bool = False) -> TorchGraph:
     config = QuantizationConfig(bits=bits, edge_bits=bits, rounding="lsq", equalize=equalize)
     statistics = harvest_batchnorm(loaded.model)
-    return make_provisional_student(loaded, statistics, load_target("ort_cpu"), config, 0, CPU, contract=None)
+    return make_provisional_student(loaded, statistics, load_target("ort_cpu"), config, 0, CPU, preprocessing=None)
 
 
 def inputs(loaded: LoadedModel, count: int = 4) -> torch.Tensor:
@@ -62,7 +62,7 @@ def test_biases_are_corrected_in_an_equalized_network_too(loaded: LoadedModel) -
     x = inputs(loaded, 64)
     for correction in ("none", "auto"):
         settings = replace(config, bias_correction=correction)
-        student = make_provisional_student(loaded, statistics, target, settings, 0, CPU, contract=None)
+        student = make_provisional_student(loaded, statistics, target, settings, 0, CPU, preprocessing=None)
         with torch.no_grad():
             off = student.run({"x": x})["logits"] - TorchGraph(loaded.model).run({"x": x})["logits"]
         shifts.append(off.mean(0))

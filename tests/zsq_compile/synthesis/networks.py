@@ -1,6 +1,6 @@
 """A tiny convolutional network whose BatchNormalization statistics are those of chosen images."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -12,7 +12,10 @@ from backends.session import open_session
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics, harvest_batchnorm
 from tests import models
 from zsq_compile.data.input_spec import InputSpec
+from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.differentiable.module import TorchGraph
+from zsq_compile.progress import Silent
+from zsq_compile.synthesis.task import SynthesisTask
 
 NO_STATISTICS = BatchNormStatistics(entries=(), refusals=(), layers_total=0, layers_covered=0, degenerate=())
 
@@ -59,6 +62,24 @@ def spec(*shape: int | None, name: str = "x", dtype: str = "float32") -> InputSp
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def task_of(
+    teacher: TorchGraph,
+    statistics: BatchNormStatistics,
+    inputs: Sequence[InputSpec],
+    preprocessing: Mapping[str, Preprocessing] | None = None,
+    name: str = "test",
+) -> SynthesisTask:
+    return SynthesisTask(
+        name=name,
+        teacher=teacher,
+        inputs=inputs,
+        preprocessing=preprocessing or {},
+        layers=statistics.usable,
+        effort="balanced",
+        progress=Silent(),
+    )
 
 
 class Listener:

@@ -4,7 +4,7 @@ import torch
 from tests import models
 from tests.zsq_compile.synthesis.networks import seeded, teacher_of, trained_on
 from zsq_compile.synthesis.images.dead_leaves import prior_images
-from zsq_compile.synthesis.probe import flat_features, layer_targets, measure_cost, measure_moments, runs
+from zsq_compile.synthesis.probe import flat_features, layer_targets, measure_cost, measure_moments
 
 
 def test_cost_counts_multiplications_and_elements_of_one_sample() -> None:
@@ -40,12 +40,6 @@ def test_dead_channels_are_left_out() -> None:
     teacher, statistics = teacher_of(model)
     assert len(layer_targets(statistics.entries, teacher.device)[0].mean) == 7
     assert len(measure_moments(teacher, statistics.entries, {"x": pictures}, 4)[0].mean) == 7
-
-
-def test_runs_tells_sizes_that_do_not_fit() -> None:
-    teacher, _ = teacher_of(models.branches())
-    assert runs(teacher, {"x": torch.zeros(1, 1, 8, 8)}, teacher.output_names)
-    assert not runs(teacher, {"x": torch.zeros(1, 1, 4, 8)}, teacher.output_names)
 
 
 def test_maps_count_by_their_means() -> None:

@@ -10,6 +10,7 @@ from passes.plan import ActivationSite, QuantizationPlan, Scale
 from zsq_compile.config.compile import CalibrationMethod
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import QuantizationError
+from zsq_compile.progress import Advance, ignore_steps
 from zsq_compile.quantization.calibration.observers import Extremes, Histogram, choose_range
 from zsq_compile.quantization.calibration.scales import scale_from_range
 from zsq_compile.quantization.samples import Batch
@@ -22,7 +23,7 @@ def calibrate(
     teacher: TorchGraph,
     batches: Sequence[Batch],
     method: CalibrationMethod,
-    advance: Callable[[int], None] = lambda steps: None,
+    advance: Advance = ignore_steps,
 ) -> dict[str, Scale]:
     """Scale of every activation group, on batches that are seen twice (once for ``minmax``) and never held together.
 
@@ -60,7 +61,7 @@ def watch(
     batches: Sequence[Batch],
     groups: Mapping[str, str],
     observe: Callable[[str, Tensor, ir.Node | None], None],
-    advance: Callable[[int], None],
+    advance: Advance,
 ) -> None:
     """Run batches and hand every value that ``groups`` names to ``observe``: (its group, the value, its producer)."""
 
@@ -83,7 +84,7 @@ def _observe(
     teacher: TorchGraph,
     batches: Sequence[Batch],
     groups: Mapping[str, str],
-    advance: Callable[[int], None],
+    advance: Advance,
 ) -> None:
     def observe(group: str, value: Tensor, node: ir.Node | None) -> None:
         # a Pad may have filled in minus infinity, for a MaxPool behind it

@@ -8,7 +8,7 @@ Every activation is quantized as it will ship. BatchNormalization is folded, so 
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ import torch
 from zsq_compile.config.distillation import DistillConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError, QuantizationError
-from zsq_compile.progress import Clock
+from zsq_compile.progress import Advance, Clock, ignore_steps
 from zsq_compile.quantization.distillation.batches import Batches, LiveSamples, draw_batches, mix_in_live
 from zsq_compile.quantization.distillation.checkpoint import Checkpoint, SavedState, fingerprint, patient_interrupts
 from zsq_compile.quantization.distillation.losses import agreement, output_distance
@@ -163,7 +163,7 @@ class Distillation:
             )
         return tuple(maps) if self._config.feature_weight else ()
 
-    def run(self, advance: Callable[[int], None] = lambda steps: None) -> tuple[QuantizedState, DistillRecord]:
+    def run(self, advance: Advance = ignore_steps) -> tuple[QuantizedState, DistillRecord]:
         """Train; ConfigError where the checkpoint is of something else, or cannot be written."""
         began, path = time.perf_counter(), self._config.checkpoint
         checkpoint = None
@@ -219,7 +219,7 @@ class Distillation:
         batches: Batches,
         start: QuantizedValues,
         checkpoint: Checkpoint | None,
-        advance: Callable[[int], None],
+        advance: Advance,
     ) -> None:
         """Train to the end, and write the state now and then, at the end, and before an interruption is obeyed."""
         written_at = time.perf_counter()

@@ -11,6 +11,7 @@ from torch import Tensor
 from zsq_compile.config.distillation import DistillConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.differentiable.precision import reduced_precision
+from zsq_compile.progress import Advance
 from zsq_compile.quantization.distillation.batches import Batches, LiveSamples
 from zsq_compile.quantization.distillation.losses import attention_distance, output_distance
 from zsq_compile.quantization.reconstruction.block_student import BlockStudent, LearningRates
@@ -128,7 +129,7 @@ class Trainer:
         batches: Batches,
         pace: Iterator[float],
         interval: int,
-        advance: Callable[[int], None],
+        advance: Advance,
         between: Callable[[], None],
     ) -> None:
         """Train to the end of a pace, which gives the progress from 0 to 1 at the start of each step.

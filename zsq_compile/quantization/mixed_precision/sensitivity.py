@@ -11,7 +11,7 @@ of its bias. Only what lies behind the layer runs again. The samples should be o
 a weight of few bits fits the data that it was rounded on far better than any other.
 """
 
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +22,7 @@ from passes.quantizer_grid import dequantize_array, quantize_array
 from zsq_compile.config.compile import QuantizationConfig
 from zsq_compile.differentiable.fake_quantize import round_to_codes
 from zsq_compile.differentiable.module import TorchGraph
+from zsq_compile.progress import Advance, ignore_steps
 from zsq_compile.quantization.calibration.scales import choose_weight_scales
 from zsq_compile.quantization.closed_form import round_weights
 from zsq_compile.quantization.rounding.second_moments import SecondMoments
@@ -64,7 +65,7 @@ def measure_weight_nsr(
     samples: Sequence[Batch],
     *,
     correct_on: Sequence[Batch] = (),
-    advance: Callable[[int], None] = lambda steps: None,
+    advance: Advance = ignore_steps,
 ) -> dict[str, dict[int, float]]:
     """NSR of every candidate weight, by node and bits.
 
@@ -103,7 +104,7 @@ def measure_activation_nsr(
     plan: QuantizationPlan,
     teacher: TorchGraph,
     samples: Sequence[Batch],
-    advance: Callable[[int], None] = lambda steps: None,
+    advance: Advance = ignore_steps,
 ) -> dict[str, float]:
     """NSR of quantizing the values of one group as a calibrated plan says, by group name; see measure_weight_nsr."""
     members: dict[str, list[ActivationSite]] = {}

@@ -4,7 +4,7 @@ Layers are rounded once for each width; a joint choice takes its weights from th
 the finished network will.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,6 +18,7 @@ from zsq_compile.differentiable.class_scores import tensor_output
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError
 from zsq_compile.metrics import agreement, decision_output
+from zsq_compile.progress import Advance, ignore_steps
 from zsq_compile.quantization.calibration.calibrate import calibrate
 from zsq_compile.quantization.closed_form import correct_biases
 from zsq_compile.quantization.mixed_precision.bit_allocation import LayerOptions
@@ -75,7 +76,7 @@ class Bench:
         network: FloatNetwork,
         widest: QuantizationPlan,
         config: QuantizationConfig,
-        advance: Callable[[int], None] = lambda steps: None,
+        advance: Advance = ignore_steps,
     ) -> None:
         self.network, self.widest, self.config = network, widest, config
         self.narrowest = plan_narrowest(network.model, network.target, config)
@@ -137,7 +138,7 @@ class Bench:
             self._scales[bits] = calibrate(plan, self.network.teacher, self._batches, method)
         return self._scales[bits]
 
-    def _round(self, advance: Callable[[int], None]) -> dict[int, Rounded]:
+    def _round(self, advance: Advance) -> dict[int, Rounded]:
         """Round every layer at every width that it may have."""
         network, floors = self.network, {site.node: site.number_format.bits for site in self.narrowest.weights}
         moments: Mapping[str, SecondMoments] = {}
@@ -153,7 +154,7 @@ class Bench:
             advance(1)
         return rounded
 
-    def _measure_layers(self, advance: Callable[[int], None]) -> tuple[LayerOptions, ...]:
+    def _measure_layers(self, advance: Advance) -> tuple[LayerOptions, ...]:
         teacher, target = self.network.teacher, self.network.target
         candidates: dict[str, dict[int, Tensor]] = {}
         for bits, rounded in self._rounded.items():

@@ -17,6 +17,7 @@ from passes.plan import QuantizationPlan, WeightSite
 from passes.qdq_names import dequantized_name, float_name, scale_name
 from zsq_compile.config.compile import LearnedRounding
 from zsq_compile.differentiable.module import TorchGraph
+from zsq_compile.progress import Advance, ignore_steps
 from zsq_compile.quantization.reconstruction.blocks import Block
 from zsq_compile.quantization.reconstruction.learned_weights import LearnedWeight, grow, make_learnable
 from zsq_compile.quantization.reconstruction.values import QuantizedValues
@@ -227,7 +228,7 @@ def learn(
     pace: Iterator[float],
     dropper: Dropper,
     rates: LearningRates,
-    advance: Callable[[int], None] = lambda steps: None,
+    advance: Advance = ignore_steps,
 ) -> int:
     """Train a block in place; returns the number of optimiser steps.
 

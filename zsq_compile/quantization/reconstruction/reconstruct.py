@@ -6,7 +6,7 @@ they read (see ``sequential``). A block keeps what lowered its error on samples 
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,7 +18,7 @@ from passes.qdq_names import QdqNames
 from zsq_compile.config.compile import LearnedRounding
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.differentiable.precision import reduced_precision, reduced_type
-from zsq_compile.progress import Clock
+from zsq_compile.progress import Advance, Clock, ignore_steps
 from zsq_compile.quantization.reconstruction.activation_cache import ActivationCache
 from zsq_compile.quantization.reconstruction.block_student import (
     BlockStudent,
@@ -143,7 +143,7 @@ class Reconstruction:
         self._costs = self._measure_costs()
         budget.plan(self._costs)
 
-    def run(self, advance: Callable[[int], None] = lambda steps: None) -> QuantizedState:
+    def run(self, advance: Advance = ignore_steps) -> QuantizedState:
         """Learn all blocks; ``advance`` is told the optimiser steps done, ``records`` what became of the blocks.
 
         A block is as it was before where that was better.
@@ -218,9 +218,7 @@ class Reconstruction:
             constants = values.feeds(block.layers, self._plan)
             return self._student.run({**feeds, **constants}, names, replace=values.replacements())
 
-    def _learn(
-        self, place: int, block: Block, values: QuantizedValues, advance: Callable[[int], None]
-    ) -> QuantizedValues:
+    def _learn(self, place: int, block: Block, values: QuantizedValues, advance: Advance) -> QuantizedValues:
         """Round one block anew and learn it; return its best values, those of before among them."""
         tried = [(self._error(block, values), values)]
         if tried[0][0] > 0 and self._budget.has_time(place, self._longest):

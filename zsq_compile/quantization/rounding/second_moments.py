@@ -5,7 +5,7 @@ a row of the input. A layer's squared output error under a weight error D is the
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 import torch
@@ -15,6 +15,7 @@ from torch.nn import functional
 from passes.operators import DENSE
 from passes.plan import QuantizationPlan, WeightSite
 from zsq_compile.differentiable.module import TorchGraph
+from zsq_compile.progress import Advance, ignore_steps
 from zsq_compile.quantization.calibration.calibrate import watch
 from zsq_compile.quantization.samples import Batch
 
@@ -52,7 +53,7 @@ def measure_second_moments(
     plan: QuantizationPlan,
     teacher: TorchGraph,
     batches: Sequence[Batch],
-    advance: Callable[[int], None] = lambda steps: None,
+    advance: Advance = ignore_steps,
 ) -> dict[str, SecondMoments]:
     """Second moments of weighted layers by node name, in one pass over the data.
 

@@ -1,4 +1,4 @@
-"""How different samples are, as the network sees them: distances between its penultimate features."""
+"""Diversity of samples: distances between the network's penultimate features."""
 
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ def class_distance(points: Tensor, labels: Tensor) -> float | None:
 
 
 class Diversity:
-    """Watches batch after batch: how different samples are within one, and how different batches are.
+    """Measures diversity within batches and between successive ones.
 
     Args:
         window: batches whose mean features are compared.
@@ -66,20 +66,20 @@ class Diversity:
         self._means.extend(mean.cpu() for mean in state)
 
 
-class Means:
-    """Means of named figures since they were last asked for."""
+class RunningMeans:
+    """Means of named figures since they were last taken."""
 
     def __init__(self) -> None:
         self._sums: dict[str, tuple[float, int]] = {}
 
     def add(self, figures: Mapping[str, float | None]) -> None:
-        """Add one of each figure; None adds nothing."""
+        """Add figures; None adds nothing."""
         for name, figure in figures.items():
             if figure is not None:
                 total, count = self._sums.get(name, (0.0, 0))
                 self._sums[name] = (total + figure, count + 1)
 
-    def taken(self) -> dict[str, float] | None:
+    def take(self) -> dict[str, float] | None:
         """Return the means and start anew; None where nothing was added."""
         means = {name: total / count for name, (total, count) in self._sums.items()}
         self._sums.clear()

@@ -1,4 +1,4 @@
-"""Losses of a generator against a quantized student: what the student does not copy yet is worth more.
+"""Losses of a generator against a quantized student: samples that the student gets wrong are worth more.
 
 With the teacher's scores P and the student's scores Q of one sample, C classes and a temperature T:
 
@@ -10,9 +10,9 @@ With the teacher's scores P and the student's scores Q of one sample, C classes 
 
 The margin is a reconstruction of the adversarial Gaussian margin of Luo et al. (IEEE TCSVT 2024): from its abstract we
 know that the discrepancy supervises the generator, and more so where it is small; the formula could not be read. Here
-samples that the student copies too well are pushed, up to a margin that never settles, and the others are left alone.
-The gaussian form has the same property without an edge. Both are relative to the mean discrepancy of the batches
-before, so that they weigh the same at any width in bits and at any time of the training.
+samples with too small a discrepancy are pushed, up to a margin that varies from batch to batch, and the others are left
+alone. The gaussian form has the same property without an edge. Both are relative to the mean discrepancy of the batches
+before, so that they weigh the same for any number of bits and at any time of the training.
 
 AdaDFQ (Qian et al., "Adaptive Data-Free Quantization", CVPR 2023) bounds the disagreement from both sides: samples that
 are too easy teach nothing, and those that are too hard cannot be learned.
@@ -47,7 +47,7 @@ def discrepancy(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
     return temperature**2 * functional.kl_div(made, wanted, reduction="none", log_target=True).sum(1)
 
 
-def drawn_margin(mean: float, rng: torch.Generator) -> float:
+def draw_margin(mean: float, rng: torch.Generator) -> float:
     """Draw m ~ N(μ, (μ / 4)²), cut at 0, with μ = 1.2 times the mean discrepancy."""
     middle = _MARGIN_SHARE * mean
     noise = float(torch.randn((), generator=rng, device=rng.device))
@@ -59,7 +59,7 @@ def margin_loss(discrepancies: Tensor, margin: float, mean: float) -> Tensor:
 
     Args:
         discrepancies: D, (samples,).
-        margin: see ``drawn_margin``.
+        margin: see ``draw_margin``.
         mean: discrepancy of the batches before.
 
     """
@@ -74,7 +74,7 @@ def gaussian_loss(discrepancies: Tensor, mean: float) -> Tensor:
 def disagreement_entropy(teacher: Tensor, student: Tensor) -> Tensor:
     """H' of AdaDFQ: entropy of softmax(P - Q), from 0 for the least of the batch to 1 for ln(classes).
 
-    It is high where both networks say the same. The least entropy of the batch counts as a constant. Where all samples
+    It is high where both networks agree. The least entropy of the batch counts as a constant. Where all samples
     have the highest entropy there is, as for equal networks, H' is 1.
 
     Args:
@@ -105,6 +105,6 @@ def two_sided_loss(teacher: Tensor, student: Tensor, labels: Tensor, config: Ada
     entropy = disagreement_entropy(teacher, student)
     bounds = functional.relu(config.lower - entropy).mean() + functional.relu(entropy - config.upper).mean()
     theirs, mine = teacher.float().flatten(1), student.float().flatten(1)
-    apart = functional.cross_entropy(theirs - mine, labels)
-    together = functional.cross_entropy(theirs + mine, labels)
-    return bounds + config.disagreement_weight * apart + config.agreement_weight * together
+    difference = functional.cross_entropy(theirs - mine, labels)
+    sum_ = functional.cross_entropy(theirs + mine, labels)
+    return bounds + config.disagreement_weight * difference + config.agreement_weight * sum_

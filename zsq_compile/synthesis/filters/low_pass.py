@@ -1,4 +1,4 @@
-"""A low-pass filter behind any generator: high frequencies are what synthetic images have too much of.
+"""A low-pass filter behind any generator: synthetic images have too much of high frequencies.
 
 The filter of SynQ (ICLR 2025), applied once to the finished images.
 """
@@ -6,6 +6,7 @@ The filter of SynQ (ICLR 2025), applied once to the finished images.
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.data.preprocessing import Preprocessing
@@ -15,7 +16,7 @@ from zsq_compile.synthesis.images.spectral import gaussian_low_pass
 
 
 class LowPassGenerator:
-    """Another generator's set with its pictures filtered; inputs that are no pictures stay as they are.
+    """Another generator's set with its images filtered; other inputs stay as they are.
 
     ``deviation`` is that of the Gaussian over frequencies, in cycles per pixel.
     """
@@ -27,14 +28,15 @@ class LowPassGenerator:
     def synthesize(
         self, teacher: TorchGraph, statistics: BatchNormStatistics, count: int, rng: torch.Generator
     ) -> SyntheticSet:
-        """See Generator.synthesize."""
+        """See Generator."""
         made = self._inner.synthesize(teacher, statistics, count, rng)
         inputs = {
-            name: self._filtered(value, made.contracts[name]) if name in made.contracts else value
+            name: self._filter(value, made.preprocessing[name]) if name in made.preprocessing else value
             for name, value in made.inputs.items()
         }
         return replace(made, inputs=inputs, algorithm=f"{made.algorithm}, low-pass")
 
-    def _filtered(self, values: torch.Tensor, contract: Preprocessing) -> torch.Tensor:
+    def _filter(self, values: Tensor, preprocessing: Preprocessing) -> Tensor:
         # A Gaussian cut off at the highest frequency rings a little, so pixels may leave their range.
-        return contract.encode(gaussian_low_pass(contract.decode(values), self._deviation).clamp(0.0, 1.0))
+        pixels = gaussian_low_pass(preprocessing.decode(values), self._deviation)
+        return preprocessing.encode(pixels.clamp(0.0, 1.0))

@@ -1,9 +1,9 @@
-"""The sample that reaches furthest, put first: some calibrators take their bins from the first one that they see.
+"""Put the sample with the widest range first: some calibrators take their histogram bins from the first sample.
 
 Histograms of onnxruntime, and of ModelOpt that builds on them, get the width of their bins from the first batch and
-keep it. From a narrow one the search for a threshold by entropy begins with fine bins, ends far too early, and cuts off
-what most samples reach: ModelOpt's entropy calibration on ResNet-20 agreed in 96.2 % of the decisions with a narrow
-sample in front, and in 99.1 % with the widest (real images: 97.1 and 98.0).
+keep it. From a narrow one the search for a threshold by entropy begins with fine bins, ends far too early, and clips
+values that most samples reach: ModelOpt's entropy calibration on ResNet-20 had an agreement of 96.2 % with a narrow
+sample in front, and of 99.1 % with the widest (real images: 97.1 and 98.0).
 """
 
 from dataclasses import replace
@@ -21,11 +21,11 @@ _LEAST = 1e-12  # of a largest value, for its logarithm
 
 
 class WidestFirstGenerator:
-    """Another generator's set in the same order, but for the sample (or whole feed) whose values reach furthest.
+    """Another generator's set in the same order, but for the sample (or whole feed) with the widest values.
 
     Args:
         inner: makes the set.
-        feed: samples that the network takes at a time, which stay together; 1 where it leaves that open.
+        feed: fixed batch of the network, whose samples stay together, or 1.
 
     """
 
@@ -36,12 +36,12 @@ class WidestFirstGenerator:
     def synthesize(
         self, teacher: TorchGraph, statistics: BatchNormStatistics, count: int, rng: torch.Generator
     ) -> SyntheticSet:
-        """See Generator.synthesize."""
+        """See Generator."""
         made = self._inner.synthesize(teacher, statistics, count, rng)
         samples = len(next(iter(made.inputs.values())))
         if samples <= self._feed:
             return made
-        order = self._order(widths(teacher, made.inputs, self._feed))
+        order = self._order(measure_widths(teacher, made.inputs, self._feed))
         return replace(
             made,
             inputs={name: value[order] for name, value in made.inputs.items()},
@@ -54,8 +54,8 @@ class WidestFirstGenerator:
         return torch.cat([places[first : first + 1], places[:first], places[first + 1 :]]).flatten()
 
 
-def widths(teacher: TorchGraph, inputs: Feeds, feed: int) -> torch.Tensor:
-    """How far the values of a network reach, for each feed of ``feed`` samples.
+def measure_widths(teacher: TorchGraph, inputs: Feeds, feed: int) -> torch.Tensor:
+    """Measure how wide the values of a network are, for each feed of ``feed`` samples.
 
     Returns:
         (feeds,) mean over all float values of the logarithm of the largest magnitude, less its mean over feeds.

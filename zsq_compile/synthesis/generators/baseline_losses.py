@@ -1,4 +1,4 @@
-"""Losses of published generators that optimise pixels: pure functions of tensors, in the units of their papers.
+"""Losses of the published generators: pure functions of tensors, in the units of their papers.
 
 With the mean m and deviation s of one channel of one image, and M and S as the layer remembers them:
 
@@ -17,7 +17,8 @@ import torch
 from torch.nn import functional
 
 from passes.batchnorm.harvest_batchnorm import BatchNorm
-from zsq_compile.synthesis.losses import Moments, gaussian_kl
+from zsq_compile.synthesis.channel_moments import ActivationMoments
+from zsq_compile.synthesis.losses import gaussian_kl
 
 _VARIANCE_FLOOR = 1e-6
 
@@ -32,7 +33,7 @@ class ImageStatistics:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Slack:
-    """How far a layer's means and deviations may be off for nothing, in the units of its activations."""
+    """How far a layer's means and deviations may be off at no cost, in the units of its activations."""
 
     mean: float
     deviation: float
@@ -42,7 +43,7 @@ NO_SLACK = Slack(mean=0.0, deviation=0.0)
 
 
 def image_statistics(values: torch.Tensor) -> ImageStatistics:
-    """Take the statistics of (N, C, ...) values over all positions of each image; the variance is the unbiased one.
+    """Measure (N, C, ...) values over all positions of each image; the variance is the unbiased one.
 
     Raises:
         ValueError: there is only one position, which has no deviation.
@@ -56,7 +57,7 @@ def image_statistics(values: torch.Tensor) -> ImageStatistics:
 
 
 def image_targets(layers: Sequence[BatchNorm], device: torch.device) -> list[ImageStatistics]:
-    """Take what the layers remember, without the dead channels."""
+    """Statistics that the layers remember, without the dead channels."""
     targets = []
     for layer in layers:
         mean, variance = (
@@ -68,7 +69,7 @@ def image_targets(layers: Sequence[BatchNorm], device: torch.device) -> list[Ima
 
 
 def layer_image_statistics(layers: Sequence[BatchNorm], values: Mapping[str, torch.Tensor]) -> list[ImageStatistics]:
-    """Take the statistics of what the layers read, without the dead channels; differentiable."""
+    """Measure what the layers read, without the dead channels; differentiable."""
     measured = []
     for layer in layers:
         value = values[layer.input]
@@ -87,7 +88,7 @@ def image_distance(measured: ImageStatistics, target: ImageStatistics, slack: Sl
 
 
 def measured_slack(measured: ImageStatistics, target: ImageStatistics, quantile: float) -> Slack:
-    """Slack that leaves this share of the gaps of ``measured``, all images and channels alike, without cost."""
+    """Slack within which this share of the gaps of ``measured`` lies, over all images and channels."""
     mean, deviation = (
         float(np.quantile((one - other).abs().cpu().numpy(), quantile))
         for one, other in ((measured.mean, target.mean), (measured.deviation, target.deviation))
@@ -109,7 +110,7 @@ def input_distance(normalised: torch.Tensor) -> torch.Tensor:
     return measured.mean.square().sum(1) + (measured.deviation - 1.0).square().sum(1)
 
 
-def moment_errors(measured: Sequence[Moments], targets: Sequence[Moments]) -> torch.Tensor:
+def moment_errors(measured: Sequence[ActivationMoments], targets: Sequence[ActivationMoments]) -> torch.Tensor:
     """Squared errors of means and of variances, averaged over a layer's channels, then over layers."""
     terms = [
         functional.mse_loss(one.mean, other.mean) + functional.mse_loss(one.variance, other.variance)
@@ -118,7 +119,7 @@ def moment_errors(measured: Sequence[Moments], targets: Sequence[Moments]) -> to
     return torch.stack(terms).mean()
 
 
-def channel_divergence(measured: Sequence[Moments], targets: Sequence[Moments]) -> torch.Tensor:
+def channel_divergence(measured: Sequence[ActivationMoments], targets: Sequence[ActivationMoments]) -> torch.Tensor:
     """Mean over all channels of all layers of KL(N(measured) ‖ N(target)).
 
     The published sum grows with the width of the network; the mean does not, so that one weight serves all.

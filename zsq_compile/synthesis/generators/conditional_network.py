@@ -1,4 +1,4 @@
-"""A generator network that is told the class that each of its pictures shall show.
+"""A generator network that gets the class that each of its images shall show.
 
     labels -> scale and shift of their own in every normalisation   (categorical conditional normalisation)
     labels -> an embedding of the latent size, multiplied into the latent vector, and normalisations as usual
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from zsq_compile.synthesis.generators.generator_network import GeneratorNetwork, NetworkPlan, batch_normalization
-from zsq_compile.synthesis.generators.picture_networks import PixelScale
+from zsq_compile.synthesis.generators.image_networks import PixelScale
 
 
 class ConditionalNormalization(nn.Module):
@@ -36,8 +36,8 @@ class ConditionalNormalization(nn.Module):
         return torch.addcmul(shift, normalised, scale)
 
 
-class ConditionalPainter(nn.Module):
-    """Latent vectors (N, latent) and labels (N,) -> pixels (N, C, H, W), not cut to [0, 1].
+class ConditionalGeneratorNetwork(nn.Module):
+    """Latent vectors (N, latent) and labels (N,) -> pixels (N, C, H, W), not clamped to [0, 1].
 
     ``embedded`` chooses how labels enter. Weights start from ``rng`` alone.
     """
@@ -54,7 +54,7 @@ class ConditionalPainter(nn.Module):
         self.scale = PixelScale(plan.channels[-1])
 
     def forward(self, latents: Tensor, labels: Tensor) -> Tensor:
-        """Make one picture of each latent vector; its moments are those of the whole batch."""
+        """Make one image of each latent vector; it is normalised by the moments of the whole batch."""
         if self.embedding is None:
             made = self.network(latents, labels)
         else:

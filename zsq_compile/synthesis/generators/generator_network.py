@@ -1,4 +1,4 @@
-"""A network that makes pictures of latent vectors, sized to the picture and to a limit of work.
+"""A network that makes images of latent vectors, sized to the image and to a limit of work.
 
     latent -> Linear -> small map -> BN -> (nearest x2 -> Conv3x3 -> BN -> LeakyReLU) for every stage but the last
            -> nearest x2 -> Conv3x3 -> Tanh -> BN without scale and shift
@@ -8,7 +8,7 @@ and so a first layer of 100 million weights at 224 pixels. Here the map starts a
 halve from stage to stage: a stage has four times the pixels of the one before it, and about the same work.
 
 All normalisation uses the moments of the batch at hand, never a running mean. The last one gives every channel mean 0
-and deviation 1 over the batch, as normalised pictures have.
+and standard deviation 1 over the batch, as normalised images have.
 """
 
 from collections.abc import Callable
@@ -34,8 +34,8 @@ class NetworkPlan:
 
     Attributes:
         latent: length of a latent vector.
-        sizes: (height, width) of the maps, from the first one, which the Linear makes, to the picture.
-        channels: of the same maps; the last number is that of the picture.
+        sizes: (height, width) of the feature maps, from the first one, which the Linear makes, to the image.
+        channels: of the same maps; the last number is that of the image.
 
     """
 
@@ -45,7 +45,7 @@ class NetworkPlan:
 
     @property
     def multiplications(self) -> int:
-        """Work on one picture, forward only."""
+        """Work on one image, forward only."""
         first = self.latent * self.channels[0] * prod(self.sizes[0])
         return first + sum(
             9 * before * after * prod(size)
@@ -53,12 +53,12 @@ class NetworkPlan:
         )
 
 
-def plan_network(latent: int, picture: tuple[int, int, int], limit: int) -> NetworkPlan:
-    """Plan the widest network for a (channels, height, width) picture whose multiplications stay within a limit.
+def plan_network(latent: int, image: tuple[int, int, int], limit: int) -> NetworkPlan:
+    """Plan the widest network for a (channels, height, width) image whose multiplications stay within a limit.
 
     The narrowest has 8 channels, whatever the limit is.
     """
-    channels, height, width = picture
+    channels, height, width = image
     sizes = _sizes(height, width)
     plans = (
         NetworkPlan(latent=latent, sizes=sizes, channels=(*_widths(widest, len(sizes) - 1), channels))
@@ -80,7 +80,7 @@ class GeneratorNetwork(nn.Module):
         plan: its sizes.
 
     ``normalization`` makes the layer that follows the map and every inner convolution, from its number of channels: a
-    conditional one goes here, and is told the labels in every pass. Weights start uniform within
+    conditional one goes here, and gets the labels in every pass. Weights start uniform within
     1 / sqrt(number of inputs), all from ``rng``.
 
     """
@@ -98,14 +98,14 @@ class GeneratorNetwork(nn.Module):
         self.convolutions = nn.ModuleList(
             nn.Conv2d(before, after, 3, padding=1, device="meta") for before, after in pairwise(plan.channels)
         )
-        # torch would draw the numbers of its layers from a generator that is everybody's
+        # torch would draw the weights from its global generator
         for layer in (self.first, *self.convolutions):
             _draw(layer.to_empty(device="cpu"), rng)
         self.normalizations = nn.ModuleList(normalization(count) for count in plan.channels[:-1])
         self.last = nn.BatchNorm2d(plan.channels[-1], affine=False, track_running_stats=False)
 
     def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Make one picture of each latent vector; float32 also where the inner layers run in less.
+        """Make one image of each latent vector; float32 also where the inner layers run in less.
 
         ``labels`` (N,), where given, go to every normalisation beside the values.
         """
@@ -118,9 +118,9 @@ class GeneratorNetwork(nn.Module):
             values = normalization(values) if labels is None else normalization(values, labels)
             if index:
                 values = functional.leaky_relu(values, _LEAK)
-            values = convolution(_enlarged(values, size))
-        picture: Tensor = self.last(torch.tanh(values.float()))
-        return picture
+            values = convolution(_enlarge(values, size))
+        image: Tensor = self.last(torch.tanh(values.float()))
+        return image
 
 
 def _sizes(height: int, width: int) -> tuple[tuple[int, int], ...]:
@@ -137,7 +137,7 @@ def _widths(widest: int, count: int) -> tuple[int, ...]:
     return tuple(max(widest >> index, _NARROWEST) for index in range(count))
 
 
-def _enlarged(values: Tensor, size: tuple[int, int]) -> Tensor:
+def _enlarge(values: Tensor, size: tuple[int, int]) -> Tensor:
     """Repeat every value along the axes that grow; the last one once only where the size is odd."""
     factors = [2.0 if wanted > side else 1.0 for wanted, side in zip(size, values.shape[2:], strict=True)]
     large = functional.interpolate(values, scale_factor=factors, mode="nearest")

@@ -1,49 +1,42 @@
-"""The ``genie`` generator: pictures made by a network, learned against the BatchNormalization statistics.
+"""The ``genie`` generator: images made by networks that are learned against the BatchNormalization statistics.
 
-Genie-D of Jeon, Lee, Kim (CVPR 2023): a fresh generator network and one latent vector per picture are learned together
+Genie-D of Jeon, Lee, Kim (CVPR 2023): a fresh generator network and one latent vector per image are learned together
 for each batch, while the strided convolutions of the teacher swing. The loss is, summed over layers, the mean over
-channels of the squared differences of mean and of deviation, and the distance of every single normalised picture from
-mean 0 and deviation 1. What counts are the pictures of the last forward pass.
+channels of the squared differences of mean and of standard deviation, and the distance of every single normalised image
+from mean 0 and deviation 1. The images of the last forward pass are the result.
 
-Ours beside the paper: the generator is sized to the picture and to the teacher's work (generator_network.py); what it
-makes becomes pixels by a mean and a contrast per channel that start at those of natural pictures and are learned along,
-as not every network takes pictures normalised to mean 0; pixels are cut to [0, 1] in every step, so that the pictures
-that are returned are those that were optimised; and the teacher may take a batch in pieces, whose moments are joined.
+Departures from the paper: the generator is sized to the image and to the teacher's work (generator_network.py); pixels
+have a mean and a contrast per channel that start at those of natural images and are learned along, as not every network
+takes images normalised to mean 0; pixels are clamped to [0, 1] in every step, so that the images returned are those
+that were optimised; and the teacher may take a batch in micro-batches, whose moments are joined.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ExponentialLR, ReduceLROnPlateau
 
-from passes.batchnorm.harvest_batchnorm import BatchNorm, BatchNormStatistics
-from zsq_compile.config.compile import Effort
 from zsq_compile.config.genie import GenieConfig
-from zsq_compile.data.input_spec import InputSpec
-from zsq_compile.data.preprocessing import Preprocessing
-from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.differentiable.precision import reduced_precision
-from zsq_compile.errors import SynthesisError
-from zsq_compile.progress import Progress
-from zsq_compile.synthesis.budget import NETWORKS, Budget, plan_budget
-from zsq_compile.synthesis.feeding import Feeding, required_layers
-from zsq_compile.synthesis.generator import SyntheticSet
+from zsq_compile.progress import Advance
+from zsq_compile.synthesis.budget import NETWORKS, plan_budget
+from zsq_compile.synthesis.channel_moments import ActivationMoments, join_moments
+from zsq_compile.synthesis.generator import Synthesized
 from zsq_compile.synthesis.generators.generator_network import GeneratorNetwork, NetworkPlan
-from zsq_compile.synthesis.generators.picture_networks import (
+from zsq_compile.synthesis.generators.image_networks import (
     PixelScale,
+    add_networks,
+    join_pixels,
     plan_networks,
-    require_pictures,
-    tell_cut,
-    with_networks,
+    too_much_work,
 )
-from zsq_compile.synthesis.images.procedural import check_inputs
-from zsq_compile.synthesis.losses import Moments, joined, moment_difference
-from zsq_compile.synthesis.micro_batches import in_pieces
-from zsq_compile.synthesis.preprocessing.find import find_preprocessing
-from zsq_compile.synthesis.probe import Cost, laid_out, layer_inputs, layer_moments, layer_targets, measure_cost
+from zsq_compile.synthesis.losses import moment_difference
+from zsq_compile.synthesis.micro_batches import run_micro_batches
+from zsq_compile.synthesis.probe import layer_inputs, layer_moments, layer_targets, measure_cost, to_channels_last
 from zsq_compile.synthesis.swing import Swing, swing
+from zsq_compile.synthesis.task import SynthesisTask, Tensors
 
 _LARGEST_BATCH = 128
 _SMALLEST_BATCH = 16  # below it, moments of a batch are too uncertain to normalise by
@@ -52,111 +45,68 @@ _PATIENCE = 1 / 40  # of the work
 _FACTOR, _LOWEST_RATE = 0.1, 1e-4  # of the latent vectors' rate
 
 
-class GenieGenerator:
-    """Pictures of generator networks, each learned for one batch."""
+def learn_genie(config: GenieConfig, task: SynthesisTask, count: int, rng: torch.Generator) -> Synthesized:
+    """Learn a generator network for every batch.
 
-    def __init__(
-        self,
-        config: GenieConfig,
-        inputs: Sequence[InputSpec],
-        contract: Preprocessing | None,
-        progress: Progress,
-        *,
-        effort: Effort,
-    ) -> None:
-        self._config = config
-        self._inputs = require_pictures(check_inputs(inputs), "genie")
-        self._contract = contract
-        self._progress = progress
-        self._effort = effort
+    Raises:
+        SynthesisError: there is no usable BatchNormalization, or the network is too large for the effort.
 
-    def synthesize(
-        self, teacher: TorchGraph, statistics: BatchNormStatistics, count: int, rng: torch.Generator
-    ) -> SyntheticSet:
-        """See Generator.synthesize.
-
-        Raises:
-            SynthesisError: there is no usable BatchNormalization, or the network is too large for the effort.
-
-        """
-        seed = rng.initial_seed()
-        layers = required_layers(statistics, "genie")
-        contracts = find_preprocessing(self._inputs, self._contract, teacher, statistics, rng, self._progress)
-        work = self._plan(Feeding(self._inputs, contracts, layers, teacher), count)
-        made: list[dict[str, Tensor]] = []
-        curves: list[list[float]] = []
-        with self._progress.stage("synthesis", work.iterations * work.batches) as advance:
-            for _ in range(work.batches):
-                pictures, curve = _learn_batch(work, self._config, rng, advance)
-                made.append(pictures)
-                curves.append(curve)
-        tell_cut({name: [part[name] for part in made] for name in contracts}, "genie", self._progress)
-        inputs = {
-            name: contract.encode(torch.cat([part[name] for part in made])[:count].clamp(0.0, 1.0)).float().cpu()
-            for name, contract in contracts.items()
-        }
-        curve = [sum(losses) / len(losses) for losses in zip(*curves, strict=True)]
-        return SyntheticSet(inputs=inputs, algorithm="genie", seed=seed, loss_curve=tuple(curve), contracts=contracts)
-
-    def _plan(self, feeding: Feeding, count: int) -> "_Work":
-        teacher = feeding.teacher
-        moving = swing(teacher) if self._config.swing else Swing(teacher=teacher, axes={}, refusals=())
-        for refusal in moving.refusals:
-            self._progress.note(f"{refusal.op_type} {refusal.where!r} does not swing: {refusal.reason}")
-        cost = measure_cost(teacher, feeding.blank(), layer_inputs(feeding.layers))
-        plans = plan_networks(self._inputs, self._config.latent_size, cost)
-        largest = self._config.batch_size or _LARGEST_BATCH
-        batches = -(-count // largest)
-        size = feeding.rounded(max(-(-count // batches), min(_SMALLEST_BATCH, largest)))
-        budget = self._budget(size * batches, with_networks(cost, plans))
-        return _Work(
-            layers=feeding.layers,
-            contracts=feeding.contracts,
-            swing=moving,
-            plans=plans,
-            iterations=budget.iterations,
-            batches=batches,
-            size=size,
-            piece=feeding.fixed_batch or -(-size // -(-size // budget.batch_size)),
-        )
-
-    def _budget(self, count: int, cost: Cost) -> Budget:
-        """Plan the iterations, and how many samples the teacher takes at once.
-
-        Raises:
-            SynthesisError: too few iterations can be had at this effort for pictures to come out.
-
-        """
-        budget = plan_budget(count, self._effort, cost, iterations=self._config.iterations, allowance=NETWORKS)
-        if budget.iterations == 0:
-            raise SynthesisError(
-                f"genie starts from nothing and needs {NETWORKS.fewest} iterations at least, more than the effort "
-                f"{self._effort!r} has time for with {count} samples of this network: use --generator pixels, a higher "
-                "--effort, fewer --samples, or set generator.iterations"
-            )
-        return budget
+    """
+    task.require_layers()
+    work = _plan(config, task, count)
+    made: list[Tensors] = []
+    curves: list[list[float]] = []
+    with task.progress.stage("synthesis", work.iterations * work.batches) as advance:
+        for _ in range(work.batches):
+            pixels, curve = _learn_batch(work, config, rng, advance)
+            made.append(pixels)
+            curves.append(curve)
+    curve = [sum(losses) / len(losses) for losses in zip(*curves, strict=True)]
+    return Synthesized(samples=join_pixels(task, made), loss_curve=curve)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Work:
-    """What is the same for all batches: ``batches`` of ``size`` samples, which the teacher takes by ``piece``."""
+    """What is the same for all ``batches`` of ``size`` samples, which the teacher takes in micro-batches."""
 
-    layers: Sequence[BatchNorm]
-    contracts: Mapping[str, Preprocessing]
+    task: SynthesisTask
     swing: Swing
     plans: Mapping[str, NetworkPlan]
     iterations: int
     batches: int
     size: int
-    piece: int
-
-    @property
-    def device(self) -> torch.device:
-        return self.swing.teacher.device
+    micro_batch: int
 
 
-class _Painter(nn.Module):
-    """The generator of one input with the latent vectors of a batch, and what makes pixels of its pictures."""
+def _plan(config: GenieConfig, task: SynthesisTask, count: int) -> _Work:
+    teacher = task.teacher
+    swinging = swing(teacher) if config.swing else Swing(teacher=teacher, axes={}, refusals=())
+    for refusal in swinging.refusals:
+        task.progress.note(f"{refusal.op_type} {refusal.where!r} does not swing: {refusal.reason}")
+    cost = measure_cost(teacher, task.zeros(), layer_inputs(task.layers))
+    plans = plan_networks(task.inputs, config.latent_size, cost)
+    largest = config.batch_size or _LARGEST_BATCH
+    batches = -(-count // largest)
+    size = task.round_up(max(-(-count // batches), min(_SMALLEST_BATCH, largest)))
+    total = size * batches
+    budget = plan_budget(
+        total, task.effort, add_networks(cost, plans), iterations=config.iterations, allowance=NETWORKS
+    )
+    if budget.iterations == 0:
+        raise too_much_work(task, f"{total} samples", "fewer --samples")
+    return _Work(
+        task=task,
+        swing=swinging,
+        plans=plans,
+        iterations=budget.iterations,
+        batches=batches,
+        size=size,
+        micro_batch=task.fixed_batch or -(-size // -(-size // budget.batch_size)),
+    )
+
+
+class _BatchGenerator(nn.Module):
+    """The generator network of one input, with the latent vectors of a batch and the scale of its pixels."""
 
     def __init__(self, plan: NetworkPlan, size: int, rng: torch.Generator) -> None:
         super().__init__()
@@ -165,38 +115,39 @@ class _Painter(nn.Module):
         self.scale = PixelScale(plan.channels[-1])
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """Pictures (N, C, H, W) as the network makes them, normalised, and as pixels, not cut yet."""
+        """Images (N, C, H, W) as the network makes them, normalised, and as pixels, not clamped."""
         normalised = self.network(self.latents)
         return normalised, self.scale(normalised)
 
-    def learned(self) -> list[nn.Parameter]:
-        """All but the latent vectors."""
+    def weights(self) -> list[nn.Parameter]:
+        """All parameters but the latent vectors."""
         return [*self.network.parameters(), *self.scale.parameters()]
 
 
 def _learn_batch(
-    work: _Work, config: GenieConfig, rng: torch.Generator, advance: Callable[[int], None]
-) -> tuple[dict[str, Tensor], list[float]]:
-    """Learn generators and latent vectors of one batch; returns its pixels, not cut yet, and the loss per iteration."""
-    painters = {name: _Painter(plan, work.size, rng).to(work.device) for name, plan in work.plans.items()}
-    targets = layer_targets(work.layers, work.device)
-    latents = torch.optim.Adam([one.latents for one in painters.values()], lr=config.latent_learning_rate)
+    work: _Work, config: GenieConfig, rng: torch.Generator, advance: Advance
+) -> tuple[Tensors, list[float]]:
+    """Learn generators and latent vectors of one batch; returns its pixels, not clamped, and the loss per iteration."""
+    device, layers = work.task.teacher.device, work.task.layers
+    generators = {name: _BatchGenerator(plan, work.size, rng).to(device) for name, plan in work.plans.items()}
+    targets = layer_targets(layers, device)
+    latents = torch.optim.Adam([one.latents for one in generators.values()], lr=config.latent_learning_rate)
     weights = torch.optim.Adam(
-        [parameter for one in painters.values() for parameter in one.learned()], lr=config.generator_learning_rate
+        [parameter for one in generators.values() for parameter in one.weights()], lr=config.generator_learning_rate
     )
     patience = max(10, round(_PATIENCE * work.iterations))
     waiting = ReduceLROnPlateau(latents, factor=_FACTOR, patience=patience, min_lr=_LOWEST_RATE)
     slowing = ExponentialLR(weights, gamma=_RATE_AT_END ** (1.0 / work.iterations))
-    pixels: dict[str, Tensor] = {}
+    pixels: Tensors = {}
     curve: list[float] = []
     for iteration in range(work.iterations):
-        last = iteration + 1 == work.iterations  # its pictures are the result, and nothing is learned from them
+        last = iteration + 1 == work.iterations  # its images are the result, and nothing is learned from them
         with torch.set_grad_enabled(not last):
-            pixels, own = _paint(painters, work.device)
+            pixels, image_term = _generate(generators, device)
             measured = _measure(work, pixels, rng)
             pairs = zip(measured, targets, strict=True)
             loss = torch.stack([moment_difference(one, other).mean() for one, other in pairs]).sum()
-            loss = loss + config.image_weight * own
+            loss = loss + config.image_weight * image_term
         curve.append(float(loss.detach()))
         if not last:
             for optimizer in (latents, weights):
@@ -210,31 +161,31 @@ def _learn_batch(
     return pixels, curve
 
 
-def _paint(painters: Mapping[str, _Painter], device: torch.device) -> tuple[dict[str, Tensor], Tensor]:
-    """Pixels of every input, and how far single normalised pictures are from mean 0 and deviation 1."""
-    pixels: dict[str, Tensor] = {}
-    own = torch.zeros((), device=device)
-    for name, painter in painters.items():
+def _generate(generators: Mapping[str, _BatchGenerator], device: torch.device) -> tuple[Tensors, Tensor]:
+    """Pixels of every input, and how far single normalised images are from mean 0 and standard deviation 1."""
+    pixels: Tensors = {}
+    image_term = torch.zeros((), device=device)
+    for name, generator in generators.items():
         with reduced_precision(device):
-            normalised, pixels[name] = painter()
+            normalised, pixels[name] = generator()
         variance, mean = torch.var_mean(normalised, dim=(2, 3), correction=0)
-        own = own + (mean.square() + ((variance + 1e-6).sqrt() - 1.0).square()).sum(1).mean()
-    return pixels, own
+        image_term = image_term + (mean.square() + ((variance + 1e-6).sqrt() - 1.0).square()).sum(1).mean()
+    return pixels, image_term
 
 
-def _measure(work: _Work, pixels: Mapping[str, Tensor], rng: torch.Generator) -> list[Moments]:
-    """Moments of the layers' inputs over the batch; all pieces of it see the same offsets."""
+def _measure(work: _Work, pixels: Tensors, rng: torch.Generator) -> list[ActivationMoments]:
+    """Moments of the layers' inputs over the batch; all of its micro-batches see the same offsets."""
+    layers, teacher = work.task.layers, work.swing.teacher
     offsets = work.swing.draw(rng)
-    feeds = laid_out({name: contract.encode(pixels[name].clamp(0.0, 1.0)) for name, contract in work.contracts.items()})
+    feeds = to_channels_last(work.task.encode({name: values.clamp(0.0, 1.0) for name, values in pixels.items()}))
 
-    def measured(start: int, stop: int) -> list[Moments]:
-        with reduced_precision(work.device):
-            values = work.swing.teacher.run(
-                {name: value[start:stop] for name, value in feeds.items()}, layer_inputs(work.layers), replace=offsets
-            )
-        return layer_moments(work.layers, values)
+    def measure(start: int, stop: int) -> list[ActivationMoments]:
+        part = {name: value[start:stop] for name, value in feeds.items()}
+        with reduced_precision(teacher.device):
+            values = teacher.run(part, layer_inputs(layers), replace=offsets)
+        return layer_moments(layers, values)
 
-    parts, sizes = in_pieces(measured, work.size, work.piece)
+    parts, sizes = run_micro_batches(measure, work.size, work.micro_batch)
     if len(parts) == 1:
         return parts[0]
-    return [joined([part[index] for part in parts], sizes) for index in range(len(work.layers))]
+    return [join_moments([part[index] for part in parts], sizes) for index in range(len(layers))]

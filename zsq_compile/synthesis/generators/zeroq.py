@@ -1,11 +1,13 @@
-"""The ``zeroq`` generator: noise, every image of it moved until its own statistics are those remembered.
+"""The ``zeroq`` generator: noise, optimised until every single image shows the remembered statistics by itself.
 
 Cai et al., "ZeroQ: A Novel Zero Shot Quantization Framework" (CVPR 2020): the distilled data.
 """
 
 import torch
+from torch import Tensor
 
 from passes.batchnorm.harvest_batchnorm import BatchNorm
+from zsq_compile.data.preprocessing import imagenet_preprocessing
 from zsq_compile.errors import SynthesisError
 from zsq_compile.synthesis.generators.baseline_losses import (
     image_distance,
@@ -13,20 +15,21 @@ from zsq_compile.synthesis.generators.baseline_losses import (
     input_distance,
     layer_image_statistics,
 )
-from zsq_compile.synthesis.generators.noise_descent import Loss, Samples, Subject
+from zsq_compile.synthesis.generators.noise_descent import Loss, run_teacher
 from zsq_compile.synthesis.probe import layer_inputs
+from zsq_compile.synthesis.task import SynthesisTask, Tensors
 
 
-def spatial_layers(subject: Subject) -> tuple[BatchNorm, ...]:
-    """Return the layers that read more than one position of an image: one number alone has no deviation.
+def spatial_layers(task: SynthesisTask) -> tuple[BatchNorm, ...]:
+    """Return the layers that read more than one position of an image: one number alone has no standard deviation.
 
     Raises:
         SynthesisError: there are none.
 
     """
     with torch.no_grad():
-        values = subject.teacher.run(subject.blank(), layer_inputs(subject.layers))
-    found = tuple(layer for layer in subject.layers if values[layer.input][0, 0].numel() > 1)
+        values = task.teacher.run(task.zeros(), layer_inputs(task.layers))
+    found = tuple(layer for layer in task.layers if values[layer.input][0, 0].numel() > 1)
     if not found:
         raise SynthesisError(
             "zeroq and dsg match the statistics of single images, and no BatchNormalization of this model reads more "
@@ -35,25 +38,28 @@ def spatial_layers(subject: Subject) -> tuple[BatchNorm, ...]:
     return found
 
 
-def input_term(subject: Subject, samples: Samples) -> torch.Tensor:
-    """Mean over images of the distance of the pictures themselves from natural pixels."""
-    terms = [input_distance(pictures).mean() for pictures in subject.normalised(samples)]
-    return torch.stack(terms).sum() if terms else torch.zeros((), device=subject.teacher.device)
+def input_term(task: SynthesisTask, samples: Tensors) -> Tensor:
+    """Mean over images of the distance of the images themselves from natural pixels."""
+    terms = [
+        input_distance(imagenet_preprocessing(samples[name].shape[1]).encode(samples[name])).mean()
+        for name in task.preprocessing
+    ]
+    return torch.stack(terms).sum() if terms else torch.zeros((), device=task.teacher.device)
 
 
-def zeroq_loss(subject: Subject, noise: Samples, rng: torch.Generator) -> Loss:
-    """Images that each show the whole population's mean and deviation in every channel of every layer.
+def zeroq_loss(task: SynthesisTask, noise: Tensors, rng: torch.Generator) -> Loss:
+    """Match each image's mean and standard deviation in every channel of every layer.
 
     Raises:
         SynthesisError: see ``spatial_layers``.
 
     """
-    layers = spatial_layers(subject)
-    targets = image_targets(layers, subject.teacher.device)
+    layers = spatial_layers(task)
+    targets = image_targets(layers, task.teacher.device)
 
-    def loss(samples: Samples, members: range) -> torch.Tensor:
-        measured = layer_image_statistics(layers, subject.run(samples, layer_inputs(layers)))
+    def loss(samples: Tensors, members: range) -> Tensor:
+        measured = layer_image_statistics(layers, run_teacher(task, samples, layer_inputs(layers)))
         terms = [image_distance(one, other).mean() for one, other in zip(measured, targets, strict=True)]
-        return torch.stack(terms).sum() + input_term(subject, samples)
+        return torch.stack(terms).sum() + input_term(task, samples)
 
     return loss

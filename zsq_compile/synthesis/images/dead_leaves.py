@@ -2,7 +2,7 @@
 
 Dead leaves (Lee, Mumford and Huang 2001): opaque shapes whose size follows a power law cover each other, which gives
 the edges, the occlusion and the 1/f spectrum of natural images. On top come what a scene has besides edges: colours
-with the covariance of photographs, texture within a shape, shading, lens blur, and some pictures of high contrast.
+with the covariance of photographs, texture within a shape, shading, lens blur, and some images of high contrast.
 
 Shapes are painted as labels, all images at once, and colours are looked up by label afterwards.
 """
@@ -18,7 +18,7 @@ from zsq_compile.synthesis.images.spectral import oriented_field, power_law_fiel
 
 _SUPERSAMPLED_BELOW = 96
 _TEXTURES = 3
-_EVENED_FROM = 8
+_STANDARDISED_FROM = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -41,23 +41,23 @@ def prior_images(count: int, channels: int, height: int, width: int, rng: torch.
 
     """
     if channels not in (1, 3):
-        raise ValueError(f"wanted 1 or 3 channels, got {channels}")
+        raise ValueError(f"expected 1 or 3 channels, got {channels}")
     factor = 2 if max(height, width) < _SUPERSAMPLED_BELOW else 1
     size = (factor * height, factor * width)
     labels, leaf_count = _paint_labels(count, size, rng)
     images = _colour_labels(labels, _draw_leaves(count, leaf_count, rng), rng)
     if factor > 1:
         images = functional.avg_pool2d(images, factor)
-    images = _film(_expose(_soften(_light(images, rng), rng), rng))
+    images = _compress(_expose(_soften(_light(images, rng), rng), rng))
     return images.mean(1, keepdim=True) if channels == 1 else images
 
 
 def _paint_labels(count: int, size: tuple[int, int], rng: torch.Generator) -> tuple[torch.Tensor, int]:
     """Paint shapes over each other, one per image and step; returns (N, H, W) int64 labels and their number.
 
-    The radius is drawn per step from a density ∝ r^-2 between a pixel or two and a third of the picture, so that a
-    step touches only a window of twice its radius, wherever each image has it. Some pictures are crowded and some
-    nearly empty: each takes part from a random step on.
+    The radius is drawn per step from a density ∝ r^-2 between a pixel or two and a third of the image, so that a step
+    touches only a window of twice its radius in each image. Some images are crowded and some almost empty: each takes
+    part from a random step on.
     """
     height, width = size
     labels = torch.zeros(count, height, width, dtype=torch.int64, device=rng.device)
@@ -103,8 +103,8 @@ def _draw_leaves(count: int, leaves: int, rng: torch.Generator) -> _Leaves:
 
     axes = torch.tensor(COLOUR_AXES, device=device)
     spread = torch.tensor(COLOUR_SPREAD, device=device)
-    # Colours of one picture belong together: a common cast, and leaves around it. Chroma has long tails.
-    cast = _evened(normal(count, 1, 3)) * torch.tensor((0.45, 0.7, 0.7), device=device)
+    # Colours of one image belong together: a common cast, and leaves around it. Chroma has long tails.
+    cast = _standardise(normal(count, 1, 3)) * torch.tensor((0.45, 0.7, 0.7), device=device)
     own = normal(count, leaves, 3)
     own[..., 1:] *= (0.8 * normal(count, leaves, 1)).exp() * 0.7
     contrast = (0.3 * normal(count, 1, 1)).exp()
@@ -138,7 +138,7 @@ def _colour_labels(labels: torch.Tensor, leaves: _Leaves, rng: torch.Generator) 
 
 
 def _light(images: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
-    """Multiply by a light that changes softly over the picture, and add a faint coloured 1/f field."""
+    """Multiply by a light that changes softly over the image, and add a faint coloured 1/f field."""
     count, channels, height, width = images.shape
     steep = torch.full((count,), 2.0, device=images.device)
     light = (0.15 * power_law_field((count, 1, height, width), steep, rng)).exp()
@@ -148,13 +148,13 @@ def _light(images: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
 
 
 def _soften(images: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
-    """Blur by a lens: every picture mixes itself with two binomial blurs, from sharp to soft."""
+    """Blur as a lens does: mix every image with two binomial blurs of itself, from sharp to soft."""
     channels = images.shape[1]
     row = torch.tensor((1.0, 4.0, 6.0, 4.0, 1.0), device=images.device) / 16.0
     kernel = (row[:, None] * row[None, :]).expand(channels, 1, 5, 5)
 
-    def blur(picture: torch.Tensor) -> torch.Tensor:
-        return functional.conv2d(functional.pad(picture, (2, 2, 2, 2), mode="replicate"), kernel, groups=channels)
+    def blur(image: torch.Tensor) -> torch.Tensor:
+        return functional.conv2d(functional.pad(image, (2, 2, 2, 2), mode="replicate"), kernel, groups=channels)
 
     once = blur(images)
     strength = 1.4 * torch.rand(images.shape[0], 1, 1, 1, generator=rng, device=images.device)
@@ -163,22 +163,22 @@ def _soften(images: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
 
 
 def _expose(images: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
-    """Give every picture its own contrast around its mean; photographs differ by a factor of two and more."""
-    gain = (0.25 * _evened(torch.randn(images.shape[0], 1, 1, 1, generator=rng, device=images.device))).exp()
+    """Give every image its own contrast around its mean; photographs differ by a factor of two and more."""
+    gain = (0.25 * _standardise(torch.randn(images.shape[0], 1, 1, 1, generator=rng, device=images.device))).exp()
     mean = images.mean((1, 2, 3), keepdim=True)
     return mean + gain * (images - mean)
 
 
-def _film(images: torch.Tensor) -> torch.Tensor:
-    """Bend what is too dark or too bright back into [0, 1], as film and cameras do, instead of cutting it."""
+def _compress(images: torch.Tensor) -> torch.Tensor:
+    """Compress what is too dark or too bright into [0, 1], as film and cameras do, instead of clipping it."""
     away = images - 0.5
     size = away.abs()
-    bent = LINEAR_REACH + (0.5 - LINEAR_REACH) * torch.tanh((size - LINEAR_REACH) / (0.5 - LINEAR_REACH))
-    return 0.5 + away.sign() * torch.where(size > LINEAR_REACH, bent, size)
+    compressed = LINEAR_REACH + (0.5 - LINEAR_REACH) * torch.tanh((size - LINEAR_REACH) / (0.5 - LINEAR_REACH))
+    return 0.5 + away.sign() * torch.where(size > LINEAR_REACH, compressed, size)
 
 
-def _evened(values: torch.Tensor) -> torch.Tensor:
-    """Give normal numbers mean 0 and deviation 1 over the first axis: a small set gets as balanced as a large one."""
-    if len(values) < _EVENED_FROM:
+def _standardise(values: torch.Tensor) -> torch.Tensor:
+    """Give normal numbers mean 0 and deviation 1 over the first axis: a small set is as balanced as a large one."""
+    if len(values) < _STANDARDISED_FROM:
         return values
     return (values - values.mean(0)) / values.std(0, correction=0).clamp_min(1e-6)

@@ -1,7 +1,7 @@
-"""Families of made-up inputs that no calibration has seen, for judging a finished file.
+"""Families of synthetic inputs that calibration has not seen, for estimating the agreement of a finished file.
 
 All start from dead leaves of a seed of their own: as they are, with more and with less contrast, and with halves of two
-pictures side by side. How much too low the agreement on such pictures is differs little between networks, less than on
+images side by side. By how much the agreement on such images is too low differs little between networks, less than on
 1/f fields, and less than on samples that were optimised for the network's own statistics
 (`benchmarks/results/confidence.md`).
 """
@@ -29,53 +29,43 @@ def family_size(inputs: Sequence[InputSpec]) -> int:
 
 
 def input_families(
-    inputs: Sequence[InputSpec], contracts: Mapping[str, Preprocessing], rng: torch.Generator
+    inputs: Sequence[InputSpec], preprocessing: Mapping[str, Preprocessing], rng: torch.Generator
 ) -> dict[str, dict[str, Tensor]]:
     """Network inputs (count, ...), float32, by name of the family and of the input; for ``count`` see ``family_size``.
 
     Args:
         inputs: of the network; all of them take floats.
-        contracts: of image inputs, by name; an input without one gets signals.
+        preprocessing: of image inputs, by name; an input without one gets signals.
         rng: all randomness. Its seed must not be the one that calibration data was made with.
 
     """
     count = family_size(inputs)
     families: dict[str, dict[str, Tensor]] = {}
     for spec in inputs:
-        contract = contracts.get(spec.name) if spec.is_image else None
-        if contract is None:
-            made = _signals(spec.batched(count), rng)
+        one = preprocessing.get(spec.name) if spec.is_image else None
+        shape = spec.batched(count)
+        if one is None:
+            varied = _vary(prior_signals(shape, rng), 0.0)
         else:
-            made = {name: contract.encode(pixels) for name, pixels in _pictures(spec.batched(count), rng).items()}
-        for name, values in made.items():
+            size, channels, height, width = shape
+            varied = _vary(prior_images(size, channels, height, width, rng), _MIDDLE)
+            varied = {name: one.encode(pixels.clamp(0.0, 1.0)) for name, pixels in varied.items()}
+        for name, values in varied.items():
             families.setdefault(name, {})[spec.name] = values.float()
     return families
 
 
-def _pictures(shape: tuple[int, ...], rng: torch.Generator) -> dict[str, Tensor]:
-    """Pictures with pixels in [0, 1], by name of the family."""
-    count, channels, height, width = shape
-    leaves = prior_images(count, channels, height, width, rng)
+def _vary(samples: Tensor, middle: float) -> dict[str, Tensor]:
+    """Vary the contrast of samples around ``middle``; by name of the family."""
     return {
-        "prior": leaves,
-        "high contrast": (_MIDDLE + _MORE * (leaves - _MIDDLE)).clamp(0.0, 1.0),
-        "low contrast": _MIDDLE + _LESS * (leaves - _MIDDLE),
-        "joined halves": _joined(leaves),
+        "prior": samples,
+        "high contrast": middle + _MORE * (samples - middle),
+        "low contrast": middle + _LESS * (samples - middle),
+        "joined halves": _join_halves(samples),
     }
 
 
-def _signals(shape: tuple[int, ...], rng: torch.Generator) -> dict[str, Tensor]:
-    """Signals in the network's own units, for an input that is no picture, under the same names."""
-    drawn = prior_signals(shape, rng)
-    return {
-        "prior": drawn,
-        "high contrast": _MORE * drawn,
-        "low contrast": _LESS * drawn,
-        "joined halves": _joined(drawn),
-    }
-
-
-def _joined(values: Tensor) -> Tensor:
+def _join_halves(values: Tensor) -> Tensor:
     """Put the first half of each sample, along its last axis, beside the second half of the sample before it."""
     middle = values.shape[-1] // 2
     return torch.cat([values[..., :middle], values.roll(1, 0)[..., middle:]], -1)

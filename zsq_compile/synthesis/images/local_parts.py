@@ -1,30 +1,30 @@
-"""Show a network parts of pictures: crops of random place, size and shape, enlarged, some of them mirrored."""
+"""Random crops of images, of random size and shape, enlarged to the whole and some of them mirrored."""
 
 import math
 
 import torch
 
 _WIDEST = 4.0 / 3.0
-"""Largest ratio of a part's sides, in units of the picture's own."""
+"""Largest ratio of a part's sides, relative to the image's own."""
 
 
-def local_parts(pictures: torch.Tensor, rng: torch.Generator, *, smallest: float, share: float) -> torch.Tensor:
-    """Put, with probability ``share``, in the place of each of (N, C, H, W) pictures an enlarged part of it.
+def local_parts(images: torch.Tensor, rng: torch.Generator, *, smallest: float, share: float) -> torch.Tensor:
+    """Replace each of (N, C, H, W) images, with probability ``share``, by an enlarged part of it.
 
-    A part has between ``smallest`` and all of the picture's area, and every other one is mirrored, at random. This is
+    A part has between ``smallest`` and all of the image's area, and every other one is mirrored, at random. This is
     the local object reinforcement of IntraQ (Zhong et al. 2022). Differentiable, and linear in the
-    pictures; enlarging is bilinear.
+    images; enlarging is bilinear.
     """
-    count, _, height, width = pictures.shape
-    draw = torch.rand(6, count, generator=rng, device=rng.device).to(pictures)
+    count, _, height, width = images.shape
+    draw = torch.rand(6, count, generator=rng, device=rng.device).to(images)
     area = smallest + (1.0 - smallest) * draw[0]
     ratio = torch.exp(math.log(_WIDEST) * (2.0 * draw[1] - 1.0))
     tall, wide = (area / ratio).sqrt().clamp_max(1.0), (area * ratio).sqrt().clamp_max(1.0)
     rows = resampling((1.0 - tall) * draw[2], tall, height)
     columns = resampling((1.0 - wide) * draw[3], wide, width)
     columns = torch.where((draw[4] < 0.5).view(-1, 1, 1), columns.flip(1), columns)
-    parts = rows[:, None] @ pictures @ columns[:, None].transpose(2, 3)
-    return torch.where((draw[5] < share).view(-1, 1, 1, 1), parts, pictures)
+    parts = rows[:, None] @ images @ columns[:, None].transpose(2, 3)
+    return torch.where((draw[5] < share).view(-1, 1, 1, 1), parts, images)
 
 
 def resampling(start: torch.Tensor, length: torch.Tensor, size: int) -> torch.Tensor:

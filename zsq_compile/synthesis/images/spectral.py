@@ -24,7 +24,7 @@ def power_law_field(
     per_sample = exponent.view(-1, *[1] * (len(shape) - 1))
     spectrum = spectrum * frequency.clamp_min(lowest) ** -per_sample * (frequency > 0)
     fields: torch.Tensor = torch.fft.irfftn(spectrum, s=sizes, dim=dims)
-    return _standardised(fields, axes)
+    return _standardise(fields, axes)
 
 
 def oriented_field(shape: tuple[int, int, int, int], rng: torch.Generator) -> torch.Tensor:
@@ -48,7 +48,7 @@ def oriented_field(shape: tuple[int, int, int, int], rng: torch.Generator) -> to
     near[..., 0, 0] = 0.0
     spectrum = torch.fft.rfft2(torch.randn(shape, generator=rng, device=rng.device)) * near
     fields: torch.Tensor = torch.fft.irfft2(spectrum, s=(height, width))
-    return _standardised(fields, 2)
+    return _standardise(fields, 2)
 
 
 def radial_frequency(sizes: tuple[int, ...], device: torch.device) -> torch.Tensor:
@@ -60,31 +60,31 @@ def radial_frequency(sizes: tuple[int, ...], device: torch.device) -> torch.Tens
     return (rows.square()[:, None] + columns.square()[None, :]).sqrt()
 
 
-def power_law_filter(pictures: torch.Tensor, exponent: float = 1.0) -> torch.Tensor:
-    """Weigh the frequencies of (N, C, H, W) pictures by f^-exponent, the lowest by 1, the mean as the lowest."""
-    lowest = 0.5 / max(pictures.shape[-2:])
-    return _weighed(pictures, lambda frequency: (frequency.clamp_min(lowest) / lowest) ** -exponent)
+def power_law_filter(images: torch.Tensor, exponent: float = 1.0) -> torch.Tensor:
+    """Weigh the frequencies of (N, C, H, W) images by f^-exponent, the lowest by 1, the mean as the lowest."""
+    lowest = 0.5 / max(images.shape[-2:])
+    return _weigh(images, lambda frequency: (frequency.clamp_min(lowest) / lowest) ** -exponent)
 
 
-def gaussian_low_pass(pictures: torch.Tensor, deviation: float) -> torch.Tensor:
-    """Weigh the frequencies f of (N, C, H, W) pictures by exp(-f² / 2 deviation²), in cycles per pixel.
+def gaussian_low_pass(images: torch.Tensor, deviation: float) -> torch.Tensor:
+    """Weigh the frequencies f of (N, C, H, W) images by exp(-f² / 2 deviation²), in cycles per pixel.
 
     The filter of SynQ (ICLR 2025), whose D0 at S pixels is a deviation of D0 / S. Means stay.
     """
-    return _weighed(pictures, lambda frequency: (-0.5 * (frequency / deviation).square()).exp())
+    return _weigh(images, lambda frequency: (-0.5 * (frequency / deviation).square()).exp())
 
 
-def _weighed(pictures: torch.Tensor, gain: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-    """Weigh frequencies by what ``gain`` makes of them.
+def _weigh(images: torch.Tensor, gain: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """Weigh frequencies by ``gain``.
 
-    The picture is mirrored at its borders, so that no border leaks to the one opposite: its waves are then cosines. At
-    the sides that networks take, products of matrices find them sooner than a transform of four pictures in one does.
+    The image is mirrored at its borders, so that no border leaks to the opposite one: its waves are then cosines. At
+    the sizes that networks take, matrix products compute them faster than an FFT of the mirrored image does.
     """
-    height, width = pictures.shape[-2:]
-    down, across = (_cosines(side, pictures) for side in (height, width))
-    rows, columns = (torch.arange(side, device=pictures.device) / (2.0 * side) for side in (height, width))
-    weights = gain((rows.square()[:, None] + columns.square()[None, :]).sqrt()).to(pictures.dtype)
-    waves = down @ (pictures.contiguous() @ across.T)
+    height, width = images.shape[-2:]
+    down, across = (_cosines(side, images) for side in (height, width))
+    rows, columns = (torch.arange(side, device=images.device) / (2.0 * side) for side in (height, width))
+    weights = gain((rows.square()[:, None] + columns.square()[None, :]).sqrt()).to(images.dtype)
+    waves = down @ (images.contiguous() @ across.T)
     filtered: torch.Tensor = down.T @ (waves * weights) @ across
     return filtered
 
@@ -97,5 +97,5 @@ def _cosines(side: int, like: torch.Tensor) -> torch.Tensor:
     return waves.to(like.dtype)
 
 
-def _standardised(fields: torch.Tensor, axes: int) -> torch.Tensor:
+def _standardise(fields: torch.Tensor, axes: int) -> torch.Tensor:
     return fields / fields.std(dim=tuple(range(-axes, 0)), keepdim=True, correction=0).clamp_min(1e-6)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.zsq_compile.synthesis.networks import seeded
-from zsq_compile.synthesis.adversarial.diversity import Diversity, Means, class_distance, mean_distance
+from zsq_compile.synthesis.adversarial.diversity import Diversity, RunningMeans, class_distance, mean_distance
 
 
 def test_distances_are_means_over_pairs() -> None:
@@ -40,10 +40,10 @@ def test_batches_are_compared_over_a_window() -> None:
 
 
 def test_means_begin_anew_and_can_be_put_away() -> None:
-    means, other = Means(), Means()
-    assert means.taken() is None
+    means, other = RunningMeans(), RunningMeans()
+    assert means.take() is None
     means.add({"a": 1.0, "b": None})
     means.add({"a": 2.0, "b": 5.0})
     other.restore(means.state())
-    assert means.taken() == other.taken() == {"a": 1.5, "b": 5.0}
-    assert means.taken() is None
+    assert means.take() == other.take() == {"a": 1.5, "b": 5.0}
+    assert means.take() is None

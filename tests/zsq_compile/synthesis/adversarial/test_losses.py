@@ -9,7 +9,7 @@ from zsq_compile.config.conditional_generators import AdadfqConfig
 from zsq_compile.synthesis.adversarial.losses import (
     disagreement_entropy,
     discrepancy,
-    drawn_margin,
+    draw_margin,
     gaussian_loss,
     margin_loss,
     two_sided_loss,
@@ -45,11 +45,11 @@ def test_the_discrepancy_is_a_divergence_per_sample(temperature: float) -> None:
 
 def test_margins_are_normal_around_the_mean_and_never_negative() -> None:
     rng = seeded()
-    drawn = torch.tensor([drawn_margin(2.0, rng) for _ in range(4000)])
+    drawn = torch.tensor([draw_margin(2.0, rng) for _ in range(4000)])
     assert float(drawn.mean()) == pytest.approx(2.4, abs=0.05)  # five deviations of the mean
     assert float(drawn.std()) == pytest.approx(0.6, abs=0.05)
     assert float(drawn.min()) >= 0.0
-    assert drawn_margin(0.0, rng) == 0.0
+    assert draw_margin(0.0, rng) == 0.0
 
 
 def test_only_samples_below_the_margin_are_pushed() -> None:
@@ -63,7 +63,7 @@ def test_only_samples_below_the_margin_are_pushed() -> None:
 def test_the_margin_is_free_of_the_size_of_the_discrepancy() -> None:
     distances = torch.rand(32, generator=seeded())
     small, large = (
-        margin_loss(scale * distances, drawn_margin(scale * 0.5, seeded(3)), scale * 0.5) for scale in (1e-3, 10.0)
+        margin_loss(scale * distances, draw_margin(scale * 0.5, seeded(3)), scale * 0.5) for scale in (1e-3, 10.0)
     )
     assert float(small) == pytest.approx(float(large), rel=1e-5)
     assert float(margin_loss(torch.zeros(4), 0.0, 0.0)) == 0.0

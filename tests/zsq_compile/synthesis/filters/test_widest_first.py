@@ -8,7 +8,7 @@ from tests import models
 from tests.zsq_compile.synthesis.networks import NO_STATISTICS, seeded, spec, teacher_of, trained_on
 from zsq_compile.config.compile import PriorConfig
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.synthesis.filters.widest_first import WidestFirstGenerator, widths
+from zsq_compile.synthesis.filters.widest_first import WidestFirstGenerator, measure_widths
 from zsq_compile.synthesis.generator import SyntheticSet
 from zsq_compile.synthesis.images.dead_leaves import prior_images
 from zsq_compile.synthesis.make_generator import make_generator
@@ -43,7 +43,7 @@ def test_the_widest_sample_comes_first_and_the_others_keep_their_order(teacher: 
     order = [place, *(other for other in range(24) if other != place)]
     assert made.labels is not None and made.labels.tolist() == order
     assert torch.equal(made.inputs["x"], plain.inputs["x"][order])
-    assert (made.algorithm, made.seed, made.contracts) == (plain.algorithm, plain.seed, plain.contracts)
+    assert (made.algorithm, made.seed, made.preprocessing) == (plain.algorithm, plain.seed, plain.preprocessing)
 
 
 def test_whole_feeds_stay_together(teacher: TorchGraph) -> None:
@@ -66,17 +66,17 @@ def test_widths_are_those_that_the_runtime_sees() -> None:
     outputs = open_session(shown).run({"x": PICTURES.numpy()})
     reach = torch.stack([torch.from_numpy(outputs[name]).abs().flatten(1).amax(1).log() for name in values])
     expected = (reach - reach.mean(1, keepdim=True)).mean(0)
-    assert torch.allclose(widths(teacher_of(network)[0], {"x": PICTURES}, 1), expected, atol=1e-4)
+    assert torch.allclose(measure_widths(teacher_of(network)[0], {"x": PICTURES}, 1), expected, atol=1e-4)
 
 
 def test_only_data_that_others_calibrate_on_is_reordered(teacher: TorchGraph) -> None:
     plain, handed = (
-        make_generator(PriorConfig(), (spec(None, 3, 16, 16),), handed_on=on)
+        make_generator(PriorConfig(), (spec(None, 3, 16, 16),), widest_first=on)
         .synthesize(teacher, NO_STATISTICS, 12, seeded())
         .inputs["x"]
         for on in (False, True)
     )
-    first = int(widths(teacher, {"x": plain}, 1).argmax())
+    first = int(measure_widths(teacher, {"x": plain}, 1).argmax())
     assert first != 0, "else this seed tells nothing"
     assert torch.equal(handed[0], plain[first]) and torch.equal(handed[1], plain[0])
 
@@ -91,5 +91,5 @@ def test_an_axis_that_is_as_long_as_a_batch_is_none(length: int) -> None:
     )
     values = torch.rand(24, length, 6, generator=seeded())
     values[17] *= 5.0
-    found = widths(teacher_of(network)[0], {"x": values}, 1)
+    found = measure_widths(teacher_of(network)[0], {"x": values}, 1)
     assert found.shape == (24,) and int(found.argmax()) == 17

@@ -4,6 +4,7 @@ import torch
 
 from passes.batchnorm.harvest_batchnorm import BatchNorm
 from zsq_compile.differentiable.class_scores import class_probabilities
+from zsq_compile.synthesis.channel_moments import ActivationMoments, channel_moments
 from zsq_compile.synthesis.generators.baseline_losses import (
     ImageStatistics,
     Slack,
@@ -19,7 +20,6 @@ from zsq_compile.synthesis.generators.baseline_losses import (
     moment_errors,
     soft_label_loss,
 )
-from zsq_compile.synthesis.losses import Moments, batch_moments
 
 RNG = np.random.default_rng(3)
 VALUES = RNG.normal(2.0, 3.0, (4, 5, 6, 7))
@@ -123,8 +123,8 @@ def test_the_input_term_is_the_closed_form() -> None:
 
 
 def test_intraq_s_moments_are_those_of_the_batch_and_the_variance_is_not_its_root() -> None:
-    layers = [batch_moments(torch.from_numpy(VALUES)), batch_moments(torch.from_numpy(0.5 * VALUES))]
-    wanted = Moments(mean=torch.from_numpy(MEAN), variance=torch.from_numpy(VARIANCE))
+    layers = [channel_moments(torch.from_numpy(VALUES)), channel_moments(torch.from_numpy(0.5 * VALUES))]
+    wanted = ActivationMoments(mean=torch.from_numpy(MEAN), variance=torch.from_numpy(VARIANCE))
     expected = np.mean(
         [
             ((values.mean((0, 2, 3)) - MEAN) ** 2).mean() + ((values.var((0, 2, 3)) - VARIANCE) ** 2).mean()
@@ -162,7 +162,10 @@ def test_the_divergence_is_the_mean_over_all_channels_of_all_layers() -> None:
     rng = np.random.default_rng(4)
     sizes = (2, 7)
     pairs = [
-        [Moments(mean=torch.tensor(rng.normal(size=n)), variance=torch.tensor(rng.uniform(0.1, 2.0, n))) for n in sizes]
+        [
+            ActivationMoments(mean=torch.tensor(rng.normal(size=n)), variance=torch.tensor(rng.uniform(0.1, 2.0, n)))
+            for n in sizes
+        ]
         for _ in range(2)
     ]
     terms = [

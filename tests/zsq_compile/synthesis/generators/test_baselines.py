@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from tests import models
-from tests.zsq_compile.synthesis.networks import NO_STATISTICS, Listener, seeded, spec, teacher_of, trained_on
+from tests.zsq_compile.synthesis.networks import NO_STATISTICS, Listener, seeded, spec, task_of, teacher_of, trained_on
 from zsq_compile.config.compile import GeneratorConfig, PriorConfig
 from zsq_compile.config.generators import DsgConfig, IntraqConfig, ZeroqConfig
 from zsq_compile.data.preprocessing import given_preprocessing
@@ -14,7 +14,7 @@ from zsq_compile.synthesis.generator import SyntheticSet
 from zsq_compile.synthesis.generators.baseline_losses import image_distance, image_targets, layer_image_statistics
 from zsq_compile.synthesis.generators.dsg import noise_slacks
 from zsq_compile.synthesis.generators.intraq import ClassCentres, confidences
-from zsq_compile.synthesis.generators.noise_descent import Subject
+from zsq_compile.synthesis.generators.noise_descent import draw_normalised, run_teacher
 from zsq_compile.synthesis.images.dead_leaves import prior_images
 from zsq_compile.synthesis.losses import gaussian_kl
 from zsq_compile.synthesis.make_generator import make_generator
@@ -35,8 +35,8 @@ def network() -> models.onnx.ModelProto:
 def noise(network: models.onnx.ModelProto, count: int) -> torch.Tensor:
     """What the generators start from, in the network's units."""
     teacher, statistics = teacher_of(network)
-    subject = Subject(PICTURES, {"x": UNIT}, statistics.usable, teacher)
-    return subject.fed(subject.noise(count, seeded(7)))["x"]
+    task = task_of(teacher, statistics, PICTURES, {"x": UNIT})
+    return task.encode(draw_normalised(task, count, seeded(7)))["x"]
 
 
 def distance(network: models.onnx.ModelProto, values: torch.Tensor) -> float:
@@ -83,13 +83,13 @@ def test_zeroq_brings_every_single_image_nearer_and_slack_less_so(
 
 def test_noise_as_it_is_lies_inside_the_widest_slack(network: models.onnx.ModelProto) -> None:
     teacher, statistics = teacher_of(network)
-    subject = Subject(PICTURES, {"x": UNIT}, statistics.usable, teacher)
-    samples = subject.noise(40, seeded(7))
+    task = task_of(teacher, statistics, PICTURES, {"x": UNIT})
+    samples = draw_normalised(task, 40, seeded(7))
     layers, targets = statistics.usable, image_targets(statistics.usable, teacher.device)
-    values = layer_image_statistics(layers, subject.run(samples, layer_inputs(layers)))
+    values = layer_image_statistics(layers, run_teacher(task, samples, layer_inputs(layers)))
 
     def cost(quantile: float) -> float:
-        slacks = noise_slacks(subject, layers, targets, samples, quantile)
+        slacks = noise_slacks(task, layers, targets, samples, quantile)
         return sum(float(image_distance(*one).sum()) for one in zip(values, targets, slacks, strict=True))
 
     assert cost(1.0) == pytest.approx(0.0, abs=1e-6)
@@ -116,12 +116,12 @@ def test_features_are_what_the_classifier_reads(network: models.onnx.ModelProto)
 def test_class_centres_are_running_means_without_gradient() -> None:
     centres = ClassCentres(3)
     features = torch.tensor([[1.0, 0.0], [3.0, 2.0], [5.0, 5.0]], requires_grad=True)
-    first = centres.follow(features, torch.tensor([0, 0, 2]))
+    first = centres.update(features, torch.tensor([0, 0, 2]))
     assert first.tolist() == [[2.0, 1.0], [2.0, 1.0], [5.0, 5.0]]
     assert not first.requires_grad
-    second = centres.follow(torch.tensor([[12.0, 1.0], [7.0, 7.0]]), torch.tensor([0, 1]))
+    second = centres.update(torch.tensor([[12.0, 1.0], [7.0, 7.0]]), torch.tensor([0, 1]))
     torch.testing.assert_close(second, torch.tensor([[3.0, 1.0], [7.0, 7.0]]))
-    assert centres.follow(torch.tensor([[5.0, 5.0]]), torch.tensor([2])).tolist() == [[5.0, 5.0]]
+    assert centres.update(torch.tensor([[5.0, 5.0]]), torch.tensor([2])).tolist() == [[5.0, 5.0]]
 
 
 def test_half_of_the_images_aim_at_less_than_certainty() -> None:

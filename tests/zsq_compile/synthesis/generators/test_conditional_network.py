@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from tests.zsq_compile.synthesis.networks import seeded
-from zsq_compile.synthesis.generators.conditional_network import ConditionalNormalization, ConditionalPainter
+from zsq_compile.synthesis.balanced_labels import BalancedLabels
+from zsq_compile.synthesis.generators.conditional_network import ConditionalGeneratorNetwork, ConditionalNormalization
 from zsq_compile.synthesis.generators.generator_network import plan_network
-from zsq_compile.synthesis.generators.label_deck import LabelDeck
 
 PLAN = plan_network(12, (3, 8, 8), 100_000)
 
@@ -38,7 +38,7 @@ def test_gradients_reach_values_and_the_rows_of_classes_that_are_there() -> None
 
 @pytest.mark.parametrize("embedded", [True, False])
 def test_the_label_changes_the_picture(embedded: bool) -> None:
-    painter = ConditionalPainter(PLAN, 5, seeded(), embedded=embedded)
+    painter = ConditionalGeneratorNetwork(PLAN, 5, seeded(), embedded=embedded)
     assert (painter.embedding is not None) == embedded
     if not embedded:  # tables start alike for all classes
         with torch.no_grad():
@@ -53,7 +53,7 @@ def test_the_label_changes_the_picture(embedded: bool) -> None:
 def test_without_learning_tables_know_no_class_and_embeddings_do() -> None:
     latents = torch.randn(4, 12, generator=seeded(1))
     for embedded in (False, True):
-        painter = ConditionalPainter(PLAN, 5, seeded(), embedded=embedded)
+        painter = ConditionalGeneratorNetwork(PLAN, 5, seeded(), embedded=embedded)
         first, second = (painter(latents, torch.full((4,), label)) for label in (0, 1))
         assert torch.equal(first, second) != embedded
 
@@ -61,7 +61,7 @@ def test_without_learning_tables_know_no_class_and_embeddings_do() -> None:
 @pytest.mark.parametrize("embedded", [True, False])
 def test_weights_come_from_the_generator_that_is_given_alone(embedded: bool) -> None:
     before = torch.random.get_rng_state()
-    first, again, other = (ConditionalPainter(PLAN, 5, seeded(seed), embedded=embedded) for seed in (1, 1, 2))
+    first, again, other = (ConditionalGeneratorNetwork(PLAN, 5, seeded(seed), embedded=embedded) for seed in (1, 1, 2))
     assert torch.equal(torch.random.get_rng_state(), before)
     for name, value in first.state_dict().items():
         assert torch.equal(value, again.state_dict()[name])
@@ -69,14 +69,14 @@ def test_weights_come_from_the_generator_that_is_given_alone(embedded: bool) -> 
 
 
 def test_no_class_is_ever_ahead_by_more_than_one() -> None:
-    deck, rng = LabelDeck(7), seeded()
+    deck, rng = BalancedLabels(7), seeded()
     counts = torch.zeros(7, dtype=torch.int64)
     orders = set()
     for count in (3, 1, 20, 5, 7, 7, 7):
-        dealt = deck.deal(count, rng)
+        dealt = deck.draw(count, rng)
         assert dealt.shape == (count,)
         counts += dealt.bincount(minlength=7)
         assert int(counts.max() - counts.min()) <= 1
         orders.add(tuple(dealt.tolist()))
     assert len({order for order in orders if len(order) == 7}) == 3
-    assert len(LabelDeck(0).deal(0, rng)) == 0
+    assert len(BalancedLabels(0).draw(0, rng)) == 0

@@ -51,18 +51,18 @@ def test_sets_are_complete_inside_the_range_and_repeatable(
 
 
 @pytest.mark.parametrize("config", ALL_OF_PICTURES, ids=str)
-def test_the_contract_is_inferred_and_told_when_none_is_given(
+def test_the_preprocessing_is_inferred_and_told_when_none_is_given(
     config: GeneratorConfig, network: models.onnx.ModelProto
 ) -> None:
     teacher, statistics = teacher_of(network)
     listener = Listener()
     made = make_generator(config, (spec(None, 3, 16, 16),), None, listener).synthesize(teacher, statistics, 4, seeded())
-    assert made.contracts["x"].name == "byte"
+    assert made.preprocessing["x"].name == "byte"
     assert len(listener.notes) == 1 and "byte" in listener.notes[0] and "inferred" in listener.notes[0]
     assert not listener.warnings
 
 
-def test_an_assumed_contract_is_a_warning_that_names_the_options() -> None:
+def test_an_assumed_preprocessing_is_a_warning_that_names_the_options() -> None:
     teacher, _ = teacher_of(models.branches())
     listener = Listener()
     make_generator(PriorConfig(), (spec(None, 1, 8, 8),), None, listener).synthesize(
@@ -111,16 +111,16 @@ def test_every_input_gets_data_of_its_own_kind(config: GeneratorConfig) -> None:
         "picture": (10, 3, 12, 12),
         "vector": (10, 6),
     }
-    assert set(made.contracts) == {"picture"}
+    assert set(made.preprocessing) == {"picture"}
     assert made.inputs["vector"].min() < 0 < made.inputs["vector"].max()
     assert np.isfinite(teacher.run(made.inputs)["y"].numpy()).all()
 
 
 def test_uniform_noise_is_flat_and_normal_noise_is_not() -> None:
     teacher, _ = teacher_of(models.residual())
-    inputs, contract = (spec(None, 3, 8, 8),), given_preprocessing(3, input_range=(0.0, 1.0))
+    inputs, preprocessing = (spec(None, 3, 8, 8),), given_preprocessing(3, input_range=(0.0, 1.0))
     spread = {
-        distribution: make_generator(NoiseConfig(distribution=distribution), inputs, contract)
+        distribution: make_generator(NoiseConfig(distribution=distribution), inputs, preprocessing)
         .synthesize(teacher, NO_STATISTICS, 200, seeded())
         .inputs["x"]
         .std()

@@ -9,7 +9,7 @@ from zsq_compile.data.preprocessing import given_preprocessing
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError, SynthesisError
 from zsq_compile.synthesis.generator import SyntheticSet
-from zsq_compile.synthesis.generators import genie, picture_networks
+from zsq_compile.synthesis.generators import genie, image_networks
 from zsq_compile.synthesis.images.dead_leaves import prior_images
 from zsq_compile.synthesis.losses import moment_difference
 from zsq_compile.synthesis.make_generator import make_generator
@@ -135,11 +135,13 @@ def test_offsets_move_in_every_step_and_only_where_swing_is_wanted(
 
 def test_pixels_become_what_the_network_expects(network: models.onnx.ModelProto) -> None:
     teacher, statistics = teacher_of(network)
-    contract = given_preprocessing(3, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
-    done = make_generator(GenieConfig(iterations=2), PICTURES, contract).synthesize(teacher, statistics, 4, seeded())
-    pixels = contract.decode(done.inputs["x"])
+    preprocessing = given_preprocessing(3, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
+    done = make_generator(GenieConfig(iterations=2), PICTURES, preprocessing).synthesize(
+        teacher, statistics, 4, seeded()
+    )
+    pixels = preprocessing.decode(done.inputs["x"])
     assert pixels.min() >= -1e-6 and pixels.max() <= 1.0 + 1e-6
-    assert done.contracts == {"x": contract}
+    assert done.preprocessing == {"x": preprocessing}
 
 
 def test_many_pixels_that_are_cut_are_told(network: models.onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +149,7 @@ def test_many_pixels_that_are_cut_are_told(network: models.onnx.ModelProto, monk
     made(network, GenieConfig(iterations=1), 4, listener=listener)
     assert not listener.warnings
     bright = given_preprocessing(3, mean=(0.95,), std=(0.5,))
-    monkeypatch.setattr(picture_networks, "imagenet_preprocessing", lambda channels: bright)
+    monkeypatch.setattr(image_networks, "imagenet_preprocessing", lambda channels: bright)
     made(network, GenieConfig(iterations=1), 4, listener=listener)
     assert len(listener.warnings) == 1
     assert "input 'x'" in listener.warnings[0] and "% of the pixels" in listener.warnings[0]
@@ -164,8 +166,8 @@ def test_a_strided_convolution_that_cannot_swing_is_told() -> None:
     )
     teacher, statistics = teacher_of(model)
     listener = Listener()
-    contract = given_preprocessing(1, input_range=(0.0, 1.0))
-    generator = make_generator(GenieConfig(iterations=2), (spec(None, 1, 1, 9),), contract, listener)
+    preprocessing = given_preprocessing(1, input_range=(0.0, 1.0))
+    generator = make_generator(GenieConfig(iterations=2), (spec(None, 1, 1, 9),), preprocessing, listener)
     assert generator.synthesize(teacher, statistics, 4, seeded()).inputs["x"].shape == (4, 1, 1, 9)
     assert len(listener.notes) == 1
     assert "Conv 'conv' does not swing: its input has a size of 1" in listener.notes[0]
@@ -203,7 +205,7 @@ def test_reduced_precision_changes_the_loss_by_its_rounding_only(
 
 
 def test_inputs_that_are_no_pictures_are_refused_in_words() -> None:
-    with pytest.raises(SynthesisError, match=r"pictures of 1 or 3 channels, and input 'x' .* use --generator pixels"):
+    with pytest.raises(SynthesisError, match=r"images of 1 or 3 channels, and input 'x' .* use --generator pixels"):
         make_generator(GenieConfig(), (spec(None, 6),))
 
 

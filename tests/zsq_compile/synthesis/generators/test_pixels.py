@@ -4,15 +4,16 @@ from torch.nn import functional
 
 from tests import models
 from tests.zsq_compile.synthesis import networks
-from tests.zsq_compile.synthesis.networks import NO_STATISTICS, Listener, seeded, spec, teacher_of, trained_on
+from tests.zsq_compile.synthesis.networks import NO_STATISTICS, Listener, seeded, spec, task_of, teacher_of, trained_on
 from zsq_compile.config.compile import PixelsConfig
 from zsq_compile.data.preprocessing import given_preprocessing
 from zsq_compile.differentiable import precision
 from zsq_compile.errors import SynthesisError
-from zsq_compile.synthesis import matching
+from zsq_compile.synthesis.budget import Budget
 from zsq_compile.synthesis.images.dead_leaves import prior_images
 from zsq_compile.synthesis.losses import wasserstein
 from zsq_compile.synthesis.make_generator import make_generator
+from zsq_compile.synthesis.match_statistics import ClassTargets, match_statistics
 from zsq_compile.synthesis.probe import layer_targets, measure_moments
 
 UNIT = given_preprocessing(3, input_range=(0.0, 1.0))
@@ -91,22 +92,16 @@ def test_class_targets_raise_the_teachers_probability_of_the_targets(network: mo
         probabilities = teacher.run({"x": values})["logits"].softmax(1)
         return float(probabilities.gather(1, labels[:, None]).mean())
 
-    moved, _ = matching.match_statistics(
-        teacher,
-        matching.Objective(
-            layers=(),
-            view=lambda samples, rng: samples,
-            smooth=lambda name, gradient: gradient,
-            rates={"x": 0.05},
-            project=lambda samples: None,
-            classes=matching.Classes(output="logits", labels=labels, weight=1.0),
-        ),
+    moved, _ = match_statistics(
+        task_of(teacher, NO_STATISTICS, PICTURES),
         {"x": pictures},
         seeded(),
-        iterations=20,
-        batch_size=12,
+        teacher=teacher,
+        layers=(),
+        classes=ClassTargets(output="logits", labels=labels, weight=1.0),
+        learning_rate=0.05,
+        budget=Budget(iterations=20, batch_size=12),
         enough=0.0,
-        advance=lambda turns: None,
     )
     assert likelihood(moved["x"]) > 1.5 * likelihood(pictures)
 

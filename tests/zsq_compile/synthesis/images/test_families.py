@@ -11,12 +11,12 @@ def spec(*shape, name="x"):
     return InputSpec(name=name, shape=shape, dtype=np.dtype(np.float32))
 
 
-def contract(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)):
+def given(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)):
     return Preprocessing(name="given", mean=mean, std=std, channel_order="rgb", source="given")
 
 
-def made(inputs, contracts, seed=0):
-    return input_families(inputs, contracts, torch.Generator().manual_seed(seed))
+def made(inputs, preprocessing, seed=0):
+    return input_families(inputs, preprocessing, torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize(
@@ -35,8 +35,8 @@ def test_large_inputs_have_fewer_samples_and_fixed_batches_are_filled(shape, cou
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_one_others():
-    inputs, contracts = [spec(None, 3, 24, 24)], {"x": contract()}
-    first, again, other = made(inputs, contracts), made(inputs, contracts), made(inputs, contracts, seed=1)
+    inputs, preprocessing = [spec(None, 3, 24, 24)], {"x": given()}
+    first, again, other = made(inputs, preprocessing), made(inputs, preprocessing), made(inputs, preprocessing, seed=1)
     assert list(first) == ["prior", "high contrast", "low contrast", "joined halves"]
     for name in first:
         assert torch.equal(first[name]["x"], again[name]["x"])
@@ -44,13 +44,13 @@ def test_the_same_seed_gives_the_same_bytes_and_another_one_others():
 
 
 def test_pictures_are_pixels_under_the_contract():
-    told = contract(mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 0.125))
+    told = given(mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 0.125))
     families = made([spec(None, 3, 24, 24)], {"x": told})
     contrast = {}
     for name, inputs in families.items():
         pixels = told.decode(inputs["x"])
         assert inputs["x"].dtype == torch.float32
-        # the contract is undone in float32: an ulp or two beyond the ends
+        # the preprocessing is undone in float32: an ulp or two beyond the ends
         assert pixels.min() > -1e-5
         assert pixels.max() < 1 + 1e-5
         contrast[name] = float(pixels.std((1, 2, 3)).mean())
@@ -60,7 +60,7 @@ def test_pictures_are_pixels_under_the_contract():
 
 
 def test_halves_come_from_two_pictures():
-    told = contract()
+    told = given()
     families = made([spec(None, 3, 24, 24)], {"x": told})
     whole, joined = families["prior"]["x"], families["joined halves"]["x"]
     assert torch.equal(joined[..., :12], whole[..., :12])
@@ -69,7 +69,7 @@ def test_halves_come_from_two_pictures():
 
 def test_every_input_gets_its_own_kind():
     inputs = [spec(None, 3, 16, 16, name="picture"), spec(None, 12, name="vector")]
-    families = made(inputs, {"picture": contract()})
+    families = made(inputs, {"picture": given()})
     for arrays in families.values():
         assert arrays["picture"].shape == (256, 3, 16, 16)
         assert arrays["vector"].shape == (256, 12)

@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 
 
-class LabelDeck:
-    """Deals the classes like shuffled packs of cards: over all that was dealt, no class is ahead by more than one.
+class BalancedLabels:
+    """Draws classes like cards of shuffled packs: over all that was drawn, no class is ahead by more than one.
 
     Attributes:
-        rest: (K,) labels of the pack that were not dealt yet; to be kept and put back where dealing is to go on.
+        rest: (K,) labels of the current pack that were not drawn yet; save and restore it to continue a sequence.
 
     """
 
@@ -16,7 +16,7 @@ class LabelDeck:
         self._classes = classes
         self.rest = torch.zeros(0, dtype=torch.int64)
 
-    def deal(self, count: int, rng: torch.Generator) -> Tensor:
+    def draw(self, count: int, rng: torch.Generator) -> Tensor:
         """(count,) labels, on the CPU."""
         parts = [self.rest]
         while sum(map(len, parts)) < count:

@@ -32,9 +32,9 @@ def made(
 ) -> tuple[SyntheticSet, float]:
     """The set, and the share of its samples that the teacher takes for what was asked."""
     teacher, statistics = teacher_of(colour_classifier(channels, ending=ending))
-    contract = given_preprocessing(channels, input_range=(0.0, 1.0))
+    preprocessing = given_preprocessing(channels, input_range=(0.0, 1.0))
     inputs = (spec(fixed, channels, SIDE, SIDE),)
-    generator = make_generator(config, inputs, contract, listener, low_pass=low_pass)
+    generator = make_generator(config, inputs, preprocessing, listener, low_pass=low_pass)
     done = generator.synthesize(teacher, statistics, count, seeded(seed))
     seen = teacher.run(done.inputs)["logits"].flatten(1).argmax(1)
     assert done.labels is not None
@@ -81,9 +81,9 @@ def test_the_same_seed_gives_the_same_bytes(config: ConditionalConfig) -> None:
 @NAMES
 def test_what_made_the_set_can_go_on(config: ConditionalConfig) -> None:
     done, _ = made(config, 12)
-    assert done.source is not None
-    assert (done.source.scores, done.source.classes) == ("logits", 3)
-    batch = done.source.step(24, seeded(4))
+    assert done.trainer is not None
+    assert (done.trainer.scores, done.trainer.classes) == ("logits", 3)
+    batch = done.trainer.step(24, seeded(4))
     assert batch.loss < done.loss_curve[0] / 2, "it goes on where it was, and does not start anew"
 
 
@@ -96,7 +96,7 @@ def test_a_network_that_takes_a_fixed_batch_gets_full_ones() -> None:
 
 def test_a_filter_behind_it_leaves_labels_and_source() -> None:
     done, _ = made(replace(QUICK[0], iterations=1), 6, low_pass=0.3)
-    assert done.algorithm == "zs-cgan, low-pass" and done.labels is not None and done.source is not None
+    assert done.algorithm == "zs-cgan, low-pass" and done.labels is not None and done.trainer is not None
 
 
 def test_many_pixels_that_are_cut_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +105,7 @@ def test_many_pixels_that_are_cut_are_told(monkeypatch: pytest.MonkeyPatch) -> N
     assert not listener.warnings
     bright = given_preprocessing(3, mean=(0.95,), std=(0.5,))
     monkeypatch.setattr(
-        "zsq_compile.synthesis.generators.picture_networks.imagenet_preprocessing", lambda channels: bright
+        "zsq_compile.synthesis.generators.image_networks.imagenet_preprocessing", lambda channels: bright
     )
     made(replace(QUICK[0], iterations=1), 6, listener=listener)
     assert len(listener.warnings) == 1 and "% of the pixels that zs-cgan made" in listener.warnings[0]
@@ -126,14 +126,14 @@ def test_without_statistics_there_is_nothing_to_match(config: ConditionalConfig)
 @NAMES
 def test_what_is_no_classifier_is_refused(config: ConditionalConfig) -> None:
     teacher, statistics = teacher_of(models.conv_bn_relu())
-    contract = given_preprocessing(3, input_range=(0.0, 1.0))
+    preprocessing = given_preprocessing(3, input_range=(0.0, 1.0))
     with pytest.raises(SynthesisError, match=r"generator needs an output of shape \(N, classes\), got"):
-        make_generator(config, (spec(None, 3, 8, 8),), contract).synthesize(teacher, statistics, 4, seeded())
+        make_generator(config, (spec(None, 3, 8, 8),), preprocessing).synthesize(teacher, statistics, 4, seeded())
 
 
 @NAMES
 def test_inputs_that_are_no_pictures_are_refused(config: ConditionalConfig) -> None:
-    with pytest.raises(SynthesisError, match=r"pictures of 1 or 3 channels, and input 'x' .* use --generator pixels"):
+    with pytest.raises(SynthesisError, match=r"images of 1 or 3 channels, and input 'x' .* use --generator pixels"):
         make_generator(config, (spec(None, 6),))
 
 

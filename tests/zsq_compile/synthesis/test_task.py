@@ -1,14 +1,13 @@
 import torch
 
 from tests.zsq_compile.synthesis.colours import SIDE, colour_classifier
-from tests.zsq_compile.synthesis.networks import seeded, spec, teacher_of
-from zsq_compile.synthesis.feeding import Feeding
+from tests.zsq_compile.synthesis.networks import seeded, spec, task_of, teacher_of
 
 
 def labels(count: int, classes: int, seed: int) -> list[int]:
     teacher, statistics = teacher_of(colour_classifier())
-    feeding = Feeding((spec(None, 3, SIDE, SIDE),), {}, statistics.usable, teacher)
-    return feeding.balanced_labels(count, classes, seeded(seed)).tolist()
+    task = task_of(teacher, statistics, (spec(None, 3, SIDE, SIDE),))
+    return task.balanced_labels(count, classes, seeded(seed)).tolist()
 
 
 def test_every_class_comes_as_often_as_any_other() -> None:

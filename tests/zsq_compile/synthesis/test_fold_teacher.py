@@ -6,7 +6,7 @@ import torch
 
 from tests import models
 from tests.zsq_compile.synthesis.networks import seeded, teacher_of, trained_on
-from zsq_compile.synthesis.folded_teacher import fold_teacher
+from zsq_compile.synthesis.fold_teacher import fold_teacher
 from zsq_compile.synthesis.images.dead_leaves import prior_images
 from zsq_compile.synthesis.losses import wasserstein
 from zsq_compile.synthesis.probe import layer_targets, measure_moments
@@ -30,16 +30,16 @@ def pictures() -> torch.Tensor:
 
 def test_outputs_and_distances_are_those_of_the_network_as_it_was(network: models.onnx.ModelProto) -> None:
     teacher, statistics = teacher_of(network)
-    folded = fold_teacher(teacher, statistics.usable)
-    assert [layer.input for layer in folded.layers] == ["n0", "n1"]
-    assert not [node for node in folded.teacher.model.graph if node.op_type == "BatchNormalization"]
+    folded, layers = fold_teacher(teacher, statistics.usable)
+    assert [layer.input for layer in layers] == ["n0", "n1"]
+    assert not [node for node in folded.model.graph if node.op_type == "BatchNormalization"]
     assert [node for node in teacher.model.graph if node.op_type == "BatchNormalization"]
     feeds = {"x": pictures()}
-    torch.testing.assert_close(folded.teacher.run(feeds), teacher.run(feeds), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(folded.run(feeds), teacher.run(feeds), rtol=1e-4, atol=1e-4)
     distances = []
-    for graph, layers in ((teacher, statistics.usable), (folded.teacher, folded.layers)):
-        targets = layer_targets(layers, graph.device)
-        pairs = zip(measure_moments(graph, layers, feeds, 24), targets, strict=True)
+    for graph, read in ((teacher, statistics.usable), (folded, layers)):
+        targets = layer_targets(read, graph.device)
+        pairs = zip(measure_moments(graph, read, feeds, 24), targets, strict=True)
         distances.append(torch.cat([wasserstein(one, other) for one, other in pairs]))
     assert distances[0].max() > 0.05
     torch.testing.assert_close(distances[1], distances[0], rtol=1e-3, atol=1e-5)
@@ -47,15 +47,15 @@ def test_outputs_and_distances_are_those_of_the_network_as_it_was(network: model
 
 def test_gradients_of_the_distances_are_the_same(network: models.onnx.ModelProto) -> None:
     teacher, statistics = teacher_of(network)
-    folded = fold_teacher(teacher, statistics.usable)
+    folded, layers = fold_teacher(teacher, statistics.usable)
     gradients = []
-    for graph, layers in ((teacher, statistics.usable), (folded.teacher, folded.layers)):
+    for graph, read in ((teacher, statistics.usable), (folded, layers)):
         leaf = pictures().requires_grad_()
-        values = graph.run({"x": leaf}, [layer.input for layer in layers])
-        measured = [torch.var_mean(values[layer.input], (0, 2, 3), correction=0) for layer in layers]
+        values = graph.run({"x": leaf}, [layer.input for layer in read])
+        measured = [torch.var_mean(values[layer.input], (0, 2, 3), correction=0) for layer in read]
         distances = [
             ((mean - target.mean).square() + (variance.sqrt() - target.variance.sqrt()).square()) / target.variance
-            for (variance, mean), target in zip(measured, layer_targets(layers, graph.device), strict=True)
+            for (variance, mean), target in zip(measured, layer_targets(read, graph.device), strict=True)
         ]
         gradients.append(torch.autograd.grad(torch.cat(distances).mean(), leaf)[0])
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-4 * float(gradients[0].abs().max()))
@@ -66,9 +66,9 @@ def test_a_layer_whose_channel_is_switched_off_is_measured_where_it_was(network:
     first, second = statistics.usable
     scale = second.scale.copy()
     scale[3] = 1e-6
-    folded = fold_teacher(teacher, [first, replace(second, scale=scale)])
-    assert [layer.input for layer in folded.layers] == ["n0", "c1"]
-    assert folded.layers[1].mean is second.mean
+    _, layers = fold_teacher(teacher, [first, replace(second, scale=scale)])
+    assert [layer.input for layer in layers] == ["n0", "c1"]
+    assert layers[1].mean is second.mean
 
 
 def test_a_dead_channel_keeps_no_layer_from_folding(network: models.onnx.ModelProto) -> None:
@@ -76,8 +76,8 @@ def test_a_dead_channel_keeps_no_layer_from_folding(network: models.onnx.ModelPr
     first, second = statistics.usable
     scale, dead = second.scale.copy(), second.dead.copy()
     scale[3], dead[3] = 0.0, True
-    folded = fold_teacher(teacher, [first, replace(second, scale=scale, dead=dead)])
-    assert [layer.input for layer in folded.layers] == ["n0", "n1"]
+    _, layers = fold_teacher(teacher, [first, replace(second, scale=scale, dead=dead)])
+    assert [layer.input for layer in layers] == ["n0", "n1"]
 
 
 def test_of_two_layers_in_a_row_both_are_measured_where_they_were() -> None:
@@ -94,11 +94,11 @@ def test_of_two_layers_in_a_row_both_are_measured_where_they_were() -> None:
         """
     )
     teacher, statistics = teacher_of(model)
-    folded = fold_teacher(teacher, statistics.entries)
-    assert [layer.input for layer in folded.layers] == ["c", "n0"]
+    folded, layers = fold_teacher(teacher, statistics.entries)
+    assert [layer.input for layer in layers] == ["c", "n0"]
     feeds = {"x": torch.randn(8, 2, 4, 4, generator=seeded())}
-    torch.testing.assert_close(folded.teacher.run(feeds), teacher.run(feeds), rtol=1e-5, atol=1e-5)
-    assert len(measure_moments(folded.teacher, folded.layers, feeds, 8)) == 2
+    torch.testing.assert_close(folded.run(feeds), teacher.run(feeds), rtol=1e-5, atol=1e-5)
+    assert len(measure_moments(folded, layers, feeds, 8)) == 2
 
 
 def test_a_value_that_others_read_too_is_measured_where_it_was() -> None:
@@ -115,5 +115,5 @@ def test_a_value_that_others_read_too_is_measured_where_it_was() -> None:
         weights={name: np.ones(2) for name in ("scale", "shift", "mean", "variance")},
     )
     teacher, statistics = teacher_of(model)
-    folded = fold_teacher(teacher, statistics.entries)
-    assert [layer.input for layer in folded.layers] == ["c"]
+    _, layers = fold_teacher(teacher, statistics.entries)
+    assert [layer.input for layer in layers] == ["c"]
