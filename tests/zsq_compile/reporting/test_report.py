@@ -75,13 +75,22 @@ def report():
         seed=0,
         stages={"load": 0.5, "synthesize": 12.0},
         coverage="BN found behind 19 of 19 convolutions",
-        contract={"name": "imagenet", "margin": 2.0, "reason": "its statistics", "mean": math.nan},
+        contract={
+            "name": "imagenet",
+            "mean": (0.5,),
+            "std": (0.25,),
+            "channel_order": "gray",
+            "inferred": True,
+            "margin": 2.0,
+            "reason": "its statistics",
+        },
         statistics={"source": "19 BatchNormalizations from BN nodes"},
         data="128 synthetic images",
         refusals=tuple(Refusal(where=f"n{i}", op_type="Tanh", reason="no integer kernel") for i in range(7)),
         notes=("opset raised from 11 to 21",),
         validation=validation,
         layers=tuple(layer(i) for i in range(5)),
+        synthesis={"algorithm": "pixels", "samples": 8, "loss_curve": (1.0, math.nan)},
     )
 
 
@@ -89,9 +98,10 @@ def test_json_round_trips_and_holds_only_finite_numbers(report):
     plain = report.to_json()
     assert json.loads(json.dumps(plain, allow_nan=False)) == plain
     assert plain["settings"] == {"bits": 4, "range": [0.0, 1.0]}
+    assert plain["synthesis"]["loss_curve"] == [1.0, None]
     assert plain["stages"] == {"load": 0.5, "synthesize": 12.0}
     assert plain["model"] == "m.onnx"
-    assert plain["contract"] == {"name": "imagenet", "margin": 2.0, "reason": "its statistics", "mean": None}
+    assert (plain["contract"]["mean"], plain["contract"]["margin"]) == ([0.5], 2.0)
     refusal = {"where": "n0", "op_type": "Tanh", "reason": "no integer kernel", "requested": False}
     assert plain["refusals"][0] == refusal
     assert plain["validation"]["agreement"] == 0.9875
