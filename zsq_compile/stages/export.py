@@ -50,14 +50,7 @@ def export(
 ) -> Exported:
     """Write a quantized network, validate it, and try other forms where it is slower than the float one.
 
-    Args:
-        loaded: the float model.
-        network: what was quantized.
-        state: what became of it.
-        path: the file.
-        clock: times and shows the stages.
-        labelled: real data to judge with, or None.
-        speed_trials: try other forms.
+    ``labelled`` is real data to validate with, too; without ``speed_trials`` the first form stays.
 
     Raises:
         QuantizationError: the file is larger than its limit.

@@ -31,15 +31,7 @@ def make_provisional_student(
 ) -> TorchGraph:
     """Quantize a network by what needs no data of its own: nearest rounding, and ranges from procedural images.
 
-    Args:
-        loaded: the float model with its BatchNormalizations, which tell what numbers the network takes, and its inputs.
-        statistics: of the BatchNormalizations.
-        target: where it will run.
-        config: bits, and how ranges, scales and biases are chosen.
-        seed: of the images.
-        device: where the network is to run.
-        preprocessing: of image inputs, where it is given.
-
+    ``device`` is where the student runs; ``preprocessing`` None lets that of the image inputs be inferred.
     """
     fixed, rng = fixed_batch(loaded.inputs), torch.Generator().manual_seed(seed)
     count = max(_SAMPLES // (fixed or 1), 1) * (fixed or 1)
