@@ -63,8 +63,10 @@ def find_statistics(
     """Harvest a model, add what the given file holds for its folded layers, and report what was found.
 
     Args:
+        loaded: the network.
         checkpoint: file of trained tensors; reading one imports torch.
         bn_stats: file of ``harvest_statistics``; at most one of the two is given.
+        progress: receives notes and warnings.
 
     Raises:
         ConfigError: the file cannot be read, or belongs to another network.
