@@ -98,7 +98,7 @@ def compile_model(
         samples_kept: the synthesized samples are to be written with ``sample_arrays``, whose names must be free.
         pictures_wanted: the report is to hold some of the synthesized images.
         started: moment, on the clock of ``time.perf_counter``, from which ``time_budget`` counts; None is now.
-        progress: is told of stages, notes and warnings.
+        progress: receives stages, notes and warnings.
 
     Raises:
         ZsqError: in words; see ``zsq_compile.errors`` for the family.
@@ -159,7 +159,7 @@ def synthesize(
             are used.
         gallery: PNG file to show the images in, with the class that the network sees in each.
         samples_kept: see ``compile_model``.
-        progress: is told of stages, notes and warnings.
+        progress: receives stages, notes and warnings.
 
     """
     config, progress = config or CompileConfig(), progress or Silent()

@@ -25,7 +25,7 @@ class SyntheticDataReader:
         model: path of the float ONNX model; batch normalisation left in it makes better data.
         config: what is known of the input, and which generator, how many samples and which seed to use.
         batch_size: samples in one batch. None takes the model's own fixed batch, or 1 where the batch is dynamic.
-        progress: is told how the synthesis goes on.
+        progress: receives the stages of the synthesis.
 
     Raises:
         ConfigError: ``batch_size`` contradicts the model's fixed batch, or leaves no full batch of samples.

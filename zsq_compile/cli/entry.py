@@ -1,6 +1,6 @@
 """Where the command zsq-compile begins.
 
-``verify`` runs on devices that have onnxruntime and numpy and nothing else, so it is told from the other commands
+``verify`` runs on devices that have onnxruntime and numpy and nothing else, so it is separated from the other commands
 before any of them is imported. What needs torch or a runtime is imported when the work begins, so that ``--help``
 answers at once. Anything that the commands do, the functions of ``zsq_compile`` do as well.
 """

@@ -75,8 +75,8 @@ def _print_estimates(console: Console, found: Inspection) -> None:
         low, high = time_words(one.seconds / 2), time_words(one.seconds * 2)
         row = (f"{one.bits} bits", size_words(one.bytes), f"{one.share:.0%}", f"{low} to {high}")
         kept = one.usual
-        told = "" if kept is None else f"{100 * kept.low:.0f} to {100 * kept.high:.1f}%"
-        table.add_row(*row, *((told,) if usual else ()))
+        shown = "" if kept is None else f"{100 * kept.low:.0f} to {100 * kept.high:.1f}%"
+        table.add_row(*row, *((shown,) if usual else ()))
     console.print(table)
     if usual:
         _say(console, "same class: as the float network; what classifiers of this kind kept, this one was not run")

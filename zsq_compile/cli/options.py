@@ -1,4 +1,4 @@
-"""The options of the commands: those of the configuration, those of a command alone, and how typer is told of them."""
+"""The options of the commands: those of the configuration, those of a command alone, and their form for typer."""
 
 import re
 from collections.abc import Mapping, Sequence

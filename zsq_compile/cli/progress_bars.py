@@ -78,16 +78,16 @@ class ConsoleProgress:
     @contextmanager
     def _lines(self, name: str, total: int | None) -> Iterator[Advance]:
         self._print(f"{name} ...")
-        started = told = time.monotonic()
+        started = printed = time.monotonic()
         done = 0
 
         def advance(steps: int) -> None:
-            nonlocal done, told
+            nonlocal done, printed
             done += steps
             now = time.monotonic()
             # The first steps are slower than the rest, and an estimate from them alone frightens.
-            if now - told >= _PLAIN_EVERY and total and 10 * done >= total:
-                told = now
+            if now - printed >= _PLAIN_EVERY and total and 10 * done >= total:
+                printed = now
                 left = (now - started) / done * (total - done)
                 self._print(f"{name}: {done} of {total}, about {math.ceil(left)} s left")
 

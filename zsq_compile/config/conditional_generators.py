@@ -1,4 +1,4 @@
-"""Settings of the generators that learn one network for all images, which is told the class that each shall show."""
+"""Settings of the generators that learn one network for all images, which is given the class that each shall show."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal

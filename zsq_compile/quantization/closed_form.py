@@ -48,7 +48,7 @@ def round_weights(
         plan: calibrated; its weight scales start the search for better ones.
         method: those that learn start from ``gptq``, and so does None.
         moments: second moments of the calibration samples by node name; None measures them.
-        advance: told the number of batches done.
+        advance: called with the number of batches done.
 
     Returns:
         The weights that were moved, by initializer, and the plan with the scales of their grids. Inserting that plan

@@ -68,7 +68,7 @@ def read_plan(path: Path) -> PlanFile:
 
 
 def make_plan_file(plan: QuantizationPlan, model_sha256: str) -> PlanFile:
-    """Widths of every layer and value of a plan; values that other widths left in float are told as such."""
+    """Widths of every layer and value of a plan; values that other widths left in float are marked as such."""
     widths = widths_of(plan)
     return PlanFile(model_sha256=model_sha256, weights=widths.weights, activations=widths.activations)
 

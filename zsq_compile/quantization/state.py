@@ -79,7 +79,7 @@ class Step(Protocol):
     name: ClassVar[str]
 
     def run(self, network: FloatNetwork, state: QuantizedState, clock: Clock) -> tuple[QuantizedState, Any]:
-        """Return the state behind the step, and what the report tells of the step.
+        """Return the state behind the step, and the record of the step for the report.
 
         A step that has nothing to do returns the very state that it was given. ``clock`` times it under its name.
         """

@@ -123,7 +123,7 @@ def synthesize_data(
 
 
 def confident_share(given: float | None, *, compiling: bool) -> float:
-    """Share of the samples that a classifier is made sure of; none while compiling, which leaves outputs in float."""
+    """Share of the samples to move until a classifier is certain of them; 0 while compiling: outputs stay float."""
     if given is not None:
         return given
     return 0.0 if compiling else _CONFIDENT

@@ -107,7 +107,7 @@ def try_forms(
     """Write other forms of a quantized network, and time the best of them beside the float file and the present one.
 
     The target of the network has the present rules, and a form must do as well as the present file on the samples held
-    out. ``costs`` tells the nodes that cost time in the present file.
+    out. ``costs`` names the nodes that cost time in the present file.
 
     Raises:
         RuntimeModelError: the float model or the present file cannot be run.

@@ -47,7 +47,7 @@ def fold_network(
 
 
 def is_learned(config: CompileConfig) -> bool:
-    """Whether the calibration samples will be learned on, as far as the configuration tells."""
+    """Whether the calibration samples will be learned on, as far as the configuration says."""
     narrow = config.mixed or min(config.quantization.bits, config.quantization.act_bits) < 8
     return config.distill is not None or (config.learned_rounding is not None and narrow)
 

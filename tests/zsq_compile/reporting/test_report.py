@@ -131,7 +131,7 @@ def test_summary_tells_the_figures(report):
         "simulation: 1.00% of the elements differ by more than a step, 100.00% of the decisions are equal",
         "data: 128 synthetic images",
         "statistics: 19 BatchNormalizations from BN nodes; BN found behind 19 of 19 convolutions",
-        "input: imagenet (inferred from its statistics, 2.00 times better than the next)",
+        "input: imagenet: mean and std of ImageNet (inferred from its statistics, 2.00 times closer than the next)",
         *(f"left in float: n{i} (Tanh): no integer kernel" for i in range(5)),
         "left in float: 2 more, see --json",
         *(f"worst layer: {report.layers[i].describe()}" for i in (4, 3, 2)),

@@ -64,7 +64,7 @@ def _standard(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def propagate_moments(
     model: ir.Model, statistics: BatchNormStatistics, initializers: Mapping[str, Tensor]
 ) -> dict[str, ValueMoments]:
-    """ValueMoments of every value that they can be told for, by name.
+    """ValueMoments of every value for which they are known, by name.
 
     In the folded ``model`` a folded layer's output carries the name of its BatchNormalization's output; ``statistics``
     were harvested before folding.

@@ -35,7 +35,7 @@ class SavedState:
 
 
 class Checkpoint:
-    """One file, for one model and one set of settings, which ``fingerprint`` tells from others."""
+    """One file, for one model and one set of settings, which ``fingerprint`` identifies."""
 
     def __init__(self, path: Path, fingerprint: str) -> None:
         self._path, self._fingerprint = path, fingerprint
@@ -97,8 +97,8 @@ def fingerprint(model: ir.Model, plan: QuantizationPlan, settings: Mapping[str, 
 def patient_interrupts() -> Iterator[Callable[[], bool]]:
     """Let what is being done come to its end before Ctrl-C is obeyed; a second Ctrl-C is obeyed at once.
 
-    The context's value tells whether Ctrl-C was pressed. Outside the main thread, where Python allows no such thing, it
-    never does, and nothing is changed.
+    The value of the context says whether Ctrl-C was pressed. Outside the main thread, where Python allows no such
+    thing, it never does, and nothing is changed.
     """
     asked: list[int] = []
 

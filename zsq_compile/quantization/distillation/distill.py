@@ -70,7 +70,7 @@ class DistillRecord:
         kept = f"kept step {self.kept_step} of {self.steps}" if self.kept_step else f"{self.steps} steps, start kept"
         shares = (self.agreement_before, self.agreement_after)
         before, after = (None if share is None else f"{share:.2%}" for share in shares)
-        decisions = "" if before is None else f"decisions unchanged on samples apart {before} -> {after}, "
+        decisions = "" if before is None else f"held-out agreement {before} -> {after}, "
         return f"{kept}: {decisions}divergence {self.divergence_before:.3g} -> {self.divergence_after:.3g}"
 
 

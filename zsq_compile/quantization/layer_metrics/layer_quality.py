@@ -13,7 +13,7 @@ LIMIT_DB = 144.0
 class LayerQuality:
     """Float against quantized numbers at what one layer makes, before its own output is rounded.
 
-    Two ratios tell a culprit from a victim: in the network a layer also has the noise of all layers before it.
+    Two ratios separate cause from effect: in the network a layer also has the noise of all layers before it.
 
     Attributes:
         node: name of the node.
@@ -45,8 +45,8 @@ class LayerQuality:
             widths = f"{self.weight_bits}-bit weights, {widths}"
         ratios = [f"{self.own_sqnr_db:.1f} dB by itself"]
         ratios += [f"{ratio:.1f} dB in the network" for ratio in list(self.sqnr_db.values())[-1:]]
-        told = "" if self.reason is None else f"; {self.reason}"
-        return f"{self.node} ({self.op_type}, {widths}): {', '.join(ratios)}{told}"
+        cause = "" if self.reason is None else f"; {self.reason}"
+        return f"{self.node} ({self.op_type}, {widths}): {', '.join(ratios)}{cause}"
 
 
 def limited_decibels(signal: float, noise: float) -> float:

@@ -27,7 +27,7 @@ class LayerOptions:
     nsr: Mapping[int, float]
 
     def __post_init__(self) -> None:
-        """Refuse options that do not tell the same widths, or none."""
+        """Refuse options whose widths differ, or none."""
         if not self.size or self.size.keys() != self.nsr.keys():
             raise ValueError(
                 f"{self.node} needs the size and the NSR at every number of bits, got {self.size}, {self.nsr}"

@@ -75,7 +75,7 @@ def measure_weight_nsr(
         candidates: weights on their grids, by initializer and bits; layers without are not measured.
         samples: batches to measure on.
         correct_on: calibration batches; their mean error is taken out of each layer's bias. None leaves it in.
-        advance: told the number of batches done.
+        advance: called with the number of batches done.
 
     """
     sites = [site for site in plan.weights if site.initializer in candidates]

@@ -62,7 +62,7 @@ class Bench:
         network: the float network.
         widest: plan with the most bits that each layer may have, calibrated.
         config: least bits of edge layers, and how scales, codes and biases are chosen.
-        advance: told the number of steps done: a width rounded, or a batch measured.
+        advance: called with the number of steps done: a width rounded, or a batch measured.
 
     Attributes:
         narrowest: plan with the fewest bits that each layer may have.

@@ -239,7 +239,7 @@ def learn(
         pace: progress from 0 to 1 at the start of each step.
         dropper: of activations.
         rates: of the optimiser.
-        advance: told each step done.
+        advance: called after each step.
 
     """
     optimizer = student.optimizer(rates)

@@ -101,7 +101,7 @@ class LearningBudget:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LearningConfig:
-    """What all steps that learn are told.
+    """What all steps that learn are given.
 
     Attributes:
         effort: decides the number of steps where no time does.

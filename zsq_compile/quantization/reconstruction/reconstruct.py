@@ -144,7 +144,7 @@ class Reconstruction:
         budget.plan(self._costs)
 
     def run(self, advance: Advance = ignore_steps) -> QuantizedState:
-        """Learn all blocks; ``advance`` is told the optimiser steps done, ``records`` what became of the blocks.
+        """Learn all blocks; ``advance`` is called with the optimiser steps done, ``records`` what became of the blocks.
 
         A block is as it was before where that was better.
         """

@@ -57,7 +57,7 @@ def measure_second_moments(
 ) -> dict[str, SecondMoments]:
     """Second moments of weighted layers by node name, in one pass over the data.
 
-    Left out are layers whose columns cannot be told (transposed and 3-d convolutions, activations multiplied by
+    Left out are layers whose columns are not known (transposed and 3-d convolutions, activations multiplied by
     activations) or are longer than 8192, where the K x K matrix would take more memory than its layer is worth.
     """
     nodes = {str(node.name): node for node in teacher.model.graph}
@@ -84,7 +84,7 @@ def _rows(site: WeightSite, teacher: TorchGraph) -> int:
 
 
 def unfold_inputs(node: ir.Node, site: WeightSite, initializers: Mapping[str, Tensor], value: Tensor) -> list[Tensor]:
-    """Columns that a weight multiplies, in chunks of (groups, K, positions); empty where they cannot be told."""
+    """Columns that a weight multiplies, in chunks of (groups, K, positions); empty where they are not known."""
     if node.op_type in DENSE:
         return [value.reshape(-1, value.shape[-1]).T[None]]
     weight = initializers[site.initializer]

@@ -97,7 +97,7 @@ def round_layer(site: WeightSite, weight: Tensor, step: Tensor, pairs: Iterable[
     """Round one layer, whose weight has an axis of channels, towards what it makes in the float network.
 
     Its steps are searched around ``step``, one number for each channel of the output. Where no pairs are judged W
-    itself is rounded. None where nothing can be told about what the layer reads.
+    itself is rounded. None where nothing is known about what the layer reads.
     """
     assert site.axis is not None
     seen: dict[bool, _PairMoments] = {}

@@ -5,7 +5,7 @@ class that was asked for, and to have the statistics that BatchNormalization rem
 
 ``zs-cgan``: Choi, El-Khamy, Lee, "Zero-shot learning of a conditional generative adversarial network for data-free
 network quantization" (2022), the first of its two stages; the second is distillation. **A reconstruction**: of the
-paper only the first page could be read. It tells the stages, the cross-entropy and that the statistics are matched;
+paper only the first page could be read. It gives the stages, the cross-entropy and that the statistics are matched;
 that they are matched by a Kullback-Leibler divergence is in the authors' patent and in their earlier work (DFAKD, Choi
 et al. 2020); the network with conditional normalisation is GDFQ's. The loss is
 

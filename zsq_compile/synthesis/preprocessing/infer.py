@@ -6,10 +6,10 @@ The candidates are those in common use. The evidence, from the strongest on:
 2. A constant by which the graph itself scales its input.
 3. Biases of the first layer: where they dominate what small inputs give, inputs are raw pixels.
 4. Decisions of a classifier: far more telling under small inputs than under raw pixels. The reverse proves nothing, as
-   a network of any kind tells more of images that are blown up.
+   a network of any kind gives more information on images that are blown up.
 5. The toolkit that wrote the file.
 
-Only the first tells the small candidates (unit, symmetric, imagenet) apart. Where nothing decides, mean and std of
+Only the first keeps the small candidates (unit, symmetric, imagenet) apart. Where nothing decides, mean and std of
 ImageNet are assumed: most published classifiers and backbones expect them, and they span the widest range of the small
 ones. A range too wide costs some resolution, one too narrow clips.
 """

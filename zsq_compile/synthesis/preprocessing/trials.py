@@ -51,7 +51,8 @@ class TrialNetwork:
 
         One number each, 0 where all are met: the mean over layers of the median over channels (a few odd or dying
         channels must not decide) of KL(N(measured) || N(remembered)). The first layer sees the input through a linear
-        map and tells most; every layer counts for half of the one before, as each normalises more of the evidence away.
+        map and has most information; every layer counts for half of the one before, as each normalises more of the
+        evidence away.
         None where the layers cannot be run.
         """
         names = [layer.input for layer in layers]
@@ -79,7 +80,7 @@ class TrialNetwork:
         return float(np.median(np.abs(mean) / np.maximum(deviation, 1e-12)))
 
     def decisiveness(self, candidates: Sequence[Preprocessing]) -> list[float] | None:
-        """Nats that a classifier's decision tells of its image under each candidate; None where it is no classifier.
+        """Nats of information in a classifier's decision, by candidate; None where the network is no classifier.
 
         That is the logarithm of the Inception score (Salimans et al. 2016, section 4): the entropy of the mean
         probabilities less the mean entropy. It is high where decisions are firm on each image and differ over all.
@@ -160,7 +161,7 @@ def _divergence(batches: Sequence[NDArray[np.float64]], layer: BatchNorm) -> flo
 
 
 def _information(scores: NDArray[Any]) -> float:
-    """Nats that the classes of (N, classes, ...) scores or probabilities tell of the samples."""
+    """Nats that the classes of (N, classes, ...) scores or probabilities hold on the samples."""
     rows = scores.reshape(len(scores), -1).astype(np.float64)
     if not are_probabilities(rows):
         exponents = np.exp(rows - rows.max(1, keepdims=True))
