@@ -42,8 +42,8 @@ def open_partial_session(model: ir.Model, values: Sequence[str], *, sizes_open: 
     for graph_input in proto.graph.input if sizes_open else ():
         _open_sizes(graph_input)
     # All optimizations would take longer than the few runs that follow. And dead filters, whose weights are below
-    # 1e-38, would make these runs twenty times slower. A process whose first session asks for zeros instead gets them in
-    # the thread that opens it, for good: here in one that ends with it, so that the caller's numbers keep their denormals.
+    # 1e-38, would make these runs twenty times slower. The first session of a process that flushes denormals does so
+    # for the thread that opens it, for good: here for one that ends, so that the caller's numbers stay as they are.
     with ThreadPoolExecutor(1) as thread:
         config = {"session.set_denormal_as_zero": "1"}
         return thread.submit(open_session, proto, optimize="basic", config=config, weights=weights).result()
