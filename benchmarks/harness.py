@@ -176,6 +176,11 @@ def runtime_key() -> str:
     return " ".join(f"{name} {versions.get(name, '-')}" for name in ("onnx", "onnxruntime"))
 
 
+def number(value: float | None, form: str) -> str:
+    """Format a figure for a table; nothing for None."""
+    return "" if value is None else form.format(value)
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Lay out a Markdown table."""
     lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]

@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import Any
 
-from harness import Setting, compiled, last_words, open_rows, table, write_result
+from harness import Setting, compiled, last_words, number, open_rows, table, write_result
 from zoo import WILD, add_common_options, chosen
 
 
@@ -25,16 +25,12 @@ def line(key: str, row: dict[str, Any]) -> list[str]:
         key,
         result,
         str(row["exit_code"]),
-        _number(validation.get("sqnr_db"), "{:.1f}"),
-        _number(validation.get("agreement"), "{:.2%}"),
+        number(validation.get("sqnr_db"), "{:.1f}"),
+        number(validation.get("agreement"), "{:.2%}"),
         layers,
         f"{row['seconds']:.0f}",
         words,
     ]
-
-
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None else form.format(value)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from harness import Setting, compiled, last_words, open_rows, table, write_result
+from harness import Setting, compiled, last_words, number, open_rows, table, write_result
 from zoo import add_common_options, chosen
 
 LEAST_SPEED = 0.97
@@ -56,18 +56,14 @@ def line(folder: Path, key: str, row: dict[str, Any]) -> list[str]:
         str(row["exit_code"]),
         f"**NOT**: {'; '.join(found)}" if found else "compiled",
         f"{fusion['fused']}/{of}" if fusion else "",
-        _number(validation.get("sqnr_db"), "{:.1f}"),
+        number(validation.get("sqnr_db"), "{:.1f}"),
         least,
         words,
-        _number(share, "{:.2f}"),
-        _number(speed, "{:.2f}"),
+        number(share, "{:.2f}"),
+        number(speed, "{:.2f}"),
         f"{row['cpu_seconds']:.0f}",
         f"{row['peak_mb']:.0f}",
     ]
-
-
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None else form.format(value)
 
 
 def main() -> None:

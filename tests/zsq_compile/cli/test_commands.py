@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ import pytest
 import zsq_compile
 from passes.batchnorm.fold_batchnorm import FoldBatchNorm
 from tests import models
+from tests.command_line import Ended, call_command
 from tests.zsq_compile.synthesis.colours import colour_classifier
 from zsq_compile import compiler
-from zsq_compile.cli import entry as cli
 from zsq_compile.config.compile import (
     GENERATORS,
     CompileConfig,
@@ -39,24 +39,9 @@ QUICK = ["--generator", "prior", "--samples", "8", "--effort", "fast"]
 COMPILE = [*QUICK, "--no-speed-trials"]
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How a call of the command line ended."""
-
-    code: int | str | None
-    out: str
-    err: str
-
-
 @pytest.fixture
 def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
-    def run(*words: object) -> Ended:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main([str(word) for word in words])
-        return Ended(ended.value.code, *capsys.readouterr())
-
-    return run
+    return partial(call_command, capsys)
 
 
 @pytest.fixture

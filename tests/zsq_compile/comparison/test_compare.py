@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ from PIL import Image
 import zsq_compile
 from backends.session import open_session
 from tests import models
+from tests.command_line import Ended, call_command
 from zsq_compile import CompileConfig, PriorConfig
-from zsq_compile.cli import entry as cli
 from zsq_compile.comparison import compare, measure, onnxruntime_variants
 from zsq_compile.errors import ConfigError, QuantizationError
 from zsq_compile.metrics import agreement, sqnr_db, top1
@@ -25,24 +25,9 @@ QUICK = ["--generator", "prior", "--samples", "16", "--effort", "fast", "--no-sp
 CONFIG = CompileConfig(generator=PriorConfig(), samples=16, effort="fast", speed_trials=False)
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How a call of the command line ended."""
-
-    code: int | str | None
-    out: str
-    err: str
-
-
 @pytest.fixture
 def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
-    def run(*words: object) -> Ended:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main(["compare", *(str(word) for word in words)])
-        return Ended(ended.value.code, *capsys.readouterr())
-
-    return run
+    return partial(call_command, capsys, "compare")
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from tests.zsq_compile.quantization.networks import float_network, planned_state
 from zsq_compile.config.compile import CalibrationMethod, QuantizationConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.quantization.closed_form import Calibrate, CorrectBiases
+from zsq_compile.quantization.planning import plan_quantization
 from zsq_compile.quantization.state import replace_initializers
 
 TARGET = load_target("ort_cpu")
@@ -51,14 +52,7 @@ def images(count: int, shape: tuple[int, ...], seed: int = 0) -> Tensor:
 def quantize(
     model: ir.Model, statistics: BatchNormStatistics, batches: Batches, config: QuantizationConfig
 ) -> tuple[ir.Model, QuantizationPlan, dict[str, str]]:
-    plan = place_quantizers(
-        model,
-        TARGET,
-        bits=config.bits,
-        act_bits=config.act_bits,
-        edge_bits=config.edge_bits,
-        quantize_outputs=config.quantize_outputs,
-    )
+    plan = plan_quantization(model, TARGET, config)
     data, size = joined(batches)
     network, clock = float_network(model, data, statistics=statistics, fixed=size), silent_clock()
     state, _ = Calibrate(config=config).run(network, planned_state(network, plan), clock)
