@@ -13,6 +13,8 @@
 6. Fewer activation bits are for values that weights multiply. What is only added keeps 8: it saves no multiplication,
    accumulators are wider anyway, and the branch in front of a residual Add would carry most of the network's noise.
    BRECQ, QDrop and Genie count their 4 bits like that.
+7. Values whose size depends on the data stay float, with the operators that read or make them: where nothing survives
+   on synthetic data there is no range to see. Weights are stored in integers there all the same.
 """
 
 from collections.abc import Iterable
@@ -20,6 +22,7 @@ from collections.abc import Iterable
 import onnx_ir as ir
 
 from backends.target import NumberFormat, OperatorRule, Target
+from passes.analysis.find_uneven_values import find_uneven_values
 from passes.operators import DATA_MOVEMENT
 from passes.plan import ActivationSite, QuantizationPlan, Refusal, WeightSite
 from passes.surgery import input_at, only_use, producer, rule_of
@@ -98,6 +101,7 @@ class _Placement:
         self.sites: dict[str, ir.Value] = {}
         self.multiplied: set[str] = set()
         self._parent: dict[str, str] = {}
+        self._uneven = find_uneven_values(model)
         self._float_region = set() if quantize_outputs else _output_region(model.graph)
         eligible: list[tuple[ir.Node, OperatorRule]] = []
         for node in model.graph:
@@ -110,7 +114,8 @@ class _Placement:
         self.weighted = [node for node, rule in eligible if rule.kind == "weighted" and _constant(node, 1)]
         if not target.weight_only:
             self._mark_compute([(n, r) for n, r in eligible if r.kind in ("weighted", "quantized")])
-            self._join_groups([node for node, rule in eligible if rule.kind == "same_scale"])
+            same_scale = (node for node, rule in eligible if rule.kind == "same_scale")
+            self._join_groups([node for node in same_scale if not self._is_uneven(node)])
         order = {value.name: i for i, value in enumerate(_values(model.graph))}
         self.sites = dict(sorted(self.sites.items(), key=lambda item: order[item[0]]))
 
@@ -145,6 +150,11 @@ class _Placement:
 
     def _mark_compute(self, nodes: list[tuple[ir.Node, OperatorRule]]) -> None:
         for node, rule in nodes:
+            if self._is_uneven(node):
+                self.refusals.append(
+                    Refusal.of(node, "how much it reads or makes depends on the data, so it runs in float")
+                )
+                continue
             output = self._behind_activation(node)
             exposed = output.name in self._float_region
             if exposed and not rule.float_output:
@@ -170,6 +180,10 @@ class _Placement:
                 if any(v.name in self.sites for v in (*ins, *outs)):
                     changed |= any([self._mark(v) for v in (*ins, *outs)])
                     self._unite([str(v.name) for v in (*ins, *outs)])
+
+    def _is_uneven(self, node: ir.Node) -> bool:
+        """Tell whether the size of anything that a node reads or makes depends on the data."""
+        return any(value is not None and value.name in self._uneven for value in (*node.inputs, *node.outputs))
 
     def _may_be_codes(self, name: str) -> bool:
         """Tell whether a value may be quantized: it leads to no output, or is quantized for another reader."""

@@ -3,12 +3,9 @@
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 import torch
-from numpy.typing import NDArray
 
 from backends.session import usable_providers
 from backends.target import Target
@@ -21,6 +18,8 @@ from zsq_compile.quantization.planning import float_bytes
 from zsq_compile.quantization.samples import Samples
 from zsq_compile.quantization.state import FloatNetwork, QuantizedState
 from zsq_compile.stages.faster_variants import SpeedTrial, emit_model, try_forms
+from zsq_compile.verification.held_out import Simulate
+from zsq_compile.verification.running import Arrays
 from zsq_compile.verification.validate import Validation, validate
 
 _SLOWER = 1.05  # times as long as the float file
@@ -96,7 +95,8 @@ def _validate(
         loaded.original,
         path,
         held_out.arrays(),
-        _simulate(emitted, held_out),
+        _simulation(emitted),
+        uneven=loaded.uneven_outputs,
         providers=usable_providers(target.providers),
         stand_in=not _is_here(target),
         session_config=target.session_config,
@@ -105,9 +105,13 @@ def _validate(
     )
 
 
-def _simulate(emitted: ir.Model, held_out: Samples) -> dict[str, NDArray[Any]]:
-    """Run the emitted graph in torch on the held-out samples."""
+def _simulation(emitted: ir.Model) -> Simulate:
+    """Run the emitted graph in torch."""
     graph = TorchGraph(emitted)
-    with torch.inference_mode():
-        parts = [graph.run(batch) for batch in held_out.batches()]
-    return {name: np.concatenate([part[name].numpy() for part in parts]) for name in graph.output_names}
+
+    def simulate(feeds: Arrays) -> Arrays:
+        with torch.inference_mode():
+            made = graph.run({name: torch.from_numpy(array) for name, array in feeds.items()})
+        return {name: value.numpy() for name, value in made.items()}
+
+    return simulate

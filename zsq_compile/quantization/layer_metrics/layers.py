@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from backends.target import Target
+from passes.analysis.find_uneven_values import find_uneven_values
 from passes.operators import DENSE
 from passes.plan import ActivationSite, QuantizationPlan, WeightSite
 
@@ -39,8 +40,10 @@ def find_layers(model: ir.Model, plan: QuantizationPlan, target: Target) -> tupl
     """Layers of a float model that its plan makes inexact, in graph order.
 
     Operators that only move codes about (MaxPool, Reshape, ...) are left out: they lose nothing that the reader of
-    their output does not lose as well. An activation that is folded into a layer is a part of that layer.
+    their output does not lose as well. An activation that is folded into a layer is a part of that layer. What makes a
+    value whose size depends on the data is left out as well: there may be other elements in the quantized network.
     """
+    uneven = find_uneven_values(model)
     sites = {site.value: site for site in plan.activations}
     weights = {site.node: site for site in plan.weights}
     layers: list[MeasuredLayer] = []
@@ -51,6 +54,8 @@ def find_layers(model: ir.Model, plan: QuantizationPlan, target: Target) -> tupl
         if not read or output.dtype not in (None, ir.DataType.FLOAT) or _moves_codes(node, read[0], sites, target):
             continue
         value = _behind_activation(node, sites, target)
+        if value in uneven:
+            continue
         layers.append(
             MeasuredLayer(
                 node=str(node.name),
