@@ -36,7 +36,7 @@ def read_model(path: Path) -> onnx.ModelProto:
     _read_external_data(proto, path)
     if proto.functions:
         proto = onnx.inliner.inline_local_functions(proto)
-    for holder in (*proto.opset_import, *_nodes(proto.graph)):
+    for holder in (*proto.opset_import, *walk_nodes(proto.graph)):
         if holder.domain == "ai.onnx":  # the long name of the same domain
             holder.domain = ""
     return proto
@@ -96,7 +96,7 @@ def require_supported(proto: onnx.ModelProto, path: Path) -> None:
         UnsupportedModelError: operators of other domains, float64 weights or inputs, or inputs that are no tensors.
 
     """
-    foreign = Counter(f"{node.domain}.{node.op_type}" for node in _nodes(proto.graph) if node.domain)
+    foreign = Counter(f"{node.domain}.{node.op_type}" for node in walk_nodes(proto.graph) if node.domain)
     if foreign:
         raise UnsupportedModelError(
             f"{path} uses operators that are not ONNX's own: {_list(foreign)}. Give the file as it was exported, "
@@ -116,7 +116,8 @@ def require_supported(proto: onnx.ModelProto, path: Path) -> None:
 def is_quantized(proto: onnx.ModelProto) -> bool:
     """Whether any node quantizes, dequantizes or computes in integers; nodes of other domains may, and count."""
     return any(
-        node.op_type in (*QUANTIZERS, *INTEGER) or node.domain not in STANDARD_DOMAINS for node in _nodes(proto.graph)
+        node.op_type in (*QUANTIZERS, *INTEGER) or node.domain not in STANDARD_DOMAINS
+        for node in walk_nodes(proto.graph)
     )
 
 
@@ -164,7 +165,8 @@ def walk_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
                 yield from walk_graphs(inner)
 
 
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+def walk_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes of a graph and of the graphs inside them, at any depth."""
     return (node for one in walk_graphs(graph) for node in one.node)
 
 

@@ -12,7 +12,7 @@ from passes.normalize.normalize import SimplifierError
 from tests import models
 from tests.zsq_compile.frontend.quick import load_quickly
 from zsq_compile.errors import ConfigError, LoadError, UnsupportedModelError
-from zsq_compile.frontend import load
+from zsq_compile.frontend import load, settle_opset
 from zsq_compile.frontend.load import LoadedModel, load_model
 
 TOLERANCE = 1e-5  # of the output's magnitude
@@ -334,10 +334,7 @@ def test_a_simplifier_that_fails_is_done_without(tmp_path, monkeypatch):
 
 
 def test_a_conversion_that_changes_the_outputs_is_refused(tmp_path, monkeypatch):
-    def wrong(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-        return models.residual(seed=1)
-
-    monkeypatch.setattr(load, "raise_opset", wrong)
+    monkeypatch.setattr(settle_opset, "convert_opset", lambda *_: models.residual(seed=1))
     with pytest.raises(UnsupportedModelError, match="computes something else once it is raised"):
         load_model(save(models.residual(), tmp_path))
 
