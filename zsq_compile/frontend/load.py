@@ -16,9 +16,18 @@ from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.errors import UnsupportedModelError
 from zsq_compile.frontend.dequantize import dequantize, require_equivalent
 from zsq_compile.frontend.equivalence import TOLERANCE, Reference
+from zsq_compile.frontend.executable import require_executable
 from zsq_compile.frontend.half_precision import widen_halves
 from zsq_compile.frontend.input_shapes import Shape, assume_sizes, describe_shape, settle_inputs
-from zsq_compile.frontend.read_onnx import has_branches, opset_of, read_model, refuse_branches, require_supported
+from zsq_compile.frontend.read_onnx import (
+    has_branches,
+    opset_of,
+    read_model,
+    refuse_branches,
+    refuse_random,
+    require_supported,
+    separate_names,
+)
 from zsq_compile.frontend.run_reference import run_reference
 from zsq_compile.frontend.settle_opset import settle_opset
 from zsq_compile.progress import Progress
@@ -84,7 +93,7 @@ def load_model(
     """
     proto = read_model(path)
     operators = Counter(node.op_type for node in proto.graph.node)
-    notes = list(widen_halves(proto))
+    notes = [*separate_names(proto), *widen_halves(proto)]
     opset = opset_of(proto, path)
     form = dequantize(proto, path)
     proto = form.model
@@ -95,16 +104,19 @@ def load_model(
     assumed = assume_sizes(proto, shapes) if assume_open_sizes else {}
     inputs = settle_inputs(proto, path, {**shapes, **assumed})
     proto = _enter_inference(proto, path, notes)
+    refuse_random(proto, path)
     reference, running = None, opset
     if verify:
         proto, running, inputs, reference = run_reference(proto, path, inputs, opset, notes)
         if form.given is not None:
             notes.append(require_equivalent(reference, form, path))
     original = settle_opset(proto, path, running, newest_opset, reference, notes)
+    model = _normalize(original, path, reference, notes, simplify=simplify)
+    require_executable(model, path)
     return LoadedModel(
         path=path,
         original=original,
-        model=_normalize(original, path, reference, notes, simplify=simplify),
+        model=model,
         inputs=inputs,
         outputs=tuple(value.name for value in original.graph.output),
         opset=opset,
