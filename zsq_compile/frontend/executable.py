@@ -47,7 +47,7 @@ def version_of(node: ir.Node, opset: int) -> int:
 
 
 def require_executable(model: ir.Model, path: Path) -> None:
-    """Refuse a normalized model with an operator, or a version of one, that the executor lacks.
+    """Refuse a model of opset 21 or later with an operator, or a version of one, that the executor lacks.
 
     What is computed from sizes and constants alone may be folded later, and is not looked at.
 

@@ -192,4 +192,5 @@ def _normalize(
         if simplifying is simplify:
             used = "the simplified graph was not used" if simplify else "the graph had to be simplified, which is slow"
             notes.append(f"{used}: {reason}")
+    require_executable(ir.from_proto(original), path)  # what has no kernel often has no shape either
     raise UnsupportedModelError(f"{path} cannot be brought into normal form: {reason}")
