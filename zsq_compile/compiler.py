@@ -109,7 +109,7 @@ def compile_model(
     target, device = _choose_target(config.target, clock.progress), choose_device(config.device)
     path = _choose_output(Path(model), output, data, config)
     with clock.stage("load"):
-        loaded, known = _load(Path(model), config, clock.progress, samples_kept=samples_kept)
+        loaded, known = _load(Path(model), target, config, clock.progress, samples_kept=samples_kept)
     with clock.stage("plan"):
         _require_suitable(given_plan, loaded, config, clock.progress)
         folded, statistics = fold_network(loaded.model, known.statistics, equalize=config.quantization.equalize)
@@ -165,11 +165,11 @@ def synthesize(
     config, progress = config or CompileConfig(), progress or Silent()
     if gallery is not None:
         require_png(gallery)
+    target = _choose_target(config.target, progress)
     with progress.stage("load"):
-        loaded, known = _load(Path(model), config, progress, samples_kept=samples_kept)
+        loaded, known = _load(Path(model), target, config, progress, samples_kept=samples_kept)
     if gallery is not None:
         require_image(loaded.inputs)
-    target = _choose_target(config.target, progress)
     generator = _choose_generator(loaded, known, target, config, progress, handed_on=True)
     count = config.samples or default_count(loaded.inputs, config.effort, learned=is_learned(config))
     count = count_in_batches(count, fixed_batch(loaded.inputs), hold_out=False)
@@ -181,9 +181,9 @@ def synthesize(
 
 
 def _load(
-    model: Path, config: CompileConfig, progress: Progress, *, samples_kept: bool
+    model: Path, target: Target, config: CompileConfig, progress: Progress, *, samples_kept: bool
 ) -> tuple[LoadedModel, KnownStatistics]:
-    loaded = load_model(model, input_shapes=config.input.shapes)
+    loaded = load_model(model, input_shapes=config.input.shapes, newest_opset=target.newest_opset)
     report_loading(loaded, progress)
     known = find_statistics(loaded, checkpoint=config.checkpoint, bn_stats=config.bn_stats, progress=progress)
     if samples_kept:

@@ -15,11 +15,12 @@ from zsq_compile.metrics import decibels, powers
 TOLERANCE = 1e-3
 """Largest difference, relative to the output's largest magnitude, between models that count as equal."""
 
-_BATCH = 2
+_BATCHES = (2, 3)
+"""Open batches of the two inputs; two, because a graph that was traced with one of them runs with no other."""
 
 
 class Reference:
-    """Outputs of a model on two random batches: standard normal, and uniform from 0 to 255.
+    """Outputs of a model on two random batches: 2 standard normal ones, and 3 uniform from 0 to 255.
 
     The constructor and the methods raise RuntimeModelError where the runtime cannot load or run a model.
     """
@@ -28,6 +29,10 @@ class Reference:
         rng = np.random.default_rng(seed)
         self._feeds = [{spec.name: _random(spec, rng, wide=wide) for spec in inputs} for wide in (False, True)]
         self._outputs = self._run(model, None)
+
+    def has_leading(self, size: int) -> bool:
+        """Whether axis 0 of an output has this size."""
+        return any(array.shape[:1] == (size,) for array in self._outputs[0].values())
 
     def difference(self, model: onnx.ModelProto) -> float:
         """Largest difference of any output, relative to its largest magnitude; infinite if shapes or NaNs differ.
@@ -56,7 +61,7 @@ class Reference:
 
 
 def _random(spec: InputSpec, rng: np.random.Generator, *, wide: bool) -> NDArray[Any]:
-    shape = tuple(_BATCH if size is None else size for size in spec.shape)
+    shape = tuple(_BATCHES[wide] if size is None else size for size in spec.shape)
     if np.issubdtype(spec.dtype, np.floating):
         numbers = rng.uniform(0.0, 255.0, shape) if wide else rng.standard_normal(shape)
         return numbers.astype(spec.dtype)

@@ -13,13 +13,23 @@ from passes.checks import GraphInvariant, IllegalGraphError, check
 from passes.normalize.enter_inference import EnterInference
 from passes.normalize.normalize import SimplifierError, normalize, run_onnxsim
 from zsq_compile.data.input_spec import InputSpec
-from zsq_compile.errors import LoadError, UnsupportedModelError
+from zsq_compile.errors import UnsupportedModelError
 from zsq_compile.frontend.dequantize import dequantize, require_equivalent
 from zsq_compile.frontend.equivalence import TOLERANCE, Reference
+from zsq_compile.frontend.executable import require_executable
 from zsq_compile.frontend.half_precision import widen_halves
-from zsq_compile.frontend.input_shapes import Shape, assume_sizes, describe_shape, fix_batch, settle_inputs
-from zsq_compile.frontend.opset import MINIMUM_OPSET, OpsetError, raise_opset
-from zsq_compile.frontend.read_onnx import has_branches, opset_of, read_model, refuse_branches, require_supported
+from zsq_compile.frontend.input_shapes import Shape, assume_sizes, describe_shape, settle_inputs
+from zsq_compile.frontend.read_onnx import (
+    has_branches,
+    opset_of,
+    read_model,
+    refuse_branches,
+    refuse_random,
+    require_supported,
+    separate_names,
+)
+from zsq_compile.frontend.run_reference import run_reference
+from zsq_compile.frontend.settle_opset import settle_opset
 from zsq_compile.progress import Progress
 
 
@@ -29,7 +39,7 @@ class LoadedModel:
 
     Attributes:
         path: the user's file.
-        original: the user's graph with settled inputs, raised to opset 21 or later: the float reference.
+        original: the user's graph with settled inputs, at an opset that fits: the float reference.
         model: the same in normal form, BatchNormalization kept.
         inputs: of the graph, without initializers.
         outputs: names of its outputs.
@@ -62,8 +72,9 @@ def load_model(
     simplify: bool = True,
     verify: bool = True,
     assume_open_sizes: bool = False,
+    newest_opset: int = 0,
 ) -> LoadedModel:
-    """Read a model, raise it to opset 21 and normalise it; a quantized model is taken as the float model behind it.
+    """Read a model, give it a fitting opset and normalise it; a quantized model is taken as the float one behind it.
 
     Args:
         path: an .onnx file; weights in external files are read too.
@@ -72,6 +83,7 @@ def load_model(
         verify: compare every rewritten graph with the file in ONNX Runtime, on random inputs. Outputs must agree to
             ``equivalence.TOLERANCE`` of their scale; for a file that is quantized, see ``require_equivalent``.
         assume_open_sizes: assume usual sizes for those that are open and not given, instead of an error.
+        newest_opset: of the target; a model of a later one is lowered to it. 0 for any.
 
     Raises:
         LoadError: the file is not an ONNX model, or (with ``verify``) does not run.
@@ -81,7 +93,7 @@ def load_model(
     """
     proto = read_model(path)
     operators = Counter(node.op_type for node in proto.graph.node)
-    notes = list(widen_halves(proto))
+    notes = [*separate_names(proto), *widen_halves(proto)]
     opset = opset_of(proto, path)
     form = dequantize(proto, path)
     proto = form.model
@@ -92,16 +104,19 @@ def load_model(
     assumed = assume_sizes(proto, shapes) if assume_open_sizes else {}
     inputs = settle_inputs(proto, path, {**shapes, **assumed})
     proto = _enter_inference(proto, path, notes)
-    reference = None
+    refuse_random(proto, path)
+    reference, running = None, opset
     if verify:
-        inputs, reference = _run_reference(proto, path, inputs, notes)
+        proto, running, inputs, reference = run_reference(proto, path, inputs, opset, notes)
         if form.given is not None:
             notes.append(require_equivalent(reference, form, path))
-    original = _raise_opset(proto, path, opset, reference, notes)
+    original = settle_opset(proto, path, running, newest_opset, reference, notes)
+    model = _normalize(original, path, reference, notes, simplify=simplify)
+    require_executable(model, path)
     return LoadedModel(
         path=path,
         original=original,
-        model=_normalize(original, path, reference, notes, simplify=simplify),
+        model=model,
         inputs=inputs,
         outputs=tuple(value.name for value in original.graph.output),
         opset=opset,
@@ -159,45 +174,6 @@ def _enter_inference(proto: onnx.ModelProto, path: Path, notes: list[str]) -> on
     return ir.to_proto(outcome.model)
 
 
-def _run_reference(
-    proto: onnx.ModelProto, path: Path, inputs: tuple[InputSpec, ...], notes: list[str]
-) -> tuple[tuple[InputSpec, ...], Reference]:
-    """Run the user's graph; where it fails with an open batch, fix the batch to 1."""
-    try:
-        return inputs, Reference(proto, inputs)
-    except RuntimeModelError as error:
-        if all(None not in spec.shape for spec in inputs):
-            raise LoadError(f"{path} cannot be run: {error}") from error
-    fixed = fix_batch(proto, inputs)
-    try:
-        reference = Reference(proto, fixed)
-    except RuntimeModelError as error:
-        raise LoadError(f"{path} cannot be run: {error}") from error
-    notes.append("the file declares an open batch, but runs with a batch of 1 only: the batch was fixed to 1")
-    return fixed, reference
-
-
-def _raise_opset(
-    proto: onnx.ModelProto, path: Path, opset: int, reference: Reference | None, notes: list[str]
-) -> onnx.ModelProto:
-    advice = f"export the model with opset {MINIMUM_OPSET}"
-    try:
-        raised = raise_opset(proto, opset)
-        difference = 0.0 if reference is None else reference.difference(raised)
-    except (OpsetError, RuntimeModelError) as error:
-        raise UnsupportedModelError(
-            f"{path} cannot be raised from opset {opset} to {MINIMUM_OPSET}: {error}; {advice}"
-        ) from error
-    if difference > TOLERANCE:
-        raise UnsupportedModelError(
-            f"{path} computes something else once it is raised from opset {opset} to {MINIMUM_OPSET} (outputs differ "
-            f"by {difference:.1e} of their scale, at most {TOLERANCE:.0e} is allowed): {advice}"
-        )
-    if opset < MINIMUM_OPSET:
-        notes.append(f"opset {opset} was raised to {MINIMUM_OPSET}, which the quantized file needs too")
-    return raised
-
-
 def _normalize(
     original: onnx.ModelProto, path: Path, reference: Reference | None, notes: list[str], *, simplify: bool
 ) -> ir.Model:
@@ -216,4 +192,5 @@ def _normalize(
         if simplifying is simplify:
             used = "the simplified graph was not used" if simplify else "the graph had to be simplified, which is slow"
             notes.append(f"{used}: {reason}")
+    require_executable(ir.from_proto(original), path)  # what has no kernel often has no shape either
     raise UnsupportedModelError(f"{path} cannot be brought into normal form: {reason}")

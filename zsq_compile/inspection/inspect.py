@@ -76,7 +76,14 @@ def inspect_model(
         goal = load_target(target)
     except TargetError as error:
         raise ConfigError(str(error)) from error
-    loaded = load_model(path, input_shapes=input_shapes, simplify=False, verify=False, assume_open_sizes=True)
+    loaded = load_model(
+        path,
+        input_shapes=input_shapes,
+        simplify=False,
+        verify=False,
+        assume_open_sizes=True,
+        newest_opset=goal.newest_opset,
+    )
     rng = np.random.default_rng(0)
     known = find_statistics(loaded, checkpoint=checkpoint, bn_stats=bn_stats, progress=Silent())
     statistics, work = known.statistics, count_work(loaded.model)
