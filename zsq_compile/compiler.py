@@ -21,6 +21,7 @@ from zsq_compile.data.input_spec import fixed_batch
 from zsq_compile.differentiable.device import choose_device
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError, ValidationError
+from zsq_compile.failures import told_in_words
 from zsq_compile.files import file_sha256
 from zsq_compile.frontend.load import LoadedModel, load_model, report_loading
 from zsq_compile.progress import Clock, Progress, Silent
@@ -74,6 +75,7 @@ class CompileResult:
     plan: PlanFile
 
 
+@told_in_words()
 def compile_model(
     model: str | Path,
     output: str | Path | None = None,
@@ -108,9 +110,8 @@ def compile_model(
     """
     config, clock = config or CompileConfig(), Clock(progress or Silent(), started)
     config.require_possible()
-    given = read_samples(calibration)
     target, device = _choose_target(config.target, clock.progress), choose_device(config.device)
-    path = _choose_output(Path(model), output, data, config)
+    given, path = read_samples(calibration), _choose_output(Path(model), output, data, config)
     with clock.stage("load"):
         loaded, known = _load(Path(model), target, config, clock.progress, samples_kept=samples_kept)
     with clock.stage("plan"):
@@ -146,6 +147,7 @@ def compile_model(
     return _conclude(report, config.min_agreement, samples.synthetic, plan_file)
 
 
+@told_in_words()
 def synthesize(
     model: str | Path,
     config: CompileConfig | None = None,

@@ -8,6 +8,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from passes.graph_pass import run_passes
 from passes.normalize.drop_identity import DropIdentity
 from passes.normalize.fold_constants import FoldConstants
 from passes.normalize.fold_pad import FoldPad
@@ -30,7 +31,7 @@ def normalize(model: ir.Model, *, simplify: bool = True) -> ir.Model:
     With ``simplify`` onnxsim runs first; raises SimplifierError where it fails.
     """
     working = ir.from_proto(run_onnxsim(ir.to_proto(model))) if simplify else model.clone()
-    return _passes()(working).model
+    return run_passes(_passes(), working)
 
 
 def _passes() -> ir.passes.Sequential:

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from backends.session import RuntimeModelError
 from passes.checks import GraphInvariant, IllegalGraphError, check
+from passes.graph_pass import PASS_ERRORS
 from passes.normalize.enter_inference import EnterInference
 from passes.normalize.normalize import SimplifierError, normalize, run_onnxsim
 from zsq_compile.data.input_spec import InputSpec
@@ -183,7 +184,7 @@ def _normalize(
             model = normalize(ir.from_proto(original), simplify=simplifying)
             check(model, GraphInvariant.NORMALIZED)
             difference = 0.0 if reference is None else reference.difference(ir.to_proto(model))
-        except (SimplifierError, IllegalGraphError, RuntimeModelError) as error:
+        except (SimplifierError, IllegalGraphError, RuntimeModelError, *PASS_ERRORS) as error:
             reason = str(error)
         else:
             if difference <= TOLERANCE:

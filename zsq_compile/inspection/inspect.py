@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from passes.quantize.prepare_float import prepare_float
 from zsq_compile.batchnorm.find_statistics import KnownStatistics, find_statistics
 from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.errors import ConfigError
+from zsq_compile.failures import told_in_words
 from zsq_compile.files import file_bytes
 from zsq_compile.frontend.load import LoadedModel, load_model
 from zsq_compile.inspection.advice import advise
@@ -43,10 +45,12 @@ from zsq_compile.synthesis.preprocessing.trials import TRIAL_IMAGES, TrialNetwor
 _ESTIMATED_BITS = (8, 4)
 _MOST_WORK = 6_000_000_000  # multiplications of the one sample that ranges are taken from: a third of a second
 _MOST_ELEMENTS = 300_000_000
+_load_quickly = partial(load_model, simplify=False, verify=False, assume_open_sizes=True)
 
 Shape = tuple[int | None, ...]
 
 
+@told_in_words()
 def inspect_model(
     model: str | Path,
     *,
@@ -76,14 +80,7 @@ def inspect_model(
         goal = load_target(target)
     except TargetError as error:
         raise ConfigError(str(error)) from error
-    loaded = load_model(
-        path,
-        input_shapes=input_shapes,
-        simplify=False,
-        verify=False,
-        assume_open_sizes=True,
-        newest_opset=goal.newest_opset,
-    )
+    loaded = _load_quickly(path, input_shapes=input_shapes, newest_opset=goal.newest_opset)
     rng = np.random.default_rng(0)
     known = find_statistics(loaded, checkpoint=checkpoint, bn_stats=bn_stats, progress=Silent())
     statistics, work = known.statistics, count_work(loaded.model)
