@@ -183,7 +183,7 @@ def synthesize(
 def _load(
     model: Path, config: CompileConfig, progress: Progress, *, samples_kept: bool
 ) -> tuple[LoadedModel, KnownStatistics]:
-    loaded = load_model(model, input_shapes=config.input.shapes)
+    loaded = load_model(model, input_shapes=config.input.shapes, fix_shapes=config.input.fix_shapes)
     report_loading(loaded, progress)
     known = find_statistics(loaded, checkpoint=config.checkpoint, bn_stats=config.bn_stats, progress=progress)
     if samples_kept:

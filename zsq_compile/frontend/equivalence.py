@@ -19,14 +19,23 @@ _BATCH = 2
 
 
 class Reference:
-    """Outputs of a model on two random batches: standard normal, and uniform from 0 to 255.
+    """Outputs of a model on two random batches: standard normal, and uniform from 0 to 255; at other sizes, too.
 
-    The constructor and the methods raise RuntimeModelError where the runtime cannot load or run a model.
+    ``others`` are the inputs with other sizes than those of ``inputs``, one entry for each set of them. The constructor
+    and the methods raise RuntimeModelError where the runtime cannot load or run a model.
     """
 
-    def __init__(self, model: onnx.ModelProto, inputs: Sequence[InputSpec], *, seed: int = 0) -> None:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        inputs: Sequence[InputSpec],
+        *,
+        others: Sequence[Sequence[InputSpec]] = (),
+        seed: int = 0,
+    ) -> None:
         rng = np.random.default_rng(seed)
-        self._feeds = [{spec.name: _random(spec, rng, wide=wide) for spec in inputs} for wide in (False, True)]
+        chosen = [(inputs, False), (inputs, True), *((other, False) for other in others)]
+        self._feeds = [{spec.name: random_input(spec, rng, wide=wide) for spec in specs} for specs, wide in chosen]
         self._outputs = self._run(model, None)
 
     def difference(self, model: onnx.ModelProto) -> float:
@@ -55,7 +64,8 @@ class Reference:
         return [session.run(feed, names) for feed in self._feeds]
 
 
-def _random(spec: InputSpec, rng: np.random.Generator, *, wide: bool) -> NDArray[Any]:
+def random_input(spec: InputSpec, rng: np.random.Generator, *, wide: bool) -> NDArray[Any]:
+    """Draw an array for an input, in an open batch two samples; ``wide`` is uniform from 0 to 255, not normal."""
     shape = tuple(_BATCH if size is None else size for size in spec.shape)
     if np.issubdtype(spec.dtype, np.floating):
         numbers = rng.uniform(0.0, 255.0, shape) if wide else rng.standard_normal(shape)

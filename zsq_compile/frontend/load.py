@@ -1,8 +1,8 @@
 """Load an ONNX file as a graph that the compiler can work on, or say why that is not possible."""
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx
@@ -11,13 +11,24 @@ import onnx_ir as ir
 from backends.session import RuntimeModelError
 from passes.checks import GraphInvariant, IllegalGraphError, check
 from passes.normalize.enter_inference import EnterInference
+from passes.normalize.infer_shapes import Trial
 from passes.normalize.normalize import SimplifierError, normalize, run_onnxsim
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.errors import LoadError, UnsupportedModelError
+from zsq_compile.frontend.choose_sizes import ChosenSizes
 from zsq_compile.frontend.dequantize import dequantize, require_equivalent
 from zsq_compile.frontend.equivalence import TOLERANCE, Reference
+from zsq_compile.frontend.face import Face, as_trials, with_sizes
 from zsq_compile.frontend.half_precision import widen_halves
-from zsq_compile.frontend.input_shapes import Shape, assume_sizes, describe_shape, fix_batch, settle_inputs
+from zsq_compile.frontend.input_shapes import (
+    Shape,
+    describe_shape,
+    find_sizes,
+    fix_batch,
+    fix_sizes,
+    has_open_sizes,
+    settle_inputs,
+)
 from zsq_compile.frontend.opset import MINIMUM_OPSET, OpsetError, raise_opset
 from zsq_compile.frontend.read_onnx import has_branches, opset_of, read_model, refuse_branches, require_supported
 from zsq_compile.progress import Progress
@@ -29,13 +40,15 @@ class LoadedModel:
 
     Attributes:
         path: the user's file.
-        original: the user's graph with settled inputs, raised to opset 21 or later: the float reference.
-        model: the same in normal form, BatchNormalization kept.
-        inputs: of the graph, without initializers.
+        original: the user's graph, raised to opset 21 or later: the float reference.
+        model: the same in normal form, BatchNormalization kept, with the sizes that are worked with in open places.
+        inputs: of ``model``.
+        face: inputs and outputs of ``original``, which the written file gets back.
+        other_inputs: other sizes of the inputs at which the float model was seen to run, where it leaves some open.
         outputs: names of its outputs.
         opset: of the user's file.
         operators: number of nodes in the file by operator, the most frequent first.
-        assumed: ``--input-shape`` text by name of each input whose open sizes were assumed.
+        assumed: ``--input-shape`` text by name of each input with open sizes that were chosen here.
         notes: what the user should know about the loading.
         warnings: what the user should do about it.
         restored_bytes: size of the float reference, where the file itself is quantized; else None.
@@ -47,7 +60,9 @@ class LoadedModel:
     model: ir.Model
     inputs: tuple[InputSpec, ...]
     outputs: tuple[str, ...]
+    face: Face
     opset: int
+    other_inputs: tuple[tuple[InputSpec, ...], ...] = ()
     operators: Mapping[str, int] = field(default_factory=dict)
     assumed: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -59,19 +74,20 @@ def load_model(
     path: Path,
     *,
     input_shapes: Mapping[str, Shape] | None = None,
+    fix_shapes: bool = False,
     simplify: bool = True,
     verify: bool = True,
-    assume_open_sizes: bool = False,
 ) -> LoadedModel:
     """Read a model, raise it to opset 21 and normalise it; a quantized model is taken as the float model behind it.
 
     Args:
         path: an .onnx file; weights in external files are read too.
-        input_shapes: sizes by input name for those that the file leaves open, batch first, None for an open batch.
+        input_shapes: sizes by input name to work with where the file leaves them open, axis by axis; None leaves an
+            axis to be chosen here, and so does an input that is not named.
+        fix_shapes: write ``input_shapes`` into the graph, which has no other sizes then.
         simplify: run onnxsim first, which imports torch; else only where the graph has no normal form without it.
         verify: compare every rewritten graph with the file in ONNX Runtime, on random inputs. Outputs must agree to
             ``equivalence.TOLERANCE`` of their scale; for a file that is quantized, see ``require_equivalent``.
-        assume_open_sizes: assume usual sizes for those that are open and not given, instead of an error.
 
     Raises:
         LoadError: the file is not an ONNX model, or (with ``verify``) does not run.
@@ -89,24 +105,28 @@ def load_model(
     require_supported(proto, path)
     proto = _decide_branches(proto, path, notes)
     shapes = dict(input_shapes or {})
-    assumed = assume_sizes(proto, shapes) if assume_open_sizes else {}
-    inputs = settle_inputs(proto, path, {**shapes, **assumed})
+    declared = settle_inputs(proto, path, shapes, fix=fix_shapes)
     proto = _enter_inference(proto, path, notes)
+    sizes = _find_sizes(proto, path, declared, shapes, notes)
+    inputs = sizes.inputs
     reference = None
     if verify:
-        inputs, reference = _run_reference(proto, path, inputs, notes)
+        inputs, reference = _run_reference(proto, path, sizes, notes)
         if form.given is not None:
             notes.append(require_equivalent(reference, form, path))
     original = _raise_opset(proto, path, opset, reference, notes)
+    model, others = _normalize_open(original, path, replace(sizes, inputs=inputs), reference, notes, simplify=simplify)
     return LoadedModel(
         path=path,
         original=original,
-        model=_normalize(original, path, reference, notes, simplify=simplify),
+        model=model,
         inputs=inputs,
+        other_inputs=others,
+        face=Face.of(original, kept=not others),
         outputs=tuple(value.name for value in original.graph.output),
         opset=opset,
         operators=dict(sorted(operators.items(), key=lambda item: (-item[1], item[0]))),
-        assumed={name: describe_shape(shape) for name, shape in assumed.items()},
+        assumed=_describe_chosen(declared, inputs, shapes),
         notes=tuple(notes),
         warnings=() if form.warning is None else (form.warning,),
         restored_bytes=None if form.given is None else _count_bytes(original),
@@ -159,12 +179,43 @@ def _enter_inference(proto: onnx.ModelProto, path: Path, notes: list[str]) -> on
     return ir.to_proto(outcome.model)
 
 
+def _find_sizes(
+    proto: onnx.ModelProto,
+    path: Path,
+    declared: tuple[InputSpec, ...],
+    given: Mapping[str, Shape],
+    notes: list[str],
+) -> ChosenSizes:
+    """Find the sizes to work with; where the graph runs at these alone, write them into it."""
+    sizes = find_sizes(proto, path, declared, given)
+    for name, text in _describe_chosen(declared, sizes.inputs, given).items():
+        notes.append(
+            f"'{name}' leaves sizes open: worked with at {text} ({sizes.reason}); --input-shape chooses other ones"
+        )
+    if sizes.movable and not sizes.others:
+        fix_sizes(proto, sizes.inputs)
+        notes.append("the graph runs at no other sizes that were tried, so the file is written with these alone")
+    return sizes
+
+
+def _describe_chosen(
+    declared: tuple[InputSpec, ...], inputs: tuple[InputSpec, ...], given: Mapping[str, Shape]
+) -> dict[str, str]:
+    """Shapes, as ``--input-shape`` takes them, of inputs with open sizes that the user did not give."""
+    return {
+        spec.name: describe_shape(spec.shape)
+        for own, spec in zip(declared, inputs, strict=True)
+        if has_open_sizes(own) and spec.name not in given
+    }
+
+
 def _run_reference(
-    proto: onnx.ModelProto, path: Path, inputs: tuple[InputSpec, ...], notes: list[str]
+    proto: onnx.ModelProto, path: Path, sizes: ChosenSizes, notes: list[str]
 ) -> tuple[tuple[InputSpec, ...], Reference]:
     """Run the user's graph; where it fails with an open batch, fix the batch to 1."""
+    inputs = sizes.inputs
     try:
-        return inputs, Reference(proto, inputs)
+        return inputs, Reference(proto, inputs, others=sizes.others)
     except RuntimeModelError as error:
         if all(None not in spec.shape for spec in inputs):
             raise LoadError(f"{path} cannot be run: {error}") from error
@@ -198,13 +249,46 @@ def _raise_opset(
     return raised
 
 
+def _normalize_open(
+    original: onnx.ModelProto,
+    path: Path,
+    sizes: ChosenSizes,
+    reference: Reference | None,
+    notes: list[str],
+    *,
+    simplify: bool,
+) -> tuple[ir.Model, tuple[tuple[InputSpec, ...], ...]]:
+    """Normalise the graph with its sizes open; where that is not possible, write the sizes into it, in place.
+
+    Returns the model with its sizes set, and the other sizes that it was seen to run at.
+    """
+    if not sizes.others:
+        return with_sizes(_normalize(original, path, reference, notes, simplify=simplify), sizes.inputs), ()
+    tried: list[str] = []
+    try:
+        model = _normalize(original, path, reference, tried, simplify=simplify, trials=as_trials(sizes))
+    except UnsupportedModelError as error:
+        fix_sizes(original, sizes.inputs)
+        notes.append(f"the sizes of the inputs cannot stay open, so the file is written with these alone: {error}")
+        reference = None if reference is None else Reference(original, sizes.inputs)
+        return _normalize(original, path, reference, notes, simplify=simplify), ()
+    notes += tried
+    return with_sizes(model, sizes.inputs), sizes.others
+
+
 def _normalize(
-    original: onnx.ModelProto, path: Path, reference: Reference | None, notes: list[str], *, simplify: bool
+    original: onnx.ModelProto,
+    path: Path,
+    reference: Reference | None,
+    notes: list[str],
+    *,
+    simplify: bool,
+    trials: Sequence[Trial] = (),
 ) -> ir.Model:
     """Normalise with the simplifier as asked, and the other way round if what comes out is not right."""
     for simplifying in (simplify, not simplify):
         try:
-            model = normalize(ir.from_proto(original), simplify=simplifying)
+            model = normalize(ir.from_proto(original), simplify=simplifying, trials=trials)
             check(model, GraphInvariant.NORMALIZED)
             difference = 0.0 if reference is None else reference.difference(ir.to_proto(model))
         except (SimplifierError, IllegalGraphError, RuntimeModelError) as error:
