@@ -183,7 +183,12 @@ def synthesize(
 def _load(
     model: Path, target: Target, config: CompileConfig, progress: Progress, *, samples_kept: bool
 ) -> tuple[LoadedModel, KnownStatistics]:
-    loaded = load_model(model, input_shapes=config.input.shapes, newest_opset=target.newest_opset)
+    loaded = load_model(
+        model,
+        input_shapes=config.input.shapes,
+        fix_shapes=config.input.fix_shapes,
+        newest_opset=target.newest_opset,
+    )
     report_loading(loaded, progress)
     known = find_statistics(loaded, checkpoint=config.checkpoint, bn_stats=config.bn_stats, progress=progress)
     if samples_kept:

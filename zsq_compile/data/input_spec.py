@@ -10,12 +10,20 @@ import numpy as np
 class InputSpec:
     """One graph input.
 
-    ``shape`` has an int for every axis but a dynamic batch, which is None (only axis 0 can be).
+    Attributes:
+        name: of the input.
+        shape: has an int for every axis but an open batch, which is None. Once a model is loaded, samples are stacked
+            on axis 0, wherever the file has its batch.
+        dtype: of its elements.
+        batch_axis: axis that samples are stacked on in the file; None for an input without a batch, which every run
+            gets whole.
+
     """
 
     name: str
     shape: tuple[int | None, ...]
     dtype: np.dtype[np.generic]
+    batch_axis: int | None = 0
 
     @property
     def is_image(self) -> bool:

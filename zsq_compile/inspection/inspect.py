@@ -60,8 +60,7 @@ def inspect_model(
     Args:
         model: path of the float model.
         target: name of a target, or path of a target file.
-        input_shapes: sizes by input name for those that the file leaves open, batch first, None for an open batch;
-            usual ones are assumed where they are missing.
+        input_shapes: see ``load_model``.
         checkpoint: trained tensors of a model whose batch normalisation was folded away; reading one imports torch.
         bn_stats: file of ``harvest`` from the same network with batch normalisation.
 
@@ -76,14 +75,7 @@ def inspect_model(
         goal = load_target(target)
     except TargetError as error:
         raise ConfigError(str(error)) from error
-    loaded = load_model(
-        path,
-        input_shapes=input_shapes,
-        simplify=False,
-        verify=False,
-        assume_open_sizes=True,
-        newest_opset=goal.newest_opset,
-    )
+    loaded = load_model(path, input_shapes=input_shapes, simplify=False, verify=False, newest_opset=goal.newest_opset)
     rng = np.random.default_rng(0)
     known = find_statistics(loaded, checkpoint=checkpoint, bn_stats=bn_stats, progress=Silent())
     statistics, work = known.statistics, count_work(loaded.model)
@@ -161,7 +153,7 @@ def _inputs(loaded: LoadedModel) -> tuple[InputFacts, ...]:
     return tuple(
         InputFacts(
             name=spec.name,
-            shape=tuple("?" if size is None else size for size in spec.shape),
+            shape=tuple(size if isinstance(size, int) else "?" for size in loaded.face.inputs[spec.name]),
             dtype=spec.dtype.name,
             assumed=loaded.assumed.get(spec.name),
         )

@@ -26,7 +26,7 @@ from passes.emit.sign_codes import SignCodes
 from passes.operators import QUANTIZERS
 from passes.plan import QuantizationPlan
 from zsq_compile.errors import QuantizationError, ZsqError
-from zsq_compile.files import write_model
+from zsq_compile.frontend.load import LoadedModel
 from zsq_compile.metrics import sqnr_db
 from zsq_compile.quantization.planning import require_within
 from zsq_compile.quantization.state import FloatNetwork, QuantizedState
@@ -102,7 +102,7 @@ def emit_model(qdq: ir.Model, plan: QuantizationPlan, target: Target, limit: int
 
 
 def try_forms(
-    original: onnx.ModelProto, network: FloatNetwork, state: QuantizedState, emitted: Path, costs: Costs | None
+    loaded: LoadedModel, network: FloatNetwork, state: QuantizedState, emitted: Path, costs: Costs | None
 ) -> SpeedTrials:
     """Write other forms of a quantized network, and time the best of them beside the float file and the present one.
 
@@ -113,9 +113,9 @@ def try_forms(
         RuntimeModelError: the float model or the present file cannot be run.
 
     """
-    work = _Work(original, network, state, emitted, network.held_out.arrays())
+    work = _Work(loaded, network, state, emitted, network.held_out.arrays())
     forms = {form.words: form for form in _list_forms(state.qdq, state.plan, network.target, costs)}
-    wanted = work.outputs(original)
+    wanted = work.outputs(loaded.original)
     present = work.ratios(work.outputs(emitted), wanted)
     with tempfile.TemporaryDirectory(prefix="zsq_") as folder:
         written = {}
@@ -159,7 +159,7 @@ _FAILURES = (IllegalGraphError, ir.passes.PassError, ZsqError, RuntimeModelError
 class _Work:
     """What all forms are made of and held against."""
 
-    original: onnx.ModelProto
+    loaded: LoadedModel
     network: FloatNetwork
     state: QuantizedState
     emitted: Path
@@ -196,7 +196,7 @@ class _Work:
         model = self.make(form)
         if model is None:
             return None
-        write_model(model, path)
+        self.loaded.face.write(model, path)
         if path.read_bytes() == self.emitted.read_bytes():
             return None
         session = self._session(path)
@@ -215,7 +215,7 @@ class _Work:
 
     def time_files(self, paths: Mapping[str, Path]) -> dict[str, Turns]:
         """Time files in turns with the float model and the present file."""
-        models: dict[str, onnx.ModelProto | Path] = {_FLOAT: self.original, _PRESENT: self.emitted, **paths}
+        models: dict[str, onnx.ModelProto | Path] = {_FLOAT: self.loaded.original, _PRESENT: self.emitted, **paths}
         feeds = first_sample(self._session(self.emitted), self.samples)
         return time_in_turns(
             models,
