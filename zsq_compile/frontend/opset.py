@@ -6,6 +6,8 @@ from typing import Any
 import onnx
 import onnx.version_converter
 
+from zsq_compile.frontend.expand_group_norm import expand_group_norm
+
 MINIMUM_OPSET = 21
 _MINIMUM_IR = 10  # the file format that knows INT4
 _LARGE = 1024  # elements; smaller initializers may be sizes or limits, which the converter looks at
@@ -25,6 +27,7 @@ def raise_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     raised = onnx.ModelProto()
     raised.CopyFrom(model)
     if opset < MINIMUM_OPSET:
+        expand_group_norm(raised, opset)
         weights = _detach_weights(raised.graph)
         try:
             raised = onnx.version_converter.convert_version(raised, MINIMUM_OPSET)
