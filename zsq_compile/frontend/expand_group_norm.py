@@ -3,8 +3,8 @@
     GroupNormalization(x, scale, bias)
     ->  Reshape(InstanceNormalization(Reshape(x, [0, groups, -1]), scale, bias), Shape(x))
 
-Since opset 21 it has a scale for every channel. ONNX's version converter keeps the node and its inputs, which then fit no
-longer.
+Since opset 21 it has a scale for every channel. ONNX's version converter keeps the node and its inputs, which
+then fit no longer.
 """
 
 import numpy as np
