@@ -12,11 +12,14 @@ from passes.normalize.drop_identity import DropIdentity
 from passes.normalize.fold_constants import FoldConstants
 from passes.normalize.fold_pad import FoldPad
 from passes.normalize.fuse_bias import FuseBias
+from passes.normalize.fuse_norm import FuseNorm
 from passes.normalize.infer_shapes import InferShapes
 from passes.normalize.name_nodes import NameNodes
 from passes.normalize.own_weights import OwnWeights
 from passes.normalize.resolve_auto_pad import ResolveAutoPad
 from passes.normalize.resolve_shapes import ResolveShapes
+from passes.normalize.unify_divisions import UnifyDivisions
+from passes.normalize.unify_means import UnifyMeans
 from passes.normalize.unify_operators import UnifyOperators
 
 
@@ -41,7 +44,18 @@ def _passes() -> ir.passes.Sequential:
         DropIdentity(),
         FoldConstants(),
         # a resolved Reshape lets shapes behind it be inferred, and those resolve further ones
-        ir.passes.PassManager([InferShapes(), UnifyOperators(), ResolveShapes(), FoldConstants()], steps=4),
+        ir.passes.PassManager(
+            [
+                InferShapes(),
+                UnifyDivisions(),
+                FuseNorm(),
+                UnifyMeans(),
+                UnifyOperators(),
+                ResolveShapes(),
+                FoldConstants(),
+            ],
+            steps=4,
+        ),
         common.RemoveUnusedNodesPass(),  # a dead reader would keep a Pad or an Add from being fused
         ResolveAutoPad(),
         FoldPad(),
