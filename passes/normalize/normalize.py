@@ -10,6 +10,7 @@ from onnx_ir.passes import common
 
 from passes.normalize.drop_identity import DropIdentity
 from passes.normalize.fold_constants import FoldConstants
+from passes.normalize.fold_gemm import FoldGemm
 from passes.normalize.fold_pad import FoldPad
 from passes.normalize.fuse_bias import FuseBias
 from passes.normalize.fuse_norm import FuseNorm
@@ -59,6 +60,7 @@ def _passes() -> ir.passes.Sequential:
         common.RemoveUnusedNodesPass(),  # a dead reader would keep a Pad or an Add from being fused
         ResolveAutoPad(),
         FoldPad(),
+        FoldGemm(),
         FuseBias(),
         common.RemoveUnusedNodesPass(),
         OwnWeights(),
