@@ -19,6 +19,7 @@ from passes.normalize.name_nodes import NameNodes
 from passes.normalize.own_weights import OwnWeights
 from passes.normalize.resolve_auto_pad import ResolveAutoPad
 from passes.normalize.resolve_shapes import ResolveShapes
+from passes.normalize.turn_left_weights import TurnLeftWeights
 from passes.normalize.unify_divisions import UnifyDivisions
 from passes.normalize.unify_means import UnifyMeans
 from passes.normalize.unify_operators import UnifyOperators
@@ -60,6 +61,7 @@ def _passes() -> ir.passes.Sequential:
         common.RemoveUnusedNodesPass(),  # a dead reader would keep a Pad or an Add from being fused
         ResolveAutoPad(),
         FoldPad(),
+        TurnLeftWeights(),
         FoldGemm(),
         FuseBias(),
         common.RemoveUnusedNodesPass(),
