@@ -12,13 +12,18 @@ from onnx_ir.passes import common
 
 from passes.normalize.drop_identity import DropIdentity
 from passes.normalize.fold_constants import FoldConstants
+from passes.normalize.fold_gemm import FoldGemm
 from passes.normalize.fold_pad import FoldPad
 from passes.normalize.fuse_bias import FuseBias
+from passes.normalize.fuse_norm import FuseNorm
 from passes.normalize.infer_shapes import InferShapes, Trial
 from passes.normalize.name_nodes import NameNodes
 from passes.normalize.own_weights import OwnWeights
 from passes.normalize.resolve_auto_pad import ResolveAutoPad
 from passes.normalize.resolve_shapes import ResolveShapes
+from passes.normalize.turn_left_weights import TurnLeftWeights
+from passes.normalize.unify_divisions import UnifyDivisions
+from passes.normalize.unify_means import UnifyMeans
 from passes.normalize.unify_operators import UnifyOperators
 
 
@@ -43,10 +48,23 @@ def _passes(trials: Sequence[Trial]) -> ir.passes.Sequential:
         DropIdentity(),
         FoldConstants(),
         # a resolved Reshape lets shapes behind it be inferred, and those resolve further ones
-        ir.passes.PassManager([InferShapes(trials), UnifyOperators(), ResolveShapes(), FoldConstants()], steps=4),
+        ir.passes.PassManager(
+            [
+                InferShapes(trials),
+                UnifyDivisions(),
+                FuseNorm(),
+                UnifyMeans(),
+                UnifyOperators(),
+                ResolveShapes(),
+                FoldConstants(),
+            ],
+            steps=4,
+        ),
         common.RemoveUnusedNodesPass(),  # a dead reader would keep a Pad or an Add from being fused
         ResolveAutoPad(),
         FoldPad(),
+        TurnLeftWeights(),
+        FoldGemm(),
         FuseBias(),
         common.RemoveUnusedNodesPass(),
         OwnWeights(),

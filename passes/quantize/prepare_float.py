@@ -4,7 +4,9 @@ import numpy as np
 import onnx_ir as ir
 
 from passes.batchnorm.fold_batchnorm import FoldBatchNorm
+from passes.batchnorm.fold_forward import ConvolveBatchNorm, FoldForward
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
+from passes.batchnorm.merge_branches import MergeBranches
 from passes.checks import GraphInvariant, check
 from passes.quantize.absorb_biases import ChannelMoments
 from passes.quantize.add_missing_bias import AddMissingBias
@@ -14,7 +16,8 @@ from passes.quantize.equalize_channels import EqualizeChannels
 def prepare_float(model: ir.Model, statistics: BatchNormStatistics, equalize: bool) -> ir.Model:
     """Fold, add missing biases, and equalize if wanted, in a copy of a normalized model."""
     copy = model.clone()
-    FoldBatchNorm()(copy)
+    for step in (FoldBatchNorm(), FoldForward(), ConvolveBatchNorm(), FoldBatchNorm(), MergeBranches()):
+        step(copy)
     AddMissingBias()(copy)
     if equalize:
         moments = {
