@@ -131,10 +131,11 @@ class _Writer:
         if node_name(site.value, "QuantizeLinear") in self.nodes:
             return False
         value, storage = self.values[site.value], _storage(site.number_format)
-        exposed = self.plan.quantize_outputs and value.is_graph_output()
-        if value.dtype == storage or not (value.uses() or exposed):
+        exposed = self.plan.quantize_outputs and value.is_graph_output() and not value.is_graph_input()
+        readers = [use for use in value.uses() if not self._reads_float(use.node, site)]
+        if value.dtype == storage or not (readers or exposed):
             return False
-        readers, op_type = value.uses(), "DequantizeLinear"
+        op_type = "DequantizeLinear"
         nodes = self._quantize(site, value) if site.moved_from is None else self._move_codes(site, value)
         parameters = self._parameters(site.group, self.plan.activation_scales[site.group], storage)
         nodes.append(ir.node(op_type, [self.codes[site.value], *parameters], name=node_name(site.value, op_type)))
@@ -145,6 +146,9 @@ class _Writer:
         if exposed:
             self._expose(value, nodes[-1].outputs[0])
         return True
+
+    def _reads_float(self, node: ir.Node, site: ActivationSite) -> bool:
+        return node.graph is self.graph and node.name in site.float_readers
 
     def _quantize(self, site: ActivationSite, value: ir.Value) -> list[ir.Node]:
         """Make the nodes from a float value to its codes."""
