@@ -24,7 +24,17 @@ from numpy.typing import NDArray
 from backends.target import NumberFormat
 from passes.graph_pass import GraphPass
 from passes.plan import ActivationSite, QuantizationPlan, Scale, WeightSite
-from passes.qdq_names import codes_name, dequantized_name, node_name, rounded_name, scale_name, zero_point_name
+from passes.qdq_names import (
+    codes_name,
+    dequantized_name,
+    end_code_name,
+    fill_name,
+    node_name,
+    rounded_name,
+    scale_name,
+    undone_name,
+    zero_point_name,
+)
 from passes.quantizer_grid import quantize_array, storage_type
 from passes.surgery import input_at, set_type
 
@@ -91,7 +101,7 @@ class _Writer:
         """Quantize one weight and its bias; False when it was done before."""
         node = self.nodes[site.node]
         weight = node.inputs[1]
-        if weight is None or weight.name != site.initializer or weight.const_value is None:
+        if weight is None or weight.const_value is None:  # by now it may have another name
             return False
         scale = self.plan.weight_scales[site.initializer]
         codes = quantize_array(_float(weight), scale, site.number_format, site.axis).astype(np.int8)
@@ -162,8 +172,11 @@ class _Writer:
         self._name_output(nodes[0], name, storage, value.shape)
         if clipped:
             limits = [
-                self._initializer(f"{site.group}_{name}_code", ir.tensor(np.array(code, storage.numpy())))
-                for name, code in (("lowest", site.number_format.qmin), ("highest", site.number_format.qmax))
+                self._initializer(name, ir.tensor(np.array(code, storage.numpy())))
+                for name, code in (
+                    (end_code_name(site.group, "lowest"), site.number_format.qmin),
+                    (end_code_name(site.group, "highest"), site.number_format.qmax),
+                )
             ]
             nodes.append(ir.node("Clip", [nodes[0].outputs[0], *limits], name=node_name(site.value, "Clip")))
             self._name_output(nodes[-1], codes_name(site.value), storage, value.shape)
@@ -195,7 +208,7 @@ class _Writer:
             scale = self.plan.activation_scales[site.group]
             code = quantize_array(real, scale, site.number_format).astype(storage.numpy())
             node.resize_inputs(max(3, len(node.inputs)))
-            self._replace(node, 2, self._initializer(f"{site.value}_fill", ir.tensor(code)))
+            self._replace(node, 2, self._initializer(fill_name(site.value), ir.tensor(code)))
         set_type(value, storage, value.shape)
         self.codes[site.value] = value
         return []
@@ -205,8 +218,8 @@ class _Writer:
         outputs, name = self.graph.outputs, value.name
         for index in [index for index, output in enumerate(outputs) if output is value]:
             outputs[index] = dequantized
-        self._claim(f"{name}_float")
-        value.name, dequantized.name = f"{name}_float", name
+        self._claim(undone_name(name))
+        value.name, dequantized.name = undone_name(name), name
 
     def _insert_behind(self, value: ir.Value, nodes: list[ir.Node]) -> None:
         producer = value.producer()
@@ -244,7 +257,7 @@ class _Writer:
         if value.is_graph_input() or value.is_graph_output():
             raise ir.passes.PassError(
                 f"InsertQdq requires the name '{name}' for a value of its own, got a graph input or output of that "
-                "name: rename it in the model"
+                "name: run FreeNames before the plan is made"
             )
         value.name = next(free for free in (f"{name}_{i}" for i in itertools.count(1)) if free not in self._names)
         self._names[value.name] = value

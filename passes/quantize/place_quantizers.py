@@ -25,7 +25,7 @@ import onnx_ir as ir
 from backends.target import NumberFormat, OperatorRule, Target
 from passes.plan import ActivationSite, QuantizationPlan, Refusal, WeightSite
 from passes.quantize.float_regions import input_copies, output_region, score_region
-from passes.surgery import input_at, only_use, producer, rule_of
+from passes.surgery import input_at, is_standard, only_use, producer, rule_of
 from passes.weight_layout import channel_axis
 
 _EDGE_BITS = 8
@@ -144,11 +144,11 @@ class _Placement:
         return source if source in self.sites and self.group(source) == self.group(str(value.name)) else None
 
     def float_readers(self, value: ir.Value) -> tuple[str, ...]:
-        """Names of the nodes that read what a graph input holds, and compute in float."""
+        """Names of the nodes that read what a graph input holds and compute in float, or that only name an output."""
+        readers = [node for node in dict.fromkeys(use.node for use in value.uses()) if node not in self._integer]
         if value.name not in self._copies:
-            return ()
-        readers = dict.fromkeys(use.node for use in value.uses())
-        return tuple(str(node.name) for node in readers if node not in self._integer)
+            readers = [node for node in readers if is_standard(node, "Identity") and node.outputs[0].is_graph_output()]
+        return tuple(str(node.name) for node in readers)
 
     def _mark(self, value: ir.Value | None) -> bool:
         if value is None or value.name is None or value.name in self.sites:
@@ -222,6 +222,8 @@ class _Placement:
 def _refusal(node: ir.Node, rule: OperatorRule | None) -> str | None:
     """Why a node stays float; None when it takes part, "" when it is no loss (shape arithmetic)."""
     if rule is None:
+        if is_standard(node, "Identity"):
+            return ""
         heavy = any(_constant(node, i) and _rank(node.inputs[i]) >= 2 for i in range(1, len(node.inputs)))
         return f"the target has no integer kernel for {node.op_type}" if heavy or _is_float(node.outputs[0]) else ""
     if not _is_float(node.outputs[0]):

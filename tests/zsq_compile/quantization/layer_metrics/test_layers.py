@@ -51,7 +51,11 @@ def test_limits_are_those_of_the_folded_activation() -> None:
     assert {layer.node: layer.limits for layer in find_layers(model, plan, TARGET)}["add"] == (0.0, None)
 
 
-CLIPS = {"low only": ("Clip(d, low)", False), "high only": ("Clip(d, , high)", False), "both": ("Clip(d, low, high)", True)}
+CLIPS = {
+    "low only": ("Clip(d, low)", False),
+    "high only": ("Clip(d, , high)", False),
+    "both": ("Clip(d, low, high)", True),
+}
 
 
 @pytest.mark.parametrize("maker", ["Conv(x, w)", "Sub(x, x2)"])
@@ -79,7 +83,9 @@ def test_a_clip_behind_an_operator_in_float_is_no_part_of_it(maker: str, clip: s
     folded = maker.startswith("Conv") and folds
     assert plan.folded.get("maker") == ("clip" if folded else None)
     if maker.startswith("Conv"):
-        assert (layers["maker"].value, layers["maker"].limits) == (("r", (-0.5, 1.5)) if folded else ("d", (None, None)))
+        assert (layers["maker"].value, layers["maker"].limits) == (
+            ("r", (-0.5, 1.5)) if folded else ("d", (None, None))
+        )
     else:
         assert "maker" not in layers  # reads the inputs as they are
 
