@@ -1,4 +1,4 @@
-"""Prepare a float model for quantization: BatchNormalization folded, a bias in every layer."""
+"""Prepare a float model for quantization: BatchNormalization folded, a bias in every layer, names for quantizers free."""
 
 import numpy as np
 import onnx_ir as ir
@@ -11,6 +11,7 @@ from passes.checks import GraphInvariant, check
 from passes.quantize.absorb_biases import ChannelMoments
 from passes.quantize.add_missing_bias import AddMissingBias
 from passes.quantize.equalize_channels import EqualizeChannels
+from passes.quantize.free_names import FreeNames
 
 
 def prepare_float(model: ir.Model, statistics: BatchNormStatistics, equalize: bool) -> ir.Model:
@@ -27,5 +28,6 @@ def prepare_float(model: ir.Model, statistics: BatchNormStatistics, equalize: bo
             for entry in statistics.usable
         }
         EqualizeChannels(moments)(copy)
+    FreeNames()(copy)
     check(copy, GraphInvariant.FOLDED)
     return copy

@@ -139,10 +139,7 @@ def test_network_in_integers(name: str, exporter: str, layout: str, bits: int, c
     [
         "ssd",
         "yolo",
-        pytest.param(
-            "unet",
-            marks=pytest.mark.xfail(strict=True, reason="nothing tells that ConvTranspose has no integer kernel"),
-        ),
+        "unet",
     ],
 )
 def test_every_layer_in_float_has_a_reason(name: str, compiled: Compiled) -> None:
