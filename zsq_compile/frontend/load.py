@@ -9,6 +9,7 @@ import onnx
 import onnx_ir as ir
 
 from backends.session import RuntimeModelError
+from passes.analysis.find_uneven_values import find_uneven_values
 from passes.checks import GraphInvariant, IllegalGraphError, check
 from passes.normalize.enter_inference import EnterInference
 from passes.normalize.infer_shapes import Trial
@@ -77,6 +78,11 @@ class LoadedModel:
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     restored_bytes: int | None = None
+
+    @property
+    def uneven_outputs(self) -> frozenset[str]:
+        """Names of the outputs whose size depends on the data (see ``find_uneven_values``)."""
+        return find_uneven_values(self.model) & set(self.outputs)
 
 
 def load_model(

@@ -1,6 +1,6 @@
 """Stage: estimate the agreement with the float model on real data, without any."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -101,13 +101,16 @@ def estimate_agreement(
     source: str,
     *,
     providers: Sequence[str] = ("CPUExecutionProvider",),
+    uneven: Collection[str] = (),
 ) -> AgreementEstimate:
     """Run the float model and a quantized file on ``inputs``, and estimate their agreement on real data.
+
+    Outputs whose size depends on the data, ``uneven``, take no part.
 
     Raises:
         ValidationError: the runtime failed.
 
     """
     samples = inputs.samples
-    measured = measure_families(original, emitted, samples, providers=providers) if samples else ()
+    measured = measure_families(original, emitted, samples, providers=providers, uneven=uneven) if samples else ()
     return inputs.estimate(measured, source)

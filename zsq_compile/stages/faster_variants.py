@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from backends.session import RuntimeModelError, Session, open_session, usable_providers
 from backends.target import Blockwise, Target
 from passes.analysis.count_work import layer_work
+from passes.analysis.find_uneven_values import find_uneven_values
 from passes.checks import IllegalGraphError
 from passes.emit.emit import emit
 from passes.emit.keep_float import KeepFloat
@@ -113,7 +114,8 @@ def try_forms(
         RuntimeModelError: the float model or the present file cannot be run.
 
     """
-    work = _Work(loaded, network, state, emitted, network.held_out.arrays())
+    uneven = find_uneven_values(network.model)
+    work = _Work(loaded, network, state, emitted, network.held_out.arrays(), uneven)
     forms = {form.words: form for form in _list_forms(state.qdq, state.plan, network.target, costs)}
     wanted = work.outputs(loaded.original)
     present = work.ratios(work.outputs(emitted), wanted)
@@ -164,6 +166,7 @@ class _Work:
     state: QuantizedState
     emitted: Path
     samples: Mapping[str, NDArray[Any]]
+    uneven: frozenset[str]
 
     def make(self, form: _Form) -> ir.Model | None:
         """Make the graph of a form, ready to be written; None where it is the present one."""
@@ -174,7 +177,10 @@ class _Work:
 
     def outputs(self, model: onnx.ModelProto | Path) -> dict[str, NDArray[Any]]:
         """Run a model on all samples."""
-        return run_batched(self._session(model), self.samples)
+        return self._run(self._session(model))
+
+    def _run(self, session: Session) -> dict[str, NDArray[Any]]:
+        return run_batched(session, self.samples, uneven=self.uneven)
 
     @staticmethod
     def ratios(got: Mapping[str, NDArray[Any]], wanted: Mapping[str, NDArray[Any]]) -> dict[str, float]:
@@ -200,7 +206,7 @@ class _Work:
         if path.read_bytes() == self.emitted.read_bytes():
             return None
         session = self._session(path)
-        for name, ratio in self.ratios(run_batched(session, self.samples), wanted).items():
+        for name, ratio in self.ratios(self._run(session), wanted).items():
             if ratio < present[name] - _WORSE_DB:
                 raise QuantizationError(
                     f"its output {name!r} is at {ratio:.1f} dB, and that of the present file at {present[name]:.1f} dB"

@@ -114,7 +114,7 @@ class ConfidentGenerator:
 def _predict(teacher: TorchGraph, feeds: Mapping[str, Tensor], size: int) -> ClassTargets | None:
     """Class that the network predicts for each sample; None where no output has class scores."""
     with torch.no_grad():
-        scores = find_scores(teacher.run(next(batches(feeds, size))))
+        scores = find_scores(teacher.run(next(batches(feeds, size)), teacher.even_outputs))
         if scores is None:
             return None
         seen = [teacher.run(part, scores[:1])[scores[0]] for part in batches(feeds, size)]

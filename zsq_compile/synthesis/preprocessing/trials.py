@@ -12,6 +12,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from backends.session import RuntimeModelError, Session
+from passes.analysis.find_uneven_values import find_uneven_values
 from passes.batchnorm.harvest_batchnorm import BatchNorm
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.data.preprocessing import Preprocessing
@@ -87,7 +88,10 @@ class TrialNetwork:
         """
         _, _, height, width = self.spec.batched(1)
         images = self._draw(TRIAL_IMAGES, height, width)
-        names = [str(value.name) for value in self.model.graph.outputs]
+        uneven = find_uneven_values(self.model)
+        names = [str(value.name) for value in self.model.graph.outputs if value.name not in uneven]
+        if not names:
+            return None
         try:
             session = self._open(names)
             outputs = next(self._run(session, images[: self.spec.shape[0] or 1]))
