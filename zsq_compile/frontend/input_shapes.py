@@ -1,6 +1,7 @@
 """Shapes of a model's inputs: given and assumed sizes for those that the file leaves open."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -89,10 +90,7 @@ def fix_batch(proto: onnx.ModelProto, inputs: tuple[InputSpec, ...]) -> tuple[In
                 dim.dim_value = 1
     for value in proto.graph.output:
         value.type.tensor_type.ClearField("shape")  # its batch was open as well; inference finds it again
-    return tuple(
-        InputSpec(name=spec.name, shape=tuple(1 if size is None else size for size in spec.shape), dtype=spec.dtype)
-        for spec in inputs
-    )
+    return tuple(replace(spec, shape=tuple(1 if size is None else size for size in spec.shape)) for spec in inputs)
 
 
 def assume_sizes(proto: onnx.ModelProto, given: Mapping[str, Shape]) -> dict[str, Shape]:

@@ -16,6 +16,7 @@ from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.errors import LoadError, UnsupportedModelError
 from zsq_compile.frontend.dequantize import dequantize, require_equivalent
 from zsq_compile.frontend.equivalence import TOLERANCE, Reference
+from zsq_compile.frontend.find_layouts import find_layouts
 from zsq_compile.frontend.half_precision import widen_halves
 from zsq_compile.frontend.input_shapes import Shape, assume_sizes, describe_shape, fix_batch, settle_inputs
 from zsq_compile.frontend.opset import MINIMUM_OPSET, OpsetError, raise_opset
@@ -102,7 +103,7 @@ def load_model(
         path=path,
         original=original,
         model=_normalize(original, path, reference, notes, simplify=simplify),
-        inputs=inputs,
+        inputs=find_layouts(original, inputs),
         outputs=tuple(value.name for value in original.graph.output),
         opset=opset,
         operators=dict(sorted(operators.items(), key=lambda item: (-item[1], item[0]))),
