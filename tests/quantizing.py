@@ -162,12 +162,12 @@ def sqnr(reference: NDArray[Any], other: NDArray[Any]) -> float:
 
 
 def random_feeds(model: ir.Model | onnx.ModelProto, *, batch: int = 4, seed: int = 0) -> Arrays:
-    """Standard normal numbers for every graph input; dynamic sizes become ``batch``."""
+    """Standard normal numbers, of its type, for every graph input; dynamic sizes become ``batch``."""
     proto = ir.to_proto(model) if isinstance(model, ir.Model) else model
     rng = np.random.default_rng(seed)
     return {
         value.name: rng.standard_normal([dim.dim_value or batch for dim in value.type.tensor_type.shape.dim]).astype(
-            np.float32
+            onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
         )
         for value in proto.graph.input
     }

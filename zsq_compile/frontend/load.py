@@ -21,6 +21,7 @@ from zsq_compile.frontend.dequantize import dequantize, require_equivalent
 from zsq_compile.frontend.equivalence import TOLERANCE, Reference
 from zsq_compile.frontend.executable import require_executable
 from zsq_compile.frontend.face import Face, as_trials, with_sizes
+from zsq_compile.frontend.find_layouts import find_layouts
 from zsq_compile.frontend.half_precision import widen_halves
 from zsq_compile.frontend.input_shapes import (
     Shape,
@@ -138,7 +139,7 @@ def load_model(
         path=path,
         original=original,
         model=model,
-        inputs=sizes.inputs,
+        inputs=find_layouts(original, sizes.inputs),
         other_inputs=others,
         face=Face.of(original, kept=not others),
         outputs=tuple(value.name for value in original.graph.output),

@@ -116,11 +116,10 @@ def _find_preprocessing(
     spec = next((one for one in loaded.inputs if one.is_image), None)
     if spec is None:
         return {}
-    channels = int(spec.shape[1] or 1)
     network = TrialNetwork(
         model=loaded.model,
         spec=spec,
-        draw_images=lambda count, height, width: natural_images(count, channels, height, width, rng),
+        draw_images=lambda count, height, width: natural_images(count, spec.channels, height, width, rng),
         others=draw_inputs([one for one in loaded.inputs if one is not spec], TRIAL_IMAGES, rng) or {},
     )
     return {spec.name: infer_preprocessing(network, statistics, thorough=False)}
@@ -137,10 +136,9 @@ def _find_ranges(
     """Range of every value that would be quantized, on one synthetic sample; and how they were measured or why not."""
     if work.multiplications > _MOST_WORK or work.elements > _MOST_ELEMENTS:
         return {}, "not measured: the network is too large to be run in a moment"
-    feeds = draw_inputs(loaded.inputs, 1, rng)
+    feeds = draw_inputs(loaded.inputs, 1, rng, preprocessing)
     if feeds is None:
-        return {}, "not measured: there is an input that takes no floats, and cannot be synthesized"
-    feeds |= {name: one.encode(feeds[name]) for name, one in preprocessing.items()}
+        return {}, "not measured: there is an input that takes neither floats nor pixels, and cannot be synthesized"
     names = [site.value for site in plan.activations]
     try:
         return find_ranges(network, names, feeds), "measured on one synthetic sample"
