@@ -188,7 +188,12 @@ def synthesize(
 def _load(
     model: Path, target: Target, config: CompileConfig, progress: Progress, *, samples_kept: bool
 ) -> tuple[LoadedModel, KnownStatistics]:
-    loaded = load_model(model, input_shapes=config.input.shapes, newest_opset=target.newest_opset)
+    loaded = load_model(
+        model,
+        input_shapes=config.input.shapes,
+        fix_shapes=config.input.fix_shapes,
+        newest_opset=target.newest_opset,
+    )
     report_loading(loaded, progress)
     known = find_statistics(loaded, checkpoint=config.checkpoint, bn_stats=config.bn_stats, progress=progress)
     if samples_kept:
@@ -293,7 +298,9 @@ def _estimate(loaded: LoadedModel, path: Path, data: CalibrationData, target: Ta
     """Estimate the agreement on real data, on inputs that calibration has not seen."""
     inputs = make_estimate_inputs(loaded.inputs, data.preprocessing, seed=seed)
     providers = usable_providers(target.providers)
-    return estimate_agreement(loaded.original, path, inputs, data.origin, providers=providers)
+    return estimate_agreement(
+        loaded.original, path, inputs, data.origin, providers=providers, uneven=loaded.uneven_outputs
+    )
 
 
 def _conclude(

@@ -80,7 +80,7 @@ def compare_models(
     require_count("calib_samples", calib_samples)
     _require_files(data, calib_data, others)
     with _place(folder) as place:
-        loaded = load_model(Path(model), input_shapes=config.input.shapes)
+        loaded = load_model(Path(model), input_shapes=config.input.shapes, fix_shapes=config.input.fix_shapes)
         for given, option in ((data, "--data"), (calib_data, "--calib-data")):
             _dataset(given, loaded, None, option)  # before the long work
         ours = _compile_ours(loaded, place, config, started, progress)

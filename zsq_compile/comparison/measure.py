@@ -66,7 +66,7 @@ def measure_rows(judge: Judge, rows: Sequence[ComparedModel], progress: Progress
     reference = open_session(judge.loaded.original, providers=judge.providers)
     sessions, failures = _open(rows, judge.providers)
     with progress.stage("measure accuracy", total=len(judge.data)) as advance:
-        results = run_side_by_side(reference, sessions, judge.data, advance)
+        results = run_side_by_side(reference, sessions, judge.data, advance, uneven=judge.loaded.uneven_outputs)
     failures |= results.failures
     sound = {key: session for key, session in sessions.items() if key in results.qualities}
     with progress.stage("estimate agreement on real data"):
@@ -105,11 +105,12 @@ def _estimates(
 ) -> dict[str, AgreementEstimate]:
     """Estimate the agreement of every file on real data; one that does not run on the families has none."""
     samples, batch = judge.estimate_inputs.samples, fitting_batch(reference)
-    wanted = run_families(reference, samples, batch=batch)
+    uneven = judge.loaded.uneven_outputs
+    wanted = run_families(reference, samples, batch=batch, uneven=uneven)
     found = {}
     for key, session in sessions.items():
         try:
-            got = run_families(session, samples, batch=batch)
+            got = run_families(session, samples, batch=batch, uneven=uneven)
         except (RuntimeModelError, ConfigError):
             continue
         if all(got[name][out].shape == array.shape for name, whole in wanted.items() for out, array in whole.items()):

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 import onnx_ir as ir
 import torch
 
+from passes.analysis.find_uneven_values import find_uneven_values
 from zsq_compile.differentiable.arguments import TORCH_TYPES, Input, Kernel, describe
 from zsq_compile.differentiable.constants import to_tensor
 from zsq_compile.differentiable.fake_quantize import find_chains, fuse
@@ -78,6 +80,12 @@ class TorchGraph:
         self._chains = find_chains([call.node for call in self._calls])
         self._producers = {name: index for index, call in enumerate(self._calls) for name in call.outputs if name}
         self._schedules: dict[tuple[frozenset[str], tuple[str, ...]], tuple[_Step, ...]] = {}
+
+    @cached_property
+    def even_outputs(self) -> tuple[str, ...]:
+        """Graph outputs but those whose size depends on the data."""
+        uneven = find_uneven_values(self.model)
+        return tuple(name for name in self.output_names if name not in uneven)
 
     def run(
         self,

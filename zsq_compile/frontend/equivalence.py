@@ -20,14 +20,23 @@ _BATCHES = (2, 3)
 
 
 class Reference:
-    """Outputs of a model on two random batches: 2 standard normal ones, and 3 uniform from 0 to 255.
+    """Outputs of a model on two random batches, 2 standard normal samples and 3 uniform from 0 to 255.
 
-    The constructor and the methods raise RuntimeModelError where the runtime cannot load or run a model.
+    ``others`` are inputs with other sizes, at which it is run on normal samples too. The constructor
+    and the methods raise RuntimeModelError where the runtime cannot load or run a model.
     """
 
-    def __init__(self, model: onnx.ModelProto, inputs: Sequence[InputSpec], *, seed: int = 0) -> None:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        inputs: Sequence[InputSpec],
+        *,
+        others: Sequence[Sequence[InputSpec]] = (),
+        seed: int = 0,
+    ) -> None:
         rng = np.random.default_rng(seed)
-        self._feeds = [{spec.name: _random(spec, rng, wide=wide) for spec in inputs} for wide in (False, True)]
+        chosen = [(inputs, False), (inputs, True), *((other, False) for other in others)]
+        self._feeds = [{spec.name: random_input(spec, rng, wide=wide) for spec in specs} for specs, wide in chosen]
         self._outputs = self._run(model, None)
 
     def has_leading(self, size: int) -> bool:
@@ -60,7 +69,8 @@ class Reference:
         return [session.run(feed, names) for feed in self._feeds]
 
 
-def _random(spec: InputSpec, rng: np.random.Generator, *, wide: bool) -> NDArray[Any]:
+def random_input(spec: InputSpec, rng: np.random.Generator, *, wide: bool) -> NDArray[Any]:
+    """Draw an array for an input, two samples in an open batch; ``wide``: three, uniform from 0 to 255, not normal."""
     shape = tuple(_BATCHES[wide] if size is None else size for size in spec.shape)
     if np.issubdtype(spec.dtype, np.floating):
         numbers = rng.uniform(0.0, 255.0, shape) if wide else rng.standard_normal(shape)

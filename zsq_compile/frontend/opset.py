@@ -7,6 +7,7 @@ import onnx
 import onnx.version_converter
 
 from passes.operators import STANDARD_DOMAINS
+from zsq_compile.frontend.expand_group_norm import expand_group_norm
 
 MINIMUM_OPSET = 21
 _MINIMUM_IR = 10  # the file format that knows INT4
@@ -27,6 +28,8 @@ def convert_opset(model: onnx.ModelProto, opset: int, wanted: int) -> onnx.Model
     converted = onnx.ModelProto()
     converted.CopyFrom(model)
     if opset != wanted:
+        if opset < wanted:
+            expand_group_norm(converted, opset)
         weights = _detach_weights(converted.graph)
         try:
             converted = onnx.version_converter.convert_version(converted, wanted)

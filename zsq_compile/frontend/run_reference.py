@@ -1,19 +1,18 @@
 """Run the user's graph in ONNX Runtime, in the way in which it can be run at all: its batch, its opset."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
 
 from backends.session import RuntimeModelError
-from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.errors import LoadError
+from zsq_compile.frontend.choose_sizes import ChosenSizes
 from zsq_compile.frontend.equivalence import Reference
-from zsq_compile.frontend.input_shapes import fix_batch
+from zsq_compile.frontend.input_shapes import fix_batch, with_batch
 from zsq_compile.frontend.opset import MINIMUM_OPSET, OpsetError, convert_opset
 from zsq_compile.frontend.read_onnx import walk_nodes
-
-Inputs = tuple[InputSpec, ...]
 
 _SHAPED = ("Reshape", "Expand", "Tile", "ConstantOfShape")
 _SHAPE_ELEMENTS = 16
@@ -21,55 +20,60 @@ _LARGEST_BATCH = 64
 
 
 def run_reference(
-    proto: onnx.ModelProto, path: Path, inputs: Inputs, opset: int, notes: list[str]
-) -> tuple[onnx.ModelProto, int, Inputs, Reference]:
+    proto: onnx.ModelProto, path: Path, sizes: ChosenSizes, opset: int, notes: list[str]
+) -> tuple[onnx.ModelProto, int, ChosenSizes, Reference]:
     """Run a graph on batches of 2 and 3; fix an open batch, and lower the opset, where it does not run without.
 
     Returns:
-        The graph, its opset, its inputs and its outputs; the graph itself is changed only by a fixed batch.
+        The graph, its opset, the sizes of its inputs, and its outputs; only a fixed batch changes the graph itself.
 
     Raises:
         LoadError: it does not run in any of these ways; the message is that of the graph as it was given.
 
     """
     try:
-        return proto, opset, inputs, Reference(proto, inputs)
+        return proto, opset, sizes, Reference(proto, sizes.inputs, others=sizes.others)
     except RuntimeModelError as error:
         failure = error
-    if any(None in spec.shape for spec in inputs) and (found := _fix_batch(proto, inputs)) is not None:
-        fixed, specs, reference = found
-        batch = next(one.shape[0] for one, open_one in zip(specs, inputs, strict=True) if None in open_one.shape)
+    if any(None in spec.shape for spec in sizes.inputs) and (found := _fix_batch(proto, sizes)) is not None:
+        fixed, batch, reference = found
         notes.append(
             f"the file declares an open batch, but runs with a batch of {batch} only: the batch was fixed to {batch}"
         )
-        return fixed, opset, specs, reference
+        return fixed, opset, _with_batch(sizes, batch), reference
     # a runtime may load an opset, and still lack kernels of it (ONNX Runtime 1.32: Swish from 25 on)
     for earlier in range(opset - 1, MINIMUM_OPSET - 1, -1):
         try:
             lowered = convert_opset(proto, opset, earlier)
-            reference = Reference(lowered, inputs)
+            reference = Reference(lowered, sizes.inputs, others=sizes.others)
         except (OpsetError, RuntimeModelError):
             continue
         notes.append(f"opset {opset} was lowered to {earlier}, as ONNX Runtime does not run the file as it is")
-        return lowered, earlier, inputs, reference
+        return lowered, earlier, sizes, reference
     raise LoadError(f"{path} cannot be run: {failure}") from failure
 
 
-def _fix_batch(proto: onnx.ModelProto, inputs: Inputs) -> tuple[onnx.ModelProto, Inputs, Reference] | None:
+def _fix_batch(proto: onnx.ModelProto, sizes: ChosenSizes) -> tuple[onnx.ModelProto, int, Reference] | None:
     """Fix the batch to one that runs, best to one that comes out of the graph again; None where there is none."""
     running = None
     for batch in _likely_batches(proto):
         fixed = onnx.ModelProto()
         fixed.CopyFrom(proto)
-        specs = fix_batch(fixed, inputs, batch)
+        fix_batch(fixed, sizes.inputs, batch)
+        known = _with_batch(sizes, batch)
         try:
-            reference = Reference(fixed, specs)
+            reference = Reference(fixed, known.inputs, others=known.others)
         except RuntimeModelError:
             continue
-        running = running or (fixed, specs, reference)
+        running = running or (fixed, batch, reference)
         if reference.has_leading(batch):
-            return fixed, specs, reference
+            return fixed, batch, reference
     return running
+
+
+def _with_batch(sizes: ChosenSizes, batch: int) -> ChosenSizes:
+    others = tuple(with_batch(inputs, batch) for inputs in sizes.others)
+    return replace(sizes, inputs=with_batch(sizes.inputs, batch), others=others)
 
 
 def _likely_batches(proto: onnx.ModelProto) -> list[int]:

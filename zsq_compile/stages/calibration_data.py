@@ -73,7 +73,7 @@ def first_image(inputs: Sequence[InputSpec]) -> InputSpec | None:
 def has_large_images(inputs: Sequence[InputSpec]) -> bool:
     """Whether the first image input has more pixels than 64 x 64."""
     image = first_image(inputs)
-    return image is not None and int(image.shape[2] or 1) * int(image.shape[3] or 1) > _SMALL_IMAGE
+    return image is not None and image.height * image.width > _SMALL_IMAGE
 
 
 def read_preprocessing(inputs: Sequence[InputSpec], config: InputConfig) -> Preprocessing | None:
@@ -82,7 +82,9 @@ def read_preprocessing(inputs: Sequence[InputSpec], config: InputConfig) -> Prep
     if spec is None or (config.mean is None and config.input_range is None):
         return None
     try:
-        return given_preprocessing(int(spec.shape[1] or 1), config.mean, config.std, config.input_range)
+        return given_preprocessing(
+            spec.channels, config.mean, config.std, config.input_range, layout=spec.layout or "NCHW"
+        )
     except ValueError as error:
         raise ConfigError(f"--mean and --std do not fit the input {spec.name!r}: {error}") from error
 

@@ -4,7 +4,7 @@ Samples are run batch by batch through all models, so that neither the data nor 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +56,8 @@ def run_side_by_side(
     sessions: Mapping[str, Session],
     data: Dataset,
     advance: Advance = ignore_steps,
+    *,
+    uneven: Collection[str] = (),
 ) -> SideBySide:
     """Run the float model and others over all samples.
 
@@ -64,6 +66,7 @@ def run_side_by_side(
         sessions: the others by name.
         data: samples, with labels or without; a last part that does not fill a fixed batch is left out.
         advance: called with the number of samples run.
+        uneven: names of the outputs whose size depends on the data, which have no part in the figures.
 
     Raises:
         ConfigError: the data do not fit the float model, or labels fit none of its outputs.
@@ -79,12 +82,13 @@ def run_side_by_side(
         if count == 0:
             continue
         truth = None if labels is None else labels[:count]
-        wanted = run_batched(reference, feeds, batch=size)
-        scores["float"].add(wanted, wanted, truth)
+        wanted = run_batched(reference, feeds, batch=size, uneven=uneven)
+        scores["float"].add(count, wanted, wanted, truth)
         for name, session in sessions.items():
             if name not in failures:
                 try:
-                    scores[name].add(wanted, run_batched(session, feeds, batch=size), truth)
+                    got = run_batched(session, feeds, batch=size, uneven=uneven)
+                    scores[name].add(count, wanted, got, truth)
                 except (RuntimeModelError, ConfigError, _UnlikeError) as error:
                     failures[name] = str(error)
         advance(count)
@@ -114,9 +118,9 @@ class _Score:
         self._equal = self._decisions = 0
         self._powers: dict[str, tuple[float, float]] = {}
 
-    def add(self, wanted: Outputs, got: Outputs, labels: NDArray[np.int64] | None) -> None:
+    def add(self, count: int, wanted: Outputs, got: Outputs, labels: NDArray[np.int64] | None) -> None:
         _require_alike(wanted, got)
-        self.samples += len(next(iter(wanted.values())))
+        self.samples += count
         outputs = array_outputs(wanted)
         for name, array in wanted.items():
             if outputs[name].is_float:

@@ -99,9 +99,9 @@ def test_open_sizes_are_assumed_where_asked(tmp_path):
 def test_a_graph_without_a_normal_form_is_simplified_after_all(tmp_path, monkeypatch):
     right, tried = load.normalize, []
 
-    def odd(model: ir.Model, *, simplify: bool) -> ir.Model:
+    def odd(model: ir.Model, *, simplify: bool, **sizes: object) -> ir.Model:
         tried.append(simplify)
-        made = right(model, simplify=simplify)
+        made = right(model, simplify=simplify, **sizes)
         if not simplify:
             made.graph[0].name = None
         return made
@@ -312,7 +312,7 @@ def test_the_long_name_of_the_default_domain(tmp_path):
 def test_a_simplifier_that_lies_is_not_believed(tmp_path, monkeypatch):
     right = load.normalize
 
-    def wrong(model: ir.Model, *, simplify: bool) -> ir.Model:
+    def wrong(model: ir.Model, *, simplify: bool, **sizes: object) -> ir.Model:
         return right(ir.from_proto(models.residual(seed=1)) if simplify else model, simplify=simplify)
 
     monkeypatch.setattr(load, "normalize", wrong)
@@ -324,7 +324,7 @@ def test_a_simplifier_that_lies_is_not_believed(tmp_path, monkeypatch):
 def test_a_simplifier_that_fails_is_done_without(tmp_path, monkeypatch):
     right = load.normalize
 
-    def failing(model: ir.Model, *, simplify: bool) -> ir.Model:
+    def failing(model: ir.Model, *, simplify: bool, **sizes: object) -> ir.Model:
         if simplify:
             raise SimplifierError("onnxsim could not simplify the graph: bad luck")
         return right(model, simplify=False)

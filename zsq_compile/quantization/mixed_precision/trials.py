@@ -171,9 +171,10 @@ class Bench:
         )
 
     def _run(self, graph: TorchGraph) -> dict[str, Tensor]:
+        names = graph.even_outputs
         with torch.inference_mode():
-            parts = [graph.run(feed) for feed in self._held_out]
-        return {name: torch.cat([part[name] for part in parts]) for name in graph.output_names}
+            parts = [graph.run(feed, names) for feed in self._held_out]
+        return {name: torch.cat([one[name].reshape(one[name].shape or (1,)) for one in parts]) for name in names}
 
 
 def held_out_batches(network: FloatNetwork) -> list[dict[str, Tensor]]:
