@@ -21,6 +21,7 @@ from zsq_compile.data.input_spec import fixed_batch
 from zsq_compile.differentiable.device import choose_device
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError, ValidationError
+from zsq_compile.failures import told_in_words
 from zsq_compile.files import file_sha256
 from zsq_compile.frontend.load import LoadedModel, load_model, report_loading
 from zsq_compile.progress import Clock, Progress, Silent
@@ -43,6 +44,7 @@ from zsq_compile.stages.estimate_agreement import estimate_agreement, make_estim
 from zsq_compile.stages.evidence import build_report, gather_evidence
 from zsq_compile.stages.export import export
 from zsq_compile.stages.gallery import require_image, show_synthetic
+from zsq_compile.stages.given_samples import read_samples
 from zsq_compile.stages.live_samples import make_live
 from zsq_compile.stages.provenance import Origin, stamp
 from zsq_compile.stages.provisional_student import make_provisional_student
@@ -73,12 +75,13 @@ class CompileResult:
     plan: PlanFile
 
 
+@told_in_words()
 def compile_model(
     model: str | Path,
     output: str | Path | None = None,
     config: CompileConfig | None = None,
     *,
-    calibration: Mapping[str, NDArray[Any]] | None = None,
+    calibration: Mapping[str, NDArray[Any]] | Path | None = None,
     data: Path | None = None,
     given_plan: PlanFile | None = None,
     samples_kept: bool = False,
@@ -92,7 +95,8 @@ def compile_model(
         model: path of the float model.
         output: path of the quantized model; None writes ``<model>.w<bits>a<bits>.onnx`` beside it.
         config: everything that can be decided.
-        calibration: network inputs by name, (count, ...), to use instead of synthesized ones.
+        calibration: network inputs by name, (count, ...), or the .npz file that holds them, to use instead of
+            synthesized ones.
         data: labelled images or arrays, only to measure the result with (see ``verification.dataset``).
         given_plan: widths of single layers and values; what it does not name is as ``config`` says.
         samples_kept: the synthesized samples are to be written with ``sample_arrays``, whose names must be free.
@@ -107,7 +111,7 @@ def compile_model(
     config, clock = config or CompileConfig(), Clock(progress or Silent(), started)
     config.require_possible()
     target, device = _choose_target(config.target, clock.progress), choose_device(config.device)
-    path = _choose_output(Path(model), output, data, config)
+    given, path = read_samples(calibration), _choose_output(Path(model), output, data, config)
     with clock.stage("load"):
         loaded, known = _load(Path(model), target, config, clock.progress, samples_kept=samples_kept)
     with clock.stage("plan"):
@@ -118,7 +122,7 @@ def compile_model(
         plan = plan_quantization(folded, target, config.quantization, given_plan)
         limit = resolve_limit(folded, target, config.quantization, config.max_size, float_bytes(loaded))
     with clock.stage("synthesize" if calibration is None else "read calibration data"):
-        samples = _make_data(loaded, known, target, config, calibration, clock.progress)
+        samples = _make_data(loaded, known, target, config, given, clock.progress)
         labelled = None if data is None else load_data(data, loaded.inputs, samples.image_preprocessing)
     network = FloatNetwork(
         teacher=TorchGraph(stamp(folded, replace(origin, contract=samples.plain_preprocessing()))),
@@ -143,6 +147,7 @@ def compile_model(
     return _conclude(report, config.min_agreement, samples.synthetic, plan_file)
 
 
+@told_in_words()
 def synthesize(
     model: str | Path,
     config: CompileConfig | None = None,
@@ -273,14 +278,16 @@ def _make_data(
     known: KnownStatistics,
     target: Target,
     config: CompileConfig,
-    given: Mapping[str, NDArray[Any]] | None,
+    given: tuple[Mapping[str, NDArray[Any]] | None, str],
     progress: Progress,
 ) -> CalibrationData:
     """Take the calibration data that the user gave, or synthesize some."""
-    if given is not None:
+    arrays, source = given
+    if arrays is not None:
         require_source(config.distill, "leave --calib out, whose samples stay as they are")
         preprocessing = read_preprocessing(loaded.inputs, config.input)
-        return take_data(given, TorchGraph(loaded.model), known, loaded.inputs, preprocessing, config.seed)
+        teacher = TorchGraph(loaded.model)
+        return take_data(arrays, teacher, known, loaded.inputs, preprocessing, config.seed, source=source)
     generator = _choose_generator(loaded, known, target, config, progress, handed_on=False)
     teacher = TorchGraph(loaded.model, device=choose_device(config.device))
     count = config.samples or default_count(loaded.inputs, config.effort, learned=is_learned(config))

@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from passes.graph_pass import run_passes
 from passes.normalize.drop_identity import DropIdentity
 from passes.normalize.fold_constants import FoldConstants
 from passes.normalize.fold_gemm import FoldGemm
@@ -37,7 +38,7 @@ def normalize(model: ir.Model, *, simplify: bool = True, trials: Sequence[Trial]
     With ``simplify`` onnxsim runs first; raises SimplifierError where it fails. For ``trials`` see InferShapes.
     """
     working = ir.from_proto(run_onnxsim(ir.to_proto(model))) if simplify else model.clone()
-    return _passes(trials)(working).model
+    return run_passes(_passes(trials), working)
 
 
 def _passes(trials: Sequence[Trial]) -> ir.passes.Sequential:

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from backends.session import RuntimeModelError
 from passes.analysis.find_uneven_values import find_uneven_values
 from passes.checks import GraphInvariant, IllegalGraphError, check
+from passes.graph_pass import PASS_ERRORS
 from passes.normalize.enter_inference import EnterInference
 from passes.normalize.infer_shapes import Trial
 from passes.normalize.normalize import SimplifierError, normalize, run_onnxsim
@@ -270,7 +271,7 @@ def _normalize(
             model = normalize(ir.from_proto(original), simplify=simplifying, trials=trials)
             check(model, GraphInvariant.NORMALIZED)
             difference = 0.0 if reference is None else reference.difference(ir.to_proto(model))
-        except (SimplifierError, IllegalGraphError, RuntimeModelError) as error:
+        except (SimplifierError, IllegalGraphError, RuntimeModelError, *PASS_ERRORS) as error:
             reason = str(error)
         else:
             if difference <= TOLERANCE:

@@ -22,6 +22,7 @@ from passes.quantize.prepare_float import prepare_float
 from zsq_compile.batchnorm.find_statistics import KnownStatistics, find_statistics
 from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.errors import ConfigError
+from zsq_compile.failures import told_in_words
 from zsq_compile.files import file_bytes
 from zsq_compile.frontend.load import LoadedModel, load_model
 from zsq_compile.inspection.advice import advise
@@ -47,6 +48,7 @@ _MOST_ELEMENTS = 300_000_000
 Shape = tuple[int | None, ...]
 
 
+@told_in_words()
 def inspect_model(
     model: str | Path,
     *,
