@@ -29,6 +29,7 @@ from zsq_compile.frontend.input_shapes import (
     has_open_sizes,
     settle_inputs,
 )
+from zsq_compile.frontend.open_batch import InnerForm, as_inner_form, batch_first
 from zsq_compile.frontend.opset import MINIMUM_OPSET, OpsetError, raise_opset
 from zsq_compile.frontend.read_onnx import has_branches, opset_of, read_model, refuse_branches, require_supported
 from zsq_compile.progress import Progress
@@ -41,7 +42,8 @@ class LoadedModel:
     Attributes:
         path: the user's file.
         original: the user's graph, raised to opset 21 or later: the float reference.
-        model: the same in normal form, BatchNormalization kept, with the sizes that are worked with in open places.
+        model: the same in normal form, BatchNormalization kept, with the sizes that are worked with in open places, and
+            with its batch on axis 0, open where that was proven right.
         inputs: of ``model``.
         face: inputs and outputs of ``original``, which the written file gets back.
         other_inputs: other sizes of the inputs at which the float model was seen to run, where it leaves some open.
@@ -116,13 +118,14 @@ def load_model(
             notes.append(require_equivalent(reference, form, path))
     original = _raise_opset(proto, path, opset, reference, notes)
     model, others = _normalize_open(original, path, replace(sizes, inputs=inputs), reference, notes, simplify=simplify)
+    inner = as_inner_form(model, original, inputs) if verify else InnerForm(model=model, inputs=inputs)
     return LoadedModel(
         path=path,
         original=original,
-        model=model,
-        inputs=inputs,
-        other_inputs=others,
-        face=Face.of(original, kept=not others),
+        model=inner.model,
+        inputs=inner.inputs,
+        other_inputs=tuple(tuple(map(batch_first, one)) for one in others),
+        face=Face.of(original, inner.axes, inner.added, kept=inner.model is model and not others),
         outputs=tuple(value.name for value in original.graph.output),
         opset=opset,
         operators=dict(sorted(operators.items(), key=lambda item: (-item[1], item[0]))),

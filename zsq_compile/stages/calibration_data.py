@@ -12,6 +12,7 @@ from torch import Tensor
 from zsq_compile.batchnorm.find_statistics import KnownStatistics
 from zsq_compile.config.compile import Effort, GeneratorConfig, InputConfig
 from zsq_compile.config.conditional_generators import ConditionalConfig
+from zsq_compile.data.batch_axes import stack_given
 from zsq_compile.data.input_spec import InputSpec, fixed_batch
 from zsq_compile.data.preprocessing import Preprocessing, given_preprocessing
 from zsq_compile.differentiable.module import TorchGraph
@@ -180,7 +181,8 @@ def take_data(
         ConfigError: an input is missing, or an array does not fit it.
 
     """
-    tensors = {spec.name: torch.from_numpy(_require_fitting(arrays, spec)) for spec in inputs}
+    stacked = stack_given(arrays, inputs, "calibration data")
+    tensors = {spec.name: torch.from_numpy(_require_fitting(stacked[spec.name], spec)) for spec in inputs}
     counts = {len(tensor) for tensor in tensors.values()}
     if len(counts) != 1 or min(counts) < 2:
         raise ConfigError(
@@ -217,12 +219,7 @@ def hold_out(samples: Mapping[str, Tensor], fixed: int | None) -> tuple[Samples,
     return Samples(inputs=kept, fixed=fixed), Samples(inputs=apart, fixed=fixed)
 
 
-def _require_fitting(arrays: Mapping[str, NDArray[Any]], spec: InputSpec) -> NDArray[Any]:
-    if spec.name not in arrays:
-        raise ConfigError(
-            f"calibration data has no array for the input {spec.name!r}, only {', '.join(arrays) or 'none'}"
-        )
-    array = np.asarray(arrays[spec.name])
+def _require_fitting(array: NDArray[Any], spec: InputSpec) -> NDArray[Any]:
     if array.shape[1:] != spec.shape[1:]:
         raise ConfigError(f"calibration data for {spec.name!r} must be (samples, *{spec.shape[1:]}), got {array.shape}")
     return np.ascontiguousarray(array, dtype=spec.dtype)

@@ -10,6 +10,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
+from zsq_compile.data.batch_axes import FIRST, BatchAxes
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.synthesis.images.families import input_families
@@ -101,6 +102,7 @@ def estimate_agreement(
     source: str,
     *,
     providers: Sequence[str] = ("CPUExecutionProvider",),
+    axes: BatchAxes = FIRST,
 ) -> AgreementEstimate:
     """Run the float model and a quantized file on ``inputs``, and estimate their agreement on real data.
 
@@ -109,5 +111,5 @@ def estimate_agreement(
 
     """
     samples = inputs.samples
-    measured = measure_families(original, emitted, samples, providers=providers) if samples else ()
+    measured = measure_families(original, emitted, samples, providers=providers, axes=axes) if samples else ()
     return inputs.estimate(measured, source)

@@ -174,7 +174,7 @@ class _Work:
 
     def outputs(self, model: onnx.ModelProto | Path) -> dict[str, NDArray[Any]]:
         """Run a model on all samples."""
-        return run_batched(self._session(model), self.samples)
+        return run_batched(self._session(model), self.samples, axes=self.loaded.face.axes)
 
     @staticmethod
     def ratios(got: Mapping[str, NDArray[Any]], wanted: Mapping[str, NDArray[Any]]) -> dict[str, float]:
@@ -199,13 +199,13 @@ class _Work:
         self.loaded.face.write(model, path)
         if path.read_bytes() == self.emitted.read_bytes():
             return None
-        session = self._session(path)
-        for name, ratio in self.ratios(run_batched(session, self.samples), wanted).items():
+        session, axes = self._session(path), self.loaded.face.axes
+        for name, ratio in self.ratios(run_batched(session, self.samples, axes=axes), wanted).items():
             if ratio < present[name] - _WORSE_DB:
                 raise QuantizationError(
                     f"its output {name!r} is at {ratio:.1f} dB, and that of the present file at {present[name]:.1f} dB"
                 )
-        feeds = first_sample(session, self.samples)
+        feeds = first_sample(session, self.samples, axes)
         times = []
         for _ in range(_RUNS):
             start = time.perf_counter()
@@ -216,7 +216,7 @@ class _Work:
     def time_files(self, paths: Mapping[str, Path]) -> dict[str, Turns]:
         """Time files in turns with the float model and the present file."""
         models: dict[str, onnx.ModelProto | Path] = {_FLOAT: self.loaded.original, _PRESENT: self.emitted, **paths}
-        feeds = first_sample(self._session(self.emitted), self.samples)
+        feeds = first_sample(self._session(self.emitted), self.samples, self.loaded.face.axes)
         return time_in_turns(
             models,
             feeds,

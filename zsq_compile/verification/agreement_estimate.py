@@ -20,6 +20,7 @@ import onnx
 from numpy.typing import NDArray
 
 from backends.session import RuntimeModelError, Session, open_session
+from zsq_compile.data.batch_axes import FIRST, BatchAxes
 from zsq_compile.errors import ValidationError
 from zsq_compile.metrics import (
     SMALLEST_PROBABILITY,
@@ -120,6 +121,7 @@ def measure_families(
     *,
     providers: Sequence[str] = ("CPUExecutionProvider",),
     threads: int | None = None,
+    axes: BatchAxes = FIRST,
 ) -> tuple[Family, ...]:
     """Run both networks on families of inputs, by name of the family and of the input.
 
@@ -130,22 +132,23 @@ def measure_families(
     """
     try:
         reference, session = (open_session(m, providers=providers, threads=threads) for m in (original, emitted))
-        return compare_families(run_families(reference, families), run_families(session, families))
+        wanted, got = (run_families(one, families, axes=axes) for one in (reference, session))
+        return compare_families(wanted, got)
     except RuntimeModelError as error:
         raise ValidationError(f"the emitted model {emitted} failed in the runtime: {error}") from error
 
 
 def run_families(
-    session: Session, families: Mapping[str, Mapping[str, NDArray[Any]]], *, batch: int = 32
+    session: Session, families: Mapping[str, Mapping[str, NDArray[Any]]], *, batch: int = 32, axes: BatchAxes = FIRST
 ) -> dict[str, dict[str, NDArray[Any]]]:
-    """Run a network on families of inputs, by name of the family and of the input; for ``batch`` see ``run_batched``.
+    """Run a network on families of inputs, by name of the family and of the input; see ``run_batched`` for the others.
 
     Raises:
         RuntimeModelError: the runtime failed.
         ConfigError: a family does not fill one batch of the network.
 
     """
-    return {name: run_batched(session, inputs, batch=batch) for name, inputs in families.items()}
+    return {name: run_batched(session, inputs, batch=batch, axes=axes) for name, inputs in families.items()}
 
 
 def compare_families(
