@@ -51,7 +51,7 @@ def put_batch_back(model: ir.Model, added: Sequence[str]) -> None:
         else:
             output.replace_all_uses_with(source, replace_graph_outputs=True)
             output.name = None
-            source.name = name
+            source.name, source.type = name, output.type  # types inside may have been stripped
         for value in (source, output):
             value.shape = None
         behind = tuple(node.inputs[1:])
