@@ -299,7 +299,13 @@ def _estimate(loaded: LoadedModel, path: Path, data: CalibrationData, target: Ta
     inputs = make_estimate_inputs(loaded.inputs, data.preprocessing, seed=seed)
     providers = usable_providers(target.providers)
     return estimate_agreement(
-        loaded.original, path, inputs, data.origin, providers=providers, uneven=loaded.uneven_outputs
+        loaded.original,
+        path,
+        inputs,
+        data.origin,
+        providers=providers,
+        axes=loaded.face.axes,
+        uneven=loaded.uneven_outputs,
     )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from zsq_compile.batchnorm.find_statistics import KnownStatistics
 from zsq_compile.config.compile import Effort, GeneratorConfig, InputConfig
 from zsq_compile.config.conditional_generators import ConditionalConfig
+from zsq_compile.data.batch_axes import stack_given
 from zsq_compile.data.input_spec import InputSpec, fixed_batch
 from zsq_compile.data.preprocessing import Preprocessing, given_preprocessing
 from zsq_compile.differentiable.module import TorchGraph
@@ -184,7 +185,8 @@ def take_data(
         ConfigError: an input is missing, or an array does not fit it.
 
     """
-    fitting = {spec.name: fit_samples(arrays, spec, teacher.model, source) for spec in inputs}
+    stacked = stack_given(arrays, inputs, source)
+    fitting = {spec.name: fit_samples(stacked[spec.name], spec, teacher.model, source) for spec in inputs}
     tensors = {name: torch.from_numpy(array) for name, array in fitting.items()}
     counts = {len(tensor) for tensor in tensors.values()}
     if len(counts) != 1 or min(counts) < 2:

@@ -9,6 +9,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
+from zsq_compile.data.batch_axes import FIRST, BatchAxes
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.synthesis.images.families import input_families
@@ -100,6 +101,7 @@ def estimate_agreement(
     source: str,
     *,
     providers: Sequence[str] = ("CPUExecutionProvider",),
+    axes: BatchAxes = FIRST,
     uneven: Collection[str] = (),
 ) -> AgreementEstimate:
     """Run the float model and a quantized file on ``inputs``, and estimate their agreement on real data.
@@ -111,5 +113,7 @@ def estimate_agreement(
 
     """
     samples = inputs.samples
-    measured = measure_families(original, emitted, samples, providers=providers, uneven=uneven) if samples else ()
+    measured: tuple[Family, ...] = ()
+    if samples:
+        measured = measure_families(original, emitted, samples, providers=providers, axes=axes, uneven=uneven)
     return inputs.estimate(measured, source)

@@ -110,6 +110,7 @@ def _validate(
         session_config=target.session_config,
         labelled=labelled,
         float_bytes=float_bytes(loaded),
+        axes=loaded.face.axes,
     )
     others = run_other_sizes(
         loaded.original,
@@ -119,6 +120,7 @@ def _validate(
         simulate,
         providers=providers,
         config=target.session_config,
+        axes=loaded.face.axes,
     )
     for other in others:
         ratio = "" if other.sqnr_db is None else f": SQNR {other.sqnr_db:.1f} dB"

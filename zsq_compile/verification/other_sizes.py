@@ -10,6 +10,7 @@ import onnx
 from numpy.typing import NDArray
 
 from backends.session import RuntimeModelError, open_session
+from zsq_compile.data.batch_axes import FIRST, BatchAxes
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.metrics import sqnr_db
 from zsq_compile.verification.running import run_batched
@@ -52,6 +53,7 @@ def run_other_sizes(
     *,
     providers: Sequence[str] = ("CPUExecutionProvider",),
     config: Mapping[str, str] | None = None,
+    axes: BatchAxes = FIRST,
 ) -> tuple[OtherSizes, ...]:
     """Run the float model and an emitted file at other sizes, on a few samples repeated or cut to them.
 
@@ -63,6 +65,7 @@ def run_other_sizes(
         simulate: runs the emitted graph in torch.
         providers: execution providers of the target.
         config: entries of the target's session options.
+        axes: of the batch in both files.
 
     Raises:
         RuntimeModelError: the float model failed.
@@ -75,9 +78,9 @@ def run_other_sizes(
     for inputs in others:
         shapes = {spec.name: spec.shape for spec in inputs}
         feeds = {spec.name: _fill(samples[spec.name][:_SAMPLES], spec.shape) for spec in inputs}
-        wanted = run_batched(reference, feeds)
+        wanted = run_batched(reference, feeds, axes=axes)
         try:
-            got = run_batched(session, feeds)
+            got = run_batched(session, feeds, axes=axes)
         except RuntimeModelError as error:
             failure: str | None = str(error).strip().splitlines()[0]
             results.append(OtherSizes(shapes=shapes, sqnr_db=None, failure=failure))
