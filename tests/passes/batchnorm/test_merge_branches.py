@@ -5,6 +5,7 @@ from tests import models
 
 TOLERANCE = 2e-6  # of the output's magnitude: float32 rounding of a sum of weights
 
+TWO = "strides=[2,2]"
 MAP = "float[N,8,A,B] y"
 
 
@@ -60,7 +61,7 @@ def test_three_branches_become_one():
         ("a = Conv<pads=[1,1,1,1]>(x, three) c = Conv(x, one) y = Add(a, c)", f"{MAP}, float[N,8,A,B] c"),
         ("a = Conv<pads=[1,1,1,1]>(x, three) y = Add(a, a)", MAP),
         ("a = Conv<pads=[1,1,1,1]>(x, three) c = Conv(x, single) y = Add(a, c)", MAP),
-        ("a = Conv<pads=[0,0,2,2]>(x, three) c = Conv<pads=[0,1,0,0]>(x, one) y = Add(a, c)",
+        (f"a = Conv<pads=[0,0,2,2], {TWO}>(x, three) c = Conv<pads=[0,0,1,1], {TWO}>(x, one) y = Add(a, c)",
          MAP),
         ("a = Conv<pads=[2,2,2,2], dilations=[2,2]>(x, three) c = Conv<pads=[1,1,1,1]>(x, three) y = Add(a, c)",
          MAP),
