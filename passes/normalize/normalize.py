@@ -51,6 +51,7 @@ def _passes() -> ir.passes.Sequential:
                 InferShapes(),
                 UnifyDivisions(),
                 FuseNorm(),
+                TurnLeftWeights(),
                 UnifyMeans(),
                 UnifyOperators(),
                 ResolveShapes(),
@@ -61,7 +62,6 @@ def _passes() -> ir.passes.Sequential:
         common.RemoveUnusedNodesPass(),  # a dead reader would keep a Pad or an Add from being fused
         ResolveAutoPad(),
         FoldPad(),
-        TurnLeftWeights(),
         FoldGemm(),
         FuseBias(),
         common.RemoveUnusedNodesPass(),
