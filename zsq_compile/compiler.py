@@ -48,7 +48,7 @@ from zsq_compile.stages.given_samples import read_samples
 from zsq_compile.stages.live_samples import make_live
 from zsq_compile.stages.provenance import Origin, stamp
 from zsq_compile.stages.provisional_student import make_provisional_student
-from zsq_compile.stages.quantize import fold_network, is_learned, quantize, steps_for
+from zsq_compile.stages.quantize import fold_network, is_learned, is_wide, quantize, steps_for
 from zsq_compile.synthesis.generator import Generator, SyntheticSet
 from zsq_compile.synthesis.make_generator import make_generator
 from zsq_compile.verification.agreement_estimate import AgreementEstimate
@@ -116,7 +116,9 @@ def compile_model(
         loaded, known = _load(Path(model), target, config, clock.progress, samples_kept=samples_kept)
     with clock.stage("plan"):
         _require_suitable(given_plan, loaded, config, clock.progress)
-        folded, statistics = fold_network(loaded.model, known.statistics, equalize=config.quantization.equalize)
+        merge = is_wide(config.quantization, config.mixed, given_plan)
+        equalize = config.quantization.equalize
+        folded, statistics = fold_network(loaded.model, known.statistics, equalize=equalize, merge=merge)
         origin = Origin(version=VERSION, seed=config.seed, target=target.name, source_sha256=file_sha256(loaded.path))
         folded = stamp(folded, origin)
         plan = plan_quantization(folded, target, config.quantization, given_plan)

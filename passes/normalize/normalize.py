@@ -54,6 +54,7 @@ def _passes(trials: Sequence[Trial]) -> ir.passes.Sequential:
                 InferShapes(trials),
                 UnifyDivisions(),
                 FuseNorm(),
+                TurnLeftWeights(),
                 UnifyMeans(),
                 UnifyOperators(),
                 ResolveShapes(),
@@ -64,7 +65,6 @@ def _passes(trials: Sequence[Trial]) -> ir.passes.Sequential:
         common.RemoveUnusedNodesPass(),  # a dead reader would keep a Pad or an Add from being fused
         ResolveAutoPad(),
         FoldPad(),
-        TurnLeftWeights(),
         FoldGemm(),
         FuseBias(),
         common.RemoveUnusedNodesPass(),

@@ -14,11 +14,13 @@ from passes.quantize.equalize_channels import EqualizeChannels
 from passes.quantize.free_names import FreeNames
 
 
-def prepare_float(model: ir.Model, statistics: BatchNormStatistics, equalize: bool) -> ir.Model:
-    """Fold, add missing biases, and equalize if wanted, in a copy of a normalized model."""
+def prepare_float(model: ir.Model, statistics: BatchNormStatistics, equalize: bool, *, merge: bool = True) -> ir.Model:
+    """Fold, merge parallel branches and equalize if wanted, and add missing biases, in a copy of a normalized model."""
     copy = model.clone()
-    for step in (FoldBatchNorm(), FoldForward(), ConvolveBatchNorm(), FoldBatchNorm(), MergeBranches()):
+    for step in (FoldBatchNorm(), FoldForward(), ConvolveBatchNorm(), FoldBatchNorm()):
         step(copy)
+    if merge:
+        MergeBranches()(copy)
     AddMissingBias()(copy)
     if equalize:
         moments = {
