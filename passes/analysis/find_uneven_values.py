@@ -42,6 +42,19 @@ def find_uneven_values(model: ir.Model) -> frozenset[str]:
     return frozenset(str(value.name) for value in uneven)
 
 
+def find_even_ends(model: ir.Model) -> tuple[str, ...]:
+    """Names of the values at which two networks can be compared.
+
+    Graph outputs that are not uneven, and the computed floats right in front of what is.
+    """
+    uneven, graph = find_uneven_values(model), model.graph
+    ends = [str(value.name) for value in graph.outputs if value.name not in uneven]
+    makers = [node for node in graph if any(value.name in uneven for value in node.outputs)]
+    read = [value for node in makers for value in node.inputs if value is not None and value.producer() is not None]
+    floats = (value for value in read if value.dtype == ir.DataType.FLOAT and value.const_value is None)
+    return tuple(dict.fromkeys([*ends, *(str(value.name) for value in floats if value.name not in uneven)]))
+
+
 def _is_fixed(value: ir.Value, open_sizes: Set[str | None]) -> bool:
     sizes = [None] if value.shape is None else value.shape
     return all(isinstance(size, int) or (size is not None and size.value in open_sizes) for size in sizes)
