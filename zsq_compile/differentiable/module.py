@@ -13,7 +13,7 @@ from zsq_compile.differentiable.arguments import TORCH_TYPES, Input, Kernel, des
 from zsq_compile.differentiable.constants import to_tensor
 from zsq_compile.differentiable.fake_quantize import find_chains, fuse
 from zsq_compile.differentiable.table import build_kernel
-from zsq_compile.errors import UnsupportedModelError
+from zsq_compile.errors import ExecutionError, UnsupportedModelError
 
 Visit: TypeAlias = Callable[[ir.Node, tuple[torch.Tensor, ...]], tuple[torch.Tensor, ...] | None]
 
@@ -109,6 +109,7 @@ class TorchGraph:
 
         Raises:
             KeyError: a name is not in the graph, or a needed value is neither fed nor computable.
+            ExecutionError: a node failed on its inputs; the message names it.
 
         """
         wanted = self.output_names if outputs is None else tuple(outputs)
@@ -120,8 +121,9 @@ class TorchGraph:
             try:
                 made = call.kernel(*arguments)
             except (RuntimeError, ValueError, IndexError, TypeError) as error:
-                error.add_note(f"while executing {describe(call.node)}")
-                raise
+                if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+                    raise  # no fault of the node's
+                raise _failure(call.node, arguments, error) from error
             results = made if isinstance(made, tuple) else (made,)
             if visit is not None:
                 changed = visit(call.node, results)
@@ -197,6 +199,12 @@ class TorchGraph:
             kernel = fuse(chain[0].node, [call.kernel for call in (*chain, calls[place])])
             calls[place] = _Call(calls[place].node, kernel, (*chain[0].inputs, *limits), calls[place].outputs)
         return calls
+
+
+def _failure(node: ir.Node, arguments: Sequence[Input], error: Exception) -> ExecutionError:
+    given = ", ".join("-" if one is None else f"{str(one.dtype)[6:]}{list(one.shape)}" for one in arguments)
+    reason = str(error).strip().split("\n")[0]
+    return ExecutionError(f"{describe(node)} cannot be computed on {given or 'no inputs'}: {reason}")
 
 
 def _name(value: ir.Value | None) -> str:

@@ -125,7 +125,7 @@ def estimate_seconds(work: Work, inputs: Sequence[InputSpec], *, bits: int, synt
 def count_samples(inputs: Sequence[InputSpec], *, learned: bool) -> int:
     """Count the samples that compiling makes at the default effort, held-out ones included."""
     image = next((spec for spec in inputs if spec.is_image), None)
-    is_small = image is None or int(image.shape[2] or 1) * int(image.shape[3] or 1) <= _SMALL_IMAGE
+    is_small = image is None or image.height * image.width <= _SMALL_IMAGE
     small, large = _LEARNED_SAMPLES if learned else _SAMPLES
     return small if is_small else large
 

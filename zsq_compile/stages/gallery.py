@@ -29,8 +29,8 @@ def require_image(inputs: Sequence[InputSpec]) -> InputSpec:
         return image
     shapes = ", ".join(f"{spec.name!r} {spec.shape}" for spec in inputs)
     raise ConfigError(
-        f"a gallery shows images, which are float inputs of shape (N, 1 or 3, H, W), and this network takes {shapes}: "
-        "leave --gallery out"
+        f"a gallery shows images, which are floats or bytes of 1, 3 or 4 channels, and this network takes "
+        f"{shapes}: leave --gallery out"
     )
 
 

@@ -12,6 +12,7 @@ taken as independent, P(m + d < 0) uses all pairs of samples instead.
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import onnx
 from numpy.typing import NDArray
 
 from backends.session import RuntimeModelError, Session, open_session
+from zsq_compile.data.batch_axes import FIRST, BatchAxes
 from zsq_compile.errors import ValidationError
 from zsq_compile.metrics import (
     SMALLEST_PROBABILITY,
@@ -120,6 +122,7 @@ def measure_families(
     *,
     providers: Sequence[str] = ("CPUExecutionProvider",),
     threads: int | None = None,
+    axes: BatchAxes = FIRST,
     uneven: Collection[str] = (),
 ) -> tuple[Family, ...]:
     """Run both networks on families of inputs, by name of the family and of the input; for ``uneven`` see run_families.
@@ -131,7 +134,8 @@ def measure_families(
     """
     try:
         reference, session = (open_session(m, providers=providers, threads=threads) for m in (original, emitted))
-        return compare_families(*(run_families(one, families, uneven=uneven) for one in (reference, session)))
+        wanted, got = (run_families(one, families, axes=axes, uneven=uneven) for one in (reference, session))
+        return compare_families(wanted, got)
     except RuntimeModelError as error:
         raise ValidationError(f"the emitted model {emitted} failed in the runtime: {error}") from error
 
@@ -141,6 +145,7 @@ def run_families(
     families: Mapping[str, Mapping[str, NDArray[Any]]],
     *,
     batch: int = 32,
+    axes: BatchAxes = FIRST,
     uneven: Collection[str] = (),
 ) -> dict[str, dict[str, NDArray[Any]]]:
     """Run a network on families of inputs, by name of the family and of the input; for the rest see ``run_batched``.
@@ -152,7 +157,8 @@ def run_families(
         ConfigError: a family does not fill one batch of the network.
 
     """
-    return {name: run_batched(session, inputs, batch=batch, uneven=uneven) for name, inputs in families.items()}
+    run = partial(run_batched, session, batch=batch, axes=axes, uneven=uneven)
+    return {name: run(inputs) for name, inputs in families.items()}
 
 
 def compare_families(

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.session import RuntimeModelError, Session
+from zsq_compile.data.batch_axes import FIRST, BatchAxes
 from zsq_compile.data.dataset import Dataset
 from zsq_compile.errors import ConfigError
 from zsq_compile.metrics import array_outputs, decibels, decision_output, decisions, powers, top1
@@ -57,6 +58,7 @@ def run_side_by_side(
     data: Dataset,
     advance: Advance = ignore_steps,
     *,
+    axes: BatchAxes = FIRST,
     uneven: Collection[str] = (),
 ) -> SideBySide:
     """Run the float model and others over all samples.
@@ -66,6 +68,7 @@ def run_side_by_side(
         sessions: the others by name.
         data: samples, with labels or without; a last part that does not fill a fixed batch is left out.
         advance: called with the number of samples run.
+        axes: of the batch in all files.
         uneven: names of the outputs whose size depends on the data, which have no part in the figures.
 
     Raises:
@@ -73,7 +76,7 @@ def run_side_by_side(
         RuntimeModelError: the float model failed.
 
     """
-    fixed = session_batch(reference) or 1
+    fixed = session_batch(reference, axes) or 1
     scores = {name: _Score() for name in ("float", *sessions)}
     failures: dict[str, str] = {}
     size = max(fitting_batch(reference) // fixed, 1) * fixed
@@ -82,12 +85,12 @@ def run_side_by_side(
         if count == 0:
             continue
         truth = None if labels is None else labels[:count]
-        wanted = run_batched(reference, feeds, batch=size, uneven=uneven)
+        wanted = run_batched(reference, feeds, batch=size, axes=axes, uneven=uneven)
         scores["float"].add(count, wanted, wanted, truth)
         for name, session in sessions.items():
             if name not in failures:
                 try:
-                    got = run_batched(session, feeds, batch=size, uneven=uneven)
+                    got = run_batched(session, feeds, batch=size, axes=axes, uneven=uneven)
                     scores[name].add(count, wanted, got, truth)
                 except (RuntimeModelError, ConfigError, _UnlikeError) as error:
                     failures[name] = str(error)

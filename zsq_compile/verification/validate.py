@@ -11,6 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from backends.session import RuntimeModelError, Session, open_session
+from zsq_compile.data.batch_axes import FIRST, BatchAxes
 from zsq_compile.data.dataset import Dataset
 from zsq_compile.errors import ValidationError
 from zsq_compile.files import file_bytes
@@ -129,6 +130,7 @@ def validate(
     labelled: Dataset | None = None,
     float_bytes: int | None = None,
     latency_seconds: float = 3.0,
+    axes: BatchAxes = FIRST,
 ) -> Validation:
     """Check an emitted file in its runtime and measure it against the float model.
 
@@ -145,6 +147,7 @@ def validate(
         labelled: data of the user; without labels they give the agreement only.
         float_bytes: size of the user's file; None takes that of ``original`` as it would be written.
         latency_seconds: time to spend on latency; 0 measures none.
+        axes: of the batch in both files.
 
     Raises:
         ValidationError: the file is no valid ONNX, the runtime cannot load or run it, or its outputs differ in
@@ -158,14 +161,14 @@ def validate(
             open_session(model, providers=providers, threads=threads, config=session_config)
             for model in (original, emitted)
         )
-        runs = run_held_out(reference, session, held_out, simulate, uneven)
+        runs = run_held_out(reference, session, held_out, simulate, axes, uneven)
         runs.require_alike(emitted)
         wanted, got = runs.joined(runs.wanted), runs.joined(runs.got)
         match = None if runs.simulated is None else match_simulation(runs.joined(runs.simulated), got, wanted)
         fusion = inspect_fusion(emitted, providers=providers, config=session_config)
         speed = None
         if latency_seconds > 0.0:
-            feeds = first_sample(session, held_out)
+            feeds = first_sample(session, held_out, axes)
             speed = audit_speed(
                 original,
                 emitted,
@@ -183,7 +186,7 @@ def validate(
             simulation=match,
             labelled=None
             if labelled is None
-            else _labelled_quality(reference, session, labelled, emitted, runs.uneven),
+            else _labelled_quality(reference, session, labelled, emitted, axes, runs.uneven),
             float_bytes=original.ByteSize() if float_bytes is None else float_bytes,
             quantized_bytes=file_bytes(emitted),
             latency={} if speed is None else speed.latency,
@@ -229,9 +232,9 @@ def _quality(name: str, wanted: NDArray[Any], got: NDArray[Any], rows: Rows | No
 
 
 def _labelled_quality(
-    reference: Session, session: Session, data: Dataset, emitted: Path, uneven: Collection[str]
+    reference: Session, session: Session, data: Dataset, emitted: Path, axes: BatchAxes, uneven: Collection[str]
 ) -> LabelledQuality:
-    found = run_side_by_side(reference, {"quantized": session}, data, uneven=uneven)
+    found = run_side_by_side(reference, {"quantized": session}, data, axes=axes, uneven=uneven)
     if found.failures:
         raise ValidationError(f"the emitted model {emitted} failed on the labelled data: {found.failures['quantized']}")
     before, after = found.qualities["float"], found.qualities["quantized"]

@@ -164,8 +164,9 @@ def test_integer_outputs_are_compared_as_decisions(tmp_path):
     x = np.eye(3, dtype=np.float32)
     path = saved(tmp_path, text)
     data = Dataset(samples={"x": x}, labels=np.int64([0, 1, 1]), preparation=None)
-    simulated = {"y": np.int64([0, 1, 0])}
-    result = validate(parsed(text), path, {"x": x}, lambda _: simulated, labelled=data, latency_seconds=0)
+    result = validate(
+        parsed(text), path, {"x": x}, lambda _: {"y": np.int64([0, 1, 0])}, labelled=data, latency_seconds=0
+    )
     assert (result.agreement, result.sqnr_db) == (1.0, None)
     assert result.labelled is not None
     assert result.labelled.top1_quantized == pytest.approx(2 / 3)
