@@ -82,8 +82,8 @@ def differs_from_simulation(
     """Say how the runtime computes something else than the simulation; None where it does not.
 
     One array for each run, of the simulation, the runtime and the float network. Simulation and runtime round a few
-    codes differently, and thresholds make rows of that; so it must be more than what quantization does by itself (in the
-    one of the two that is nearer to the float network, as the other may be wrong): twice the difference in rows, or
+    codes differently, and thresholds make rows of that; so it must be more than what quantization does by itself (in
+    the one of the two nearer to the float network, as the other may be wrong): twice the difference in rows, or
     values that are beyond it in most of the runs that can be compared.
     """
     axis = _varying_axis([*simulated, *got, *wanted])
