@@ -84,6 +84,8 @@ def test_layers_behind_it_are_stored_in_integers_and_run_in_float(tmp_path: Path
         tensor.data_type == onnx.TensorProto.FLOAT and list(tensor.dims) in ([16, 32], [32, 16])
         for tensor in sizes.values()
     )
+    floats = [onnx.numpy_helper.to_array(tensor) for tensor in sizes.values()]
+    assert all(np.isfinite(array).all() for array in floats if array.dtype == np.float32)
     quantized = {node.input[0] for node in found.node if node.op_type == "QuantizeLinear"}
     assert not quantized & {"at", "found", "flat", "hidden", "active", "classes"}
     assert validation.fusion.fused == 4
