@@ -54,8 +54,9 @@ def correct_empirically(
     """Correct layers one after the other by the shift of their outputs' channel means on data.
 
     One batch goes through both graphs once. Several batches cost a run up to each layer, because a layer is to be
-    measured on all of them before the next one is. ``layers`` are names of nodes; None means all. Layers that make as much
-    as the data decide are left out: it may be other rows in both graphs, or none. Returns new biases by initializer name.
+    measured on all of them before the next one is. ``layers`` are names of nodes; None means all. Left out are layers
+    that make as many rows as the data decide: there may be others in both graphs, or none. Returns new biases by
+    initializer name.
     """
     uneven = find_uneven_values(teacher.model)
     sites = {site.node: site for site in _correctable(plan, quantized) if layers is None or site.node in layers}
