@@ -41,7 +41,7 @@ from zsq_compile.stages.calibration_data import (
     take_data,
 )
 from zsq_compile.stages.estimate_agreement import estimate_agreement, make_estimate_inputs
-from zsq_compile.stages.evidence import build_report, gather_evidence
+from zsq_compile.stages.evidence import build_report, gather_evidence, warn_of_distance
 from zsq_compile.stages.export import export
 from zsq_compile.stages.gallery import require_image, show_synthetic
 from zsq_compile.stages.given_samples import read_samples
@@ -144,6 +144,7 @@ def compile_model(
         estimate = _estimate(loaded, path, samples, target, config.seed)
     with clock.stage("collect report data"):
         evidence = gather_evidence(loaded, samples, exported, estimate, device, pictures_wanted=pictures_wanted)
+        warn_of_distance(evidence.moments, clock.progress)
     report = build_report(config, loaded, samples, quantized, exported, evidence, clock)
     plan_file = make_plan_file(quantized.state.plan, report.sha256["model"])
     return _conclude(report, config.min_agreement, samples.synthetic, plan_file)

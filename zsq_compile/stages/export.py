@@ -12,6 +12,7 @@ from backends.target import Target
 from zsq_compile.data.dataset import Dataset
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.frontend.load import LoadedModel
+from zsq_compile.metrics import decibel_words
 from zsq_compile.progress import Clock, Progress
 from zsq_compile.quantization.planning import float_bytes
 from zsq_compile.quantization.samples import Samples
@@ -121,9 +122,10 @@ def _validate(
         providers=providers,
         config=target.session_config,
         axes=loaded.face.axes,
+        uneven=loaded.uneven_outputs,
     )
     for other in others:
-        ratio = "" if other.sqnr_db is None else f": SQNR {other.sqnr_db:.1f} dB"
+        ratio = "" if other.sqnr_db is None else f": SQNR {decibel_words(other.sqnr_db)}"
         progress.note(f"run at other sizes, too ({other.words()}){ratio}")
     failures = tuple(f"at {other.words()}: {other.failure}" for other in others if other.failure is not None)
     return replace(validation, failures=(*validation.failures, *failures))
