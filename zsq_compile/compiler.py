@@ -241,8 +241,8 @@ def _require_decisions(loaded: LoadedModel, config: CompileConfig) -> None:
     if config.min_agreement is not None and decision_output(outputs) is None:
         raise ConfigError(
             "min_agreement counts decisions (the largest of class scores, or integers), and no output of this model "
-            f"holds any that can be compared: {', '.join(loaded.outputs)}. Leave it out, and look at the ratio of signal "
-            "to noise"
+            f"holds any that can be compared: {', '.join(loaded.outputs)}. Leave it out, and look at the ratio of "
+            "signal to noise"
         )
 
 
