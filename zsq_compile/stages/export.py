@@ -1,6 +1,7 @@
 """The last stage of a compilation: the file is written, run, and where it is slower than float, written otherwise."""
 
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from zsq_compile.files import write_model
 from zsq_compile.frontend.load import LoadedModel
 from zsq_compile.progress import Clock
 from zsq_compile.quantization.planning import float_bytes
-from zsq_compile.quantization.samples import Samples
+from zsq_compile.quantization.samples import Batch, Samples
 from zsq_compile.quantization.state import FloatNetwork, QuantizedState
 from zsq_compile.stages.faster_variants import SpeedTrial, emit_model, try_forms
 from zsq_compile.verification.validate import Validation, validate
@@ -96,7 +97,7 @@ def _validate(
         loaded.original,
         path,
         held_out.arrays(),
-        _simulate(emitted, held_out),
+        _simulate(emitted, held_out.fitting(loaded.model)),
         providers=usable_providers(target.providers),
         stand_in=not _is_here(target),
         session_config=target.session_config,
@@ -105,9 +106,9 @@ def _validate(
     )
 
 
-def _simulate(emitted: ir.Model, held_out: Samples) -> dict[str, NDArray[Any]]:
-    """Run the emitted graph in torch on the held-out samples."""
+def _simulate(emitted: ir.Model, batches: Iterable[Batch]) -> dict[str, NDArray[Any]]:
+    """Run the emitted graph in torch."""
     graph = TorchGraph(emitted)
     with torch.inference_mode():
-        parts = [graph.run(batch) for batch in held_out.batches()]
+        parts = [graph.run(batch) for batch in batches]
     return {name: np.concatenate([part[name].numpy() for part in parts]) for name in graph.output_names}

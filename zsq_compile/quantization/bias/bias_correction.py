@@ -20,6 +20,7 @@ from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.quantization.bias.moment_propagation import ValueMoments, per_channel_sum
 
 _INT32_LIMIT = 2**31 - 1
+_PART_ELEMENTS = 1 << 22
 
 
 def correct_analytically(
@@ -169,8 +170,11 @@ def _shift_bias(plan: QuantizationPlan, site: WeightSite, quantized: TorchGraph,
 
 
 def _channel_means(output: Tensor) -> Tensor:
-    """Mean over everything but axis 1, (channels,)."""
-    return output.double().mean([axis for axis in range(output.ndim) if axis != 1])
+    """Mean over everything but axis 1, float64, (channels,); a large output is made float64 in parts."""
+    others = [axis for axis in range(output.ndim) if axis != 1]
+    samples = max(_PART_ELEMENTS * len(output) // max(output.numel(), 1), 1)
+    sums = [part.double().sum(others) for part in torch.split(output, samples)]
+    return torch.stack(sums).sum(0) / max(output.numel() // output.shape[1], 1)
 
 
 def _mean(means: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
