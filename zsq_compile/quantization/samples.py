@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -76,20 +76,35 @@ class Samples:
         most = count_fitting_samples(model)
         return self.batches(most)[: max(most // self.fixed, 1) if self.fixed else 1]
 
-    def split(self) -> tuple[Tensor, Tensor]:
-        """Return indices of the samples to learn from and of those to judge by; the same where there is one batch."""
-        groups = torch.arange(self.count) // (self.fixed or 1)
+    def split(self, chosen: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return indices of the samples to learn from and of those to judge by; the same where there is one batch.
+
+        ``chosen`` are the indices of whole batches to be split; None stands for all.
+        """
+        index = torch.arange(self.count) if chosen is None else chosen
+        groups = torch.arange(len(index)) // (self.fixed or 1)
         period = min(_JUDGED, int(groups[-1]) + 1)
         judged = groups % period == period - 1
-        index = torch.arange(self.count)
         return index[~judged] if period > 1 else index[judged], index[judged]
 
     def draw(self, chosen: Tensor, batch: int, rng: torch.Generator) -> Tensor:
-        """Draw indices of one batch out of those chosen; a whole one where its size is fixed."""
-        if not self.fixed:
-            return chosen[torch.randint(len(chosen), (batch,), generator=rng)]
-        start = int(torch.randint(len(chosen) // self.fixed, (1,), generator=rng)) * self.fixed
-        return chosen[start : start + self.fixed]
+        """Draw indices of one batch out of those chosen, none twice; a whole one where its size is fixed."""
+        size = self.fixed or 1
+        groups = torch.randperm(len(chosen) // size, generator=rng)[: batch // size]
+        return chosen.reshape(-1, size)[groups].reshape(-1)
+
+    def deal(self, chosen: Tensor, batch: int, rng: torch.Generator) -> Iterator[Tensor]:
+        """Draw batches without an end: all samples before any comes again, in another order each time.
+
+        A rest that does not fill a batch is dealt with what comes next.
+        """
+        size = self.fixed or 1
+        left = torch.empty(0, dtype=torch.int64)
+        while True:
+            while len(left) < min(batch, len(chosen)):
+                left = torch.cat([left, self.draw(chosen, len(chosen), rng)])
+            yield left[: batch // size * size]
+            left = left[batch // size * size :]
 
 
 def count_value_bytes(model: ir.Model) -> list[int]:
