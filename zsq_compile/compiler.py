@@ -131,7 +131,7 @@ def compile_model(
         target=target,
         statistics=statistics,
         calibration=samples.calibration,
-        held_out=samples.held_out,
+        held_out=samples.held_out.comparable(folded),
         limit=limit,
         device=device,
     )
