@@ -28,7 +28,8 @@ class InputSpec:
     @property
     def is_image(self) -> bool:
         """True for float NCHW inputs with 1 or 3 channels."""
-        return len(self.shape) == 4 and self.shape[1] in (1, 3) and np.issubdtype(self.dtype, np.floating)
+        is_batched = len(self.shape) == 4 and self.batch_axis == 0
+        return is_batched and self.shape[1] in (1, 3) and np.issubdtype(self.dtype, np.floating)
 
     def batched(self, count: int) -> tuple[int, ...]:
         """Shape of ``count`` samples; a model with a fixed batch takes them ``shape[0]`` at a time."""
