@@ -33,7 +33,7 @@ class SimplifierError(ValueError):
 
 
 def normalize(model: ir.Model, *, simplify: bool = True, trials: Sequence[Trial] = ()) -> ir.Model:
-    """Return a copy of a valid model of opset 21 or later in normal form: NORMALIZED, layers with their own weights.
+    """Return a copy of a valid model of opset 21 or later in normal form: NORMALIZED, see also ShareWeights.
 
     With ``simplify`` onnxsim runs first; raises SimplifierError where it fails. For ``trials`` see InferShapes.
     """

@@ -56,8 +56,11 @@ class Face:
     def write(self, model: ir.Model, path: Path) -> None:
         """Write a model as a file with this face; the model is not changed. ConfigError where it cannot be written."""
         if not self.kept:
-            model = model.clone()
-            self._put_on(model)
+            copy = model.clone()
+            for node, given in zip(copy.graph, model.graph, strict=True):
+                node.name = given.name  # cloning names what has no name, and names take room
+            self._put_on(copy)
+            model = copy
         write_model(model, path)
 
     def _put_on(self, model: ir.Model) -> None:
