@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from backends.target import NumberFormat
 from zsq_compile.quantization.calibration.scales import choose_steps
-from zsq_compile.quantization.rounding.gptq import Compensation, choose_step
+from zsq_compile.quantization.rounding.gptq import Compensation
 from zsq_compile.quantization.rounding.second_moments import SecondMoments
 
 FOUR_BITS = NumberFormat(bits=4, signed=True, symmetric=True)

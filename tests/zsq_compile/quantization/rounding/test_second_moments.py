@@ -47,7 +47,9 @@ def test_they_predict_the_output_error_of_any_change_of_the_weight(name: str) ->
     site = plan.weights[0]
     rng = torch.Generator().manual_seed(0)
     data = torch.randn(12, *shape, generator=rng)
-    moments = measure_second_moments(find_measurable(plan, teacher), teacher, [{"x": data[:5]}, {"x": data[5:]}])["layer"]
+    moments = measure_second_moments(find_measurable(plan, teacher), teacher, [{"x": data[:5]}, {"x": data[5:]}])[
+        "layer"
+    ]
 
     weight = teacher.initializers[site.initializer]
     change = torch.randn(weight.shape, generator=rng)
