@@ -10,8 +10,9 @@ taken as independent, P(m + d < 0) uses all pairs of samples instead.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import onnx
 from numpy.typing import NDArray
 
 from backends.session import RuntimeModelError, Session, open_session
+from zsq_compile.data.batch_axes import FIRST, BatchAxes
 from zsq_compile.errors import ValidationError
 from zsq_compile.metrics import (
     SMALLEST_PROBABILITY,
@@ -31,9 +33,9 @@ from zsq_compile.metrics import (
     powers,
     score_output,
 )
-from zsq_compile.verification.running import fitting_batch, run_batched, session_batch
+from zsq_compile.verification.running import Arrays, fitting_batch, run_batched, session_batch
 
-Part = tuple[Mapping[str, NDArray[Any]], Mapping[str, NDArray[Any]]]
+Part = tuple[Arrays, Arrays]
 """Outputs by name, (count, ...), of the float network and of the quantized one on the same samples."""
 
 LEVEL = 0.9
@@ -124,8 +126,10 @@ def measure_families(
     *,
     providers: Sequence[str] = ("CPUExecutionProvider",),
     threads: int | None = None,
+    axes: BatchAxes = FIRST,
+    uneven: Collection[str] = (),
 ) -> tuple[Family, ...]:
-    """Run both networks on families of inputs, by name of the family and of the input.
+    """Run both networks on families of inputs, by name of the family and of the input; for ``uneven`` see run_families.
 
     Raises:
         ValidationError: the runtime failed.
@@ -134,39 +138,51 @@ def measure_families(
     """
     try:
         reference, session = (open_session(m, providers=providers, threads=threads) for m in (original, emitted))
-        return tuple(compare_parts(name, _run_in_parts(reference, session, one)) for name, one in families.items())
+        parts = partial(_run_in_parts, reference, session, axes=axes, uneven=uneven)
+        return tuple(compare_parts(name, parts(inputs)) for name, inputs in families.items())
     except RuntimeModelError as error:
         raise ValidationError(f"the emitted model {emitted} failed in the runtime: {error}") from error
 
 
-def _run_in_parts(reference: Session, session: Session, inputs: Mapping[str, NDArray[Any]]) -> Iterator[Part]:
+def _run_in_parts(
+    reference: Session, session: Session, inputs: Arrays, *, axes: BatchAxes, uneven: Collection[str]
+) -> Iterator[Part]:
     """Yield the outputs of both networks on a few samples at a time: a recogniser's take a megabyte each."""
-    fixed = session_batch(reference) or 1
+    fixed = session_batch(reference, axes) or 1
     size = -(-fitting_batch(reference) // fixed) * fixed
     count = max(min(map(len, inputs.values())) // fixed * fixed, 1)
     for start in range(0, count, size):
         feeds = {name: values[start : start + size] for name, values in inputs.items()}
-        yield run_batched(reference, feeds), run_batched(session, feeds)
+        wanted, got = (run_batched(one, feeds, axes=axes, uneven=uneven) for one in (reference, session))
+        yield wanted, got
 
 
 def run_families(
-    session: Session, families: Mapping[str, Mapping[str, NDArray[Any]]], *, batch: int | None = None
+    session: Session,
+    families: Mapping[str, Mapping[str, NDArray[Any]]],
+    *,
+    batch: int | None = None,
+    axes: BatchAxes = FIRST,
+    uneven: Collection[str] = (),
 ) -> dict[str, dict[str, NDArray[Any]]]:
-    """Run a network on families of inputs, by name of the family and of the input; for ``batch`` see ``run_batched``.
+    """Run a network on families of inputs, by name of the family and of the input; for the rest see ``run_batched``.
+
+    Outputs that are ``uneven`` are left out.
 
     Raises:
         RuntimeModelError: the runtime failed.
         ConfigError: a family does not fill one batch of the network.
 
     """
-    return {name: run_batched(session, inputs, batch=batch) for name, inputs in families.items()}
+    run = partial(run_batched, session, batch=batch, axes=axes, uneven=uneven)
+    return {name: run(inputs) for name, inputs in families.items()}
 
 
 def compare_families(
     wanted: Mapping[str, Mapping[str, NDArray[Any]]], got: Mapping[str, Mapping[str, NDArray[Any]]]
 ) -> tuple[Family, ...]:
-    """Compare the outputs of the float network on every family with those of a quantized one."""
-    return tuple(compare_family(name, outputs, got[name]) for name, outputs in wanted.items())
+    """Compare the outputs of the float network on every family with those of a quantized one; () without outputs."""
+    return tuple(compare_family(name, outputs, got[name]) for name, outputs in wanted.items() if outputs)
 
 
 def compare_family(name: str, wanted: Mapping[str, NDArray[Any]], got: Mapping[str, NDArray[Any]]) -> Family:
@@ -182,7 +198,7 @@ def compare_parts(name: str, parts: Iterable[Part]) -> Family:
     for wanted, got in parts:
         outputs = array_outputs(wanted)
         for key, array in wanted.items():
-            if outputs[key].is_float:
+            if outputs[key].is_float and key in got and got[key].shape == array.shape:
                 sums[key] = sums.get(key, np.zeros(2)) + powers(array, got[key])
         scores = score_output(outputs)
         rows += [] if scores is None else [(wanted[scores], got[scores])]

@@ -3,7 +3,7 @@
 Samples are run batch by batch through all models, so that neither the data nor the outputs need to fit into memory.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.session import RuntimeModelError, Session
+from zsq_compile.data.batch_axes import FIRST, BatchAxes
 from zsq_compile.data.dataset import Dataset
 from zsq_compile.errors import ConfigError
 from zsq_compile.metrics import array_outputs, decibels, decision_output, decisions, powers, top1
@@ -51,6 +52,9 @@ def run_side_by_side(
     sessions: Mapping[str, Session],
     data: Dataset,
     advance: Advance = ignore_steps,
+    *,
+    axes: BatchAxes = FIRST,
+    uneven: Collection[str] = (),
 ) -> SideBySide:
     """Run the float model and others over all samples.
 
@@ -59,13 +63,15 @@ def run_side_by_side(
         sessions: the others by name.
         data: samples, with labels or without; a last part that does not fill a fixed batch is left out.
         advance: called with the number of samples run.
+        axes: of the batch in all files.
+        uneven: names of the outputs whose size depends on the data, which have no part in the figures.
 
     Raises:
         ConfigError: the data do not fit the float model, or labels fit none of its outputs.
         RuntimeModelError: the float model failed.
 
     """
-    fixed = session_batch(reference) or 1
+    fixed = session_batch(reference, axes) or 1
     scores = {name: _Score() for name in ("float", *sessions)}
     failures: dict[str, str] = {}
     size = max(fitting_batch(reference) // fixed, 1) * fixed
@@ -74,12 +80,13 @@ def run_side_by_side(
         if count == 0:
             continue
         truth = None if labels is None else labels[:count]
-        wanted = run_batched(reference, feeds, batch=size)
-        scores["float"].add(wanted, wanted, truth)
+        wanted = run_batched(reference, feeds, batch=size, axes=axes, uneven=uneven)
+        scores["float"].add(count, wanted, wanted, truth)
         for name, session in sessions.items():
             if name not in failures:
                 try:
-                    scores[name].add(wanted, run_batched(session, feeds, batch=size), truth)
+                    got = run_batched(session, feeds, batch=size, axes=axes, uneven=uneven)
+                    scores[name].add(count, wanted, got, truth)
                 except (RuntimeModelError, ConfigError, _UnlikeError) as error:
                     failures[name] = str(error)
         advance(count)
@@ -103,9 +110,9 @@ class _Score:
         self._equal = self._decisions = 0
         self._powers: dict[str, tuple[float, float]] = {}
 
-    def add(self, wanted: Outputs, got: Outputs, labels: NDArray[np.int64] | None) -> None:
+    def add(self, count: int, wanted: Outputs, got: Outputs, labels: NDArray[np.int64] | None) -> None:
         _require_alike(wanted, got)
-        self.samples += len(next(iter(wanted.values())))
+        self.samples += count
         outputs = array_outputs(wanted)
         for name, array in wanted.items():
             if outputs[name].is_float:

@@ -82,14 +82,17 @@ def match_simulation(
         ValidationError: the shapes of an output differ.
 
     """
-    matches = [_match(name, values[: len(got[name])], got[name], wanted[name]) for name, values in simulation.items()]
+    matches = [
+        match_output(name, values[: len(got[name])], got[name], wanted[name]) for name, values in simulation.items()
+    ]
     if not matches:
         return None
     worst = max(matches, key=lambda match: (match.broken, not match.close, match.share_beyond_step))
     return replace(worst, agreement=min(match.agreement for match in matches))
 
 
-def _match(name: str, simulated: NDArray[Any], got: NDArray[Any], wanted: NDArray[Any]) -> SimulationMatch:
+def match_output(name: str, simulated: NDArray[Any], got: NDArray[Any], wanted: NDArray[Any]) -> SimulationMatch:
+    """Compare one output, as ``match_simulation`` does."""
     theirs, target = got[: len(simulated)], wanted[: len(simulated)]
     if simulated.shape != theirs.shape:
         raise ValidationError(f"output {name!r}: the simulation gives {simulated.shape}, the runtime {theirs.shape}")

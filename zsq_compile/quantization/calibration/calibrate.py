@@ -15,7 +15,7 @@ from zsq_compile.quantization.calibration.observers import Extremes, Histogram, 
 from zsq_compile.quantization.calibration.scales import scale_from_range
 from zsq_compile.quantization.samples import Batch
 
-_LOWEST = -3e38  # what stands below is minus infinity, or the float32 that some exporters write for it
+_SENTINEL = 1e30  # beyond it stand numbers that mask others, such as the lowest float32, and none that is computed
 
 
 def calibrate(
@@ -27,11 +27,12 @@ def calibrate(
 ) -> dict[str, Scale]:
     """Scale of every activation group, on batches that are seen twice (once for ``minmax``) and never held together.
 
-    The sites of a group share the range that covers all of them. The lowest number of all, which a Pad in front of a
-    MaxPool fills in, is not covered: the lowest code does the same there. For ``method`` see ``choose_range``.
+    The sites of a group share the range that covers all of them. Numbers that only mask others (minus infinity, which a
+    Pad in front of a MaxPool fills in, or 1e38) are not covered: the lowest code does the same there. For ``method`` see
+    ``choose_range``.
 
     Raises:
-        QuantizationError: there is no data, or a value holds NaN or infinity on it.
+        QuantizationError: there is no data, or a value holds NaN or plus infinity on it, or an input minus infinity.
 
     """
     if not batches:
@@ -105,10 +106,22 @@ def _observe(
     advance: Advance,
 ) -> None:
     def observe(group: str, value: Tensor, node: ir.Node | None) -> None:
-        # a Pad may have filled in minus infinity, for a MaxPool behind it
-        observers[group].observe(value[value > _LOWEST] if node is not None and node.op_type == "Pad" else value)
+        seen = _without_sentinels(value, lowest=None if node is None else -torch.inf)
+        if seen.numel():
+            observers[group].observe(seen)
 
     watch(teacher, batches, groups, observe, advance)
+
+
+def _without_sentinels(values: Tensor, lowest: float | None) -> Tensor:
+    """Leave out ``lowest`` and what is finite and huge."""
+    if not values.numel() or not values.is_floating_point():
+        return values
+    low, high = torch.aminmax(values)
+    if low >= -_SENTINEL and high <= _SENTINEL:
+        return values
+    masks = (values.abs() > _SENTINEL) & torch.isfinite(values)
+    return values[~(masks if lowest is None else masks | (values == lowest))]
 
 
 def _by_group(sites: Sequence[ActivationSite]) -> dict[str, list[ActivationSite]]:

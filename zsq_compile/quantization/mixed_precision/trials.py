@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from passes.analysis.find_uneven_values import find_even_ends
 from passes.emit.emit import emitted_bytes, weight_bytes
 from passes.plan import QuantizationPlan, Scale
 from passes.quantize.override_widths import Width, Widths, override_widths
@@ -87,6 +88,7 @@ class Bench:
                 "mixed measures on samples held out, and there is not one batch of them: give more samples"
             )
         self._scales: dict[int, Mapping[str, Scale]] = {}
+        self._ends = find_even_ends(network.model)
         self._reference = self._run(network.teacher)
         self._rounded = self._round(advance)
         self.layers: tuple[LayerOptions, ...] = self._measure_layers(advance)
@@ -175,8 +177,8 @@ class Bench:
 
     def _run(self, graph: TorchGraph) -> dict[str, Tensor]:
         with torch.inference_mode():
-            parts = [graph.run(feed) for feed in self._held_out]
-        return {name: torch.cat([part[name] for part in parts]) for name in graph.output_names}
+            parts = [graph.run(feed, self._ends) for feed in self._held_out]
+        return {name: torch.cat([one[name].reshape(one[name].shape or (1,)) for one in parts]) for name in self._ends}
 
 
 def held_out_batches(network: FloatNetwork) -> list[dict[str, Tensor]]:
