@@ -187,7 +187,7 @@ def _mean_shift(node: ir.Node, error: Tensor, mean: Tensor) -> Tensor | None:
     """Predict the shift of a layer's output channels from a weight error and input means, (channels,)."""
     if node.op_type == "Gemm":
         error = error if node.attributes.get_int("transB", 0) else error.T
-        if error.shape[1] != len(mean) or node.attributes.get_int("transA", 0):
+        if error.shape[1] != len(mean) or node.attributes.get_int("transA", 0) == 1:
             return None
         return node.attributes.get_float("alpha", 1.0) * (error @ mean)
     if node.op_type == "ConvTranspose":  # which taps reach an output position depends on the position
