@@ -12,6 +12,7 @@ from passes.normalize.drop_identity import DropIdentity
 from passes.normalize.fold_constants import FoldConstants
 from passes.normalize.fold_gemm import FoldGemm
 from passes.normalize.fold_pad import FoldPad
+from passes.normalize.fuse_activation import FuseActivation
 from passes.normalize.fuse_bias import FuseBias
 from passes.normalize.fuse_norm import FuseNorm
 from passes.normalize.infer_shapes import InferShapes
@@ -49,6 +50,7 @@ def _passes() -> ir.passes.Sequential:
         ir.passes.PassManager(
             [
                 InferShapes(),
+                FuseActivation(),
                 UnifyDivisions(),
                 FuseNorm(),
                 TurnLeftWeights(),
