@@ -15,6 +15,7 @@ from passes.normalize.drop_identity import DropIdentity
 from passes.normalize.fold_constants import FoldConstants
 from passes.normalize.fold_gemm import FoldGemm
 from passes.normalize.fold_pad import FoldPad
+from passes.normalize.fuse_activation import FuseActivation
 from passes.normalize.fuse_bias import FuseBias
 from passes.normalize.fuse_norm import FuseNorm
 from passes.normalize.infer_shapes import InferShapes, Trial
@@ -52,6 +53,7 @@ def _passes(trials: Sequence[Trial]) -> ir.passes.Sequential:
         ir.passes.PassManager(
             [
                 InferShapes(trials),
+                FuseActivation(),
                 UnifyDivisions(),
                 FuseNorm(),
                 TurnLeftWeights(),

@@ -36,7 +36,6 @@ class InputSpec:
 
     @property
     def is_image(self) -> bool:
-<<<<<<< HEAD
         """Whether it takes pictures."""
         return self.layout is not None
 
@@ -64,11 +63,6 @@ class InputSpec:
     def width(self) -> int:
         """Columns of a picture."""
         return int(self.shape[self.spatial_axes[1]] or 1)
-=======
-        """True for float NCHW inputs with 1 or 3 channels."""
-        is_batched = len(self.shape) == 4 and self.batch_axis == 0
-        return is_batched and self.shape[1] in (1, 3) and np.issubdtype(self.dtype, np.floating)
->>>>>>> sizes
 
     def batched(self, count: int) -> tuple[int, ...]:
         """Shape of ``count`` samples; a model with a fixed batch takes them ``shape[0]`` at a time."""
