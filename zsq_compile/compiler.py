@@ -286,7 +286,9 @@ def _estimate(loaded: LoadedModel, path: Path, data: CalibrationData, target: Ta
     """Estimate the agreement on real data, on inputs that calibration has not seen."""
     inputs = make_estimate_inputs(loaded.inputs, data.preprocessing, seed=seed)
     providers = usable_providers(target.providers)
-    return estimate_agreement(loaded.original, path, inputs, data.origin, providers=providers)
+    return estimate_agreement(
+        loaded.original, path, inputs, data.origin, providers=providers, config=target.session_config
+    )
 
 
 def _conclude(

@@ -101,13 +101,16 @@ def estimate_agreement(
     source: str,
     *,
     providers: Sequence[str] = ("CPUExecutionProvider",),
+    config: Mapping[str, str] | None = None,
 ) -> AgreementEstimate:
     """Run the float model and a quantized file on ``inputs``, and estimate their agreement on real data.
+
+    ``config`` has entries of the target's session options.
 
     Raises:
         ValidationError: the runtime failed.
 
     """
     samples = inputs.samples
-    measured = measure_families(original, emitted, samples, providers=providers) if samples else ()
+    measured = measure_families(original, emitted, samples, providers=providers, config=config) if samples else ()
     return inputs.estimate(measured, source)

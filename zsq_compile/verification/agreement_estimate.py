@@ -119,6 +119,7 @@ def measure_families(
     families: Mapping[str, Mapping[str, NDArray[Any]]],
     *,
     providers: Sequence[str] = ("CPUExecutionProvider",),
+    config: Mapping[str, str] | None = None,
     threads: int | None = None,
 ) -> tuple[Family, ...]:
     """Run both networks on families of inputs, by name of the family and of the input.
@@ -129,7 +130,9 @@ def measure_families(
 
     """
     try:
-        reference, session = (open_session(m, providers=providers, threads=threads) for m in (original, emitted))
+        reference, session = (
+            open_session(m, providers=providers, threads=threads, config=config) for m in (original, emitted)
+        )
         return compare_families(run_families(reference, families), run_families(session, families))
     except RuntimeModelError as error:
         raise ValidationError(f"the emitted model {emitted} failed in the runtime: {error}") from error
