@@ -306,6 +306,7 @@ def _estimate(loaded: LoadedModel, path: Path, data: CalibrationData, target: Ta
         inputs,
         data.origin,
         providers=providers,
+        config=target.session_config,
         axes=loaded.face.axes,
         uneven=loaded.uneven_outputs,
     )

@@ -35,7 +35,6 @@ from passes.qdq_names import (
     undone_name,
     zero_point_name,
 )
-from passes.quantize.shared_bias import bias_codes
 from passes.quantizer_grid import quantize_array, storage_type
 from passes.surgery import input_at, set_type
 

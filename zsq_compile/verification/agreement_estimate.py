@@ -125,6 +125,7 @@ def measure_families(
     families: Mapping[str, Mapping[str, NDArray[Any]]],
     *,
     providers: Sequence[str] = ("CPUExecutionProvider",),
+    config: Mapping[str, str] | None = None,
     threads: int | None = None,
     axes: BatchAxes = FIRST,
     uneven: Collection[str] = (),
@@ -137,7 +138,9 @@ def measure_families(
 
     """
     try:
-        reference, session = (open_session(m, providers=providers, threads=threads) for m in (original, emitted))
+        reference, session = (
+            open_session(m, providers=providers, threads=threads, config=config) for m in (original, emitted)
+        )
         parts = partial(_run_in_parts, reference, session, axes=axes, uneven=uneven)
         return tuple(compare_parts(name, parts(inputs)) for name, inputs in families.items())
     except RuntimeModelError as error:
