@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 
 from passes.normalize.infer_shapes import InferShapes, Trial
+from passes.normalize.outline_bodies import inline_bodies
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.files import write_model
 from zsq_compile.frontend.choose_sizes import ChosenSizes
@@ -41,6 +42,7 @@ class Face:
 
     def write(self, model: ir.Model, path: Path) -> None:
         """Write a model as a file with this face; the model is not changed. ConfigError where it cannot be written."""
+        model = inline_bodies(model)
         if not self.kept:
             model = model.clone()
             self._put_on(model)
