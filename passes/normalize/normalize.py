@@ -20,6 +20,7 @@ from passes.normalize.fuse_bias import FuseBias
 from passes.normalize.fuse_norm import FuseNorm
 from passes.normalize.infer_shapes import InferShapes, Trial
 from passes.normalize.name_nodes import NameNodes
+from passes.normalize.outline_bodies import outline_bodies
 from passes.normalize.own_weights import OwnWeights
 from passes.normalize.resolve_auto_pad import ResolveAutoPad
 from passes.normalize.resolve_shapes import ResolveShapes
@@ -39,7 +40,7 @@ def normalize(model: ir.Model, *, simplify: bool = True, trials: Sequence[Trial]
     With ``simplify`` onnxsim runs first; raises SimplifierError where it fails. For ``trials`` see InferShapes.
     """
     working = ir.from_proto(run_onnxsim(ir.to_proto(model))) if simplify else model.clone()
-    return run_passes(_passes(trials), working)
+    return run_passes(_passes(trials), outline_bodies(working))
 
 
 def _passes(trials: Sequence[Trial]) -> ir.passes.Sequential:

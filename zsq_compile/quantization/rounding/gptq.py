@@ -42,12 +42,12 @@ def round_with_gptq(
     for site in plan.weights:
         if site.axis is None or site.node not in moments:
             continue
-        weight = weights[name]
-        rows = group_rows(weight, site.axis, moments[name].groups)
-        step = torch.from_numpy(plan.weight_scales[name].scale).to(rows.device, torch.float64)
-        codes, chosen = choose_step(rows, moments[name], step.reshape(rows.shape[:2]), site.number_format)
+        weight = weights[site.initializer]
+        rows = group_rows(weight, site.axis, moments[site.node].groups)
+        step = torch.from_numpy(plan.weight_scales[site.initializer].scale).to(rows.device, torch.float64)
+        codes, chosen = choose_step(rows, moments[site.node], step.reshape(rows.shape[:2]), site.number_format)
         scale = chosen.reshape(-1).float()
-        rounded[name] = (
+        rounded[site.initializer] = (
             ungroup_rows(codes.mul_(scale.reshape(*chosen.shape, 1)), weight.shape, site.axis),
             Scale(scale=scale.cpu().numpy(), zero_point=np.zeros(scale.shape, np.int32)),
         )
