@@ -134,7 +134,7 @@ def compile_model(
         target=target,
         statistics=statistics,
         calibration=samples.calibration,
-        held_out=samples.held_out,
+        held_out=samples.held_out.comparable(folded),
         limit=limit,
         device=device,
     )
@@ -321,6 +321,7 @@ def _estimate(loaded: LoadedModel, path: Path, data: CalibrationData, target: Ta
         inputs,
         data.origin,
         providers=providers,
+        config=target.session_config,
         axes=loaded.face.axes,
         uneven=loaded.uneven_outputs,
     )

@@ -15,10 +15,12 @@ from passes.normalize.drop_identity import DropIdentity
 from passes.normalize.fold_constants import FoldConstants
 from passes.normalize.fold_gemm import FoldGemm
 from passes.normalize.fold_pad import FoldPad
+from passes.normalize.fuse_activation import FuseActivation
 from passes.normalize.fuse_bias import FuseBias
 from passes.normalize.fuse_norm import FuseNorm
 from passes.normalize.infer_shapes import InferShapes, Trial
 from passes.normalize.name_nodes import NameNodes
+from passes.normalize.outline_bodies import outline_bodies
 from passes.normalize.own_weights import OwnWeights
 from passes.normalize.resolve_auto_pad import ResolveAutoPad
 from passes.normalize.resolve_shapes import ResolveShapes
@@ -33,12 +35,12 @@ class SimplifierError(ValueError):
 
 
 def normalize(model: ir.Model, *, simplify: bool = True, trials: Sequence[Trial] = ()) -> ir.Model:
-    """Return a copy of a valid model of opset 21 or later in normal form: NORMALIZED, layers with their own weights.
+    """Return a copy of a valid model of opset 21 or later in normal form: NORMALIZED, see also ShareWeights.
 
     With ``simplify`` onnxsim runs first; raises SimplifierError where it fails. For ``trials`` see InferShapes.
     """
     working = ir.from_proto(run_onnxsim(ir.to_proto(model))) if simplify else model.clone()
-    return run_passes(_passes(trials), working)
+    return run_passes(_passes(trials), outline_bodies(working))
 
 
 def _passes(trials: Sequence[Trial]) -> ir.passes.Sequential:
@@ -52,6 +54,7 @@ def _passes(trials: Sequence[Trial]) -> ir.passes.Sequential:
         ir.passes.PassManager(
             [
                 InferShapes(trials),
+                FuseActivation(),
                 UnifyDivisions(),
                 FuseNorm(),
                 TurnLeftWeights(),

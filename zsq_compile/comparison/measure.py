@@ -20,8 +20,8 @@ from zsq_compile.stages.estimate_agreement import EstimateInputs
 from zsq_compile.verification.agreement_estimate import AgreementEstimate, compare_families, run_families
 from zsq_compile.verification.fusion import Fusion, inspect_fusion
 from zsq_compile.verification.latency import Latency, measure_latency
-from zsq_compile.verification.running import first_sample
-from zsq_compile.verification.side_by_side import Quality, SideBySide, fitting_batch, run_side_by_side
+from zsq_compile.verification.running import first_sample, fitting_batch
+from zsq_compile.verification.side_by_side import Quality, SideBySide, run_side_by_side
 
 _SECONDS_EACH = 0.7  # of latency, on the average of the models
 

@@ -196,12 +196,11 @@ def has_branches(proto: onnx.ModelProto) -> Counter[str]:
     )
 
 
-def refuse_branches(branches: Counter[str], proto: onnx.ModelProto, path: Path) -> UnsupportedModelError:
-    """Say why a graph with control flow cannot be compiled."""
-    outside = sum(node.op_type in WEIGHTED for node in proto.graph.node)
+def refuse_branches(branches: Counter[str], path: Path) -> UnsupportedModelError:
+    """Say why a graph of nothing but control flow cannot be compiled."""
     return UnsupportedModelError(
-        f"{path} contains control flow ({_list(branches)}), with {outside} of its layers outside: export it without, "
-        "with fixed settings (one sampling rate, no optional inputs), or export the branch that you need"
+        f"{path} keeps all of its layers inside control flow ({_list(branches)}), which stays in float: export it "
+        "without, with fixed settings (one sampling rate, no optional inputs), or export the branch that you need"
     )
 
 

@@ -4,6 +4,7 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 import torch
 
@@ -99,7 +100,7 @@ def _validate(
     progress: Progress,
 ) -> Validation:
     """Validate a file, at the sizes that it was made with and at others that the float model runs at."""
-    simulate, providers = _simulation(emitted), usable_providers(target.providers)
+    simulate, providers = _simulation(emitted, held_out, loaded.model), usable_providers(target.providers)
     validation = validate(
         loaded.original,
         path,
@@ -131,13 +132,18 @@ def _validate(
     return replace(validation, failures=(*validation.failures, *failures))
 
 
-def _simulation(emitted: ir.Model) -> Simulate:
-    """Run the emitted graph in torch."""
+def _simulation(emitted: ir.Model, held_out: Samples, model: ir.Model) -> Simulate:
+    """Run the emitted graph in torch, in batches that fit a run of the float model."""
     graph = TorchGraph(emitted)
 
     def simulate(feeds: Arrays) -> Arrays:
+        inputs = {name: torch.from_numpy(array) for name, array in feeds.items()}
+        batches = replace(held_out, inputs=inputs).fitting(model)
         with torch.inference_mode():
-            made = graph.run({name: torch.from_numpy(array) for name, array in feeds.items()})
-        return {name: value.numpy() for name, value in made.items()}
+            parts = [graph.run(batch) for batch in batches]
+            sizes = [len(next(iter(batch.values()))) for batch in batches]
+            if not all(len(x) == size for part, size in zip(parts, sizes) for x in map(torch.atleast_1d, part.values())):
+                parts = [graph.run(inputs)]  # an output has no batch in front, so that parts of it cannot be joined
+        return parts[0] if len(parts) == 1 else join(parts)
 
     return simulate

@@ -1,5 +1,6 @@
 """Run samples through a session in batches."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ Arrays = Mapping[str, NDArray[Any]]
 """Inputs or outputs by name."""
 
 _BATCH = 32
+# Every session keeps the memory of its largest batch, so large samples come in smaller ones: 6 pictures of 224 pixels.
+_BATCH_BYTES = 4_000_000
 
 
 def session_batch(session: Session, axes: BatchAxes = FIRST) -> int | None:
@@ -22,8 +25,14 @@ def session_batch(session: Session, axes: BatchAxes = FIRST) -> int | None:
     return max((size for size in sizes if size is not None), default=None)
 
 
+def fitting_batch(session: Session) -> int:
+    """Batch size for a model whose batch is dynamic."""
+    sizes = [math.prod(size or 1 for size in shape[1:]) for shape in session.input_shapes.values()]
+    return max(min(_BATCH, _BATCH_BYTES // (4 * max([1, *sizes]))), 1)
+
+
 def run_batched(
-    session: Session, inputs: Arrays, *, batch: int = _BATCH, axes: BatchAxes = FIRST, uneven: Collection[str] = ()
+    session: Session, inputs: Arrays, *, batch: int | None = None, axes: BatchAxes = FIRST, uneven: Collection[str] = ()
 ) -> dict[str, NDArray[Any]]:
     """Run samples as ``run_each`` does, and join the outputs along axis 0, without those that are uneven."""
     _, runs = run_each(session, inputs, batch=batch, axes=axes, uneven=uneven)
@@ -31,14 +40,14 @@ def run_batched(
 
 
 def run_each(
-    session: Session, inputs: Arrays, *, batch: int = _BATCH, axes: BatchAxes = FIRST, uneven: Collection[str] = ()
+    session: Session, inputs: Arrays, *, batch: int | None = None, axes: BatchAxes = FIRST, uneven: Collection[str] = ()
 ) -> tuple[list[dict[str, NDArray[Any]]], list[dict[str, NDArray[Any]]]]:
     """Run samples in batches of the model's own size; return what was fed to each run, and what came out.
 
-    A last part of the inputs (count, ...) that does not fill a fixed batch is left out; ``batch`` is for dynamic ones.
-    Samples go one by one where the size of an output depends on the data, whose names are ``uneven``, and where outputs
-    of whole batches cannot be joined along axis 0. ``axes`` are those that the file has its batch on; what is returned
-    has it on axis 0.
+    A last part of the inputs (count, ...) that does not fill a fixed batch is left out; ``batch`` is for dynamic ones,
+    and None for what fits. Samples go one by one where the size of an output depends on the data, whose names are
+    ``uneven``, and where outputs of whole batches cannot be joined along axis 0. ``axes`` are those that the file has
+    its batch on; what is returned has it on axis 0.
 
     Raises:
         ConfigError: there are fewer samples than one batch of the model, or an input is missing.
@@ -70,12 +79,12 @@ def join_runs(runs: Sequence[Arrays], *, leave_out: Collection[str] = ()) -> dic
     return {name: np.concatenate([np.atleast_1d(run[name]) for run in runs]) for name in names}
 
 
-def _cut(session: Session, inputs: Arrays, batch: int, axes: BatchAxes) -> list[dict[str, NDArray[Any]]]:
+def _cut(session: Session, inputs: Arrays, batch: int | None, axes: BatchAxes) -> list[dict[str, NDArray[Any]]]:
     missing = [name for name in session.input_names if name not in inputs]
     if missing:
         raise ConfigError(f"the model needs the input {missing[0]!r}; the data hold {', '.join(inputs)}")
     fixed = session_batch(session, axes)
-    size = fixed or batch
+    size = fixed or batch or fitting_batch(session)
     count = min(len(inputs[name]) for name in session.input_names) // (fixed or 1) * (fixed or 1)
     if count == 0:
         raise ConfigError(f"the model takes {size} samples at a time, but fewer were given")

@@ -3,7 +3,6 @@
 Samples are run batch by batch through all models, so that neither the data nor the outputs need to fit into memory.
 """
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +16,9 @@ from zsq_compile.data.dataset import Dataset
 from zsq_compile.errors import ConfigError
 from zsq_compile.metrics import array_outputs, decibels, decision_output, decisions, powers, top1
 from zsq_compile.progress import Advance, ignore_steps
-from zsq_compile.verification.running import run_batched, session_batch
+from zsq_compile.verification.running import fitting_batch, run_batched, session_batch
 
-_BATCH = 32
 _LEAST_POWER = float(np.finfo(np.float32).tiny) ** 2  # of an output that is not silent: see ``metrics.is_silent``
-# Every session keeps the memory of its largest batch, so large samples come in smaller ones: 6 pictures of 224 pixels.
-_BATCH_BYTES = 4_000_000
 
 Outputs = Mapping[str, NDArray[Any]]
 
@@ -101,12 +97,6 @@ def run_side_by_side(
     return SideBySide(
         qualities={name: score.quality() for name, score in scores.items() if name not in failures}, failures=failures
     )
-
-
-def fitting_batch(reference: Session) -> int:
-    """Batch size for a model whose batch is dynamic."""
-    sizes = [math.prod(size or 1 for size in shape[1:]) for shape in reference.input_shapes.values()]
-    return max(min(_BATCH, _BATCH_BYTES // (4 * max([1, *sizes]))), 1)
 
 
 class _UnlikeError(ValueError):

@@ -92,15 +92,6 @@ def test_other_domain_is_refused_by_name() -> None:
         TorchGraph(ir.from_proto(model))
 
 
-def test_control_flow_is_refused_in_words() -> None:
-    branch = helper.make_graph(
-        [helper.make_node("Identity", ["x"], ["z"])], "branch", [], [helper.make_empty_tensor_value_info("z")]
-    )
-    model = build("If", 16, {"c": np.array(True)}, {}, then_branch=branch, else_branch=branch)
-    with pytest.raises(UnsupportedModelError, match=r"subgraph; control flow \(If, Loop, Scan.*branch taken"):
-        TorchGraph(ir.from_proto(model))
-
-
 def test_string_constant_is_refused_by_name() -> None:
     model = build("Identity", 14, {}, {"words": np.array(["a"])})
     with pytest.raises(UnsupportedModelError, match=r"'words' has element type STRING"):

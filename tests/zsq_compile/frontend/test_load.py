@@ -232,7 +232,7 @@ BRANCH = """y = If (c) <then_branch = t () => (float[N,2,8,8] a) { a = Conv(x, w
             .replace('["" : 21]', '["" : 21, "com.microsoft" : 1]'),
             "com.microsoft.FusedConv",
         ),
-        (text(BRANCH, "float[N,3,8,8] x, bool c"), r"1 x If\), with 0 of its layers outside"),
+        (text(BRANCH, "float[N,3,8,8] x, bool c"), r"1 x If\), which stays in float"),
         (text("y = Conv(x, x)", "double[3,3,1,1] x", "double[A,B,C,D] y"), "float64 .input 'x'"),
         (
             text(

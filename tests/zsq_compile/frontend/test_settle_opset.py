@@ -152,7 +152,9 @@ def test_a_file_that_runs_in_no_way_is_refused_with_the_first_reason(tmp_path: P
     )
     path, tried = save(given, tmp_path), []
     right = run_reference.Reference
-    monkeypatch.setattr(run_reference, "Reference", lambda *given: tried.append(given) or right(*given))
+    monkeypatch.setattr(
+        run_reference, "Reference", lambda *given, **others: tried.append(given) or right(*given, **others)
+    )
     with pytest.raises(LoadError, match="cannot be run"):
         load_model(path)
     assert len(tried) > 2
