@@ -1,6 +1,6 @@
 """The quantization plan: which values get which integer format, and why others stay float."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -110,6 +110,20 @@ class QuantizationPlan:
     activation_scales: Mapping[str, Scale] = field(default_factory=dict)
     weight_scales: Mapping[str, Scale] = field(default_factory=dict)
     quantize_outputs: bool = False
+
+    def without(self, values: Set[str], reason: str) -> "QuantizationPlan":
+        """Return the same plan with some values left in float.
+
+        Those whose whole group is count as requested, so that a plan made from this one leaves them in float as well.
+        """
+        kept = tuple(site for site in self.activations if site.value not in values)
+        groups = {site.group for site in kept}
+        floats = tuple(
+            Refusal(where=site.value, op_type="activation", reason=reason, requested=site.group not in groups)
+            for site in self.activations
+            if site.value in values
+        )
+        return replace(self, activations=kept, refusals=(*self.refusals, *floats))
 
     def with_scales(
         self, *, activations: Mapping[str, Scale] | None = None, weights: Mapping[str, Scale] | None = None

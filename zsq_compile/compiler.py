@@ -141,8 +141,16 @@ def compile_model(
     live = make_live(samples.synthetic, config.distill, config.generator, config.low_pass, clock.progress)
     quantized = quantize(network, plan, steps_for(config, live), clock)
     exported = export(
-        loaded, network, quantized.state, path, clock, labelled=labelled, speed_trials=config.speed_trials
+        loaded,
+        network,
+        quantized.state,
+        path,
+        clock,
+        labelled=labelled,
+        speed_trials=config.speed_trials,
+        chosen_on=config.mixed,
     )
+    quantized = quantized if exported.state is None else quantized.replaced(network, exported.state, clock)
     with clock.stage("validate"):
         estimate = _estimate(loaded, path, samples, target, config.seed)
     with clock.stage("collect report data"):

@@ -4,7 +4,6 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 import torch
 
@@ -21,7 +20,7 @@ from zsq_compile.quantization.state import FloatNetwork, QuantizedState
 from zsq_compile.stages.faster_variants import SpeedTrial, emit_model, try_forms
 from zsq_compile.verification.held_out import Simulate
 from zsq_compile.verification.other_sizes import run_other_sizes
-from zsq_compile.verification.running import Arrays
+from zsq_compile.verification.running import Arrays, join_runs
 from zsq_compile.verification.validate import Validation, validate
 
 _SLOWER = 1.05  # times as long as the float file
@@ -32,11 +31,13 @@ class Exported:
     """A file that its runtime has run.
 
     ``trials`` are the forms that were timed, the first one of the file among them; empty where there was no reason to.
+    ``state`` is what the file was made from, where a form was chosen that quantizes fewer values; else None.
     """
 
     path: Path
     validation: Validation
     trials: tuple[SpeedTrial, ...] = ()
+    state: QuantizedState | None = None
 
 
 def export(
@@ -48,10 +49,19 @@ def export(
     *,
     labelled: Dataset | None,
     speed_trials: bool,
+    chosen_on: bool = False,
 ) -> Exported:
     """Write a quantized network, validate it, and try other forms where it is slower than the float one.
 
-    ``labelled`` is real data to validate with, too; without ``speed_trials`` the first form stays.
+    Args:
+        loaded: the float model.
+        network: the same, folded, with its samples; what chooses on those held out takes the first of their halves.
+        state: the quantized network.
+        path: file to write.
+        clock: for the stages.
+        labelled: real data to validate with, too.
+        speed_trials: without, the first form stays.
+        chosen_on: samples held out have had a part in the making, so that half of them judge.
 
     Raises:
         QuantizationError: the file is larger than its limit.
@@ -63,7 +73,8 @@ def export(
         emitted = emit_model(state.qdq.clone(), state.plan, target, network.limit)
         loaded.face.write(emitted, path)
     with clock.stage("validate"):
-        validation = _validate(loaded, emitted, path, network.held_out, target, labelled, clock.progress)
+        judges = network.held_out.halves()[1] if chosen_on else network.held_out
+        validation = _validate(loaded, emitted, path, judges, target, labelled, clock.progress)
     if not (speed_trials and _is_slower(validation) and _is_here(target)):
         return Exported(path=path, validation=validation)
     costs = None if validation.speed is None else validation.speed.costs
@@ -74,9 +85,10 @@ def export(
             with tempfile.TemporaryDirectory(prefix="zsq_") as folder:
                 trial = Path(folder) / path.name
                 loaded.face.write(found.chosen, trial)
-                validation = _validate(loaded, found.chosen, trial, network.held_out, target, labelled, clock.progress)
+                judges = network.held_out.halves()[1]
+                validation = _validate(loaded, found.chosen, trial, judges, target, labelled, clock.progress)
             loaded.face.write(found.chosen, path)
-    return Exported(path=path, validation=validation, trials=found.trials)
+    return Exported(path=path, validation=validation, trials=found.trials, state=found.state)
 
 
 def _is_slower(validation: Validation) -> bool:
@@ -142,8 +154,12 @@ def _simulation(emitted: ir.Model, held_out: Samples, model: ir.Model) -> Simula
         with torch.inference_mode():
             parts = [graph.run(batch) for batch in batches]
             sizes = [len(next(iter(batch.values()))) for batch in batches]
-            if not all(len(x) == size for part, size in zip(parts, sizes) for x in map(torch.atleast_1d, part.values())):
+            if not all(
+                len(x) == size
+                for part, size in zip(parts, sizes, strict=True)
+                for x in map(torch.atleast_1d, part.values())
+            ):
                 parts = [graph.run(inputs)]  # an output has no batch in front, so that parts of it cannot be joined
-        return parts[0] if len(parts) == 1 else join(parts)
+        return join_runs([{name: value.numpy() for name, value in part.items()} for part in parts])
 
     return simulate

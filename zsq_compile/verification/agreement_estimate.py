@@ -24,16 +24,13 @@ from backends.session import RuntimeModelError, Session, open_session
 from zsq_compile.data.batch_axes import FIRST, BatchAxes
 from zsq_compile.errors import ValidationError
 from zsq_compile.metrics import (
+    LEAST_POWER,
     SMALLEST_PROBABILITY,
     Z90,
     are_probabilities,
     array_outputs,
-<<<<<<< HEAD
     decibel_words,
-    is_silent,
-=======
     decibels,
->>>>>>> main
     logistic,
     powers,
     score_output,
@@ -151,7 +148,8 @@ def measure_families(
             open_session(m, providers=providers, threads=threads, config=config) for m in (original, emitted)
         )
         parts = partial(_run_in_parts, reference, session, axes=axes, uneven=uneven)
-        return tuple(compare_parts(name, parts(inputs)) for name, inputs in families.items())
+        found = (compare_parts(name, parts(inputs)) for name, inputs in families.items())
+        return tuple(family for family in found if family.samples)
     except RuntimeModelError as error:
         raise ValidationError(f"the emitted model {emitted} failed in the runtime: {error}") from error
 
@@ -199,15 +197,6 @@ def compare_families(
 
 def compare_family(name: str, wanted: Mapping[str, NDArray[Any]], got: Mapping[str, NDArray[Any]]) -> Family:
     """Compare the outputs (count, ...), by name, of the float network with those of the quantized one."""
-<<<<<<< HEAD
-    outputs = array_outputs(wanted)
-    ratios = [
-        sqnr_db(array, got[key]) for key, array in wanted.items() if outputs[key].is_float and not is_silent(array)
-    ]
-    samples, noise = min(len(array) for array in wanted.values()), min(ratios, default=None)
-    scores = score_output(outputs)
-    if scores is None:
-=======
     return compare_parts(name, [(wanted, got)])
 
 
@@ -223,10 +212,10 @@ def compare_parts(name: str, parts: Iterable[Part]) -> Family:
                 sums[key] = sums.get(key, np.zeros(2)) + powers(array, got[key])
         scores = score_output(outputs)
         rows += [] if scores is None else [(wanted[scores], got[scores])]
-        samples += min(map(len, wanted.values()))
-    noise = min((decibels(*map(float, both)) for both in sums.values()), default=None)
+        samples += min(map(len, wanted.values()), default=0)
+    heard = [(float(signal), float(noise)) for signal, noise in sums.values() if signal > LEAST_POWER]
+    noise = min((decibels(*both) for both in heard), default=None)
     if not rows:
->>>>>>> main
         return Family(name=name, samples=samples, sqnr_db=noise)
     before, after = (_logits(np.concatenate(arrays)) for arrays in zip(*rows, strict=True))
     classes = before.argmax(1)
