@@ -140,15 +140,9 @@ def compile_model(
     )
     live = make_live(samples.synthetic, config.distill, config.generator, config.low_pass, clock.progress)
     quantized = quantize(network, plan, steps_for(config, live), clock)
+    trials, mixed = config.speed_trials, config.mixed
     exported = export(
-        loaded,
-        network,
-        quantized.state,
-        path,
-        clock,
-        labelled=labelled,
-        speed_trials=config.speed_trials,
-        chosen_on=config.mixed,
+        loaded, network, quantized.state, path, clock, labelled=labelled, speed_trials=trials, chosen_on=mixed
     )
     quantized = quantized if exported.state is None else quantized.replaced(network, exported.state, clock)
     with clock.stage("validate"):
@@ -343,9 +337,6 @@ def _conclude(
         raise ValidationError(f"{report.emitted} was written, but must not be used: {'; '.join(failures)}")
     counted = report.expected_agreement
     if min_agreement is not None and counted is None:
-        raise ValidationError(
-            f"{report.emitted} was written, but min_agreement cannot be held against it: no decision was counted; "
-            "leave it out"
-        )
+        raise ValidationError(f"{report.emitted} was written, but has made no decision: leave min_agreement out")
     missed = min_agreement is not None and counted is not None and counted < min_agreement
     return CompileResult(path=report.emitted, report=report, synthetic=synthetic, gate_missed=missed, plan=plan)

@@ -116,11 +116,8 @@ class AgreementEstimate:
         """Return the estimate and its interval, or why there is none, without ``calibration_source``."""
         if self.estimate is None or self.low is None or self.high is None:
             ratios = [family.sqnr_db for family in self.families if family.sqnr_db is not None]
-            noise = (
-                f"; SQNR {decibel_words(min(ratios))} to {decibel_words(max(ratios))} on synthetic inputs"
-                if ratios
-                else ""
-            )
+            words = [decibel_words(end(ratios)) for end in (min, max) if ratios]
+            noise = f"; SQNR {' to '.join(words).replace(' dB', '', 1)} on synthetic inputs" if ratios else ""
             return f"no estimate: {self.reason}{noise}"
         return f"{100 * self.estimate:.1f}% ({100 * self.low:.1f} to {100 * self.high:.1f}%)"
 
