@@ -7,9 +7,12 @@ import onnx
 import onnx_ir as ir
 
 from passes.graph_pass import GraphPass
+from passes.normalize.infer_bodies import annotate_loops
+from passes.operators import STANDARD_DOMAINS
 
 Sizes = list[int | str | None]
 Trial = Mapping[str, Sequence[int]]
+_WITHOUT_RULE = ("GroupNormalization",)  # onnx cannot infer them; what they make is like their first input
 _SMALL = 1024  # elements; larger initializers cannot be sizes, and need not travel to the inference
 
 
@@ -45,7 +48,10 @@ class InferShapes(GraphPass):
 
 
 def _skeleton(model: ir.Model) -> onnx.ModelProto:
-    """Return the graph without large weights, which conversion would copy, and without annotations of inner values."""
+    """Return the graph without large weights, which conversion would copy, and without annotations of inner values.
+
+    Operators that onnx has no rule for are an Identity.
+    """
     large = {
         name: value.const_value
         for name, value in model.graph.initializers.items()
@@ -64,6 +70,10 @@ def _skeleton(model: ir.Model) -> onnx.ModelProto:
         for name, tensor in large.items():
             model.graph.initializers[name].const_value = tensor
     del proto.graph.value_info[:]
+    for node in proto.graph.node:
+        if node.op_type in _WITHOUT_RULE and node.domain in STANDARD_DOMAINS:
+            node.op_type = "Identity"
+            del node.input[1:], node.attribute[:]
     for small in proto.graph.initializer:
         if small.name in large:
             small.ClearField("raw_data")
@@ -92,6 +102,8 @@ def _infer(proto: onnx.ModelProto, sizes: Trial | None) -> tuple[dict[str, Sizes
     for value in trial.graph.output:
         value.type.tensor_type.ClearField("shape")
     trial = _run(trial)
+    while annotate_loops(trial):
+        trial = _run(trial)
     values = [*trial.graph.value_info, *trial.graph.output]
     shapes: dict[str, Sizes] = {
         value.name: [

@@ -5,10 +5,10 @@ from functools import cache
 
 import onnx_ir as ir
 
-from passes.surgery import has_subgraph
 from zsq_compile.differentiable.arguments import Kernel, Operator, describe
 from zsq_compile.differentiable.ops import (
     attention,
+    control,
     create,
     detection,
     elementwise,
@@ -24,10 +24,10 @@ from zsq_compile.differentiable.ops import (
     signal,
 )
 from zsq_compile.errors import UnsupportedModelError
+from zsq_compile.frontend.executable import NEWEST_VERSION, version_of
 
-NEWEST_OPSET = 28  # newest ONNX opset whose schemas the table was checked against
 _MODULES = (
-    *(elementwise, attention, create, detection, index, nn, pad),
+    *(elementwise, attention, control, create, detection, index, nn, pad),
     *(pool, quant, recurrent, reduce, resize, shape, signal),
 )
 OPERATORS: Mapping[tuple[str, str, int], Operator] = {
@@ -43,14 +43,10 @@ def _versions(domain: str, op_type: str) -> tuple[int, ...]:
 def find_operator(node: ir.Node, opset: int | None) -> Operator:
     """Return the operator with the newest ``since_version`` not above ``opset``, or raise UnsupportedModelError."""
     where = describe(node)
-    if has_subgraph(node):
+    if opset is None or (opset > NEWEST_VERSION and version_of(node, opset) > NEWEST_VERSION):
         raise UnsupportedModelError(
-            f"{where} holds a subgraph; control flow (If, Loop, Scan) cannot be executed in torch. "
-            "Export the model with the branch taken or the loop unrolled."
-        )
-    if opset is None or opset > NEWEST_OPSET:
-        raise UnsupportedModelError(
-            f"{where}: opsets up to {NEWEST_OPSET} can be executed in torch, the model imports {opset}."
+            f"{where}: operators as of opset {NEWEST_VERSION} can be executed in torch, the model imports {opset}, "
+            "in which this one is newer."
         )
     known = _versions(node.domain, node.op_type)
     fitting = [since for since in known if since <= opset]

@@ -15,13 +15,14 @@ from zsq_compile.metrics import decibels, powers
 TOLERANCE = 1e-3
 """Largest difference, relative to the output's largest magnitude, between models that count as equal."""
 
-_BATCH = 2
+_BATCHES = (2, 3)
+"""Open batches of the two inputs; two, because a graph that was traced with one of them runs with no other."""
 
 
 class Reference:
-    """Outputs of a model on two random batches: standard normal, and uniform from 0 to 255; at other sizes, too.
+    """Outputs of a model on two random batches, 2 standard normal samples and 3 uniform from 0 to 255.
 
-    ``others`` are the inputs with other sizes than those of ``inputs``, one entry for each set of them. The constructor
+    ``others`` are inputs with other sizes, at which it is run on normal samples too. The constructor
     and the methods raise RuntimeModelError where the runtime cannot load or run a model.
     """
 
@@ -37,6 +38,10 @@ class Reference:
         chosen = [(inputs, False), (inputs, True), *((other, False) for other in others)]
         self._feeds = [{spec.name: random_input(spec, rng, wide=wide) for spec in specs} for specs, wide in chosen]
         self._outputs = self._run(model, None)
+
+    def has_leading(self, size: int) -> bool:
+        """Whether axis 0 of an output has this size."""
+        return any(array.shape[:1] == (size,) for array in self._outputs[0].values())
 
     def difference(self, model: onnx.ModelProto) -> float:
         """Largest difference of any output, relative to its largest magnitude; infinite if shapes or NaNs differ.
@@ -65,8 +70,8 @@ class Reference:
 
 
 def random_input(spec: InputSpec, rng: np.random.Generator, *, wide: bool) -> NDArray[Any]:
-    """Draw an array for an input, in an open batch two samples; ``wide`` is uniform from 0 to 255, not normal."""
-    shape = tuple(_BATCH if size is None else size for size in spec.shape)
+    """Draw an array for an input, two samples in an open batch; ``wide``: three, uniform from 0 to 255, not normal."""
+    shape = tuple(_BATCHES[wide] if size is None else size for size in spec.shape)
     if np.issubdtype(spec.dtype, np.floating):
         numbers = rng.uniform(0.0, 255.0, shape) if wide else rng.standard_normal(shape)
         return numbers.astype(spec.dtype)

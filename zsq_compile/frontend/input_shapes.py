@@ -133,14 +133,18 @@ def forget_output_sizes(proto: onnx.ModelProto) -> None:
         value.type.tensor_type.ClearField("shape")
 
 
-def fix_batch(proto: onnx.ModelProto, inputs: tuple[InputSpec, ...]) -> tuple[InputSpec, ...]:
-    """Set every open batch to 1; ``inputs`` have sizes everywhere else."""
+def fix_batch(proto: onnx.ModelProto, inputs: tuple[InputSpec, ...], batch: int) -> None:
+    """Set every open batch, in place; ``inputs`` have sizes everywhere else."""
     declared = {value.name: value.type.tensor_type.shape.dim for value in proto.graph.input}
     for spec in inputs:
         if spec.batch_axis is not None and spec.shape[spec.batch_axis] is None:
-            declared[spec.name][spec.batch_axis].dim_value = 1
+            declared[spec.name][spec.batch_axis].dim_value = batch
     forget_output_sizes(proto)
-    return tuple(replace(spec, shape=tuple(1 if size is None else size for size in spec.shape)) for spec in inputs)
+
+
+def with_batch(inputs: tuple[InputSpec, ...], batch: int) -> tuple[InputSpec, ...]:
+    """Fix the open batch of inputs that have sizes everywhere else."""
+    return tuple(replace(spec, shape=tuple(batch if size is None else size for size in spec.shape)) for spec in inputs)
 
 
 def describe_shape(shape: Shape) -> str:

@@ -2,36 +2,49 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx
 import onnx_ir as ir
 
 from backends.session import RuntimeModelError
+from passes.analysis.find_uneven_values import find_uneven_values
 from passes.checks import GraphInvariant, IllegalGraphError, check
+from passes.graph_pass import PASS_ERRORS
 from passes.normalize.enter_inference import EnterInference
 from passes.normalize.infer_shapes import Trial
 from passes.normalize.normalize import SimplifierError, normalize, run_onnxsim
+from passes.operators import WEIGHTED
 from zsq_compile.data.input_spec import InputSpec
-from zsq_compile.errors import LoadError, UnsupportedModelError
+from zsq_compile.errors import UnsupportedModelError
 from zsq_compile.frontend.choose_sizes import ChosenSizes
 from zsq_compile.frontend.dequantize import dequantize, require_equivalent
 from zsq_compile.frontend.equivalence import TOLERANCE, Reference
+from zsq_compile.frontend.executable import require_executable
 from zsq_compile.frontend.face import Face, as_trials, with_sizes
+from zsq_compile.frontend.find_layouts import find_layouts
 from zsq_compile.frontend.half_precision import widen_halves
 from zsq_compile.frontend.input_shapes import (
     Shape,
     describe_shape,
     find_sizes,
-    fix_batch,
     fix_sizes,
     has_open_sizes,
     settle_inputs,
 )
 from zsq_compile.frontend.open_batch import InnerForm, as_inner_form, batch_first
-from zsq_compile.frontend.opset import MINIMUM_OPSET, OpsetError, raise_opset
-from zsq_compile.frontend.read_onnx import has_branches, opset_of, read_model, refuse_branches, require_supported
+from zsq_compile.frontend.read_onnx import (
+    has_branches,
+    opset_of,
+    read_model,
+    refuse_branches,
+    refuse_random,
+    require_supported,
+    separate_names,
+)
+from zsq_compile.frontend.run_reference import run_reference
+from zsq_compile.frontend.settle_opset import settle_opset
 from zsq_compile.progress import Progress
 
 
@@ -41,7 +54,7 @@ class LoadedModel:
 
     Attributes:
         path: the user's file.
-        original: the user's graph, raised to opset 21 or later: the float reference.
+        original: the user's graph, at an opset that fits: the float reference.
         model: the same in normal form, BatchNormalization kept, with the sizes that are worked with in open places, and
             with its batch on axis 0, open where that was proven right.
         inputs: of ``model``.
@@ -71,6 +84,11 @@ class LoadedModel:
     warnings: tuple[str, ...] = ()
     restored_bytes: int | None = None
 
+    @property
+    def uneven_outputs(self) -> frozenset[str]:
+        """Names of the outputs whose size depends on the data (see ``find_uneven_values``)."""
+        return find_uneven_values(self.model) & set(self.outputs)
+
 
 def load_model(
     path: Path,
@@ -79,8 +97,9 @@ def load_model(
     fix_shapes: bool = False,
     simplify: bool = True,
     verify: bool = True,
+    newest_opset: int = 0,
 ) -> LoadedModel:
-    """Read a model, raise it to opset 21 and normalise it; a quantized model is taken as the float model behind it.
+    """Read a model, give it a fitting opset and normalise it; a quantized model is taken as the float one behind it.
 
     Args:
         path: an .onnx file; weights in external files are read too.
@@ -90,6 +109,7 @@ def load_model(
         simplify: run onnxsim first, which imports torch; else only where the graph has no normal form without it.
         verify: compare every rewritten graph with the file in ONNX Runtime, on random inputs. Outputs must agree to
             ``equivalence.TOLERANCE`` of their scale; for a file that is quantized, see ``require_equivalent``.
+        newest_opset: of the target; a model of a later one is lowered to it. 0 for any.
 
     Raises:
         LoadError: the file is not an ONNX model, or (with ``verify``) does not run.
@@ -99,7 +119,7 @@ def load_model(
     """
     proto = read_model(path)
     operators = Counter(node.op_type for node in proto.graph.node)
-    notes = list(widen_halves(proto))
+    notes = [*separate_names(proto), *widen_halves(proto)]
     opset = opset_of(proto, path)
     form = dequantize(proto, path)
     proto = form.model
@@ -109,15 +129,17 @@ def load_model(
     shapes = dict(input_shapes or {})
     declared = settle_inputs(proto, path, shapes, fix=fix_shapes)
     proto = _enter_inference(proto, path, notes)
+    refuse_random(proto, path)
     sizes = _find_sizes(proto, path, declared, shapes, notes)
-    inputs = sizes.inputs
-    reference = None
+    reference, running = None, opset
     if verify:
-        inputs, reference = _run_reference(proto, path, sizes, notes)
+        proto, running, sizes, reference = run_reference(proto, path, sizes, opset, notes)
         if form.given is not None:
             notes.append(require_equivalent(reference, form, path))
-    original = _raise_opset(proto, path, opset, reference, notes)
-    model, others = _normalize_open(original, path, replace(sizes, inputs=inputs), reference, notes, simplify=simplify)
+    original = settle_opset(proto, path, running, newest_opset, reference, notes)
+    model, others = _normalize_open(original, path, sizes, reference, notes, simplify=simplify)
+    require_executable(model, path)
+    inputs = find_layouts(original, sizes.inputs)
     inner = as_inner_form(model, original, inputs) if verify else InnerForm(model=model, inputs=inputs)
     return LoadedModel(
         path=path,
@@ -129,7 +151,7 @@ def load_model(
         outputs=tuple(value.name for value in original.graph.output),
         opset=opset,
         operators=dict(sorted(operators.items(), key=lambda item: (-item[1], item[0]))),
-        assumed=_describe_chosen(declared, inputs, shapes),
+        assumed=_describe_chosen(declared, sizes.inputs, shapes),
         notes=tuple(notes),
         warnings=() if form.warning is None else (form.warning,),
         restored_bytes=None if form.given is None else _count_bytes(original),
@@ -151,7 +173,7 @@ def _count_bytes(proto: onnx.ModelProto) -> int:
 
 
 def _decide_branches(proto: onnx.ModelProto, path: Path, notes: list[str]) -> onnx.ModelProto:
-    """Let the simplifier decide branches whose condition is constant; refuse the others."""
+    """Let the simplifier decide branches whose condition is constant; refuse a graph that is nothing but the others."""
     branches = has_branches(proto)
     if not branches:
         return proto
@@ -159,9 +181,15 @@ def _decide_branches(proto: onnx.ModelProto, path: Path, notes: list[str]) -> on
         decided = run_onnxsim(proto)
     except SimplifierError:
         decided = proto
-    if left := has_branches(decided):
-        raise refuse_branches(left, decided, path)
-    notes.append(f"branches with constant conditions were decided: {', '.join(branches)}")
+    left = has_branches(decided)
+    if left and not any(node.op_type in WEIGHTED for node in decided.graph.node):
+        raise refuse_branches(left, path)
+    if left:
+        words = ", ".join(f"{count} x {name}" for name, count in left.items())
+        notes.append(f"control flow stays in float, with all that it holds: {words}")
+    if decided is proto or left == branches:
+        return proto
+    notes.append(f"branches with constant conditions were decided: {', '.join(branches - left)}")
     return decided
 
 
@@ -212,46 +240,6 @@ def _describe_chosen(
     }
 
 
-def _run_reference(
-    proto: onnx.ModelProto, path: Path, sizes: ChosenSizes, notes: list[str]
-) -> tuple[tuple[InputSpec, ...], Reference]:
-    """Run the user's graph; where it fails with an open batch, fix the batch to 1."""
-    inputs = sizes.inputs
-    try:
-        return inputs, Reference(proto, inputs, others=sizes.others)
-    except RuntimeModelError as error:
-        if all(None not in spec.shape for spec in inputs):
-            raise LoadError(f"{path} cannot be run: {error}") from error
-    fixed = fix_batch(proto, inputs)
-    try:
-        reference = Reference(proto, fixed)
-    except RuntimeModelError as error:
-        raise LoadError(f"{path} cannot be run: {error}") from error
-    notes.append("the file declares an open batch, but runs with a batch of 1 only: the batch was fixed to 1")
-    return fixed, reference
-
-
-def _raise_opset(
-    proto: onnx.ModelProto, path: Path, opset: int, reference: Reference | None, notes: list[str]
-) -> onnx.ModelProto:
-    advice = f"export the model with opset {MINIMUM_OPSET}"
-    try:
-        raised = raise_opset(proto, opset)
-        difference = 0.0 if reference is None else reference.difference(raised)
-    except (OpsetError, RuntimeModelError) as error:
-        raise UnsupportedModelError(
-            f"{path} cannot be raised from opset {opset} to {MINIMUM_OPSET}: {error}; {advice}"
-        ) from error
-    if difference > TOLERANCE:
-        raise UnsupportedModelError(
-            f"{path} computes something else once it is raised from opset {opset} to {MINIMUM_OPSET} (outputs differ "
-            f"by {difference:.1e} of their scale, at most {TOLERANCE:.0e} is allowed): {advice}"
-        )
-    if opset < MINIMUM_OPSET:
-        notes.append(f"opset {opset} was raised to {MINIMUM_OPSET}, which the quantized file needs too")
-    return raised
-
-
 def _normalize_open(
     original: onnx.ModelProto,
     path: Path,
@@ -294,7 +282,7 @@ def _normalize(
             model = normalize(ir.from_proto(original), simplify=simplifying, trials=trials)
             check(model, GraphInvariant.NORMALIZED)
             difference = 0.0 if reference is None else reference.difference(ir.to_proto(model))
-        except (SimplifierError, IllegalGraphError, RuntimeModelError) as error:
+        except (SimplifierError, IllegalGraphError, RuntimeModelError, *PASS_ERRORS) as error:
             reason = str(error)
         else:
             if difference <= TOLERANCE:
@@ -303,4 +291,5 @@ def _normalize(
         if simplifying is simplify:
             used = "the simplified graph was not used" if simplify else "the graph had to be simplified, which is slow"
             notes.append(f"{used}: {reason}")
+    require_executable(ir.from_proto(original), path)  # what has no kernel often has no shape either
     raise UnsupportedModelError(f"{path} cannot be brought into normal form: {reason}")

@@ -1,15 +1,12 @@
 """The last stage of a compilation: the file is written, run, and where it is slower than float, written otherwise."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import torch
-from numpy.typing import NDArray
 
 from backends.session import usable_providers
 from backends.target import Target
@@ -21,7 +18,9 @@ from zsq_compile.quantization.planning import float_bytes
 from zsq_compile.quantization.samples import Samples
 from zsq_compile.quantization.state import FloatNetwork, QuantizedState
 from zsq_compile.stages.faster_variants import SpeedTrial, emit_model, try_forms
+from zsq_compile.verification.held_out import Simulate
 from zsq_compile.verification.other_sizes import run_other_sizes
+from zsq_compile.verification.running import Arrays
 from zsq_compile.verification.validate import Validation, validate
 
 _SLOWER = 1.05  # times as long as the float file
@@ -100,12 +99,13 @@ def _validate(
     progress: Progress,
 ) -> Validation:
     """Validate a file, at the sizes that it was made with and at others that the float model runs at."""
-    graph, providers = TorchGraph(emitted), usable_providers(target.providers)
+    simulate, providers = _simulation(emitted, held_out, loaded.model), usable_providers(target.providers)
     validation = validate(
         loaded.original,
         path,
         held_out.arrays(),
-        _simulate(graph, held_out.batches()),
+        simulate,
+        uneven=loaded.uneven_outputs,
         providers=providers,
         stand_in=not _is_here(target),
         session_config=target.session_config,
@@ -118,7 +118,7 @@ def _validate(
         path,
         held_out.arrays(),
         loaded.other_inputs,
-        lambda feeds: _simulate(graph, [{name: torch.from_numpy(array) for name, array in feeds.items()}]),
+        simulate,
         providers=providers,
         config=target.session_config,
         axes=loaded.face.axes,
@@ -130,8 +130,15 @@ def _validate(
     return replace(validation, failures=(*validation.failures, *failures))
 
 
-def _simulate(graph: TorchGraph, batches: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, NDArray[Any]]:
-    """Run the emitted graph in torch."""
-    with torch.inference_mode():
-        parts = [graph.run(batch) for batch in batches]
-    return {name: np.concatenate([part[name].numpy() for part in parts]) for name in graph.output_names}
+def _simulation(emitted: ir.Model, held_out: Samples, model: ir.Model) -> Simulate:
+    """Run the emitted graph in torch, in batches that fit a run of the float model."""
+    graph = TorchGraph(emitted)
+
+    def simulate(feeds: Arrays) -> Arrays:
+        inputs = {name: torch.from_numpy(array) for name, array in feeds.items()}
+        batches = replace(held_out, inputs=inputs).fitting(model)
+        with torch.inference_mode():
+            parts = [graph.run(batch) for batch in batches]
+        return {name: np.concatenate([part[name].numpy() for part in parts]) for name in graph.output_names}
+
+    return simulate

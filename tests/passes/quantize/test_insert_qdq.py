@@ -422,7 +422,7 @@ def test_a_name_of_an_input_or_output_is_refused() -> None:
         )
     )
     plan = with_scales(place_quantizers(model, TARGET), model, random_feeds(model))
-    with pytest.raises(PassError, match=r"requires the name 'x_quantized'.*rename it"):
+    with pytest.raises(PassError, match=r"requires the name 'x_quantized'.*FreeNames"):
         InsertQdq(plan)(model)
 
 
