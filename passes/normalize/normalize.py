@@ -14,9 +14,9 @@ from passes.normalize.fold_pad import FoldPad
 from passes.normalize.fuse_bias import FuseBias
 from passes.normalize.infer_shapes import InferShapes
 from passes.normalize.name_nodes import NameNodes
-from passes.normalize.own_weights import OwnWeights
 from passes.normalize.resolve_auto_pad import ResolveAutoPad
 from passes.normalize.resolve_shapes import ResolveShapes
+from passes.normalize.share_weights import ShareWeights
 from passes.normalize.unify_operators import UnifyOperators
 
 
@@ -25,7 +25,7 @@ class SimplifierError(ValueError):
 
 
 def normalize(model: ir.Model, *, simplify: bool = True) -> ir.Model:
-    """Return a copy of a valid model of opset 21 or later in normal form: NORMALIZED, layers with their own weights.
+    """Return a copy of a valid model of opset 21 or later in normal form: NORMALIZED, see ShareWeights.
 
     With ``simplify`` onnxsim runs first; raises SimplifierError where it fails.
     """
@@ -47,7 +47,7 @@ def _passes() -> ir.passes.Sequential:
         FoldPad(),
         FuseBias(),
         common.RemoveUnusedNodesPass(),
-        OwnWeights(),
+        ShareWeights(),
         NameNodes(),
         InferShapes(),
     )

@@ -9,13 +9,15 @@
 5. Weights of the first and the last layers keep at least ``edge_bits``, and so do the activations between a first layer
    and the next: few channels come out of a first layer, and all that follows depends on them. The inputs of these
    layers keep 8 bits, as images have. With 8 edge bits this is the setting of BRECQ (Li et al. 2021) and Genie (Jeon et
-   al. 2023); with those of all other layers, that of GDFQ (Xu et al. 2020), which leaves these inputs in float.
+   al. 2023); with those of all other layers, that of GDFQ (Xu et al. 2020), which leaves these inputs in float. A
+   weight that several layers share has the bits of the one that keeps most.
 6. Fewer activation bits are for values that weights multiply. What is only added keeps 8: it saves no multiplication,
    accumulators are wider anyway, and the branch in front of a residual Add would carry most of the network's noise.
    BRECQ, QDrop and Genie count their 4 bits like that.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import onnx_ir as ir
 
@@ -83,7 +85,7 @@ def place_quantizers(
     )
     return QuantizationPlan(
         activations=activations,
-        weights=weights,
+        weights=_with_shared_formats(weights),
         refusals=tuple(placement.refusals),
         quantize_outputs=quantize_outputs,
     )
@@ -241,6 +243,15 @@ def _weight_site(node: ir.Node, number_format: NumberFormat, target: Target) -> 
         data_input=str(data.name),
         bias=None if bias is None else str(bias.name),
     )
+
+
+def _with_shared_formats(sites: tuple[WeightSite, ...]) -> tuple[WeightSite, ...]:
+    """Give layers that share a weight the format of most bits among theirs."""
+    widest: dict[str, NumberFormat] = {}
+    for site in sites:
+        own = site.number_format
+        widest[site.initializer] = max(widest.get(site.initializer, own), own, key=lambda one: one.bits)
+    return tuple(replace(site, number_format=widest[site.initializer]) for site in sites)
 
 
 def _narrowed(number_format: NumberFormat, bits: int) -> NumberFormat:

@@ -6,6 +6,7 @@ import onnx_ir as ir
 from passes.batchnorm.fold_batchnorm import FoldBatchNorm
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from passes.checks import GraphInvariant, check
+from passes.normalize.share_weights import ShareWeights
 from passes.quantize.absorb_biases import ChannelMoments
 from passes.quantize.add_missing_bias import AddMissingBias
 from passes.quantize.equalize_channels import EqualizeChannels
@@ -16,6 +17,7 @@ def prepare_float(model: ir.Model, statistics: BatchNormStatistics, equalize: bo
     copy = model.clone()
     FoldBatchNorm()(copy)
     AddMissingBias()(copy)
+    ShareWeights()(copy)  # BatchNormalizations that are equal have made equal copies of a shared weight
     if equalize:
         moments = {
             entry.output: ChannelMoments(

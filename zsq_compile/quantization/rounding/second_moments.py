@@ -55,7 +55,9 @@ def measure_second_moments(
     batches: Sequence[Batch],
     advance: Advance = ignore_steps,
 ) -> dict[str, SecondMoments]:
-    """Second moments of weighted layers by node name, in one pass over the data.
+    """Second moments of what weights multiply, by initializer, in one pass over the data.
+
+    Those of a weight that layers share are of the columns of all of them.
 
     Left out are layers whose columns are not known (transposed and 3-d convolutions, activations multiplied by
     activations) or are longer than 8192, where the K x K matrix would take more memory than its layer is worth.
@@ -71,9 +73,9 @@ def measure_second_moments(
     def observe(name: str, value: Tensor, _: ir.Node | None) -> None:
         for site in readers[name]:
             for columns in unfold_inputs(nodes[site.node], site, teacher.initializers, value):
-                if site.node not in found:
-                    found[site.node] = SecondMoments(*columns.shape[:2])
-                found[site.node].observe(columns)
+                if site.initializer not in found:
+                    found[site.initializer] = SecondMoments(*columns.shape[:2])
+                found[site.initializer].observe(columns)
 
     watch(teacher, batches, {name: name for name in readers}, observe, advance)
     return found
