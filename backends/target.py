@@ -128,7 +128,8 @@ class Target:
     Attributes:
         name: file name in ``targets/`` without its ending.
         description: one line for the user.
-        opset: ONNX opset of the emitted model.
+        opset: least ONNX opset of the emitted model.
+        newest_opset: newest one that the runtime was tried with; a model of a later one is lowered to it. 0 for any.
         providers: ONNX Runtime execution providers, in order.
         activation, weight: formats at 8 bits; fewer bits keep sign and symmetry.
         packed_weight_bits: most bits of weights that are stored as INT4; 0 for none.
@@ -158,6 +159,7 @@ class Target:
     weight: NumberFormat
     packed_weight_bits: int
     operators: tuple[OperatorRule, ...]
+    newest_opset: int = 0
     dense_weight_bits: int = 0
     wide_activation_bits: int = 0
     least_activation_bits: int = 2

@@ -17,6 +17,18 @@ def constant_value(value: ir.Value | None) -> NDArray[np.generic] | None:
     return _search(value, {})
 
 
+def constant_number(value: ir.Value | None) -> float | None:
+    """Return the one number that a constant expression holds, whatever its rank; None for anything else."""
+    array = constant_value(value)
+    return float(array.item()) if array is not None and array.size == 1 else None
+
+
+def constant_axes(value: ir.Value | None, rank: int) -> tuple[int, ...] | None:
+    """Return constant axes of a value of that rank, counted from the front, in order; None where they are computed."""
+    axes = constant_value(value)
+    return None if axes is None else tuple(sorted(int(axis) % rank for axis in axes.reshape(-1)))
+
+
 def _search(value: ir.Value | None, known: dict[ir.Value, NDArray[np.generic] | None]) -> NDArray[np.generic] | None:
     # with a memory: in a residual network the paths back to the input are too many to walk one by one
     if value is None:

@@ -54,6 +54,7 @@ class ActivationSite:
         group: sites of one group share one scale (MaxPool, Reshape, Concat...); the group's name is one of its values.
         moved_from: a value of the same group whose codes the producer of this one reads and moves (Pad on codes): it
             then stands between that value's QuantizeLinear and this one's DequantizeLinear. None for all others.
+        float_readers: names of the nodes that go on reading the float value.
 
     """
 
@@ -61,6 +62,7 @@ class ActivationSite:
     number_format: NumberFormat
     group: str
     moved_from: str | None = None
+    float_readers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,6 +96,7 @@ class QuantizationPlan:
         activations: in graph order.
         weights: in graph order; only those that share a weight may share a bias.
         refusals: what stays float, and why.
+        folded: by the name of a layer, that of the Relu or Clip that the runtime computes with it.
         activation_scales: by group.
         weight_scales: by initializer.
         quantize_outputs: a site that is a graph output becomes the output itself; else the output stays float.
@@ -103,6 +106,7 @@ class QuantizationPlan:
     activations: tuple[ActivationSite, ...]
     weights: tuple[WeightSite, ...]
     refusals: tuple[Refusal, ...]
+    folded: Mapping[str, str] = field(default_factory=dict)
     activation_scales: Mapping[str, Scale] = field(default_factory=dict)
     weight_scales: Mapping[str, Scale] = field(default_factory=dict)
     quantize_outputs: bool = False

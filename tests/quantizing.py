@@ -103,10 +103,12 @@ def simulate(model: ir.Model, plan: QuantizationPlan, feeds: Mapping[str, NDArra
             step = plan.activation_scales[groups[site.data_input]].scale * scale.scale
             biases[site.node] = (np.rint(values[site.bias] / step) * step).astype(np.float32)
     rounded = {site.value: site for site in plan.activations}
+    kept = {site.value: site.float_readers for site in plan.activations}
     outputs: Arrays = {}
+    floats: Arrays = {}
 
     def made(name: str, array: NDArray[Any]) -> None:
-        values[name] = outputs[name] = array
+        values[name] = outputs[name] = floats[name] = array
         if name in rounded:
             site = rounded[name]
             values[name] = fake_quantized(array, plan.activation_scales[site.group], site.number_format)
@@ -116,6 +118,7 @@ def simulate(model: ir.Model, plan: QuantizationPlan, feeds: Mapping[str, NDArra
         made(name, array)
     for node in proto.graph.node:
         inputs = {name: values[name] for name in node.input if name}
+        inputs |= {name: floats[name] for name in inputs if node.name in kept.get(name, ())}
         if node.name in biases:
             inputs[node.input[2]] = biases[node.name]
         for name, array in zip(node.output, _one_node(node, inputs, proto), strict=True):
@@ -162,12 +165,12 @@ def sqnr(reference: NDArray[Any], other: NDArray[Any]) -> float:
 
 
 def random_feeds(model: ir.Model | onnx.ModelProto, *, batch: int = 4, seed: int = 0) -> Arrays:
-    """Standard normal numbers for every graph input; dynamic sizes become ``batch``."""
+    """Standard normal numbers, of its type, for every graph input; dynamic sizes become ``batch``."""
     proto = ir.to_proto(model) if isinstance(model, ir.Model) else model
     rng = np.random.default_rng(seed)
     return {
         value.name: rng.standard_normal([dim.dim_value or batch for dim in value.type.tensor_type.shape.dim]).astype(
-            np.float32
+            onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
         )
         for value in proto.graph.input
     }

@@ -21,6 +21,7 @@ from zsq_compile.data.input_spec import fixed_batch
 from zsq_compile.differentiable.device import choose_device
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError, ValidationError
+from zsq_compile.failures import told_in_words
 from zsq_compile.files import file_sha256
 from zsq_compile.frontend.load import LoadedModel, load_model, report_loading
 from zsq_compile.progress import Clock, Progress, Silent
@@ -43,10 +44,11 @@ from zsq_compile.stages.estimate_agreement import estimate_agreement, make_estim
 from zsq_compile.stages.evidence import build_report, gather_evidence
 from zsq_compile.stages.export import export
 from zsq_compile.stages.gallery import require_image, show_synthetic
+from zsq_compile.stages.given_samples import read_samples
 from zsq_compile.stages.live_samples import make_live
 from zsq_compile.stages.provenance import Origin, stamp
 from zsq_compile.stages.provisional_student import make_provisional_student
-from zsq_compile.stages.quantize import fold_network, is_learned, quantize, steps_for
+from zsq_compile.stages.quantize import fold_network, is_learned, is_wide, quantize, steps_for
 from zsq_compile.synthesis.generator import Generator, SyntheticSet
 from zsq_compile.synthesis.make_generator import make_generator
 from zsq_compile.verification.agreement_estimate import AgreementEstimate
@@ -73,12 +75,13 @@ class CompileResult:
     plan: PlanFile
 
 
+@told_in_words()
 def compile_model(
     model: str | Path,
     output: str | Path | None = None,
     config: CompileConfig | None = None,
     *,
-    calibration: Mapping[str, NDArray[Any]] | None = None,
+    calibration: Mapping[str, NDArray[Any]] | Path | None = None,
     data: Path | None = None,
     given_plan: PlanFile | None = None,
     samples_kept: bool = False,
@@ -92,7 +95,8 @@ def compile_model(
         model: path of the float model.
         output: path of the quantized model; None writes ``<model>.w<bits>a<bits>.onnx`` beside it.
         config: everything that can be decided.
-        calibration: network inputs by name, (count, ...), to use instead of synthesized ones.
+        calibration: network inputs by name, (count, ...), or the .npz file that holds them, to use instead of
+            synthesized ones.
         data: labelled images or arrays, only to measure the result with (see ``verification.dataset``).
         given_plan: widths of single layers and values; what it does not name is as ``config`` says.
         samples_kept: the synthesized samples are to be written with ``sample_arrays``, whose names must be free.
@@ -107,25 +111,27 @@ def compile_model(
     config, clock = config or CompileConfig(), Clock(progress or Silent(), started)
     config.require_possible()
     target, device = _choose_target(config.target, clock.progress), choose_device(config.device)
-    path = _choose_output(Path(model), output, data, config)
+    given, path = read_samples(calibration), _choose_output(Path(model), output, data, config)
     with clock.stage("load"):
-        loaded, known = _load(Path(model), config, clock.progress, samples_kept=samples_kept)
+        loaded, known = _load(Path(model), target, config, clock.progress, samples_kept=samples_kept)
     with clock.stage("plan"):
         _require_suitable(given_plan, loaded, config, clock.progress)
-        folded, statistics = fold_network(loaded.model, known.statistics, equalize=config.quantization.equalize)
+        merge = is_wide(config.quantization, config.mixed, given_plan)
+        equalize = config.quantization.equalize
+        folded, statistics = fold_network(loaded.model, known.statistics, equalize=equalize, merge=merge)
         origin = Origin(version=VERSION, seed=config.seed, target=target.name, source_sha256=file_sha256(loaded.path))
         folded = stamp(folded, origin)
         plan = plan_quantization(folded, target, config.quantization, given_plan)
         limit = resolve_limit(folded, target, config.quantization, config.max_size, float_bytes(loaded))
     with clock.stage("synthesize" if calibration is None else "read calibration data"):
-        samples = _make_data(loaded, known, target, config, calibration, clock.progress)
+        samples = _make_data(loaded, known, target, config, given, clock.progress)
         labelled = None if data is None else load_data(data, loaded.inputs, samples.image_preprocessing)
     network = FloatNetwork(
         teacher=TorchGraph(stamp(folded, replace(origin, contract=samples.plain_preprocessing()))),
         target=target,
         statistics=statistics,
         calibration=samples.calibration,
-        held_out=samples.held_out,
+        held_out=samples.held_out.comparable(folded),
         limit=limit,
         device=device,
     )
@@ -143,6 +149,7 @@ def compile_model(
     return _conclude(report, config.min_agreement, samples.synthetic, plan_file)
 
 
+@told_in_words()
 def synthesize(
     model: str | Path,
     config: CompileConfig | None = None,
@@ -165,11 +172,11 @@ def synthesize(
     config, progress = config or CompileConfig(), progress or Silent()
     if gallery is not None:
         require_png(gallery)
+    target = _choose_target(config.target, progress)
     with progress.stage("load"):
-        loaded, known = _load(Path(model), config, progress, samples_kept=samples_kept)
+        loaded, known = _load(Path(model), target, config, progress, samples_kept=samples_kept)
     if gallery is not None:
         require_image(loaded.inputs)
-    target = _choose_target(config.target, progress)
     generator = _choose_generator(loaded, known, target, config, progress, handed_on=True)
     count = config.samples or default_count(loaded.inputs, config.effort, learned=is_learned(config))
     count = count_in_batches(count, fixed_batch(loaded.inputs), hold_out=False)
@@ -181,9 +188,14 @@ def synthesize(
 
 
 def _load(
-    model: Path, config: CompileConfig, progress: Progress, *, samples_kept: bool
+    model: Path, target: Target, config: CompileConfig, progress: Progress, *, samples_kept: bool
 ) -> tuple[LoadedModel, KnownStatistics]:
-    loaded = load_model(model, input_shapes=config.input.shapes)
+    loaded = load_model(
+        model,
+        input_shapes=config.input.shapes,
+        fix_shapes=config.input.fix_shapes,
+        newest_opset=target.newest_opset,
+    )
     report_loading(loaded, progress)
     known = find_statistics(loaded, checkpoint=config.checkpoint, bn_stats=config.bn_stats, progress=progress)
     if samples_kept:
@@ -268,14 +280,16 @@ def _make_data(
     known: KnownStatistics,
     target: Target,
     config: CompileConfig,
-    given: Mapping[str, NDArray[Any]] | None,
+    given: tuple[Mapping[str, NDArray[Any]] | None, str],
     progress: Progress,
 ) -> CalibrationData:
     """Take the calibration data that the user gave, or synthesize some."""
-    if given is not None:
+    arrays, source = given
+    if arrays is not None:
         require_source(config.distill, "leave --calib out, whose samples stay as they are")
         preprocessing = read_preprocessing(loaded.inputs, config.input)
-        return take_data(given, TorchGraph(loaded.model), known, loaded.inputs, preprocessing, config.seed)
+        teacher = TorchGraph(loaded.model)
+        return take_data(arrays, teacher, known, loaded.inputs, preprocessing, config.seed, source=source)
     generator = _choose_generator(loaded, known, target, config, progress, handed_on=False)
     teacher = TorchGraph(loaded.model, device=choose_device(config.device))
     count = config.samples or default_count(loaded.inputs, config.effort, learned=is_learned(config))
@@ -286,7 +300,15 @@ def _estimate(loaded: LoadedModel, path: Path, data: CalibrationData, target: Ta
     """Estimate the agreement on real data, on inputs that calibration has not seen."""
     inputs = make_estimate_inputs(loaded.inputs, data.preprocessing, seed=seed)
     providers = usable_providers(target.providers)
-    return estimate_agreement(loaded.original, path, inputs, data.origin, providers=providers)
+    return estimate_agreement(
+        loaded.original,
+        path,
+        inputs,
+        data.origin,
+        providers=providers,
+        axes=loaded.face.axes,
+        uneven=loaded.uneven_outputs,
+    )
 
 
 def _conclude(

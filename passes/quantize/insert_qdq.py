@@ -24,7 +24,17 @@ from numpy.typing import NDArray
 from backends.target import NumberFormat
 from passes.graph_pass import GraphPass
 from passes.plan import ActivationSite, QuantizationPlan, Scale, WeightSite
-from passes.qdq_names import codes_name, dequantized_name, node_name, rounded_name, scale_name, zero_point_name
+from passes.qdq_names import (
+    codes_name,
+    dequantized_name,
+    end_code_name,
+    fill_name,
+    node_name,
+    rounded_name,
+    scale_name,
+    undone_name,
+    zero_point_name,
+)
 from passes.quantize.shared_bias import bias_codes
 from passes.quantizer_grid import quantize_array, storage_type
 from passes.surgery import input_at, set_type
@@ -95,7 +105,7 @@ class _Writer:
         """Quantize one weight and its bias; False when it was done before."""
         node = self.nodes[site.node]
         weight = node.inputs[1]
-        if weight is None or weight.name != site.initializer or weight.const_value is None:
+        if weight is None or weight.const_value is None:  # by now it may have another name
             return False
         scale = self.plan.weight_scales[site.initializer]
         if weight not in self._weights:  # else a layer in front shares it
@@ -145,10 +155,11 @@ class _Writer:
         if node_name(site.value, "QuantizeLinear") in self.nodes:
             return False
         value, storage = self.values[site.value], _storage(site.number_format)
-        exposed = self.plan.quantize_outputs and value.is_graph_output()
-        if value.dtype == storage or not (value.uses() or exposed):
+        exposed = self.plan.quantize_outputs and value.is_graph_output() and not value.is_graph_input()
+        readers = [use for use in value.uses() if not self._reads_float(use.node, site)]
+        if value.dtype == storage or not (readers or exposed):
             return False
-        readers, op_type = value.uses(), "DequantizeLinear"
+        op_type = "DequantizeLinear"
         nodes = self._quantize(site, value) if site.moved_from is None else self._move_codes(site, value)
         parameters = self._parameters(site.group, self.plan.activation_scales[site.group], storage)
         nodes.append(ir.node(op_type, [self.codes[site.value], *parameters], name=node_name(site.value, op_type)))
@@ -159,6 +170,9 @@ class _Writer:
         if exposed:
             self._expose(value, nodes[-1].outputs[0])
         return True
+
+    def _reads_float(self, node: ir.Node, site: ActivationSite) -> bool:
+        return node.graph is self.graph and node.name in site.float_readers
 
     def _quantize(self, site: ActivationSite, value: ir.Value) -> list[ir.Node]:
         """Make the nodes from a float value to its codes."""
@@ -172,8 +186,11 @@ class _Writer:
         self._name_output(nodes[0], name, storage, value.shape)
         if clipped:
             limits = [
-                self._initializer(f"{site.group}_{name}_code", ir.tensor(np.array(code, storage.numpy())))
-                for name, code in (("lowest", site.number_format.qmin), ("highest", site.number_format.qmax))
+                self._initializer(name, ir.tensor(np.array(code, storage.numpy())))
+                for name, code in (
+                    (end_code_name(site.group, "lowest"), site.number_format.qmin),
+                    (end_code_name(site.group, "highest"), site.number_format.qmax),
+                )
             ]
             nodes.append(ir.node("Clip", [nodes[0].outputs[0], *limits], name=node_name(site.value, "Clip")))
             self._name_output(nodes[-1], codes_name(site.value), storage, value.shape)
@@ -205,7 +222,7 @@ class _Writer:
             scale = self.plan.activation_scales[site.group]
             code = quantize_array(real, scale, site.number_format).astype(storage.numpy())
             node.resize_inputs(max(3, len(node.inputs)))
-            self._replace(node, 2, self._initializer(f"{site.value}_fill", ir.tensor(code)))
+            self._replace(node, 2, self._initializer(fill_name(site.value), ir.tensor(code)))
         set_type(value, storage, value.shape)
         self.codes[site.value] = value
         return []
@@ -215,8 +232,8 @@ class _Writer:
         outputs, name = self.graph.outputs, value.name
         for index in [index for index, output in enumerate(outputs) if output is value]:
             outputs[index] = dequantized
-        self._claim(f"{name}_float")
-        value.name, dequantized.name = f"{name}_float", name
+        self._claim(undone_name(name))
+        value.name, dequantized.name = undone_name(name), name
 
     def _insert_behind(self, value: ir.Value, nodes: list[ir.Node]) -> None:
         producer = value.producer()
@@ -254,7 +271,7 @@ class _Writer:
         if value.is_graph_input() or value.is_graph_output():
             raise ir.passes.PassError(
                 f"InsertQdq requires the name '{name}' for a value of its own, got a graph input or output of that "
-                "name: rename it in the model"
+                "name: run FreeNames before the plan is made"
             )
         value.name = next(free for free in (f"{name}_{i}" for i in itertools.count(1)) if free not in self._names)
         self._names[value.name] = value

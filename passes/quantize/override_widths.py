@@ -71,6 +71,7 @@ def override_widths(plan: QuantizationPlan, target: Target, widths: Widths) -> Q
         activations=tuple(activations),
         weights=weights,
         refusals=(*plan.refusals, *floats),
+        folded=plan.folded,
         quantize_outputs=plan.quantize_outputs,
     )
 

@@ -2,16 +2,18 @@
 
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 import onnx_ir as ir
 import torch
 
+from passes.analysis.find_uneven_values import find_uneven_values
 from zsq_compile.differentiable.arguments import TORCH_TYPES, Input, Kernel, describe
 from zsq_compile.differentiable.constants import to_tensor
 from zsq_compile.differentiable.fake_quantize import find_chains, fuse
 from zsq_compile.differentiable.table import build_kernel
-from zsq_compile.errors import UnsupportedModelError
+from zsq_compile.errors import ExecutionError, UnsupportedModelError
 
 Visit: TypeAlias = Callable[[ir.Node, tuple[torch.Tensor, ...]], tuple[torch.Tensor, ...] | None]
 
@@ -79,6 +81,12 @@ class TorchGraph:
         self._producers = {name: index for index, call in enumerate(self._calls) for name in call.outputs if name}
         self._schedules: dict[tuple[frozenset[str], tuple[str, ...]], tuple[_Step, ...]] = {}
 
+    @cached_property
+    def even_outputs(self) -> tuple[str, ...]:
+        """Graph outputs but those whose size depends on the data."""
+        uneven = find_uneven_values(self.model)
+        return tuple(name for name in self.output_names if name not in uneven)
+
     def run(
         self,
         feeds: Mapping[str, torch.Tensor],
@@ -101,6 +109,7 @@ class TorchGraph:
 
         Raises:
             KeyError: a name is not in the graph, or a needed value is neither fed nor computable.
+            ExecutionError: a node failed on its inputs; the message names it.
 
         """
         wanted = self.output_names if outputs is None else tuple(outputs)
@@ -112,8 +121,9 @@ class TorchGraph:
             try:
                 made = call.kernel(*arguments)
             except (RuntimeError, ValueError, IndexError, TypeError) as error:
-                error.add_note(f"while executing {describe(call.node)}")
-                raise
+                if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+                    raise  # no fault of the node's
+                raise _failure(call.node, arguments, error) from error
             results = made if isinstance(made, tuple) else (made,)
             if visit is not None:
                 changed = visit(call.node, results)
@@ -189,6 +199,12 @@ class TorchGraph:
             kernel = fuse(chain[0].node, [call.kernel for call in (*chain, calls[place])])
             calls[place] = _Call(calls[place].node, kernel, (*chain[0].inputs, *limits), calls[place].outputs)
         return calls
+
+
+def _failure(node: ir.Node, arguments: Sequence[Input], error: Exception) -> ExecutionError:
+    given = ", ".join("-" if one is None else f"{str(one.dtype)[6:]}{list(one.shape)}" for one in arguments)
+    reason = str(error).strip().split("\n")[0]
+    return ExecutionError(f"{describe(node)} cannot be computed on {given or 'no inputs'}: {reason}")
 
 
 def _name(value: ir.Value | None) -> str:

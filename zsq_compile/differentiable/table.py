@@ -24,8 +24,8 @@ from zsq_compile.differentiable.ops import (
     signal,
 )
 from zsq_compile.errors import UnsupportedModelError
+from zsq_compile.frontend.executable import NEWEST_VERSION, version_of
 
-NEWEST_OPSET = 28  # newest ONNX opset whose schemas the table was checked against
 _MODULES = (
     *(elementwise, attention, create, detection, index, nn, pad),
     *(pool, quant, recurrent, reduce, resize, shape, signal),
@@ -48,9 +48,10 @@ def find_operator(node: ir.Node, opset: int | None) -> Operator:
             f"{where} holds a subgraph; control flow (If, Loop, Scan) cannot be executed in torch. "
             "Export the model with the branch taken or the loop unrolled."
         )
-    if opset is None or opset > NEWEST_OPSET:
+    if opset is None or (opset > NEWEST_VERSION and version_of(node, opset) > NEWEST_VERSION):
         raise UnsupportedModelError(
-            f"{where}: opsets up to {NEWEST_OPSET} can be executed in torch, the model imports {opset}."
+            f"{where}: operators as of opset {NEWEST_VERSION} can be executed in torch, the model imports {opset}, "
+            "in which this one is newer."
         )
     known = _versions(node.domain, node.op_type)
     fitting = [since for since in known if since <= opset]

@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from backends.target import Target
 from passes.analysis.count_work import Work
+from passes.analysis.find_uneven_values import find_uneven_values
 from passes.emit.emit import emitted_bytes, weight_bytes
 from passes.plan import QuantizationPlan, WeightSite
 from zsq_compile.data.input_spec import InputSpec
@@ -124,7 +125,7 @@ def estimate_seconds(work: Work, inputs: Sequence[InputSpec], *, bits: int, synt
 def count_samples(inputs: Sequence[InputSpec], *, learned: bool) -> int:
     """Count the samples that compiling makes at the default effort, held-out ones included."""
     image = next((spec for spec in inputs if spec.is_image), None)
-    is_small = image is None or int(image.shape[2] or 1) * int(image.shape[3] or 1) <= _SMALL_IMAGE
+    is_small = image is None or image.height * image.width <= _SMALL_IMAGE
     small, large = _LEARNED_SAMPLES if learned else _SAMPLES
     return small if is_small else large
 
@@ -147,12 +148,13 @@ def has_depthwise(model: ir.Model) -> bool:
 
 def may_classify(model: ir.Model) -> bool:
     """Whether an output has one row of class scores for each sample, as far as shapes are known."""
+    uneven = find_uneven_values(model)
     outputs = {
         str(value.name): Output(
             tuple(size if isinstance(size, int) else 0 for size in value.shape),
             value.dtype is not None and value.dtype.is_floating_point(),
         )
         for value in model.graph.outputs
-        if value.shape is not None
+        if value.shape is not None and value.name not in uneven
     }
     return score_output(outputs) is not None

@@ -32,6 +32,13 @@ def comparison_rows(validation: "Validation") -> list[tuple[str, str, str]]:
         rows.append((label, MISSING, f"{validation.agreement:.2%}"))
     if validation.sqnr_db is not None:
         rows.append(("signal to quantization noise", MISSING, f"{validation.sqnr_db:.1f} dB"))
+    for output in validation.outputs:
+        if output.rows is not None:
+            known = [] if output.sqnr_db is None else [f"{output.sqnr_db:.1f} dB there"]
+            known = [f"as many in {output.rows.alike} of {output.rows.runs} runs", *known]
+            rows.append(
+                (f"rows of {output.name}", f"{output.rows.wanted:.1f}", f"{output.rows.got:.1f} ({', '.join(known)})")
+            )
     if validation.latency:
         before, after = (validation.latency[name].median_ms for name in ("float", "quantized"))
         rows.append(("latency", f"{before:.3g} ms", f"{after:.3g} ms ({before / after:.1f}x)"))
@@ -61,7 +68,8 @@ def validation_facts(validation: "Validation") -> Facts:
     """Figures of every output, and of the simulation."""
     facts = []
     for output in validation.outputs:
-        parts = [] if output.sqnr_db is None else [f"SQNR {output.sqnr_db:.1f} dB"]
+        parts = [] if output.rows is None else [output.rows.describe()]
+        parts += [] if output.sqnr_db is None else [f"SQNR {output.sqnr_db:.1f} dB"]
         parts += [] if output.agreement is None else [f"{output.agreement:.2%} of the decisions unchanged"]
         facts.append((f"output {output.name}", f"{', '.join(parts)} on {validation.samples} held-out samples"))
     if validation.simulation is not None:

@@ -27,7 +27,8 @@ class Origin:
         seed: of all randomness.
         target: name of the target that it was compiled for.
         source_sha256: of the float model's file.
-        contract: numbers that the network expects of an image: name, mean, std, channel_order, inferred.
+        contract: numbers that the network expects of an image: name, mean, std, channel_order, inferred,
+            and the layout if that is NHWC.
 
     """
 
@@ -49,8 +50,8 @@ def stamp(model: ir.Model, origin: Origin) -> ir.Model:
 
 
 def _contract_text(contract: Mapping[str, Any] | None) -> str:
-    kept = ("name", "mean", "std", "channel_order", "inferred")
-    plain = None if contract is None else {name: _round(contract[name]) for name in kept}
+    kept = ("name", "mean", "std", "channel_order", "inferred", "layout")
+    plain = None if contract is None else {name: _round(contract[name]) for name in kept if name in contract}
     return json.dumps(plain).ljust(_CONTRACT_ROOM)
 
 

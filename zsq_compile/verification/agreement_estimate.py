@@ -10,8 +10,9 @@ taken as independent, P(m + d < 0) uses all pairs of samples instead.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import onnx
 from numpy.typing import NDArray
 
 from backends.session import RuntimeModelError, Session, open_session
+from zsq_compile.data.batch_axes import FIRST, BatchAxes
 from zsq_compile.errors import ValidationError
 from zsq_compile.metrics import (
     SMALLEST_PROBABILITY,
@@ -120,8 +122,10 @@ def measure_families(
     *,
     providers: Sequence[str] = ("CPUExecutionProvider",),
     threads: int | None = None,
+    axes: BatchAxes = FIRST,
+    uneven: Collection[str] = (),
 ) -> tuple[Family, ...]:
-    """Run both networks on families of inputs, by name of the family and of the input.
+    """Run both networks on families of inputs, by name of the family and of the input; for ``uneven`` see run_families.
 
     Raises:
         ValidationError: the runtime failed.
@@ -130,29 +134,42 @@ def measure_families(
     """
     try:
         reference, session = (open_session(m, providers=providers, threads=threads) for m in (original, emitted))
-        return compare_families(run_families(reference, families), run_families(session, families))
+        measured = []
+        run = partial(run_batched, axes=axes, uneven=uneven)
+        for name, inputs in families.items():  # outputs of one family at a time: a recogniser's take a megabyte each
+            wanted, got = (run(network, inputs) for network in (reference, session))
+            measured.append(compare_family(name, wanted, got))
+        return tuple(measured)
     except RuntimeModelError as error:
         raise ValidationError(f"the emitted model {emitted} failed in the runtime: {error}") from error
 
 
 def run_families(
-    session: Session, families: Mapping[str, Mapping[str, NDArray[Any]]], *, batch: int = 32
+    session: Session,
+    families: Mapping[str, Mapping[str, NDArray[Any]]],
+    *,
+    batch: int | None = None,
+    axes: BatchAxes = FIRST,
+    uneven: Collection[str] = (),
 ) -> dict[str, dict[str, NDArray[Any]]]:
-    """Run a network on families of inputs, by name of the family and of the input; for ``batch`` see ``run_batched``.
+    """Run a network on families of inputs, by name of the family and of the input; for the rest see ``run_batched``.
+
+    Outputs that are ``uneven`` are left out.
 
     Raises:
         RuntimeModelError: the runtime failed.
         ConfigError: a family does not fill one batch of the network.
 
     """
-    return {name: run_batched(session, inputs, batch=batch) for name, inputs in families.items()}
+    run = partial(run_batched, session, batch=batch, axes=axes, uneven=uneven)
+    return {name: run(inputs) for name, inputs in families.items()}
 
 
 def compare_families(
     wanted: Mapping[str, Mapping[str, NDArray[Any]]], got: Mapping[str, Mapping[str, NDArray[Any]]]
 ) -> tuple[Family, ...]:
-    """Compare the outputs of the float network on every family with those of a quantized one."""
-    return tuple(compare_family(name, outputs, got[name]) for name, outputs in wanted.items())
+    """Compare the outputs of the float network on every family with those of a quantized one; () without outputs."""
+    return tuple(compare_family(name, outputs, got[name]) for name, outputs in wanted.items() if outputs)
 
 
 def compare_family(name: str, wanted: Mapping[str, NDArray[Any]], got: Mapping[str, NDArray[Any]]) -> Family:

@@ -392,7 +392,7 @@ def test_float_constants_go_unless_others_read_them() -> None:
     plan = with_scales(place_quantizers(model, TARGET), model, random_feeds(model))
     quantized = inserted(model, plan)
     floats = {name for name, value in quantized.graph.initializers.items() if not name.endswith(("_scale", "_point"))}
-    # OwnWeights gave the layer a copy of the bias that the Erf reads
+    # ShareWeights gave the layer a copy of the bias that the Erf reads
     assert floats == {"b", "w_quantized", "first.bias_quantized", "w1_quantized", "second_bias_quantized"}
 
 
@@ -424,7 +424,7 @@ def test_a_name_of_an_input_or_output_is_refused() -> None:
         )
     )
     plan = with_scales(place_quantizers(model, TARGET), model, random_feeds(model))
-    with pytest.raises(PassError, match=r"requires the name 'x_quantized'.*rename it"):
+    with pytest.raises(PassError, match=r"requires the name 'x_quantized'.*FreeNames"):
         InsertQdq(plan)(model)
 
 

@@ -407,6 +407,11 @@ REFUSALS = {
         "g (float[N,2,6] x) => (float[N,2,4] y) <float[2,2,3] w> { [node] y = Conv(x, w) }",
         "straight to a graph output",
     ),
+    "no kernel for a layer": (
+        "g (float[N,2,6] x) => (float[N,2,7] y) <float[2,2,2] w, float[2,2,1] w1> "
+        "{ [node] t = ConvTranspose(x, w) [next] y = Conv(t, w1) }",
+        "no integer kernel for ConvTranspose",
+    ),
 }
 
 

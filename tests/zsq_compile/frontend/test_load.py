@@ -12,7 +12,7 @@ from passes.normalize.normalize import SimplifierError
 from tests import models
 from tests.zsq_compile.frontend.quick import load_quickly
 from zsq_compile.errors import ConfigError, LoadError, UnsupportedModelError
-from zsq_compile.frontend import load
+from zsq_compile.frontend import load, settle_opset
 from zsq_compile.frontend.load import LoadedModel, load_model
 
 TOLERANCE = 1e-5  # of the output's magnitude
@@ -99,9 +99,9 @@ def test_open_sizes_are_assumed_where_asked(tmp_path):
 def test_a_graph_without_a_normal_form_is_simplified_after_all(tmp_path, monkeypatch):
     right, tried = load.normalize, []
 
-    def odd(model: ir.Model, *, simplify: bool) -> ir.Model:
+    def odd(model: ir.Model, *, simplify: bool, **sizes: object) -> ir.Model:
         tried.append(simplify)
-        made = right(model, simplify=simplify)
+        made = right(model, simplify=simplify, **sizes)
         if not simplify:
             made.graph[0].name = None
         return made
@@ -312,7 +312,7 @@ def test_the_long_name_of_the_default_domain(tmp_path):
 def test_a_simplifier_that_lies_is_not_believed(tmp_path, monkeypatch):
     right = load.normalize
 
-    def wrong(model: ir.Model, *, simplify: bool) -> ir.Model:
+    def wrong(model: ir.Model, *, simplify: bool, **sizes: object) -> ir.Model:
         return right(ir.from_proto(models.residual(seed=1)) if simplify else model, simplify=simplify)
 
     monkeypatch.setattr(load, "normalize", wrong)
@@ -324,7 +324,7 @@ def test_a_simplifier_that_lies_is_not_believed(tmp_path, monkeypatch):
 def test_a_simplifier_that_fails_is_done_without(tmp_path, monkeypatch):
     right = load.normalize
 
-    def failing(model: ir.Model, *, simplify: bool) -> ir.Model:
+    def failing(model: ir.Model, *, simplify: bool, **sizes: object) -> ir.Model:
         if simplify:
             raise SimplifierError("onnxsim could not simplify the graph: bad luck")
         return right(model, simplify=False)
@@ -334,10 +334,7 @@ def test_a_simplifier_that_fails_is_done_without(tmp_path, monkeypatch):
 
 
 def test_a_conversion_that_changes_the_outputs_is_refused(tmp_path, monkeypatch):
-    def wrong(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-        return models.residual(seed=1)
-
-    monkeypatch.setattr(load, "raise_opset", wrong)
+    monkeypatch.setattr(settle_opset, "convert_opset", lambda *_: models.residual(seed=1))
     with pytest.raises(UnsupportedModelError, match="computes something else once it is raised"):
         load_model(save(models.residual(), tmp_path))
 
@@ -361,3 +358,55 @@ def test_real_models_load(name, operators):
     check(loaded.model, GraphInvariant.NORMALIZED)
     assert operators is None or set(models.operators(loaded.model)) == set(operators.split())
     assert not any("simplified" in note for note in loaded.notes)
+
+
+def load_both_ways(path: Path) -> list[LoadedModel]:
+    """As a compilation loads a file, and as inspect does."""
+    return [load_model(path), load_quickly(path)]
+
+
+def test_names_of_nodes_that_come_twice_are_separated(tmp_path):
+    given = models.residual()
+    for node in given.graph.node:
+        node.name = "node" if node.op_type == "Conv" else ""
+    before = models.residual()
+    for loaded in load_both_ways(save(given, tmp_path)):
+        assert len({node.name for node in loaded.model.graph}) == len(loaded.model.graph)
+        assert models.largest_difference(before, loaded.model) < TOLERANCE
+        assert any("had the name of another one" in note for note in loaded.notes)
+
+
+RANDOM_BODIES = [
+    "c = Conv(x, w) n = RandomNormalLike(c) y = Add(c, n)",
+    "c = Conv(x, w) n = RandomUniform<shape=[1]>() y = Mul(c, n)",
+    "c = Conv(x, w) s = Sigmoid(c) n = Bernoulli(s) y = Mul(c, n)",
+]
+
+
+@pytest.mark.parametrize("body", RANDOM_BODIES)
+def test_random_numbers_are_refused_by_name(body, tmp_path):
+    path = save(text(body), tmp_path)
+    operator = next(name for name in ("RandomNormalLike", "RandomUniform", "Bernoulli") if name in body)
+    for load_one in (load_model, load_quickly):
+        with pytest.raises(UnsupportedModelError, match=f"{operator} .*in every run"):
+            load_one(path)
+
+
+def test_random_numbers_that_reach_no_output_do_not_matter(tmp_path):
+    path = save(text("c = Conv(x, w) n = RandomNormalLike(c) d = Add(c, n) y = Relu(c)"), tmp_path)
+    for loaded in load_both_ways(path):
+        assert "RandomNormalLike" not in models.operators(loaded.model)
+
+
+@pytest.mark.parametrize(
+    ("body", "operator"),
+    [
+        ("d = Det(x) s = Shape(x) u = Unsqueeze(d, axes) v = Unsqueeze(u, axes) y = Expand(v, s)", "Det"),
+        ("s = SplitToSequence<axis=1>(x) y = ConcatFromSequence<axis=1>(s)", "SplitToSequence"),
+    ],
+)
+def test_operators_without_a_kernel_in_torch_are_refused_by_name(body, operator, tmp_path):
+    path = save(text(body).replace("<float[2,3,1,1] w", "<int64[1] axes = {-1}, float[2,3,1,1] w"), tmp_path)
+    for load_one in (load_model, load_quickly):
+        with pytest.raises(UnsupportedModelError, match=f"no torch kernel for {operator}"):
+            load_one(path)

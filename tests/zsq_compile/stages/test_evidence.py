@@ -21,7 +21,7 @@ from zsq_compile.stages.calibration_data import CalibrationData
 from zsq_compile.stages.evidence import draw_pictures, match_moments
 from zsq_compile.synthesis.generator import SyntheticSet
 
-INPUT = InputSpec(name="x", shape=(None, 3, 8, 8), dtype=np.dtype(np.float32))
+INPUT = InputSpec(name="x", shape=(None, 3, 8, 8), dtype=np.dtype(np.float32), layout="NCHW")
 
 
 def data(
@@ -97,7 +97,7 @@ def test_pictures_are_the_samples_with_what_the_network_sees(network: ir.Model) 
 
 
 def test_large_pictures_are_made_smaller(network: ir.Model) -> None:
-    spec = InputSpec(name="x", shape=(None, 3, 200, 100), dtype=np.dtype(np.float32))
+    spec = InputSpec(name="x", shape=(None, 3, 200, 100), dtype=np.dtype(np.float32), layout="NCHW")
     shown = draw_pictures(TorchGraph(network), data(torch.rand(2, 3, 200, 100)), (spec,))
     with Image.open(io.BytesIO(shown[0].png)) as picture:
         assert picture.size == (48, 96)

@@ -22,6 +22,7 @@ from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.quantization.bias.moment_propagation import ValueMoments, per_channel_sum
 
 _INT32_LIMIT = 2**31 - 1
+_PART_ELEMENTS = 1 << 22
 
 
 def correct_analytically(
@@ -220,8 +221,11 @@ def _along_channels(numbers: Tensor, output: Tensor) -> Tensor:
 
 
 def _channel_means(output: Tensor) -> Tensor:
-    """Mean over everything but axis 1, (channels,)."""
-    return output.double().mean([axis for axis in range(output.ndim) if axis != 1])
+    """Mean over everything but axis 1, float64, (channels,); a large output is made float64 in parts."""
+    others = [axis for axis in range(output.ndim) if axis != 1]
+    samples = max(_PART_ELEMENTS * len(output) // max(output.numel(), 1), 1)
+    sums = [part.double().sum(others) for part in torch.split(output, samples)]
+    return torch.stack(sums).sum(0) / max(output.numel() // output.shape[1], 1)
 
 
 def _mean(means: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
@@ -234,7 +238,9 @@ def _mean_shift(node: ir.Node, error: Tensor, mean: Tensor) -> Tensor | None:
     """Predict the shift of a layer's output channels from a weight error and input means, (channels,)."""
     if node.op_type == "Gemm":
         error = error if node.attributes.get_int("transB", 0) else error.T
-        return error @ mean if error.shape[1] == len(mean) else None
+        if error.shape[1] != len(mean) or node.attributes.get_int("transA", 0):
+            return None
+        return node.attributes.get_float("alpha", 1.0) * (error @ mean)
     if node.op_type == "ConvTranspose":  # which taps reach an output position depends on the position
         return None
     count = node.attributes.get_int("group", 1)

@@ -184,7 +184,7 @@ class _Variation:
 
     def add(self, error: Tensor) -> None:
         """Add a batch, (channels, elements)."""
-        count = torch.full_like(error[:, 0], error.shape[1])
+        count = error.new_full((len(error),), error.shape[1])
         sums = torch.stack([error.square().sum(1), error.sum(1), count]).double()
         self._sums = sums if self._sums is None else self._sums + sums
 

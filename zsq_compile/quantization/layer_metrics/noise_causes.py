@@ -68,6 +68,8 @@ class GridNoise:
 
     def observe(self, values: Tensor, scale: Tensor, zero_point: Tensor, channel_axis: int) -> None:
         """Add a batch of float values, any shape, on a grid of one scale; of many values a part stands for all."""
+        if not values.numel():
+            return
         low, high = torch.aminmax(values)
         self.largest = max(self.largest, -float(low), float(high))
         rows = by_channel(values, channel_axis)

@@ -73,7 +73,7 @@ class ChooseBits:
                 assert self.floor is not None
                 choice = search.agreeing(self.floor)
             plan = override_widths(state.plan, network.target, choice.chosen.widths)
-            plan = calibrate_plan(plan, network.teacher, network.calibration.batches(), self.config)
+            plan = calibrate_plan(plan, network.teacher, network.calibration.fitting(network.model), self.config)
             return make_state(state.base, plan), choice
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from passes.analysis.find_uneven_values import find_even_ends
 from passes.emit.emit import emitted_bytes, weight_bytes
 from passes.plan import QuantizationPlan, Scale, WeightSite
 from passes.quantize.override_widths import Width, Widths, override_widths
@@ -30,7 +31,7 @@ from zsq_compile.quantization.mixed_precision.sensitivity import (
     round_at_widths,
 )
 from zsq_compile.quantization.planning import plan_narrowest
-from zsq_compile.quantization.rounding.second_moments import SecondMoments, measure_second_moments
+from zsq_compile.quantization.rounding.second_moments import find_measurable, group_layers, measure_second_moments
 from zsq_compile.quantization.samples import count_fitting_samples
 from zsq_compile.quantization.state import FloatNetwork, make_state, replace_initializers
 
@@ -81,12 +82,13 @@ class Bench:
         self.network, self.widest, self.config = network, widest, config
         self.narrowest = plan_narrowest(network.model, network.target, config)
         self.trials: list[Trial] = []
-        self._batches, self._held_out = network.calibration.batches(), held_out_batches(network)
+        self._batches, self._held_out = network.calibration.fitting(network.model), held_out_batches(network)
         if not self._held_out:
             raise ConfigError(
                 "mixed measures on samples held out, and there is not one batch of them: give more samples"
             )
         self._scales: dict[int, Mapping[str, Scale]] = {}
+        self._ends = find_even_ends(network.model)
         self._reference = self._run(network.teacher)
         self._rounded = self._round(advance)
         self.layers: tuple[LayerOptions, ...] = self._measure_layers(advance)
@@ -140,17 +142,20 @@ class Bench:
     def _round(self, advance: Advance) -> dict[int, Rounded]:
         """Round every layer at every width that it may have."""
         network, floors = self.network, {site.node: site.number_format.bits for site in self.narrowest.weights}
-        moments: Mapping[str, SecondMoments] = {}
-        if self.config.rounding != "nearest":
-            moments = measure_second_moments(self.widest, network.teacher, self._batches)
+        layers = [] if self.config.rounding in ("nearest", "squant") else find_measurable(self.widest, network.teacher)
+        measurable = {site.node for layer in layers for site in layer.sites}
+        rest = tuple(site for site in self.widest.weights if site.node not in measurable)
         rounded: dict[int, Rounded] = {}
-        for bits in dict.fromkeys(min(width, network.target.weight.bits) for width in WIDTHS):
-            sites = tuple(s for s in self.widest.weights if floors[s.node] <= bits <= s.number_format.bits)
-            widths = Widths(weights={site.node: bits for site in sites})
-            plan = override_widths(replace(self.widest, weights=sites), network.target, widths)
-            plan = plan.with_scales(activations=self.widest.activation_scales)
-            rounded[bits] = round_at_widths(network, plan, moments, self.config)
-            advance(1)
+        for group in ([], *group_layers(layers)):
+            members = tuple(site for layer in group for site in layer.sites) or rest
+            moments = measure_second_moments(group, network.teacher, self._batches) if group else {}
+            for bits in dict.fromkeys(min(width, network.target.weight.bits) for width in WIDTHS):
+                sites = tuple(s for s in members if floors[s.node] <= bits <= s.number_format.bits)
+                widths = Widths(weights={site.node: bits for site in sites})
+                plan = override_widths(replace(self.widest, weights=sites), network.target, widths)
+                plan = plan.with_scales(activations=self.widest.activation_scales)
+                rounded[bits] = {**rounded.get(bits, {}), **round_at_widths(network, plan, moments, self.config)}
+        advance(len(rounded))
         return rounded
 
     def _measure_layers(self, advance: Advance) -> tuple[LayerOptions, ...]:
@@ -177,8 +182,8 @@ class Bench:
 
     def _run(self, graph: TorchGraph) -> dict[str, Tensor]:
         with torch.inference_mode():
-            parts = [graph.run(feed) for feed in self._held_out]
-        return {name: torch.cat([part[name] for part in parts]) for name in graph.output_names}
+            parts = [graph.run(feed, self._ends) for feed in self._held_out]
+        return {name: torch.cat([one[name].reshape(one[name].shape or (1,)) for one in parts]) for name in self._ends}
 
 
 def held_out_batches(network: FloatNetwork) -> list[dict[str, Tensor]]:

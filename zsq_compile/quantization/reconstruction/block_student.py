@@ -121,6 +121,11 @@ class BlockStudent:
         return {group: grow(self._start.scales[group], growth) for group, growth in self.growths.items()}
 
     @property
+    def is_coarse(self) -> bool:
+        """Whether no activation grid is so fine that bfloat16, with 8 bits itself, would drown its errors."""
+        return all(site.number_format.bits < 8 for site in self._sites.values())
+
+    @property
     def learnable(self) -> bool:
         """Whether the block has anything to learn: at 8 bits the closed forms leave nothing to a single block."""
         return bool(self.codes or self.growths)

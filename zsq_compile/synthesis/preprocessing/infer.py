@@ -22,7 +22,7 @@ import onnx_ir as ir
 
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from passes.constants import constant_value
-from zsq_compile.data.preprocessing import Preprocessing, usual_preprocessings
+from zsq_compile.data.preprocessing import Preprocessing, byte_preprocessing, usual_preprocessings
 from zsq_compile.synthesis.preprocessing.trials import TrialNetwork
 
 _LAYERS = 4
@@ -47,7 +47,9 @@ def infer_preprocessing(
         thorough: gather evidence that can only confirm the choice, too, which runs a classifier on dozens of images.
 
     """
-    candidates = usual_preprocessings(int(network.spec.shape[1] or 1))
+    if np.issubdtype(network.spec.dtype, np.integer):
+        return byte_preprocessing(network.spec)
+    candidates = usual_preprocessings(network.spec.channels, network.spec.layout or "NCHW")
     layers = statistics.usable[:_LAYERS]
     distances = network.statistics_distances(layers, candidates) if layers else None
     if distances is not None:

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from backends.session import RuntimeModelError, Session
+from passes.analysis.find_uneven_values import find_uneven_values
 from passes.batchnorm.harvest_batchnorm import BatchNorm
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.data.preprocessing import Preprocessing
@@ -58,7 +59,7 @@ class TrialNetwork:
         names = [layer.input for layer in layers]
         try:
             session = self._open(names, sizes_open=True)
-            sizes = next((one for one in self._sizes() if self._runs(session, *one)), None)
+            sizes = next((one for one in self._sizes() if self._runs(session, candidates[0], *one)), None)
             if sizes is None:
                 return None
             images = self._draw(TRIAL_IMAGES, *sizes)
@@ -68,8 +69,7 @@ class TrialNetwork:
 
     def bias_dominance(self, value: str, preprocessing: Preprocessing) -> float:
         """Median over channels of |mean| / standard deviation of a feature map (N, C, H, W); 0 where it is none."""
-        _, _, height, width = self.spec.batched(1)
-        images = preprocessing.encode(self._draw(1, height, width))
+        images = preprocessing.encode(self._draw(1, self.spec.height, self.spec.width))
         try:
             found = next(self._run(self._open([value]), images))[value]
         except RuntimeModelError:
@@ -85,12 +85,14 @@ class TrialNetwork:
         That is the logarithm of the Inception score (Salimans et al. 2016, section 4): the entropy of the mean
         probabilities less the mean entropy. It is high where decisions are firm on each image and differ over all.
         """
-        _, _, height, width = self.spec.batched(1)
-        images = self._draw(TRIAL_IMAGES, height, width)
-        names = [str(value.name) for value in self.model.graph.outputs]
+        images = self._draw(TRIAL_IMAGES, self.spec.height, self.spec.width)
+        uneven = find_uneven_values(self.model)
+        names = [str(value.name) for value in self.model.graph.outputs if value.name not in uneven]
+        if not names:
+            return None
         try:
             session = self._open(names)
-            outputs = next(self._run(session, images[: self.spec.shape[0] or 1]))
+            outputs = next(self._run(session, candidates[0].encode(images[: self.spec.shape[0] or 1])))
             scores = score_output(array_outputs({name: outputs[name] for name in names}))
             if scores is None:
                 return None
@@ -100,7 +102,8 @@ class TrialNetwork:
         return [_information(np.concatenate(batches)) for batches in runs]
 
     def _open(self, values: Sequence[str], *, sizes_open: bool = False) -> Session:
-        return open_partial_session(self.model, values, sizes_open=sizes_open)
+        open_axes = {self.spec.name: self.spec.spatial_axes} if sizes_open else {}
+        return open_partial_session(self.model, values, open_axes=open_axes)
 
     def _rounded(self, count: int) -> int:
         """Next multiple of a fixed batch."""
@@ -112,16 +115,16 @@ class TrialNetwork:
 
     def _sizes(self) -> tuple[tuple[int, int], ...]:
         """Height and width to try, smallest first: reduced in steps of 16, as strided networks like them, or whole."""
-        _, _, height, width = self.spec.batched(1)
+        height, width = self.spec.height, self.spec.width
         scale = min(1.0, _LARGEST_SIDE / max(height, width))
         if scale == 1.0:
             return ((height, width),)
         return (max(16, round(height * scale / 16) * 16), max(16, round(width * scale / 16) * 16)), (height, width)
 
-    def _runs(self, session: Session, height: int, width: int) -> bool:
-        blank = np.zeros((self._rounded(TRIAL_IMAGES), int(self.spec.shape[1] or 1), height, width), np.float32)
+    def _runs(self, session: Session, preprocessing: Preprocessing, height: int, width: int) -> bool:
+        blank = np.zeros((self._rounded(TRIAL_IMAGES), self.spec.channels, height, width), np.float32)
         try:
-            next(self._run(session, blank))
+            next(self._run(session, preprocessing.encode(blank)))
         except RuntimeModelError:
             return False
         return True
@@ -131,7 +134,7 @@ class TrialNetwork:
         size = self.spec.shape[0] or min((len(encoded), *(len(other) for other in self.others.values() if other.ndim)))
         shared = {name: other[:size] if other.ndim else other for name, other in self.others.items()}
         for start in range(0, len(encoded), size):
-            feeds = {**shared, self.spec.name: encoded[start : start + size].astype(self.spec.dtype)}
+            feeds = {**shared, self.spec.name: self.spec.typed(encoded[start : start + size])}
             needed = {name: feeds[name] for name in session.input_names if name in feeds}
             yield {**feeds, **session.run(needed)}
 

@@ -129,6 +129,31 @@ def test_minus_infinity_in_front_of_a_max_pool_is_no_range(fill: float) -> None:
     assert int(scale.zero_point) == 0 and 0.001 < float(scale.scale) < 1.0
 
 
+@pytest.mark.parametrize("sentinel", [-np.inf, np.finfo(np.float32).min, -1e38, 1e38])
+def test_numbers_that_hide_others_are_no_range(sentinel: float) -> None:
+    _, plan, teacher = setup(
+        models.parse(
+            """
+            pooled (float[N,3,4] x, float[N,3,4] m) => (float[N,2] y)
+            <int64[1] rows = {1}, float none = {0.0}, float far, float[4,4] w, float[4,2] w1>
+            {
+                [first] a = MatMul(x, w)
+                [hidden] h = Less(m, none)
+                [masked] b = Where(h, far, a)
+                [most] c = REDUCE<keepdims=0>(b, rows)
+                [last] y = MatMul(c, w1)
+            }
+            """.replace("REDUCE", "ReduceMax" if sentinel < 0 else "ReduceMin"),
+            weights={"far": np.full((), sentinel)},
+        )
+    )
+    batch = {"x": images(8, 3, 4), "m": images(8, 3, 4)}
+    wanted = teacher.run(batch, ["a"])["a"]
+    group = next(site.group for site in plan.activations if site.value == "b")
+    low, high = ends(calibrate(plan, teacher, [batch], "minmax")[group])
+    assert float(wanted.min()) - 0.1 < low and high < float(wanted.max()) + 0.1
+
+
 def test_a_fill_value_of_a_pad_belongs_to_the_range() -> None:
     _, plan, teacher = setup(
         models.parse(

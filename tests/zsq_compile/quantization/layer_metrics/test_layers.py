@@ -51,6 +51,45 @@ def test_limits_are_those_of_the_folded_activation() -> None:
     assert {layer.node: layer.limits for layer in find_layers(model, plan, TARGET)}["add"] == (0.0, None)
 
 
+CLIPS = {
+    "low only": ("Clip(d, low)", False),
+    "high only": ("Clip(d, , high)", False),
+    "both": ("Clip(d, low, high)", True),
+}
+
+
+@pytest.mark.parametrize("maker", ["Conv(x, w)", "Sub(x, x2)"])
+@pytest.mark.parametrize("clip", CLIPS)
+def test_a_clip_behind_an_operator_in_float_is_no_part_of_it(maker: str, clip: str) -> None:
+    call, folds = CLIPS[clip]
+    model, plan = planned(
+        models.parse(
+            f"""
+            clamp (float[N,2,6,6] x, float[N,2,6,6] x2) => (float[N,2,1,1] y)
+            <float low = {{-0.5}}, float high = {{1.5}}, float[2,2,1,1] w, float[2,2,1,1] w1>
+            {{
+                [maker] d = {maker}
+                [clip] r = {call}
+                [second] c = Conv(r, w1)
+                [sum] s = Add(x, x2)
+                [third] t = Conv(s, w)
+                [joined] u = Add(c, t)
+                [pool] y = GlobalAveragePool(u)
+            }}
+            """
+        )
+    )
+    layers = {layer.node: layer for layer in find_layers(model, plan, TARGET)}
+    folded = maker.startswith("Conv") and folds
+    assert plan.folded.get("maker") == ("clip" if folded else None)
+    if maker.startswith("Conv"):
+        assert (layers["maker"].value, layers["maker"].limits) == (
+            ("r", (-0.5, 1.5)) if folded else ("d", (None, None))
+        )
+    else:
+        assert "maker" not in layers  # reads the inputs as they are
+
+
 def test_a_relu_that_others_read_around_stands_for_itself() -> None:
     model, plan = planned(
         models.parse(
