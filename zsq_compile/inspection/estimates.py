@@ -84,7 +84,7 @@ def estimate_bytes(model: ir.Model, plans: Mapping[int, QuantizationPlan], targe
     widest = plans[max(plans)]
     copy, counts = model.clone(), {}
     frame = 0
-    for number, site in enumerate(widest.weights):
+    for number, (site, *_) in enumerate(widest.sites_by_weight().values()):
         value = copy.graph.initializers[site.initializer]
         assert value.const_value is not None
         sizes = value.const_value.shape.numpy()
@@ -96,7 +96,7 @@ def estimate_bytes(model: ir.Model, plans: Mapping[int, QuantizationPlan], targe
         frame -= _stored(site, prod(small), target)
     frame += emitted_bytes(copy, widest, target)
     return {
-        bits: frame + sum(_stored(site, counts[site.initializer], target) for site in plan.weights)
+        bits: frame + sum(_stored(site, counts[name], target) for name, (site, *_) in plan.sites_by_weight().items())
         for bits, plan in plans.items()
     }
 
