@@ -142,7 +142,9 @@ def _simulation(emitted: ir.Model, held_out: Samples, model: ir.Model) -> Simula
         with torch.inference_mode():
             parts = [graph.run(batch) for batch in batches]
             sizes = [len(next(iter(batch.values()))) for batch in batches]
-            if not all(len(x) == size for part, size in zip(parts, sizes) for x in map(torch.atleast_1d, part.values())):
+            if not all(
+                len(x) == size for part, size in zip(parts, sizes) for x in map(torch.atleast_1d, part.values())
+            ):
                 parts = [graph.run(inputs)]  # an output has no batch in front, so that parts of it cannot be joined
         return parts[0] if len(parts) == 1 else join(parts)
 
