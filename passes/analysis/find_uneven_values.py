@@ -43,6 +43,19 @@ def find_uneven_values(model: ir.Model) -> frozenset[str]:
     return frozenset(str(value.name) for value in uneven)
 
 
+def find_even_ends(model: ir.Model) -> tuple[str, ...]:
+    """Names of the values at which two networks can be compared.
+
+    Graph outputs that are not uneven, and the computed floats right in front of what is.
+    """
+    uneven, graph = find_uneven_values(model), model.graph
+    ends = [str(value.name) for value in graph.outputs if value.name not in uneven]
+    makers = [node for node in graph if any(value.name in uneven for value in node.outputs)]
+    read = [value for node in makers for value in node.inputs if value is not None and value.producer() is not None]
+    floats = (value for value in read if value.dtype == ir.DataType.FLOAT and value.const_value is None)
+    return tuple(dict.fromkeys([*ends, *(str(value.name) for value in floats if value.name not in uneven)]))
+
+
 def _has_bodies(node: ir.Node) -> bool:
     return node.domain == BODY_DOMAIN or has_subgraph(node)
 

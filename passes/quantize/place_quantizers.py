@@ -9,7 +9,8 @@
 5. Weights of the first and the last layers keep at least ``edge_bits``, and so do the activations between a first layer
    and the next: few channels come out of a first layer, and all that follows depends on them. The inputs of these
    layers keep 8 bits, as images have. With 8 edge bits this is the setting of BRECQ (Li et al. 2021) and Genie (Jeon et
-   al. 2023); with those of all other layers, that of GDFQ (Xu et al. 2020), which leaves these inputs in float.
+   al. 2023); with those of all other layers, that of GDFQ (Xu et al. 2020), which leaves these inputs in float. A
+   weight that several layers share has the bits of the one that keeps most.
 6. What a graph input holds stays as it is on its way to an output through operators that only move it, and for every
    other reader that computes in float: nothing has to be converted for it.
 7. What only a Softmax reads, behind a mask, stays float (see ``score_region``).
@@ -21,6 +22,7 @@
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import onnx_ir as ir
 
@@ -87,7 +89,7 @@ def place_quantizers(
     )
     return QuantizationPlan(
         activations=activations,
-        weights=weights,
+        weights=_with_shared_formats(weights),
         refusals=tuple(placement.refusals),
         folded=placement.folded,
         quantize_outputs=quantize_outputs,
@@ -285,6 +287,15 @@ def _weight_site(node: ir.Node, number_format: NumberFormat, target: Target) -> 
         data_input=str(data.name),
         bias=None if bias is None else str(bias.name),
     )
+
+
+def _with_shared_formats(sites: tuple[WeightSite, ...]) -> tuple[WeightSite, ...]:
+    """Give layers that share a weight the format of most bits among theirs."""
+    widest: dict[str, NumberFormat] = {}
+    for site in sites:
+        own = site.number_format
+        widest[site.initializer] = max(widest.get(site.initializer, own), own, key=lambda one: one.bits)
+    return tuple(replace(site, number_format=widest[site.initializer]) for site in sites)
 
 
 def _narrowed(number_format: NumberFormat, bits: int) -> NumberFormat:

@@ -1,4 +1,4 @@
-"""Prepare a float model for quantization: BatchNormalization folded, a bias in every layer, names for quantizers free."""
+"""Prepare a float model for quantization: BatchNormalization folded, a bias in every layer, free names."""
 
 import numpy as np
 import onnx_ir as ir
@@ -8,18 +8,22 @@ from passes.batchnorm.fold_forward import ConvolveBatchNorm, FoldForward
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from passes.batchnorm.merge_branches import MergeBranches
 from passes.checks import GraphInvariant, check
+from passes.normalize.share_weights import ShareWeights
 from passes.quantize.absorb_biases import ChannelMoments
 from passes.quantize.add_missing_bias import AddMissingBias
 from passes.quantize.equalize_channels import EqualizeChannels
 from passes.quantize.free_names import FreeNames
 
 
-def prepare_float(model: ir.Model, statistics: BatchNormStatistics, equalize: bool) -> ir.Model:
-    """Fold, add missing biases, and equalize if wanted, in a copy of a normalized model."""
+def prepare_float(model: ir.Model, statistics: BatchNormStatistics, equalize: bool, *, merge: bool = True) -> ir.Model:
+    """Fold, merge parallel branches and equalize if wanted, and add missing biases, in a copy of a normalized model."""
     copy = model.clone()
-    for step in (FoldBatchNorm(), FoldForward(), ConvolveBatchNorm(), FoldBatchNorm(), MergeBranches()):
+    for step in (FoldBatchNorm(), FoldForward(), ConvolveBatchNorm(), FoldBatchNorm()):
         step(copy)
+    if merge:
+        MergeBranches()(copy)
     AddMissingBias()(copy)
+    ShareWeights()(copy)  # BatchNormalizations that are equal have made equal copies of a shared weight
     if equalize:
         moments = {
             entry.output: ChannelMoments(

@@ -147,9 +147,6 @@ def test_picture_with_channels_last_is_a_picture(compiled: Compiled) -> None:
     assert compiled("resnet", "kept", "NHWC", 8)[2].contract is not None
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a BatchNormalization with no layer in front of it is neither folded nor written"
-)
 def test_normalisation_of_its_own_is_no_float_operator(compiled: Compiled) -> None:
     assert "BatchNormalization" not in {one.op_type for one in compiled("repvgg", "kept", "NCHW", 8)[2].refusals}
 

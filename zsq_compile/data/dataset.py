@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from zsq_compile.data.batch_axes import stack_given
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.data.onnx_test_data import read_test_data, sets_of_test_data
 from zsq_compile.data.preprocessing import Preprocessing, unit_preprocessing
@@ -187,7 +188,8 @@ def _from_npz(path: Path, inputs: Sequence[InputSpec], preparation: Preparation 
     names = [spec.name for spec in inputs]
     samples: dict[str, NDArray[Any]]
     if all(name in arrays for name in names):
-        samples = {spec.name: _checked(arrays[spec.name], spec, path) for spec in inputs}
+        stacked = stack_given(arrays, inputs, str(path))
+        samples = {spec.name: _checked(stacked[spec.name], spec, path) for spec in inputs}
         preparation = None
     elif "images" in arrays and preparation is not None:
         images = arrays["images"]

@@ -49,7 +49,7 @@ class Reference:
         Integer outputs count as equal where at most 1 % of their elements differ: rounding decides near ties of ArgMax.
         """
         pairs = zip(self._outputs, self._run(model, list(self._outputs[0])), strict=True)
-        return max((_difference(one[name], other[name]) for one, other in pairs for name in one), default=0.0)
+        return max((difference(one[name], other[name]) for one, other in pairs for name in one), default=0.0)
 
     def sqnr(self, quantized: onnx.ModelProto) -> float:
         """SQNR in dB of a quantized model against this one: that of its worst output, on the better batch.
@@ -82,7 +82,8 @@ def random_input(spec: InputSpec, rng: np.random.Generator, *, wide: bool) -> ND
     return np.full(shape, int(wide), spec.dtype)  # indices or lengths: small ones are valid almost everywhere
 
 
-def _difference(one: NDArray[Any], other: NDArray[Any]) -> float:
+def difference(one: NDArray[Any], other: NDArray[Any]) -> float:
+    """Largest difference of two outputs relative to the first one's magnitude; see ``Reference.difference``."""
     if one.shape != other.shape:
         return float("inf")
     if not np.issubdtype(one.dtype, np.floating):

@@ -10,8 +10,10 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
+from passes.normalize.batch_first import put_batch_back
 from passes.normalize.infer_shapes import InferShapes, Trial
 from passes.normalize.outline_bodies import inline_bodies
+from zsq_compile.data.batch_axes import BatchAxes
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.files import write_model
 from zsq_compile.frontend.choose_sizes import ChosenSizes
@@ -27,28 +29,44 @@ class Face:
     Attributes:
         inputs: shapes by name.
         outputs: shapes by name; an output whose shape the file does not declare is missing.
+        axes: where the file has its batch.
+        added: nodes inside that put the batch on axis 0.
         kept: the model inside has the same face, so that nothing has to be written back.
 
     """
 
     inputs: Mapping[str, Dims]
     outputs: Mapping[str, Dims]
+    axes: BatchAxes
+    added: tuple[str, ...]
     kept: bool
 
     @classmethod
-    def of(cls, proto: onnx.ModelProto, *, kept: bool) -> "Face":
+    def of(cls, proto: onnx.ModelProto, axes: BatchAxes, added: tuple[str, ...], *, kept: bool) -> "Face":
         """Read the face of a graph."""
-        return cls(inputs=_dims(proto.graph.input), outputs=_dims(proto.graph.output), kept=kept)
+        inputs, outputs = _dims(proto.graph.input), _dims(proto.graph.output)
+        return cls(inputs=inputs, outputs=outputs, axes=axes, added=added, kept=kept)
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """Batch that the file insists on; None where it is open."""
+        axes = {name: self.axes.inputs.get(name, 0) for name in self.inputs}
+        sizes = (dims[axis] for name, dims in self.inputs.items() if (axis := axes[name]) is not None and dims)
+        return next((size for size in sizes if isinstance(size, int)), None)
 
     def write(self, model: ir.Model, path: Path) -> None:
         """Write a model as a file with this face; the model is not changed. ConfigError where it cannot be written."""
         model = inline_bodies(model)
         if not self.kept:
-            model = model.clone()
-            self._put_on(model)
+            copy = model.clone()
+            for node, given in zip(copy.graph, model.graph, strict=True):
+                node.name = given.name  # cloning names what has no name, and names take room
+            self._put_on(copy)
+            model = copy
         write_model(model, path)
 
     def _put_on(self, model: ir.Model) -> None:
+        put_batch_back(model, self.added)
         for value in (*model.graph.inputs, *model.graph.outputs):
             shapes = self.inputs if value.producer() is None else self.outputs
             dims = shapes.get(value.name or "")

@@ -33,6 +33,7 @@ from zsq_compile.frontend.input_shapes import (
     has_open_sizes,
     settle_inputs,
 )
+from zsq_compile.frontend.open_batch import InnerForm, as_inner_form, batch_first
 from zsq_compile.frontend.read_onnx import (
     has_branches,
     opset_of,
@@ -54,7 +55,8 @@ class LoadedModel:
     Attributes:
         path: the user's file.
         original: the user's graph, at an opset that fits: the float reference.
-        model: the same in normal form, BatchNormalization kept, with the sizes that are worked with in open places.
+        model: the same in normal form, BatchNormalization kept, with the sizes that are worked with in open places, and
+            with its batch on axis 0, open where that was proven right.
         inputs: of ``model``.
         face: inputs and outputs of ``original``, which the written file gets back.
         other_inputs: other sizes of the inputs at which the float model was seen to run, where it leaves some open.
@@ -137,13 +139,15 @@ def load_model(
     original = settle_opset(proto, path, running, newest_opset, reference, notes)
     model, others = _normalize_open(original, path, sizes, reference, notes, simplify=simplify)
     require_executable(model, path)
+    inputs = find_layouts(original, sizes.inputs)
+    inner = as_inner_form(model, original, inputs) if verify else InnerForm(model=model, inputs=inputs)
     return LoadedModel(
         path=path,
         original=original,
-        model=model,
-        inputs=find_layouts(original, sizes.inputs),
-        other_inputs=others,
-        face=Face.of(original, kept=not others),
+        model=inner.model,
+        inputs=inner.inputs,
+        other_inputs=tuple(tuple(map(batch_first, one)) for one in others),
+        face=Face.of(original, inner.axes, inner.added, kept=inner.model is model and not others),
         outputs=tuple(value.name for value in original.graph.output),
         opset=opset,
         operators=dict(sorted(operators.items(), key=lambda item: (-item[1], item[0]))),

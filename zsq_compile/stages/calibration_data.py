@@ -11,6 +11,7 @@ from torch import Tensor
 from zsq_compile.batchnorm.find_statistics import KnownStatistics
 from zsq_compile.config.compile import Effort, GeneratorConfig, InputConfig
 from zsq_compile.config.conditional_generators import ConditionalConfig
+from zsq_compile.data.batch_axes import stack_given
 from zsq_compile.data.input_spec import InputSpec, fixed_batch
 from zsq_compile.data.preprocessing import Preprocessing, given_preprocessing
 from zsq_compile.differentiable.module import TorchGraph
@@ -38,7 +39,8 @@ class CalibrationData:
         held_out: what it is judged on.
         description: where they come from, in words.
         known: statistics of the training data, which they were made after or can be compared with.
-        preprocessing: of image inputs, by name; of the first one only, where the user gave the data.
+        preprocessing: by name of image inputs, and of others whose scale is known; of the first image only, where the
+            user gave the data.
         synthetic: the whole synthesized set; None when the user gave the data.
 
     """
@@ -58,7 +60,7 @@ class CalibrationData:
     @property
     def image_preprocessing(self) -> Preprocessing | None:
         """Preprocessing of the first image input; None where there is none."""
-        return next(iter(self.preprocessing.values()), None)
+        return next((one for one in self.preprocessing.values() if one.layout is not None), None)
 
     def plain_preprocessing(self) -> dict[str, Any] | None:
         """Return the same as plain values."""
@@ -184,7 +186,8 @@ def take_data(
         ConfigError: an input is missing, or an array does not fit it.
 
     """
-    fitting = {spec.name: fit_samples(arrays, spec, teacher.model, source) for spec in inputs}
+    stacked = stack_given(arrays, inputs, source)
+    fitting = {spec.name: fit_samples(stacked[spec.name], spec, teacher.model, source) for spec in inputs}
     tensors = {name: torch.from_numpy(array) for name, array in fitting.items()}
     counts = {len(tensor) for tensor in tensors.values()}
     if len(counts) != 1 or min(counts) < 2:

@@ -12,14 +12,15 @@ from backends.target import Target
 from zsq_compile.data.dataset import Dataset
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.frontend.load import LoadedModel
+from zsq_compile.metrics import decibel_words
 from zsq_compile.progress import Clock, Progress
 from zsq_compile.quantization.planning import float_bytes
-from zsq_compile.quantization.samples import Samples
+from zsq_compile.quantization.samples import Batch, Samples
 from zsq_compile.quantization.state import FloatNetwork, QuantizedState
 from zsq_compile.stages.faster_variants import SpeedTrial, emit_model, try_forms
 from zsq_compile.verification.held_out import Simulate
 from zsq_compile.verification.other_sizes import run_other_sizes
-from zsq_compile.verification.running import Arrays
+from zsq_compile.verification.running import Arrays, join_runs
 from zsq_compile.verification.validate import Validation, validate
 
 _SLOWER = 1.05  # times as long as the float file
@@ -98,7 +99,7 @@ def _validate(
     progress: Progress,
 ) -> Validation:
     """Validate a file, at the sizes that it was made with and at others that the float model runs at."""
-    simulate, providers = _simulation(emitted), usable_providers(target.providers)
+    simulate, providers = _simulation(emitted, held_out, loaded.model), usable_providers(target.providers)
     validation = validate(
         loaded.original,
         path,
@@ -110,6 +111,7 @@ def _validate(
         session_config=target.session_config,
         labelled=labelled,
         float_bytes=float_bytes(loaded),
+        axes=loaded.face.axes,
     )
     others = run_other_sizes(
         loaded.original,
@@ -119,21 +121,33 @@ def _validate(
         simulate,
         providers=providers,
         config=target.session_config,
+        axes=loaded.face.axes,
+        uneven=loaded.uneven_outputs,
     )
     for other in others:
-        ratio = "" if other.sqnr_db is None else f": SQNR {other.sqnr_db:.1f} dB"
+        ratio = "" if other.sqnr_db is None else f": SQNR {decibel_words(other.sqnr_db)}"
         progress.note(f"run at other sizes, too ({other.words()}){ratio}")
     failures = tuple(f"at {other.words()}: {other.failure}" for other in others if other.failure is not None)
     return replace(validation, failures=(*validation.failures, *failures))
 
 
-def _simulation(emitted: ir.Model) -> Simulate:
-    """Run the emitted graph in torch."""
+def _simulation(emitted: ir.Model, held_out: Samples, model: ir.Model) -> Simulate:
+    """Run the emitted graph in torch, in batches that fit a run of the float model."""
     graph = TorchGraph(emitted)
 
     def simulate(feeds: Arrays) -> Arrays:
+        inputs = {name: torch.from_numpy(array) for name, array in feeds.items()}
+        batches = replace(held_out, inputs=inputs).fitting(model)
         with torch.inference_mode():
-            made = graph.run({name: torch.from_numpy(array) for name, array in feeds.items()})
-        return {name: value.numpy() for name, value in made.items()}
+            parts = [graph.run(batch) for batch in batches]
+            if not all(map(_has_batch, parts, batches)):
+                parts = [graph.run(inputs)]  # parts of an output without a batch in front cannot be joined
+        arrays = [{name: value.numpy() for name, value in part.items()} for part in parts]
+        return arrays[0] if len(arrays) == 1 else join_runs(arrays)
 
     return simulate
+
+
+def _has_batch(outputs: Batch, inputs: Batch) -> bool:
+    """Whether all outputs of a run have as many rows as its inputs."""
+    return {len(value) if value.ndim else 1 for value in outputs.values()} == {len(next(iter(inputs.values())))}

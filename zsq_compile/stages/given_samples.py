@@ -22,16 +22,13 @@ def read_samples(given: Arrays | Path | None) -> tuple[Arrays | None, str]:
     return (read_arrays(given), given.name) if isinstance(given, Path) else (given, "calibration data")
 
 
-def fit_samples(arrays: Arrays, spec: InputSpec, model: ir.Model, source: str) -> NDArray[Any]:
-    """Return the samples of an input in its element type.
+def fit_samples(array: NDArray[Any], spec: InputSpec, model: ir.Model, source: str) -> NDArray[Any]:
+    """Return the samples of an input, (count, ...), in its element type.
 
     Raises:
-        ConfigError: there are none, or their shape, their type or their values are not what the network takes.
+        ConfigError: their shape, their type or their values are not what the network takes.
 
     """
-    if spec.name not in arrays:
-        raise ConfigError(f"{source} has no array for the input {spec.name!r}, only {', '.join(arrays) or 'none'}")
-    array = np.asarray(arrays[spec.name])
     if array.shape[1:] != spec.shape[1:]:
         raise ConfigError(f"{source} for {spec.name!r} must be (samples, *{spec.shape[1:]}), got {array.shape}")
     fitting = _convert(array, spec, source)

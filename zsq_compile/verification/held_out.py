@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.session import Session
+from zsq_compile.data.batch_axes import BatchAxes
 from zsq_compile.errors import ValidationError
-from zsq_compile.verification.running import Arrays, find_unjoinable, join_runs, run_each
+from zsq_compile.verification.running import Arrays, find_unjoinable, join_runs, run_each, run_once
 from zsq_compile.verification.uneven import differs_from_simulation
 
 Simulate = Callable[[Arrays], Arrays]
@@ -63,21 +64,27 @@ class HeldOutRuns:
 
 
 def run_held_out(
-    reference: Session, session: Session, inputs: Arrays, simulate: Simulate | None, uneven: Collection[str]
+    reference: Session,
+    session: Session,
+    inputs: Arrays,
+    simulate: Simulate | None,
+    axes: BatchAxes,
+    uneven: Collection[str],
 ) -> HeldOutRuns:
     """Run the float model, the quantized file, and the simulation if there is one.
 
-    ``inputs`` are (count, ...) by name. Outputs that turn out to be of other sizes from run to run are uneven, too.
+    ``inputs`` are (count, ...) by name, ``axes`` those of the batch in both files. Outputs that turn out to be of other
+    sizes from run to run are uneven, too.
 
     Raises:
         ConfigError: the inputs do not fit the model.
         RuntimeModelError: the runtime failed.
 
     """
-    feeds, wanted = run_each(reference, inputs, uneven=uneven)
+    feeds, wanted = run_each(reference, inputs, axes=axes, uneven=uneven)
     return HeldOutRuns(
         wanted=wanted,
-        got=[session.run(feed) for feed in feeds],
+        got=[run_once(session, feed, axes) for feed in feeds],
         simulated=None if simulate is None else [simulate(feed) for feed in feeds],
         uneven=frozenset({*uneven, *find_unjoinable(wanted)} & set(wanted[0])),
     )

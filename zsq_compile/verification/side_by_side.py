@@ -3,7 +3,6 @@
 Samples are run batch by batch through all models, so that neither the data nor the outputs need to fit into memory.
 """
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,15 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.session import RuntimeModelError, Session
+from zsq_compile.data.batch_axes import FIRST, BatchAxes
 from zsq_compile.data.dataset import Dataset
 from zsq_compile.errors import ConfigError
 from zsq_compile.metrics import array_outputs, decibels, decision_output, decisions, powers, top1
 from zsq_compile.progress import Advance, ignore_steps
-from zsq_compile.verification.running import run_batched, session_batch
+from zsq_compile.verification.running import fitting_batch, run_batched, session_batch
 
-_BATCH = 32
-# Every session keeps the memory of its largest batch, so large samples come in smaller ones: 6 pictures of 224 pixels.
-_BATCH_BYTES = 4_000_000
+_LEAST_POWER = float(np.finfo(np.float32).tiny) ** 2  # of an output that is not silent: see ``metrics.is_silent``
 
 Outputs = Mapping[str, NDArray[Any]]
 
@@ -33,7 +31,7 @@ class Quality:
         samples: how many were run.
         top1: share of right decisions, 0 to 1; None without labels.
         agreement: share of decisions that are the float model's, 0 to 1; None where no output holds decisions.
-        sqnr_db: in dB, of the worst float output; None without one.
+        sqnr_db: in dB, of the worst float output that is not silent; None without one.
 
     """
 
@@ -57,6 +55,7 @@ def run_side_by_side(
     data: Dataset,
     advance: Advance = ignore_steps,
     *,
+    axes: BatchAxes = FIRST,
     uneven: Collection[str] = (),
 ) -> SideBySide:
     """Run the float model and others over all samples.
@@ -66,6 +65,7 @@ def run_side_by_side(
         sessions: the others by name.
         data: samples, with labels or without; a last part that does not fill a fixed batch is left out.
         advance: called with the number of samples run.
+        axes: of the batch in all files.
         uneven: names of the outputs whose size depends on the data, which have no part in the figures.
 
     Raises:
@@ -73,7 +73,7 @@ def run_side_by_side(
         RuntimeModelError: the float model failed.
 
     """
-    fixed = session_batch(reference) or 1
+    fixed = session_batch(reference, axes) or 1
     scores = {name: _Score() for name in ("float", *sessions)}
     failures: dict[str, str] = {}
     size = max(fitting_batch(reference) // fixed, 1) * fixed
@@ -82,12 +82,12 @@ def run_side_by_side(
         if count == 0:
             continue
         truth = None if labels is None else labels[:count]
-        wanted = run_batched(reference, feeds, batch=size, uneven=uneven)
+        wanted = run_batched(reference, feeds, batch=size, axes=axes, uneven=uneven)
         scores["float"].add(count, wanted, wanted, truth)
         for name, session in sessions.items():
             if name not in failures:
                 try:
-                    got = run_batched(session, feeds, batch=size, uneven=uneven)
+                    got = run_batched(session, feeds, batch=size, axes=axes, uneven=uneven)
                     scores[name].add(count, wanted, got, truth)
                 except (RuntimeModelError, ConfigError, _UnlikeError) as error:
                     failures[name] = str(error)
@@ -97,12 +97,6 @@ def run_side_by_side(
     return SideBySide(
         qualities={name: score.quality() for name, score in scores.items() if name not in failures}, failures=failures
     )
-
-
-def fitting_batch(reference: Session) -> int:
-    """Batch size for a model whose batch is dynamic."""
-    sizes = [math.prod(size or 1 for size in shape[1:]) for shape in reference.input_shapes.values()]
-    return max(min(_BATCH, _BATCH_BYTES // (4 * max([1, *sizes]))), 1)
 
 
 class _UnlikeError(ValueError):
@@ -145,7 +139,7 @@ class _Score:
             samples=self.samples,
             top1=None if self._right is None else self._right / self.samples,
             agreement=self._equal / self._decisions if self._decisions else None,
-            sqnr_db=min((decibels(*sums) for sums in self._powers.values()), default=None),
+            sqnr_db=min((decibels(*sums) for sums in self._powers.values() if sums[0] > _LEAST_POWER), default=None),
         )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zsq_compile.errors import ValidationError
-from zsq_compile.metrics import agreement, share_beyond, sqnr_db
+from zsq_compile.metrics import agreement, largest_difference, share_beyond, sqnr_db
 
 ALLOWED_SHARE = 0.05
 """Share of output elements that may lie further from the simulation than a step, 1/255 of the output's range.
@@ -103,12 +103,11 @@ def match_output(name: str, simulated: NDArray[Any], got: NDArray[Any], wanted: 
     # Noise of the better of the two: where one is wrong, its distance from the float model is no quantization noise.
     margin = None if ratio is None else ratio - max(sqnr_db(target, simulated), sqnr_db(target, theirs))
     shared = agreement(theirs, simulated, slack=step)
-    difference = np.abs(np.asarray(simulated, np.float64) - np.asarray(theirs, np.float64))
     return SimulationMatch(
         output=name,
         step=step,
         share_beyond_step=share,
-        largest=float(np.max(difference, initial=0.0)),
+        largest=largest_difference(simulated, theirs),
         sqnr_db=ratio,
         margin_db=margin,
         agreement=1.0 if shared is None else shared,

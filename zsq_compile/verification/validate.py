@@ -11,10 +11,11 @@ import onnx
 from numpy.typing import NDArray
 
 from backends.session import RuntimeModelError, Session, open_session
+from zsq_compile.data.batch_axes import FIRST, BatchAxes
 from zsq_compile.data.dataset import Dataset
 from zsq_compile.errors import ValidationError
 from zsq_compile.files import file_bytes
-from zsq_compile.metrics import agreement, array_outputs, decision_output, sqnr_db
+from zsq_compile.metrics import agreement, array_outputs, decision_output, is_silent, sqnr_db
 from zsq_compile.verification.fusion import Fusion, inspect_fusion
 from zsq_compile.verification.held_out import HeldOutRuns, Simulate, run_held_out
 from zsq_compile.verification.latency import Latency
@@ -31,10 +32,11 @@ class OutputQuality:
 
     Attributes:
         name: name of the output.
-        sqnr_db: signal to quantization noise ratio; None for outputs that are no floats.
+        sqnr_db: signal to quantization noise ratio; None for outputs that are no floats, or nothing but zeros.
         agreement: share of equal decisions, 0 to 1; None when the output has no class axis.
         rows: of an output whose size depends on the data, whose other figures are those of the runs that gave as many
             rows; None for all others.
+        silent: the float model's numbers are all zeros, on every sample.
 
     """
 
@@ -42,6 +44,7 @@ class OutputQuality:
     sqnr_db: float | None
     agreement: float | None
     rows: Rows | None = None
+    silent: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,6 +132,7 @@ def validate(
     labelled: Dataset | None = None,
     float_bytes: int | None = None,
     latency_seconds: float = 3.0,
+    axes: BatchAxes = FIRST,
 ) -> Validation:
     """Check an emitted file in its runtime and measure it against the float model.
 
@@ -145,6 +149,7 @@ def validate(
         labelled: data of the user; without labels they give the agreement only.
         float_bytes: size of the user's file; None takes that of ``original`` as it would be written.
         latency_seconds: time to spend on latency; 0 measures none.
+        axes: of the batch in both files.
 
     Raises:
         ValidationError: the file is no valid ONNX, the runtime cannot load or run it, or its outputs differ in
@@ -158,14 +163,14 @@ def validate(
             open_session(model, providers=providers, threads=threads, config=session_config)
             for model in (original, emitted)
         )
-        runs = run_held_out(reference, session, held_out, simulate, uneven)
+        runs = run_held_out(reference, session, held_out, simulate, axes, uneven)
         runs.require_alike(emitted)
         wanted, got = runs.joined(runs.wanted), runs.joined(runs.got)
         match = None if runs.simulated is None else match_simulation(runs.joined(runs.simulated), got, wanted)
         fusion = inspect_fusion(emitted, providers=providers, config=session_config)
         speed = None
         if latency_seconds > 0.0:
-            feeds = first_sample(session, held_out)
+            feeds = first_sample(session, held_out, axes)
             speed = audit_speed(
                 original,
                 emitted,
@@ -175,20 +180,21 @@ def validate(
                 providers=providers,
                 config=session_config,
             )
+        outputs = tuple(_qualities(runs, wanted, got))
         return Validation(
             samples=min(len(array) for array in held_out.values()),
-            outputs=tuple(_qualities(runs, wanted, got)),
+            outputs=outputs,
             decision_output=decision_output(array_outputs(wanted)),
             fusion=fusion,
             simulation=match,
             labelled=None
             if labelled is None
-            else _labelled_quality(reference, session, labelled, emitted, runs.uneven),
+            else _labelled_quality(reference, session, labelled, emitted, axes, runs.uneven),
             float_bytes=original.ByteSize() if float_bytes is None else float_bytes,
             quantized_bytes=file_bytes(emitted),
             latency={} if speed is None else speed.latency,
             failures=(*_failures(wanted, got, match), *runs.uneven_failures()),
-            warnings=_warnings(None if stand_in else fusion, match, None if stand_in else speed),
+            warnings=_warnings(outputs, None if stand_in else fusion, match, None if stand_in else speed),
             speed=speed,
         )
 
@@ -222,16 +228,17 @@ def _quality(name: str, wanted: NDArray[Any], got: NDArray[Any], rows: Rows | No
     is_float = np.issubdtype(wanted.dtype, np.floating)
     return OutputQuality(
         name=name,
-        sqnr_db=sqnr_db(wanted, got) if is_float and wanted.size else None,
+        sqnr_db=sqnr_db(wanted, got) if is_float and not is_silent(wanted) else None,
         agreement=agreement(wanted, got),
         rows=rows,
+        silent=is_float and wanted.size > 0 and is_silent(wanted),
     )
 
 
 def _labelled_quality(
-    reference: Session, session: Session, data: Dataset, emitted: Path, uneven: Collection[str]
+    reference: Session, session: Session, data: Dataset, emitted: Path, axes: BatchAxes, uneven: Collection[str]
 ) -> LabelledQuality:
-    found = run_side_by_side(reference, {"quantized": session}, data, uneven=uneven)
+    found = run_side_by_side(reference, {"quantized": session}, data, axes=axes, uneven=uneven)
     if found.failures:
         raise ValidationError(f"the emitted model {emitted} failed on the labelled data: {found.failures['quantized']}")
     before, after = found.qualities["float"], found.qualities["quantized"]
@@ -253,8 +260,14 @@ def _failures(
     return tuple(failures)
 
 
-def _warnings(fusion: Fusion | None, match: SimulationMatch | None, speed: SpeedAudit | None) -> tuple[str, ...]:
-    warnings = []
+def _warnings(
+    outputs: Sequence[OutputQuality], fusion: Fusion | None, match: SimulationMatch | None, speed: SpeedAudit | None
+) -> tuple[str, ...]:
+    warnings = [
+        f"output {one.name!r} of the float model is nothing but zeros on the samples held out: they prove nothing of it"
+        for one in outputs
+        if one.silent
+    ]
     if fusion is not None and fusion.unfused:
         names = ", ".join(fusion.unfused[:5]) + (" ..." if len(fusion.unfused) > 5 else "")
         count = len(fusion.unfused)
@@ -265,6 +278,8 @@ def _warnings(fusion: Fusion | None, match: SimulationMatch | None, speed: Speed
         )
     if speed is not None and speed.verdict == "slower":
         warnings.append(speed.describe())
+    if speed is not None and speed.denormal_ms is not None:
+        warnings.append(speed.describe_denormals())
     return tuple(warnings)
 
 

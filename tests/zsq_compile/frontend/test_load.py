@@ -84,17 +84,20 @@ def test_large_weights_survive_an_old_opset(tmp_path):
     assert (loaded.opset, loaded.operators) == (11, {"Clip": 1, "Conv": 1})
 
 
-def test_open_sizes_are_assumed_where_asked(tmp_path):
+def test_open_sizes_are_chosen(tmp_path):
     given = models.parse(
         "net (float[N,3,H,W] x, float[N,T] s) => (float[N,3,H,W] y, float[N,T] z) { y = Relu(x) z = Relu(s) }"
     )
     path = save(given, tmp_path)
     loaded = load_quickly(path)
-    assert loaded.assumed == {"x": "?x3x224x224", "s": "?x128"}
-    assert [spec.shape for spec in loaded.inputs] == [(None, 3, 224, 224), (None, 128)]
+    assert loaded.assumed == {"x": "?x3x32x32", "s": "?x128"}
+    assert [spec.shape for spec in loaded.inputs] == [(None, 3, 32, 32), (None, 128)]
     complete = load_quickly(path, input_shapes={"x": (1, 3, 8, 8), "s": (1, 5)})
     assert complete.assumed == {}
-    assert [spec.shape for spec in complete.inputs] == [(1, 3, 8, 8), (1, 5)]
+    assert [spec.shape for spec in complete.inputs] == [(None, 3, 8, 8), (None, 5)]
+    assert complete.face.inputs == {"x": ("N", 3, "H", "W"), "s": ("N", "T")}
+    fixed = load_quickly(path, input_shapes={"x": (1, 3, 8, 8), "s": (1, 5)}, fix_shapes=True)
+    assert fixed.face.inputs == {"x": (1, 3, 8, 8), "s": (1, 5)}
 
 
 def test_a_graph_without_a_normal_form_is_simplified_after_all(tmp_path, monkeypatch):
@@ -186,23 +189,35 @@ def test_weights_are_read_from_nowhere_else(place, tmp_path):
         load_model(path)
 
 
-def test_open_sizes_are_asked_for_with_the_option_to_add(tmp_path):
+def test_given_sizes_are_worked_with_and_written_where_asked(tmp_path):
     path = save(text(CONV, "float[N,3,h,w] x"), tmp_path)
-    with pytest.raises(ConfigError, match=r'--input-shape "x:\?x3x224x224"'):
-        load_model(path)
     loaded = load_model(path, input_shapes={"x": (None, 3, 16, 12)})
     assert loaded.inputs[0].shape == (None, 3, 16, 12)
+    assert loaded.face.inputs == {"x": ("N", 3, "h", "w")}
     assert list(loaded.model.graph[0].outputs[0].shape)[1:] == [2, 16, 12]
-    assert load_model(path, input_shapes={"x": (4, 3, 16, 12)}).inputs[0].shape == (4, 3, 16, 12)
+    fixed = load_model(path, input_shapes={"x": (4, 3, 16, 12)}, fix_shapes=True)
+    assert fixed.face.inputs == {"x": (4, 3, 16, 12)}
 
 
-def test_an_input_without_a_shape_needs_one(tmp_path):
+def test_sizes_that_the_graph_does_not_run_at_are_refused(tmp_path):
+    body = "f = Flatten(x) y = MatMul(f, m)"
+    model = text(body, "float[N,3,h,w] x", "float[N,2] y").replace("<float[2", "<float[48,2] m, float[2")
+    path = save(models.parse(model), tmp_path)
+    with pytest.raises(ConfigError, match="does not run at those given"):
+        load_model(path, input_shapes={"x": (None, 3, 5, 5)})
+    loaded = load_model(path, input_shapes={"x": (None, 3, 4, 4)})
+    assert loaded.inputs[0].shape == (None, 3, 4, 4)
+
+
+def test_an_input_without_a_shape_gets_that_of_the_first_weight(tmp_path):
     proto = onnx.parser.parse_model(text(CONV))
     proto.graph.input[0].type.tensor_type.ClearField("shape")
     path = save(proto, tmp_path)
+    assert load_model(path).inputs[0].shape == (None, 3, 32, 32)
+    assert load_model(path, input_shapes={"x": (1, 3, 8, 8)}).inputs[0].shape == (None, 3, 8, 8)
+    proto.graph.node[0].CopyFrom(onnx.helper.make_node("Relu", ["x"], ["y"]))
     with pytest.raises(ConfigError, match="has no shape"):
-        load_model(path)
-    assert load_model(path, input_shapes={"x": (1, 3, 8, 8)}).inputs[0].shape == (1, 3, 8, 8)
+        load_model(save(proto, tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -336,7 +351,8 @@ def test_a_batch_that_is_not_open_after_all_is_fixed(tmp_path):
         "<float[2", "<int64[2] s = {1, 128}, float[2"
     )
     loaded = load_model(save(model, tmp_path))
-    assert loaded.inputs[0].shape == (1, 3, 8, 8)
+    assert loaded.face.inputs == {"x": (1, 3, 8, 8)}
+    assert loaded.inputs[0].shape == (None, 3, 8, 8)  # the constant is opened inside
     assert any("batch was fixed to 1" in note for note in loaded.notes)
 
 

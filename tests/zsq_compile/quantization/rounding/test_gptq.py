@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from backends.target import NumberFormat
 from zsq_compile.quantization.calibration.scales import choose_steps
-from zsq_compile.quantization.rounding.gptq import round_with_compensation
+from zsq_compile.quantization.rounding.gptq import Compensation
+from zsq_compile.quantization.rounding.second_moments import SecondMoments
 
 FOUR_BITS = NumberFormat(bits=4, signed=True, symmetric=True)
 
@@ -19,6 +20,18 @@ def draw(seed: int, groups: int, rows: int, size: int, samples: int) -> tuple[to
     columns = mixing @ torch.randn(groups, size, samples, generator=rng, dtype=torch.float64)
     step = choose_steps(weight.flatten(0, 1), FOUR_BITS, "mse").reshape(groups, rows)
     return weight, columns @ columns.transpose(1, 2) / samples, step
+
+
+def moments_of(matrix: torch.Tensor) -> SecondMoments:
+    """Moments that are a given matrix, as near as float32 has it."""
+    moments = SecondMoments(*matrix.shape[:2])
+    moments.observe(matrix.float(), torch.eye(matrix.shape[1]).expand_as(matrix))
+    moments.count = 1
+    return moments
+
+
+def round_with_compensation(weight: torch.Tensor, matrix: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+    return Compensation(moments_of(matrix)).round(weight, step, FOUR_BITS)
 
 
 def cost(codes: torch.Tensor, weight: torch.Tensor, matrix: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
@@ -50,7 +63,7 @@ def by_definition(weight: np.ndarray, matrix: np.ndarray, step: float, damping: 
 @settings(max_examples=20, deadline=None)
 def test_codes_are_those_of_the_definition(seed: int) -> None:
     weight, matrix, step = draw(seed, 2, 3, 7, 40)
-    codes = round_with_compensation(weight, matrix, step, FOUR_BITS)
+    codes = round_with_compensation(weight, matrix, step)
     for group in range(2):
         for row in range(3):
             wanted = by_definition(weight[group, row].numpy(), matrix[group].numpy(), float(step[group, row]), 0.01)
@@ -60,7 +73,7 @@ def test_codes_are_those_of_the_definition(seed: int) -> None:
 @pytest.mark.parametrize(("groups", "size"), [(1, 300), (16, 9)], ids=["dense, several blocks", "depthwise"])
 def test_the_output_error_falls_far_below_that_of_rounding_to_the_nearest(groups: int, size: int) -> None:
     weight, matrix, step = draw(0, groups, 4, size, 2 * size)
-    codes = round_with_compensation(weight, matrix, step, FOUR_BITS)
+    codes = round_with_compensation(weight, matrix, step)
     assert codes.abs().max() <= 8
     assert torch.equal(codes, codes.round())
     ratio = cost(codes, weight, matrix, step).sum() / cost(nearest(weight, step), weight, matrix, step).sum()
@@ -69,7 +82,7 @@ def test_the_output_error_falls_far_below_that_of_rounding_to_the_nearest(groups
 
 def test_uncorrelated_columns_are_rounded_to_the_nearest() -> None:
     weight, _, step = draw(1, 1, 4, 12, 40)
-    codes = round_with_compensation(weight, torch.eye(12, dtype=torch.float64)[None], step, FOUR_BITS)
+    codes = round_with_compensation(weight, torch.eye(12, dtype=torch.float64)[None], step)
     assert torch.equal(codes, nearest(weight, step))
 
 
@@ -77,5 +90,5 @@ def test_a_column_that_is_never_used_does_not_break_the_factor() -> None:
     weight, matrix, step = draw(2, 1, 4, 12, 40)
     matrix[:, 3, :] = 0.0
     matrix[:, :, 3] = 0.0
-    assert torch.isfinite(round_with_compensation(weight, matrix, step, FOUR_BITS)).all()
-    assert torch.isfinite(round_with_compensation(weight, torch.zeros_like(matrix), step, FOUR_BITS)).all()
+    assert torch.isfinite(round_with_compensation(weight, matrix, step)).all()
+    assert torch.isfinite(round_with_compensation(weight, torch.zeros_like(matrix), step)).all()
