@@ -17,7 +17,7 @@ from passes.normalize.infer_shapes import Trial
 from passes.normalize.normalize import SimplifierError, normalize, run_onnxsim
 from passes.operators import WEIGHTED
 from zsq_compile.data.input_spec import InputSpec
-from zsq_compile.errors import UnsupportedModelError
+from zsq_compile.errors import LoadError, UnsupportedModelError
 from zsq_compile.frontend.choose_sizes import ChosenSizes
 from zsq_compile.frontend.dequantize import dequantize, require_equivalent
 from zsq_compile.frontend.equivalence import TOLERANCE, Reference
@@ -44,7 +44,7 @@ from zsq_compile.frontend.read_onnx import (
     separate_names,
 )
 from zsq_compile.frontend.run_reference import run_reference
-from zsq_compile.frontend.settle_opset import settle_opset
+from zsq_compile.frontend.settle_opset import lower_to_runnable, settle_opset
 from zsq_compile.progress import Progress
 
 
@@ -130,10 +130,10 @@ def load_model(
     declared = settle_inputs(proto, path, shapes, fix=fix_shapes)
     proto = _enter_inference(proto, path, notes)
     refuse_random(proto, path)
-    sizes = _find_sizes(proto, path, declared, shapes, notes)
-    reference, running = None, opset
+    proto, running = lower_to_runnable(proto, opset, notes)
+    sizes, reference = _find_sizes(proto, path, declared, shapes, notes), None
     if verify:
-        proto, running, sizes, reference = run_reference(proto, path, sizes, opset, notes)
+        proto, sizes, reference = run_reference(proto, path, sizes, notes)
         if form.given is not None:
             notes.append(require_equivalent(reference, form, path))
     original = settle_opset(proto, path, running, newest_opset, reference, notes)
@@ -218,7 +218,10 @@ def _find_sizes(
     notes: list[str],
 ) -> ChosenSizes:
     """Find the sizes to work with; where the graph runs at these alone, write them into it."""
-    sizes = find_sizes(proto, path, declared, given)
+    try:
+        sizes = find_sizes(proto, path, declared, given)
+    except RuntimeModelError as error:
+        raise LoadError(f"{path} cannot be run: {error}") from error
     for name, text in _describe_chosen(declared, sizes.inputs, given).items():
         notes.append(
             f"'{name}' leaves sizes open: worked with at {text} ({sizes.reason}); --input-shape chooses other ones"
