@@ -71,7 +71,7 @@ class WeightSite:
 
     Attributes:
         node: name of the layer.
-        initializer: name of the float weight.
+        initializer: name of the float weight; layers that share one agree in ``axis`` and ``number_format``.
         axis: of the weight, along which the output channels lie; None for one scale per tensor, as where they lie along
             no single axis (a grouped ConvTranspose).
         number_format: of its codes.
@@ -94,7 +94,7 @@ class QuantizationPlan:
 
     Attributes:
         activations: in graph order.
-        weights: in graph order, each with an initializer and a bias of its own.
+        weights: in graph order; only those that share a weight may share a bias.
         refusals: what stays float, and why.
         folded: by the name of a layer, that of the Relu or Clip that the runtime computes with it.
         activation_scales: by group.
@@ -110,6 +110,13 @@ class QuantizationPlan:
     activation_scales: Mapping[str, Scale] = field(default_factory=dict)
     weight_scales: Mapping[str, Scale] = field(default_factory=dict)
     quantize_outputs: bool = False
+
+    def sites_by_weight(self) -> dict[str, tuple[WeightSite, ...]]:
+        """Sites by initializer, in graph order; several where layers share a weight."""
+        found: dict[str, tuple[WeightSite, ...]] = {}
+        for site in self.weights:
+            found[site.initializer] = (*found.get(site.initializer, ()), site)
+        return found
 
     def with_scales(
         self, *, activations: Mapping[str, Scale] | None = None, weights: Mapping[str, Scale] | None = None

@@ -1,5 +1,6 @@
 """Networks with a NonMaxSuppression: what is in front of it is quantized, and what is behind it stays float."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from backends.session import open_session
 from tests import models
-from zsq_compile import CompileConfig, compile_model
+from zsq_compile import CompileConfig, ConfigError, compile_model
 from zsq_compile.metrics import sqnr_db
 
 QUICK = CompileConfig(effort="fast", speed_trials=False)
@@ -89,3 +90,11 @@ def test_layers_behind_it_are_stored_in_integers_and_run_in_float(tmp_path: Path
     quantized = {node.input[0] for node in found.node if node.op_type == "QuantizeLinear"}
     assert not quantized & {"at", "found", "flat", "hidden", "active", "classes"}
     assert validation.fusion.fused == 4
+
+
+def test_a_gate_on_decisions_is_refused_where_there_are_none(tmp_path: Path) -> None:
+    source = tmp_path / "net.onnx"
+    onnx.save(detector("float[n,5] classes, int64[n,3] kept", BODY + HEAD, WEIGHTS + HEAD_WEIGHTS, 0.5), source)
+    with pytest.raises(ConfigError, match="min_agreement"):
+        compile_model(source, config=replace(QUICK, min_agreement=0.5))
+    assert list(tmp_path.iterdir()) == [source]

@@ -10,7 +10,7 @@ from passes.operators import QUANTIZERS, WEIGHTED
 from passes.surgery import inner_nodes, is_standard
 
 _Purpose = Literal["weight", "bias", "scale", "constant"]
-_UNPACKING = ("Cast", "Div", "Mod", "Sub", "Reshape", "Slice", "Transpose", "Mul")  # from packed codes to the weight
+_UNPACKING = ("Cast", "Div", "Round", "Mod", "Sub", "Reshape", "Slice", "Transpose", "Mul")  # from codes to constants
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

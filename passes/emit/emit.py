@@ -81,7 +81,7 @@ def _with_all_scales(model: ir.Model, plan: QuantizationPlan) -> QuantizationPla
         one = np.asarray(1.0 + number / 4096.0, np.float32)
         middle = activation.number_format.middle if activation.number_format.symmetric else 0
         activations[activation.group] = Scale(scale=one, zero_point=np.asarray(middle, np.int32))
-    for number, site in enumerate(plan.weights):
+    for number, (site, *_) in enumerate(plan.sites_by_weight().values()):
         constant = model.graph.initializers[site.initializer].const_value
         assert constant is not None
         shape = () if site.axis is None else (constant.shape.numpy()[site.axis],)

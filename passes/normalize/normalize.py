@@ -21,9 +21,9 @@ from passes.normalize.fuse_norm import FuseNorm
 from passes.normalize.infer_shapes import InferShapes, Trial
 from passes.normalize.name_nodes import NameNodes
 from passes.normalize.outline_bodies import outline_bodies
-from passes.normalize.own_weights import OwnWeights
 from passes.normalize.resolve_auto_pad import ResolveAutoPad
 from passes.normalize.resolve_shapes import ResolveShapes
+from passes.normalize.share_weights import ShareWeights
 from passes.normalize.turn_left_weights import TurnLeftWeights
 from passes.normalize.unify_divisions import UnifyDivisions
 from passes.normalize.unify_means import UnifyMeans
@@ -71,7 +71,7 @@ def _passes(trials: Sequence[Trial]) -> ir.passes.Sequential:
         FoldGemm(),
         FuseBias(),
         common.RemoveUnusedNodesPass(),
-        OwnWeights(),
+        ShareWeights(),
         NameNodes(),
         InferShapes(trials),
     )

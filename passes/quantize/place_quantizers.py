@@ -22,6 +22,7 @@
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import onnx_ir as ir
 
@@ -88,7 +89,7 @@ def place_quantizers(
     )
     return QuantizationPlan(
         activations=activations,
-        weights=weights,
+        weights=_with_shared_formats(weights),
         refusals=tuple(placement.refusals),
         folded=placement.folded,
         quantize_outputs=quantize_outputs,
@@ -286,6 +287,15 @@ def _weight_site(node: ir.Node, number_format: NumberFormat, target: Target) -> 
         data_input=str(data.name),
         bias=None if bias is None else str(bias.name),
     )
+
+
+def _with_shared_formats(sites: tuple[WeightSite, ...]) -> tuple[WeightSite, ...]:
+    """Give layers that share a weight the format of most bits among theirs."""
+    widest: dict[str, NumberFormat] = {}
+    for site in sites:
+        own = site.number_format
+        widest[site.initializer] = max(widest.get(site.initializer, own), own, key=lambda one: one.bits)
+    return tuple(replace(site, number_format=widest[site.initializer]) for site in sites)
 
 
 def _narrowed(number_format: NumberFormat, bits: int) -> NumberFormat:

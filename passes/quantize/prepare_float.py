@@ -8,6 +8,7 @@ from passes.batchnorm.fold_forward import ConvolveBatchNorm, FoldForward
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from passes.batchnorm.merge_branches import MergeBranches
 from passes.checks import GraphInvariant, check
+from passes.normalize.share_weights import ShareWeights
 from passes.quantize.absorb_biases import ChannelMoments
 from passes.quantize.add_missing_bias import AddMissingBias
 from passes.quantize.equalize_channels import EqualizeChannels
@@ -22,6 +23,7 @@ def prepare_float(model: ir.Model, statistics: BatchNormStatistics, equalize: bo
     if merge:
         MergeBranches()(copy)
     AddMissingBias()(copy)
+    ShareWeights()(copy)  # BatchNormalizations that are equal have made equal copies of a shared weight
     if equalize:
         moments = {
             entry.output: ChannelMoments(

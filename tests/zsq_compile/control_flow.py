@@ -8,7 +8,8 @@ from tests.models import parse
 HEAD = """<ir_version: 10, opset_import: ["" : 21]>
     net (float[N,3,8,8] x) => (float[N,5] y)
     <float[8,3,3,3] w1, float[8] b1, float[8,8,3,3] w2, float[8] b2, float[8,8,1,1] inner, float[8] bi,
-     float[5,8] w3, float[5] b3, float limit = {0.0}, int64 turns = {3}, int64[1] first = {0}, int64[1] third = {2}, float half = {0.5}>
+     float[5,8] w3, float[5] b3, float limit = {0.0}, int64 turns = {3}, int64[1] first = {0}, int64[1] third = {2},
+     float half = {0.5}>
     { c1 = Conv<pads=[1,1,1,1]>(x, w1, b1) r1 = Relu(c1) """
 TAIL = """ c2 = Conv<pads=[1,1,1,1]>(m, w2, b2) r2 = Relu(c2) p = GlobalAveragePool(r2) f = Flatten(p)
       y = Gemm<transB=1>(f, w3, b3) }"""

@@ -13,6 +13,7 @@ from backends.target import Target
 from zsq_compile.data.dataset import Dataset
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.frontend.load import LoadedModel
+from zsq_compile.metrics import decibel_words
 from zsq_compile.progress import Clock, Progress
 from zsq_compile.quantization.planning import float_bytes
 from zsq_compile.quantization.samples import Samples
@@ -122,9 +123,10 @@ def _validate(
         providers=providers,
         config=target.session_config,
         axes=loaded.face.axes,
+        uneven=loaded.uneven_outputs,
     )
     for other in others:
-        ratio = "" if other.sqnr_db is None else f": SQNR {other.sqnr_db:.1f} dB"
+        ratio = "" if other.sqnr_db is None else f": SQNR {decibel_words(other.sqnr_db)}"
         progress.note(f"run at other sizes, too ({other.words()}){ratio}")
     failures = tuple(f"at {other.words()}: {other.failure}" for other in others if other.failure is not None)
     return replace(validation, failures=(*validation.failures, *failures))
@@ -139,6 +141,11 @@ def _simulation(emitted: ir.Model, held_out: Samples, model: ir.Model) -> Simula
         batches = replace(held_out, inputs=inputs).fitting(model)
         with torch.inference_mode():
             parts = [graph.run(batch) for batch in batches]
-        return {name: np.concatenate([part[name].numpy() for part in parts]) for name in graph.output_names}
+            sizes = [len(next(iter(batch.values()))) for batch in batches]
+            if not all(
+                len(x) == size for part, size in zip(parts, sizes) for x in map(torch.atleast_1d, part.values())
+            ):
+                parts = [graph.run(inputs)]  # an output has no batch in front, so that parts of it cannot be joined
+        return parts[0] if len(parts) == 1 else join(parts)
 
     return simulate

@@ -28,7 +28,12 @@ from zsq_compile.metrics import (
     Z90,
     are_probabilities,
     array_outputs,
+<<<<<<< HEAD
+    decibel_words,
+    is_silent,
+=======
     decibels,
+>>>>>>> main
     logistic,
     powers,
     score_output,
@@ -61,7 +66,7 @@ class Family:
     Attributes:
         name: of the family.
         samples: how many.
-        sqnr_db: the lowest over the float outputs, dB; None without such outputs.
+        sqnr_db: the lowest over the float outputs that are not silent, dB; None without such outputs.
         agreement: share of equal decisions, as counted, 0 to 1.
         flips: share of decisions that change, smoothed over all pairs of margins and errors, 0 to 1.
         error: standard error of the log-odds of ``flips``.
@@ -114,7 +119,11 @@ class AgreementEstimate:
         """Return the estimate and its interval, or why there is none, without ``calibration_source``."""
         if self.estimate is None or self.low is None or self.high is None:
             ratios = [family.sqnr_db for family in self.families if family.sqnr_db is not None]
-            noise = f"; SQNR {min(ratios):.1f} to {max(ratios):.1f} dB on synthetic inputs" if ratios else ""
+            noise = (
+                f"; SQNR {decibel_words(min(ratios))} to {decibel_words(max(ratios))} on synthetic inputs"
+                if ratios
+                else ""
+            )
             return f"no estimate: {self.reason}{noise}"
         return f"{100 * self.estimate:.1f}% ({100 * self.low:.1f} to {100 * self.high:.1f}%)"
 
@@ -190,6 +199,15 @@ def compare_families(
 
 def compare_family(name: str, wanted: Mapping[str, NDArray[Any]], got: Mapping[str, NDArray[Any]]) -> Family:
     """Compare the outputs (count, ...), by name, of the float network with those of the quantized one."""
+<<<<<<< HEAD
+    outputs = array_outputs(wanted)
+    ratios = [
+        sqnr_db(array, got[key]) for key, array in wanted.items() if outputs[key].is_float and not is_silent(array)
+    ]
+    samples, noise = min(len(array) for array in wanted.values()), min(ratios, default=None)
+    scores = score_output(outputs)
+    if scores is None:
+=======
     return compare_parts(name, [(wanted, got)])
 
 
@@ -208,6 +226,7 @@ def compare_parts(name: str, parts: Iterable[Part]) -> Family:
         samples += min(map(len, wanted.values()))
     noise = min((decibels(*map(float, both)) for both in sums.values()), default=None)
     if not rows:
+>>>>>>> main
         return Family(name=name, samples=samples, sqnr_db=noise)
     before, after = (_logits(np.concatenate(arrays)) for arrays in zip(*rows, strict=True))
     classes = before.argmax(1)

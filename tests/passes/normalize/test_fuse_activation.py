@@ -87,6 +87,7 @@ def test_parts_become_the_activation(body, after):
         "s = HardSigmoid<alpha=0.16666667, beta=0.5>(x) y = Mul(x, s)",
         "y = Clip(x, zero, six)",
         "a = Mul(x, x) y = Add(a, one)",
+        "s = Sigmoid(x) y = Mul(s, zero)",
     ],
 )
 def test_other_functions_stay(body):
