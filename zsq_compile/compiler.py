@@ -27,6 +27,7 @@ from zsq_compile.frontend.declared_outputs import declared_outputs
 from zsq_compile.frontend.load import LoadedModel, load_model, report_loading
 from zsq_compile.metrics import decision_output
 from zsq_compile.progress import Clock, Progress, Silent
+from zsq_compile.quantization.even_channels import even_channels
 from zsq_compile.quantization.plan_file import PlanFile, make_plan_file
 from zsq_compile.quantization.planning import float_bytes, plan_quantization, resolve_limit
 from zsq_compile.quantization.state import FloatNetwork
@@ -129,6 +130,8 @@ def compile_model(
     with clock.stage("synthesize" if calibration is None else "read calibration data"):
         samples = _make_data(loaded, known, target, config, given, clock.progress)
         labelled = None if data is None else load_data(data, loaded.inputs, samples.image_preprocessing)
+    if config.quantization.even_channels:
+        folded, statistics = even_channels(folded, statistics, plan, samples.calibration, clock.progress)
     network = FloatNetwork(
         teacher=TorchGraph(stamp(folded, replace(origin, contract=samples.plain_preprocessing()))),
         target=target,

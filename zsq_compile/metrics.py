@@ -17,11 +17,8 @@ MOST_DB = 60.0
 """Ratios beyond it, and below minus it, are not printed as numbers."""
 
 _SUM_TOLERANCE = 1e-3
-<<<<<<< HEAD
 _LEAST_NORMAL = float(np.finfo(np.float32).tiny)
-=======
 _PART = 1 << 21  # numbers that are compared at a time: float64 copies of a whole output may not fit in memory
->>>>>>> main
 
 
 def decibels(signal: float, noise: float) -> float:

@@ -23,6 +23,7 @@ from passes.normalize.name_nodes import NameNodes
 from passes.normalize.outline_bodies import outline_bodies
 from passes.normalize.resolve_auto_pad import ResolveAutoPad
 from passes.normalize.resolve_shapes import ResolveShapes
+from passes.normalize.set_aside import with_weights_aside
 from passes.normalize.share_weights import ShareWeights
 from passes.normalize.turn_left_weights import TurnLeftWeights
 from passes.normalize.unify_divisions import UnifyDivisions
@@ -39,7 +40,7 @@ def normalize(model: ir.Model, *, simplify: bool = True, trials: Sequence[Trial]
 
     With ``simplify`` onnxsim runs first; raises SimplifierError where it fails. For ``trials`` see InferShapes.
     """
-    working = ir.from_proto(run_onnxsim(ir.to_proto(model))) if simplify else model.clone()
+    working = with_weights_aside(model, run_onnxsim) if simplify else model.clone()
     return run_passes(_passes(trials), outline_bodies(working))
 
 

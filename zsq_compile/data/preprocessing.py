@@ -110,7 +110,7 @@ class Preprocessing:
         )
 
     def _ends(self) -> str:
-        """What becomes of black and white pixels, or the mean and deviation of a signal."""
+        """Tell what becomes of black and white pixels, or the mean and deviation of a signal."""
         pairs = list(zip(self.mean, self.std, strict=True))
         if self.layout is None:
             centre, deviation = [-mean / std for mean, std in pairs], [1.0 / std for _, std in pairs]

@@ -192,7 +192,8 @@ class _OpenGraph:
         dims = [list(value.type.tensor_type.shape.dim) for value in found.graph.value_info]
         if any(dim.HasField("dim_value") and dim.dim_value < 1 for one in dims for dim in one):
             return False  # too small to be pooled: the runtime goes on with nothing
-        return sum(prod(max(dim.dim_value, 1) for dim in one) for one in dims) <= _MOST_ELEMENTS
+        elements = sum(prod(max(int(dim.dim_value), 1) for dim in one) for one in dims)
+        return elements <= _MOST_ELEMENTS
 
     def _without_weights(self) -> onnx.ModelProto:
         if self._skeleton is None:

@@ -4,7 +4,6 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 import torch
 
@@ -16,12 +15,12 @@ from zsq_compile.frontend.load import LoadedModel
 from zsq_compile.metrics import decibel_words
 from zsq_compile.progress import Clock, Progress
 from zsq_compile.quantization.planning import float_bytes
-from zsq_compile.quantization.samples import Samples
+from zsq_compile.quantization.samples import Batch, Samples
 from zsq_compile.quantization.state import FloatNetwork, QuantizedState
 from zsq_compile.stages.faster_variants import SpeedTrial, emit_model, try_forms
 from zsq_compile.verification.held_out import Simulate
 from zsq_compile.verification.other_sizes import run_other_sizes
-from zsq_compile.verification.running import Arrays
+from zsq_compile.verification.running import Arrays, join_runs
 from zsq_compile.verification.validate import Validation, validate
 
 _SLOWER = 1.05  # times as long as the float file
@@ -141,11 +140,14 @@ def _simulation(emitted: ir.Model, held_out: Samples, model: ir.Model) -> Simula
         batches = replace(held_out, inputs=inputs).fitting(model)
         with torch.inference_mode():
             parts = [graph.run(batch) for batch in batches]
-            sizes = [len(next(iter(batch.values()))) for batch in batches]
-            if not all(
-                len(x) == size for part, size in zip(parts, sizes) for x in map(torch.atleast_1d, part.values())
-            ):
-                parts = [graph.run(inputs)]  # an output has no batch in front, so that parts of it cannot be joined
-        return parts[0] if len(parts) == 1 else join(parts)
+            if not all(map(_has_batch, parts, batches)):
+                parts = [graph.run(inputs)]  # parts of an output without a batch in front cannot be joined
+        arrays = [{name: value.numpy() for name, value in part.items()} for part in parts]
+        return arrays[0] if len(arrays) == 1 else join_runs(arrays)
 
     return simulate
+
+
+def _has_batch(outputs: Batch, inputs: Batch) -> bool:
+    """Whether all outputs of a run have as many rows as its inputs."""
+    return {len(value) if value.ndim else 1 for value in outputs.values()} == {len(next(iter(inputs.values())))}

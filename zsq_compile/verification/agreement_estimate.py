@@ -28,12 +28,9 @@ from zsq_compile.metrics import (
     Z90,
     are_probabilities,
     array_outputs,
-<<<<<<< HEAD
     decibel_words,
-    is_silent,
-=======
     decibels,
->>>>>>> main
+    is_silent,
     logistic,
     powers,
     score_output,
@@ -199,21 +196,13 @@ def compare_families(
 
 def compare_family(name: str, wanted: Mapping[str, NDArray[Any]], got: Mapping[str, NDArray[Any]]) -> Family:
     """Compare the outputs (count, ...), by name, of the float network with those of the quantized one."""
-<<<<<<< HEAD
-    outputs = array_outputs(wanted)
-    ratios = [
-        sqnr_db(array, got[key]) for key, array in wanted.items() if outputs[key].is_float and not is_silent(array)
-    ]
-    samples, noise = min(len(array) for array in wanted.values()), min(ratios, default=None)
-    scores = score_output(outputs)
-    if scores is None:
-=======
     return compare_parts(name, [(wanted, got)])
 
 
 def compare_parts(name: str, parts: Iterable[Part]) -> Family:
     """Do the same with outputs of a few samples after the other; of each only its powers and class scores are kept."""
     sums: dict[str, NDArray[np.float64]] = {}
+    heard: set[str] = set()
     rows: list[tuple[NDArray[Any], NDArray[Any]]] = []
     samples = 0
     for wanted, got in parts:
@@ -221,12 +210,12 @@ def compare_parts(name: str, parts: Iterable[Part]) -> Family:
         for key, array in wanted.items():
             if outputs[key].is_float and key in got and got[key].shape == array.shape:
                 sums[key] = sums.get(key, np.zeros(2)) + powers(array, got[key])
+                heard |= set() if is_silent(array) else {key}
         scores = score_output(outputs)
         rows += [] if scores is None else [(wanted[scores], got[scores])]
         samples += min(map(len, wanted.values()))
-    noise = min((decibels(*map(float, both)) for both in sums.values()), default=None)
+    noise = min((decibels(*map(float, sums[key])) for key in heard), default=None)
     if not rows:
->>>>>>> main
         return Family(name=name, samples=samples, sqnr_db=noise)
     before, after = (_logits(np.concatenate(arrays)) for arrays in zip(*rows, strict=True))
     classes = before.argmax(1)

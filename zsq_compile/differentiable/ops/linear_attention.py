@@ -40,7 +40,7 @@ def _linear_attention(node: ir.Node) -> Kernel:
 
 def _heads(x: Tensor, count: int) -> Tensor:
     """(batch, length, count * size) to (batch, count, length, size), in float32 or better."""
-    return _at_least_float32(x).unflatten(-1, (count, -1)).transpose(1, 2)
+    return _at_least_float32(x).reshape(*x.shape[:2], count, -1).transpose(1, 2)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
