@@ -29,7 +29,9 @@ class BatchAxes:
 
     def _one_to_file(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
         axis = self.inputs.get(name, 0)
-        return np.ascontiguousarray(array[0] if axis is None else np.moveaxis(array, 0, axis)) if axis != 0 else array
+        if axis == 0:
+            return array
+        return np.asarray(array[0] if axis is None else np.moveaxis(array, 0, axis), order="C")
 
     def from_file(self, outputs: Arrays) -> dict[str, NDArray[Any]]:
         """Bring the outputs of a run into the form that samples have inside, (count, ...)."""

@@ -21,7 +21,7 @@ def run(model: ir.Model, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 @pytest.fixture
 def feeds() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
-    return {"h": rng.standard_normal((2, 3, 5)).astype(np.float32), "s": np.float32(1.5)}
+    return {"h": rng.standard_normal((2, 3, 5)).astype(np.float32), "s": np.array(1.5, np.float32)}
 
 
 def test_inside_all_samples_are_on_axis_0(feeds: dict[str, np.ndarray]) -> None:

@@ -48,7 +48,8 @@ def opened(text: str, axes: dict[str, int] | None = None) -> None:
         "y = Reshape(j, t) }",
         # a class token in front, which was expanded to the batch of 1
         "float[1,5,6] y) <float[1,1,6] token> { y = Concat<axis=1>(token, x) }",
-        "float[1,5,6] y) <float[1,1,6] token, int64[3] s = {1, 1, 6}> { t = Expand(token, s) y = Concat<axis=1>(t, x) }",
+        "float[1,5,6] y) <float[1,1,6] token, int64[3] s = {1, 1, 6}> "
+        "{ t = Expand(token, s) y = Concat<axis=1>(t, x) }",
         "float[1,4,6] y) <int64[3] s = {1, 4, 6}> { t = Expand(x, s) y = Relu(t) }",
         "float[1,8,6] y) <int64[3] s = {1, 2, 1}> { y = Tile(x, s) }",
         # sizes of a Resize
@@ -70,7 +71,8 @@ def test_three_batches_are_as_each_alone(body: str) -> None:
     [
         "float[2,24] y) <int64[2] s = {2, 24}> { y = Reshape(x, s) }",
         # a constant that was repeated for both samples
-        "float[2,5,6] y) <float[1,1,6] token, int64[3] s = {2, 1, 6}> { t = Expand(token, s) y = Concat<axis=1>(t, x) }",
+        "float[2,5,6] y) <float[1,1,6] token, int64[3] s = {2, 1, 6}> "
+        "{ t = Expand(token, s) y = Concat<axis=1>(t, x) }",
         "float[2,4,6] y) <float[1,4,6] place, int64[3] s = {2, 1, 1}> { t = Tile(place, s) y = Add(x, t) }",
     ],
 )

@@ -23,6 +23,11 @@ def test_samples_go_to_a_file_and_come_back() -> None:
     np.testing.assert_array_equal(AXES.from_file({"z": fed["h"], "y": samples["x"]})["z"], samples["h"])
 
 
+def test_a_number_without_a_batch_stays_a_number() -> None:
+    fed = BatchAxes(inputs={"rate": None}).to_file({"rate": np.full(3, 16000)})["rate"]
+    assert isinstance(fed, np.ndarray) and fed.shape == () and fed == 16000
+
+
 def test_the_size_of_a_batch() -> None:
     assert [AXES.size("h", (2, 7, 5)), AXES.size("h", (2, None, 5)), AXES.size("s", (3,)), AXES.size("x", (1, 4))] == [
         7,
