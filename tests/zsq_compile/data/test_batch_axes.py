@@ -38,7 +38,7 @@ def test_the_size_of_a_batch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "whole"), [((2, 6, 5), (6, 3)), ((2, 1, 5), (3,)), ((6, 2, 1, 5), (3,)), ((1, 2, 1, 5), (1, 3))]
+    ("shape", "whole"), [((2, 6, 5), (6, 3)), ((2, 1, 5), (3,)), ((6, 2, 1, 5), (9,)), ((1, 2, 1, 5), (2, 3))]
 )
 def test_every_form_that_a_state_is_given_in(shape: tuple[int, ...], whole: tuple[int, ...]) -> None:
     rng = np.random.default_rng(0)
@@ -59,3 +59,9 @@ def test_what_does_not_fit_is_refused() -> None:
         stack_given({"x": np.zeros((6, 4)), "h": np.zeros((6, 5))}, (X, STATE), "calibration data")
     with pytest.raises(ConfigError, match="no array for the input 'h'"):
         stack_given({"x": np.zeros((6, 4))}, (X, STATE), "calibration data")
+
+
+def test_each_whole_input_holds_for_the_samples_that_follow_each_other() -> None:
+    state = InputSpec(name="c", shape=(None, 1, 2), dtype=FLOAT, batch_axis=None)  # (1, 2) in the file
+    given = {"x": np.zeros((6, 4)), "c": np.array([[0.0, 0.0], [1.0, 1.0]])}
+    np.testing.assert_array_equal(stack_given(given, (X, state), "data")["c"][:, 0, 0], [0, 0, 0, 1, 1, 1])
