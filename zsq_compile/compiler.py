@@ -123,7 +123,13 @@ def compile_model(
         merge = is_wide(config.quantization, config.mixed, given_plan)
         equalize = config.quantization.equalize
         folded, statistics = fold_network(loaded.model, known.statistics, equalize=equalize, merge=merge)
-        origin = Origin(version=VERSION, seed=config.seed, target=target.name, source_sha256=file_sha256(loaded.path))
+        origin = Origin(
+            version=VERSION,
+            seed=config.seed,
+            target=target.name,
+            source_sha256=file_sha256(loaded.path),
+            sizes=loaded.face.working_sizes(loaded.inputs),
+        )
         folded = stamp(folded, origin)
         plan = plan_quantization(folded, target, config.quantization, given_plan)
         limit = resolve_limit(folded, target, config.quantization, config.max_size, float_bytes(loaded))

@@ -99,7 +99,7 @@ def _validate(
     progress: Progress,
 ) -> Validation:
     """Validate a file, at the sizes that it was made with and at others that the float model runs at."""
-    simulate, providers = _simulation(emitted, held_out, loaded.model), usable_providers(target.providers)
+    simulate, providers = _simulation(emitted, held_out, loaded), usable_providers(target.providers)
     validation = validate(
         loaded.original,
         path,
@@ -131,13 +131,14 @@ def _validate(
     return replace(validation, failures=(*validation.failures, *failures))
 
 
-def _simulation(emitted: ir.Model, held_out: Samples, model: ir.Model) -> Simulate:
+def _simulation(emitted: ir.Model, held_out: Samples, loaded: LoadedModel) -> Simulate:
     """Run the emitted graph in torch, in batches that fit a run of the float model."""
     graph = TorchGraph(emitted)
+    shared = None in loaded.face.axes.inputs.values()  # an input that a run has one of, whatever the batch
 
     def simulate(feeds: Arrays) -> Arrays:
         inputs = {name: torch.from_numpy(array) for name, array in feeds.items()}
-        batches = replace(held_out, inputs=inputs).fitting(model)
+        batches = [inputs] if shared else replace(held_out, inputs=inputs).fitting(loaded.model)
         with torch.inference_mode():
             parts = [graph.run(batch) for batch in batches]
             if not all(map(_has_batch, parts, batches)):
