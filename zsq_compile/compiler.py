@@ -112,9 +112,13 @@ def compile_model(
         loaded, known = _load(Path(model), config, clock.progress, samples_kept=samples_kept)
     with clock.stage("plan"):
         _require_suitable(given_plan, loaded, config, clock.progress)
-        merge = is_wide(config.quantization, config.mixed, given_plan)
-        equalize = config.quantization.equalize
-        folded, statistics = fold_network(loaded.model, known.statistics, equalize=equalize, merge=merge)
+        folded, statistics = fold_network(
+            loaded.model,
+            known.statistics,
+            equalize=config.quantization.equalize,
+            merge=is_wide(config.quantization, config.mixed, given_plan),
+            target=target,
+        )
         origin = Origin(version=VERSION, seed=config.seed, target=target.name, source_sha256=file_sha256(loaded.path))
         folded = stamp(folded, origin)
         plan = plan_quantization(folded, target, config.quantization, given_plan)
