@@ -143,6 +143,7 @@ class Target:
         bias: "int32" with the product of the data's and the weight's scales, or "float".
         int4_form: INT4 weights have a "cast" to int8 in front of DequantizeLinear, which a runtime on a CPU folds at
             load; or DequantizeLinear reads them itself ("native").
+        in_parts: operators that run faster when they are written with others (passes/quantize/write_in_parts.py).
         blockwise: which matrix products have 4-bit weights in blocks instead.
         alignment: numbers of channels that convolutions are padded to.
         session_config: entries of ONNX Runtime's session options that the target needs.
@@ -167,6 +168,7 @@ class Target:
     weight_only: bool = False
     bias: BiasForm = "int32"
     int4_form: Int4Form = "cast"
+    in_parts: tuple[Literal["ConvTranspose", "Mish", "PRelu"], ...] = ()
     blockwise: Blockwise = field(default_factory=Blockwise)
     alignment: Alignment = field(default_factory=Alignment)
     session_config: Mapping[str, str] = field(default_factory=dict)

@@ -120,9 +120,13 @@ def compile_model(
         _require_decisions(loaded, config)
     with clock.stage("plan"):
         _require_suitable(given_plan, loaded, config, clock.progress)
-        merge = is_wide(config.quantization, config.mixed, given_plan)
-        equalize = config.quantization.equalize
-        folded, statistics = fold_network(loaded.model, known.statistics, equalize=equalize, merge=merge)
+        folded, statistics = fold_network(
+            loaded.model,
+            known.statistics,
+            equalize=config.quantization.equalize,
+            merge=is_wide(config.quantization, config.mixed, given_plan),
+            target=target,
+        )
         origin = Origin(
             version=VERSION,
             seed=config.seed,
