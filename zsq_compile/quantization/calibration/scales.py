@@ -46,13 +46,22 @@ def choose_weight_scales(
 ) -> dict[str, Scale]:
     """Symmetric scale of every output channel of every weight of a plan, (channels,) or () without a channel axis.
 
+    Constants that are stored for operators in float have one for each row, in their shape with a last axis of 1.
+
     The activation scales of the plan must be known: they and the scales found here give the step of an int32 bias,
     which must not overflow. ``minmax`` maps the largest weight to the end of the grid; ``mse`` takes the fraction of it
     with the least error under the 2.4-norm (BRECQ, Li et al. 2021).
     """
-    return {
+    scales = {
         name: _choose_weight_scale(plan, sites, initializers, method) for name, sites in plan.sites_by_weight().items()
     }
+    for site in plan.stored:
+        constant = initializers[site.initializer].detach()
+        step = choose_steps(constant.double().flatten(0, -2), site.number_format, method)
+        step = torch.where(step > _SMALLEST, step, 1.0).reshape(*constant.shape[:-1], 1)
+        zero_point = np.zeros(step.shape, np.int32)
+        scales[site.initializer] = Scale(scale=step.float().cpu().numpy(), zero_point=zero_point)
+    return scales
 
 
 def _choose_weight_scale(
