@@ -1,6 +1,6 @@
 """The quantization plan: which values get which integer format, and why others stay float."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -150,6 +150,20 @@ class QuantizationPlan:
         """Bits of every weight, and of every other constant that is stored in integers."""
         bits = {site.initializer: site.number_format.bits for site in self.weights}
         return bits | {site.initializer: site.number_format.bits for site in self.stored}
+
+    def without(self, values: Set[str], reason: str) -> "QuantizationPlan":
+        """Return the same plan with some values left in float.
+
+        Those whose whole group is count as requested, so that a plan made from this one leaves them in float as well.
+        """
+        kept = tuple(site for site in self.activations if site.value not in values)
+        groups = {site.group for site in kept}
+        floats = tuple(
+            Refusal(where=site.value, op_type="activation", reason=reason, requested=site.group not in groups)
+            for site in self.activations
+            if site.value in values
+        )
+        return replace(self, activations=kept, refusals=(*self.refusals, *floats))
 
     def with_scales(
         self, *, activations: Mapping[str, Scale] | None = None, weights: Mapping[str, Scale] | None = None

@@ -76,6 +76,14 @@ def undone_name(output: str | None) -> str:
     return f"{output}_float"
 
 
+def quantized_values(model: ir.Model) -> set[str]:
+    """Names of the values of a QDQ graph that a DequantizeLinear makes floats of; graph outputs among them."""
+    made = {str(value.name) for node in model.graph for value in node.outputs}
+    return {float_name(name) for name in made if name.endswith(_DEQUANTIZED)} | {
+        str(value.name) for value in model.graph.outputs if undone_name(value.name) in made
+    }
+
+
 def owners_of(name: str) -> set[str]:
     """Names of the values whose quantizers would take this name for a value, or begin one with it."""
     return {name[:at] for ending in _VALUE_ENDINGS for at in range(1, len(name)) if name.startswith(ending, at)}

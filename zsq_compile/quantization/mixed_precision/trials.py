@@ -188,8 +188,8 @@ class Bench:
 
 
 def held_out_batches(network: FloatNetwork) -> list[dict[str, Tensor]]:
-    """Batches of all samples held out, each as large as memory allows."""
-    return network.held_out.batches(count_fitting_samples(network.model))
+    """Batches of the samples held out that widths are chosen by, each as large as memory allows."""
+    return network.held_out.halves()[0].batches(count_fitting_samples(network.model))
 
 
 def _agreement(reference: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> float | None:
