@@ -13,6 +13,7 @@ from zsq_compile.config.compile import WeightScales
 from zsq_compile.differentiable.fake_quantize import round_to_codes
 from zsq_compile.quantization.calibration.observers import CLIPPING_NORM
 
+_PART_ELEMENTS = 1 << 17
 _CANDIDATES = 100
 _BIAS_CODES = 2.0**30  # a bias keeps one bit of headroom below int32, for later corrections
 _SMALLEST = 1e-12
@@ -68,7 +69,7 @@ def _choose_weight_scale(
     plan: QuantizationPlan, sites: Sequence[WeightSite], initializers: Mapping[str, Tensor], method: WeightScales
 ) -> Scale:
     site = sites[0]
-    weight = initializers[site.initializer].detach().double()
+    weight = initializers[site.initializer].detach()
     weight = weight.reshape(1, -1) if site.axis is None else weight.movedim(site.axis, 0).flatten(1)
     step = choose_steps(weight, site.number_format, method)
     dead = step <= _SMALLEST
@@ -90,6 +91,11 @@ def _choose_weight_scale(
 
 def choose_steps(weight: Tensor, number_format: NumberFormat, method: WeightScales) -> Tensor:
     """Step of each row of a weight matrix (channels, elements), float64, (channels,)."""
+    rows = max(_PART_ELEMENTS // max(weight.shape[1], 1), 1)
+    return torch.cat([_choose_steps(part.double(), number_format, method) for part in torch.split(weight, rows)])
+
+
+def _choose_steps(weight: Tensor, number_format: NumberFormat, method: WeightScales) -> Tensor:
     reach = weight.abs().amax(1)
     if method == "minmax":
         return reach / number_format.qmax
