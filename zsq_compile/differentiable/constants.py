@@ -9,7 +9,6 @@ import torch
 from zsq_compile.differentiable.arguments import TORCH_TYPES
 from zsq_compile.errors import UnsupportedModelError
 
-
 _SHARED = 1 << 20  # bytes from which on a constant is not copied
 
 

@@ -271,18 +271,26 @@ def _other_sizes(graph: _OpenGraph, chosen: Sizes, movable: Sequence[str], strid
 
     inferred = graph.is_promising(chosen)
 
-    def moved(names: Sequence[str], step: Callable[[int], int]) -> Sizes | None:
-        sizes = {**chosen, **{name: step(chosen[name]) for name in names}}
+    def run(changed: Sizes) -> Sizes | None:
+        sizes = {**chosen, **changed}
         if min(sizes.values()) < 1 or sizes == chosen or (inferred and not graph.is_promising(sizes)):
             return None
         return sizes if graph.failure(sizes) is None else None
 
-    found = moved(movable, steps[0])
+    def moved(names: Sequence[str], step: Callable[[int], int]) -> Sizes | None:
+        return run({name: step(chosen[name]) for name in names})
+
     names = list(movable)
-    if found is None:  # some sizes cannot move, or not so
-        names = [name for name in movable if any(moved([name], step) for step in steps)]
-        found = next((sizes for step in steps if names and (sizes := moved(names, step))), None)
-        if found is None and names:
+    found = moved(names, steps[0])
+    if found is None:  # some sizes cannot move, or not so far
+        alone = {name: next((one[name] for step in steps if (one := moved([name], step))), None) for name in movable}
+        changed = {name: size for name, size in alone.items() if size is not None}
+        names = list(changed)
+        found = run(changed) if changed else None
+        if found is None:  # or only together
+            names = names or list(movable)
+            found = next((sizes for step in steps[1:] if (sizes := moved(names, step))), None)
+        if found is None:
             names = names[-1:]
             found = next((sizes for step in steps if (sizes := moved(names, step))), None)
     if found is None:
