@@ -15,7 +15,8 @@ from passes.graph_pass import PASS_ERRORS
 from passes.normalize.enter_inference import EnterInference
 from passes.normalize.infer_shapes import Trial
 from passes.normalize.normalize import SimplifierError, normalize, run_onnxsim
-from passes.operators import WEIGHTED
+from passes.operators import BODY_DOMAIN, WEIGHTED
+from passes.surgery import is_standard
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.errors import LoadError, UnsupportedModelError
 from zsq_compile.frontend.choose_sizes import ChosenSizes
@@ -139,6 +140,7 @@ def load_model(
     original = settle_opset(proto, path, running, newest_opset, reference, notes)
     model, others = _normalize_open(original, path, sizes, reference, notes, simplify=simplify)
     require_executable(model, path)
+    _tell_of_bodies(model, path, notes)
     inputs = find_layouts(original, sizes.inputs)
     inner = as_inner_form(model, original, inputs) if verify else InnerForm(model=model, inputs=inputs)
     return LoadedModel(
@@ -180,17 +182,24 @@ def _decide_branches(proto: onnx.ModelProto, path: Path, notes: list[str]) -> on
     try:
         decided = run_onnxsim(proto)
     except SimplifierError:
-        decided = proto
+        return proto  # it fails on bodies in bodies, which normalization decides by itself
     left = has_branches(decided)
     if left and not any(node.op_type in WEIGHTED for node in decided.graph.node):
+        raise refuse_branches(left, path)
+    if left == branches:
+        return proto
+    notes.append(f"branches with constant conditions were decided: {', '.join(branches - left)}")
+    return decided
+
+
+def _tell_of_bodies(model: ir.Model, path: Path, notes: list[str]) -> None:
+    """Say what stays in float because it is inside control flow; refuse a graph that is nothing else."""
+    left = Counter(node.op_type for node in model.graph if node.domain == BODY_DOMAIN)
+    if left and not any(is_standard(node, *WEIGHTED) for node in model.graph):
         raise refuse_branches(left, path)
     if left:
         words = ", ".join(f"{count} x {name}" for name, count in left.items())
         notes.append(f"control flow stays in float, with all that it holds: {words}")
-    if decided is proto or left == branches:
-        return proto
-    notes.append(f"branches with constant conditions were decided: {', '.join(branches - left)}")
-    return decided
 
 
 def _enter_inference(proto: onnx.ModelProto, path: Path, notes: list[str]) -> onnx.ModelProto:
