@@ -9,6 +9,7 @@ import onnx
 import onnx_ir as ir
 
 from backends.session import RuntimeModelError
+from passes.analysis.find_joint_decisions import decides_jointly
 from passes.analysis.find_uneven_values import find_uneven_values
 from passes.checks import GraphInvariant, IllegalGraphError, check
 from passes.graph_pass import PASS_ERRORS
@@ -143,6 +144,7 @@ def load_model(
     _tell_of_bodies(model, path, notes)
     inputs = find_layouts(original, sizes.inputs)
     inner = as_inner_form(model, original, inputs) if verify else InnerForm(model=model, inputs=inputs)
+    inner = inner.one_by_one() if decides_jointly(model) else inner
     return LoadedModel(
         path=path,
         original=original,
