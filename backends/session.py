@@ -197,10 +197,11 @@ def _as_source(model: onnx.ModelProto | Path) -> tuple[str | bytes, Path | None]
         if not model.is_file():
             raise RuntimeModelError(f"there is no file {model}")
         return str(model), None
-    try:
-        return model.SerializeToString(), None
-    except Exception:  # the protobuf back ends raise different types above 2 GB
-        pass
+    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) < onnx.checker.MAXIMUM_PROTOBUF:
+        try:
+            return model.SerializeToString(), None
+        except Exception:  # the protobuf back ends raise different types above 2 GB
+            pass
     scratch = Path(tempfile.mkdtemp(prefix="zsq_"))
     path = scratch / "model.onnx"
     copy = onnx.ModelProto()

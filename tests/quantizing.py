@@ -64,6 +64,12 @@ def with_scales(plan: QuantizationPlan, model: ir.Model, feeds: Mapping[str, NDA
         reach = np.maximum(np.abs(constant.numpy()).max(others), 1e-6)
         step = np.asarray(reach / site.number_format.qmax, np.float32)
         weights[site.initializer] = Scale(scale=step, zero_point=np.zeros(step.shape, np.int32))
+    for stored in plan.stored:
+        constant = model.graph.initializers[stored.initializer].const_value
+        assert constant is not None
+        reach = np.maximum(np.abs(constant.numpy()).max(-1, keepdims=True), 1e-6)
+        step = np.asarray(reach / stored.number_format.qmax, np.float32)
+        weights[stored.initializer] = Scale(scale=step, zero_point=np.zeros(step.shape, np.int32))
     return plan.with_scales(activations=activations, weights=weights)
 
 

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 
@@ -13,19 +14,18 @@ from backends.catalog import AUTO, TargetError, load_target
 from backends.machine import detect_target
 from backends.session import usable_providers
 from backends.target import Target
+from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.batchnorm.find_statistics import KnownStatistics, find_statistics
 from zsq_compile.config.compile import CompileConfig, PixelsConfig, PriorConfig
 from zsq_compile.config.distillation import require_source
-from zsq_compile.data.dataset import load_data
+from zsq_compile.data.dataset import Dataset, load_data
 from zsq_compile.data.input_spec import fixed_batch
 from zsq_compile.differentiable.device import choose_device
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError, ValidationError
 from zsq_compile.failures import told_in_words
 from zsq_compile.files import file_sha256
-from zsq_compile.frontend.declared_outputs import declared_outputs
 from zsq_compile.frontend.load import LoadedModel, load_model, report_loading
-from zsq_compile.metrics import decision_output
 from zsq_compile.progress import Clock, Progress, Silent
 from zsq_compile.quantization.even_channels import even_channels
 from zsq_compile.quantization.plan_file import PlanFile, make_plan_file
@@ -44,14 +44,15 @@ from zsq_compile.stages.calibration_data import (
     take_data,
 )
 from zsq_compile.stages.estimate_agreement import estimate_agreement, make_estimate_inputs
-from zsq_compile.stages.evidence import build_report, gather_evidence, warn_of_distance
-from zsq_compile.stages.export import export
+from zsq_compile.stages.evidence import build_report, gather_evidence
+from zsq_compile.stages.export import Exported, export
 from zsq_compile.stages.gallery import require_image, show_synthetic
+from zsq_compile.stages.gate import is_missed, require_decisions
 from zsq_compile.stages.given_samples import read_samples
 from zsq_compile.stages.live_samples import make_live
 from zsq_compile.stages.provenance import Origin, stamp
 from zsq_compile.stages.provisional_student import make_provisional_student
-from zsq_compile.stages.quantize import fold_network, is_learned, is_wide, quantize, steps_for
+from zsq_compile.stages.quantize import Quantized, fold_network, is_learned, is_wide, quantize, steps_for
 from zsq_compile.synthesis.generator import Generator, SyntheticSet
 from zsq_compile.synthesis.make_generator import make_generator
 from zsq_compile.verification.agreement_estimate import AgreementEstimate
@@ -117,12 +118,10 @@ def compile_model(
     given, path = read_samples(calibration), _choose_output(Path(model), output, data, config)
     with clock.stage("load"):
         loaded, known = _load(Path(model), target, config, clock.progress, samples_kept=samples_kept)
-        _require_decisions(loaded, config)
+        require_decisions(loaded, config.min_agreement)
     with clock.stage("plan"):
         _require_suitable(given_plan, loaded, config, clock.progress)
-        merge = is_wide(config.quantization, config.mixed, given_plan)
-        equalize = config.quantization.equalize
-        folded, statistics = fold_network(loaded.model, known.statistics, equalize=equalize, merge=merge)
+        folded, statistics = _fold(loaded, known, target, config, given_plan)
         origin = Origin(
             version=VERSION,
             seed=config.seed,
@@ -149,14 +148,12 @@ def compile_model(
     )
     live = make_live(samples.synthetic, config.distill, config.generator, config.low_pass, clock.progress)
     quantized = quantize(network, plan, steps_for(config, live), clock)
-    exported = export(
-        loaded, network, quantized.state, path, clock, labelled=labelled, speed_trials=config.speed_trials
-    )
+    exported, quantized = _export(loaded, network, quantized, path, config, labelled, clock)
     with clock.stage("validate"):
         estimate = _estimate(loaded, path, samples, target, config.seed)
     with clock.stage("collect report data"):
-        evidence = gather_evidence(loaded, samples, exported, estimate, device, pictures_wanted=pictures_wanted)
-        warn_of_distance(evidence.moments, clock.progress)
+        look = partial(gather_evidence, pictures_wanted=pictures_wanted, progress=clock.progress)
+        evidence = look(loaded, samples, exported, estimate, device)
     report = build_report(config, loaded, samples, quantized, exported, evidence, clock)
     plan_file = make_plan_file(quantized.state.plan, report.sha256["model"])
     return _conclude(report, config.min_agreement, samples.synthetic, plan_file)
@@ -244,15 +241,31 @@ def _choose_output(model: Path, output: str | Path | None, data: Path | None, co
     return path
 
 
-def _require_decisions(loaded: LoadedModel, config: CompileConfig) -> None:
-    """Refuse a gate that no file can pass, before the work."""
-    outputs = declared_outputs(loaded.model, unknown=2)  # an open size may count classes
-    if config.min_agreement is not None and decision_output(outputs) is None:
-        raise ConfigError(
-            "min_agreement counts decisions (the largest of class scores, or integers), and no output of this model "
-            f"holds any that can be compared: {', '.join(loaded.outputs)}. Leave it out, and look at the ratio of "
-            "signal to noise"
-        )
+def _fold(
+    loaded: LoadedModel, known: KnownStatistics, target: Target, config: CompileConfig, given: PlanFile | None
+) -> tuple[ir.Model, BatchNormStatistics]:
+    return fold_network(
+        loaded.model,
+        known.statistics,
+        equalize=config.quantization.equalize,
+        merge=is_wide(config.quantization, config.mixed, given),
+        target=target,
+    )
+
+
+def _export(
+    loaded: LoadedModel,
+    network: FloatNetwork,
+    quantized: Quantized,
+    path: Path,
+    config: CompileConfig,
+    labelled: Dataset | None,
+    clock: Clock,
+) -> tuple[Exported, Quantized]:
+    """Write the file, in the form that the clock chose, and let what is known of the layers be that of this form."""
+    write = partial(export, speed_trials=config.speed_trials, chosen_on=config.mixed)
+    exported = write(loaded, network, quantized.state, path, clock, labelled=labelled)
+    return exported, quantized if exported.state is None else quantized.replaced(network, exported.state, clock)
 
 
 def _require_suitable(given: PlanFile | None, loaded: LoadedModel, config: CompileConfig, progress: Progress) -> None:
@@ -342,11 +355,5 @@ def _conclude(
     """Refuse a file that its runtime does not compute, and see whether the agreement asked for was reached."""
     if failures := report.validation.failures:
         raise ValidationError(f"{report.emitted} was written, but must not be used: {'; '.join(failures)}")
-    counted = report.expected_agreement
-    if min_agreement is not None and counted is None:
-        raise ValidationError(
-            f"{report.emitted} was written, but min_agreement cannot be held against it: no decision was counted; "
-            "leave it out"
-        )
-    missed = min_agreement is not None and counted is not None and counted < min_agreement
+    missed = is_missed(report, min_agreement)
     return CompileResult(path=report.emitted, report=report, synthetic=synthetic, gate_missed=missed, plan=plan)

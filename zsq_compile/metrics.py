@@ -16,6 +16,9 @@ SMALLEST_PROBABILITY = 1e-30
 MOST_DB = 60.0
 """Ratios beyond it, and below minus it, are not printed as numbers."""
 
+LEAST_POWER = float(np.finfo(np.float32).tiny) ** 2
+"""Sum of squares up to which an output is silent: see ``is_silent``."""
+
 _SUM_TOLERANCE = 1e-3
 _LEAST_NORMAL = float(np.finfo(np.float32).tiny)
 _PART = 1 << 21  # numbers that are compared at a time: float64 copies of a whole output may not fit in memory
@@ -69,7 +72,7 @@ def sqnr_db(reference: NDArray[Any], other: NDArray[Any]) -> float:
 
 def is_silent(values: NDArray[Any]) -> bool:
     """Whether nothing stands out of the float32 numbers around 0 that processors flush; no ratio can be taken to it."""
-    return not bool(np.any(np.abs(values, dtype=np.float64) >= _LEAST_NORMAL))
+    return not values.size or max(float(np.max(values)), -float(np.min(values))) < _LEAST_NORMAL
 
 
 def decibel_words(ratio: float) -> str:

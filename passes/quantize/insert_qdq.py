@@ -3,6 +3,7 @@
     activation   v            ->  v -> QuantizeLinear -> [Clip] -> DequantizeLinear -> readers of v
     moved codes  Pad(v)       ->  v -> QuantizeLinear -> Pad -> DequantizeLinear -> readers of Pad(v)
     weight       w (float)    ->  w_quantized (int8) -> DequantizeLinear(axis) -> node
+    constant     c (float)    ->  c_quantized (int8) -> Cast -> Mul(c_stored_scale) -> node, which computes in float
     bias         b (float)    ->  b_quantized (int32) -> DequantizeLinear(axis=0) -> node; see also ``shared_bias``
 
 The scale of a bias is scale(data) * scale(weight), the only one that integer kernels take. It is written as that
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from backends.target import NumberFormat
 from passes.graph_pass import GraphPass
-from passes.plan import ActivationSite, QuantizationPlan, Scale, WeightSite
+from passes.plan import ActivationSite, QuantizationPlan, Scale, StoredSite, WeightSite
 from passes.qdq_names import (
     codes_name,
     dequantized_name,
@@ -56,7 +57,7 @@ class InsertQdq(GraphPass):
     def requires(self, model: ir.Model) -> None:
         """Raise PreconditionError for missing scales, or constants that would need two."""
         missing = {site.group for site in self.plan.activations} - set(self.plan.activation_scales)
-        missing |= {site.initializer for site in self.plan.weights} - set(self.plan.weight_scales)
+        missing |= self.plan.bits_by_initializer.keys() - set(self.plan.weight_scales)
         if missing:
             raise ir.passes.PreconditionError(
                 f"InsertQdq requires a scale for every site of the plan, got none for {sorted(missing)[:5]}: "
@@ -77,6 +78,8 @@ class InsertQdq(GraphPass):
         modified = False
         for site in self.plan.weights:
             modified |= writer.weight(site)
+        for constant in self.plan.stored:
+            modified |= writer.constant(constant)
         for activation in self.plan.activations:
             modified |= writer.activation(activation)
         if modified:
@@ -149,6 +152,28 @@ class _Writer:
         self._name_output(dequantize, dequantized_name(name), ir.DataType.FLOAT, stored.shape)
         self.graph.insert_before(node, dequantize)
         return dequantize.outputs[0]
+
+    def constant(self, site: StoredSite) -> bool:
+        """Store one constant as codes, widened in front of its first reader; False when it was done before."""
+        value = self.graph.initializers.get(site.initializer)
+        if value is None or value.const_value is None:
+            return False
+        readers, owner = value.uses(), f"{site.initializer}_stored"
+        scale = self.plan.weight_scales[site.initializer]
+        codes = quantize_array(_float(value), scale, site.number_format).astype(np.int8)
+        stored, step = (
+            self._initializer(codes_name(site.initializer), ir.tensor(codes)),
+            self._scale(owner, scale.scale),
+        )
+        cast = ir.node("Cast", [stored], {"to": ir.DataType.FLOAT.value}, name=node_name(owner, "Cast"))
+        product = ir.node("Mul", [cast.outputs[0], step], name=node_name(owner, "Mul"))
+        self._name_output(cast, rounded_name(site.initializer), ir.DataType.FLOAT, stored.shape)
+        self._name_output(product, dequantized_name(site.initializer), ir.DataType.FLOAT, stored.shape)
+        reading = {use.node for use in readers}
+        self.graph.insert_before(next(node for node in self.graph if node in reading), [cast, product])
+        for use in readers:
+            self._replace(use.node, use.idx, product.outputs[0])
+        return True
 
     def activation(self, site: ActivationSite) -> bool:
         """Quantize one value; False when it was done before, or when nobody would read it."""

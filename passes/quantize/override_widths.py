@@ -40,7 +40,7 @@ def override_widths(plan: QuantizationPlan, target: Target, widths: Widths) -> Q
         WidthsError: a name is not in the plan, the target does not have these bits, or what shares them has others.
 
     """
-    _require_known("layer", widths.weights, {site.node for site in plan.weights})
+    _require_known("layer", widths.weights, widths_of(plan).weights)
     _require_known("quantized value", widths.activations, {site.value for site in plan.activations})
     for name, bits in widths.weights.items():
         if not 2 <= bits <= max(target.weight.bits, _FULL_BITS):
@@ -48,12 +48,18 @@ def override_widths(plan: QuantizationPlan, target: Target, widths: Widths) -> Q
                 f"the weight of {name!r} can have 2 to {target.weight.bits} bits on {target.name}, got {bits}"
             )
     wanted = _by_group(plan.activations, target, widths.activations)
-    given_bits = _by_weight(plan.weights, widths.weights)
+    formats = {
+        name: target.weight.with_bits(min(bits, target.weight.bits))
+        for name, bits in _by_weight(plan.weights, widths.weights).items()
+    }
     weights = tuple(
-        replace(site, number_format=target.weight.with_bits(min(given_bits[site.initializer], target.weight.bits)))
-        if site.initializer in given_bits
+        replace(site, number_format=formats.get(site.initializer, site.number_format)) for site in plan.weights
+    )
+    stored = tuple(
+        replace(site, number_format=target.weight.with_bits(min(widths.weights[site.node], target.weight.bits)))
+        if site.node in widths.weights
         else site
-        for site in plan.weights
+        for site in plan.stored
     )
     activations = []
     for activation in plan.activations:
@@ -71,16 +77,18 @@ def override_widths(plan: QuantizationPlan, target: Target, widths: Widths) -> Q
         activations=tuple(activations),
         weights=weights,
         refusals=(*plan.refusals, *floats),
+        stored=stored,
         folded=plan.folded,
         quantize_outputs=plan.quantize_outputs,
     )
 
 
 def widths_of(plan: QuantizationPlan) -> Widths:
-    """Bits of every layer and value of a plan, "float" for those that ``override_widths`` kept in float."""
+    """Bits of every layer, stored constant and value of a plan; "float" where ``override_widths`` kept it in float."""
     floats = (refusal.where for refusal in plan.refusals if refusal.requested)
+    stored = {site.node: site.number_format.bits for site in plan.stored}
     return Widths(
-        weights={site.node: site.number_format.bits for site in plan.weights},
+        weights={site.node: site.number_format.bits for site in plan.weights} | stored,
         activations={
             **{site.value: site.number_format.bits for site in plan.activations},
             **dict.fromkeys(floats, "float"),

@@ -22,14 +22,14 @@
 """
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 import onnx_ir as ir
 
 from backends.target import NumberFormat, OperatorRule, Target
 from passes.analysis.find_uneven_values import find_uneven_values
-from passes.plan import ActivationSite, QuantizationPlan, Refusal, WeightSite
+from passes.plan import ActivationSite, QuantizationPlan, Refusal, WeightSite, with_shared_formats
 from passes.quantize.float_regions import input_copies, output_region, score_region
+from passes.quantize.place_stored import place_stored, say_stored
 from passes.surgery import input_at, is_standard, only_use, producer, rule_of
 from passes.weight_layout import channel_axis
 
@@ -87,10 +87,12 @@ def place_quantizers(
         )
         for name, value in placement.sites.items()
     )
+    stored = place_stored(model, target, matrices=narrow_weight, tables=edge_weight)
     return QuantizationPlan(
         activations=activations,
-        weights=_with_shared_formats(weights),
-        refusals=tuple(placement.refusals),
+        weights=with_shared_formats(weights),
+        refusals=say_stored(placement.refusals, stored),
+        stored=stored,
         folded=placement.folded,
         quantize_outputs=quantize_outputs,
     )
@@ -287,15 +289,6 @@ def _weight_site(node: ir.Node, number_format: NumberFormat, target: Target) -> 
         data_input=str(data.name),
         bias=None if bias is None else str(bias.name),
     )
-
-
-def _with_shared_formats(sites: tuple[WeightSite, ...]) -> tuple[WeightSite, ...]:
-    """Give layers that share a weight the format of most bits among theirs."""
-    widest: dict[str, NumberFormat] = {}
-    for site in sites:
-        own = site.number_format
-        widest[site.initializer] = max(widest.get(site.initializer, own), own, key=lambda one: one.bits)
-    return tuple(replace(site, number_format=widest[site.initializer]) for site in sites)
 
 
 def _narrowed(number_format: NumberFormat, bits: int) -> NumberFormat:

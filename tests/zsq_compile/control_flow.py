@@ -1,8 +1,11 @@
 """Networks with control flow between their layers: what the branches and loops hold stays float."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 
+from backends.session import open_session
 from tests.models import parse
 
 HEAD = """<ir_version: 10, opset_import: ["" : 21]>
@@ -31,8 +34,11 @@ SCAN = """ rows = Transpose<perm=[2,0,1,3]>(r1) start = ReduceMean<keepdims=0>(r
 
 
 def branching() -> onnx.ModelProto:
-    """An If between two convolutions, whose branches read an activation, and a weight that nothing else reads."""
-    return parse(HEAD + BRANCH + TAIL)
+    """An If between two convolutions, whose branches read an activation, and a weight that nothing else reads.
+
+    It takes one picture at a time, as the mean of a whole batch decides.
+    """
+    return parse((HEAD + BRANCH + TAIL).replace("[N,", "[1,"))
 
 
 def looping() -> onnx.ModelProto:
@@ -43,6 +49,12 @@ def looping() -> onnx.ModelProto:
 def scanning() -> onnx.ModelProto:
     """A Scan over the rows of a feature map, which reads another value from outside."""
     return parse(HEAD + SCAN + TAIL)
+
+
+def outputs(model: onnx.ModelProto | Path, x: np.ndarray) -> np.ndarray:
+    """Run a model in ONNX Runtime, picture by picture."""
+    session = open_session(model, threads=1)
+    return np.concatenate([session.run({"x": one[None]})["y"] for one in x])
 
 
 def pictures(count: int = 8) -> np.ndarray:

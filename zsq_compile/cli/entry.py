@@ -38,7 +38,7 @@ def _keep_freed_memory() -> None:
     """Let glibc keep freed tensors for the next ones, where there is a glibc.
 
     By default each goes back to the system and is filled with zeros, page by page, when it comes again: that was a
-    seventh of the time of a compilation at 224 pixels. The largest do go back: between them memory would fall to pieces.
+    seventh of the time of a compilation at 224 pixels. The largest do go back, or memory would fall to pieces.
     """
     if hasattr(os, "confstr_names") and "CS_GNU_LIBC_VERSION" in os.confstr_names:
         libc = ctypes.CDLL(None)

@@ -296,8 +296,8 @@ class CompileConfig:
     time_budget: Annotated[
         Positive | None, Option(panel=RUN, metavar="TIME", default="from the effort", read=parse_seconds)
     ] = None
-    memory: Annotated[int, Bounds(low=0), Option(panel=RUN, metavar="SIZE", default="384 MiB", read=parse_bytes)] = (
-        384 << 20
+    memory: Annotated[int, Bounds(low=0), Option(panel=RUN, metavar="SIZE", default="256 MiB", read=parse_bytes)] = (
+        256 << 20
     )
     device: Annotated[Device, Option(panel=RUN)] = "auto"
     seed: Annotated[int, Bounds(low=0, high=(1 << 63) - 1), Option(panel=DATA)] = 0

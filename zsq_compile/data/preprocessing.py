@@ -110,11 +110,11 @@ class Preprocessing:
         )
 
     def _ends(self) -> str:
-        """Tell what becomes of black and white pixels, or the mean and deviation of a signal."""
+        """Say what becomes of black and white pixels, or of a signal."""
         pairs = list(zip(self.mean, self.std, strict=True))
         if self.layout is None:
-            centre, deviation = [-mean / std for mean, std in pairs], [1.0 / std for _, std in pairs]
-            return f"mean {_listed(centre)}, deviation {_listed(deviation)}"
+            gains, offsets = [1.0 / std for _, std in pairs], [-mean / std for mean, std in pairs]
+            return f"{self.family} times {_listed(gains)}, plus {_listed(offsets)}"
         black, white = [-mean / std for mean, std in pairs], [(1.0 - mean) / std for mean, std in pairs]
         return f"pixels from {_listed(black)} (black) to {_listed(white)} (white)"
 

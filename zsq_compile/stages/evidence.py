@@ -60,12 +60,15 @@ def gather_evidence(
     device: torch.device,
     *,
     pictures_wanted: bool,
+    progress: Progress,
 ) -> Evidence:
     """Look at the calibration data once more, with the float network on a device, and into both files."""
     teacher = TorchGraph(loaded.model, device=device)
+    moments = match_moments(teacher, data, loaded.inputs)
+    warn_of_distance(moments, progress)
     return Evidence(
         estimate=estimate,
-        moments=match_moments(teacher, data, loaded.inputs),
+        moments=moments,
         pictures=draw_pictures(teacher, data, loaded.inputs) if pictures_wanted else (),
         contents={
             "float": count_bytes(ir.from_proto(loaded.original), exported.validation.float_bytes),

@@ -31,11 +31,13 @@ class Exported:
     """A file that its runtime has run.
 
     ``trials`` are the forms that were timed, the first one of the file among them; empty where there was no reason to.
+    ``state`` is what the file was made from, where a form was chosen that quantizes fewer values; else None.
     """
 
     path: Path
     validation: Validation
     trials: tuple[SpeedTrial, ...] = ()
+    state: QuantizedState | None = None
 
 
 def export(
@@ -47,10 +49,19 @@ def export(
     *,
     labelled: Dataset | None,
     speed_trials: bool,
+    chosen_on: bool = False,
 ) -> Exported:
     """Write a quantized network, validate it, and try other forms where it is slower than the float one.
 
-    ``labelled`` is real data to validate with, too; without ``speed_trials`` the first form stays.
+    Args:
+        loaded: the float model.
+        network: the same, folded, with its samples; what chooses on those held out takes the first of their halves.
+        state: the quantized network.
+        path: file to write.
+        clock: for the stages.
+        labelled: real data to validate with, too.
+        speed_trials: without, the first form stays.
+        chosen_on: samples held out have had a part in the making, so that half of them judge.
 
     Raises:
         QuantizationError: the file is larger than its limit.
@@ -62,7 +73,8 @@ def export(
         emitted = emit_model(state.qdq.clone(), state.plan, target, network.limit)
         loaded.face.write(emitted, path)
     with clock.stage("validate"):
-        validation = _validate(loaded, emitted, path, network.held_out, target, labelled, clock.progress)
+        judges = network.held_out.halves()[1] if chosen_on else network.held_out
+        validation = _validate(loaded, emitted, path, judges, target, labelled, clock.progress)
     if not (speed_trials and _is_slower(validation) and _is_here(target)):
         return Exported(path=path, validation=validation)
     costs = None if validation.speed is None else validation.speed.costs
@@ -73,9 +85,10 @@ def export(
             with tempfile.TemporaryDirectory(prefix="zsq_") as folder:
                 trial = Path(folder) / path.name
                 loaded.face.write(found.chosen, trial)
-                validation = _validate(loaded, found.chosen, trial, network.held_out, target, labelled, clock.progress)
+                judges = network.held_out.halves()[1]
+                validation = _validate(loaded, found.chosen, trial, judges, target, labelled, clock.progress)
             loaded.face.write(found.chosen, path)
-    return Exported(path=path, validation=validation, trials=found.trials)
+    return Exported(path=path, validation=validation, trials=found.trials, state=found.state)
 
 
 def _is_slower(validation: Validation) -> bool:
@@ -143,8 +156,7 @@ def _simulation(emitted: ir.Model, held_out: Samples, loaded: LoadedModel) -> Si
             parts = [graph.run(batch) for batch in batches]
             if not all(map(_has_batch, parts, batches)):
                 parts = [graph.run(inputs)]  # parts of an output without a batch in front cannot be joined
-        arrays = [{name: value.numpy() for name, value in part.items()} for part in parts]
-        return arrays[0] if len(arrays) == 1 else join_runs(arrays)
+        return join_runs([{name: value.numpy() for name, value in part.items()} for part in parts])
 
     return simulate
 

@@ -24,13 +24,13 @@ from backends.session import RuntimeModelError, Session, open_session
 from zsq_compile.data.batch_axes import FIRST, BatchAxes
 from zsq_compile.errors import ValidationError
 from zsq_compile.metrics import (
+    LEAST_POWER,
     SMALLEST_PROBABILITY,
     Z90,
     are_probabilities,
     array_outputs,
     decibel_words,
     decibels,
-    is_silent,
     logistic,
     powers,
     score_output,
@@ -116,11 +116,8 @@ class AgreementEstimate:
         """Return the estimate and its interval, or why there is none, without ``calibration_source``."""
         if self.estimate is None or self.low is None or self.high is None:
             ratios = [family.sqnr_db for family in self.families if family.sqnr_db is not None]
-            noise = (
-                f"; SQNR {decibel_words(min(ratios))} to {decibel_words(max(ratios))} on synthetic inputs"
-                if ratios
-                else ""
-            )
+            words = [decibel_words(end(ratios)) for end in (min, max) if ratios]
+            noise = f"; SQNR {' to '.join(words).replace(' dB', '', 1)} on synthetic inputs" if ratios else ""
             return f"no estimate: {self.reason}{noise}"
         return f"{100 * self.estimate:.1f}% ({100 * self.low:.1f} to {100 * self.high:.1f}%)"
 
@@ -148,7 +145,8 @@ def measure_families(
             open_session(m, providers=providers, threads=threads, config=config) for m in (original, emitted)
         )
         parts = partial(_run_in_parts, reference, session, axes=axes, uneven=uneven)
-        return tuple(compare_parts(name, parts(inputs)) for name, inputs in families.items())
+        found = (compare_parts(name, parts(inputs)) for name, inputs in families.items())
+        return tuple(family for family in found if family.samples)
     except RuntimeModelError as error:
         raise ValidationError(f"the emitted model {emitted} failed in the runtime: {error}") from error
 
@@ -202,7 +200,6 @@ def compare_family(name: str, wanted: Mapping[str, NDArray[Any]], got: Mapping[s
 def compare_parts(name: str, parts: Iterable[Part]) -> Family:
     """Do the same with outputs of a few samples after the other; of each only its powers and class scores are kept."""
     sums: dict[str, NDArray[np.float64]] = {}
-    heard: set[str] = set()
     rows: list[tuple[NDArray[Any], NDArray[Any]]] = []
     samples = 0
     for wanted, got in parts:
@@ -210,11 +207,11 @@ def compare_parts(name: str, parts: Iterable[Part]) -> Family:
         for key, array in wanted.items():
             if outputs[key].is_float and key in got and got[key].shape == array.shape:
                 sums[key] = sums.get(key, np.zeros(2)) + powers(array, got[key])
-                heard |= set() if is_silent(array) else {key}
         scores = score_output(outputs)
         rows += [] if scores is None else [(wanted[scores], got[scores])]
-        samples += min(map(len, wanted.values()))
-    noise = min((decibels(*map(float, sums[key])) for key in heard), default=None)
+        samples += min(map(len, wanted.values()), default=0)
+    heard = [(float(signal), float(noise)) for signal, noise in sums.values() if signal > LEAST_POWER]
+    noise = min((decibels(*both) for both in heard), default=None)
     if not rows:
         return Family(name=name, samples=samples, sqnr_db=noise)
     before, after = (_logits(np.concatenate(arrays)) for arrays in zip(*rows, strict=True))

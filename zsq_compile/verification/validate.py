@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -168,18 +169,9 @@ def validate(
         wanted, got = runs.joined(runs.wanted), runs.joined(runs.got)
         match = None if runs.simulated is None else match_simulation(runs.joined(runs.simulated), got, wanted)
         fusion = inspect_fusion(emitted, providers=providers, config=session_config)
-        speed = None
-        if latency_seconds > 0.0:
-            feeds = first_sample(session, held_out, axes)
-            speed = audit_speed(
-                original,
-                emitted,
-                feeds,
-                threads=threads,
-                seconds=latency_seconds,
-                providers=providers,
-                config=session_config,
-            )
+        audit = partial(audit_speed, threads=threads, providers=providers, config=session_config)
+        sample = first_sample(session, held_out, axes)
+        speed = audit(original, emitted, sample, seconds=latency_seconds) if latency_seconds > 0.0 else None
         outputs = tuple(_qualities(runs, wanted, got))
         return Validation(
             samples=min(len(array) for array in held_out.values()),

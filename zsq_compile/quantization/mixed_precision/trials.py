@@ -124,7 +124,8 @@ class Bench:
         plan = override_widths(self.widest, self.network.target, Widths(weights=bits, activations=values))
         default = dict(self.widest.activation_scales)
         changed = {group: self._scales_at(width)[group] for group, width in values.items() if width != "float"}
-        weights = {site.initializer: self._weight(site)[1] for site in plan.weights}
+        weights = {site.initializer: self.widest.weight_scales[site.initializer] for site in plan.stored}
+        weights |= {site.initializer: self._weight(site)[1] for site in plan.weights}
         return plan.with_scales(activations=default | changed, weights=weights)
 
     def _weight(self, site: WeightSite) -> tuple[Tensor, Scale]:
@@ -152,7 +153,7 @@ class Bench:
             for bits in dict.fromkeys(min(width, network.target.weight.bits) for width in WIDTHS):
                 sites = tuple(s for s in members if floors[s.node] <= bits <= s.number_format.bits)
                 widths = Widths(weights={site.node: bits for site in sites})
-                plan = override_widths(replace(self.widest, weights=sites), network.target, widths)
+                plan = override_widths(replace(self.widest, weights=sites, stored=()), network.target, widths)
                 plan = plan.with_scales(activations=self.widest.activation_scales)
                 rounded[bits] = {**rounded.get(bits, {}), **round_at_widths(network, plan, moments, self.config)}
         advance(len(rounded))
@@ -187,8 +188,8 @@ class Bench:
 
 
 def held_out_batches(network: FloatNetwork) -> list[dict[str, Tensor]]:
-    """Batches of all samples held out, each as large as memory allows."""
-    return network.held_out.batches(count_fitting_samples(network.model))
+    """Batches of the samples held out that widths are chosen by, each as large as memory allows."""
+    return network.held_out.halves()[0].batches(count_fitting_samples(network.model))
 
 
 def _agreement(reference: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> float | None:

@@ -65,6 +65,21 @@ class TrialNetwork:
             return None
         return Trial(network=self, session=session, layers=layers, samples=self._draw(TRIAL_IMAGES, *sizes))
 
+    def seen_moments(
+        self, value: str, preprocessings: Sequence[Preprocessing], images: NDArray[np.float32]
+    ) -> list[tuple[float, float]] | None:
+        """Mean, and mean deviation of a channel, of a value under each preprocessing; None where it cannot be run."""
+        try:
+            session = self.open([value])
+            runs = [[found[value] for found in self.run(session, one.encode(images))] for one in preprocessings]
+        except RuntimeModelError:
+            return None
+        return [pooled_moments(np.concatenate(batches)) for batches in runs]
+
+    def draw(self) -> NDArray[np.float32]:
+        """Draw images of the network's own size."""
+        return self._draw(TRIAL_IMAGES, self.spec.height, self.spec.width)
+
     def bias_dominance(self, value: str, preprocessing: Preprocessing) -> float:
         """Median over channels of |mean| / standard deviation of a feature map (N, C, H, W); 0 where it is none."""
         images = preprocessing.encode(self._draw(1, self.spec.height, self.spec.width))
@@ -83,7 +98,7 @@ class TrialNetwork:
         That is the logarithm of the Inception score (Salimans et al. 2016, section 4): the entropy of the mean
         probabilities less the mean entropy. It is high where decisions are firm on each image and differ over all.
         """
-        images = self._draw(TRIAL_IMAGES, self.spec.height, self.spec.width)
+        images = self.draw()
         uneven = find_uneven_values(self.model)
         names = [str(value.name) for value in self.model.graph.outputs if value.name not in uneven]
         if not names:
@@ -206,6 +221,12 @@ class Trial:
             return float("inf")
         weights = [0.5**depth for depth in range(len(terms))]
         return sum(weight * term for weight, term in zip(weights, terms, strict=True)) / sum(weights)
+
+
+def pooled_moments(value: NDArray[Any]) -> tuple[float, float]:
+    """Mean over all of (N, C, ...), and the root of the mean variance of a channel."""
+    axes = tuple(axis for axis in range(value.ndim) if axis != 1)
+    return float(value.mean(dtype=np.float64)), float(np.sqrt(value.var(axes, dtype=np.float64).mean()))
 
 
 def _moments(value: NDArray[Any], layer: BatchNorm) -> NDArray[np.float64]:
