@@ -50,13 +50,12 @@ from zsq_compile.stages.gallery import require_image, show_synthetic
 from zsq_compile.stages.gate import is_missed, require_decisions
 from zsq_compile.stages.given_samples import read_samples
 from zsq_compile.stages.live_samples import make_live
-from zsq_compile.stages.provenance import Origin, stamp
+from zsq_compile.stages.provenance import origin_of, stamp
 from zsq_compile.stages.provisional_student import make_provisional_student
 from zsq_compile.stages.quantize import Quantized, fold_network, is_learned, is_wide, quantize, steps_for
 from zsq_compile.synthesis.generator import Generator, SyntheticSet
 from zsq_compile.synthesis.make_generator import make_generator
 from zsq_compile.verification.agreement_estimate import AgreementEstimate
-from zsq_compile.version import VERSION
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -122,13 +121,7 @@ def compile_model(
     with clock.stage("plan"):
         _require_suitable(given_plan, loaded, config, clock.progress)
         folded, statistics = _fold(loaded, known, target, config, given_plan)
-        origin = Origin(
-            version=VERSION,
-            seed=config.seed,
-            target=target.name,
-            source_sha256=file_sha256(loaded.path),
-            sizes=loaded.face.working_sizes(loaded.inputs),
-        )
+        origin = origin_of(loaded, target, config.seed)
         folded = stamp(folded, origin)
         plan = plan_quantization(folded, target, config.quantization, given_plan)
         limit = resolve_limit(folded, target, config.quantization, config.max_size, float_bytes(loaded))
@@ -335,14 +328,12 @@ def _make_data(
 
 def _estimate(loaded: LoadedModel, path: Path, data: CalibrationData, target: Target, seed: int) -> AgreementEstimate:
     """Estimate the agreement on real data, on inputs that calibration has not seen."""
-    inputs = make_estimate_inputs(loaded.inputs, data.preprocessing, seed=seed)
-    providers = usable_providers(target.providers)
     return estimate_agreement(
         loaded.original,
         path,
-        inputs,
+        make_estimate_inputs(loaded.inputs, data.preprocessing, seed=seed),
         data.origin,
-        providers=providers,
+        providers=usable_providers(target.providers),
         config=target.session_config,
         axes=loaded.face.axes,
         uneven=loaded.uneven_outputs,
