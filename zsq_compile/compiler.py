@@ -15,6 +15,7 @@ from backends.machine import detect_target
 from backends.session import usable_providers
 from backends.target import Target
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
+from passes.plan import QuantizationPlan
 from zsq_compile.batchnorm.find_statistics import KnownStatistics, find_statistics
 from zsq_compile.config.compile import CompileConfig, PixelsConfig, PriorConfig
 from zsq_compile.config.distillation import require_source
@@ -121,8 +122,7 @@ def compile_model(
     with clock.stage("plan"):
         _require_suitable(given_plan, loaded, config, clock.progress)
         folded, statistics = _fold(loaded, known, target, config, given_plan)
-        origin = origin_of(loaded, target, config.seed)
-        folded = stamp(folded, origin)
+        folded = stamp(folded, origin := origin_of(loaded, target, config.seed))
         plan = plan_quantization(folded, target, config.quantization, given_plan)
         limit = resolve_limit(folded, target, config.quantization, config.max_size, float_bytes(loaded))
     with clock.stage("synthesize" if calibration is None else "read calibration data"):
@@ -148,8 +148,7 @@ def compile_model(
         look = partial(gather_evidence, pictures_wanted=pictures_wanted, progress=clock.progress)
         evidence = look(loaded, samples, exported, estimate, device)
     report = build_report(config, loaded, samples, quantized, exported, evidence, clock)
-    plan_file = make_plan_file(quantized.state.plan, report.sha256["model"])
-    return _conclude(report, config.min_agreement, samples.synthetic, plan_file)
+    return _conclude(report, config.min_agreement, samples.synthetic, quantized.state.plan)
 
 
 @told_in_words()
@@ -341,10 +340,11 @@ def _estimate(loaded: LoadedModel, path: Path, data: CalibrationData, target: Ta
 
 
 def _conclude(
-    report: Report, min_agreement: float | None, synthetic: SyntheticSet | None, plan: PlanFile
+    report: Report, min_agreement: float | None, synthetic: SyntheticSet | None, plan: QuantizationPlan
 ) -> CompileResult:
     """Refuse a file that its runtime does not compute, and see whether the agreement asked for was reached."""
     if failures := report.validation.failures:
         raise ValidationError(f"{report.emitted} was written, but must not be used: {'; '.join(failures)}")
     missed = is_missed(report, min_agreement)
-    return CompileResult(path=report.emitted, report=report, synthetic=synthetic, gate_missed=missed, plan=plan)
+    kept = make_plan_file(plan, report.sha256["model"])
+    return CompileResult(path=report.emitted, report=report, synthetic=synthetic, gate_missed=missed, plan=kept)
