@@ -15,6 +15,7 @@ from passes.normalize.fold_pad import FoldPad
 from passes.normalize.fuse_activation import FuseActivation
 from passes.normalize.fuse_bias import FuseBias
 from passes.normalize.fuse_norm import FuseNorm
+from passes.normalize.fuse_scale import FuseScale
 from passes.normalize.infer_shapes import InferShapes
 from passes.normalize.name_nodes import NameNodes
 from passes.normalize.own_weights import OwnWeights
@@ -65,7 +66,7 @@ def _passes() -> ir.passes.Sequential:
         ResolveAutoPad(),
         FoldPad(),
         FoldGemm(),
-        FuseBias(),
+        ir.passes.PassManager([FuseBias(), FuseScale()], steps=4),  # sums and products may take turns
         common.RemoveUnusedNodesPass(),
         OwnWeights(),
         NameNodes(),
