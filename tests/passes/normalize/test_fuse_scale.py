@@ -9,9 +9,9 @@ IMAGE, ROWS, TOKENS = "float[N,4,5,6] x", "float[N,4] x", "float[N,5,4] x"
 
 
 def text(body: str, output: str, inputs: str) -> str:
-    layers = "float[6,4,1,1] w, float[6] b, float[4,3,2,2] up, float[4,6] m, float[6,4] t, float[1,6] brow"
-    scales = "float[6,1,1] c_scale, float[1,6,1,1] c4_scale, float s_scale = {0.5}, float[6] row_scale"
-    shapes = "int64[3] three = {-1, 5, 6}, int64[3] mixed = {-1, 15, 2}, float[1,6,1,6] odd, float none = {0.0}, float[5,1] step_scale"
+    layers = "float[6,4,1,1] w, float[6] b, float[4,3,2,2] up, float[4,6] m, float[6,4] t, float[5,1] step_scale"
+    scales = "float[6,1,1] c_scale, float[1,6,1,1] c4_scale, float s_scale = {0.5}, float[6] row_scale, float[1,6] brow"
+    shapes = "int64[3] three = {-1, 5, 6}, int64[3] mixed = {-1, 15, 2}, float[1,6,1,6] odd, float none = {0.0}"
     return f"g ({inputs}) => ({output}) <{layers}, {scales}, {shapes}, float[1,1,1,1,1] deep> {{ {body} }}"
 
 
