@@ -28,6 +28,10 @@ def text(body: str, output: str, inputs: str) -> str:
         ("c = Gemm<alpha=0.5>(x, m, s_scale) y = Mul(c, row_scale)", "float[N,6] y", ROWS, ["Gemm"]),
         ("c = Gemm(x, m, b) r = Reshape(c, three) y = Mul(r, row_scale)", "float[A,5,6] y", "float[10,4] x",
          ["Gemm", "Reshape"]),
+        ("r = Relu(x) s = Mul(r, s_scale) y = Conv<pads=[1,1,1,1]>(s, w, b)", "float[N,6,7,8] y", IMAGE,
+         ["Relu", "Conv"]),
+        ("r = Relu(x) s = Div(r, s_scale) a = Gemm(s, m, b) c = MatMul(s, m) y = Add(a, c)", "float[N,6] y", ROWS,
+         ["Relu", "Gemm", "MatMul", "Add"]),
         ("c = Conv(x, w, b) y = Mul(c, none)", "float[N,6,5,6] y", IMAGE, ["Conv"]),
     ],
 )  # fmt: skip
@@ -53,6 +57,9 @@ def test_layers_take_the_scale(body, output, inputs, after):
         ("c = MatMul(x, m) y = Mul(c, step_scale)", "float[N,5,6] y", TOKENS),
         ("c = Gemm(x, m, b) r = Reshape(c, mixed) y = Mul(r, s_scale)", "float[A,15,2] y", "float[10,4] x"),
         ("c = MatMul(x, x) y = Mul(c, s_scale)", "float[4,4] y", "float[4,4] x"),
+        ("s = Mul(x, s_scale) y = Conv(s, w, b)", "float[N,6,5,6] y", IMAGE),  # tells how pictures are given
+        ("a = Add(x, s_scale) s = Mul(a, s_scale) y = Conv(s, w, b)", "float[N,6,5,6] y", IMAGE),
+        ("r = Relu(x) s = Mul(r, s_scale) y = Conv(s, w) z = Relu(s)", "float[N,6,5,6] y, float[N,4,5,6] z", IMAGE),
     ],
 )
 def test_other_products_stay(body, output, inputs):
