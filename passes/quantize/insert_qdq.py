@@ -36,7 +36,8 @@ from passes.qdq_names import (
     zero_point_name,
 )
 from passes.quantizer_grid import quantize_array, storage_type
-from passes.surgery import input_at, set_type
+from passes.surgery import input_at, is_standard, set_type
+from passes.value_ranges import clip_limits
 
 _INT32_LIMIT = 2.0**31 - 1
 
@@ -186,11 +187,12 @@ class _Writer:
     def _before_clip(self, value: ir.Value, scale: Scale, number_format: NumberFormat) -> ir.Value:
         """Skip a float Clip that the Clip of the codes makes redundant: no runtime folds it there."""
         node = value.producer()
-        if node is None or node.op_type != "Clip" or len(node.inputs) != 3 or node.inputs[0] is None:
+        if node is None or not is_standard(node, "Clip") or node.inputs[0] is None:
             return value
-        if any(limit is None or limit.const_value is None for limit in node.inputs[1:]):
+        limits = clip_limits(node)
+        if limits is None:
             return value
-        low, high = (np.rint(_float(limit).item() / scale.scale) + scale.zero_point for limit in node.inputs[1:])
+        low, high = (np.rint(limit / scale.scale) + scale.zero_point for limit in limits)
         if low > number_format.qmin or high < number_format.qmax:
             return value
         self._replaced.append(value)
