@@ -36,10 +36,11 @@ from passes.qdq_names import (
     zero_point_name,
 )
 from passes.quantizer_grid import quantize_array, storage_type
-from passes.surgery import input_at, is_standard, set_type
+from passes.surgery import add_constant, input_at, is_standard, only_use, set_input, set_type
 from passes.value_ranges import clip_limits
 
 _INT32_LIMIT = 2.0**31 - 1
+_FAR = 2.0**18  # steps: beyond any grid, also where its scale is learned; a quotient above 2^31 is not safe
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +155,7 @@ class _Writer:
         self._insert_behind(value, nodes)
         for use in readers:
             use.node.replace_input_with(use.idx, nodes[-1].outputs[0])
+        self._close_clip(value, self.plan.activation_scales[site.group])
         if exposed:
             self._expose(value, nodes[-1].outputs[0])
         return True
@@ -197,6 +199,19 @@ class _Writer:
             return value
         self._replaced.append(value)
         return node.inputs[0]
+
+    def _close_clip(self, value: ir.Value, scale: Scale) -> None:
+        """Give a Clip that only a quantizer reads the limits that it lacks, far beyond the grid.
+
+        ONNX Runtime does not fuse a lower limit as it should beside an upper one that is left out.
+        """
+        node, use = value.producer(), only_use(value)
+        if node is None or not is_standard(node, "Clip") or use is None or not is_standard(use[0], "QuantizeLinear"):
+            return
+        for position, limit in enumerate(clip_limits(node) or ()):
+            if np.isinf(limit):
+                far = np.asarray(np.copysign(_FAR * scale.scale, limit), np.float32)
+                set_input(node, 1 + position, add_constant(self.graph, f"{node.name}_limit", far))
 
     def _move_codes(self, site: ActivationSite, value: ir.Value) -> list[ir.Node]:
         """Make the producer of a value read and make codes, without further nodes."""

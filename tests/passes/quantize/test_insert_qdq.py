@@ -369,7 +369,7 @@ def test_a_clip_without_one_of_its_limits_is_fused(name: str, act_bits: int, tmp
     model, plan, feeds = calibrated(name, act_bits=act_bits, edge_bits=act_bits, added_bits=act_bits)
     quantized = inserted(model, plan)
     operators = optimized_operators(quantized, tmp_path)
-    assert operators.count("QLinearConv") == 2 and not plan.refusals
+    assert operators.count("QLinearConv") == 2 and "clip" not in {refusal.where for refusal in plan.refusals}
     assert sqnr(simulate(model, plan, feeds)["y"], execute(quantized, feeds)["y"]) > EQUAL
 
 
