@@ -11,6 +11,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from backends.detach_weights import detach_weights
+
 Optimize = Literal["all", "basic", "none"]
 
 # Type strings of ONNX Runtime that numpy can hold. Strings arrive as objects.
@@ -129,6 +131,8 @@ def open_session(
             f"{label} is to run on {missing[0]}, but this onnxruntime has only "
             f"{', '.join(ort.get_available_providers())}; install the build that has it (onnxruntime-gpu for CUDA)"
         )
+    if isinstance(model, onnx.ModelProto) and not weights:
+        model, weights = detach_weights(model)
     source, scratch = _as_source(model)
     try:
         options = _options(threads, optimize, optimized_path)

@@ -123,9 +123,11 @@ def _inputs(model: ir.Model) -> Iterator[Refusal]:
 
 def _shapes(model: ir.Model) -> Iterator[Refusal]:
     for node in model.graph:
+        if any(value is not None and value.shape is None for value in node.inputs):
+            continue  # it follows from another
         for value in node.outputs:
             if value.name and value.shape is None:
-                yield Refusal.of(node, f"the shape of '{value.name}' is not known")
+                yield Refusal.of(node, f"the shape of '{value.name}', which it makes, cannot be inferred")
 
 
 def _unfolded(model: ir.Model) -> Iterator[Refusal]:

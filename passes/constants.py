@@ -1,5 +1,7 @@
 """Values of expressions that depend on nothing but constants, by ONNX's own reference implementation."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -17,14 +19,31 @@ def constant_value(value: ir.Value | None) -> NDArray[np.generic] | None:
     return _search(value, {})
 
 
+def value_given(value: ir.Value | None, known: Mapping[ir.Value, NDArray[np.generic]]) -> NDArray[np.generic] | None:
+    """Value of an expression of constants and of ``known`` values, which win; None if it depends on more."""
+    return _search(value, dict(known))
+
+
+def constant_number(value: ir.Value | None) -> float | None:
+    """Return the one number that a constant expression holds, whatever its rank; None for anything else."""
+    array = constant_value(value)
+    return float(array.item()) if array is not None and array.size == 1 else None
+
+
+def constant_axes(value: ir.Value | None, rank: int) -> tuple[int, ...] | None:
+    """Return constant axes of a value of that rank, counted from the front, in order; None where they are computed."""
+    axes = constant_value(value)
+    return None if axes is None else tuple(sorted(int(axis) % rank for axis in axes.reshape(-1)))
+
+
 def _search(value: ir.Value | None, known: dict[ir.Value, NDArray[np.generic] | None]) -> NDArray[np.generic] | None:
     # with a memory: in a residual network the paths back to the input are too many to walk one by one
     if value is None:
         return None
-    if value.const_value is not None:
-        return value.const_value.numpy()
     if value in known:
         return known[value]
+    if value.const_value is not None:
+        return value.const_value.numpy()
     known[value] = None
     node = value.producer()
     if node is None or not _foldable(node):

@@ -1,7 +1,7 @@
 """What passes share: finding nodes and inputs, constants of a node's own, free names, removing what nobody reads."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import onnx_ir as ir
@@ -29,6 +29,38 @@ def standard_nodes(graph: ir.Graph, *op_types: str) -> list[ir.Node]:
 def has_subgraph(node: ir.Node) -> bool:
     """Tell whether the node holds graphs of its own (If, Loop, Scan)."""
     return any(attr.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for attr in node.attributes.values())
+
+
+def bodies(node: ir.Node) -> list[ir.Graph]:
+    """Return the graphs that the node holds."""
+    single = [attr.as_graph() for attr in node.attributes.values() if attr.type == ir.AttributeType.GRAPH]
+    several = [attr.as_graphs() for attr in node.attributes.values() if attr.type == ir.AttributeType.GRAPHS]
+    return [*single, *(graph for graphs in several for graph in graphs)]
+
+
+def inner_nodes(node: ir.Node) -> Iterator[ir.Node]:
+    """Yield the nodes of the graphs that the node holds, at any depth."""
+    for body in bodies(node):
+        for inner in body:
+            yield inner
+            yield from inner_nodes(inner)
+
+
+def captured(node: ir.Node) -> list[ir.Value]:
+    """Return the values that the graphs inside the node read from outside of them."""
+    found: dict[ir.Value, None] = {}
+    for body in bodies(node):
+        own = {*body.inputs, *body.initializers.values()}
+        for inner in body:
+            found |= dict.fromkeys(value for value in read_values(inner) if value not in own)
+            own.update(inner.outputs)
+        found |= dict.fromkeys(value for value in body.outputs if value not in own)
+    return list(found)
+
+
+def read_values(node: ir.Node) -> list[ir.Value]:
+    """Return the inputs of the node that are there, and what the graphs inside it read from outside of them."""
+    return [*(value for value in node.inputs if value is not None), *captured(node)]
 
 
 def input_at(node: ir.Node, position: int) -> ir.Value | None:

@@ -43,13 +43,9 @@ class FoldBatchNorm(NodePass):
 def _obstacle(node: ir.Node) -> str | None:
     """Why the node cannot be folded, or None."""
     source, layer = node.inputs[0], producer(node, 0)
-    if node.attributes.get_int("training_mode", 0) or sum(bool(output.name) for output in node.outputs) > 1:
-        return "it is in training mode"
-    if not node.attributes.get_int("spatial", 1):
-        return "it has moments for every position (spatial=0)"
-    if any(constant_value(value) is None for value in node.inputs[1:5]):
-        return "its parameters are not constant"
-    if source is None or layer is None or not is_standard(layer, *WITH_BIAS):
+    if (reason := parameter_obstacle(node)) is not None:
+        return reason
+    if source is None or layer is None or not (is_standard(layer, *WITH_BIAS) or _multiplies_rows(layer)):
         return f"it stands behind {layer.op_type if layer else 'a graph input'}, not behind {', '.join(WITH_BIAS)}"
     if source.is_graph_output():
         return f"'{source.name}', the output of '{layer.name}', is also an output of the graph"
@@ -58,11 +54,36 @@ def _obstacle(node: ir.Node) -> str | None:
     return _layer_obstacle(layer)
 
 
+def parameter_obstacle(node: ir.Node) -> str | None:
+    """Why a BatchNormalization is no constant factor and offset for each channel, or None."""
+    if node.attributes.get_int("training_mode", 0) or sum(bool(output.name) for output in node.outputs) > 1:
+        return "it is in training mode"
+    if not node.attributes.get_int("spatial", 1):
+        return "it has moments for every position (spatial=0)"
+    if any(constant_value(value) is None for value in node.inputs[1:5]):
+        return "its parameters are not constant"
+    return None
+
+
+def affine_of(node: ir.Node) -> tuple[Array, Array, Array]:
+    """For ``factor * (x - mean) + shift``, what a BatchNormalization without obstacle makes: the three, (C,) each."""
+    scale, shift, mean, variance = (_float64(value) for value in node.inputs[1:5])
+    return scale / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5)), mean, shift
+
+
+def _multiplies_rows(layer: ir.Node) -> bool:
+    """Tell whether a layer is a MatMul of rows, which a bias makes a Gemm."""
+    data = layer.inputs[0]
+    return is_standard(layer, "MatMul") and data is not None and data.shape is not None and len(data.shape) == 2
+
+
 def _layer_obstacle(layer: ir.Node) -> str | None:
     weight, bias = constant_value(layer.inputs[1]), input_at(layer, 2)
     constant = constant_value(bias)
     if weight is None or (bias is not None and constant is None):
         return f"the weights of '{layer.name}' are not constant"
+    if layer.op_type == "MatMul" and weight.ndim != 2:
+        return f"the weight of '{layer.name}' is no matrix"
     if layer.op_type == "Gemm" and constant is not None and constant.ndim == 2 and constant.shape[0] != 1:
         return f"the bias of '{layer.name}' differs from row to row"
     return None
@@ -71,8 +92,7 @@ def _layer_obstacle(layer: ir.Node) -> str | None:
 def _fold(graph: ir.Graph, node: ir.Node) -> None:
     source, layer = node.inputs[0], producer(node, 0)
     assert source is not None and layer is not None
-    scale, shift, mean, variance = (_float64(value) for value in node.inputs[1:5])
-    factor = scale / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
+    factor, mean, shift = affine_of(node)
     weight, bias = np.ascontiguousarray(_float64(layer.inputs[1])), constant_bias(layer, factor.size)
     assert bias is not None
     rows = by_channels(layer, weight)
@@ -82,6 +102,8 @@ def _fold(graph: ir.Graph, node: ir.Node) -> None:
     set_constant(graph, layer, 1, weight.astype(np.float32), "weight")
     set_constant(graph, layer, 2, bias.astype(np.float32), "bias")
     drop_unused(graph, former)
+    if layer.op_type == "MatMul":
+        layer.op_type = "Gemm"
     if layer.op_type == "Gemm":
         layer.attributes["beta"] = ir.AttrFloat32("beta", 1.0)
     absorb(graph, node, source)

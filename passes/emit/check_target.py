@@ -33,9 +33,10 @@ def target_violations(model: ir.Model, target: Target) -> tuple[Refusal, ...]:
 
 
 def _opset(model: ir.Model, target: Target) -> Iterator[Refusal]:
-    version = model.graph.opset_imports.get("")
-    if version != target.opset:
-        reason = f"it uses opset {version}, and {target.name} requires {target.opset}"
+    version, newest = model.graph.opset_imports.get(""), target.newest_opset
+    if version is None or version < target.opset or (newest and version > newest):
+        wanted = f"{target.opset} to {newest}" if newest else f"{target.opset} or later"
+        reason = f"it uses opset {version}, and {target.name} requires {wanted}"
         yield Refusal(where=model.graph.name or "", op_type="graph", reason=reason)
 
 

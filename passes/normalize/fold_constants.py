@@ -25,7 +25,8 @@ class FoldConstants(NodePass):
         if not outputs or len(arrays) < len(outputs):
             return False
         for output, array in zip(outputs, arrays, strict=True):
-            made = ir.Value(name=output.name, const_value=ir.Tensor(np.ascontiguousarray(array), name=output.name))
+            # not ascontiguousarray, which makes vectors of scalars
+            made = ir.Value(name=output.name, const_value=ir.Tensor(np.asarray(array, order="C"), name=output.name))
             made.shape = ir.Shape(array.shape)
             made.dtype = ir.DataType.from_numpy(array.dtype)
             output.replace_all_uses_with(made)

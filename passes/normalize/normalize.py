@@ -4,19 +4,30 @@ onnxsim folds shape arithmetic, constants and Pad nodes; the passes below do wha
 runtime, checks that the result still computes the same.
 """
 
+from collections.abc import Sequence
+
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from passes.graph_pass import run_passes
 from passes.normalize.drop_identity import DropIdentity
 from passes.normalize.fold_constants import FoldConstants
+from passes.normalize.fold_gemm import FoldGemm
 from passes.normalize.fold_pad import FoldPad
+from passes.normalize.fuse_activation import FuseActivation
 from passes.normalize.fuse_bias import FuseBias
-from passes.normalize.infer_shapes import InferShapes
+from passes.normalize.fuse_norm import FuseNorm
+from passes.normalize.infer_shapes import InferShapes, Trial
 from passes.normalize.name_nodes import NameNodes
-from passes.normalize.own_weights import OwnWeights
+from passes.normalize.outline_bodies import outline_bodies
 from passes.normalize.resolve_auto_pad import ResolveAutoPad
 from passes.normalize.resolve_shapes import ResolveShapes
+from passes.normalize.set_aside import with_weights_aside
+from passes.normalize.share_weights import ShareWeights
+from passes.normalize.turn_left_weights import TurnLeftWeights
+from passes.normalize.unify_divisions import UnifyDivisions
+from passes.normalize.unify_means import UnifyMeans
 from passes.normalize.unify_operators import UnifyOperators
 
 
@@ -24,16 +35,16 @@ class SimplifierError(ValueError):
     """onnxsim failed on this graph, or returned one that is not valid."""
 
 
-def normalize(model: ir.Model, *, simplify: bool = True) -> ir.Model:
-    """Return a copy of a valid model of opset 21 or later in normal form: NORMALIZED, layers with their own weights.
+def normalize(model: ir.Model, *, simplify: bool = True, trials: Sequence[Trial] = ()) -> ir.Model:
+    """Return a copy of a valid model of opset 21 or later in normal form: NORMALIZED, see also ShareWeights.
 
-    With ``simplify`` onnxsim runs first; raises SimplifierError where it fails.
+    With ``simplify`` onnxsim runs first; raises SimplifierError where it fails. For ``trials`` see InferShapes.
     """
-    working = ir.from_proto(run_onnxsim(ir.to_proto(model))) if simplify else model.clone()
-    return _passes()(working).model
+    working = with_weights_aside(model, run_onnxsim) if simplify else model.clone()
+    return run_passes(_passes(trials), outline_bodies(working))
 
 
-def _passes() -> ir.passes.Sequential:
+def _passes(trials: Sequence[Trial]) -> ir.passes.Sequential:
     return ir.passes.Sequential(
         common.RemoveInitializersFromInputsPass(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
@@ -41,15 +52,29 @@ def _passes() -> ir.passes.Sequential:
         DropIdentity(),
         FoldConstants(),
         # a resolved Reshape lets shapes behind it be inferred, and those resolve further ones
-        ir.passes.PassManager([InferShapes(), UnifyOperators(), ResolveShapes(), FoldConstants()], steps=4),
+        ir.passes.PassManager(
+            [
+                InferShapes(trials),
+                FuseActivation(),
+                UnifyDivisions(),
+                FuseNorm(),
+                TurnLeftWeights(),
+                UnifyMeans(),
+                UnifyOperators(),
+                ResolveShapes(),
+                FoldConstants(),
+            ],
+            steps=4,
+        ),
         common.RemoveUnusedNodesPass(),  # a dead reader would keep a Pad or an Add from being fused
         ResolveAutoPad(),
         FoldPad(),
+        FoldGemm(),
         FuseBias(),
         common.RemoveUnusedNodesPass(),
-        OwnWeights(),
+        ShareWeights(),
         NameNodes(),
-        InferShapes(),
+        InferShapes(trials),
     )
 
 

@@ -1,58 +1,23 @@
 """Replace operators by others of the same meaning, so that later passes and targets have fewer to know.
 
-ReduceMean(x, all spatial axes, keepdims=1)  ->  GlobalAveragePool(x)
-ReduceMean(x, all spatial axes, keepdims=0)  ->  Flatten(GlobalAveragePool(x))
-Sum(a, b, c)                                 ->  Add(Add(a, b), c)
-CastLike(x, y)                               ->  Cast(x, to=type of y)
+Sum(a, b, c)    ->  Add(Add(a, b), c)
+CastLike(x, y)  ->  Cast(x, to=type of y)
 """
 
 import onnx_ir as ir
 
-from passes.constants import constant_value
 from passes.graph_pass import NodePass
-from passes.surgery import free_name, input_at
+from passes.surgery import free_name
 
 
 class UnifyOperators(NodePass):
-    """Apply the rules above; ReduceMean needs constant axes and an input of known rank, 3 or more."""
+    """Apply the rules above."""
 
-    op_types = ("ReduceMean", "Sum", "CastLike")
+    op_types = ("Sum", "CastLike")
 
     def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
         """Replace the node."""
-        if node.op_type == "ReduceMean":
-            return _pool(graph, node)
         return _add(graph, node) if node.op_type == "Sum" else _cast(node)
-
-
-def _pool(graph: ir.Graph, node: ir.Node) -> bool:
-    source, axes = node.inputs[0], constant_value(input_at(node, 1))
-    if source is None or source.shape is None or axes is None or len(source.shape) < 3:
-        return False
-    rank = len(source.shape)
-    if sorted(int(axis) % rank for axis in axes.reshape(-1)) != list(range(2, rank)):
-        return False
-    keep = node.attributes.get_int("keepdims", 1)
-    node.op_type = "GlobalAveragePool"
-    node.attributes.clear()
-    node.resize_inputs(1)
-    if not keep:
-        _flatten(graph, node, rank)
-    return True
-
-
-def _flatten(graph: ir.Graph, node: ir.Node, rank: int) -> None:
-    """Put a Flatten behind the pooling, which takes over the name and readers of its output."""
-    pooled = node.outputs[0]
-    flatten = ir.node("Flatten", [pooled], {"axis": 1}, name=f"{node.name}_flatten")
-    graph.insert_after(node, flatten)
-    flat = flatten.outputs[0]
-    flat.shape, flat.type = pooled.shape, pooled.type
-    pooled.replace_all_uses_with(flat, replace_graph_outputs=True)
-    flatten.replace_input_with(0, pooled)
-    flat.name, pooled.name = pooled.name, free_name(graph, f"{pooled.name}_pooled")
-    if flat.shape is not None:
-        pooled.shape = ir.Shape([*list(flat.shape)[:2], *[1] * (rank - 2)])
 
 
 def _add(graph: ir.Graph, node: ir.Node) -> bool:

@@ -42,7 +42,7 @@ class EqualizeChannels(GraphPass):
     2. With the moments of channels, by value name, high biases are absorbed (see ``absorb_biases``), which, unlike
        equalizing, changes the model's outputs a little.
     3. A second run, with the moments that the first one returned, changes nothing.
-    4. Shared weights are copied, never changed; values keep their names.
+    4. Layers that share a weight are in no pair; shared biases are copied. Values keep their names.
     """
 
     def __init__(self, moments: Mapping[str, ChannelMoments] | None = None) -> None:

@@ -9,13 +9,16 @@
 5. Weights of the first and the last layers keep at least ``edge_bits``, and so do the activations between a first layer
    and the next: few channels come out of a first layer, and all that follows depends on them. The inputs of these
    layers keep 8 bits, as images have. With 8 edge bits this is the setting of BRECQ (Li et al. 2021) and Genie (Jeon et
-   al. 2023); with those of all other layers, that of GDFQ (Xu et al. 2020), which leaves these inputs in float.
+   al. 2023); with those of all other layers, that of GDFQ (Xu et al. 2020), which leaves these inputs in float. A
+   weight that several layers share has the bits of the one that keeps most.
 6. What a graph input holds stays as it is on its way to an output through operators that only move it, and for every
    other reader that computes in float: nothing has to be converted for it.
 7. What only a Softmax reads, behind a mask, stays float (see ``score_region``).
 8. Fewer activation bits are for values that weights multiply. What is only added keeps 8: it saves no multiplication,
    accumulators are wider anyway, and the branch in front of a residual Add would carry most of the network's noise.
    BRECQ, QDrop and Genie count their 4 bits like that.
+9. Values whose size depends on the data stay float, with the operators that read or make them: where nothing survives
+   on synthetic data there is no range to see. Weights are stored in integers there all the same.
 """
 
 from collections.abc import Iterable
@@ -23,8 +26,10 @@ from collections.abc import Iterable
 import onnx_ir as ir
 
 from backends.target import NumberFormat, OperatorRule, Target
-from passes.plan import ActivationSite, QuantizationPlan, Refusal, WeightSite
+from passes.analysis.find_uneven_values import find_uneven_values
+from passes.plan import ActivationSite, QuantizationPlan, Refusal, WeightSite, with_shared_formats
 from passes.quantize.float_regions import input_copies, output_region, score_region
+from passes.quantize.place_stored import place_stored, say_stored
 from passes.surgery import input_at, is_standard, only_use, producer, rule_of
 from passes.value_ranges import clip_limits
 from passes.weight_layout import channel_axis
@@ -83,10 +88,12 @@ def place_quantizers(
         )
         for name, value in placement.sites.items()
     )
+    stored = place_stored(model, target, matrices=narrow_weight, tables=edge_weight)
     return QuantizationPlan(
         activations=activations,
-        weights=weights,
-        refusals=tuple(placement.refusals),
+        weights=with_shared_formats(weights),
+        refusals=say_stored(placement.refusals, stored),
+        stored=stored,
         folded=placement.folded,
         quantize_outputs=quantize_outputs,
     )
@@ -103,6 +110,7 @@ class _Placement:
         self.folded: dict[str, str] = {}
         self._parent: dict[str, str] = {}
         self._integer: set[ir.Node] = set()
+        self._uneven = find_uneven_values(model)
         self._float_region = set() if quantize_outputs else output_region(model.graph)
         self._scores = score_region(model.graph)
         self._copies, self._carriers = input_copies(model.graph)
@@ -117,7 +125,8 @@ class _Placement:
         self.weighted = [node for node, rule in eligible if rule.kind == "weighted" and _constant(node, 1)]
         if not target.weight_only:
             self._mark_compute([(n, r) for n, r in eligible if r.kind in ("weighted", "quantized")])
-            self._join_groups([node for node, rule in eligible if rule.kind == "same_scale"])
+            same_scale = (node for node, rule in eligible if rule.kind == "same_scale")
+            self._join_groups([node for node in same_scale if not self._is_uneven(node)])
         order = {value.name: i for i, value in enumerate(_values(model.graph))}
         self.sites = dict(sorted(self.sites.items(), key=lambda item: order[item[0]]))
 
@@ -160,6 +169,11 @@ class _Placement:
     def _mark_compute(self, nodes: list[tuple[ir.Node, OperatorRule]]) -> None:
         kernels = any(rule.fused_as for rule in self.target.operators)  # else nobody has looked which there are
         for node, rule in nodes:
+            if self._is_uneven(node):
+                self.refusals.append(
+                    Refusal.of(node, "how much it reads or makes depends on the data, so it runs in float")
+                )
+                continue
             activation = self._fused_activation(node)
             output = (activation or node).outputs[0]
             reason = self._exposed(output, rule)
@@ -201,6 +215,10 @@ class _Placement:
                     self._integer.add(node)
                     changed |= any([self._mark(v) for v in (*ins, *outs)])
                     self._unite([str(v.name) for v in (*ins, *outs)])
+
+    def _is_uneven(self, node: ir.Node) -> bool:
+        """Tell whether the size of anything that a node reads or makes depends on the data."""
+        return any(value is not None and value.name in self._uneven for value in (*node.inputs, *node.outputs))
 
     def _may_be_codes(self, name: str) -> bool:
         """Tell whether a value may be quantized: it leads to no output, or is quantized for another reader."""

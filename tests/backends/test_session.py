@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
+from backends import detach_weights
 from backends import session as session_module
 from backends.session import RuntimeModelError, open_session
 from tests.models import conv_bn_relu, parse
@@ -50,6 +51,20 @@ def test_a_model_too_large_for_one_message_goes_through_a_folder(monkeypatch):
     monkeypatch.setattr(session_module.onnx.checker, "MAXIMUM_PROTOBUF", 1)
     got = open_session(model, threads=1).run({"x": x})["y"]
     np.testing.assert_array_equal(got, wanted)
+    assert model.SerializeToString() == before
+
+
+def test_large_weights_are_handed_on_as_they_lie(monkeypatch):
+    model = conv_bn_relu()
+    x = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
+    wanted = open_session(model, threads=1).run({"x": x})["y"]
+    before = model.SerializeToString()
+    monkeypatch.setattr(detach_weights, "_LARGE", 16)
+    monkeypatch.setattr(detach_weights, "_MANY", 16)
+    small, weights = detach_weights.detach_weights(model)
+    assert weights
+    assert len(small.SerializeToString()) < len(before) - sum(array.nbytes for array in weights.values()) // 2
+    np.testing.assert_array_equal(open_session(model, threads=1).run({"x": x})["y"], wanted)
     assert model.SerializeToString() == before
 
 

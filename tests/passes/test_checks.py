@@ -72,7 +72,7 @@ def shapeless(model: ir.Model) -> None:
         (constant, "must be initializers"),
         (training, "training mode"),
         (listed, "listed as a graph input"),
-        (shapeless, "is not known"),
+        (shapeless, "cannot be inferred"),
     ],
 )
 def test_every_rule_of_the_normal_form_can_be_broken(spoil: Callable[[ir.Model], None], reason: str):

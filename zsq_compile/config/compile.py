@@ -126,8 +126,9 @@ class InputConfig:
     """What the network expects at its inputs; whatever is left out is read from the model or inferred.
 
     Attributes:
-        shapes: sizes of an input, batch first, ? for dynamic; once for each input whose sizes the model leaves open. In
-            Python sizes by input name, None for dynamic.
+        shapes: sizes to work with for an input whose sizes the model leaves open, ? for one to be chosen; once for each
+            such input. The written file keeps them open. In Python sizes by input name, None for one to be chosen.
+        fix_shapes: write the sizes of ``--input-shape`` into the file, which takes no others then.
         mean: mean of each channel of pixels in 0..1, such as .485,.456,.406; given if and only if ``std`` is. None lets
             the preprocessing be inferred.
         std: standard deviation of each channel of pixels in 0..1, such as .229,.224,.225; given if and only if ``mean``
@@ -140,6 +141,7 @@ class InputConfig:
         Mapping[str, Shape],
         Option(panel=INPUT, names=("--input-shape",), metavar="NAME:1x3x224x224", read=parse_named_shape),
     ] = field(default_factory=dict)
+    fix_shapes: Annotated[bool, Option(panel=INPUT)] = False
     mean: Numbers | None = None
     std: Numbers | None = None
     input_range: Annotated[
@@ -150,6 +152,8 @@ class InputConfig:
         """Check the values; ConfigError when one is wrong."""
         for name, shape in self.shapes.items():
             require_shape(f"input.shapes.{name}", shape)
+        if self.fix_shapes and not self.shapes:
+            raise ConfigError("--fix-shapes writes the sizes of --input-shape into the file: give them, too")
         if (self.mean is None) != (self.std is None):
             raise ConfigError("input.mean and input.std describe one normalisation: give both or neither")
         if self.mean is not None and self.std is not None:
@@ -292,8 +296,8 @@ class CompileConfig:
     time_budget: Annotated[
         Positive | None, Option(panel=RUN, metavar="TIME", default="from the effort", read=parse_seconds)
     ] = None
-    memory: Annotated[int, Bounds(low=0), Option(panel=RUN, metavar="SIZE", default="2 GiB", read=parse_bytes)] = (
-        2 << 30
+    memory: Annotated[int, Bounds(low=0), Option(panel=RUN, metavar="SIZE", default="256 MiB", read=parse_bytes)] = (
+        256 << 20
     )
     device: Annotated[Device, Option(panel=RUN)] = "auto"
     seed: Annotated[int, Bounds(low=0, high=(1 << 63) - 1), Option(panel=DATA)] = 0

@@ -1,15 +1,15 @@
 """Stage: estimate the agreement with the float model on real data, without any."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
 
+from zsq_compile.data.batch_axes import FIRST, BatchAxes
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.synthesis.images.families import input_families
@@ -87,7 +87,7 @@ def make_estimate_inputs(
     inputs: Sequence[InputSpec], preprocessing: Mapping[str, Preprocessing], *, seed: int = 0
 ) -> EstimateInputs:
     """Make the families of inputs, from a seed that follows from ``seed`` and differs from it."""
-    if not all(np.issubdtype(spec.dtype, np.floating) for spec in inputs):
+    if not all(spec.can_be_made for spec in inputs):
         return EstimateInputs(inputs=inputs, preprocessing=preprocessing, families=None)
     families = input_families(inputs, preprocessing, torch.Generator().manual_seed(seed + _SEED_OFFSET))
     arrays = {name: {key: tensor.numpy() for key, tensor in made.items()} for name, made in families.items()}
@@ -102,15 +102,22 @@ def estimate_agreement(
     *,
     providers: Sequence[str] = ("CPUExecutionProvider",),
     config: Mapping[str, str] | None = None,
+    axes: BatchAxes = FIRST,
+    uneven: Collection[str] = (),
 ) -> AgreementEstimate:
     """Run the float model and a quantized file on ``inputs``, and estimate their agreement on real data.
 
-    ``config`` has entries of the target's session options.
+    ``config`` has entries of the target's session options. Outputs whose size depends on the data, ``uneven``, take no
+    part.
 
     Raises:
         ValidationError: the runtime failed.
 
     """
     samples = inputs.samples
-    measured = measure_families(original, emitted, samples, providers=providers, config=config) if samples else ()
+    if not samples:
+        return inputs.estimate((), source)
+    measured = measure_families(
+        original, emitted, samples, providers=providers, config=config, axes=axes, uneven=uneven
+    )
     return inputs.estimate(measured, source)

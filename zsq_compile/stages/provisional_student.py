@@ -14,7 +14,7 @@ from zsq_compile.quantization.closed_form import Calibrate, CorrectBiases, Round
 from zsq_compile.quantization.planning import plan_quantization
 from zsq_compile.quantization.samples import Samples
 from zsq_compile.quantization.state import FloatNetwork
-from zsq_compile.stages.quantize import fold_network, run_steps
+from zsq_compile.stages.quantize import fold_network, is_wide, run_steps
 from zsq_compile.synthesis.make_generator import make_generator
 
 _SAMPLES = 64
@@ -37,7 +37,8 @@ def make_provisional_student(
     count = max(_SAMPLES // (fixed or 1), 1) * (fixed or 1)
     generator = make_generator(PriorConfig(), loaded.inputs, preprocessing)
     images = generator.synthesize(TorchGraph(loaded.model), statistics, count, rng)
-    model, statistics = fold_network(loaded.model, statistics, equalize=config.equalize)
+    wide = is_wide(config, mixed=False, given=None)
+    model, statistics = fold_network(loaded.model, statistics, equalize=config.equalize, merge=wide, target=target)
     samples = Samples(inputs=images.inputs, fixed=fixed)
     network = FloatNetwork(
         teacher=TorchGraph(model), target=target, statistics=statistics, calibration=samples, held_out=samples

@@ -6,10 +6,11 @@ from typing import Any
 
 import onnx_ir as ir
 
+from backends.target import Target
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from passes.plan import QuantizationPlan
 from passes.quantize.prepare_float import prepare_float
-from zsq_compile.config.compile import CompileConfig
+from zsq_compile.config.compile import CompileConfig, QuantizationConfig
 from zsq_compile.progress import Clock
 from zsq_compile.quantization.closed_form import Calibrate, CorrectBiases, Round
 from zsq_compile.quantization.distillation.batches import LiveSamples
@@ -17,6 +18,7 @@ from zsq_compile.quantization.distillation.distill import Distill
 from zsq_compile.quantization.layer_metrics.layer_noise import measure_layers
 from zsq_compile.quantization.layer_metrics.layer_quality import LayerQuality
 from zsq_compile.quantization.mixed_precision.search import ChooseBits
+from zsq_compile.quantization.plan_file import PlanFile
 from zsq_compile.quantization.reconstruction.budget import LearningConfig
 from zsq_compile.quantization.reconstruction.reconstruct import Reconstruct
 from zsq_compile.quantization.state import FloatNetwork, QuantizedState, Step
@@ -35,15 +37,37 @@ class Quantized:
         """The last one, which ships."""
         return list(self.states.values())[-1]
 
+    def replaced(self, network: FloatNetwork, state: QuantizedState, clock: Clock) -> "Quantized":
+        """Let another form of the last state ship, and measure its layers again: it may have fewer."""
+        states = {**self.states, list(self.states)[-1]: state}
+        with clock.stage("measure"):
+            return replace(self, states=states, layers=measure_layers(network, states))
+
 
 def fold_network(
-    model: ir.Model, statistics: BatchNormStatistics, *, equalize: bool
+    model: ir.Model,
+    statistics: BatchNormStatistics,
+    *,
+    equalize: bool,
+    merge: bool = True,
+    target: Target | None = None,
 ) -> tuple[ir.Model, BatchNormStatistics]:
     """Fold BatchNormalization into the layers; return the float model, and the statistics that hold for it.
 
-    Those of channels that were equalized hold no longer.
+    Those of channels that were equalized hold no longer. ``merge`` is for parallel branches, see ``is_wide``; for all
+    arguments see ``prepare_float``.
     """
-    return prepare_float(model, statistics, equalize), replace(statistics, entries=()) if equalize else statistics
+    folded = prepare_float(model, statistics, equalize, merge=merge, target=target)
+    return folded, replace(statistics, entries=()) if equalize else statistics
+
+
+def is_wide(config: QuantizationConfig, mixed: bool, given: PlanFile | None) -> bool:
+    """Whether every weight keeps 8 bits.
+
+    Parallel branches are merged only then: a sum of kernels, one of them a way round, has weights of so many sizes that
+    4 bits for it cost 5 dB more than 4 bits for each (RepVGG of tests/breadth).
+    """
+    return not mixed and min([config.bits, *(given.weights.values() if given else ())]) >= 8
 
 
 def is_learned(config: CompileConfig) -> bool:

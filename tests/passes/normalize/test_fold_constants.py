@@ -71,3 +71,19 @@ def test_user_inputs_are_never_folded_away():
     FoldConstants()(model)
     assert [value.name for value in model.graph.inputs] == ["x"]
     assert [value.name for value in model.graph.outputs] == ["logits"]
+
+
+@pytest.mark.parametrize(
+    ("body", "output"),
+    [
+        ("s = Squeeze(index) y = Gather<axis=1>(x, s)", "float[M] y"),
+        ("s = Reshape(index, none) u = Unsqueeze(s, axis) t = Concat<axis=0>(u, u) y = Tile(x, t)", "float[A,B] y"),
+    ],
+)
+def test_scalars_stay_scalars(body, output):
+    declared = "int64[1] index = {2}, int64[0] none, int64[1] axis = {0}"
+    text = f"g (float[3,3] x) => ({output}) <{declared}> {{ {body} }}"
+    model = models.graph(text)
+    FoldConstants()(model)
+    assert model.graph.initializers["s"].const_value.numpy().shape == ()
+    assert models.largest_difference(models.parse(text), model) == 0.0

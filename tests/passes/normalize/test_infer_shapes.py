@@ -44,3 +44,20 @@ def test_weights_are_not_lost():
     model = models.graph("g (float[N,4] x) => (float[N,600] y) <float[4,600] w> { y = MatMul(x, w) }")
     InferShapes()(model)
     assert model.graph.initializers["w"].const_value.numpy().std() > 0.01
+
+
+def test_group_normalization_makes_what_is_like_its_input():
+    model = models.graph(
+        """g (float[N,4,6,7] x) => (float[N,4,6,7] y) <float[4] scale, float[4] shift, float[4,4,3,3] w>
+        { n = GroupNormalization<num_groups=2>(x, scale, shift) c = Conv<strides=[2,2]>(n, w) u = Shape(c)
+          s = Relu(c) y = GroupNormalization<num_groups=2>(x, scale, shift) }"""
+    )
+    InferShapes()(model)
+    assert shapes(model) == {
+        "n": [None, 4, 6, 7],
+        "y": [None, 4, 6, 7],
+        "c": [None, 4, 2, 3],
+        "u": [4],
+        "s": [None, 4, 2, 3],
+    }
+    assert "GroupNormalization" in models.operators(model)

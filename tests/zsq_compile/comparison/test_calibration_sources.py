@@ -8,8 +8,8 @@ from zsq_compile.data.dataset import Dataset
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.errors import ConfigError
 
-X = InputSpec(name="x", shape=(None, 3, 8, 8), dtype=np.dtype(np.float32))
-FIXED = InputSpec(name="x", shape=(4, 3, 8, 8), dtype=np.dtype(np.float32))
+X = InputSpec(name="x", shape=(None, 3, 8, 8), dtype=np.dtype(np.float32), layout="NCHW")
+FIXED = InputSpec(name="x", shape=(4, 3, 8, 8), dtype=np.dtype(np.float32), layout="NCHW")
 INDEX = InputSpec(name="i", shape=(None, 2), dtype=np.dtype(np.int64))
 SAMPLES = np.random.default_rng(0).standard_normal((21, 3, 8, 8)).astype(np.float32)
 

@@ -297,6 +297,27 @@ def test_the_python_program_runs_and_prepares_as_the_contract_does(package, tmp_
     np.testing.assert_allclose(names["prepare"](pixels), wanted, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["float", "uint8"])
+def test_channels_come_last_where_the_contract_says_so(tmp_path, dtype):
+    proto = models.parse(
+        f"""
+        net ({dtype}[N,8,8,3] x) => (float[N,4,6,6] y) <float[4,3,3,3] w>
+        {{ [cast] c = Cast<to=1>(x) [turn] t = Transpose<perm=[0,3,1,2]>(c) [conv] y = Conv(t, w) }}
+        """
+    )
+    contract = {**CONTRACT, "mean": (0.0,) * 3, "std": (1 / 255,) * 3, "layout": "NHWC", "channel_order": "rgb"}
+    made = build_package(quantized(tmp_path / "net.onnx", model=proto, contract=contract), tmp_path / "net.zsq")
+    feed = np.load(made.path / made.manifest["samples"][0]["inputs"]["x"])
+    assert feed.shape == (1, 8, 8, 3) and feed.dtype == np.dtype({"float": "float32"}.get(dtype, dtype))
+    assert 20.0 < feed.std() < 120.0 and feed.min() >= 0 and feed.max() <= 255.01
+    names = {"__name__": "run", "__file__": str(made.path / "run.py")}
+    exec((made.path / "run.py").read_text(encoding="utf-8"), names)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
+    prepared = names["prepare"](pixels)
+    assert prepared.dtype == feed.dtype
+    np.testing.assert_allclose(prepared, pixels, atol=1e-4)
+
+
 @pytest.mark.skipif(
     shutil.which("g++") is None or "ORT_ROOT" not in os.environ,
     reason="needs g++ and, in ORT_ROOT, an unpacked onnxruntime with include/ and lib/",

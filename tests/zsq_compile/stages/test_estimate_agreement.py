@@ -11,7 +11,7 @@ from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.stages.estimate_agreement import estimate_agreement, make_estimate_inputs
 
 UNIT = Preprocessing(name="given", mean=(0.0,) * 3, std=(1.0,) * 3, channel_order="rgb", source="given")
-IMAGE = InputSpec(name="x", shape=(None, 3, 8, 8), dtype=np.dtype(np.float32))
+IMAGE = InputSpec(name="x", shape=(None, 3, 8, 8), dtype=np.dtype(np.float32), layout="NCHW")
 
 
 @pytest.fixture

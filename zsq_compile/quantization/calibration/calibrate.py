@@ -1,6 +1,6 @@
 """Run calibration data through the float graph and give every activation of a plan its scale."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import onnx_ir as ir
 import torch
@@ -63,8 +63,14 @@ def watch(
     groups: Mapping[str, str],
     observe: Callable[[str, Tensor, ir.Node | None], None],
     advance: Advance,
+    *,
+    partial: bool = False,
 ) -> None:
-    """Run batches and hand every value that ``groups`` names to ``observe``: (its group, the value, its producer)."""
+    """Run batches and hand every value that ``groups`` names to ``observe``: (its group, the value, its producer).
+
+    A ``partial`` run computes nothing that these values do not need.
+    """
+    wanted = _last_ones(teacher, groups) if partial else None
 
     def visit(node: ir.Node, outputs: tuple[Tensor, ...]) -> None:
         for value, tensor in zip(node.outputs, outputs, strict=False):
@@ -76,8 +82,20 @@ def watch(
             for name, tensor in batch.items():
                 if name in groups:
                     observe(groups[name], tensor, None)
-            teacher.run(batch, visit=visit)
+            teacher.run(batch, wanted, visit=visit)
             advance(1)
+
+
+def _last_ones(teacher: TorchGraph, names: Collection[str]) -> list[str]:
+    """Those of some values that none of the others needs: a run that is to keep no more computes all of them."""
+    last, needed = [], set[str]()
+    for node in reversed(list(teacher.model.graph)):
+        made = {str(value.name) for value in node.outputs}
+        if made.isdisjoint(needed):
+            last += sorted(made.intersection(names))
+        if not made.isdisjoint([*last, *needed]):
+            needed.update(str(value.name) for value in node.inputs if value is not None)
+    return last
 
 
 def _observe(

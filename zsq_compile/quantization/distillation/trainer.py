@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import astuple, dataclass
 from typing import Any
 
@@ -38,9 +39,8 @@ class CurvePoint:
     live: Mapping[str, float] | None = None
 
     def beats(self, other: "CurvePoint") -> bool:
-        """Whether this is better: by the decisions first, by the distance where these are as good."""
-        mine, theirs = ((point.agreement or 0.0, -point.divergence) for point in (self, other))
-        return math.isfinite(self.divergence) and mine > theirs
+        """Whether this is better: by the distance, as decisions on few samples are luck by a good part."""
+        return math.isfinite(self.divergence) and not self.divergence >= other.divergence
 
 
 def learning_rates(learning_rate: float) -> LearningRates:
@@ -159,7 +159,7 @@ class Trainer:
         feed = {name: x.to(self._device) for name, x in chosen.items()}
         if self._config.perturbation:
             feed = {name: x.clone().requires_grad_(x.is_floating_point()) for name, x in feed.items()}
-        with reduced_precision(self._device):
+        with reduced_precision(self._device) if self._student.is_coarse else nullcontext():
             loss = self._loss(feed)
             loss.backward()  # type: ignore[no-untyped-call]
             if self._config.perturbation:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from backends.target import Target
+from passes.analysis.find_uneven_values import find_uneven_values
 from passes.operators import DENSE
 from passes.plan import ActivationSite, QuantizationPlan, WeightSite
 from passes.value_ranges import clip_limits
@@ -41,8 +42,10 @@ def find_layers(model: ir.Model, plan: QuantizationPlan, target: Target) -> tupl
     """Layers of a float model that its plan makes inexact, in graph order.
 
     Operators that only move codes about (MaxPool, Reshape, ...) are left out: they lose nothing that the reader of
-    their output does not lose as well. An activation that is folded into a layer is a part of that layer.
+    their output does not lose as well. An activation that is folded into a layer is a part of that layer. What makes a
+    value whose size depends on the data is left out as well: there may be other elements in the quantized network.
     """
+    uneven = find_uneven_values(model)
     sites = {site.value: site for site in plan.activations}
     weights = {site.node: site for site in plan.weights}
     nodes = {node.name: node for node in model.graph if node.name}
@@ -60,11 +63,14 @@ def find_layers(model: ir.Model, plan: QuantizationPlan, target: Target) -> tupl
         activation = nodes.get(plan.folded.get(str(node.name), ""))
         if activation is not None and activation.outputs[0].name not in sites:
             activation = None  # its values stay float, as the user asked for, and so does the layer
+        value = str((activation or node).outputs[0].name)
+        if value in uneven:
+            continue
         layers.append(
             MeasuredLayer(
                 node=str(node.name),
                 op_type=node.op_type,
-                value=str((activation or node).outputs[0].name),
+                value=value,
                 limits=(None, None) if activation is None else _limits(activation),
                 inputs=tuple(dict.fromkeys(inputs)),
                 sites=read,
