@@ -36,13 +36,12 @@ from passes.qdq_names import (
     undone_name,
     zero_point_name,
 )
+from passes.quantize.quantized_clips import before_redundant_clip, close_clip
 from passes.quantize.shared_bias import bias_codes
 from passes.quantizer_grid import quantize_array, storage_type
-from passes.surgery import add_constant, input_at, is_standard, only_use, set_input, set_type
-from passes.value_ranges import clip_limits
+from passes.surgery import input_at, set_type
 
 _INT32_LIMIT = 2.0**31 - 1
-_FAR = 2.0**18  # steps: beyond any grid, also where its scale is learned; a quotient above 2^31 is not safe
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +193,7 @@ class _Writer:
         self._insert_behind(value, nodes)
         for use in readers:
             use.node.replace_input_with(use.idx, nodes[-1].outputs[0])
-        self._close_clip(value, self.plan.activation_scales[site.group])
+        close_clip(self.graph, value, self.plan.activation_scales[site.group])
         if exposed:
             self._expose(value, nodes[-1].outputs[0])
         return True
@@ -206,7 +205,9 @@ class _Writer:
         """Make the nodes from a float value to its codes."""
         storage, scale = _storage(site.number_format), self.plan.activation_scales[site.group]
         clipped = site.number_format.levels < 1 << storage.bitwidth
-        source = self._before_clip(value, scale, site.number_format) if clipped and self.final else value
+        source = before_redundant_clip(value, scale, site.number_format) if clipped and self.final else value
+        if source is not value:
+            self._replaced.append(value)
         parameters = self._parameters(site.group, scale, storage)
         op_type = "QuantizeLinear"
         nodes = [ir.node(op_type, [source, *parameters], name=node_name(site.value, op_type))]
@@ -224,33 +225,6 @@ class _Writer:
             self._name_output(nodes[-1], codes_name(site.value), storage, value.shape)
         self.codes[site.value] = nodes[-1].outputs[0]
         return nodes
-
-    def _before_clip(self, value: ir.Value, scale: Scale, number_format: NumberFormat) -> ir.Value:
-        """Skip a float Clip that the Clip of the codes makes redundant: no runtime folds it there."""
-        node = value.producer()
-        if node is None or not is_standard(node, "Clip") or node.inputs[0] is None:
-            return value
-        limits = clip_limits(node)
-        if limits is None:
-            return value
-        low, high = (np.rint(limit / scale.scale) + scale.zero_point for limit in limits)
-        if low > number_format.qmin or high < number_format.qmax:
-            return value
-        self._replaced.append(value)
-        return node.inputs[0]
-
-    def _close_clip(self, value: ir.Value, scale: Scale) -> None:
-        """Give a Clip that only a quantizer reads the limits that it lacks, far beyond the grid.
-
-        ONNX Runtime does not fuse a lower limit as it should beside an upper one that is left out.
-        """
-        node, use = value.producer(), only_use(value)
-        if node is None or not is_standard(node, "Clip") or use is None or not is_standard(use[0], "QuantizeLinear"):
-            return
-        for position, limit in enumerate(clip_limits(node) or ()):
-            if np.isinf(limit):
-                far = np.asarray(np.copysign(_FAR * scale.scale, limit), np.float32)
-                set_input(node, 1 + position, add_constant(self.graph, f"{node.name}_limit", far))
 
     def _move_codes(self, site: ActivationSite, value: ir.Value) -> list[ir.Node]:
         """Make the producer of a value read and make codes, without further nodes."""

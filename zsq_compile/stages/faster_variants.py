@@ -89,7 +89,8 @@ class SpeedTrials:
         tried = f"{len(self.trials) - 1} other forms were tried"
         if best is None:
             times = "; ".join(f"{trial.form} {trial.of_float:.2f}" for trial in timed)
-            return f"{tried}, and the file stays as no other is clearly faster (times of the float file: {times})"
+            why = "none is faster beyond noise, or the file is no slower"
+            return f"{tried}, and {why} (times of the float file: {times})"
         first = timed[0]
         return (
             f"{tried}; written as {best.form}, which takes {best.of_float:.2f} times as long as the float file, where "
