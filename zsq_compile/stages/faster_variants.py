@@ -38,7 +38,7 @@ from zsq_compile.verification.latency import Turns, time_in_turns
 from zsq_compile.verification.running import first_sample, run_batched
 from zsq_compile.verification.speed import Costs, judge
 
-_SECONDS_EACH = 0.7
+_SECONDS_EACH = 1.5  # enough rounds to tell a few percent
 _WORSE_DB = 0.5  # that outputs may be noisier than those of the present file, on the same samples
 _CHANCE_DB = 3.0  # the same where a source of noise is left out: what is lost then is chance, as samples are few
 _RUNS = 5
