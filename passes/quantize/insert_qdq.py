@@ -36,6 +36,7 @@ from passes.qdq_names import (
     undone_name,
     zero_point_name,
 )
+from passes.quantize.quantized_clips import before_redundant_clip, close_clip
 from passes.quantize.shared_bias import bias_codes
 from passes.quantizer_grid import quantize_array, storage_type
 from passes.surgery import input_at, set_type
@@ -192,6 +193,7 @@ class _Writer:
         self._insert_behind(value, nodes)
         for use in readers:
             use.node.replace_input_with(use.idx, nodes[-1].outputs[0])
+        close_clip(self.graph, value, self.plan.activation_scales[site.group])
         if exposed:
             self._expose(value, nodes[-1].outputs[0])
         return True
@@ -203,7 +205,9 @@ class _Writer:
         """Make the nodes from a float value to its codes."""
         storage, scale = _storage(site.number_format), self.plan.activation_scales[site.group]
         clipped = site.number_format.levels < 1 << storage.bitwidth
-        source = self._before_clip(value, scale, site.number_format) if clipped and self.final else value
+        source = before_redundant_clip(value, scale, site.number_format) if clipped and self.final else value
+        if source is not value:
+            self._replaced.append(value)
         parameters = self._parameters(site.group, scale, storage)
         op_type = "QuantizeLinear"
         nodes = [ir.node(op_type, [source, *parameters], name=node_name(site.value, op_type))]
@@ -221,19 +225,6 @@ class _Writer:
             self._name_output(nodes[-1], codes_name(site.value), storage, value.shape)
         self.codes[site.value] = nodes[-1].outputs[0]
         return nodes
-
-    def _before_clip(self, value: ir.Value, scale: Scale, number_format: NumberFormat) -> ir.Value:
-        """Skip a float Clip that the Clip of the codes makes redundant: no runtime folds it there."""
-        node = value.producer()
-        if node is None or node.op_type != "Clip" or len(node.inputs) != 3 or node.inputs[0] is None:
-            return value
-        if any(limit is None or limit.const_value is None for limit in node.inputs[1:]):
-            return value
-        low, high = (np.rint(_float(limit).item() / scale.scale) + scale.zero_point for limit in node.inputs[1:])
-        if low > number_format.qmin or high < number_format.qmax:
-            return value
-        self._replaced.append(value)
-        return node.inputs[0]
 
     def _move_codes(self, site: ActivationSite, value: ir.Value) -> list[ir.Node]:
         """Make the producer of a value read and make codes, without further nodes."""

@@ -31,6 +31,7 @@ from passes.plan import ActivationSite, QuantizationPlan, Refusal, WeightSite, w
 from passes.quantize.float_regions import input_copies, output_region, score_region
 from passes.quantize.place_stored import place_stored, say_stored
 from passes.surgery import input_at, is_standard, only_use, producer, rule_of
+from passes.value_ranges import clip_limits
 from passes.weight_layout import channel_axis
 
 _EDGE_BITS = 8
@@ -254,8 +255,8 @@ def _refusal(node: ir.Node, rule: OperatorRule | None) -> str | None:
         return f"operand {constant} is a constant"
     if rule.kind == "weighted":
         return _weighted_refusal(node)
-    if rule.kind == "activation" and node.op_type == "Clip" and not all(_constant(node, i) for i in (1, 2)):
-        return "one of its limits is missing or computed"
+    if rule.kind == "activation" and node.op_type == "Clip" and clip_limits(node) is None:
+        return "one of its limits is computed at run time"
     return None
 
 
