@@ -11,6 +11,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from backends.detach_weights import detach_weights
+
 Optimize = Literal["all", "basic", "none"]
 
 # Type strings of ONNX Runtime that numpy can hold. Strings arrive as objects.
@@ -129,6 +131,8 @@ def open_session(
             f"{label} is to run on {missing[0]}, but this onnxruntime has only "
             f"{', '.join(ort.get_available_providers())}; install the build that has it (onnxruntime-gpu for CUDA)"
         )
+    if isinstance(model, onnx.ModelProto) and not weights:
+        model, weights = detach_weights(model)
     source, scratch = _as_source(model)
     try:
         options = _options(threads, optimize, optimized_path)
@@ -193,11 +197,10 @@ def _as_source(model: onnx.ModelProto | Path) -> tuple[str | bytes, Path | None]
         if not model.is_file():
             raise RuntimeModelError(f"there is no file {model}")
         return str(model), None
-    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) < onnx.checker.MAXIMUM_PROTOBUF:
-        try:
-            return model.SerializeToString(), None
-        except Exception:  # the protobuf back ends raise different types above 2 GB
-            pass
+    try:
+        return model.SerializeToString(), None
+    except Exception:  # the protobuf back ends raise different types above 2 GB
+        pass
     scratch = Path(tempfile.mkdtemp(prefix="zsq_"))
     path = scratch / "model.onnx"
     copy = onnx.ModelProto()

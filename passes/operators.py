@@ -3,6 +3,9 @@
 STANDARD_DOMAINS = ("", "ai.onnx")
 """Domains of ONNX's own operators."""
 
+BODY_DOMAIN = "zsq_compile.body"
+"""Domain of the functions that hold control flow inside the compiler (see ``outline_bodies``)."""
+
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 DENSE = ("Gemm", "MatMul")
 WEIGHTED = (*CONVOLUTIONS, *DENSE)

@@ -3,7 +3,8 @@
 activation v   v -> v_QuantizeLinear -> [v_rounded -> v_Clip ->] v_quantized -> v_DequantizeLinear -> v_dequantized
 constant w     w_quantized -> w_DequantizeLinear -> w_dequantized
                or w_quantized -> w_stored_Cast -> w_rounded -> w_stored_Mul -> w_dequantized
-parameters     w_scale, w_zero_point; of activations under the name of their group, v_lowest_code, v_highest_code, v_fill
+parameters     w_scale, w_zero_point; of activations under the name of their group
+limits         v_lowest_code, v_highest_code, of a group; v_fill
 output y       y_float -> ... -> y, where y is quantized itself
 
 No input or output of a graph may have one of these names, or one that begins with it: see ``FreeNames``.

@@ -23,8 +23,11 @@ from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError, ValidationError
 from zsq_compile.failures import told_in_words
 from zsq_compile.files import file_sha256
+from zsq_compile.frontend.declared_outputs import declared_outputs
 from zsq_compile.frontend.load import LoadedModel, load_model, report_loading
+from zsq_compile.metrics import decision_output
 from zsq_compile.progress import Clock, Progress, Silent
+from zsq_compile.quantization.even_channels import even_channels
 from zsq_compile.quantization.plan_file import PlanFile, make_plan_file
 from zsq_compile.quantization.planning import float_bytes, plan_quantization, resolve_limit
 from zsq_compile.quantization.state import FloatNetwork
@@ -41,7 +44,7 @@ from zsq_compile.stages.calibration_data import (
     take_data,
 )
 from zsq_compile.stages.estimate_agreement import estimate_agreement, make_estimate_inputs
-from zsq_compile.stages.evidence import build_report, gather_evidence
+from zsq_compile.stages.evidence import build_report, gather_evidence, warn_of_distance
 from zsq_compile.stages.export import export
 from zsq_compile.stages.gallery import require_image, show_synthetic
 from zsq_compile.stages.given_samples import read_samples
@@ -114,6 +117,7 @@ def compile_model(
     given, path = read_samples(calibration), _choose_output(Path(model), output, data, config)
     with clock.stage("load"):
         loaded, known = _load(Path(model), target, config, clock.progress, samples_kept=samples_kept)
+        _require_decisions(loaded, config)
     with clock.stage("plan"):
         _require_suitable(given_plan, loaded, config, clock.progress)
         merge = is_wide(config.quantization, config.mixed, given_plan)
@@ -126,6 +130,8 @@ def compile_model(
     with clock.stage("synthesize" if calibration is None else "read calibration data"):
         samples = _make_data(loaded, known, target, config, given, clock.progress)
         labelled = None if data is None else load_data(data, loaded.inputs, samples.image_preprocessing)
+    if config.quantization.even_channels:
+        folded, statistics = even_channels(folded, statistics, plan, samples.calibration, clock.progress)
     network = FloatNetwork(
         teacher=TorchGraph(stamp(folded, replace(origin, contract=samples.plain_preprocessing()))),
         target=target,
@@ -144,6 +150,7 @@ def compile_model(
         estimate = _estimate(loaded, path, samples, target, config.seed)
     with clock.stage("collect report data"):
         evidence = gather_evidence(loaded, samples, exported, estimate, device, pictures_wanted=pictures_wanted)
+        warn_of_distance(evidence.moments, clock.progress)
     report = build_report(config, loaded, samples, quantized, exported, evidence, clock)
     plan_file = make_plan_file(quantized.state.plan, report.sha256["model"])
     return _conclude(report, config.min_agreement, samples.synthetic, plan_file)
@@ -231,6 +238,17 @@ def _choose_output(model: Path, output: str | Path | None, data: Path | None, co
     return path
 
 
+def _require_decisions(loaded: LoadedModel, config: CompileConfig) -> None:
+    """Refuse a gate that no file can pass, before the work."""
+    outputs = declared_outputs(loaded.model, unknown=2)  # an open size may count classes
+    if config.min_agreement is not None and decision_output(outputs) is None:
+        raise ConfigError(
+            "min_agreement counts decisions (the largest of class scores, or integers), and no output of this model "
+            f"holds any that can be compared: {', '.join(loaded.outputs)}. Leave it out, and look at the ratio of "
+            "signal to noise"
+        )
+
+
 def _require_suitable(given: PlanFile | None, loaded: LoadedModel, config: CompileConfig, progress: Progress) -> None:
     """Warn of a plan that was made for another file, and refuse one beside ``mixed``."""
     if given is None:
@@ -306,6 +324,7 @@ def _estimate(loaded: LoadedModel, path: Path, data: CalibrationData, target: Ta
         inputs,
         data.origin,
         providers=providers,
+        config=target.session_config,
         axes=loaded.face.axes,
         uneven=loaded.uneven_outputs,
     )
@@ -317,5 +336,11 @@ def _conclude(
     """Refuse a file that its runtime does not compute, and see whether the agreement asked for was reached."""
     if failures := report.validation.failures:
         raise ValidationError(f"{report.emitted} was written, but must not be used: {'; '.join(failures)}")
-    missed = min_agreement is not None and (report.expected_agreement or 0.0) < min_agreement
+    counted = report.expected_agreement
+    if min_agreement is not None and counted is None:
+        raise ValidationError(
+            f"{report.emitted} was written, but min_agreement cannot be held against it: no decision was counted; "
+            "leave it out"
+        )
+    missed = min_agreement is not None and counted is not None and counted < min_agreement
     return CompileResult(path=report.emitted, report=report, synthetic=synthetic, gate_missed=missed, plan=plan)

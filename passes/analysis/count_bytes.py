@@ -7,7 +7,7 @@ from typing import Literal
 import onnx_ir as ir
 
 from passes.operators import QUANTIZERS, RECURRENT, WEIGHTED
-from passes.surgery import is_standard, standard_nodes
+from passes.surgery import inner_nodes, is_standard
 
 _Purpose = Literal["weight", "bias", "scale", "constant"]
 _UNPACKING = ("Cast", "Div", "Round", "Mod", "Sub", "Reshape", "Slice", "Transpose", "Mul")  # from codes to constants
@@ -31,7 +31,8 @@ class Contents:
 
 def count_bytes(model: ir.Model, total: int) -> Contents:
     """Sort the bytes of a file of ``total`` bytes, external data included, by their purpose."""
-    layers = standard_nodes(model.graph, *WEIGHTED, *RECURRENT, "Gather")
+    nodes = (one for node in model.graph for one in (node, *inner_nodes(node)))
+    layers = [node for node in nodes if is_standard(node, *WEIGHTED, *RECURRENT, "Gather")]
     names = {node: node.name or f"{node.op_type} {number}" for number, node in enumerate(layers)}
     weights = dict.fromkeys(names.values(), 0)
     sums: dict[_Purpose, int] = {"bias": 0, "scale": 0, "constant": 0}

@@ -11,6 +11,7 @@ from passes.emit.check_target import check_target
 from passes.emit.float_biases import FloatBiases
 from passes.emit.pack_digits import PackDigits, digits_bytes, digits_pay
 from passes.emit.pack_weights import PackWeights
+from passes.emit.sink_dequantizers import SinkDequantizers
 from passes.emit.slim import Slim
 from passes.plan import QuantizationPlan, Scale
 from passes.qdq_names import codes_name
@@ -38,6 +39,8 @@ def emit(model: ir.Model, plan: QuantizationPlan, target: Target) -> None:
     BlockMatMul(frozenset(name for name, width in bits.items() if width == _BLOCK_BITS), target)(model)
     packed = frozenset(name for name, width in bits.items() if width <= target.packed_weight_bits)
     PackWeights(packed, native=target.int4_form == "native")(model)
+    if target.activation.signed:
+        SinkDequantizers()(model)
     if target.bias == "float":
         FloatBiases()(model)
     check(model, GraphInvariant.EMITTED)

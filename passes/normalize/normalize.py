@@ -15,12 +15,15 @@ from passes.normalize.drop_identity import DropIdentity
 from passes.normalize.fold_constants import FoldConstants
 from passes.normalize.fold_gemm import FoldGemm
 from passes.normalize.fold_pad import FoldPad
+from passes.normalize.fuse_activation import FuseActivation
 from passes.normalize.fuse_bias import FuseBias
 from passes.normalize.fuse_norm import FuseNorm
 from passes.normalize.infer_shapes import InferShapes, Trial
 from passes.normalize.name_nodes import NameNodes
+from passes.normalize.outline_bodies import outline_bodies
 from passes.normalize.resolve_auto_pad import ResolveAutoPad
 from passes.normalize.resolve_shapes import ResolveShapes
+from passes.normalize.set_aside import with_weights_aside
 from passes.normalize.share_weights import ShareWeights
 from passes.normalize.turn_left_weights import TurnLeftWeights
 from passes.normalize.unify_divisions import UnifyDivisions
@@ -37,8 +40,8 @@ def normalize(model: ir.Model, *, simplify: bool = True, trials: Sequence[Trial]
 
     With ``simplify`` onnxsim runs first; raises SimplifierError where it fails. For ``trials`` see InferShapes.
     """
-    working = ir.from_proto(run_onnxsim(ir.to_proto(model))) if simplify else model.clone()
-    return run_passes(_passes(trials), working)
+    working = with_weights_aside(model, run_onnxsim) if simplify else model.clone()
+    return run_passes(_passes(trials), outline_bodies(working))
 
 
 def _passes(trials: Sequence[Trial]) -> ir.passes.Sequential:
@@ -52,6 +55,7 @@ def _passes(trials: Sequence[Trial]) -> ir.passes.Sequential:
         ir.passes.PassManager(
             [
                 InferShapes(trials),
+                FuseActivation(),
                 UnifyDivisions(),
                 FuseNorm(),
                 TurnLeftWeights(),

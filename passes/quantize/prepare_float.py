@@ -1,4 +1,4 @@
-"""Prepare a float model for quantization: BatchNormalization folded, a bias in every layer, names for quantizers free."""
+"""Prepare a float model for quantization: BatchNormalization folded, a bias in every layer, free names."""
 
 import numpy as np
 import onnx_ir as ir

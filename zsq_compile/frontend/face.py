@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from passes.normalize.batch_first import put_batch_back
 from passes.normalize.infer_shapes import InferShapes, Trial
+from passes.normalize.outline_bodies import inline_bodies
 from zsq_compile.data.batch_axes import BatchAxes
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.files import write_model
@@ -55,9 +56,13 @@ class Face:
 
     def write(self, model: ir.Model, path: Path) -> None:
         """Write a model as a file with this face; the model is not changed. ConfigError where it cannot be written."""
+        model = inline_bodies(model)
         if not self.kept:
-            model = model.clone()
-            self._put_on(model)
+            copy = model.clone()
+            for node, given in zip(copy.graph, model.graph, strict=True):
+                node.name = given.name  # cloning names what has no name, and names take room
+            self._put_on(copy)
+            model = copy
         write_model(model, path)
 
     def _put_on(self, model: ir.Model) -> None:

@@ -14,11 +14,11 @@ import onnx_ir as ir
 
 from backends.target import Target
 from passes.analysis.count_work import Work
-from passes.analysis.find_uneven_values import find_uneven_values
 from passes.emit.emit import emitted_bytes, weight_bytes
 from passes.plan import QuantizationPlan
 from zsq_compile.data.input_spec import InputSpec
-from zsq_compile.metrics import Z90, Output, logistic, score_output
+from zsq_compile.frontend.declared_outputs import declared_outputs
+from zsq_compile.metrics import Z90, logistic, score_output
 
 # Samples that compiling makes at the default effort, held-out ones included: of small and of large inputs.
 _SAMPLES, _LEARNED_SAMPLES = (320, 80), (1280, 160)
@@ -149,13 +149,4 @@ def has_depthwise(model: ir.Model) -> bool:
 
 def may_classify(model: ir.Model) -> bool:
     """Whether an output has one row of class scores for each sample, as far as shapes are known."""
-    uneven = find_uneven_values(model)
-    outputs = {
-        str(value.name): Output(
-            tuple(size if isinstance(size, int) else 0 for size in value.shape),
-            value.dtype is not None and value.dtype.is_floating_point(),
-        )
-        for value in model.graph.outputs
-        if value.shape is not None and value.name not in uneven
-    }
-    return score_output(outputs) is not None
+    return score_output(declared_outputs(model, unknown=0)) is not None

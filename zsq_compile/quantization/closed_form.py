@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from passes.plan import QuantizationPlan, WeightSite
+from passes.plan import QuantizationPlan, Scale, WeightSite
 from passes.qdq_names import codes_name
 from zsq_compile.config.compile import BiasCorrection, QuantizationConfig, Rounding
 from zsq_compile.differentiable.module import TorchGraph
@@ -66,7 +66,7 @@ def round_weights(
         case "squant":
             return round_with_squant(plan, network.teacher.initializers), plan
         case _:
-            rounded = {}
+            rounded: dict[str, tuple[Tensor, Scale]] = {}
             for measured in [moments] if moments is not None else _measured_in_groups(network, plan, advance):
                 rounded |= round_with_gptq(plan, network.teacher.initializers, measured)
             scales = {name: scale for name, (_, scale) in rounded.items()}

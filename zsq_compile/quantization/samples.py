@@ -113,7 +113,7 @@ def count_value_bytes(model: ir.Model) -> list[int]:
 
 
 def count_live_bytes(model: ir.Model) -> int:
-    """Bytes of one sample that a run holds at its fullest: values from the node that makes them to their last reader."""
+    """Bytes of one sample that a run holds at its fullest: values live from their node to their last reader."""
     last = {value: place for place, node in enumerate(model.graph) for value in node.inputs if value is not None}
     outputs, freed = set(model.graph.outputs), Counter[int]()
     fullest = alive = sum(map(_sample_bytes, model.graph.inputs))  # feeds live throughout

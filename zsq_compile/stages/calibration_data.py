@@ -39,7 +39,8 @@ class CalibrationData:
         held_out: what it is judged on.
         description: where they come from, in words.
         known: statistics of the training data, which they were made after or can be compared with.
-        preprocessing: of image inputs, by name; of the first one only, where the user gave the data.
+        preprocessing: by name of image inputs, and of others whose scale is known; of the first image only, where the
+            user gave the data.
         synthetic: the whole synthesized set; None when the user gave the data.
 
     """
@@ -59,7 +60,7 @@ class CalibrationData:
     @property
     def image_preprocessing(self) -> Preprocessing | None:
         """Preprocessing of the first image input; None where there is none."""
-        return next(iter(self.preprocessing.values()), None)
+        return next((one for one in self.preprocessing.values() if one.layout is not None), None)
 
     def plain_preprocessing(self) -> dict[str, Any] | None:
         """Return the same as plain values."""

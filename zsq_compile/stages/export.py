@@ -4,7 +4,6 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 import torch
 
@@ -13,14 +12,15 @@ from backends.target import Target
 from zsq_compile.data.dataset import Dataset
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.frontend.load import LoadedModel
+from zsq_compile.metrics import decibel_words
 from zsq_compile.progress import Clock, Progress
 from zsq_compile.quantization.planning import float_bytes
-from zsq_compile.quantization.samples import Samples
+from zsq_compile.quantization.samples import Batch, Samples
 from zsq_compile.quantization.state import FloatNetwork, QuantizedState
 from zsq_compile.stages.faster_variants import SpeedTrial, emit_model, try_forms
 from zsq_compile.verification.held_out import Simulate
 from zsq_compile.verification.other_sizes import run_other_sizes
-from zsq_compile.verification.running import Arrays
+from zsq_compile.verification.running import Arrays, join_runs
 from zsq_compile.verification.validate import Validation, validate
 
 _SLOWER = 1.05  # times as long as the float file
@@ -122,9 +122,10 @@ def _validate(
         providers=providers,
         config=target.session_config,
         axes=loaded.face.axes,
+        uneven=loaded.uneven_outputs,
     )
     for other in others:
-        ratio = "" if other.sqnr_db is None else f": SQNR {other.sqnr_db:.1f} dB"
+        ratio = "" if other.sqnr_db is None else f": SQNR {decibel_words(other.sqnr_db)}"
         progress.note(f"run at other sizes, too ({other.words()}){ratio}")
     failures = tuple(f"at {other.words()}: {other.failure}" for other in others if other.failure is not None)
     return replace(validation, failures=(*validation.failures, *failures))
@@ -139,6 +140,14 @@ def _simulation(emitted: ir.Model, held_out: Samples, model: ir.Model) -> Simula
         batches = replace(held_out, inputs=inputs).fitting(model)
         with torch.inference_mode():
             parts = [graph.run(batch) for batch in batches]
-        return {name: np.concatenate([part[name].numpy() for part in parts]) for name in graph.output_names}
+            if not all(map(_has_batch, parts, batches)):
+                parts = [graph.run(inputs)]  # parts of an output without a batch in front cannot be joined
+        arrays = [{name: value.numpy() for name, value in part.items()} for part in parts]
+        return arrays[0] if len(arrays) == 1 else join_runs(arrays)
 
     return simulate
+
+
+def _has_batch(outputs: Batch, inputs: Batch) -> bool:
+    """Whether all outputs of a run have as many rows as its inputs."""
+    return {len(value) if value.ndim else 1 for value in outputs.values()} == {len(next(iter(inputs.values())))}

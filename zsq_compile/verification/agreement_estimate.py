@@ -10,7 +10,7 @@ taken as independent, P(m + d < 0) uses all pairs of samples instead.
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,11 +28,17 @@ from zsq_compile.metrics import (
     Z90,
     are_probabilities,
     array_outputs,
+    decibel_words,
+    decibels,
+    is_silent,
     logistic,
+    powers,
     score_output,
-    sqnr_db,
 )
-from zsq_compile.verification.running import run_batched
+from zsq_compile.verification.running import Arrays, fitting_batch, run_batched, session_batch
+
+Part = tuple[Arrays, Arrays]
+"""Outputs by name, (count, ...), of the float network and of the quantized one on the same samples."""
 
 LEVEL = 0.9
 """Share of intervals that should hold the true agreement."""
@@ -57,7 +63,7 @@ class Family:
     Attributes:
         name: of the family.
         samples: how many.
-        sqnr_db: the lowest over the float outputs, dB; None without such outputs.
+        sqnr_db: the lowest over the float outputs that are not silent, dB; None without such outputs.
         agreement: share of equal decisions, as counted, 0 to 1.
         flips: share of decisions that change, smoothed over all pairs of margins and errors, 0 to 1.
         error: standard error of the log-odds of ``flips``.
@@ -110,7 +116,11 @@ class AgreementEstimate:
         """Return the estimate and its interval, or why there is none, without ``calibration_source``."""
         if self.estimate is None or self.low is None or self.high is None:
             ratios = [family.sqnr_db for family in self.families if family.sqnr_db is not None]
-            noise = f"; SQNR {min(ratios):.1f} to {max(ratios):.1f} dB on synthetic inputs" if ratios else ""
+            noise = (
+                f"; SQNR {decibel_words(min(ratios))} to {decibel_words(max(ratios))} on synthetic inputs"
+                if ratios
+                else ""
+            )
             return f"no estimate: {self.reason}{noise}"
         return f"{100 * self.estimate:.1f}% ({100 * self.low:.1f} to {100 * self.high:.1f}%)"
 
@@ -121,6 +131,7 @@ def measure_families(
     families: Mapping[str, Mapping[str, NDArray[Any]]],
     *,
     providers: Sequence[str] = ("CPUExecutionProvider",),
+    config: Mapping[str, str] | None = None,
     threads: int | None = None,
     axes: BatchAxes = FIRST,
     uneven: Collection[str] = (),
@@ -133,15 +144,26 @@ def measure_families(
 
     """
     try:
-        reference, session = (open_session(m, providers=providers, threads=threads) for m in (original, emitted))
-        measured = []
-        run = partial(run_batched, axes=axes, uneven=uneven)
-        for name, inputs in families.items():  # outputs of one family at a time: a recogniser's take a megabyte each
-            wanted, got = (run(network, inputs) for network in (reference, session))
-            measured.append(compare_family(name, wanted, got))
-        return tuple(measured)
+        reference, session = (
+            open_session(m, providers=providers, threads=threads, config=config) for m in (original, emitted)
+        )
+        parts = partial(_run_in_parts, reference, session, axes=axes, uneven=uneven)
+        return tuple(compare_parts(name, parts(inputs)) for name, inputs in families.items())
     except RuntimeModelError as error:
         raise ValidationError(f"the emitted model {emitted} failed in the runtime: {error}") from error
+
+
+def _run_in_parts(
+    reference: Session, session: Session, inputs: Arrays, *, axes: BatchAxes, uneven: Collection[str]
+) -> Iterator[Part]:
+    """Yield the outputs of both networks on a few samples at a time: a recogniser's take a megabyte each."""
+    fixed = session_batch(reference, axes) or 1
+    size = -(-fitting_batch(reference) // fixed) * fixed
+    count = max(min(map(len, inputs.values())) // fixed * fixed, 1)
+    for start in range(0, count, size):
+        feeds = {name: values[start : start + size] for name, values in inputs.items()}
+        wanted, got = (run_batched(one, feeds, axes=axes, uneven=uneven) for one in (reference, session))
+        yield wanted, got
 
 
 def run_families(
@@ -174,13 +196,28 @@ def compare_families(
 
 def compare_family(name: str, wanted: Mapping[str, NDArray[Any]], got: Mapping[str, NDArray[Any]]) -> Family:
     """Compare the outputs (count, ...), by name, of the float network with those of the quantized one."""
-    outputs = array_outputs(wanted)
-    ratios = [sqnr_db(array, got[key]) for key, array in wanted.items() if outputs[key].is_float]
-    samples, noise = min(len(array) for array in wanted.values()), min(ratios, default=None)
-    scores = score_output(outputs)
-    if scores is None:
+    return compare_parts(name, [(wanted, got)])
+
+
+def compare_parts(name: str, parts: Iterable[Part]) -> Family:
+    """Do the same with outputs of a few samples after the other; of each only its powers and class scores are kept."""
+    sums: dict[str, NDArray[np.float64]] = {}
+    heard: set[str] = set()
+    rows: list[tuple[NDArray[Any], NDArray[Any]]] = []
+    samples = 0
+    for wanted, got in parts:
+        outputs = array_outputs(wanted)
+        for key, array in wanted.items():
+            if outputs[key].is_float and key in got and got[key].shape == array.shape:
+                sums[key] = sums.get(key, np.zeros(2)) + powers(array, got[key])
+                heard |= set() if is_silent(array) else {key}
+        scores = score_output(outputs)
+        rows += [] if scores is None else [(wanted[scores], got[scores])]
+        samples += min(map(len, wanted.values()))
+    noise = min((decibels(*map(float, sums[key])) for key in heard), default=None)
+    if not rows:
         return Family(name=name, samples=samples, sqnr_db=noise)
-    before, after = (_logits(arrays[scores]) for arrays in (wanted, got))
+    before, after = (_logits(np.concatenate(arrays)) for arrays in zip(*rows, strict=True))
     classes = before.argmax(1)
     margins = _margins(before, classes)
     flips, error = flip_share(margins, _margins(after, classes) - margins)

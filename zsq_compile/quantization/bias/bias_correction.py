@@ -16,6 +16,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
+from passes.analysis.find_uneven_values import find_uneven_values
 from passes.plan import QuantizationPlan, WeightSite
 from passes.qdq_names import codes_name
 from zsq_compile.differentiable.module import TorchGraph
@@ -56,16 +57,18 @@ def correct_empirically(
     """Correct layers one after the other by the shift of their outputs' channel means on data.
 
     One batch goes through both graphs once. Several batches cost a run up to each layer, because a layer is to be
-    measured on all of them before the next one is. ``layers`` are names of nodes; None means all. Returns new biases by
+    measured on all of them before the next one is. ``layers`` are names of nodes; None means all. Left out are layers
+    that make as many rows as the data decide: there may be others in both graphs, or none. Returns new biases by
     initializer name.
     """
+    uneven = find_uneven_values(teacher.model)
     sites = {site.node: site for site in _correctable(plan, quantized) if layers is None or site.node in layers}
     wanted: dict[str, list[Tensor]] = {name: [] for name in sites}
     sizes = [len(next(iter(batch.values()))) for batch in batches]
     outputs: dict[str, str] = {}
 
     def remember(node: ir.Node, made: tuple[Tensor, ...]) -> None:
-        if node.name in sites:
+        if node.name in sites and made[0].numel() and node.outputs[0].name not in uneven:
             wanted[str(node.name)].append(_channel_means(made[0]))
             outputs[str(node.name)] = str(node.outputs[0].name)
 
@@ -238,7 +241,7 @@ def _mean_shift(node: ir.Node, error: Tensor, mean: Tensor) -> Tensor | None:
     """Predict the shift of a layer's output channels from a weight error and input means, (channels,)."""
     if node.op_type == "Gemm":
         error = error if node.attributes.get_int("transB", 0) else error.T
-        if error.shape[1] != len(mean) or node.attributes.get_int("transA", 0):
+        if error.shape[1] != len(mean) or node.attributes.get_int("transA", 0) == 1:
             return None
         return node.attributes.get_float("alpha", 1.0) * (error @ mean)
     if node.op_type == "ConvTranspose":  # which taps reach an output position depends on the position

@@ -193,7 +193,7 @@ def _padded(node: ir.Node, moments: ValueMoments, rank: int, initializers: Mappi
 def _weighted(node: ir.Node, moments: ValueMoments, initializers: Mapping[str, Tensor]) -> ValueMoments | None:
     value = node.inputs[1]
     weight = None if value is None else initializers.get(str(value.name))
-    if weight is None or node.attributes.get_int("transA", 0):
+    if weight is None or node.attributes.get_int("transA", 0) == 1:
         return None
     weight = weight.double() * node.attributes.get_float("alpha", 1.0)
     if node.op_type == "Gemm":
@@ -219,7 +219,7 @@ def per_channel_sum(weight: Tensor, channels: Tensor, groups: int) -> Tensor:
 
 
 def _scalar(node: ir.Node, index: int, initializers: Mapping[str, Tensor], default: float) -> float | None:
-    """Number that an input holds, ``default`` where it is left out; None where it is computed."""
+    """Return the number that an input holds, ``default`` where it is left out; None where it is computed."""
     value = node.inputs[index] if index < len(node.inputs) else None
     if value is None or not value.name:
         return default

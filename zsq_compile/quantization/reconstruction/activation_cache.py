@@ -100,11 +100,15 @@ class _SpilledTensor:
         self._file.write(_as_bytes(part.contiguous()).data)
 
     def read(self, index: Tensor | slice) -> Tensor:
-        places = range(self._shape[0])[index] if isinstance(index, slice) else index.tolist()
+        if isinstance(index, slice):
+            start, stop, _ = index.indices(self._shape[0])
+            places = list(range(start, stop))
+        else:
+            places = index.tolist()
         made = torch.empty((len(places), *self._shape[1:]), dtype=self._dtype)
         rows = _as_bytes(made).reshape(len(places), -1)
         if isinstance(index, slice):
-            self._read_into(places.start, rows)
+            self._read_into(start, rows)
         else:
             for row, place in enumerate(places):
                 self._read_into(place, rows[row])

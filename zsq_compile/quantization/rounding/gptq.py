@@ -123,9 +123,7 @@ class Compensation:
         while True:
             factor = self.moments.permuted(self._order)
             if not bool(factor.sum().isfinite()):  # which needs no copy
-                message = (
-                    "second moments of a layer's inputs are not finite: does the float model make NaN on its data?"
-                )
+                message = "second moments of a layer are not finite: does the float model make NaN on its data?"
                 raise QuantizationError(message)
             factor.diagonal(dim1=1, dim2=2).add_(damping * mean)
             if factorise(factor):

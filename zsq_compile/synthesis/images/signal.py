@@ -1,10 +1,12 @@
-"""Signals for inputs that are no images: white and 1/f noise along the last axis."""
+"""Signals for inputs that are no images: noise, independent numbers, and bursts."""
 
 import torch
 
+from zsq_compile.data.preprocessing import SignalFamily
 from zsq_compile.synthesis.images.spectral import power_law_field
 
 _WAVEFORM_LENGTH = 4096
+_HIGHEST = 4.0  # logarithm of the highest peak of a burst
 
 
 def prior_signals(shape: tuple[int, ...], rng: torch.Generator) -> torch.Tensor:
@@ -26,3 +28,15 @@ def prior_signals(shape: tuple[int, ...], rng: torch.Generator) -> torch.Tensor:
         return mixed * torch.exp(0.8 * (draw[2] - 0.5)).view(per_sample)
     level = 0.003 * 100.0 ** draw[2].view(per_sample)
     return (mixed * level).clamp(-1.0, 1.0)
+
+
+def signals(shape: tuple[int, ...], family: SignalFamily, rng: torch.Generator) -> torch.Tensor:
+    """Make ``shape[0]`` samples of a family.
+
+    ``noise`` is that of ``prior_signals``; ``white`` has independent standard normal numbers, as the features of a
+    table; ``bursts`` are noise on a logarithmic scale: positive, small for the most part, with peaks.
+    """
+    if family == "white":
+        return torch.randn(shape, generator=rng, device=rng.device)
+    made = prior_signals(shape, rng)
+    return made.clamp_max(_HIGHEST).exp() if family == "bursts" else made

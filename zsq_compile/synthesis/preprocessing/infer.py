@@ -14,26 +14,33 @@ ImageNet are assumed: most published classifiers and backbones expect them, and 
 ones. A range too wide costs some resolution, one too narrow clips.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
 
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from passes.constants import constant_value
+from passes.operators import WEIGHTED
 from zsq_compile.data.preprocessing import Preprocessing, byte_preprocessing, usual_preprocessings
-from zsq_compile.synthesis.preprocessing.trials import TrialNetwork
+from zsq_compile.synthesis.preprocessing.fit import Fit
+from zsq_compile.synthesis.preprocessing.trials import Trial, TrialNetwork
 
-_LAYERS = 4
-_TOO_FAR = 1.5  # of the distance: beyond it the network was trained with none of the candidates
+NEAR, MUCH_NEARER, EXPLAINED = 0.4, 6.0, 0.6
+"""Up to which distance a usual preprocessing is right; how many times nearer a fitted one is, if that is right; and up
+to which distance either is what the network was trained with. See benchmarks/results/preprocessing.md."""
+
+LAYERS = 4
+_STATISTICS = "batch normalisation statistics"
 _RAW = ("byte", "byte_bgr")
 _RAW_FROM = 16.0
 _DOMINANT = 10.0
 _TELLING, _LEAST_INFORMATION = 1.5, 1e-3
 _RAW_PRODUCERS = ("CNTK",)  # their image readers pass on raw pixels; users of other exporters scale as they like
 _SCALING = ("Add", "Sub", "Mul", "Div")
-_FIRST_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization")
+_FIRSTLAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization")
 
 
 def infer_preprocessing(
@@ -50,15 +57,56 @@ def infer_preprocessing(
     if np.issubdtype(network.spec.dtype, np.integer):
         return byte_preprocessing(network.spec)
     candidates = usual_preprocessings(network.spec.channels, network.spec.layout or "NCHW")
-    layers = statistics.usable[:_LAYERS]
-    distances = network.statistics_distances(layers, candidates) if layers else None
-    if distances is not None:
-        best, second = sorted(range(len(candidates)), key=distances.__getitem__)[:2]
-        if distances[best] <= _TOO_FAR:
-            margin = distances[second] / max(distances[best], 1e-12)
-            reason = "batch normalisation statistics"
-            return replace(candidates[best], source="inferred", margin=margin, reason=reason)
-    return _assume(network, candidates, thorough)
+    layers = statistics.usable[:LAYERS]
+    trial = network.watch(layers) if layers else None
+    distances = [] if trial is None else [trial.distance(candidate) for candidate in candidates]
+    if trial is None or not np.isfinite(distances).any():
+        return _assume(network, candidates, thorough)
+    nearest, second = sorted(range(len(candidates)), key=distances.__getitem__)[:2]
+    if distances[nearest] > NEAR:
+        make = partial(replace, candidates[0], name="fitted")
+        found = fit_to_statistics(trial, make, network.spec.channels, distances[nearest])
+        if found is not None:
+            return found
+    if distances[nearest] > EXPLAINED:
+        return replace(candidates[nearest], source="unexplained", reason=_far(distances[nearest]))
+    margin = distances[second] / max(distances[nearest], 1e-12)
+    return replace(candidates[nearest], source="inferred", margin=margin, reason=_STATISTICS)
+
+
+def fit_to_statistics(
+    trial: Trial, make: Callable[..., Preprocessing], channels: int, nearest: float
+) -> Preprocessing | None:
+    """Fit mean and std of ``channels`` channels, where what is usual is ``nearest`` to the statistics, and not near.
+
+    None where the first BatchNormalization is too far behind the input, or where nothing much nearer is found.
+    """
+    first = trial.of_first_layer()
+    if count_layers(trial.network.model, first.layers[0].input) > 1:
+        return None
+    fitted = Fit(first, lambda mean, std: make(mean=mean, std=std), channels).run()
+    distance = trial.distance(fitted)
+    if distance * MUCH_NEARER > nearest:
+        return None
+    if distance > EXPLAINED:
+        return replace(fitted, source="unexplained", reason=_far(distance))
+    return replace(fitted, source="inferred", margin=nearest / max(distance, 1e-12), reason=_STATISTICS)
+
+
+def count_layers(model: ir.Model, name: str) -> int:
+    """Count the layers with weights that a value is computed by."""
+    makers = {value.name: node for node in model.graph for value in node.outputs}
+    waiting, seen = [name], set()
+    while waiting:
+        node = makers.get(waiting.pop())
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting.extend(str(value.name) for value in node.inputs if value is not None)
+    return sum(node.op_type in WEIGHTED for node in seen)
+
+
+def _far(distance: float) -> str:
+    return f"the nearest to the batch normalisation statistics, but far from them: a distance of {distance:.2g}"
 
 
 def _assume(network: TrialNetwork, candidates: Sequence[Preprocessing], thorough: bool) -> Preprocessing:
@@ -101,7 +149,7 @@ def _find_opening(model: ir.Model, name: str) -> tuple[float | None, str | None]
     for node in model.graph:
         if not follows.intersection(value.name for value in node.inputs if value is not None):
             continue
-        if node.op_type in _FIRST_LAYERS:
+        if node.op_type in _FIRSTLAYERS:
             return max(found, default=None), node.outputs[0].name
         follows.update(value.name for value in node.outputs if value.name)
         for array in (constant_value(value) for value in node.inputs) if node.op_type in _SCALING else ():

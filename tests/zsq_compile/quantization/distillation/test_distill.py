@@ -484,11 +484,12 @@ def test_progress_ends_with_the_time() -> None:
     assert list(itertools.islice(pace(budget, 100, 0, 0.0), 9)) == [0.0, 0.25, 0.5, 0.75]
 
 
-def test_points_are_compared_by_decisions_and_then_by_distance() -> None:
+def test_points_are_compared_by_distance_and_not_by_decisions_on_few_samples() -> None:
     def point(share: float | None, distance: float) -> CurvePoint:
         return CurvePoint(step=0, loss=None, agreement=share, divergence=distance)
 
-    assert point(0.9, 1.0).beats(point(0.8, 0.5))
+    assert not point(0.9, 1.0).beats(point(0.8, 0.5))
+    assert point(0.8, 0.4).beats(point(0.9, 0.5))
     assert point(0.9, 0.4).beats(point(0.9, 0.5))
     assert not point(0.9, 0.5).beats(point(0.9, 0.5))
     assert point(None, 0.4).beats(point(None, 0.5))
