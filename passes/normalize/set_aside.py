@@ -25,7 +25,7 @@ def with_weights_aside(model: ir.Model, tool: Callable[[onnx.ModelProto], onnx.M
     small = model.clone()
     for name, tensor in large.items():
         value = small.graph.initializers.pop(name)
-        value.const_value, value.shape, value.dtype = None, ir.Shape(tensor.shape), tensor.dtype
+        value.const_value, value.shape, value.dtype = None, ir.Shape(tensor.shape.numpy()), tensor.dtype
         if not value.is_graph_input():
             small.graph.inputs.append(value)
     made = ir.from_proto(tool(ir.to_proto(small)))
