@@ -1,5 +1,7 @@
 """Values of expressions that depend on nothing but constants, by ONNX's own reference implementation."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -15,6 +17,11 @@ _MAX_ELEMENTS = 1 << 26
 def constant_value(value: ir.Value | None) -> NDArray[np.generic] | None:
     """Value of a constant expression; None if it depends on a graph input, is random, or is too large to fold."""
     return _search(value, {})
+
+
+def value_given(value: ir.Value | None, known: Mapping[ir.Value, NDArray[np.generic]]) -> NDArray[np.generic] | None:
+    """Value of an expression of constants and of ``known`` values, which win; None if it depends on more."""
+    return _search(value, dict(known))
 
 
 def constant_number(value: ir.Value | None) -> float | None:
@@ -33,10 +40,10 @@ def _search(value: ir.Value | None, known: dict[ir.Value, NDArray[np.generic] | 
     # with a memory: in a residual network the paths back to the input are too many to walk one by one
     if value is None:
         return None
-    if value.const_value is not None:
-        return value.const_value.numpy()
     if value in known:
         return known[value]
+    if value.const_value is not None:
+        return value.const_value.numpy()
     known[value] = None
     node = value.producer()
     if node is None or not _foldable(node):

@@ -2,7 +2,9 @@
 
 activation v   v -> v_QuantizeLinear -> [v_rounded -> v_Clip ->] v_quantized -> v_DequantizeLinear -> v_dequantized
 constant w     w_quantized -> w_DequantizeLinear -> w_dequantized
-parameters     w_scale, w_zero_point; of activations under the name of their group, v_lowest_code, v_highest_code, v_fill
+               or w_quantized -> w_stored_Cast -> w_rounded -> w_stored_Mul -> w_dequantized
+parameters     w_scale, w_zero_point; of activations under the name of their group
+limits         v_lowest_code, v_highest_code, of a group; v_fill
 output y       y_float -> ... -> y, where y is quantized itself
 
 No input or output of a graph may have one of these names, or one that begins with it: see ``FreeNames``.
@@ -26,7 +28,7 @@ _VALUE_ENDINGS = (
     "_fill",
     "_float",
 )
-_NODE_ENDINGS = ("_QuantizeLinear", "_DequantizeLinear", "_Clip", "_scale_Mul")
+_NODE_ENDINGS = ("_QuantizeLinear", "_DequantizeLinear", "_Clip", "_scale_Mul", "_stored_Cast", "_stored_Mul")
 
 
 def codes_name(value: str | None) -> str:
@@ -72,6 +74,14 @@ def fill_name(value: str) -> str:
 def undone_name(output: str | None) -> str:
     """Name of the float value behind a graph output that is quantized itself."""
     return f"{output}_float"
+
+
+def quantized_values(model: ir.Model) -> set[str]:
+    """Names of the values of a QDQ graph that a DequantizeLinear makes floats of; graph outputs among them."""
+    made = {str(value.name) for node in model.graph for value in node.outputs}
+    return {float_name(name) for name in made if name.endswith(_DEQUANTIZED)} | {
+        str(value.name) for value in model.graph.outputs if undone_name(value.name) in made
+    }
 
 
 def owners_of(name: str) -> set[str]:

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 
@@ -13,10 +14,11 @@ from backends.catalog import AUTO, TargetError, load_target
 from backends.machine import detect_target
 from backends.session import usable_providers
 from backends.target import Target
+from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.batchnorm.find_statistics import KnownStatistics, find_statistics
 from zsq_compile.config.compile import CompileConfig, PixelsConfig, PriorConfig
 from zsq_compile.config.distillation import require_source
-from zsq_compile.data.dataset import load_data
+from zsq_compile.data.dataset import Dataset, load_data
 from zsq_compile.data.input_spec import fixed_batch
 from zsq_compile.differentiable.device import choose_device
 from zsq_compile.differentiable.module import TorchGraph
@@ -25,6 +27,7 @@ from zsq_compile.failures import told_in_words
 from zsq_compile.files import file_sha256
 from zsq_compile.frontend.load import LoadedModel, load_model, report_loading
 from zsq_compile.progress import Clock, Progress, Silent
+from zsq_compile.quantization.even_channels import even_channels
 from zsq_compile.quantization.plan_file import PlanFile, make_plan_file
 from zsq_compile.quantization.planning import float_bytes, plan_quantization, resolve_limit
 from zsq_compile.quantization.state import FloatNetwork
@@ -42,13 +45,14 @@ from zsq_compile.stages.calibration_data import (
 )
 from zsq_compile.stages.estimate_agreement import estimate_agreement, make_estimate_inputs
 from zsq_compile.stages.evidence import build_report, gather_evidence
-from zsq_compile.stages.export import export
+from zsq_compile.stages.export import Exported, export
 from zsq_compile.stages.gallery import require_image, show_synthetic
+from zsq_compile.stages.gate import is_missed, require_decisions
 from zsq_compile.stages.given_samples import read_samples
 from zsq_compile.stages.live_samples import make_live
 from zsq_compile.stages.provenance import Origin, stamp
 from zsq_compile.stages.provisional_student import make_provisional_student
-from zsq_compile.stages.quantize import fold_network, is_learned, is_wide, quantize, steps_for
+from zsq_compile.stages.quantize import Quantized, fold_network, is_learned, is_wide, quantize, steps_for
 from zsq_compile.synthesis.generator import Generator, SyntheticSet
 from zsq_compile.synthesis.make_generator import make_generator
 from zsq_compile.verification.agreement_estimate import AgreementEstimate
@@ -114,18 +118,25 @@ def compile_model(
     given, path = read_samples(calibration), _choose_output(Path(model), output, data, config)
     with clock.stage("load"):
         loaded, known = _load(Path(model), target, config, clock.progress, samples_kept=samples_kept)
+        require_decisions(loaded, config.min_agreement)
     with clock.stage("plan"):
         _require_suitable(given_plan, loaded, config, clock.progress)
-        merge = is_wide(config.quantization, config.mixed, given_plan)
-        equalize = config.quantization.equalize
-        folded, statistics = fold_network(loaded.model, known.statistics, equalize=equalize, merge=merge)
-        origin = Origin(version=VERSION, seed=config.seed, target=target.name, source_sha256=file_sha256(loaded.path))
+        folded, statistics = _fold(loaded, known, target, config, given_plan)
+        origin = Origin(
+            version=VERSION,
+            seed=config.seed,
+            target=target.name,
+            source_sha256=file_sha256(loaded.path),
+            sizes=loaded.face.working_sizes(loaded.inputs),
+        )
         folded = stamp(folded, origin)
         plan = plan_quantization(folded, target, config.quantization, given_plan)
         limit = resolve_limit(folded, target, config.quantization, config.max_size, float_bytes(loaded))
     with clock.stage("synthesize" if calibration is None else "read calibration data"):
         samples = _make_data(loaded, known, target, config, given, clock.progress)
         labelled = None if data is None else load_data(data, loaded.inputs, samples.image_preprocessing)
+    if config.quantization.even_channels:
+        folded, statistics = even_channels(folded, statistics, plan, samples.calibration, clock.progress)
     network = FloatNetwork(
         teacher=TorchGraph(stamp(folded, replace(origin, contract=samples.plain_preprocessing()))),
         target=target,
@@ -137,13 +148,12 @@ def compile_model(
     )
     live = make_live(samples.synthetic, config.distill, config.generator, config.low_pass, clock.progress)
     quantized = quantize(network, plan, steps_for(config, live), clock)
-    exported = export(
-        loaded, network, quantized.state, path, clock, labelled=labelled, speed_trials=config.speed_trials
-    )
+    exported, quantized = _export(loaded, network, quantized, path, config, labelled, clock)
     with clock.stage("validate"):
         estimate = _estimate(loaded, path, samples, target, config.seed)
     with clock.stage("collect report data"):
-        evidence = gather_evidence(loaded, samples, exported, estimate, device, pictures_wanted=pictures_wanted)
+        look = partial(gather_evidence, pictures_wanted=pictures_wanted, progress=clock.progress)
+        evidence = look(loaded, samples, exported, estimate, device)
     report = build_report(config, loaded, samples, quantized, exported, evidence, clock)
     plan_file = make_plan_file(quantized.state.plan, report.sha256["model"])
     return _conclude(report, config.min_agreement, samples.synthetic, plan_file)
@@ -231,6 +241,33 @@ def _choose_output(model: Path, output: str | Path | None, data: Path | None, co
     return path
 
 
+def _fold(
+    loaded: LoadedModel, known: KnownStatistics, target: Target, config: CompileConfig, given: PlanFile | None
+) -> tuple[ir.Model, BatchNormStatistics]:
+    return fold_network(
+        loaded.model,
+        known.statistics,
+        equalize=config.quantization.equalize,
+        merge=is_wide(config.quantization, config.mixed, given),
+        target=target,
+    )
+
+
+def _export(
+    loaded: LoadedModel,
+    network: FloatNetwork,
+    quantized: Quantized,
+    path: Path,
+    config: CompileConfig,
+    labelled: Dataset | None,
+    clock: Clock,
+) -> tuple[Exported, Quantized]:
+    """Write the file, in the form that the clock chose, and let what is known of the layers be that of this form."""
+    write = partial(export, speed_trials=config.speed_trials, chosen_on=config.mixed)
+    exported = write(loaded, network, quantized.state, path, clock, labelled=labelled)
+    return exported, quantized if exported.state is None else quantized.replaced(network, exported.state, clock)
+
+
 def _require_suitable(given: PlanFile | None, loaded: LoadedModel, config: CompileConfig, progress: Progress) -> None:
     """Warn of a plan that was made for another file, and refuse one beside ``mixed``."""
     if given is None:
@@ -306,6 +343,7 @@ def _estimate(loaded: LoadedModel, path: Path, data: CalibrationData, target: Ta
         inputs,
         data.origin,
         providers=providers,
+        config=target.session_config,
         axes=loaded.face.axes,
         uneven=loaded.uneven_outputs,
     )
@@ -317,5 +355,5 @@ def _conclude(
     """Refuse a file that its runtime does not compute, and see whether the agreement asked for was reached."""
     if failures := report.validation.failures:
         raise ValidationError(f"{report.emitted} was written, but must not be used: {'; '.join(failures)}")
-    missed = min_agreement is not None and (report.expected_agreement or 0.0) < min_agreement
+    missed = is_missed(report, min_agreement)
     return CompileResult(path=report.emitted, report=report, synthetic=synthetic, gate_missed=missed, plan=plan)

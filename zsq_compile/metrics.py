@@ -13,7 +13,14 @@ Z90 = 1.645
 SMALLEST_PROBABILITY = 1e-30
 """What a probability of 0 counts as when its logarithm is taken."""
 
+MOST_DB = 60.0
+"""Ratios beyond it, and below minus it, are not printed as numbers."""
+
+LEAST_POWER = float(np.finfo(np.float32).tiny) ** 2
+"""Sum of squares up to which an output is silent: see ``is_silent``."""
+
 _SUM_TOLERANCE = 1e-3
+_LEAST_NORMAL = float(np.finfo(np.float32).tiny)
 _PART = 1 << 21  # numbers that are compared at a time: float64 copies of a whole output may not fit in memory
 
 
@@ -61,6 +68,20 @@ def _differences(
 def sqnr_db(reference: NDArray[Any], other: NDArray[Any]) -> float:
     """Signal to quantization noise ratio over all elements, in dB (see ``decibels`` and ``powers``)."""
     return decibels(*powers(reference, other))
+
+
+def is_silent(values: NDArray[Any]) -> bool:
+    """Whether nothing stands out of the float32 numbers around 0 that processors flush; no ratio can be taken to it."""
+    return not values.size or max(float(np.max(values)), -float(np.min(values))) < _LEAST_NORMAL
+
+
+def decibel_words(ratio: float) -> str:
+    """Say a ratio in dB; beyond 60 dB, which no 8 bits reach, a figure would tell of luck or of silence."""
+    if math.isnan(ratio):
+        return "no ratio"
+    if abs(ratio) <= MOST_DB:
+        return f"{ratio:.1f} dB"
+    return f"more than {MOST_DB:.0f} dB" if ratio > 0.0 else f"less than {-MOST_DB:.0f} dB"
 
 
 class Output(NamedTuple):

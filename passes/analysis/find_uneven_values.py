@@ -7,6 +7,7 @@ from collections.abc import Set
 
 import onnx_ir as ir
 
+from passes.operators import BODY_DOMAIN
 from passes.surgery import has_subgraph, input_at, is_standard
 
 _COUNTED = frozenset({"NonMaxSuppression", "NonZero", "Unique", "Compress", "SequenceAt", "ConcatFromSequence"})
@@ -33,11 +34,11 @@ def find_uneven_values(model: ir.Model) -> frozenset[str]:
     numbers, uneven = set(fed), set[ir.Value]()
     for node in graph:
         sizes = [input_at(node, place) for place in _SIZED_BY.get(node.op_type, ()) if is_standard(node, node.op_type)]
-        counted = is_standard(node, *_COUNTED) or has_subgraph(node)
+        counted = is_standard(node, *_COUNTED) or _has_bodies(node)
         if counted or numbers.intersection(sizes) or uneven.intersection(node.inputs):
             uneven.update(value for value in node.outputs if not _is_fixed(value, open_sizes - {None}))
         told = uneven if is_standard(node, "Shape", "Size") else numbers
-        if has_subgraph(node) or told.intersection(node.inputs):
+        if _has_bodies(node) or told.intersection(node.inputs):
             numbers.update(node.outputs)
     return frozenset(str(value.name) for value in uneven)
 
@@ -53,6 +54,10 @@ def find_even_ends(model: ir.Model) -> tuple[str, ...]:
     read = [value for node in makers for value in node.inputs if value is not None and value.producer() is not None]
     floats = (value for value in read if value.dtype == ir.DataType.FLOAT and value.const_value is None)
     return tuple(dict.fromkeys([*ends, *(str(value.name) for value in floats if value.name not in uneven)]))
+
+
+def _has_bodies(node: ir.Node) -> bool:
+    return node.domain == BODY_DOMAIN or has_subgraph(node)
 
 
 def _is_fixed(value: ir.Value, open_sizes: Set[str | None]) -> bool:

@@ -7,6 +7,7 @@ import onnx
 import onnx_ir as ir
 
 from passes.graph_pass import GraphPass
+from passes.normalize.infer_bodies import annotate_loops
 from passes.operators import STANDARD_DOMAINS
 
 Sizes = list[int | str | None]
@@ -101,6 +102,8 @@ def _infer(proto: onnx.ModelProto, sizes: Trial | None) -> tuple[dict[str, Sizes
     for value in trial.graph.output:
         value.type.tensor_type.ClearField("shape")
     trial = _run(trial)
+    while annotate_loops(trial):
+        trial = _run(trial)
     values = [*trial.graph.value_info, *trial.graph.output]
     shapes: dict[str, Sizes] = {
         value.name: [

@@ -15,14 +15,16 @@ from passes.normalize.drop_identity import DropIdentity
 from passes.normalize.fold_constants import FoldConstants
 from passes.normalize.fold_gemm import FoldGemm
 from passes.normalize.fold_pad import FoldPad
+from passes.normalize.fuse_activation import FuseActivation
 from passes.normalize.fuse_bias import FuseBias
 from passes.normalize.fuse_norm import FuseNorm
 from passes.normalize.infer_shapes import InferShapes, Trial
 from passes.normalize.name_nodes import NameNodes
-from passes.normalize.own_weights import OwnWeights
+from passes.normalize.outline_bodies import outline_bodies
 from passes.normalize.resolve_auto_pad import ResolveAutoPad
 from passes.normalize.resolve_shapes import ResolveShapes
 from passes.normalize.set_aside import with_weights_aside
+from passes.normalize.share_weights import ShareWeights
 from passes.normalize.turn_left_weights import TurnLeftWeights
 from passes.normalize.unify_divisions import UnifyDivisions
 from passes.normalize.unify_means import UnifyMeans
@@ -34,12 +36,12 @@ class SimplifierError(ValueError):
 
 
 def normalize(model: ir.Model, *, simplify: bool = True, trials: Sequence[Trial] = ()) -> ir.Model:
-    """Return a copy of a valid model of opset 21 or later in normal form: NORMALIZED, layers with their own weights.
+    """Return a copy of a valid model of opset 21 or later in normal form: NORMALIZED, see also ShareWeights.
 
     With ``simplify`` onnxsim runs first; raises SimplifierError where it fails. For ``trials`` see InferShapes.
     """
     working = with_weights_aside(model, run_onnxsim) if simplify else model.clone()
-    return run_passes(_passes(trials), working)
+    return run_passes(_passes(trials), outline_bodies(working))
 
 
 def _passes(trials: Sequence[Trial]) -> ir.passes.Sequential:
@@ -53,6 +55,7 @@ def _passes(trials: Sequence[Trial]) -> ir.passes.Sequential:
         ir.passes.PassManager(
             [
                 InferShapes(trials),
+                FuseActivation(),
                 UnifyDivisions(),
                 FuseNorm(),
                 TurnLeftWeights(),
@@ -69,7 +72,7 @@ def _passes(trials: Sequence[Trial]) -> ir.passes.Sequential:
         FoldGemm(),
         FuseBias(),
         common.RemoveUnusedNodesPass(),
-        OwnWeights(),
+        ShareWeights(),
         NameNodes(),
         InferShapes(trials),
     )

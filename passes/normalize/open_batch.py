@@ -247,7 +247,9 @@ class _Rewriter:
 
     def _infer(self, node: ir.Node) -> None:
         """Infer the shapes of a node's outputs for the double batch."""
-        schema = onnx.defs.get_schema(node.op_type, self._version, node.domain)
+        if not is_standard(node, node.op_type):
+            raise BatchError(f"{node.op_type} '{node.name}' may decide for a batch as a whole")
+        schema = onnx.defs.get_schema(node.op_type, self._version)
         types, data = {}, {}
         for value in node.inputs:
             if value is None:

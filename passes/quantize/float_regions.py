@@ -1,4 +1,4 @@
-"""Which values of a graph had better stay float: what leads to an output, what only a Softmax reads, copies of inputs."""
+"""Values that had better stay float: what leads to an output, what only a Softmax reads, copies of inputs."""
 
 import onnx_ir as ir
 

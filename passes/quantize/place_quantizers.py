@@ -9,7 +9,8 @@
 5. Weights of the first and the last layers keep at least ``edge_bits``, and so do the activations between a first layer
    and the next: few channels come out of a first layer, and all that follows depends on them. The inputs of these
    layers keep 8 bits, as images have. With 8 edge bits this is the setting of BRECQ (Li et al. 2021) and Genie (Jeon et
-   al. 2023); with those of all other layers, that of GDFQ (Xu et al. 2020), which leaves these inputs in float.
+   al. 2023); with those of all other layers, that of GDFQ (Xu et al. 2020), which leaves these inputs in float. A
+   weight that several layers share has the bits of the one that keeps most.
 6. What a graph input holds stays as it is on its way to an output through operators that only move it, and for every
    other reader that computes in float: nothing has to be converted for it.
 7. What only a Softmax reads, behind a mask, stays float (see ``score_region``).
@@ -26,8 +27,9 @@ import onnx_ir as ir
 
 from backends.target import NumberFormat, OperatorRule, Target
 from passes.analysis.find_uneven_values import find_uneven_values
-from passes.plan import ActivationSite, QuantizationPlan, Refusal, WeightSite
+from passes.plan import ActivationSite, QuantizationPlan, Refusal, WeightSite, with_shared_formats
 from passes.quantize.float_regions import input_copies, output_region, score_region
+from passes.quantize.place_stored import place_stored, say_stored
 from passes.surgery import input_at, is_standard, only_use, producer, rule_of
 from passes.weight_layout import channel_axis
 
@@ -85,10 +87,12 @@ def place_quantizers(
         )
         for name, value in placement.sites.items()
     )
+    stored = place_stored(model, target, matrices=narrow_weight, tables=edge_weight)
     return QuantizationPlan(
         activations=activations,
-        weights=weights,
-        refusals=tuple(placement.refusals),
+        weights=with_shared_formats(weights),
+        refusals=say_stored(placement.refusals, stored),
+        stored=stored,
         folded=placement.folded,
         quantize_outputs=quantize_outputs,
     )

@@ -208,6 +208,8 @@ class QuantizationConfig:
         equalize: even out channel ranges between layers before anything is quantized; for targets with one weight scale
             per tensor. Off by default: with a scale per channel it changed agreement by less than the noise on four
             networks, and lost a little of every layer's accuracy.
+        even_channels: even out, by powers of two, the channels between two layers where one scale for all of them would
+            lose most of what they hold. The float network computes the same, and other networks keep their bytes.
         weight_scales: how the scale of each output channel is chosen: ``mse`` searches it, ``minmax`` takes the
             channel's largest weight.
         quantize_outputs: also quantize the graph outputs. Off by default: quantized logits clip the top classes.
@@ -221,6 +223,7 @@ class QuantizationConfig:
     bias_correction: Annotated[BiasCorrection, Option(panel=PRECISION)] = "auto"
     rounding: Annotated[Rounding | None, Option(panel=PRECISION, default="gptq at the effort fast, else lsq")] = None
     equalize: Annotated[bool, Option(panel=PRECISION)] = False
+    even_channels: Annotated[bool, Option(panel=PRECISION, names=("--even-channels/--no-even-channels",))] = True
     weight_scales: WeightScales = "mse"
     quantize_outputs: bool = False
 

@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from passes.normalize.batch_first import put_batch_back
 from passes.normalize.infer_shapes import InferShapes, Trial
+from passes.normalize.outline_bodies import inline_bodies
 from zsq_compile.data.batch_axes import BatchAxes
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.files import write_model
@@ -53,11 +54,26 @@ class Face:
         sizes = (dims[axis] for name, dims in self.inputs.items() if (axis := axes[name]) is not None and dims)
         return next((size for size in sizes if isinstance(size, int)), None)
 
+    def working_sizes(self, inputs: Sequence[InputSpec]) -> dict[str, tuple[int | None, ...]]:
+        """Shapes, as the file has them, with the sizes of ``inputs`` in open places, of those open beyond axis 0."""
+        found: dict[str, tuple[int | None, ...]] = {}
+        for spec in inputs:
+            axis, sizes = spec.batch_axis, list(spec.shape[1:])
+            if axis is not None:
+                sizes.insert(axis, 1 if axis else None)
+            if any(not isinstance(size, int) for size in self.inputs[spec.name][1:]):
+                found[spec.name] = tuple(sizes)
+        return found
+
     def write(self, model: ir.Model, path: Path) -> None:
         """Write a model as a file with this face; the model is not changed. ConfigError where it cannot be written."""
+        model = inline_bodies(model)
         if not self.kept:
-            model = model.clone()
-            self._put_on(model)
+            copy = model.clone()
+            for node, given in zip(copy.graph, model.graph, strict=True):
+                node.name = given.name  # cloning names what has no name, and names take room
+            self._put_on(copy)
+            model = copy
         write_model(model, path)
 
     def _put_on(self, model: ir.Model) -> None:

@@ -38,7 +38,11 @@ def find_layouts(proto: onnx.ModelProto, inputs: Sequence[InputSpec]) -> tuple[I
 
 
 def _layout(readers: Mapping[str, Sequence[onnx.NodeProto]], spec: InputSpec) -> Layout | None:
-    if len(spec.shape) != 4 or not (np.issubdtype(spec.dtype, np.floating) or spec.dtype == np.uint8):
+    if (
+        len(spec.shape) != 4
+        or spec.batch_axis != 0
+        or not (np.issubdtype(spec.dtype, np.floating) or spec.dtype == np.uint8)
+    ):
         return None
     _, first, rows, last = spec.shape
     possible: set[Layout] = set()

@@ -15,6 +15,7 @@ from passes.graph_pass import PASS_ERRORS
 from passes.normalize.enter_inference import EnterInference
 from passes.normalize.infer_shapes import Trial
 from passes.normalize.normalize import SimplifierError, normalize, run_onnxsim
+from passes.operators import WEIGHTED
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.errors import UnsupportedModelError
 from zsq_compile.frontend.choose_sizes import ChosenSizes
@@ -172,7 +173,7 @@ def _count_bytes(proto: onnx.ModelProto) -> int:
 
 
 def _decide_branches(proto: onnx.ModelProto, path: Path, notes: list[str]) -> onnx.ModelProto:
-    """Let the simplifier decide branches whose condition is constant; refuse the others."""
+    """Let the simplifier decide branches whose condition is constant; refuse a graph that is nothing but the others."""
     branches = has_branches(proto)
     if not branches:
         return proto
@@ -180,9 +181,15 @@ def _decide_branches(proto: onnx.ModelProto, path: Path, notes: list[str]) -> on
         decided = run_onnxsim(proto)
     except SimplifierError:
         decided = proto
-    if left := has_branches(decided):
-        raise refuse_branches(left, decided, path)
-    notes.append(f"branches with constant conditions were decided: {', '.join(branches)}")
+    left = has_branches(decided)
+    if left and not any(node.op_type in WEIGHTED for node in decided.graph.node):
+        raise refuse_branches(left, path)
+    if left:
+        words = ", ".join(f"{count} x {name}" for name, count in left.items())
+        notes.append(f"control flow stays in float, with all that it holds: {words}")
+    if decided is proto or left == branches:
+        return proto
+    notes.append(f"branches with constant conditions were decided: {', '.join(branches - left)}")
     return decided
 
 

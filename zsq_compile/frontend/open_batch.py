@@ -154,6 +154,8 @@ def _with_batch(spec: InputSpec, size: int | None) -> InputSpec:
 def batch_first(spec: InputSpec) -> InputSpec:
     """Return an input as it is inside, from what the file has."""
     axis = spec.batch_axis
+    if axis == 0:
+        return spec
     if axis is None:
-        return replace(spec, shape=(None, *spec.shape))
-    return replace(spec, shape=(spec.shape[axis], *spec.shape[:axis], *spec.shape[axis + 1 :]))
+        return replace(spec, shape=(None, *spec.shape), layout=None)
+    return replace(spec, layout=None, shape=(spec.shape[axis], *spec.shape[:axis], *spec.shape[axis + 1 :]))

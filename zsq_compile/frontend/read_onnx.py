@@ -10,6 +10,7 @@ import onnx.inliner
 
 from passes.operators import INTEGER, QUANTIZERS, RANDOM, STANDARD_DOMAINS, WEIGHTED
 from zsq_compile.errors import LoadError, UnsupportedModelError
+from zsq_compile.files import external_file
 
 OLDEST_OPSET = 7
 
@@ -53,13 +54,33 @@ def _first_bytes(path: Path) -> bytes:
 
 def _read_external_data(proto: onnx.ModelProto, path: Path) -> None:
     try:
-        onnx.external_data_helper.load_external_data_for_model(proto, str(path.parent))
+        for tensor in _tensors(proto):
+            if onnx.external_data_helper.uses_external_data(tensor):
+                _read_external_tensor(tensor, path)
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
         files = sorted({entry.value for tensor in _external(proto) for entry in tensor if entry.key == "location"})
         raise LoadError(
             f"{path} keeps its weights in {', '.join(files) or 'other files'}, "
             f"which must be complete and in its folder: {error}"
         ) from error
+
+
+def _read_external_tensor(tensor: onnx.TensorProto, path: Path) -> None:
+    place = next(entry for entry in tensor.external_data if entry.key == "location")
+    folder, found = path.parent, external_file(path, place.value)
+    if found != folder / place.value:
+        folder, place.value = found.parent, found.name
+    onnx.external_data_helper.load_external_data_for_tensor(tensor, str(folder))
+
+
+def _tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Yield the tensors of a model, at any depth, and of its functions."""
+    for graph in walk_graphs(proto.graph):
+        yield from graph.initializer
+    inside = (node for function in proto.functions for node in function.node)
+    for node in (*walk_nodes(proto.graph), *inside):
+        for attribute in node.attribute:
+            yield from (attribute.t,) if attribute.HasField("t") else attribute.tensors
 
 
 def _external(proto: onnx.ModelProto) -> list[list[onnx.StringStringEntryProto]]:
@@ -196,12 +217,11 @@ def has_branches(proto: onnx.ModelProto) -> Counter[str]:
     )
 
 
-def refuse_branches(branches: Counter[str], proto: onnx.ModelProto, path: Path) -> UnsupportedModelError:
-    """Say why a graph with control flow cannot be compiled."""
-    outside = sum(node.op_type in WEIGHTED for node in proto.graph.node)
+def refuse_branches(branches: Counter[str], path: Path) -> UnsupportedModelError:
+    """Say why a graph of nothing but control flow cannot be compiled."""
     return UnsupportedModelError(
-        f"{path} contains control flow ({_list(branches)}), with {outside} of its layers outside: export it without, "
-        "with fixed settings (one sampling rate, no optional inputs), or export the branch that you need"
+        f"{path} keeps all of its layers inside control flow ({_list(branches)}), which stays in float: export it "
+        "without, with fixed settings (one sampling rate, no optional inputs), or export the branch that you need"
     )
 
 

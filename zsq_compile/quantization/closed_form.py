@@ -52,7 +52,7 @@ def round_weights(
         network: its calibration samples are seen once for ``gptq``, and not at all for the others.
         plan: calibrated; its weight scales start the search for better ones.
         method: those that learn start from ``gptq``, and so does None.
-        moments: second moments of the calibration samples by node name; None measures them.
+        moments: second moments of the calibration samples by initializer; None measures them.
         advance: called with the number of batches done.
 
     Returns:

@@ -76,6 +76,20 @@ class Samples:
         most = count_fitting_samples(model)
         return self.batches(most)[: max(most // self.fixed, 1) if self.fixed else 1]
 
+    def halves(self) -> tuple["Samples", "Samples"]:
+        """Return every other batch of the fixed size: some to choose by, others to judge by; the same where one is all.
+
+        What was chosen as the best on some samples looks better on these than it is.
+        """
+        groups = torch.arange(self.count) // (self.fixed or 1)
+        if not len(groups) or int(groups[-1]) == 0:
+            return self, self
+        first, second = (
+            replace(self, inputs={name: value[: self.count][groups % 2 == side] for name, value in self.inputs.items()})
+            for side in (0, 1)
+        )
+        return first, second
+
     def split(self, chosen: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return indices of the samples to learn from and of those to judge by; the same where there is one batch.
 

@@ -1,7 +1,7 @@
 """Where calibration data comes from: the user's own, or synthesis; and which part of it is held out."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -39,7 +39,8 @@ class CalibrationData:
         held_out: what it is judged on.
         description: where they come from, in words.
         known: statistics of the training data, which they were made after or can be compared with.
-        preprocessing: of image inputs, by name; of the first one only, where the user gave the data.
+        preprocessing: by name of image inputs, and of others whose scale is known; of the first image only, where the
+            user gave the data.
         synthetic: the whole synthesized set; None when the user gave the data.
 
     """
@@ -59,7 +60,7 @@ class CalibrationData:
     @property
     def image_preprocessing(self) -> Preprocessing | None:
         """Preprocessing of the first image input; None where there is none."""
-        return next(iter(self.preprocessing.values()), None)
+        return next((one for one in self.preprocessing.values() if one.layout is not None), None)
 
     def plain_preprocessing(self) -> dict[str, Any] | None:
         """Return the same as plain values."""
@@ -113,6 +114,10 @@ def synthesize_data(
     """Synthesize ``count`` calibration samples, and a quarter as many to be held out."""
     total = count_in_batches(count, fixed_batch(inputs), hold_out=True)
     made = generator.synthesize(teacher, known.statistics, total, torch.Generator().manual_seed(seed))
+    # a run takes the first sample's for all
+    whole = {spec.name for spec in inputs if spec.batch_axis is None}
+    shared = {name: x[:1].expand_as(x).clone() if name in whole else x for name, x in made.inputs.items()}
+    made = replace(made, inputs=shared) if whole else made
     calibration, held_out = hold_out(made.inputs, fixed_batch(inputs))
     held = len(next(iter(held_out.inputs.values())))
     return CalibrationData(

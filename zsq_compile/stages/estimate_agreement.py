@@ -101,19 +101,23 @@ def estimate_agreement(
     source: str,
     *,
     providers: Sequence[str] = ("CPUExecutionProvider",),
+    config: Mapping[str, str] | None = None,
     axes: BatchAxes = FIRST,
     uneven: Collection[str] = (),
 ) -> AgreementEstimate:
     """Run the float model and a quantized file on ``inputs``, and estimate their agreement on real data.
 
-    Outputs whose size depends on the data, ``uneven``, take no part.
+    ``config`` has entries of the target's session options. Outputs whose size depends on the data, ``uneven``, take no
+    part.
 
     Raises:
         ValidationError: the runtime failed.
 
     """
     samples = inputs.samples
-    measured: tuple[Family, ...] = ()
-    if samples:
-        measured = measure_families(original, emitted, samples, providers=providers, axes=axes, uneven=uneven)
+    if not samples:
+        return inputs.estimate((), source)
+    measured = measure_families(
+        original, emitted, samples, providers=providers, config=config, axes=axes, uneven=uneven
+    )
     return inputs.estimate(measured, source)

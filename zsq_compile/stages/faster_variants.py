@@ -26,6 +26,7 @@ from passes.emit.keep_float import KeepFloat
 from passes.emit.sign_codes import SignCodes
 from passes.operators import QUANTIZERS
 from passes.plan import QuantizationPlan
+from passes.qdq_names import quantized_values
 from zsq_compile.errors import QuantizationError, ZsqError
 from zsq_compile.frontend.load import LoadedModel
 from zsq_compile.metrics import sqnr_db
@@ -66,10 +67,18 @@ class SpeedTrial:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class SpeedTrials:
-    """What was tried, the quantized file as it was first; and the graph that was chosen, None where that one stays."""
+    """What was tried, the quantized file as it was first; and what was chosen, None where that one stays.
+
+    Attributes:
+        trials: see there.
+        chosen: graph of the form that was chosen, ready to be written.
+        state: the same before that, with the plan of what is still quantized; None where that has not changed.
+
+    """
 
     trials: tuple[SpeedTrial, ...]
-    chosen: ir.Model | None
+    chosen: ir.Model | None = None
+    state: QuantizedState | None = None
 
     def words(self) -> str:
         """Say what came of it in a sentence."""
@@ -107,15 +116,15 @@ def try_forms(
 ) -> SpeedTrials:
     """Write other forms of a quantized network, and time the best of them beside the float file and the present one.
 
-    The target of the network has the present rules, and a form must do as well as the present file on the samples held
-    out. ``costs`` names the nodes that cost time in the present file.
+    The target of the network has the present rules, and a form must do as well as the present file on half of the
+    samples held out; the other half is to judge it by. ``costs`` names the nodes that cost time in the present file.
 
     Raises:
         RuntimeModelError: the float model or the present file cannot be run.
 
     """
     uneven = find_uneven_values(network.model)
-    work = _Work(loaded, network, state, emitted, network.held_out.arrays(), uneven)
+    work = _Work(loaded, network, state, emitted, network.held_out.halves()[0].arrays(), uneven)
     forms = {form.words: form for form in _list_forms(state.qdq, state.plan, network.target, costs)}
     wanted = work.outputs(loaded.original)
     present = work.ratios(work.outputs(emitted), wanted)
@@ -149,11 +158,14 @@ def try_forms(
         SpeedTrial(form=name, median_ms=time, of_float=time / reference, chosen=name == best)
         for name, time in times.items()
     ]
-    return SpeedTrials(trials=(*trials, *failed), chosen=None if best is None else work.make(forms[best]))
+    if best is None:
+        return SpeedTrials(trials=(*trials, *failed))
+    return SpeedTrials(trials=(*trials, *failed), chosen=work.make(forms[best]), state=work.describe(forms[best]))
 
 
 _FLOAT, _PRESENT = "float", "the file as it was"
 _FINALISTS = 3  # are timed in turns with the float file and the present one
+_SLOWER = "it stays float: on the clock, integers cost more there than they save"
 _FAILURES = (IllegalGraphError, ir.passes.PassError, ZsqError, RuntimeModelError, OSError)
 
 
@@ -170,10 +182,23 @@ class _Work:
 
     def make(self, form: _Form) -> ir.Model | None:
         """Make the graph of a form, ready to be written; None where it is the present one."""
+        prepared = self._prepare(form)
+        return None if prepared is None else emit_model(prepared, self.state.plan, form.target, self.network.limit)
+
+    def describe(self, form: _Form) -> QuantizedState | None:
+        """Make the state of a form, whose plan names what its graph still quantizes; None where that is the same."""
+        prepared = self._prepare(form)
+        sites = {site.value for site in self.state.plan.activations}
+        floats = set() if prepared is None else sites - quantized_values(prepared)
+        if prepared is None or not floats:
+            return None
+        return replace(self.state, qdq=prepared, plan=self.state.plan.without(floats, _SLOWER))
+
+    def _prepare(self, form: _Form) -> ir.Model | None:
         copy = self.state.qdq.clone()
         if isinstance(result := form.prepare(copy), ir.passes.PassResult) and not result.modified:
             return None
-        return emit_model(copy, self.state.plan, form.target, self.network.limit)
+        return copy
 
     def outputs(self, model: onnx.ModelProto | Path) -> dict[str, NDArray[Any]]:
         """Run a model on all samples."""

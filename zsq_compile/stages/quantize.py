@@ -6,6 +6,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from backends.target import Target
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from passes.plan import QuantizationPlan
 from passes.quantize.prepare_float import prepare_float
@@ -36,15 +37,27 @@ class Quantized:
         """The last one, which ships."""
         return list(self.states.values())[-1]
 
+    def replaced(self, network: FloatNetwork, state: QuantizedState, clock: Clock) -> "Quantized":
+        """Let another form of the last state ship, and measure its layers again: it may have fewer."""
+        states = {**self.states, list(self.states)[-1]: state}
+        with clock.stage("measure"):
+            return replace(self, states=states, layers=measure_layers(network, states))
+
 
 def fold_network(
-    model: ir.Model, statistics: BatchNormStatistics, *, equalize: bool, merge: bool = True
+    model: ir.Model,
+    statistics: BatchNormStatistics,
+    *,
+    equalize: bool,
+    merge: bool = True,
+    target: Target | None = None,
 ) -> tuple[ir.Model, BatchNormStatistics]:
     """Fold BatchNormalization into the layers; return the float model, and the statistics that hold for it.
 
-    Those of channels that were equalized hold no longer. ``merge`` is for parallel branches, see ``is_wide``.
+    Those of channels that were equalized hold no longer. ``merge`` is for parallel branches, see ``is_wide``; for all
+    arguments see ``prepare_float``.
     """
-    folded = prepare_float(model, statistics, equalize, merge=merge)
+    folded = prepare_float(model, statistics, equalize, merge=merge, target=target)
     return folded, replace(statistics, entries=()) if equalize else statistics
 
 

@@ -24,10 +24,12 @@ from backends.session import RuntimeModelError, Session, open_session
 from zsq_compile.data.batch_axes import FIRST, BatchAxes
 from zsq_compile.errors import ValidationError
 from zsq_compile.metrics import (
+    LEAST_POWER,
     SMALLEST_PROBABILITY,
     Z90,
     are_probabilities,
     array_outputs,
+    decibel_words,
     decibels,
     logistic,
     powers,
@@ -61,7 +63,7 @@ class Family:
     Attributes:
         name: of the family.
         samples: how many.
-        sqnr_db: the lowest over the float outputs, dB; None without such outputs.
+        sqnr_db: the lowest over the float outputs that are not silent, dB; None without such outputs.
         agreement: share of equal decisions, as counted, 0 to 1.
         flips: share of decisions that change, smoothed over all pairs of margins and errors, 0 to 1.
         error: standard error of the log-odds of ``flips``.
@@ -114,7 +116,8 @@ class AgreementEstimate:
         """Return the estimate and its interval, or why there is none, without ``calibration_source``."""
         if self.estimate is None or self.low is None or self.high is None:
             ratios = [family.sqnr_db for family in self.families if family.sqnr_db is not None]
-            noise = f"; SQNR {min(ratios):.1f} to {max(ratios):.1f} dB on synthetic inputs" if ratios else ""
+            words = [decibel_words(end(ratios)) for end in (min, max) if ratios]
+            noise = f"; SQNR {' to '.join(words).replace(' dB', '', 1)} on synthetic inputs" if ratios else ""
             return f"no estimate: {self.reason}{noise}"
         return f"{100 * self.estimate:.1f}% ({100 * self.low:.1f} to {100 * self.high:.1f}%)"
 
@@ -125,6 +128,7 @@ def measure_families(
     families: Mapping[str, Mapping[str, NDArray[Any]]],
     *,
     providers: Sequence[str] = ("CPUExecutionProvider",),
+    config: Mapping[str, str] | None = None,
     threads: int | None = None,
     axes: BatchAxes = FIRST,
     uneven: Collection[str] = (),
@@ -137,9 +141,12 @@ def measure_families(
 
     """
     try:
-        reference, session = (open_session(m, providers=providers, threads=threads) for m in (original, emitted))
+        reference, session = (
+            open_session(m, providers=providers, threads=threads, config=config) for m in (original, emitted)
+        )
         parts = partial(_run_in_parts, reference, session, axes=axes, uneven=uneven)
-        return tuple(compare_parts(name, parts(inputs)) for name, inputs in families.items())
+        found = (compare_parts(name, parts(inputs)) for name, inputs in families.items())
+        return tuple(family for family in found if family.samples)
     except RuntimeModelError as error:
         raise ValidationError(f"the emitted model {emitted} failed in the runtime: {error}") from error
 
@@ -202,8 +209,9 @@ def compare_parts(name: str, parts: Iterable[Part]) -> Family:
                 sums[key] = sums.get(key, np.zeros(2)) + powers(array, got[key])
         scores = score_output(outputs)
         rows += [] if scores is None else [(wanted[scores], got[scores])]
-        samples += min(map(len, wanted.values()))
-    noise = min((decibels(*map(float, both)) for both in sums.values()), default=None)
+        samples += min(map(len, wanted.values()), default=0)
+    heard = [(float(signal), float(noise)) for signal, noise in sums.values() if signal > LEAST_POWER]
+    noise = min((decibels(*both) for both in heard), default=None)
     if not rows:
         return Family(name=name, samples=samples, sqnr_db=noise)
     before, after = (_logits(np.concatenate(arrays)) for arrays in zip(*rows, strict=True))

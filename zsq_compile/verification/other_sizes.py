@@ -1,6 +1,6 @@
 """Run an emitted file at other sizes than those that it was made with, beside the float model and the simulation."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from backends.session import RuntimeModelError, open_session
 from zsq_compile.data.batch_axes import FIRST, BatchAxes
 from zsq_compile.data.input_spec import InputSpec
-from zsq_compile.metrics import sqnr_db
+from zsq_compile.metrics import is_silent, sqnr_db
 from zsq_compile.verification.running import run_batched
 from zsq_compile.verification.simulation import match_simulation
 
@@ -54,6 +54,7 @@ def run_other_sizes(
     providers: Sequence[str] = ("CPUExecutionProvider",),
     config: Mapping[str, str] | None = None,
     axes: BatchAxes = FIRST,
+    uneven: Collection[str] = (),
 ) -> tuple[OtherSizes, ...]:
     """Run the float model and an emitted file at other sizes, on a few samples repeated or cut to them.
 
@@ -66,6 +67,7 @@ def run_other_sizes(
         providers: execution providers of the target.
         config: entries of the target's session options.
         axes: of the batch in both files.
+        uneven: names of the outputs whose size depends on the data, which are not compared here.
 
     Raises:
         RuntimeModelError: the float model failed.
@@ -78,16 +80,17 @@ def run_other_sizes(
     for inputs in others:
         shapes = {spec.name: spec.shape for spec in inputs}
         feeds = {spec.name: _fill(samples[spec.name][:_SAMPLES], spec.shape) for spec in inputs}
-        wanted = run_batched(reference, feeds, axes=axes)
+        wanted = run_batched(reference, feeds, axes=axes, uneven=uneven)
         try:
-            got = run_batched(session, feeds, axes=axes)
+            got = run_batched(session, feeds, axes=axes, uneven=uneven)
         except RuntimeModelError as error:
             failure: str | None = str(error).strip().splitlines()[0]
             results.append(OtherSizes(shapes=shapes, sqnr_db=None, failure=failure))
             continue
         failure = _find_failure(wanted, got, simulate(feeds))
         floats = [name for name, array in wanted.items() if np.issubdtype(array.dtype, np.floating)]
-        ratios = [sqnr_db(wanted[name], got[name]) for name in floats] if failure is None else []
+        heard = [name for name in floats if failure is None and not is_silent(wanted[name])]
+        ratios = [sqnr_db(wanted[name], got[name]) for name in heard]
         results.append(OtherSizes(shapes=shapes, sqnr_db=min(ratios, default=None), failure=failure))
     return tuple(results)
 
@@ -106,7 +109,7 @@ def _find_failure(wanted: Arrays, got: Arrays, simulation: Arrays) -> str | None
             return f"output {name!r} must be {array.shape}, got {got[name].shape}"
         if np.issubdtype(array.dtype, np.floating) and np.any(np.isfinite(array) & ~np.isfinite(got[name])):
             return f"output {name!r} is not finite where the float model's is"
-    match = match_simulation(simulation, got, wanted)
+    match = match_simulation({name: simulation[name] for name in wanted}, got, wanted)
     if match is not None and match.broken:
         return f"output {match.output!r} is not that of the simulation: it differs by at most {match.largest:.3g}"
     return None

@@ -14,7 +14,7 @@ from backends.session import RuntimeModelError, Session
 from zsq_compile.data.batch_axes import FIRST, BatchAxes
 from zsq_compile.data.dataset import Dataset
 from zsq_compile.errors import ConfigError
-from zsq_compile.metrics import array_outputs, decibels, decision_output, decisions, powers, top1
+from zsq_compile.metrics import LEAST_POWER, array_outputs, decibels, decision_output, decisions, powers, top1
 from zsq_compile.progress import Advance, ignore_steps
 from zsq_compile.verification.running import fitting_batch, run_batched, session_batch
 
@@ -29,7 +29,7 @@ class Quality:
         samples: how many were run.
         top1: share of right decisions, 0 to 1; None without labels.
         agreement: share of decisions that are the float model's, 0 to 1; None where no output holds decisions.
-        sqnr_db: in dB, of the worst float output; None without one.
+        sqnr_db: in dB, of the worst float output that is not silent; None without one.
 
     """
 
@@ -137,7 +137,7 @@ class _Score:
             samples=self.samples,
             top1=None if self._right is None else self._right / self.samples,
             agreement=self._equal / self._decisions if self._decisions else None,
-            sqnr_db=min((decibels(*sums) for sums in self._powers.values()), default=None),
+            sqnr_db=min((decibels(*sums) for sums in self._powers.values() if sums[0] > LEAST_POWER), default=None),
         )
 
 

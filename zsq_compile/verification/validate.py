@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from zsq_compile.data.batch_axes import FIRST, BatchAxes
 from zsq_compile.data.dataset import Dataset
 from zsq_compile.errors import ValidationError
 from zsq_compile.files import file_bytes
-from zsq_compile.metrics import agreement, array_outputs, decision_output, sqnr_db
+from zsq_compile.metrics import agreement, array_outputs, decision_output, is_silent, sqnr_db
 from zsq_compile.verification.fusion import Fusion, inspect_fusion
 from zsq_compile.verification.held_out import HeldOutRuns, Simulate, run_held_out
 from zsq_compile.verification.latency import Latency
@@ -32,10 +33,11 @@ class OutputQuality:
 
     Attributes:
         name: name of the output.
-        sqnr_db: signal to quantization noise ratio; None for outputs that are no floats.
+        sqnr_db: signal to quantization noise ratio; None for outputs that are no floats, or nothing but zeros.
         agreement: share of equal decisions, 0 to 1; None when the output has no class axis.
         rows: of an output whose size depends on the data, whose other figures are those of the runs that gave as many
             rows; None for all others.
+        silent: the float model's numbers are all zeros, on every sample.
 
     """
 
@@ -43,6 +45,7 @@ class OutputQuality:
     sqnr_db: float | None
     agreement: float | None
     rows: Rows | None = None
+    silent: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -166,21 +169,13 @@ def validate(
         wanted, got = runs.joined(runs.wanted), runs.joined(runs.got)
         match = None if runs.simulated is None else match_simulation(runs.joined(runs.simulated), got, wanted)
         fusion = inspect_fusion(emitted, providers=providers, config=session_config)
-        speed = None
-        if latency_seconds > 0.0:
-            feeds = first_sample(session, held_out, axes)
-            speed = audit_speed(
-                original,
-                emitted,
-                feeds,
-                threads=threads,
-                seconds=latency_seconds,
-                providers=providers,
-                config=session_config,
-            )
+        audit = partial(audit_speed, threads=threads, providers=providers, config=session_config)
+        sample = first_sample(session, held_out, axes)
+        speed = audit(original, emitted, sample, seconds=latency_seconds) if latency_seconds > 0.0 else None
+        outputs = tuple(_qualities(runs, wanted, got))
         return Validation(
             samples=min(len(array) for array in held_out.values()),
-            outputs=tuple(_qualities(runs, wanted, got)),
+            outputs=outputs,
             decision_output=decision_output(array_outputs(wanted)),
             fusion=fusion,
             simulation=match,
@@ -191,7 +186,7 @@ def validate(
             quantized_bytes=file_bytes(emitted),
             latency={} if speed is None else speed.latency,
             failures=(*_failures(wanted, got, match), *runs.uneven_failures()),
-            warnings=_warnings(None if stand_in else fusion, match, None if stand_in else speed),
+            warnings=_warnings(outputs, None if stand_in else fusion, match, None if stand_in else speed),
             speed=speed,
         )
 
@@ -225,9 +220,10 @@ def _quality(name: str, wanted: NDArray[Any], got: NDArray[Any], rows: Rows | No
     is_float = np.issubdtype(wanted.dtype, np.floating)
     return OutputQuality(
         name=name,
-        sqnr_db=sqnr_db(wanted, got) if is_float and wanted.size else None,
+        sqnr_db=sqnr_db(wanted, got) if is_float and not is_silent(wanted) else None,
         agreement=agreement(wanted, got),
         rows=rows,
+        silent=is_float and wanted.size > 0 and is_silent(wanted),
     )
 
 
@@ -256,8 +252,14 @@ def _failures(
     return tuple(failures)
 
 
-def _warnings(fusion: Fusion | None, match: SimulationMatch | None, speed: SpeedAudit | None) -> tuple[str, ...]:
-    warnings = []
+def _warnings(
+    outputs: Sequence[OutputQuality], fusion: Fusion | None, match: SimulationMatch | None, speed: SpeedAudit | None
+) -> tuple[str, ...]:
+    warnings = [
+        f"output {one.name!r} of the float model is nothing but zeros on the samples held out: they prove nothing of it"
+        for one in outputs
+        if one.silent
+    ]
     if fusion is not None and fusion.unfused:
         names = ", ".join(fusion.unfused[:5]) + (" ..." if len(fusion.unfused) > 5 else "")
         count = len(fusion.unfused)
@@ -268,6 +270,8 @@ def _warnings(fusion: Fusion | None, match: SimulationMatch | None, speed: Speed
         )
     if speed is not None and speed.verdict == "slower":
         warnings.append(speed.describe())
+    if speed is not None and speed.denormal_ms is not None:
+        warnings.append(speed.describe_denormals())
     return tuple(warnings)
 
 

@@ -78,7 +78,7 @@ def test_what_computes_in_float_reads_an_input_as_it_is() -> None:
 
 ATTENTION = """
 attention (float[N,5,4] x, float[N,5,5] mask) => (float[N,5,3] y)
-<float root = {{2.0}}, float[4,4] w0, float[4,4] w1, float[4,3] w2, float[3] b2, float least = {{-3.4e38}}, float none = {{0.0}}>
+<float root = {{2.0}}, float[4,4] w0, float[4,4] w1, float[4,3] w2, float least = {{-3.4e38}}, float none = {{0.0}}>
 {{
     [query] q = MatMul(x, w0)
     [key] k = MatMul(x, w1)

@@ -126,7 +126,7 @@ def test_a_batch_that_is_open_in_name_only_is_fixed_to_the_one_that_runs(baked: 
         {{ c = Conv<pads=[1,1,1,1]>(x, w) f = Reshape(c, shape) y = Gemm<transB=1>(f, v) }}"""
     given = models.parse(text)
     loaded = load_model(save(given, tmp_path))
-    assert loaded.inputs[0].shape == (baked, 3, 4, 4)
+    assert loaded.face.inputs["x"] == (baked, 3, 4, 4)
     assert any(f"batch was fixed to {baked}" in note for note in loaded.notes)
     x = np.random.default_rng(0).standard_normal((baked, 3, 4, 4)).astype(np.float32)
     wanted = open_session(given, threads=1).run({"x": x})["y"]
@@ -139,7 +139,7 @@ def test_the_batch_that_comes_out_again_is_preferred(tmp_path: Path) -> None:
         net (float[N,3,4,4] x) => (float[N,6] y) <int64[2] shape = {4,-1}, int64[2] back = {4, 48}, float[48,6] v>
         { r = Reshape(x, shape) s = Softmax(r) b = Reshape(s, back) y = MatMul(b, v) }"""
     loaded = load_model(save(models.parse(text), tmp_path))
-    assert loaded.inputs[0].shape[0] == 4
+    assert loaded.face.inputs["x"][0] == 4
 
 
 def test_an_open_batch_stays_open(tmp_path: Path) -> None:
@@ -152,7 +152,9 @@ def test_a_file_that_runs_in_no_way_is_refused_with_the_first_reason(tmp_path: P
     )
     path, tried = save(given, tmp_path), []
     right = run_reference.Reference
-    monkeypatch.setattr(run_reference, "Reference", lambda *given: tried.append(given) or right(*given))
+    monkeypatch.setattr(
+        run_reference, "Reference", lambda *given, **others: tried.append(given) or right(*given, **others)
+    )
     with pytest.raises(LoadError, match="cannot be run"):
         load_model(path)
     assert len(tried) > 2

@@ -15,6 +15,7 @@ from tests import models
 from zsq_compile import CompileConfig, PriorConfig, QuantizationConfig, compile_model
 from zsq_compile.cli import entry as cli
 from zsq_compile.files import file_sha256
+from zsq_compile.frontend import face
 from zsq_compile.metrics import sqnr_db
 from zsq_compile.reporting.html import float_nodes, layer_map, speed_facts
 from zsq_compile.stages import export, faster_variants
@@ -99,7 +100,7 @@ def test_a_faster_form_that_does_worse_is_refused(
     model: Path, clock: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock({"float": 1.0, PRESENT: 2.0, WEIGHTS: 0.5})
-    honest = faster_variants.write_model
+    honest = face.write_model
 
     def write(graph: Any, path: Path) -> None:
         if not any(node.op_type == "QuantizeLinear" for node in graph.graph):  # the weights alone
@@ -107,7 +108,7 @@ def test_a_faster_form_that_does_worse_is_refused(
             constant.const_value = ir.tensor(constant.const_value.numpy() // 2, name=constant.name)
         honest(graph, path)
 
-    monkeypatch.setattr(faster_variants, "write_model", write)
+    monkeypatch.setattr(face, "write_model", write)
     made = compile_model(model, tmp_path / "out.onnx", CONFIG)
     refused = {one["form"]: one["reason"] for one in made.report.speed_trials if one["reason"] is not None}
     assert "dB, and that of the present file at" in refused[WEIGHTS]

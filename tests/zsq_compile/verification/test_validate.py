@@ -196,3 +196,13 @@ def test_file_bytes_counts_external_data(tmp_path):
     path = tmp_path / "m.onnx"
     onnx.save(model, path, save_as_external_data=True, location="w.bin", size_threshold=0)
     assert file_bytes(path) == path.stat().st_size + 4000
+
+
+@pytest.mark.parametrize("shift", [0.0, 1e-3])
+def test_an_output_of_zeros_has_no_ratio_and_is_told(tmp_path, shift):
+    original = parsed("g (float[N,2] x) => (float[N,2] y, float[N,2] z) { n = Neg(x) y = Relu(n) z = Abs(x) }")
+    text = f"<float s = {{{shift}}}> {{ n = Neg(x) r = Relu(n) y = Add(r, s) z = Abs(x) }}"
+    path = saved(tmp_path, f"g (float[N,2] x) => (float[N,2] y, float[N,2] z) {text}")
+    result = validate(original, path, {"x": np.ones((3, 2), np.float32)}, latency_seconds=0)
+    assert [(one.silent, one.sqnr_db) for one in result.outputs] == [(True, None), (False, np.inf)]
+    assert any("'y'" in text for text in result.warnings)

@@ -28,8 +28,8 @@ def calibrate(
     """Scale of every activation group, on batches that are seen twice (once for ``minmax``) and never held together.
 
     The sites of a group share the range that covers all of them. Numbers that only mask others (minus infinity, which a
-    Pad in front of a MaxPool fills in, or 1e38) are not covered: the lowest code does the same there. For ``method`` see
-    ``choose_range``.
+    Pad in front of a MaxPool fills in, or 1e38) are not covered: the lowest code does the same there. For ``method``
+    see ``choose_range``.
 
     Raises:
         QuantizationError: there is no data, or a value holds NaN or plus infinity on it, or an input minus infinity.

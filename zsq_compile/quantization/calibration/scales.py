@@ -1,6 +1,6 @@
 """From ranges and weights to scales and zero points."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -48,16 +48,28 @@ def choose_weight_scales(
 ) -> dict[str, Scale]:
     """Symmetric scale of every output channel of every weight of a plan, (channels,) or () without a channel axis.
 
+    Constants that are stored for operators in float have one for each row, in their shape with a last axis of 1.
+
     The activation scales of the plan must be known: they and the scales found here give the step of an int32 bias,
     which must not overflow. ``minmax`` maps the largest weight to the end of the grid; ``mse`` takes the fraction of it
     with the least error under the 2.4-norm (BRECQ, Li et al. 2021).
     """
-    return {site.initializer: _choose_weight_scale(plan, site, initializers, method) for site in plan.weights}
+    scales = {
+        name: _choose_weight_scale(plan, sites, initializers, method) for name, sites in plan.sites_by_weight().items()
+    }
+    for site in plan.stored:
+        constant = initializers[site.initializer].detach()
+        step = choose_steps(constant.double().flatten(0, -2), site.number_format, method)
+        step = torch.where(step > _SMALLEST, step, 1.0).reshape(*constant.shape[:-1], 1)
+        zero_point = np.zeros(step.shape, np.int32)
+        scales[site.initializer] = Scale(scale=step.float().cpu().numpy(), zero_point=zero_point)
+    return scales
 
 
 def _choose_weight_scale(
-    plan: QuantizationPlan, site: WeightSite, initializers: Mapping[str, Tensor], method: WeightScales
+    plan: QuantizationPlan, sites: Sequence[WeightSite], initializers: Mapping[str, Tensor], method: WeightScales
 ) -> Scale:
+    site = sites[0]
     weight = initializers[site.initializer].detach()
     weight = weight.reshape(1, -1) if site.axis is None else weight.movedim(site.axis, 0).flatten(1)
     step = choose_steps(weight, site.number_format, method)
@@ -66,9 +78,11 @@ def _choose_weight_scale(
         alive = step[~dead]
         step = torch.where(dead, alive.median() if len(alive) else step.new_tensor(1.0 / site.number_format.qmax), step)
     groups = {activation.value: activation.group for activation in plan.activations}
-    if site.bias is not None and site.data_input in groups:
-        data_step = float(plan.activation_scales[groups[site.data_input]].scale)
-        bias = initializers[site.bias].detach().double().reshape(-1)
+    for reader in sites:
+        if reader.bias is None or reader.data_input not in groups:
+            continue
+        data_step = float(plan.activation_scales[groups[reader.data_input]].scale)
+        bias = initializers[reader.bias].detach().double().reshape(-1)
         least = bias.abs() / (data_step * _BIAS_CODES)
         step = torch.maximum(step, least.amax() if site.axis is None else least)
     step = step.reshape(()) if site.axis is None else step

@@ -269,10 +269,13 @@ class Reconstruction:
         return best
 
     def _round_anew(self, block: Block, values: QuantizedValues) -> QuantizedValues:
-        """Round the layers below 8 bits of a block one after the other, each on what it reads behind those before."""
-        weights = self._teacher.initializers
+        """Round the layers below 8 bits of a block one after the other, each on what it reads behind those before.
+
+        A weight that several layers share stays as it was rounded for all of them.
+        """
+        weights, sites = self._teacher.initializers, self._plan.sites_by_weight()
         for site in block.layers:
-            if site.number_format.bits >= 8 or site.axis is None:
+            if site.number_format.bits >= 8 or site.axis is None or len(sites[site.initializer]) > 1:
                 continue
             weight, step = weights[site.initializer].cpu(), self._start.steps[site.initializer].cpu()
             if column_length(site, weights) > LONGEST_COLUMN:

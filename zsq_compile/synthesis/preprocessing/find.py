@@ -9,13 +9,17 @@ from numpy.typing import NDArray
 
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.data.input_spec import InputSpec
-from zsq_compile.data.preprocessing import Preprocessing
+from zsq_compile.data.preprocessing import Preprocessing, SignalFamily
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.progress import Progress
 from zsq_compile.synthesis.images.dead_leaves import prior_images
 from zsq_compile.synthesis.images.procedural import draw_feed
+from zsq_compile.synthesis.images.signal import signals
 from zsq_compile.synthesis.preprocessing.infer import infer_preprocessing
+from zsq_compile.synthesis.preprocessing.infer_signal import infer_signal
 from zsq_compile.synthesis.preprocessing.trials import TRIAL_IMAGES, TrialNetwork
+
+NOTHING_TELLS = "nothing in the model tells its scale"
 
 
 def find_preprocessing(
@@ -26,9 +30,15 @@ def find_preprocessing(
     rng: torch.Generator,
     progress: Progress,
 ) -> dict[str, Preprocessing]:
-    """Preprocessing by image input: the given one where its channels fit, else inferred and reported."""
+    """Preprocessing by input: the given one of images where its channels fit, else inferred and reported.
+
+    An input that takes no images is left out where nothing tells its scale: it gets noise of deviation 1.
+    """
     found: dict[str, Preprocessing] = {}
-    for spec in (one for one in inputs if one.is_image):
+    for spec in inputs:
+        if not spec.is_image:
+            _find_signal(spec, inputs, teacher, statistics, rng, found, progress)
+            continue
         if given is not None and len(given.mean) in (1, spec.channels):
             found[spec.name] = replace(given, layout=spec.layout or "NCHW")
             continue
@@ -41,6 +51,39 @@ def find_preprocessing(
         else:
             progress.warn(f"{text}; give --mean and --std, or --input-range, if it is something else")
     return found
+
+
+def _find_signal(
+    spec: InputSpec,
+    inputs: Sequence[InputSpec],
+    teacher: TorchGraph,
+    statistics: BatchNormStatistics,
+    rng: torch.Generator,
+    found: dict[str, Preprocessing],
+    progress: Progress,
+) -> None:
+    """Add the scale of an input that is no image to ``found``, where the network tells it; say so or warn."""
+    trials = torch.Generator(rng.device).manual_seed(
+        rng.initial_seed()
+    )  # samples are the same with a trial and without
+
+    def draw(family: SignalFamily, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        drawn: NDArray[np.float32] = signals(shape, family, trials).cpu().numpy()
+        return drawn
+
+    others = {one.name: draw_feed(one, int(spec.shape[0] or TRIAL_IMAGES), trials) for one in inputs if one is not spec}
+    shared = {name: tensor.cpu().numpy() for name, tensor in others.items()}
+    one = infer_signal(TrialNetwork(model=teacher.model, spec=spec, others=shared), statistics, draw)
+    if one is not None:
+        found[spec.name] = one
+    if one is not None and one.is_certain:
+        progress.note(f"input {spec.name!r}: {one.describe()}")
+        return
+    how = f"noise of deviation 1 ({NOTHING_TELLS})" if one is None else one.describe()
+    progress.warn(
+        f"input {spec.name!r} takes no pictures, and is fed {how}: how the file does on such samples says little of "
+        "real ones; give some with --calib FILE.npz"
+    )
 
 
 def infer_on_images(

@@ -9,7 +9,8 @@ from passes.quantize.add_missing_bias import AddMissingBias
 from passes.quantize.place_quantizers import place_quantizers
 from passes.quantizer_grid import quantize_array
 from tests import models
-from tests.quantizing import sqnr
+from tests.quantizing import prepare, sqnr
+from tests.sharing import unrolled
 from tests.zsq_compile.quantization.networks import float_network
 from zsq_compile.config.compile import QuantizationConfig
 from zsq_compile.differentiable.module import TorchGraph
@@ -53,9 +54,8 @@ def test_they_predict_the_output_error_of_any_change_of_the_weight(name: str) ->
     site = plan.weights[0]
     rng = torch.Generator().manual_seed(0)
     data = torch.randn(12, *shape, generator=rng)
-    moments = measure_second_moments(find_measurable(plan, teacher), teacher, [{"x": data[:5]}, {"x": data[5:]}])[
-        "layer"
-    ]
+    measured = measure_second_moments(find_measurable(plan, teacher), teacher, [{"x": data[:5]}, {"x": data[5:]}])
+    moments = measured[site.initializer]
 
     weight = teacher.initializers[site.initializer]
     change = torch.randn(weight.shape, generator=rng)
@@ -70,6 +70,17 @@ def test_they_predict_the_output_error_of_any_change_of_the_weight(name: str) ->
     assert torch.allclose(predicted, wanted.double(), rtol=1e-4)
 
 
+def test_a_weight_that_layers_share_has_the_moments_of_all_of_them() -> None:
+    model = prepare(unrolled())
+    teacher, plan = TorchGraph(model), place_quantizers(model, TARGET)
+    data = {"x": torch.randn(32, 24, generator=torch.Generator().manual_seed(0))}
+    moments = measure_second_moments(find_measurable(plan, teacher), teacher, [data])
+    assert moments.keys() == {"w", "u", "v"}
+    read = [site.data_input for site in plan.weights if site.initializer == "u"]
+    columns = torch.cat([value for value in teacher.run(data, read).values()]).double()
+    assert torch.allclose(moments["u"].matrix()[0], columns.T @ columns / len(columns), rtol=1e-4, atol=1e-5)
+
+
 def test_large_maps_are_sampled_and_still_tell_the_error() -> None:
     proto = models.parse(
         "g (float[N,2,160,160] x) => (float[N,3,160,160] y) <float[3,2,3,3] w>"
@@ -79,7 +90,7 @@ def test_large_maps_are_sampled_and_still_tell_the_error() -> None:
     data = torch.randn(4, 2, 160, 160, generator=torch.Generator().manual_seed(0))
     teacher = TorchGraph(model)
     layers = find_measurable(place_quantizers(model, TARGET), teacher)
-    moments = measure_second_moments(layers, teacher, [{"x": data}])["layer"]
+    (moments,) = measure_second_moments(layers, teacher, [{"x": data}]).values()
     assert moments.matrix()[0].diagonal().mean() == pytest.approx(1.0, rel=0.05)  # white noise, but for the border
 
 
