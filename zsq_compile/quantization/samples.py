@@ -21,7 +21,7 @@ _JUDGED = 8  # one batch in so many judges
 _HELD_BYTES = 256_000_000  # for the values of the graph where all are kept
 _KEPT_BYTES = 160_000_000  # for those that wait for their gradients, whose kernels keep as much again, and gradients
 _OUTPUT_BYTES = 128_000_000  # of one network, where several are compared
-_LIVE_BYTES = 320_000_000  # for those that live at the same time in a run; kernels need as much again
+_LIVE_BYTES = 256_000_000  # for those that live at the same time in a run; kernels need as much again
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
