@@ -14,7 +14,7 @@ _PAGE = 4096  # where a mapping may begin
 
 def has_large_weights(model: onnx.ModelProto) -> bool:
     """Whether a model has so many float32 weights that copies of them count."""
-    return sum(prod(tensor.dims) for tensor in model.graph.initializer if _is_large(tensor)) >= _MANY
+    return bool(sum(prod(tensor.dims) for tensor in model.graph.initializer if _is_large(tensor)) >= _MANY)
 
 
 def save_apart(model: onnx.ModelProto, folder: Path) -> Path:
