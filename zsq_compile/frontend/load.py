@@ -139,6 +139,8 @@ def load_model(
         if form.given is not None:
             notes.append(require_equivalent(reference, form, path))
     original = settle_opset(proto, path, running, newest_opset, reference, notes)
+    warnings, restored = () if form.warning is None else (form.warning,), form.given is not None
+    del proto, form  # which may be gigabytes
     model, others = _normalize_open(original, path, sizes, reference, notes, simplify=simplify)
     require_executable(model, path)
     _tell_of_bodies(model, path, notes)
@@ -157,8 +159,8 @@ def load_model(
         operators=dict(sorted(operators.items(), key=lambda item: (-item[1], item[0]))),
         assumed=_describe_chosen(declared, sizes.inputs, shapes),
         notes=tuple(notes),
-        warnings=() if form.warning is None else (form.warning,),
-        restored_bytes=None if form.given is None else _count_bytes(original),
+        warnings=warnings,
+        restored_bytes=_count_bytes(original) if restored else None,
     )
 
 

@@ -167,7 +167,8 @@ class Bench:
         for bits, rounded in self._rounded.items():
             for name, (weight, _) in rounded.items():
                 candidates.setdefault(name, {})[bits] = weight
-        correct_on = () if self.config.bias_correction == "none" else self._batches
+        few = self.network.calibration.batches(count_fitting_samples(self.network.model))  # all values are kept
+        correct_on = () if self.config.bias_correction == "none" else few
         ratios = measure_weight_nsr(
             self.widest, teacher, candidates, self._held_out, correct_on=correct_on, advance=advance
         )
