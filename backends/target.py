@@ -87,6 +87,20 @@ class OperatorRule:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class StoredRule:
+    """An operator that computes in float with constants that the runtime can widen when it opens the file.
+
+    Attributes:
+        op_type: ONNX operator of the default domain.
+        inputs: positions of the inputs that are stored in integers where they are constant.
+
+    """
+
+    op_type: str
+    inputs: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Blockwise:
     """Which matrix products have their 4-bit weights written in blocks, for a kernel that reads INT4.
 
@@ -134,6 +148,7 @@ class Target:
         activation, weight: formats at 8 bits; fewer bits keep sign and symmetry.
         packed_weight_bits: most bits of weights that are stored as INT4; 0 for none.
         operators: those that run in integers; all others stay float.
+        stored: those that run in float, and whose constants are stored in integers behind a Cast and a Mul.
         dense_weight_bits: most bits of weights that are stored as digits of words, where that is smaller; 0 for none.
         wide_activation_bits: width above that of ``activation`` which runs in integers as well, for values that lose
             too much at 8 bits; 0 for none: such a value stays float.
@@ -143,6 +158,7 @@ class Target:
         bias: "int32" with the product of the data's and the weight's scales, or "float".
         int4_form: INT4 weights have a "cast" to int8 in front of DequantizeLinear, which a runtime on a CPU folds at
             load; or DequantizeLinear reads them itself ("native").
+        in_parts: operators that run faster when they are written with others (passes/quantize/write_in_parts.py).
         blockwise: which matrix products have 4-bit weights in blocks instead.
         alignment: numbers of channels that convolutions are padded to.
         session_config: entries of ONNX Runtime's session options that the target needs.
@@ -160,6 +176,7 @@ class Target:
     packed_weight_bits: int
     operators: tuple[OperatorRule, ...]
     newest_opset: int = 0
+    stored: tuple[StoredRule, ...] = ()
     dense_weight_bits: int = 0
     wide_activation_bits: int = 0
     least_activation_bits: int = 2
@@ -167,6 +184,7 @@ class Target:
     weight_only: bool = False
     bias: BiasForm = "int32"
     int4_form: Int4Form = "cast"
+    in_parts: tuple[Literal["ConvTranspose", "Mish", "PRelu"], ...] = ()
     blockwise: Blockwise = field(default_factory=Blockwise)
     alignment: Alignment = field(default_factory=Alignment)
     session_config: Mapping[str, str] = field(default_factory=dict)

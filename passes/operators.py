@@ -14,6 +14,9 @@ WEIGHTED = (*CONVOLUTIONS, *DENSE)
 WITH_BIAS = (*CONVOLUTIONS, "Gemm")
 """Layers whose third input is a bias."""
 
+RECURRENT = ("LSTM", "GRU", "RNN")
+"""Layers whose second and third inputs are weights, (directions, rows, columns)."""
+
 QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 INTEGER = ("DynamicQuantizeLinear", "ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul")
 """Standard operators that compute codes, or with codes, beside the QUANTIZERS."""

@@ -2,6 +2,7 @@
 
 activation v   v -> v_QuantizeLinear -> [v_rounded -> v_Clip ->] v_quantized -> v_DequantizeLinear -> v_dequantized
 constant w     w_quantized -> w_DequantizeLinear -> w_dequantized
+               or w_quantized -> w_stored_Cast -> w_rounded -> w_stored_Mul -> w_dequantized
 parameters     w_scale, w_zero_point; of activations under the name of their group
 limits         v_lowest_code, v_highest_code, of a group; v_fill
 output y       y_float -> ... -> y, where y is quantized itself
@@ -27,7 +28,15 @@ _VALUE_ENDINGS = (
     "_fill",
     "_float",
 )
-_NODE_ENDINGS = ("_QuantizeLinear", "_DequantizeLinear", "_Clip", "_scale_Mul")
+_NODE_ENDINGS = (
+    "_QuantizeLinear",
+    "_DequantizeLinear",
+    "_Clip",
+    "_scale_Mul",
+    "_stored_Cast",
+    "_stored_Mul",
+    "_stored_Transpose",
+)
 
 
 def codes_name(value: str | None) -> str:

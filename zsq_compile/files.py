@@ -118,4 +118,17 @@ def file_bytes(path: Path) -> int:
         for entry in tensor.external_data
         if entry.key == "location"
     }
-    return sum(file.stat().st_size for file in (path, *(path.parent / str(place) for place in places)))
+    return sum(file.stat().st_size for file in (path, *(external_file(path, str(place)) for place in places)))
+
+
+def external_file(model: Path, location: str) -> Path:
+    """Find the file that a model names as the place of its weights.
+
+    That is a file in its folder. Caches of models keep links: one is followed within the folder, and to a file beside
+    the one that the model itself is a link to, but no further: a model must not read any other file of its user's.
+    """
+    named, beside = model.parent / location, model.resolve().parent
+    if Path(location).is_absolute() or ".." in Path(location).parts:
+        return named
+    real = (named if named.exists() else beside / location).resolve()
+    return real if real.is_relative_to(model.parent.resolve()) or real.parent == beside else named

@@ -27,9 +27,11 @@ import onnx_ir as ir
 
 from backends.target import NumberFormat, OperatorRule, Target
 from passes.analysis.find_uneven_values import find_uneven_values
-from passes.plan import ActivationSite, QuantizationPlan, Refusal, WeightSite
+from passes.plan import ActivationSite, QuantizationPlan, Refusal, WeightSite, with_shared_formats
 from passes.quantize.float_regions import input_copies, output_region, score_region
+from passes.quantize.place_stored import place_stored, say_stored
 from passes.surgery import input_at, is_standard, only_use, producer, rule_of
+from passes.value_ranges import clip_limits
 from passes.weight_layout import channel_axis
 
 _EDGE_BITS = 8
@@ -86,10 +88,13 @@ def place_quantizers(
         )
         for name, value in placement.sites.items()
     )
+    weights = with_shared_formats(weights)
+    stored = place_stored(model, target, weights, matrices=narrow_weight, tables=edge_weight)
     return QuantizationPlan(
         activations=activations,
         weights=weights,
-        refusals=tuple(placement.refusals),
+        refusals=say_stored(placement.refusals, stored),
+        stored=stored,
         folded=placement.folded,
         quantize_outputs=quantize_outputs,
     )
@@ -251,8 +256,8 @@ def _refusal(node: ir.Node, rule: OperatorRule | None) -> str | None:
         return f"operand {constant} is a constant"
     if rule.kind == "weighted":
         return _weighted_refusal(node)
-    if rule.kind == "activation" and node.op_type == "Clip" and not all(_constant(node, i) for i in (1, 2)):
-        return "one of its limits is missing or computed"
+    if rule.kind == "activation" and node.op_type == "Clip" and clip_limits(node) is None:
+        return "one of its limits is computed at run time"
     return None
 
 

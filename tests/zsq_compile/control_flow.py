@@ -1,14 +1,18 @@
 """Networks with control flow between their layers: what the branches and loops hold stays float."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 
+from backends.session import open_session
 from tests.models import parse
 
 HEAD = """<ir_version: 10, opset_import: ["" : 21]>
     net (float[N,3,8,8] x) => (float[N,5] y)
     <float[8,3,3,3] w1, float[8] b1, float[8,8,3,3] w2, float[8] b2, float[8,8,1,1] inner, float[8] bi,
-     float[5,8] w3, float[5] b3, float limit = {0.0}, int64 turns = {3}, int64[1] first = {0}, int64[1] third = {2}, float half = {0.5}>
+     float[5,8] w3, float[5] b3, float limit = {0.0}, int64 turns = {3}, int64[1] first = {0}, int64[1] third = {2},
+     float half = {0.5}>
     { c1 = Conv<pads=[1,1,1,1]>(x, w1, b1) r1 = Relu(c1) """
 TAIL = """ c2 = Conv<pads=[1,1,1,1]>(m, w2, b2) r2 = Relu(c2) p = GlobalAveragePool(r2) f = Flatten(p)
       y = Gemm<transB=1>(f, w3, b3) }"""
@@ -30,8 +34,11 @@ SCAN = """ rows = Transpose<perm=[2,0,1,3]>(r1) start = ReduceMean<keepdims=0>(r
 
 
 def branching() -> onnx.ModelProto:
-    """An If between two convolutions, whose branches read an activation, and a weight that nothing else reads."""
-    return parse(HEAD + BRANCH + TAIL)
+    """An If between two convolutions, whose branches read an activation, and a weight that nothing else reads.
+
+    It takes one picture at a time, as the mean of a whole batch decides.
+    """
+    return parse((HEAD + BRANCH + TAIL).replace("[N,", "[1,"))
 
 
 def looping() -> onnx.ModelProto:
@@ -42,6 +49,12 @@ def looping() -> onnx.ModelProto:
 def scanning() -> onnx.ModelProto:
     """A Scan over the rows of a feature map, which reads another value from outside."""
     return parse(HEAD + SCAN + TAIL)
+
+
+def outputs(model: onnx.ModelProto | Path, x: np.ndarray) -> np.ndarray:
+    """Run a model in ONNX Runtime, picture by picture."""
+    session = open_session(model, threads=1)
+    return np.concatenate([session.run({"x": one[None]})["y"] for one in x])
 
 
 def pictures(count: int = 8) -> np.ndarray:

@@ -49,6 +49,8 @@ WIDTHS = (8, 4, 3, 2)
 """Widths in bits that weights and activations can be given."""
 
 Width = Annotated[int, WIDTHS]
+_LARGEST_STD = 4.0  # of pixels in 0..1, whose own is at most a half
+
 Numbers = Annotated[tuple[float, ...], Option(panel=INPUT, metavar="A,B,C", default="inferred", read=parse_numbers)]
 
 
@@ -172,6 +174,16 @@ class InputConfig:
             require_number(f"input.mean[{position}]", value, Bounds())
         for position, value in enumerate(std):
             require_number(f"input.std[{position}]", value, Bounds(above=0.0))
+        if max(std) > _LARGEST_STD or (max(mean) > 1.0 and max(std) >= 1.0):
+            given, scaled = (
+                [",".join(f"{value / scale:.4g}" for value in numbers) for numbers in (mean, std)]
+                for scale in (1.0, 255.0)
+            )
+            raise ConfigError(
+                f"--mean {given[0]} --std {given[1]} are like numbers of pixels in 0..255, and those of pixels in 0..1 "
+                f"are wanted: give --mean {scaled[0]} --std {scaled[1]} if the network takes pixels normalised so, "
+                "or --input-range with what black and white become"
+            )
 
     @staticmethod
     def _check_range(input_range: tuple[float, float]) -> None:
@@ -208,6 +220,8 @@ class QuantizationConfig:
         equalize: even out channel ranges between layers before anything is quantized; for targets with one weight scale
             per tensor. Off by default: with a scale per channel it changed agreement by less than the noise on four
             networks, and lost a little of every layer's accuracy.
+        even_channels: even out, by powers of two, the channels between two layers where one scale for all of them would
+            lose most of what they hold. The float network computes the same, and other networks keep their bytes.
         weight_scales: how the scale of each output channel is chosen: ``mse`` searches it, ``minmax`` takes the
             channel's largest weight.
         quantize_outputs: also quantize the graph outputs. Off by default: quantized logits clip the top classes.
@@ -221,6 +235,7 @@ class QuantizationConfig:
     bias_correction: Annotated[BiasCorrection, Option(panel=PRECISION)] = "auto"
     rounding: Annotated[Rounding | None, Option(panel=PRECISION, default="gptq at the effort fast, else lsq")] = None
     equalize: Annotated[bool, Option(panel=PRECISION)] = False
+    even_channels: Annotated[bool, Option(panel=PRECISION, names=("--even-channels/--no-even-channels",))] = True
     weight_scales: WeightScales = "mse"
     quantize_outputs: bool = False
 
@@ -293,8 +308,8 @@ class CompileConfig:
     time_budget: Annotated[
         Positive | None, Option(panel=RUN, metavar="TIME", default="from the effort", read=parse_seconds)
     ] = None
-    memory: Annotated[int, Bounds(low=0), Option(panel=RUN, metavar="SIZE", default="384 MiB", read=parse_bytes)] = (
-        384 << 20
+    memory: Annotated[int, Bounds(low=0), Option(panel=RUN, metavar="SIZE", default="256 MiB", read=parse_bytes)] = (
+        256 << 20
     )
     device: Annotated[Device, Option(panel=RUN)] = "auto"
     seed: Annotated[int, Bounds(low=0, high=(1 << 63) - 1), Option(panel=DATA)] = 0

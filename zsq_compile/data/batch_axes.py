@@ -17,11 +17,13 @@ Arrays = Mapping[str, NDArray[Any]]
 class BatchAxes:
     """Axes of the batch in a file, by name of the input and of the output; those that are not named have it on axis 0.
 
-    None stands for an input without a batch: a run takes the first sample's for all.
+    None stands for an input without a batch: a run takes the first sample's for all. With ``alone`` samples are run one
+    by one though the batch is open, because the graph decides for a batch as a whole.
     """
 
     inputs: Mapping[str, int | None] = field(default_factory=dict)
     outputs: Mapping[str, int] = field(default_factory=dict)
+    alone: bool = False
 
     def to_file(self, samples: Arrays) -> dict[str, NDArray[Any]]:
         """Bring the samples (count, ...) of one run into the form that the file takes."""
@@ -29,7 +31,9 @@ class BatchAxes:
 
     def _one_to_file(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
         axis = self.inputs.get(name, 0)
-        return np.ascontiguousarray(array[0] if axis is None else np.moveaxis(array, 0, axis)) if axis != 0 else array
+        if axis == 0:
+            return array
+        return np.asarray(array[0] if axis is None else np.moveaxis(array, 0, axis), order="C")
 
     def from_file(self, outputs: Arrays) -> dict[str, NDArray[Any]]:
         """Bring the outputs of a run into the form that samples have inside, (count, ...)."""
@@ -37,9 +41,11 @@ class BatchAxes:
         return {name: np.moveaxis(array, axes[name], 0) if axes[name] else array for name, array in outputs.items()}
 
     def size(self, name: str, shape: Sequence[int | None]) -> int | None:
-        """Size of the batch that a file fixes for an input of this shape; None where it is open, or there is none."""
+        """Size of the batch that an input of this shape is to be run with; None where it is open, or there is none."""
         axis = self.inputs.get(name, 0)
-        return shape[axis] if axis is not None and axis < len(shape) else None
+        if axis is None or axis >= len(shape):
+            return None
+        return 1 if self.alone and shape[axis] is None else shape[axis]
 
 
 FIRST = BatchAxes()
@@ -51,7 +57,8 @@ def stack_given(arrays: Arrays, inputs: Sequence[InputSpec], what: str) -> dict[
 
     An input with its batch on another axis is given as the file takes it, with as many samples along that axis as there
     are, or one that holds for all; or as (count, *shape in the file). One without a batch is given as the file takes
-    it, for all samples, or as (count, *shape in the file).
+    it, for all samples, or several of them one after the other, along an axis of their own or along axis 0. Fewer of
+    these than samples are repeated, each for as many samples that follow each other.
 
     Args:
         arrays: by name; names that are no inputs are left out.
@@ -70,7 +77,9 @@ def stack_given(arrays: Arrays, inputs: Sequence[InputSpec], what: str) -> dict[
     count = max((len(array) for array in found.values() if array.ndim), default=0)
     moved = {spec.name for spec in inputs if spec.batch_axis != 0}
     return {
-        name: np.repeat(array, count, axis=0) if name in moved and len(array) == 1 else array
+        name: np.repeat(array, count // len(array), axis=0)
+        if name in moved and len(array) and count % len(array) == 0
+        else array
         for name, array in found.items()
     }
 
@@ -80,8 +89,10 @@ def _stack(array: NDArray[Any], spec: InputSpec, what: str) -> NDArray[Any]:
     if axis == 0:
         return array
     rank = len(spec.shape) - (axis is None)  # in the file
-    if array.ndim == rank:
-        return array[None] if axis is None else np.moveaxis(array, axis, 0)
+    if array.ndim == rank and axis is None:
+        return array.reshape(-1, *spec.batched(1)[1:]) if array.shape[1:] == spec.shape[2:] else array[None]
+    if array.ndim == rank and axis is not None:
+        return np.moveaxis(array, axis, 0)
     if array.ndim == rank + 1 and (axis is None or array.shape[axis + 1] == 1):
         return array if axis is None else np.squeeze(array, axis + 1)
     inner = ", ".join(map(str, spec.shape[1:]))

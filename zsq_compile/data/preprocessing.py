@@ -1,4 +1,4 @@
-"""How the pixels of an image become network input, and how that was found out."""
+"""How the pixels of an image, or a signal, become network input, and how that was found out."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -8,16 +8,19 @@ import numpy as np
 
 from zsq_compile.data.input_spec import InputSpec, Layout
 
-ChannelOrder = Literal["rgb", "bgr", "gray", "rgba"]
-Source = Literal["given", "inferred", "assumed"]
+ChannelOrder = Literal["rgb", "bgr", "gray", "rgba", "none"]
+Source = Literal["given", "inferred", "assumed", "unexplained"]
+SignalFamily = Literal["noise", "white", "bursts"]
 Pixels = TypeVar("Pixels")
 
 _CLOSE_MARGIN = 1.5
+_MOST_LISTED = 4
 _MEANINGS = {
     "unit": "pixels in [0, 1]",
     "symmetric": "pixels in [-1, 1]",
     "imagenet": "mean and std of ImageNet",
     "byte": "pixels in 0..255",
+    "standard": "mean 0, deviation 1",
     "byte_bgr": "BGR pixels in 0..255 minus mean (104, 117, 123)",
 }
 
@@ -27,14 +30,17 @@ class Preprocessing:
     """Network input = (pixel - mean) / std for pixels in [0, 1], then the order of channels and axes.
 
     Attributes:
-        name: "unit", "symmetric", "imagenet", "byte", "byte_bgr" (see ``usual_preprocessings``), or "given".
-        mean: per channel, in RGB order.
+        name: "unit", "symmetric", "imagenet", "byte", "byte_bgr" (see ``usual_preprocessings``), "fitted", "standard"
+            or "given".
+        mean: per channel, in RGB order; one number stands for all channels.
         std: per channel, in RGB order.
-        channel_order: "bgr" reverses the three channels after scaling; "rgba" has a fourth plane.
-        layout: of the network input.
-        source: given by the user, inferred from BatchNormalization statistics, or assumed.
+        channel_order: "bgr" reverses the three channels after scaling; "rgba" has a fourth plane; "none" of a signal.
+        source: given by the user, inferred from BatchNormalization statistics, assumed, or unexplained: the nearest to
+            statistics that nothing comes near to.
         reason: what decided, in words.
         margin: of an inferred one, the distance of the runner-up over that of the best (>= 1); else None.
+        layout: of the network input; None of a signal (N, C, ...), which is in order as it is.
+        family: what signals are drawn from before they are scaled; None of pictures.
 
     """
 
@@ -45,13 +51,14 @@ class Preprocessing:
     source: Source = "assumed"
     reason: str = ""
     margin: float | None = None
-    layout: Layout = "NCHW"
+    layout: Layout | None = "NCHW"
+    family: SignalFamily | None = None
 
     @property
     def is_certain(self) -> bool:
         """Whether the user gave it, the input's type leaves no other, or the statistics point to it clearly."""
         if self.margin is None:
-            return self.source != "assumed"
+            return self.source in ("given", "inferred")
         return self.margin >= _CLOSE_MARGIN
 
     def encode(self, pixels: Pixels) -> Pixels:
@@ -74,17 +81,16 @@ class Preprocessing:
     def describe(self) -> str:
         """Say what it is and how it was found, such as "imagenet: mean and std of ImageNet (assumed: ...)"."""
         if self.source == "given":
-            mean, std = (" ".join(f"{number:.4g}" for number in numbers) for numbers in (self.mean, self.std))
-            return f"{self.name}: mean {mean}, std {std}"
+            return f"{self.name}: mean {_listed(self.mean)}, std {_listed(self.std)}"
         how = f"{self.source}{' from' if self.source == 'inferred' else ':'} {self.reason}"
         if self.margin is not None:
             how = f"{how}, {self.margin:.2f} times closer than the next"
-        return f"{self.name}: {_MEANINGS[self.name]} ({how})"
+        return f"{self.name}: {_MEANINGS.get(self.name) or self._ends()} ({how})"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values as reports, compiled files and packages hold them; ``inferred`` stands for the source."""
         plain = {**asdict(self), "inferred": self.source == "inferred"}
-        del plain["source"]
+        del plain["source"], plain["family"]
         if self.layout == "NCHW":  # what is not said, so that files of before are the same
             del plain["layout"]
         return plain
@@ -103,19 +109,35 @@ class Preprocessing:
             layout=plain.get("layout", "NCHW"),
         )
 
+    def _ends(self) -> str:
+        """Say what becomes of black and white pixels, or of a signal."""
+        pairs = list(zip(self.mean, self.std, strict=True))
+        if self.layout is None:
+            gains, offsets = [1.0 / std for _, std in pairs], [-mean / std for mean, std in pairs]
+            return f"{self.family} times {_listed(gains)}, plus {_listed(offsets)}"
+        black, white = [-mean / std for mean, std in pairs], [(1.0 - mean) / std for mean, std in pairs]
+        return f"pixels from {_listed(black)} (black) to {_listed(white)} (white)"
+
     def _numbers(self, like: Any) -> tuple[Any, Any]:
         """Mean and std, of the kind and type of ``like`` and in a shape that broadcasts."""
         make = like.new_tensor if hasattr(like, "new_tensor") else lambda numbers: np.asarray(numbers, like.dtype)
-        mean, std = (make(numbers).reshape(1, -1, 1, 1) for numbers in (self.mean, self.std))
+        shape = (1, -1, *(1,) * (like.ndim - 2)) if like.ndim > 1 else (-1,)
+        mean, std = (make(numbers).reshape(shape) for numbers in (self.mean, self.std))
         return mean, std
 
     def _in_order(self, values: Any) -> Any:
         return values[:, [2, 1, 0]] if self.channel_order == "bgr" else values
 
 
-def _permuted(values: Any, axes: tuple[int, ...], layout: Layout) -> Any:
+def _listed(numbers: Sequence[float]) -> str:
+    if len(numbers) > _MOST_LISTED:
+        return f"{min(numbers):.4g} to {max(numbers):.4g}"
+    return " ".join(f"{number:.4g}" for number in numbers)
+
+
+def _permuted(values: Any, axes: tuple[int, ...], layout: Layout | None) -> Any:
     """Permute the axes where the layout is not that of pixels."""
-    if layout == "NCHW":
+    if layout != "NHWC":
         return values
     return values.permute(axes) if hasattr(values, "permute") else values.transpose(axes)
 

@@ -8,11 +8,14 @@ import onnx_ir as ir
 from zsq_compile.differentiable.arguments import Kernel, Operator, describe
 from zsq_compile.differentiable.ops import (
     attention,
+    col2im,
     control,
     create,
     detection,
     elementwise,
     index,
+    linear_attention,
+    loss,
     nn,
     pad,
     pool,
@@ -20,6 +23,7 @@ from zsq_compile.differentiable.ops import (
     recurrent,
     reduce,
     resize,
+    sampling,
     shape,
     signal,
 )
@@ -27,8 +31,8 @@ from zsq_compile.errors import UnsupportedModelError
 from zsq_compile.frontend.executable import NEWEST_VERSION, version_of
 
 _MODULES = (
-    *(elementwise, attention, control, create, detection, index, nn, pad),
-    *(pool, quant, recurrent, reduce, resize, shape, signal),
+    *(elementwise, attention, col2im, control, create, detection, index, linear_attention, loss, nn, pad),
+    *(pool, quant, recurrent, reduce, resize, sampling, shape, signal),
 )
 OPERATORS: Mapping[tuple[str, str, int], Operator] = {
     ("", row[0], since): Operator(row[2], *row[3:]) for module in _MODULES for row in module.ROWS for since in row[1]

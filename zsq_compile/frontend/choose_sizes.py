@@ -150,7 +150,7 @@ class _OpenGraph:
         for number, sizes in enumerate(candidates):
             if number >= _MOST_TRIALS:
                 break
-            if not self._is_promising(sizes):
+            if not self.is_promising(sizes):
                 late.append(sizes)
             elif self.failure(sizes) is None:
                 return sizes
@@ -162,19 +162,22 @@ class _OpenGraph:
         raise NoSizesError(failure)
 
     def failure(self, sizes: Sizes) -> str | None:
-        """Run one sample; return why that fails, None where it does not."""
+        """Run one sample; return why that fails, None where it does not, and its outputs are numbers."""
         if self._session is None:
             self._session = open_session(self.proto, optimize="basic")
         rng = np.random.default_rng(0)
         one = [replace(s, shape=tuple(1 if size is None else size for size in s.shape)) for s in self.sized(sizes)]
         try:
-            self._session.run({spec.name: random_input(spec, rng, wide=False) for spec in one})
+            made = self._session.run({spec.name: random_input(spec, rng, wide=False) for spec in one})
         except RuntimeModelError as error:
             return str(error)
+        for name, array in made.items():
+            if array.size == 0 or (np.issubdtype(array.dtype, np.floating) and np.isnan(array).any()):
+                return f"output '{name}' is empty, or holds what is no number"  # too small to be pooled
         return None
 
-    def _is_promising(self, sizes: Sizes) -> bool:
-        """Whether shapes can be inferred at these sizes, and the values of one sample are not too many."""
+    def is_promising(self, sizes: Sizes) -> bool:
+        """Whether shapes can be inferred at these sizes, none of them empty, and values are not too many."""
         trial = onnx.ModelProto()
         trial.CopyFrom(self._without_weights())
         specs = {spec.name: spec for spec in self.sized(sizes)}
@@ -186,8 +189,11 @@ class _OpenGraph:
             found = onnx.shape_inference.infer_shapes(trial, strict_mode=True, data_prop=True)
         except onnx.shape_inference.InferenceError:
             return False
-        shapes = [[max(d.dim_value, 1) for d in v.type.tensor_type.shape.dim] for v in found.graph.value_info]
-        return sum(map(prod, shapes)) <= _MOST_ELEMENTS
+        dims = [list(value.type.tensor_type.shape.dim) for value in found.graph.value_info]
+        if any(dim.HasField("dim_value") and dim.dim_value < 1 for one in dims for dim in one):
+            return False  # too small to be pooled: the runtime goes on with nothing
+        elements = sum(prod(max(int(dim.dim_value), 1) for dim in one) for one in dims)
+        return elements <= _MOST_ELEMENTS
 
     def _without_weights(self) -> onnx.ModelProto:
         if self._skeleton is None:
@@ -229,9 +235,10 @@ def _assignments(graph: _OpenGraph, known: Sizes, free: Sequence[str], strides: 
 def _list_sides(strides: tuple[int, int], count: int) -> list[tuple[int, int]]:
     """Heights and widths: so many strides; heights of one stride first where heights shrink more than widths do."""
     down, right = strides
-    square = _whole(min(max(count * max(strides), _LEAST_SIDE), _LARGEST_SIDE), max(strides))
+    side = min(max(count * max(strides), _LEAST_SIDE), _LARGEST_SIDE)
+    square = _whole(side, max(strides))
     low = [_whole(_LEAST_SIDE, down), *_LOW]
-    lines = [(one, _whole(square, right)) for one in low]
+    lines = [(one, _whole(side, right)) for one in low]
     first = [(square, square)]
     return [*(lines[:1] if down != right else []), *first, *lines, *((one, one) for one in _SIDES)]
 
@@ -256,23 +263,34 @@ def _other_sizes(graph: _OpenGraph, chosen: Sizes, movable: Sequence[str], strid
     steps: tuple[Callable[[int], int], ...] = (
         lambda size: _whole(size + max(size // 2, 1), stride),
         lambda size: size + stride,
-        lambda size: size - stride,
         lambda size: 2 * size,
-        lambda size: size // 2,
         lambda size: size - 1,
+        lambda size: size - stride,
+        lambda size: size // 2,
     )
 
-    def moved(names: Sequence[str], step: Callable[[int], int]) -> Sizes | None:
-        sizes = {**chosen, **{name: step(chosen[name]) for name in names}}
-        runs = min(sizes.values()) > 0 and sizes != chosen and graph.failure(sizes) is None
-        return sizes if runs else None
+    inferred = graph.is_promising(chosen)
 
-    found = moved(movable, steps[0])
+    def run(changed: Sizes) -> Sizes | None:
+        sizes = {**chosen, **changed}
+        if min(sizes.values()) < 1 or sizes == chosen or (inferred and not graph.is_promising(sizes)):
+            return None
+        return sizes if graph.failure(sizes) is None else None
+
+    def moved(names: Sequence[str], step: Callable[[int], int]) -> Sizes | None:
+        return run({name: step(chosen[name]) for name in names})
+
     names = list(movable)
-    if found is None:  # some sizes cannot move, or not so
-        names = [name for name in movable if any(moved([name], step) for step in steps)]
-        found = next((sizes for step in steps if names and (sizes := moved(names, step))), None)
-        if found is None and names:
+    found = moved(names, steps[0])
+    if found is None:  # some sizes cannot move, or not so far
+        alone = {name: next((one[name] for step in steps if (one := moved([name], step))), None) for name in movable}
+        changed = {name: size for name, size in alone.items() if size is not None}
+        names = list(changed)
+        found = run(changed) if changed else None
+        if found is None:  # or only together
+            names = names or list(movable)
+            found = next((sizes for step in steps[1:] if (sizes := moved(names, step))), None)
+        if found is None:
             names = names[-1:]
             found = next((sizes for step in steps if (sizes := moved(names, step))), None)
     if found is None:

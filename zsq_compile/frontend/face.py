@@ -54,6 +54,17 @@ class Face:
         sizes = (dims[axis] for name, dims in self.inputs.items() if (axis := axes[name]) is not None and dims)
         return next((size for size in sizes if isinstance(size, int)), None)
 
+    def working_sizes(self, inputs: Sequence[InputSpec]) -> dict[str, tuple[int | None, ...]]:
+        """Shapes, as the file has them, with the sizes of ``inputs`` in open places, of those open beyond axis 0."""
+        found: dict[str, tuple[int | None, ...]] = {}
+        for spec in inputs:
+            axis, sizes = spec.batch_axis, list(spec.shape[1:])
+            if axis is not None:
+                sizes.insert(axis, 1 if axis else None)
+            if any(not isinstance(size, int) for size in self.inputs[spec.name][1:]):
+                found[spec.name] = tuple(sizes)
+        return found
+
     def write(self, model: ir.Model, path: Path) -> None:
         """Write a model as a file with this face; the model is not changed. ConfigError where it cannot be written."""
         model = inline_bodies(model)

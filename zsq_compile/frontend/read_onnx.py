@@ -10,6 +10,7 @@ import onnx.inliner
 
 from passes.operators import INTEGER, QUANTIZERS, RANDOM, STANDARD_DOMAINS, WEIGHTED
 from zsq_compile.errors import LoadError, UnsupportedModelError
+from zsq_compile.files import external_file
 
 OLDEST_OPSET = 7
 
@@ -53,13 +54,33 @@ def _first_bytes(path: Path) -> bytes:
 
 def _read_external_data(proto: onnx.ModelProto, path: Path) -> None:
     try:
-        onnx.external_data_helper.load_external_data_for_model(proto, str(path.parent))
+        for tensor in _tensors(proto):
+            if onnx.external_data_helper.uses_external_data(tensor):
+                _read_external_tensor(tensor, path)
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
         files = sorted({entry.value for tensor in _external(proto) for entry in tensor if entry.key == "location"})
         raise LoadError(
             f"{path} keeps its weights in {', '.join(files) or 'other files'}, "
             f"which must be complete and in its folder: {error}"
         ) from error
+
+
+def _read_external_tensor(tensor: onnx.TensorProto, path: Path) -> None:
+    place = next(entry for entry in tensor.external_data if entry.key == "location")
+    folder, found = path.parent, external_file(path, place.value)
+    if found != folder / place.value:
+        folder, place.value = found.parent, found.name
+    onnx.external_data_helper.load_external_data_for_tensor(tensor, str(folder))
+
+
+def _tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Yield the tensors of a model, at any depth, and of its functions."""
+    for graph in walk_graphs(proto.graph):
+        yield from graph.initializer
+    inside = (node for function in proto.functions for node in function.node)
+    for node in (*walk_nodes(proto.graph), *inside):
+        for attribute in node.attribute:
+            yield from (attribute.t,) if attribute.HasField("t") else attribute.tensors
 
 
 def _external(proto: onnx.ModelProto) -> list[list[onnx.StringStringEntryProto]]:
@@ -94,7 +115,7 @@ def require_supported(proto: onnx.ModelProto, path: Path) -> None:
     """Refuse what the compiler cannot work on, in a model without quantizers (see ``dequantize``).
 
     Raises:
-        UnsupportedModelError: operators of other domains, float64 weights or inputs, or inputs that are no tensors.
+        UnsupportedModelError: operators of other domains, float64 weights or inputs, or inputs or outputs that are no tensors.
 
     """
     foreign = Counter(f"{node.domain}.{node.op_type}" for node in walk_nodes(proto.graph) if node.domain)
@@ -111,6 +132,13 @@ def require_supported(proto: onnx.ModelProto, path: Path) -> None:
         if value.type.tensor_type.elem_type == onnx.TensorProto.STRING:
             raise UnsupportedModelError(
                 f"input '{value.name}' of {path} takes strings: extract the part of the model that takes numbers"
+            )
+    for value in proto.graph.output:
+        kind = value.type.WhichOneof("value")
+        if kind not in (None, "tensor_type"):
+            raise UnsupportedModelError(
+                f"output '{value.name}' of {path} is a {str(kind).removesuffix('_type')}, and only tensors can be "
+                "compared: export the model with outputs that are tensors, or cut it in front of this one"
             )
 
 

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from backends.target import Target
 from passes.analysis.count_work import Work
 from passes.emit.emit import emitted_bytes, weight_bytes
-from passes.plan import QuantizationPlan, WeightSite
+from passes.plan import QuantizationPlan
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.frontend.declared_outputs import declared_outputs
 from zsq_compile.metrics import Z90, logistic, score_output
@@ -84,7 +84,7 @@ def estimate_bytes(model: ir.Model, plans: Mapping[int, QuantizationPlan], targe
     widest = plans[max(plans)]
     copy, counts = model.clone(), {}
     frame = 0
-    for number, site in enumerate(widest.weights):
+    for number, (site, *_) in enumerate(widest.sites_by_weight().values()):
         value = copy.graph.initializers[site.initializer]
         assert value.const_value is not None
         sizes = value.const_value.shape.numpy()
@@ -93,16 +93,17 @@ def estimate_bytes(model: ir.Model, plans: Mapping[int, QuantizationPlan], targe
         values = np.linspace(1.0, 2.0 + number, prod(small), dtype=np.float32).reshape(small)
         value.const_value, value.shape = ir.Tensor(values, name=value.name), ir.Shape(small)
         counts[site.initializer] = prod(sizes)
-        frame -= _stored(site, prod(small), target)
+        frame -= weight_bytes(prod(small), site.number_format.bits, target)
+    for one in (site for site in widest.stored if site.tied is None):
+        constant = copy.graph.initializers[one.initializer].const_value
+        assert constant is not None
+        counts[one.initializer] = constant.size
+        frame -= weight_bytes(constant.size, one.number_format.bits, target)
     frame += emitted_bytes(copy, widest, target)
     return {
-        bits: frame + sum(_stored(site, counts[site.initializer], target) for site in plan.weights)
+        bits: frame + sum(weight_bytes(counts[name], width, target) for name, width in plan.bits_by_initializer.items())
         for bits, plan in plans.items()
     }
-
-
-def _stored(site: WeightSite, count: int, target: Target) -> int:
-    return weight_bytes(count, site.number_format.bits, target)
 
 
 def estimate_seconds(work: Work, inputs: Sequence[InputSpec], *, bits: int, synthesized: bool) -> float:

@@ -82,7 +82,7 @@ def inspect_model(
     known = find_statistics(loaded, checkpoint=checkpoint, bn_stats=bn_stats, progress=Silent())
     statistics, work = known.statistics, count_work(loaded.model)
     preprocessing = _find_preprocessing(loaded, statistics, rng)
-    network = prepare_float(loaded.model, statistics, equalize=False)
+    network = prepare_float(loaded.model, statistics, equalize=False, target=goal)
     plans = {bits: place_quantizers(network, goal, bits=bits) for bits in _ESTIMATED_BITS}
     ranges, how = _find_ranges(network, plans[8], loaded, preprocessing, work, rng)
     whole = path.stat().st_size

@@ -1,6 +1,6 @@
 """Sample inputs for a package, the expected outputs, and the tolerance of the comparison on the device."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,18 +36,26 @@ class Tolerance:
 
 
 def make_feeds(
-    session: Session, count: int, contract: Mapping[str, Any] | None, given: Mapping[str, NDArray[Any]] | None
+    session: Session,
+    count: int,
+    contract: Mapping[str, Any] | None,
+    given: Mapping[str, NDArray[Any]] | None,
+    *,
+    sizes: Mapping[str, Sequence[int | None]] | None = None,
 ) -> list[Feed]:
     """Make feeds for ``count`` runs, from given arrays (samples, ...) by input name or procedurally.
 
-    Images are procedural, preprocessed by ``contract``; other float inputs are standard normal.
+    Images are procedural, preprocessed by ``contract``; other float inputs are standard normal. ``sizes`` are shapes
+    for what is made here, of inputs whose own ones are open.
 
     Raises:
         ConfigError: given arrays do not fit, or there are no synthetic values for an input.
 
     """
     arrays = {
-        name: _synthetic(session, name, count, contract) if given is None else _given(session, name, count, given)
+        name: _synthetic(session, name, tuple((sizes or {}).get(name, session.input_shapes[name])), count, contract)
+        if given is None
+        else _given(session, name, count, given)
         for name in session.input_names
     }
     runs = min(len(array) // _batch(session, name) for name, array in arrays.items())
@@ -110,8 +118,10 @@ def _given(session: Session, name: str, count: int, given: Mapping[str, NDArray[
     return array[: count * _batch(session, name)]
 
 
-def _synthetic(session: Session, name: str, count: int, contract: Mapping[str, Any] | None) -> NDArray[Any]:
-    shape, dtype = session.input_shapes[name], session.input_dtypes.get(name)
+def _synthetic(
+    session: Session, name: str, shape: tuple[int | None, ...], count: int, contract: Mapping[str, Any] | None
+) -> NDArray[Any]:
+    dtype = session.input_dtypes.get(name)
     known = None if contract is None else Preprocessing.from_json(contract)
     layout = "NCHW" if known is None else known.layout
     spec = InputSpec(name=name, shape=shape, dtype=np.dtype(dtype or np.void), layout=layout)

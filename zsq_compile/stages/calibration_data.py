@@ -1,9 +1,10 @@
 """Where calibration data comes from: the user's own, or synthesis; and which part of it is held out."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -39,7 +40,8 @@ class CalibrationData:
         held_out: what it is judged on.
         description: where they come from, in words.
         known: statistics of the training data, which they were made after or can be compared with.
-        preprocessing: of image inputs, by name; of the first one only, where the user gave the data.
+        preprocessing: by name of image inputs, and of others whose scale is known; of the first image only, where the
+            user gave the data.
         synthetic: the whole synthesized set; None when the user gave the data.
 
     """
@@ -59,7 +61,7 @@ class CalibrationData:
     @property
     def image_preprocessing(self) -> Preprocessing | None:
         """Preprocessing of the first image input; None where there is none."""
-        return next(iter(self.preprocessing.values()), None)
+        return next((one for one in self.preprocessing.values() if one.layout is not None), None)
 
     def plain_preprocessing(self) -> dict[str, Any] | None:
         """Return the same as plain values."""
@@ -78,16 +80,34 @@ def has_large_images(inputs: Sequence[InputSpec]) -> bool:
 
 
 def read_preprocessing(inputs: Sequence[InputSpec], config: InputConfig) -> Preprocessing | None:
-    """Preprocessing that the user gave for the image inputs; None when it is to be inferred."""
+    """Preprocessing that the user gave for the image inputs; None when it is to be inferred.
+
+    Raises:
+        ConfigError: there is no image input that it could be of, or it does not fit that.
+
+    """
     spec = first_image(inputs)
-    if spec is None or (config.mean is None and config.input_range is None):
+    if config.mean is None and config.input_range is None:
         return None
+    if spec is None:
+        shapes = ", ".join(f"{one.name!r} {one.dtype} {one.shape}" for one in inputs)
+        raise ConfigError(
+            f"--mean, --std and --input-range are of pictures, and the network takes none ({shapes}): leave them out, "
+            "and give samples as they are with --calib FILE.npz"
+        )
     try:
-        return given_preprocessing(
+        given = given_preprocessing(
             spec.channels, config.mean, config.std, config.input_range, layout=spec.layout or "NCHW"
         )
     except ValueError as error:
         raise ConfigError(f"--mean and --std do not fit the input {spec.name!r}: {error}") from error
+    ends = [(level - mean) / std for level in (0.0, 1.0) for mean, std in zip(given.mean, given.std, strict=True)]
+    if np.issubdtype(spec.dtype, np.integer) and not (min(ends) >= -0.5 and 1.0 < max(ends) <= 255.5):
+        raise ConfigError(
+            f"the input {spec.name!r} takes {spec.dtype}, pixels as they are, which the network scales itself; those "
+            f"given would run from {min(ends):.4g} to {max(ends):.4g}: leave --mean, --std and --input-range out"
+        )
+    return given
 
 
 def default_count(inputs: Sequence[InputSpec], effort: Effort, *, learned: bool) -> int:
@@ -113,6 +133,10 @@ def synthesize_data(
     """Synthesize ``count`` calibration samples, and a quarter as many to be held out."""
     total = count_in_batches(count, fixed_batch(inputs), hold_out=True)
     made = generator.synthesize(teacher, known.statistics, total, torch.Generator().manual_seed(seed))
+    # a run takes the first sample's for all
+    whole = {spec.name for spec in inputs if spec.batch_axis is None}
+    shared = {name: x[:1].expand_as(x).clone() if name in whole else x for name, x in made.inputs.items()}
+    made = replace(made, inputs=shared) if whole else made
     calibration, held_out = hold_out(made.inputs, fixed_batch(inputs))
     held = len(next(iter(held_out.inputs.values())))
     return CalibrationData(

@@ -38,7 +38,7 @@ def make_provisional_student(
     generator = make_generator(PriorConfig(), loaded.inputs, preprocessing)
     images = generator.synthesize(TorchGraph(loaded.model), statistics, count, rng)
     wide = is_wide(config, mixed=False, given=None)
-    model, statistics = fold_network(loaded.model, statistics, equalize=config.equalize, merge=wide)
+    model, statistics = fold_network(loaded.model, statistics, equalize=config.equalize, merge=wide, target=target)
     samples = Samples(inputs=images.inputs, fixed=fixed)
     network = FloatNetwork(
         teacher=TorchGraph(model), target=target, statistics=statistics, calibration=samples, held_out=samples

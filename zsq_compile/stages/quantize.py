@@ -6,6 +6,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from backends.target import Target
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from passes.plan import QuantizationPlan
 from passes.quantize.prepare_float import prepare_float
@@ -44,13 +45,19 @@ class Quantized:
 
 
 def fold_network(
-    model: ir.Model, statistics: BatchNormStatistics, *, equalize: bool, merge: bool = True
+    model: ir.Model,
+    statistics: BatchNormStatistics,
+    *,
+    equalize: bool,
+    merge: bool = True,
+    target: Target | None = None,
 ) -> tuple[ir.Model, BatchNormStatistics]:
     """Fold BatchNormalization into the layers; return the float model, and the statistics that hold for it.
 
-    Those of channels that were equalized hold no longer. ``merge`` is for parallel branches, see ``is_wide``.
+    Those of channels that were equalized hold no longer. ``merge`` is for parallel branches, see ``is_wide``; for all
+    arguments see ``prepare_float``.
     """
-    folded = prepare_float(model, statistics, equalize, merge=merge)
+    folded = prepare_float(model, statistics, equalize, merge=merge, target=target)
     return folded, replace(statistics, entries=()) if equalize else statistics
 
 

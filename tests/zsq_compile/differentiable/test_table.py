@@ -47,7 +47,7 @@ def test_standard_domain_may_be_spelt_out() -> None:
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        (build("Unique", 13, {"x": image(3)}, {}), ["the_node", "Unique", "opset 13"]),
+        (build("StringNormalizer", 13, {"x": image(3)}, {}), ["the_node", "StringNormalizer", "opset 13"]),
         (build("Gelu", 19, {"x": image(3)}, {}), ["the_node", "Gelu", "opset 19", "from opset 20"]),
         (build("Cast", 19, {"x": image(3)}, {}, to=TensorProto.FLOAT8E4M3FN), ["the_node", "FLOAT8E4M3FN"]),
         (

@@ -125,13 +125,13 @@ def test_a_network_that_cannot_be_fed_or_quantized_is_told_so(look: Callable[...
     assert found.preprocessing == {}
 
 
-def test_open_sizes_are_assumed_and_what_to_add_is_told(look: Callable[..., Inspection]) -> None:
+def test_open_sizes_are_chosen_and_how_to_give_others_is_told(look: Callable[..., Inspection]) -> None:
     model = models.parse(
         "net (float[N,3,H,W] x) => (float[N,4,H,W] y) <float[4,3,1,1] w> { c = Conv(x, w) y = Tanh(c) }"
     )
     found = look(model)
-    assert found.inputs[0].assumed == "?x3x224x224"
-    assert any('compiling needs --input-shape "x:?x3x224x224"' in text for text in found.warnings)
+    assert found.inputs[0].assumed == "?x3x32x32"
+    assert any('--input-shape "x:?x3x32x32"' in text for text in found.warnings)
     assert look(model, input_shapes={"x": (None, 3, 8, 8)}).inputs[0].assumed is None
 
 

@@ -35,7 +35,7 @@ def ids(*, high: int = 50, dtype: type = np.int64) -> NDArray[np.generic]:
 
 @pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint8, np.float32])
 def test_whole_numbers_of_any_type_are_taken(dtype: type) -> None:
-    fitted = fit_samples({"ids": ids(dtype=dtype)}, IDS, ir.from_proto(parse(TOKENS)), "c.npz")
+    fitted = fit_samples(ids(dtype=dtype), IDS, ir.from_proto(parse(TOKENS)), "c.npz")
     assert fitted.dtype == np.int64
     np.testing.assert_array_equal(fitted, ids())
 
@@ -45,7 +45,7 @@ def test_indices_beyond_a_table_are_refused_behind_casts_and_reshapes(value: int
     array = ids()
     array[5, 1] = value
     with pytest.raises(ConfigError, match=rf"c\.npz: 'ids' holds {value}, .*50 rows"):
-        fit_samples({"ids": array}, IDS, ir.from_proto(parse(TOKENS)), "c.npz")
+        fit_samples(array, IDS, ir.from_proto(parse(TOKENS)), "c.npz")
 
 
 @pytest.mark.parametrize(
@@ -62,14 +62,14 @@ def test_indices_beyond_a_table_are_refused_behind_casts_and_reshapes(value: int
 )
 def test_values_that_the_input_cannot_hold_are_refused(array: NDArray[np.generic], spec: InputSpec, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        fit_samples({spec.name: array}, spec, EMPTY, "c.npz")
+        fit_samples(array, spec, EMPTY, "c.npz")
 
 
 @pytest.mark.parametrize(
     "array", [np.array([[0.1, -np.inf, 3.0]]), np.array([[1, 0, 2]]), np.array([[True, False, True]])]
 )
 def test_floats_may_be_rounded_and_infinite(array: NDArray[np.generic]) -> None:
-    fitted = fit_samples({"x": array}, IMAGE, EMPTY, "c.npz")
+    fitted = fit_samples(array, IMAGE, EMPTY, "c.npz")
     np.testing.assert_array_equal(fitted, array.astype(np.float32))
 
 

@@ -3,6 +3,8 @@
 Rounding the weights of a channel shifts the mean of its output by (W_q - W) E[x], which no later layer can undo and
 which depthwise layers, with few weights per channel, suffer most from (DFQ, Nagel et al. 2019, section 4.2).
 
+A bias that several layers share is corrected by the mean of what each of them would want.
+
 ``correct_analytically`` knows E[x] from BatchNormalization statistics and needs no data. ``correct_empirically``
 measures the shift on data, layer by layer in order, each behind layers that are corrected already.
 Both return changed initializers of the QDQ graph.
@@ -33,15 +35,15 @@ def correct_analytically(
     """
     nodes = {node.name: node for node in teacher.model.graph}
     changed = {}
-    for site in _correctable(plan, quantized):
-        known = moments.get(site.data_input)
-        if known is None:
-            continue
-        node = nodes[site.node]
-        error = (dequantize_weight(plan, site, quantized) - teacher.initializers[site.initializer]).double()
-        shift = _mean_shift(node, error, known.mean)
-        if shift is not None:
-            changed[_bias_name(site, quantized)] = _shift_bias(plan, site, quantized, -shift)
+    for name, sites in _by_bias(_correctable(plan, quantized), quantized).items():
+        shifts = []
+        for site in sites:
+            known = moments.get(site.data_input)
+            error = (dequantize_weight(plan, site, quantized) - teacher.initializers[site.initializer]).double()
+            shifts.append(None if known is None else _mean_shift(nodes[site.node], error, known.mean))
+        found = [-shift for shift in shifts if shift is not None]
+        if len(found) == len(sites):
+            changed[name] = _shift_bias(plan, sites[0], quantized, torch.stack(found).mean(0))
     return changed
 
 
@@ -75,9 +77,44 @@ def correct_empirically(
             teacher.run(batch, visit=remember)
         means = {name: _mean(found, sizes) for name, found in wanted.items() if found}
         in_order = [(sites[name], means[name], outputs[name]) for name in outputs]
+        shared = _correct_shared(plan, quantized, batches, sizes, [(sites[name], wanted[name]) for name in outputs])
+        in_order = [layer for layer in in_order if _bias_name(layer[0], quantized) not in shared]
         if len(batches) == 1:
-            return _correct_in_one_run(plan, quantized, batches[0], in_order)
-        return _correct_in_turn(plan, quantized, batches, sizes, in_order)
+            return shared | _correct_in_one_run(plan, quantized, batches[0], in_order, shared)
+        return _correct_in_turn(plan, quantized, batches, sizes, in_order, shared)
+
+
+def _correct_shared(
+    plan: QuantizationPlan,
+    quantized: TorchGraph,
+    batches: Sequence[Mapping[str, Tensor]],
+    sizes: Sequence[int],
+    layers: Sequence[tuple[WeightSite, Sequence[Tensor]]],
+) -> dict[str, Tensor]:
+    """Correct the biases that layers share, by what each layer lacks where all in front of it lack nothing.
+
+    ``layers`` come with the means of their channels in the float network, batch by batch.
+    """
+    wanted = {site.node: means for site, means in layers}
+    groups = _by_bias([site for site, _ in layers], quantized)
+    shifts: dict[str, list[Tensor]] = {site.node: [] for sites in groups.values() if len(sites) > 1 for site in sites}
+    for batch, place in zip(batches if shifts else (), range(len(batches)), strict=False):
+
+        def correct(node: ir.Node, made: tuple[Tensor, ...], place: int = place) -> tuple[Tensor, ...] | None:
+            if node.name not in wanted:
+                return None
+            shift = wanted[node.name][place] - _channel_means(made[0])
+            if node.name in shifts:
+                shifts[str(node.name)].append(shift)
+            return (made[0] + _along_channels(shift, made[0]), *made[1:])
+
+        quantized.run(batch, visit=correct)
+    changed = {}
+    for name, sites in groups.items():
+        if len(sites) > 1:
+            mean = torch.stack([_mean(shifts[site.node], sizes) for site in sites]).mean(0)
+            changed[name] = _shift_bias(plan, sites[0], quantized, mean)
+    return changed
 
 
 def _correct_in_one_run(
@@ -85,6 +122,7 @@ def _correct_in_one_run(
     quantized: TorchGraph,
     batch: Mapping[str, Tensor],
     layers: Sequence[tuple[WeightSite, Tensor, str]],
+    replaced: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
     """Correct each layer as it runs, and hand its corrected output on to the layers behind it."""
     wanted = {site.node: (site, mean) for site, mean, _ in layers}
@@ -98,9 +136,9 @@ def _correct_in_one_run(
         changed[name] = _shift_bias(plan, site, quantized, mean - _channel_means(outputs[0]))
         step = bias_step(plan, site).to(outputs[0]) if name != site.bias else outputs[0].new_ones(())
         moved = (changed[name] - quantized.initializers[name]).to(step.dtype) * step
-        return (outputs[0] + moved.reshape(1, -1, *[1] * (outputs[0].ndim - 2)), *outputs[1:])
+        return (outputs[0] + _along_channels(moved, outputs[0]), *outputs[1:])
 
-    quantized.run(batch, visit=correct)
+    quantized.run(batch, visit=correct, replace=replaced)
     return changed
 
 
@@ -110,8 +148,9 @@ def _correct_in_turn(
     batches: Sequence[Mapping[str, Tensor]],
     sizes: Sequence[int],
     layers: Sequence[tuple[WeightSite, Tensor, str]],
+    replaced: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
-    changed: dict[str, Tensor] = {}
+    changed = dict(replaced)
     found: dict[str, list[Tensor]] = {site.node: [] for site, _, _ in layers}
     for site, mean, output in layers:
         # by node: a quantized graph output has its layer's name, but is not what the layer makes
@@ -157,6 +196,13 @@ def _correctable(plan: QuantizationPlan, quantized: TorchGraph) -> list[WeightSi
     return [site for site in plan.weights if site.bias and _bias_name(site, quantized) in quantized.initializers]
 
 
+def _by_bias(sites: Sequence[WeightSite], quantized: TorchGraph) -> dict[str, list[WeightSite]]:
+    found: dict[str, list[WeightSite]] = {}
+    for site in sites:
+        found.setdefault(_bias_name(site, quantized), []).append(site)
+    return found
+
+
 def _bias_name(site: WeightSite, quantized: TorchGraph) -> str:
     """Name the initializer that holds a layer's bias: int32 codes, or the float one where its data stay float."""
     codes = codes_name(site.bias)
@@ -170,6 +216,11 @@ def _shift_bias(plan: QuantizationPlan, site: WeightSite, quantized: TorchGraph,
     step = bias_step(plan, site).double().to(codes.device)
     moved = codes.double() + torch.round(shift.double() / step)
     return moved.clamp(-_INT32_LIMIT, _INT32_LIMIT).to(codes.dtype)
+
+
+def _along_channels(numbers: Tensor, output: Tensor) -> Tensor:
+    """Lay (channels,) numbers out so that they are added to an output of a layer."""
+    return numbers.to(output).reshape(1, -1, *[1] * (output.ndim - 2))
 
 
 def _channel_means(output: Tensor) -> Tensor:

@@ -44,18 +44,16 @@ def round_at_widths(
 ) -> Rounded:
     """Round every weight at the width that a plan gives it, exactly as those of the finished model are rounded.
 
-    The plan has activation scales; those of weights are chosen here. ``moments`` are second moments by node name.
+    The plan has activation scales; those of weights are chosen here. ``moments`` are second moments by initializer.
     """
     weights = network.teacher.initializers
     plan = plan.with_scales(weights=choose_weight_scales(plan, weights, config.weight_scales))
     moved, plan = round_weights(network, plan, config.rounding, moments)
     rounded = {}
-    for site in plan.weights:
-        weight, scale = weights[site.initializer], plan.weight_scales[site.initializer]
-        codes = quantize_array(
-            moved.get(site.initializer, weight).numpy(force=True), scale, site.number_format, site.axis
-        )
-        rounded[site.initializer] = torch.from_numpy(dequantize_array(codes, scale, site.axis)).to(weight), scale
+    for name, (site, *_) in plan.sites_by_weight().items():
+        weight, scale = weights[name], plan.weight_scales[name]
+        codes = quantize_array(moved.get(name, weight).numpy(force=True), scale, site.number_format, site.axis)
+        rounded[name] = torch.from_numpy(dequantize_array(codes, scale, site.axis)).to(weight), scale
     return rounded
 
 

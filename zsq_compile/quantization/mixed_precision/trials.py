@@ -12,7 +12,7 @@ from torch import Tensor
 
 from passes.analysis.find_uneven_values import find_even_ends
 from passes.emit.emit import emitted_bytes, weight_bytes
-from passes.plan import QuantizationPlan, Scale
+from passes.plan import QuantizationPlan, Scale, WeightSite
 from passes.quantize.override_widths import Width, Widths, override_widths
 from zsq_compile.config.compile import WIDTHS, QuantizationConfig
 from zsq_compile.differentiable.class_scores import tensor_output
@@ -67,7 +67,7 @@ class Bench:
 
     Attributes:
         narrowest: plan with the fewest bits that each layer may have.
-        layers: what each layer can be stored as, with its NSR, in graph order.
+        layers: what each weight can be stored as, with its NSR, in graph order; named by the first of its layers.
         trials: every joint choice measured so far.
 
     """
@@ -96,7 +96,7 @@ class Bench:
     def measure(self, what: str, bits: Mapping[str, int], values: Mapping[str, Width] | None = None) -> Trial:
         """Build the network of a joint choice, ``bits`` of all layers and width of some values, and run it."""
         network, plan = self.network, self._plan(bits, values or {})
-        weights = {site.initializer: self._rounded[bits[site.node]][site.initializer][0] for site in plan.weights}
+        weights = {site.initializer: self._weight(site)[0] for site in plan.weights}
         rounded = make_state(replace_initializers(network.model, weights), plan)
         corrected, _ = correct_biases(network, rounded, self.config.bias_correction)
         outputs = self._run(TorchGraph(corrected.qdq, device=network.teacher.device))
@@ -125,11 +125,13 @@ class Bench:
         default = dict(self.widest.activation_scales)
         changed = {group: self._scales_at(width)[group] for group, width in values.items() if width != "float"}
         weights = {
-            site.initializer: self._rounded[bits[site.node]][site.initializer][1]
-            for site in plan.weights
-            if site.node in bits
+            site.initializer: self.widest.weight_scales[site.initializer] for site in plan.stored if not site.tied
         }
+        weights |= {site.initializer: self._weight(site)[1] for site in plan.weights}
         return plan.with_scales(activations=default | changed, weights=weights)
+
+    def _weight(self, site: WeightSite) -> tuple[Tensor, Scale]:
+        return self._rounded[site.number_format.bits][site.initializer]
 
     def _scales_at(self, bits: int) -> Mapping[str, Scale]:
         """Scales of all activation groups at one width."""
@@ -144,16 +146,16 @@ class Bench:
         """Round every layer at every width that it may have."""
         network, floors = self.network, {site.node: site.number_format.bits for site in self.narrowest.weights}
         layers = [] if self.config.rounding in ("nearest", "squant") else find_measurable(self.widest, network.teacher)
-        measurable = {layer.site.node for layer in layers}
+        measurable = {site.node for layer in layers for site in layer.sites}
         rest = tuple(site for site in self.widest.weights if site.node not in measurable)
         rounded: dict[int, Rounded] = {}
         for group in ([], *group_layers(layers)):
-            members = tuple(layer.site for layer in group) or rest
+            members = tuple(site for layer in group for site in layer.sites) or rest
             moments = measure_second_moments(group, network.teacher, self._batches) if group else {}
             for bits in dict.fromkeys(min(width, network.target.weight.bits) for width in WIDTHS):
                 sites = tuple(s for s in members if floors[s.node] <= bits <= s.number_format.bits)
                 widths = Widths(weights={site.node: bits for site in sites})
-                plan = override_widths(replace(self.widest, weights=sites), network.target, widths)
+                plan = override_widths(replace(self.widest, weights=sites, stored=()), network.target, widths)
                 plan = plan.with_scales(activations=self.widest.activation_scales)
                 rounded[bits] = {**rounded.get(bits, {}), **round_at_widths(network, plan, moments, self.config)}
         advance(len(rounded))
@@ -165,15 +167,22 @@ class Bench:
         for bits, rounded in self._rounded.items():
             for name, (weight, _) in rounded.items():
                 candidates.setdefault(name, {})[bits] = weight
-        correct_on = () if self.config.bias_correction == "none" else self._batches
+        few = self.network.calibration.batches(count_fitting_samples(self.network.model))  # all values are kept
+        correct_on = () if self.config.bias_correction == "none" else few
         ratios = measure_weight_nsr(
             self.widest, teacher, candidates, self._held_out, correct_on=correct_on, advance=advance
         )
-        counts = {site.node: teacher.initializers[site.initializer].numel() for site in self.widest.weights}
-        return tuple(
-            LayerOptions(node=node, size={bits: weight_bytes(counts[node], bits, target) for bits in nsr}, nsr=nsr)
-            for node, nsr in ratios.items()
-        )
+        options = []
+        for name, sites in self.widest.sites_by_weight().items():
+            count, widths = teacher.initializers[name].numel(), candidates.get(name, {})
+            options.append(
+                LayerOptions(
+                    node=sites[0].node,
+                    size={bits: weight_bytes(count, bits, target) for bits in widths},
+                    nsr={bits: sum(ratios[site.node][bits] for site in sites) for bits in widths},
+                )
+            )
+        return tuple(options)
 
     def _run(self, graph: TorchGraph) -> dict[str, Tensor]:
         with torch.inference_mode():

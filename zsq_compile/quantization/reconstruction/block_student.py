@@ -215,11 +215,12 @@ def learnable_weights(
 ) -> dict[str, LearnedWeight]:
     """Make the weights of a block that have fewer bits than ``below`` learnable, from their codes at the start on.
 
-    ``weights`` are those of the float network, by initializer.
+    Those that layers outside the block share keep their codes. ``weights`` are those of the float network, by
+    initializer.
     """
     made = {}
     for site in block.layers:
-        if site.number_format.bits < below:
+        if site.number_format.bits < below and site.initializer in block.weights:
             name, step = site.initializer, start.steps[site.initializer]
             codes = torch.round(start.weights[name] / step)
             made[name] = make_learnable(rounding, weights[name], codes, step, site.number_format)

@@ -22,13 +22,13 @@ from zsq_compile.quantization.rounding.second_moments import SecondMoments
 _DAMPING = 0.01
 _BLOCK = 128
 _FRACTIONS = (1.0, 0.94, 1.06)  # much smaller steps clip what only the synthetic data say is unimportant
-_ROWS_BYTES = 1 << 26  # of rows in float64, with all steps that are tried; a few such live at the same time
+_ROWS_BYTES = 1 << 25  # of rows in float64, with all steps that are tried; a few such live at the same time
 
 
 def round_with_gptq(
     plan: QuantizationPlan, weights: Mapping[str, Tensor], moments: Mapping[str, SecondMoments]
 ) -> dict[str, tuple[Tensor, Scale]]:
-    """Round every layer whose second moments are known, by node name.
+    """Round every weight whose second moments are known, by initializer.
 
     The moments are taken around 0, not around the mean: on the models measured that agreed better with the float
     network, with a bias correction behind it too, and most of all at 4-bit activations. The search over steps starts at
@@ -39,15 +39,15 @@ def round_with_gptq(
 
     """
     rounded = {}
-    for site in plan.weights:
-        if site.axis is None or site.node not in moments:
+    for name, (site, *_) in plan.sites_by_weight().items():
+        if site.axis is None or name not in moments:
             continue
-        weight = weights[site.initializer]
-        rows = group_rows(weight, site.axis, moments[site.node].groups)
-        step = torch.from_numpy(plan.weight_scales[site.initializer].scale).to(rows.device, torch.float64)
-        codes, chosen = choose_step(rows, moments[site.node], step.reshape(rows.shape[:2]), site.number_format)
+        weight = weights[name]
+        rows = group_rows(weight, site.axis, moments[name].groups)
+        step = torch.from_numpy(plan.weight_scales[name].scale).to(rows.device, torch.float64)
+        codes, chosen = choose_step(rows, moments[name], step.reshape(rows.shape[:2]), site.number_format)
         scale = chosen.reshape(-1).float()
-        rounded[site.initializer] = (
+        rounded[name] = (
             ungroup_rows(codes.mul_(scale.reshape(*chosen.shape, 1)), weight.shape, site.axis),
             Scale(scale=scale.cpu().numpy(), zero_point=np.zeros(scale.shape, np.int32)),
         )

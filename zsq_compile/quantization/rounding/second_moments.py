@@ -90,9 +90,12 @@ class SecondMoments:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MeasurableLayer:
-    """A layer whose columns are known: ``size`` numbers in each, for each of ``groups`` of channels."""
+    """A layer whose columns are known: ``size`` numbers in each, for each of ``groups`` of channels.
 
-    site: WeightSite
+    ``sites`` are several where layers share the weight: its moments are of the columns of all of them.
+    """
+
+    sites: tuple[WeightSite, ...]
     groups: int
     size: int
 
@@ -108,16 +111,16 @@ def find_measurable(plan: QuantizationPlan, teacher: TorchGraph) -> list[Measura
     Left out are layers whose columns are not known (transposed and 3-d convolutions, activations multiplied by
     activations) or are so long that the K x K matrix would take more memory than its layer is worth.
     """
-    sites: dict[str, WeightSite] = {site.node: site for site in plan.weights}
+    nodes = {str(node.name): node for node in teacher.model.graph}
     found = []
-    for node in teacher.model.graph:
-        site = sites.get(str(node.name))
-        weight = None if site is None else teacher.initializers[site.initializer]
-        if site is None or weight is None or not (_is_dense(node, weight) or _is_unfolded(node, weight)):
-            continue
-        size = weight.numel() // (1 if site.axis is None else weight.shape[site.axis])
-        layer = MeasurableLayer(site=site, groups=node.attributes.get_int("group", 1), size=size)
-        if layer.bytes <= GROUP_BYTES:
+    for name, sites in plan.sites_by_weight().items():
+        node, weight, axis = nodes[sites[0].node], teacher.initializers[name], sites[0].axis
+        known = tuple(
+            site for site in sites if _is_dense(nodes[site.node], weight) or _is_unfolded(nodes[site.node], weight)
+        )
+        size = weight.numel() // (1 if axis is None else weight.shape[axis])
+        layer = MeasurableLayer(sites=known, groups=node.attributes.get_int("group", 1), size=size)
+        if known and layer.bytes <= GROUP_BYTES:
             found.append(layer)
     return found
 
@@ -139,22 +142,22 @@ def measure_second_moments(
     batches: Sequence[Batch],
     advance: Advance = ignore_steps,
 ) -> dict[str, SecondMoments]:
-    """Second moments of some layers by node name, in one pass over the data, which ends behind the last of them."""
+    """Second moments of some layers by initializer, in one pass over the data, which ends behind the last of them."""
     nodes = {str(node.name): node for node in teacher.model.graph}
     readers: dict[str, list[WeightSite]] = {}
-    for layer in layers:
-        readers.setdefault(layer.site.data_input, []).append(layer.site)
-    found = {layer.site.node: SecondMoments(layer.groups, layer.size) for layer in layers}
+    for site in (site for layer in layers for site in layer.sites):
+        readers.setdefault(site.data_input, []).append(site)
+    found = {layer.sites[0].initializer: SecondMoments(layer.groups, layer.size) for layer in layers}
     rng = torch.Generator().manual_seed(0)
 
     def observe(name: str, value: Tensor, _: ir.Node | None) -> None:
         phase = draw_phase(rng)
         for site in readers[name]:
             for columns in unfold_inputs(nodes[site.node], site, teacher.initializers, value, phase):
-                found[site.node].observe(columns)
+                found[site.initializer].observe(columns)
 
     watch(teacher, batches, {name: name for name in readers}, observe, advance, partial=True)
-    return {node: moments for node, moments in found.items() if moments.count}
+    return {name: moments for name, moments in found.items() if moments.count}
 
 
 def draw_phase(rng: torch.Generator) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from zsq_compile.data.input_spec import InputSpec, fixed_batch
 from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.synthesis.images.dead_leaves import prior_images
-from zsq_compile.synthesis.images.procedural import as_input
+from zsq_compile.synthesis.images.procedural import as_input, draw_samples
 from zsq_compile.synthesis.images.signal import prior_signals
 
 _PIXELS = 48 * 224 * 224
@@ -36,19 +36,22 @@ def input_families(
 
     Args:
         inputs: of the network; there are synthetic values for all of them.
-        preprocessing: of image inputs, by name; an input without one gets signals.
+        preprocessing: by name of the input; one without gets signals.
         rng: all randomness. Its seed must not be the one that calibration data was made with.
 
     """
     count = family_size(inputs)
     families: dict[str, dict[str, Tensor]] = {}
     for spec in inputs:
-        one = preprocessing.get(spec.name) if spec.is_image else None
-        if one is None:
-            varied = _vary(prior_signals(spec.batched(count), rng), 0.0)
-        else:
+        one = preprocessing.get(spec.name)
+        if spec.is_image and one is not None:
             varied = _vary(prior_images(*spec.pictures(count), rng), _MIDDLE)
             varied = {name: one.encode(pixels.clamp(0.0, 1.0)) for name, pixels in varied.items()}
+        elif one is not None:
+            varied = _vary(draw_samples(spec, count, rng, one), 0.0)
+            varied = {name: one.encode(values) for name, values in varied.items()}
+        else:
+            varied = _vary(prior_signals(spec.batched(count), rng), 0.0)
         for name, values in varied.items():
             families.setdefault(name, {})[spec.name] = as_input(spec, values)
     return families

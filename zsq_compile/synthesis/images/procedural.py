@@ -6,10 +6,10 @@ import numpy as np
 import torch
 
 from zsq_compile.data.input_spec import InputSpec
-from zsq_compile.data.preprocessing import unit_preprocessing
+from zsq_compile.data.preprocessing import Preprocessing, unit_preprocessing
 from zsq_compile.errors import SynthesisError
 from zsq_compile.synthesis.images.dead_leaves import prior_images
-from zsq_compile.synthesis.images.signal import prior_signals
+from zsq_compile.synthesis.images.signal import signals
 
 
 def check_inputs(inputs: Sequence[InputSpec]) -> tuple[InputSpec, ...]:
@@ -37,11 +37,13 @@ def as_input(spec: InputSpec, values: torch.Tensor) -> torch.Tensor:
     return values.float().cpu()
 
 
-def draw_samples(spec: InputSpec, count: int, rng: torch.Generator) -> torch.Tensor:
-    """``count`` samples of an input: images (N, C, H, W) in [0, 1], or signals in the network's own units."""
-    if not spec.is_image:
-        return prior_signals(spec.batched(count), rng)
-    return prior_images(*spec.pictures(count), rng)
+def draw_samples(
+    spec: InputSpec, count: int, rng: torch.Generator, preprocessing: Preprocessing | None = None
+) -> torch.Tensor:
+    """``count`` samples of an input: images (N, C, H, W) in [0, 1], or signals; before their preprocessing, if any."""
+    if spec.is_image:
+        return prior_images(*spec.pictures(count), rng)
+    return signals(spec.batched(count), (preprocessing and preprocessing.family) or "noise", rng)
 
 
 def draw_feed(spec: InputSpec, count: int, rng: torch.Generator) -> torch.Tensor:

@@ -1,12 +1,18 @@
+import weakref
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from backends.target import NumberFormat
 from zsq_compile.quantization.calibration.scales import choose_steps
-from zsq_compile.quantization.rounding.gptq import Compensation
+from zsq_compile.quantization.rounding import cholesky, gptq, second_moments
+from zsq_compile.quantization.rounding.gptq import Compensation, choose_step
 from zsq_compile.quantization.rounding.second_moments import SecondMoments
 
 FOUR_BITS = NumberFormat(bits=4, signed=True, symmetric=True)
@@ -92,3 +98,71 @@ def test_a_column_that_is_never_used_does_not_break_the_factor() -> None:
     matrix[:, :, 3] = 0.0
     assert torch.isfinite(round_with_compensation(weight, matrix, step)).all()
     assert torch.isfinite(round_with_compensation(weight, torch.zeros_like(matrix), step)).all()
+
+
+def plain(weight: torch.Tensor, matrix: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+    """Algorithm 1 of the paper with the inverse and its factor as whole matrices, column by column; one group."""
+    order = matrix.diagonal().argsort(descending=True)
+    damped = matrix[order][:, order] + 0.01 * matrix.diagonal().mean() * torch.eye(len(matrix), dtype=matrix.dtype)
+    upper = torch.linalg.cholesky(torch.linalg.inv(damped), upper=True)
+    left, codes = weight[:, order].clone(), torch.zeros_like(weight)
+    for k in range(len(matrix)):
+        codes[:, order[k]] = nearest(left[:, k, None], step)[:, 0]
+        error = (left[:, k] - codes[:, order[k]] * step) / upper[k, k]
+        left[:, k:] -= error[:, None] * upper[k, k:]
+    return codes
+
+
+@pytest.mark.parametrize("small", [False, True], ids=["in one part", "in many parts"])
+def test_in_little_memory_the_codes_are_those_of_the_plain_form(small: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if small:
+        monkeypatch.setattr(second_moments, "_PART_BYTES", 8 * 290 * 17)
+        monkeypatch.setattr(gptq, "_ROWS_BYTES", 8 * 3 * 290 * 2)
+        monkeypatch.setattr(cholesky, "_BLOCK", 50)
+    weight, matrix, step = draw(3, 1, 7, 290, 100)  # fewer samples than columns, as behind small maps
+    moments = moments_of(matrix)
+    exact = moments.matrix()
+    codes, chosen = choose_step(weight, moments, step, FOUR_BITS)
+    shares = (1.0, 0.94, 1.06)
+    wanted = torch.stack([plain(weight[0], exact[0], step[0] * share) for share in shares])
+    costs = torch.stack(
+        [cost(one[None], weight, exact, step * share)[0] for one, share in zip(wanted, shares, strict=True)]
+    )
+    best = costs.argmin(0)
+    torch.testing.assert_close(chosen[0], step[0] * torch.tensor(shares, dtype=torch.float64)[best])
+    assert torch.equal(codes[0].double(), wanted[best, torch.arange(7)])
+
+
+class Ledger(TorchDispatchMode):
+    """Counts the bytes of all tensors that were made under it and are alive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive: dict[int, int] = {}
+        self.most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage()._cdata not in self.alive:
+                storage = tensor.untyped_storage()
+                self.alive[storage._cdata] = storage.nbytes()
+                weakref.finalize(storage, self.alive.pop, storage._cdata, None)
+        self.most = max(self.most, sum(self.alive.values()))
+        return made
+
+
+def test_a_long_column_takes_its_moments_and_one_factor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(second_moments, "_PART_BYTES", 1 << 19)
+    monkeypatch.setattr(cholesky, "_BLOCK", 64)
+    size, rows = 1024, 4
+    rng = torch.Generator().manual_seed(0)
+    weight = torch.randn(1, rows, size, generator=rng)
+    columns = torch.randn(1, size, 64, generator=rng)
+    step = choose_steps(weight[0], FOUR_BITS, "minmax")[None]
+    with Ledger() as ledger:
+        moments = SecondMoments(1, size)
+        moments.observe(columns)
+        choose_step(weight, moments, step, FOUR_BITS)
+    # sums in float32 and a factor in float64, where the plain form had eight matrices in float64; rows and parts
+    assert ledger.most < 1.4 * (4 + 8) * size**2
