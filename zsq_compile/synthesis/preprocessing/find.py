@@ -36,6 +36,12 @@ def find_preprocessing(
     """
     found: dict[str, Preprocessing] = {}
     for spec in inputs:
+        if spec.neutral is not None:
+            progress.warn(
+                f"input {spec.name!r} is a mask of attention, and is fed {spec.neutral:g}, which hides nothing: give "
+                "real samples with --calib FILE.npz where that is rare"
+            )
+            continue
         if not spec.is_image:
             _find_signal(spec, inputs, teacher, statistics, rng, found, progress)
             continue
