@@ -39,7 +39,7 @@ from passes.qdq_names import (
 from passes.quantize.quantized_clips import before_redundant_clip, close_clip
 from passes.quantize.shared_bias import bias_codes
 from passes.quantizer_grid import quantize_array, storage_type
-from passes.surgery import input_at, set_type
+from passes.surgery import first_reader, input_at, set_type
 
 _INT32_LIMIT = 2.0**31 - 1
 
@@ -155,23 +155,30 @@ class _Writer:
         return dequantize.outputs[0]
 
     def constant(self, site: StoredSite) -> bool:
-        """Store one constant as codes, widened in front of its first reader; False when it was done before."""
+        """Store one constant as codes, widened in front of its first reader; False when it was done before.
+
+        The codes of a tied one are those of a layer's weight, transposed where its channels are columns.
+        """
         value = self.graph.initializers.get(site.initializer)
         if value is None or value.const_value is None:
             return False
         readers, owner = value.uses(), f"{site.initializer}_stored"
-        scale = self.plan.weight_scales[site.initializer]
-        codes = quantize_array(_float(value), scale, site.number_format).astype(np.int8)
-        stored, step = (
-            self._initializer(codes_name(site.initializer), ir.tensor(codes)),
-            self._scale(owner, scale.scale),
-        )
+        scale, nodes = self.plan.weight_scales[site.tied or site.initializer], list[ir.Node]()
+        if site.tied is None:
+            codes = quantize_array(_float(value), scale, site.number_format).astype(np.int8)
+            stored = self._initializer(codes_name(site.initializer), ir.tensor(codes))
+        else:
+            stored = self.graph.initializers[codes_name(site.tied)]
+            if next(one.axis for one in self.plan.weights if one.initializer == site.tied) == 1:
+                nodes.append(ir.node("Transpose", [stored], {"perm": [1, 0]}, name=node_name(owner, "Transpose")))
+                self._name_output(nodes[0], codes_name(site.initializer), ir.DataType.INT8, value.shape)
+                stored = nodes[0].outputs[0]
+        step = self._scale(owner, scale.scale if site.tied is None else scale.scale.reshape(-1, 1))
         cast = ir.node("Cast", [stored], {"to": ir.DataType.FLOAT.value}, name=node_name(owner, "Cast"))
         product = ir.node("Mul", [cast.outputs[0], step], name=node_name(owner, "Mul"))
-        self._name_output(cast, rounded_name(site.initializer), ir.DataType.FLOAT, stored.shape)
-        self._name_output(product, dequantized_name(site.initializer), ir.DataType.FLOAT, stored.shape)
-        reading = {use.node for use in readers}
-        self.graph.insert_before(next(node for node in self.graph if node in reading), [cast, product])
+        self._name_output(cast, rounded_name(site.initializer), ir.DataType.FLOAT, value.shape)
+        self._name_output(product, dequantized_name(site.initializer), ir.DataType.FLOAT, value.shape)
+        self.graph.insert_before(first_reader(self.graph, value), [*nodes, cast, product])
         for use in readers:
             self._replace(use.node, use.idx, product.outputs[0])
         return True

@@ -88,10 +88,11 @@ def place_quantizers(
         )
         for name, value in placement.sites.items()
     )
-    stored = place_stored(model, target, matrices=narrow_weight, tables=edge_weight)
+    weights = with_shared_formats(weights)
+    stored = place_stored(model, target, weights, matrices=narrow_weight, tables=edge_weight)
     return QuantizationPlan(
         activations=activations,
-        weights=with_shared_formats(weights),
+        weights=weights,
         refusals=say_stored(placement.refusals, stored),
         stored=stored,
         folded=placement.folded,
