@@ -116,7 +116,7 @@ def file_bytes(path: Path) -> int:
 
 @lru_cache(maxsize=8)
 def _external_files(path: Path, *_: int) -> frozenset[str]:
-    """Names of the files that a model of a time and a size has weights in; to read a large one takes twice its memory."""
+    """Names of the files that a model of a time and size has weights in; to read a large one takes twice its memory."""
     import onnx
 
     model = onnx.load(path, load_external_data=False)
