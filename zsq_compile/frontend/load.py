@@ -9,15 +9,17 @@ import onnx
 import onnx_ir as ir
 
 from backends.session import RuntimeModelError
+from passes.analysis.find_joint_decisions import decides_jointly
 from passes.analysis.find_uneven_values import find_uneven_values
 from passes.checks import GraphInvariant, IllegalGraphError, check
 from passes.graph_pass import PASS_ERRORS
 from passes.normalize.enter_inference import EnterInference
 from passes.normalize.infer_shapes import Trial
 from passes.normalize.normalize import SimplifierError, normalize, run_onnxsim
-from passes.operators import WEIGHTED
+from passes.operators import BODY_DOMAIN, WEIGHTED
+from passes.surgery import is_standard
 from zsq_compile.data.input_spec import InputSpec
-from zsq_compile.errors import UnsupportedModelError
+from zsq_compile.errors import LoadError, UnsupportedModelError
 from zsq_compile.frontend.choose_sizes import ChosenSizes
 from zsq_compile.frontend.dequantize import dequantize, require_equivalent
 from zsq_compile.frontend.equivalence import TOLERANCE, Reference
@@ -44,7 +46,7 @@ from zsq_compile.frontend.read_onnx import (
     separate_names,
 )
 from zsq_compile.frontend.run_reference import run_reference
-from zsq_compile.frontend.settle_opset import settle_opset
+from zsq_compile.frontend.settle_opset import lower_to_runnable, settle_opset
 from zsq_compile.progress import Progress
 
 
@@ -130,10 +132,10 @@ def load_model(
     declared = settle_inputs(proto, path, shapes, fix=fix_shapes)
     proto = _enter_inference(proto, path, notes)
     refuse_random(proto, path)
-    sizes = _find_sizes(proto, path, declared, shapes, notes)
-    reference, running = None, opset
+    proto, running = lower_to_runnable(proto, opset, notes)
+    sizes, reference = _find_sizes(proto, path, declared, shapes, notes), None
     if verify:
-        proto, running, sizes, reference = run_reference(proto, path, sizes, opset, notes)
+        proto, sizes, reference = run_reference(proto, path, sizes, notes)
         if form.given is not None:
             notes.append(require_equivalent(reference, form, path))
     original = settle_opset(proto, path, running, newest_opset, reference, notes)
@@ -141,8 +143,10 @@ def load_model(
     del proto, form  # which may be gigabytes
     model, others = _normalize_open(original, path, sizes, reference, notes, simplify=simplify)
     require_executable(model, path)
+    _tell_of_bodies(model, path, notes)
     inputs = find_layouts(original, sizes.inputs)
     inner = as_inner_form(model, original, inputs) if verify else InnerForm(model=model, inputs=inputs)
+    inner = inner.one_by_one() if decides_jointly(model) else inner
     return LoadedModel(
         path=path,
         original=original,
@@ -182,17 +186,24 @@ def _decide_branches(proto: onnx.ModelProto, path: Path, notes: list[str]) -> on
     try:
         decided = run_onnxsim(proto)
     except SimplifierError:
-        decided = proto
+        return proto  # it fails on bodies in bodies, which normalization decides by itself
     left = has_branches(decided)
     if left and not any(node.op_type in WEIGHTED for node in decided.graph.node):
+        raise refuse_branches(left, path)
+    if left == branches:
+        return proto
+    notes.append(f"branches with constant conditions were decided: {', '.join(branches - left)}")
+    return decided
+
+
+def _tell_of_bodies(model: ir.Model, path: Path, notes: list[str]) -> None:
+    """Say what stays in float because it is inside control flow; refuse a graph that is nothing else."""
+    left = Counter(node.op_type for node in model.graph if node.domain == BODY_DOMAIN)
+    if left and not any(is_standard(node, *WEIGHTED) for node in model.graph):
         raise refuse_branches(left, path)
     if left:
         words = ", ".join(f"{count} x {name}" for name, count in left.items())
         notes.append(f"control flow stays in float, with all that it holds: {words}")
-    if decided is proto or left == branches:
-        return proto
-    notes.append(f"branches with constant conditions were decided: {', '.join(branches - left)}")
-    return decided
 
 
 def _enter_inference(proto: onnx.ModelProto, path: Path, notes: list[str]) -> onnx.ModelProto:
@@ -220,7 +231,10 @@ def _find_sizes(
     notes: list[str],
 ) -> ChosenSizes:
     """Find the sizes to work with; where the graph runs at these alone, write them into it."""
-    sizes = find_sizes(proto, path, declared, given)
+    try:
+        sizes = find_sizes(proto, path, declared, given)
+    except RuntimeModelError as error:
+        raise LoadError(f"{path} cannot be run: {error}") from error
     for name, text in _describe_chosen(declared, sizes.inputs, given).items():
         notes.append(
             f"'{name}' leaves sizes open: worked with at {text} ({sizes.reason}); --input-shape chooses other ones"

@@ -45,6 +45,13 @@ class InnerForm:
     added: tuple[str, ...] = ()
     reason: str | None = None
 
+    def one_by_one(self) -> "InnerForm":
+        """Run samples one by one, though the batch stays open."""
+        inputs = tuple(
+            replace(spec, shape=(1, *spec.shape[1:])) if spec.shape[:1] == (None,) else spec for spec in self.inputs
+        )
+        return replace(self, inputs=inputs, axes=replace(self.axes, alone=True))
+
 
 def as_inner_form(model: ir.Model, original: onnx.ModelProto, inputs: Sequence[InputSpec]) -> InnerForm:
     """Open the batch of a model where it is fixed and that is proven right, and put it on axis 0.

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -144,6 +145,35 @@ def test_the_option_decides(
     assert ended.value.code == 0
     told = json.loads(capsys.readouterr().out)
     assert bool(told["speed_trials"]) == (option == "--speed-trials")
+
+
+def test_a_file_that_is_not_slower_after_all_stays(
+    model: Path, clock: Callable[[dict[str, float]], None], tmp_path: Path
+) -> None:
+    clock({"float": 1.0, PRESENT: 1.0, WEIGHTS: 0.5})
+    made = compile_model(model, tmp_path / "out.onnx", CONFIG)
+    assert made.report.speed_trials and not any(one["chosen"] for one in made.report.speed_trials)
+
+
+@pytest.mark.parametrize(
+    ("speedup", "verdict", "tried"),
+    [
+        (0.50, "slower", True),
+        (0.96, "slower", True),
+        (0.98, "slower", True),
+        (0.995, "slower", False),
+        (0.96, "same", True),
+        (0.98, "same", False),
+        (1.50, "faster", False),
+    ],
+)
+def test_other_forms_are_tried_below_the_speed_of_the_float_file(speedup: float, verdict: str, tried: bool) -> None:
+    validation = SimpleNamespace(speed=SimpleNamespace(verdict=verdict), speedup=speedup)
+    assert export._is_slower(validation) is tried  # type: ignore[arg-type]
+
+
+def test_nothing_is_tried_where_nothing_was_timed() -> None:
+    assert export._is_slower(SimpleNamespace(speed=None, speedup=None)) is False  # type: ignore[arg-type]
 
 
 def test_forms_are_really_timed(model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def choose_weight_scales(
     scales = {
         name: _choose_weight_scale(plan, sites, initializers, method) for name, sites in plan.sites_by_weight().items()
     }
-    for site in plan.stored:
+    for site in (one for one in plan.stored if one.tied is None):
         constant = initializers[site.initializer].detach()
         step = choose_steps(constant.double().flatten(0, -2), site.number_format, method)
         step = torch.where(step > _SMALLEST, step, 1.0).reshape(*constant.shape[:-1], 1)

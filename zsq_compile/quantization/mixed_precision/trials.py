@@ -124,7 +124,9 @@ class Bench:
         plan = override_widths(self.widest, self.network.target, Widths(weights=bits, activations=values))
         default = dict(self.widest.activation_scales)
         changed = {group: self._scales_at(width)[group] for group, width in values.items() if width != "float"}
-        weights = {site.initializer: self.widest.weight_scales[site.initializer] for site in plan.stored}
+        weights = {
+            site.initializer: self.widest.weight_scales[site.initializer] for site in plan.stored if not site.tied
+        }
         weights |= {site.initializer: self._weight(site)[1] for site in plan.weights}
         return plan.with_scales(activations=default | changed, weights=weights)
 

@@ -79,6 +79,19 @@ def infer_preprocessing(
     return replace(candidates[nearest], source="inferred", margin=margin, reason=_STATISTICS)
 
 
+def find_contradiction(
+    network: TrialNetwork, statistics: BatchNormStatistics, given: Preprocessing
+) -> Preprocessing | None:
+    """Return what the statistics point to where that is not the given preprocessing; None where they allow that."""
+    layers = statistics.usable[:LAYERS]
+    trial = network.watch(layers) if layers and not np.issubdtype(network.spec.dtype, np.integer) else None
+    distance = 0.0 if trial is None else trial.distance(given)
+    if trial is None or distance <= NEAR:
+        return None
+    other = infer_preprocessing(network, statistics, thorough=False)
+    return other if other.source == "inferred" and trial.distance(other) * MUCH_NEARER <= distance else None
+
+
 def fit_to_statistics(
     trial: Trial, make: Callable[..., Preprocessing], channels: int, nearest: float
 ) -> Preprocessing | None:
