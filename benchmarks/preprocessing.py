@@ -108,8 +108,14 @@ def _on_another_range(one: Preprocessing, own: Preprocessing, low: float, high: 
 
 
 def choose(rows: Sequence[Row]) -> tuple[float, float]:
-    """Thresholds in the middle, on a logarithmic scale, of those that are right most often."""
-    counts = {pair: sum(row.is_right(*pair) for row in rows) for pair in itertools.product(_NEAR, _MUCH)}
+    """Thresholds in the middle, on a logarithmic scale, of those that are right most often.
+
+    Both kinds of ranges count alike, however many there are.
+    """
+    counts = {
+        pair: sum(row.is_right(*pair) * (1 if row.truth == "odd" else len(ODD_RANGES)) for row in rows)
+        for pair in itertools.product(_NEAR, _MUCH)
+    }
     best = [pair for pair, count in counts.items() if count == max(counts.values())]
     near, much = (math.exp(sum(math.log(one) for one in column) / len(best)) for column in zip(*best, strict=True))
     return near, much
