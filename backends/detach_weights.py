@@ -1,4 +1,4 @@
-"""Write a large model with its weights apart, where ONNX Runtime maps them: through its parser they are there thrice."""
+"""Write a large model with its weights apart, so that ONNX Runtime maps them: its parser makes two copies more."""
 
 from math import prod
 from pathlib import Path

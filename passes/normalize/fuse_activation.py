@@ -52,7 +52,7 @@ class _Region:
 
 @dataclass(frozen=True, slots=True)
 class _Activation:
-    """An operator, its attributes, the limits that it reads behind its input, what it computes, and a factor of that."""
+    """An operator, its attributes, the limits that it reads behind its input, what it computes, a factor of that."""
 
     op_type: str
     function: Callable[[Array], Array]

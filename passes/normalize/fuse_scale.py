@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from passes.constants import constant_value
 from passes.graph_pass import NodePass
-from passes.operators import DENSE, WEIGHTED
+from passes.operators import DENSE, REARRANGING, WEIGHTED
 from passes.surgery import absorb, drop_unused, is_standard, only_use, producer, set_constant
 from passes.weight_layout import by_channels, channel_count, constant_bias, constant_weight
 
-_OPENING = ("Add", "Sub", "Mul", "Div", "Cast", "Identity", "Transpose", "Clip")
+_OPENING = (*REARRANGING, "Add", "Sub", "Mul", "Div", "Cast", "Clip")
 
 
 class FuseScale(NodePass):
@@ -87,7 +87,7 @@ def _row(layer: ir.Node, source: ir.Value, factor: NDArray[np.float64]) -> NDArr
 def _scale_readers(graph: ir.Graph, node: ir.Node, source: ir.Value, factor: NDArray[np.float64]) -> bool:
     """Fuse one number into the layers behind it, where only such read the product; what opens the graph stays."""
     readers = node.outputs[0].uses()
-    if factor.size != 1 or node.outputs[0].is_graph_output() or not readers or _is_opening(source):
+    if factor.size != 1 or node.outputs[0].is_graph_output() or not readers or is_opening(source):
         return False
     if source.shape is None or factor.ndim > len(source.shape):
         return False
@@ -106,8 +106,11 @@ def _scale_readers(graph: ir.Graph, node: ir.Node, source: ir.Value, factor: NDA
     return True
 
 
-def _is_opening(value: ir.Value | None) -> bool:
-    """Tell whether a value is an input of the graph, scaled and shifted: what says how pictures are to be given."""
+def is_opening(value: ir.Value | None) -> bool:
+    """Tell whether a value is an input of the graph, scaled, shifted and moved.
+
+    What does that says how pictures are to be given, and evens features of a table out, whose sizes differ.
+    """
     while value is not None and (node := value.producer()) is not None:
         if not is_standard(node, *_OPENING):
             return False

@@ -25,7 +25,9 @@ from zsq_compile.frontend.dequantize import dequantize, require_equivalent
 from zsq_compile.frontend.equivalence import TOLERANCE, Reference
 from zsq_compile.frontend.executable import require_executable
 from zsq_compile.frontend.face import Face, as_trials, with_sizes
+from zsq_compile.frontend.find_faults import blamed_on_file, graph_fault
 from zsq_compile.frontend.find_layouts import find_layouts
+from zsq_compile.frontend.find_masks import find_masks
 from zsq_compile.frontend.half_precision import widen_halves
 from zsq_compile.frontend.input_shapes import (
     Shape,
@@ -119,6 +121,13 @@ def load_model(
         ConfigError: ``input_shapes`` does not fit the model.
 
     """
+    with blamed_on_file(path):
+        return _load(path, dict(input_shapes or {}), fix_shapes, simplify, verify, newest_opset)
+
+
+def _load(
+    path: Path, shapes: Mapping[str, Shape], fix_shapes: bool, simplify: bool, verify: bool, newest_opset: int
+) -> LoadedModel:
     proto = read_model(path)
     operators = Counter(node.op_type for node in proto.graph.node)
     notes = [*separate_names(proto), *widen_halves(proto)]
@@ -128,11 +137,12 @@ def load_model(
     notes += form.notes
     require_supported(proto, path)
     proto = _decide_branches(proto, path, notes)
-    shapes = dict(input_shapes or {})
     declared = settle_inputs(proto, path, shapes, fix=fix_shapes)
     proto = _enter_inference(proto, path, notes)
     refuse_random(proto, path)
     proto, running = lower_to_runnable(proto, opset, notes)
+    if not verify and (fault := graph_fault(proto)):
+        raise LoadError(f"{path} cannot be run: {fault}")
     sizes, reference = _find_sizes(proto, path, declared, shapes, notes), None
     if verify:
         proto, sizes, reference = run_reference(proto, path, sizes, notes)
@@ -151,7 +161,7 @@ def load_model(
         path=path,
         original=original,
         model=inner.model,
-        inputs=inner.inputs,
+        inputs=find_masks(inner.model, inner.inputs),
         other_inputs=tuple(tuple(map(batch_first, one)) for one in others),
         face=Face.of(original, inner.axes, inner.added, kept=inner.model is model and not others),
         outputs=tuple(value.name for value in original.graph.output),

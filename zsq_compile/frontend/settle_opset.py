@@ -4,10 +4,11 @@ from pathlib import Path
 
 import onnx
 
-from backends.session import RuntimeModelError, open_session
+from backends.session import RuntimeModelError
 from zsq_compile.errors import UnsupportedModelError
 from zsq_compile.frontend.equivalence import TOLERANCE, Reference
-from zsq_compile.frontend.opset import MINIMUM_OPSET, OpsetError, convert_opset, detach_weights
+from zsq_compile.frontend.find_faults import graph_fault
+from zsq_compile.frontend.opset import MINIMUM_OPSET, OpsetError, convert_opset
 
 
 def lower_to_runnable(proto: onnx.ModelProto, opset: int, notes: list[str]) -> tuple[onnx.ModelProto, int]:
@@ -15,29 +16,17 @@ def lower_to_runnable(proto: onnx.ModelProto, opset: int, notes: list[str]) -> t
 
     A runtime may know an opset, and still lack kernels of it: ONNX Runtime 1.32 has Swish at opset 24 only.
     """
-    if opset <= MINIMUM_OPSET or has_kernels(proto):
+    if opset <= MINIMUM_OPSET or graph_fault(proto) is None:
         return proto, opset
     for earlier in range(opset - 1, MINIMUM_OPSET - 1, -1):
         try:
             lowered = convert_opset(proto, opset, earlier)
         except OpsetError:
             break
-        if has_kernels(lowered):
+        if graph_fault(lowered) is None:
             notes.append(f"opset {opset} was lowered to {earlier}, as ONNX Runtime lacks operators of the later one")
             return lowered, earlier
     return proto, opset
-
-
-def has_kernels(proto: onnx.ModelProto) -> bool:
-    """Whether the runtime can load a graph; its large weights are left out."""
-    skeleton = onnx.ModelProto()
-    skeleton.CopyFrom(proto)
-    detach_weights(skeleton.graph)
-    try:
-        open_session(skeleton, optimize="none", threads=1)
-    except RuntimeModelError:
-        return False
-    return True
 
 
 def settle_opset(

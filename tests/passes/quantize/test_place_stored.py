@@ -8,6 +8,7 @@ import onnx_ir as ir
 import pytest
 
 from backends.catalog import load_target
+from passes.emit.check_target import target_violations
 from passes.emit.emit import emit, emitted_bytes
 from passes.plan import QuantizationPlan
 from passes.quantize.insert_qdq import InsertQdq
@@ -126,7 +127,12 @@ def test_the_report_is_told_of_them() -> None:
 
 @pytest.mark.parametrize("name", ["openvino", "tensorrt", "ort_cuda", "qnn_htp", "coreml"])
 def test_targets_that_were_not_tried_store_nothing(name: str) -> None:
-    assert not place_quantizers(prepare(lookup()), load_target(name)).stored
+    model, target = prepare(lookup()), load_target(name)
+    assert not place_quantizers(model, target).stored
+    plan = with_scales(place_quantizers(model, TARGET), model, {"ids": np.zeros((2, 5), np.int64)})
+    found = {refusal.where for refusal in target_violations(inserted(model, plan), target)}
+    assert {"table", "cell"} <= found
+    assert not target_violations(inserted(model, plan), TARGET)
 
 
 @pytest.mark.parametrize("transposed", [False, True])

@@ -24,15 +24,11 @@ import onnx_ir as ir
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from passes.constants import constant_value
 from passes.operators import WEIGHTED
-from zsq_compile.data.preprocessing import (
-    Preprocessing,
-    byte_preprocessing,
-    usual_preprocessings,
-)
+from zsq_compile.data.preprocessing import Preprocessing, byte_preprocessing, usual_preprocessings
 from zsq_compile.synthesis.preprocessing.fit import Fit
 from zsq_compile.synthesis.preprocessing.trials import Trial, TrialNetwork, pooled_moments
 
-NEAR, MUCH_NEARER, EXPLAINED = 0.4, 6.0, 0.6
+NEAR, MUCH_NEARER, EXPLAINED = 0.18, 4.0, 0.55
 """Up to which distance a usual preprocessing is right; how many times nearer a fitted one is, if that is right; and up
 to which distance either is what the network was trained with. See benchmarks/results/preprocessing.md."""
 
@@ -99,10 +95,9 @@ def fit_to_statistics(
 
     None where the first BatchNormalization is too far behind the input, or where nothing much nearer is found.
     """
-    first = trial.of_first_layer()
-    if count_layers(trial.network.model, first.layers[0].input) > 1:
+    if count_layers(trial.network.model, trial.layers[0].input) > 1:
         return None
-    fitted = Fit(first, lambda mean, std: make(mean=mean, std=std), channels).run()
+    fitted = Fit(trial.of_first_layer(), lambda mean, std: make(mean=mean, std=std), channels).run()
     distance = trial.distance(fitted)
     if distance * MUCH_NEARER > nearest:
         return None
