@@ -79,7 +79,7 @@ class Face:
     def _put_on(self, model: ir.Model) -> None:
         put_batch_back(model, self.added)
         for value in (*model.graph.inputs, *model.graph.outputs):
-            shapes = self.inputs if value.producer() is None else self.outputs
+            shapes = self.inputs if value.is_graph_input() else self.outputs  # an initializer may be an output
             dims = shapes.get(value.name or "")
             value.shape = None if dims is None else ir.Shape(dims)
         for node in model.graph:
