@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 
@@ -13,6 +14,7 @@ from backends.catalog import AUTO, TargetError, load_target
 from backends.machine import detect_target
 from backends.session import usable_providers
 from backends.target import Target
+from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.batchnorm.find_statistics import KnownStatistics, find_statistics
 from zsq_compile.config.compile import CompileConfig, PixelsConfig, PriorConfig
 from zsq_compile.config.distillation import require_source
@@ -112,13 +114,7 @@ def compile_model(
         loaded, known = _load(Path(model), config, clock.progress, samples_kept=samples_kept)
     with clock.stage("plan"):
         _require_suitable(given_plan, loaded, config, clock.progress)
-        folded, statistics = fold_network(
-            loaded.model,
-            known.statistics,
-            equalize=config.quantization.equalize,
-            merge=is_wide(config.quantization, config.mixed, given_plan),
-            target=target,
-        )
+        folded, statistics = _fold(loaded, known, config, given_plan, target)
         origin = Origin(version=VERSION, seed=config.seed, target=target.name, source_sha256=file_sha256(loaded.path))
         folded = stamp(folded, origin)
         plan = plan_quantization(folded, target, config.quantization, given_plan)
@@ -266,6 +262,19 @@ def _choose_generator(
         confident_share=confident_share(config.confident_share, compiling=not handed_on),
         widest_first=handed_on,
         student=student,
+    )
+
+
+def _fold(
+    loaded: LoadedModel, known: KnownStatistics, config: CompileConfig, given: PlanFile | None, target: Target
+) -> tuple[ir.Model, BatchNormStatistics]:
+    """Return the network in the form that is quantized, and the statistics that hold for it."""
+    return fold_network(
+        loaded.model,
+        known.statistics,
+        equalize=config.quantization.equalize,
+        merge=is_wide(config.quantization, config.mixed, given),
+        target=target,
     )
 
 
