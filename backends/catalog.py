@@ -126,6 +126,10 @@ def _check(target: Target, path: Path) -> None:
         raise TargetError(
             f"{path}: least_activation_bits must lie in 2..{target.activation.bits}, got {target.least_activation_bits}"
         )
+    if target.newest_opset and target.newest_opset < target.opset:
+        raise TargetError(
+            f"{path}: newest_opset must be 0 or at least opset, {target.opset}, got {target.newest_opset}"
+        )
     _check_blockwise(target, path)
     if not target.weight.symmetric:
         raise TargetError(f"{path}: weight.symmetric must be true: weights with zero points are not supported")

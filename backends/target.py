@@ -87,6 +87,20 @@ class OperatorRule:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class StoredRule:
+    """An operator that computes in float with constants that the runtime can widen when it opens the file.
+
+    Attributes:
+        op_type: ONNX operator of the default domain.
+        inputs: positions of the inputs that are stored in integers where they are constant.
+
+    """
+
+    op_type: str
+    inputs: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Blockwise:
     """Which matrix products have their 4-bit weights written in blocks, for a kernel that reads INT4.
 
@@ -128,11 +142,13 @@ class Target:
     Attributes:
         name: file name in ``targets/`` without its ending.
         description: one line for the user.
-        opset: ONNX opset of the emitted model.
+        opset: least ONNX opset of the emitted model.
+        newest_opset: newest one that the runtime was tried with; a model of a later one is lowered to it. 0 for any.
         providers: ONNX Runtime execution providers, in order.
         activation, weight: formats at 8 bits; fewer bits keep sign and symmetry.
         packed_weight_bits: most bits of weights that are stored as INT4; 0 for none.
         operators: those that run in integers; all others stay float.
+        stored: those that run in float, and whose constants are stored in integers behind a Cast and a Mul.
         dense_weight_bits: most bits of weights that are stored as digits of words, where that is smaller; 0 for none.
         wide_activation_bits: width above that of ``activation`` which runs in integers as well, for values that lose
             too much at 8 bits; 0 for none: such a value stays float.
@@ -159,6 +175,8 @@ class Target:
     weight: NumberFormat
     packed_weight_bits: int
     operators: tuple[OperatorRule, ...]
+    newest_opset: int = 0
+    stored: tuple[StoredRule, ...] = ()
     dense_weight_bits: int = 0
     wide_activation_bits: int = 0
     least_activation_bits: int = 2

@@ -65,12 +65,11 @@ class Labelled:
         """Return the model's only input."""
         session = open_session(self.path(assets), optimize="none")
         name = session.input_names[0]
-        return InputSpec(name=name, shape=session.input_shapes[name], dtype=session.input_dtypes[name])
+        return InputSpec(name=name, shape=session.input_shapes[name], dtype=session.input_dtypes[name], layout="NCHW")
 
     def _load(self, assets: Path, source: Path, limit: int | None) -> Dataset:
         spec = self.spec(assets)
-        channels = int(spec.shape[1] or 1)
-        return load_data(source, [spec], given_preprocessing(channels, self.mean, self.std), limit=limit)
+        return load_data(source, [spec], given_preprocessing(spec.channels, self.mean, self.std), limit=limit)
 
 
 def _cifar(key: str, *, raw: bool = False) -> Labelled:

@@ -10,12 +10,30 @@ from passes.checks import GraphInvariant, describe, violations
 from passes.plan import Refusal
 from passes.surgery import is_standard
 
+PASS_ERRORS = (ir.passes.PassError, ir.passes.InvariantError)
+"""What a pass raises where a graph is not as it needs it, or not as it should leave it."""
+
 
 @dataclass
 class Outcome(ir.passes.PassResult):
     """Result of a pass, with the nodes of its pattern that it refused."""
 
     refusals: tuple[Refusal, ...] = ()
+
+
+def run_passes(passes: ir.passes.PassBase, model: ir.Model) -> ir.Model:
+    """Run passes in order; what one of them raises comes out as it is, without the PassErrors of the runner around."""
+    try:
+        return passes(model).model
+    except ir.passes.PassError as error:
+        raise innermost(error) from error
+
+
+def innermost(error: BaseException) -> BaseException:
+    """Return what made a pass fail, where the error only says that one did."""
+    while isinstance(error, ir.passes.PassError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 class GraphPass(ir.passes.InPlacePass):

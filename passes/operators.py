@@ -3,6 +3,9 @@
 STANDARD_DOMAINS = ("", "ai.onnx")
 """Domains of ONNX's own operators."""
 
+BODY_DOMAIN = "zsq_compile.body"
+"""Domain of the functions that hold control flow inside the compiler (see ``outline_bodies``)."""
+
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 DENSE = ("Gemm", "MatMul")
 WEIGHTED = (*CONVOLUTIONS, *DENSE)
@@ -10,6 +13,9 @@ WEIGHTED = (*CONVOLUTIONS, *DENSE)
 
 WITH_BIAS = (*CONVOLUTIONS, "Gemm")
 """Layers whose third input is a bias."""
+
+RECURRENT = ("LSTM", "GRU", "RNN")
+"""Layers whose second and third inputs are weights, (directions, rows, columns)."""
 
 QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 INTEGER = ("DynamicQuantizeLinear", "ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul")

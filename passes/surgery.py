@@ -1,7 +1,7 @@
 """What passes share: finding nodes and inputs, constants of a node's own, free names, removing what nobody reads."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import onnx_ir as ir
@@ -31,6 +31,38 @@ def has_subgraph(node: ir.Node) -> bool:
     return any(attr.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for attr in node.attributes.values())
 
 
+def bodies(node: ir.Node) -> list[ir.Graph]:
+    """Return the graphs that the node holds."""
+    single = [attr.as_graph() for attr in node.attributes.values() if attr.type == ir.AttributeType.GRAPH]
+    several = [attr.as_graphs() for attr in node.attributes.values() if attr.type == ir.AttributeType.GRAPHS]
+    return [*single, *(graph for graphs in several for graph in graphs)]
+
+
+def inner_nodes(node: ir.Node) -> Iterator[ir.Node]:
+    """Yield the nodes of the graphs that the node holds, at any depth."""
+    for body in bodies(node):
+        for inner in body:
+            yield inner
+            yield from inner_nodes(inner)
+
+
+def captured(node: ir.Node) -> list[ir.Value]:
+    """Return the values that the graphs inside the node read from outside of them."""
+    found: dict[ir.Value, None] = {}
+    for body in bodies(node):
+        own = {*body.inputs, *body.initializers.values()}
+        for inner in body:
+            found |= dict.fromkeys(value for value in read_values(inner) if value not in own)
+            own.update(inner.outputs)
+        found |= dict.fromkeys(value for value in body.outputs if value not in own)
+    return list(found)
+
+
+def read_values(node: ir.Node) -> list[ir.Value]:
+    """Return the inputs of the node that are there, and what the graphs inside it read from outside of them."""
+    return [*(value for value in node.inputs if value is not None), *captured(node)]
+
+
 def input_at(node: ir.Node, position: int) -> ir.Value | None:
     """Return an input, None where it is left out."""
     return node.inputs[position] if len(node.inputs) > position else None
@@ -46,6 +78,12 @@ def dequantizer(node: ir.Node, position: int) -> ir.Node | None:
     """Return the DequantizeLinear that makes an input, None where there is none."""
     maker = producer(node, position)
     return maker if maker is not None and is_standard(maker, "DequantizeLinear") else None
+
+
+def first_reader(graph: ir.Graph, value: ir.Value) -> ir.Node:
+    """Return the node that reads a value first, in the order of the graph; there must be one."""
+    readers = {use.node for use in value.uses()}
+    return next(node for node in graph if node in readers or not readers.isdisjoint(inner_nodes(node)))
 
 
 def only_use(value: ir.Value) -> tuple[ir.Node, int] | None:

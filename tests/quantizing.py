@@ -14,7 +14,7 @@ from onnx_ir.passes import common
 from backends.session import open_session
 from backends.target import NumberFormat
 from passes.batchnorm.fold_batchnorm import FoldBatchNorm
-from passes.normalize.own_weights import OwnWeights
+from passes.normalize.share_weights import ShareWeights
 from passes.plan import QuantizationPlan, Scale
 from passes.quantize.add_missing_bias import AddMissingBias
 from passes.quantize.insert_qdq import InsertQdq
@@ -25,7 +25,7 @@ Arrays = dict[str, NDArray[Any]]
 def prepare(model: onnx.ModelProto) -> ir.Model:
     """Fold BatchNormalization, own weights and biases for every layer, known shapes: what place_quantizers reads."""
     working = ir.from_proto(model)
-    return ir.passes.Sequential(OwnWeights(), FoldBatchNorm(), AddMissingBias(), common.ShapeInferencePass())(
+    return ir.passes.Sequential(ShareWeights(), FoldBatchNorm(), AddMissingBias(), common.ShapeInferencePass())(
         working
     ).model
 
@@ -64,6 +64,12 @@ def with_scales(plan: QuantizationPlan, model: ir.Model, feeds: Mapping[str, NDA
         reach = np.maximum(np.abs(constant.numpy()).max(others), 1e-6)
         step = np.asarray(reach / site.number_format.qmax, np.float32)
         weights[site.initializer] = Scale(scale=step, zero_point=np.zeros(step.shape, np.int32))
+    for stored in plan.stored:
+        constant = model.graph.initializers[stored.initializer].const_value
+        assert constant is not None
+        reach = np.maximum(np.abs(constant.numpy()).max(-1, keepdims=True), 1e-6)
+        step = np.asarray(reach / stored.number_format.qmax, np.float32)
+        weights[stored.initializer] = Scale(scale=step, zero_point=np.zeros(step.shape, np.int32))
     return plan.with_scales(activations=activations, weights=weights)
 
 
@@ -95,17 +101,20 @@ def simulate(model: ir.Model, plan: QuantizationPlan, feeds: Mapping[str, NDArra
     proto = ir.to_proto(model)
     values: Arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
     groups = {site.value: site.group for site in plan.activations}
+    biases: Arrays = {}  # by node: layers that share one round it to steps of their own
     for site in plan.weights:
         scale = plan.weight_scales[site.initializer]
         values[site.initializer] = fake_quantized(values[site.initializer], scale, site.number_format, site.axis)
         if site.bias is not None and site.data_input in groups:
             step = plan.activation_scales[groups[site.data_input]].scale * scale.scale
-            values[site.bias] = (np.rint(values[site.bias] / step) * step).astype(np.float32)
+            biases[site.node] = (np.rint(values[site.bias] / step) * step).astype(np.float32)
     rounded = {site.value: site for site in plan.activations}
+    kept = {site.value: site.float_readers for site in plan.activations}
     outputs: Arrays = {}
+    floats: Arrays = {}
 
     def made(name: str, array: NDArray[Any]) -> None:
-        values[name] = outputs[name] = array
+        values[name] = outputs[name] = floats[name] = array
         if name in rounded:
             site = rounded[name]
             values[name] = fake_quantized(array, plan.activation_scales[site.group], site.number_format)
@@ -115,6 +124,9 @@ def simulate(model: ir.Model, plan: QuantizationPlan, feeds: Mapping[str, NDArra
         made(name, array)
     for node in proto.graph.node:
         inputs = {name: values[name] for name in node.input if name}
+        inputs |= {name: floats[name] for name in inputs if node.name in kept.get(name, ())}
+        if node.name in biases:
+            inputs[node.input[2]] = biases[node.name]
         for name, array in zip(node.output, _one_node(node, inputs, proto), strict=True):
             made(name, array)
     return {value.name: outputs[value.name] for value in proto.graph.output}
@@ -159,12 +171,12 @@ def sqnr(reference: NDArray[Any], other: NDArray[Any]) -> float:
 
 
 def random_feeds(model: ir.Model | onnx.ModelProto, *, batch: int = 4, seed: int = 0) -> Arrays:
-    """Standard normal numbers for every graph input; dynamic sizes become ``batch``."""
+    """Standard normal numbers, of its type, for every graph input; dynamic sizes become ``batch``."""
     proto = ir.to_proto(model) if isinstance(model, ir.Model) else model
     rng = np.random.default_rng(seed)
     return {
         value.name: rng.standard_normal([dim.dim_value or batch for dim in value.type.tensor_type.shape.dim]).astype(
-            np.float32
+            onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
         )
         for value in proto.graph.input
     }

@@ -15,17 +15,20 @@ from backends.machine import detect_target
 from backends.session import usable_providers
 from backends.target import Target
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
+from passes.plan import QuantizationPlan
 from zsq_compile.batchnorm.find_statistics import KnownStatistics, find_statistics
 from zsq_compile.config.compile import CompileConfig, PixelsConfig, PriorConfig
 from zsq_compile.config.distillation import require_source
-from zsq_compile.data.dataset import load_data
+from zsq_compile.data.dataset import Dataset, load_data
 from zsq_compile.data.input_spec import fixed_batch
 from zsq_compile.differentiable.device import choose_device
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError, ValidationError
+from zsq_compile.failures import told_in_words
 from zsq_compile.files import file_sha256
 from zsq_compile.frontend.load import LoadedModel, load_model, report_loading
 from zsq_compile.progress import Clock, Progress, Silent
+from zsq_compile.quantization.even_channels import even_channels
 from zsq_compile.quantization.plan_file import PlanFile, make_plan_file
 from zsq_compile.quantization.planning import float_bytes, plan_quantization, resolve_limit
 from zsq_compile.quantization.state import FloatNetwork
@@ -43,16 +46,17 @@ from zsq_compile.stages.calibration_data import (
 )
 from zsq_compile.stages.estimate_agreement import estimate_agreement, make_estimate_inputs
 from zsq_compile.stages.evidence import build_report, gather_evidence
-from zsq_compile.stages.export import export
+from zsq_compile.stages.export import Exported, export
 from zsq_compile.stages.gallery import require_image, show_synthetic
+from zsq_compile.stages.gate import is_missed, require_decisions
+from zsq_compile.stages.given_samples import read_samples
 from zsq_compile.stages.live_samples import make_live
-from zsq_compile.stages.provenance import Origin, stamp
+from zsq_compile.stages.provenance import origin_of, stamp
 from zsq_compile.stages.provisional_student import make_provisional_student
-from zsq_compile.stages.quantize import fold_network, is_learned, is_wide, quantize, steps_for
+from zsq_compile.stages.quantize import Quantized, fold_network, is_learned, is_wide, quantize, steps_for
 from zsq_compile.synthesis.generator import Generator, SyntheticSet
 from zsq_compile.synthesis.make_generator import make_generator
 from zsq_compile.verification.agreement_estimate import AgreementEstimate
-from zsq_compile.version import VERSION
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -75,12 +79,13 @@ class CompileResult:
     plan: PlanFile
 
 
+@told_in_words()
 def compile_model(
     model: str | Path,
     output: str | Path | None = None,
     config: CompileConfig | None = None,
     *,
-    calibration: Mapping[str, NDArray[Any]] | None = None,
+    calibration: Mapping[str, NDArray[Any]] | Path | None = None,
     data: Path | None = None,
     given_plan: PlanFile | None = None,
     samples_kept: bool = False,
@@ -94,7 +99,8 @@ def compile_model(
         model: path of the float model.
         output: path of the quantized model; None writes ``<model>.w<bits>a<bits>.onnx`` beside it.
         config: everything that can be decided.
-        calibration: network inputs by name, (count, ...), to use instead of synthesized ones.
+        calibration: network inputs by name, (count, ...), or the .npz file that holds them, to use instead of
+            synthesized ones.
         data: labelled images or arrays, only to measure the result with (see ``verification.dataset``).
         given_plan: widths of single layers and values; what it does not name is as ``config`` says.
         samples_kept: the synthesized samples are to be written with ``sample_arrays``, whose names must be free.
@@ -109,42 +115,43 @@ def compile_model(
     config, clock = config or CompileConfig(), Clock(progress or Silent(), started)
     config.require_possible()
     target, device = _choose_target(config.target, clock.progress), choose_device(config.device)
-    path = _choose_output(Path(model), output, data, config)
+    given, path = read_samples(calibration), _choose_output(Path(model), output, data, config)
     with clock.stage("load"):
-        loaded, known = _load(Path(model), config, clock.progress, samples_kept=samples_kept)
+        loaded, known = _load(Path(model), target, config, clock.progress, samples_kept=samples_kept)
+        require_decisions(loaded, config.min_agreement)
     with clock.stage("plan"):
         _require_suitable(given_plan, loaded, config, clock.progress)
-        folded, statistics = _fold(loaded, known, config, given_plan, target)
-        origin = Origin(version=VERSION, seed=config.seed, target=target.name, source_sha256=file_sha256(loaded.path))
-        folded = stamp(folded, origin)
+        folded, statistics = _fold(loaded, known, target, config, given_plan)
+        folded = stamp(folded, origin := origin_of(loaded, target, config.seed))
         plan = plan_quantization(folded, target, config.quantization, given_plan)
         limit = resolve_limit(folded, target, config.quantization, config.max_size, float_bytes(loaded))
     with clock.stage("synthesize" if calibration is None else "read calibration data"):
-        samples = _make_data(loaded, known, target, config, calibration, clock.progress)
+        samples = _make_data(loaded, known, target, config, given, clock.progress)
         labelled = None if data is None else load_data(data, loaded.inputs, samples.image_preprocessing)
+    if config.quantization.even_channels:
+        folded, statistics = even_channels(folded, statistics, plan, samples.calibration, clock.progress)
     network = FloatNetwork(
         teacher=TorchGraph(stamp(folded, replace(origin, contract=samples.plain_preprocessing()))),
         target=target,
         statistics=statistics,
         calibration=samples.calibration,
-        held_out=samples.held_out,
+        held_out=samples.held_out.comparable(folded),
         limit=limit,
         device=device,
     )
     live = make_live(samples.synthetic, config.distill, config.generator, config.low_pass, clock.progress)
     quantized = quantize(network, plan, steps_for(config, live), clock)
-    exported = export(
-        loaded, network, quantized.state, path, clock, labelled=labelled, speed_trials=config.speed_trials
-    )
+    exported, quantized = _export(loaded, network, quantized, path, config, labelled, clock)
     with clock.stage("validate"):
         estimate = _estimate(loaded, path, samples, target, config.seed)
     with clock.stage("collect report data"):
-        evidence = gather_evidence(loaded, samples, exported, estimate, device, pictures_wanted=pictures_wanted)
+        look = partial(gather_evidence, pictures_wanted=pictures_wanted, progress=clock.progress)
+        evidence = look(loaded, samples, exported, estimate, device)
     report = build_report(config, loaded, samples, quantized, exported, evidence, clock)
-    plan_file = make_plan_file(quantized.state.plan, report.sha256["model"])
-    return _conclude(report, config.min_agreement, samples.synthetic, plan_file)
+    return _conclude(report, config.min_agreement, samples.synthetic, quantized.state.plan)
 
 
+@told_in_words()
 def synthesize(
     model: str | Path,
     config: CompileConfig | None = None,
@@ -167,11 +174,11 @@ def synthesize(
     config, progress = config or CompileConfig(), progress or Silent()
     if gallery is not None:
         require_png(gallery)
+    target = _choose_target(config.target, progress)
     with progress.stage("load"):
-        loaded, known = _load(Path(model), config, progress, samples_kept=samples_kept)
+        loaded, known = _load(Path(model), target, config, progress, samples_kept=samples_kept)
     if gallery is not None:
         require_image(loaded.inputs)
-    target = _choose_target(config.target, progress)
     generator = _choose_generator(loaded, known, target, config, progress, handed_on=True)
     count = config.samples or default_count(loaded.inputs, config.effort, learned=is_learned(config))
     count = count_in_batches(count, fixed_batch(loaded.inputs), hold_out=False)
@@ -183,9 +190,14 @@ def synthesize(
 
 
 def _load(
-    model: Path, config: CompileConfig, progress: Progress, *, samples_kept: bool
+    model: Path, target: Target, config: CompileConfig, progress: Progress, *, samples_kept: bool
 ) -> tuple[LoadedModel, KnownStatistics]:
-    loaded = load_model(model, input_shapes=config.input.shapes)
+    loaded = load_model(
+        model,
+        input_shapes=config.input.shapes,
+        fix_shapes=config.input.fix_shapes,
+        newest_opset=target.newest_opset,
+    )
     report_loading(loaded, progress)
     known = find_statistics(loaded, checkpoint=config.checkpoint, bn_stats=config.bn_stats, progress=progress)
     if samples_kept:
@@ -219,6 +231,33 @@ def _choose_output(model: Path, output: str | Path | None, data: Path | None, co
     if path.is_dir() or not path.parent.is_dir():
         raise ConfigError(f"the output must be a file in a folder that exists, got {path}")
     return path
+
+
+def _fold(
+    loaded: LoadedModel, known: KnownStatistics, target: Target, config: CompileConfig, given: PlanFile | None
+) -> tuple[ir.Model, BatchNormStatistics]:
+    return fold_network(
+        loaded.model,
+        known.statistics,
+        equalize=config.quantization.equalize,
+        merge=is_wide(config.quantization, config.mixed, given),
+        target=target,
+    )
+
+
+def _export(
+    loaded: LoadedModel,
+    network: FloatNetwork,
+    quantized: Quantized,
+    path: Path,
+    config: CompileConfig,
+    labelled: Dataset | None,
+    clock: Clock,
+) -> tuple[Exported, Quantized]:
+    """Write the file, in the form that the clock chose, and let what is known of the layers be that of this form."""
+    write = partial(export, speed_trials=config.speed_trials, chosen_on=config.mixed)
+    exported = write(loaded, network, quantized.state, path, clock, labelled=labelled)
+    return exported, quantized if exported.state is None else quantized.replaced(network, exported.state, clock)
 
 
 def _require_suitable(given: PlanFile | None, loaded: LoadedModel, config: CompileConfig, progress: Progress) -> None:
@@ -265,32 +304,21 @@ def _choose_generator(
     )
 
 
-def _fold(
-    loaded: LoadedModel, known: KnownStatistics, config: CompileConfig, given: PlanFile | None, target: Target
-) -> tuple[ir.Model, BatchNormStatistics]:
-    """Return the network in the form that is quantized, and the statistics that hold for it."""
-    return fold_network(
-        loaded.model,
-        known.statistics,
-        equalize=config.quantization.equalize,
-        merge=is_wide(config.quantization, config.mixed, given),
-        target=target,
-    )
-
-
 def _make_data(
     loaded: LoadedModel,
     known: KnownStatistics,
     target: Target,
     config: CompileConfig,
-    given: Mapping[str, NDArray[Any]] | None,
+    given: tuple[Mapping[str, NDArray[Any]] | None, str],
     progress: Progress,
 ) -> CalibrationData:
     """Take the calibration data that the user gave, or synthesize some."""
-    if given is not None:
+    arrays, source = given
+    if arrays is not None:
         require_source(config.distill, "leave --calib out, whose samples stay as they are")
         preprocessing = read_preprocessing(loaded.inputs, config.input)
-        return take_data(given, TorchGraph(loaded.model), known, loaded.inputs, preprocessing, config.seed)
+        teacher = TorchGraph(loaded.model)
+        return take_data(arrays, teacher, known, loaded.inputs, preprocessing, config.seed, source=source)
     generator = _choose_generator(loaded, known, target, config, progress, handed_on=False)
     teacher = TorchGraph(loaded.model, device=choose_device(config.device))
     count = config.samples or default_count(loaded.inputs, config.effort, learned=is_learned(config))
@@ -299,16 +327,24 @@ def _make_data(
 
 def _estimate(loaded: LoadedModel, path: Path, data: CalibrationData, target: Target, seed: int) -> AgreementEstimate:
     """Estimate the agreement on real data, on inputs that calibration has not seen."""
-    inputs = make_estimate_inputs(loaded.inputs, data.preprocessing, seed=seed)
-    providers = usable_providers(target.providers)
-    return estimate_agreement(loaded.original, path, inputs, data.origin, providers=providers)
+    return estimate_agreement(
+        loaded.original,
+        path,
+        make_estimate_inputs(loaded.inputs, data.preprocessing, seed=seed),
+        data.origin,
+        providers=usable_providers(target.providers),
+        config=target.session_config,
+        axes=loaded.face.axes,
+        uneven=loaded.uneven_outputs,
+    )
 
 
 def _conclude(
-    report: Report, min_agreement: float | None, synthetic: SyntheticSet | None, plan: PlanFile
+    report: Report, min_agreement: float | None, synthetic: SyntheticSet | None, plan: QuantizationPlan
 ) -> CompileResult:
     """Refuse a file that its runtime does not compute, and see whether the agreement asked for was reached."""
     if failures := report.validation.failures:
         raise ValidationError(f"{report.emitted} was written, but must not be used: {'; '.join(failures)}")
-    missed = min_agreement is not None and (report.expected_agreement or 0.0) < min_agreement
-    return CompileResult(path=report.emitted, report=report, synthetic=synthetic, gate_missed=missed, plan=plan)
+    missed = is_missed(report, min_agreement)
+    kept = make_plan_file(plan, report.sha256["model"])
+    return CompileResult(path=report.emitted, report=report, synthetic=synthetic, gate_missed=missed, plan=kept)

@@ -6,6 +6,7 @@ ZsqError                      exit code
 ├── UnsupportedModelError     3   the model is valid, but something in it cannot be handled
 ├── SynthesisError            1   no usable calibration data could be made
 ├── QuantizationError         1   the quantized graph could not be built
+├── ExecutionError            1   the network could not be computed on its data
 ├── BudgetError               6   memory or time ran out
 └── ValidationError           5   the emitted model does not do in the runtime what it did in the simulation
 
@@ -45,6 +46,10 @@ class SynthesisError(ZsqError):
 
 class QuantizationError(ZsqError):
     """The quantized graph could not be built."""
+
+
+class ExecutionError(ZsqError):
+    """A node of the network failed on the values that it was given."""
 
 
 class BudgetError(ZsqError):

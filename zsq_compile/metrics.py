@@ -1,7 +1,7 @@
 """SQNR, agreement, top-1, and which output of a network holds class scores. Needs numpy only."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +13,15 @@ Z90 = 1.645
 SMALLEST_PROBABILITY = 1e-30
 """What a probability of 0 counts as when its logarithm is taken."""
 
+MOST_DB = 60.0
+"""Ratios beyond it, and below minus it, are not printed as numbers."""
+
+LEAST_POWER = float(np.finfo(np.float32).tiny) ** 2
+"""Sum of squares up to which an output is silent: see ``is_silent``."""
+
 _SUM_TOLERANCE = 1e-3
+_LEAST_NORMAL = float(np.finfo(np.float32).tiny)
+_PART = 1 << 21  # numbers that are compared at a time: float64 copies of a whole output may not fit in memory
 
 
 def decibels(signal: float, noise: float) -> float:
@@ -35,15 +43,45 @@ def powers(reference: NDArray[Any], other: NDArray[Any]) -> tuple[float, float]:
         ValueError: the shapes differ.
 
     """
+    total = np.zeros(2)
+    for signal, noise in _differences(reference, other):
+        total += np.sum(np.square(signal)), np.sum(np.square(noise))
+    return float(total[0]), float(total[1])
+
+
+def largest_difference(reference: NDArray[Any], other: NDArray[Any]) -> float:
+    """Largest magnitude of a difference; 0 where there is no element."""
+    return max((float(np.max(np.abs(noise))) for _, noise in _differences(reference, other)), default=0.0)
+
+
+def _differences(
+    reference: NDArray[Any], other: NDArray[Any]
+) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Yield parts of ``reference`` and of its difference from ``other``, of the same shape, in float64."""
     _require_same_shape(reference, other)
-    signal = np.asarray(reference, np.float64)
-    noise = signal - np.asarray(other, np.float64)
-    return float(np.sum(np.square(signal))), float(np.sum(np.square(noise)))
+    flat, others = reference.reshape(-1), other.reshape(-1)
+    for start in range(0, flat.size, _PART):
+        part = flat[start : start + _PART].astype(np.float64)
+        yield part, part - others[start : start + _PART].astype(np.float64)
 
 
 def sqnr_db(reference: NDArray[Any], other: NDArray[Any]) -> float:
     """Signal to quantization noise ratio over all elements, in dB (see ``decibels`` and ``powers``)."""
     return decibels(*powers(reference, other))
+
+
+def is_silent(values: NDArray[Any]) -> bool:
+    """Whether nothing stands out of the float32 numbers around 0 that processors flush; no ratio can be taken to it."""
+    return not values.size or max(float(np.max(values)), -float(np.min(values))) < _LEAST_NORMAL
+
+
+def decibel_words(ratio: float) -> str:
+    """Say a ratio in dB; beyond 60 dB, which no 8 bits reach, a figure would tell of luck or of silence."""
+    if math.isnan(ratio):
+        return "no ratio"
+    if abs(ratio) <= MOST_DB:
+        return f"{ratio:.1f} dB"
+    return f"more than {MOST_DB:.0f} dB" if ratio > 0.0 else f"less than {-MOST_DB:.0f} dB"
 
 
 class Output(NamedTuple):
@@ -186,8 +224,8 @@ def share_beyond(reference: NDArray[Any], other: NDArray[Any], step: float) -> f
     _require_same_shape(reference, other)
     if reference.size == 0:
         return 0.0
-    near = np.abs(np.asarray(reference, np.float64) - np.asarray(other, np.float64)) <= step
-    return 1.0 - float(np.mean(near))
+    near = sum(np.count_nonzero(np.abs(noise) <= step) for _, noise in _differences(reference, other))
+    return 1.0 - near / reference.size
 
 
 def logistic(log_odds: float) -> float:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, TypeAlias
 
+from backends.memory import return_free_memory
+
 _WRITING = 1.0  # seconds for writing and loading the file
 
 
@@ -110,4 +112,5 @@ class Clock:
             with self.progress.stage(name, total) as advance:
                 yield advance
         finally:
+            return_free_memory()  # of tensors of a few megabytes, in whose gaps nothing larger fits
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started

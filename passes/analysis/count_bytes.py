@@ -6,11 +6,11 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from passes.operators import QUANTIZERS, WEIGHTED
-from passes.surgery import is_standard, standard_nodes
+from passes.operators import QUANTIZERS, RECURRENT, WEIGHTED
+from passes.surgery import inner_nodes, is_standard
 
 _Purpose = Literal["weight", "bias", "scale", "constant"]
-_UNPACKING = ("Cast", "Div", "Mod", "Sub", "Reshape", "Slice", "Transpose", "Mul")  # from packed codes to the weight
+_UNPACKING = ("Cast", "Div", "Round", "Mod", "Sub", "Reshape", "Slice", "Transpose", "Mul")  # from codes to constants
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,7 +31,8 @@ class Contents:
 
 def count_bytes(model: ir.Model, total: int) -> Contents:
     """Sort the bytes of a file of ``total`` bytes, external data included, by their purpose."""
-    layers = standard_nodes(model.graph, *WEIGHTED)
+    nodes = (one for node in model.graph for one in (node, *inner_nodes(node)))
+    layers = [node for node in nodes if is_standard(node, *WEIGHTED, *RECURRENT, "Gather")]
     names = {node: node.name or f"{node.op_type} {number}" for number, node in enumerate(layers)}
     weights = dict.fromkeys(names.values(), 0)
     sums: dict[_Purpose, int] = {"bias": 0, "scale": 0, "constant": 0}
@@ -60,6 +61,10 @@ def _purpose(value: ir.Value) -> tuple[_Purpose, ir.Node | None]:
         node = use.node
         if is_standard(node, *WEIGHTED):
             return ("weight", node) if use.idx < 2 else ("bias", node)
+        if is_standard(node, *RECURRENT) and use.idx in (1, 2, 3):
+            return ("bias" if use.idx == 3 else "weight", node)
+        if is_standard(node, "Gather") and use.idx == 0 and _is_real(value):
+            return "weight", node
         if is_standard(node, *QUANTIZERS) and use.idx > 0:
             return "scale", None
         if is_standard(node, "Mul") and _is_scale(node, use.idx):
@@ -69,6 +74,11 @@ def _purpose(value: ir.Value) -> tuple[_Purpose, ir.Node | None]:
             if kind != "constant":
                 return kind, layer
     return "constant", None
+
+
+def _is_real(value: ir.Value) -> bool:
+    """Tell whether a value that a Gather reads is no vector of sizes or indices."""
+    return value.const_value is None or value.const_value.dtype.is_floating_point()
 
 
 def _is_scale(product: ir.Node, position: int) -> bool:

@@ -11,6 +11,7 @@ from passes.emit.check_target import check_target
 from passes.emit.float_biases import FloatBiases
 from passes.emit.pack_digits import PackDigits, digits_bytes, digits_pay
 from passes.emit.pack_weights import PackWeights
+from passes.emit.sink_dequantizers import SinkDequantizers
 from passes.emit.slim import Slim
 from passes.plan import QuantizationPlan, Scale
 from passes.qdq_names import codes_name
@@ -33,11 +34,13 @@ def emit(model: ir.Model, plan: QuantizationPlan, target: Target) -> None:
 
     """
     AlignChannels(target.alignment)(model)
-    bits = {codes_name(site.initializer): site.number_format.bits for site in plan.weights}
+    bits = {codes_name(name): width for name, width in plan.bits_by_initializer.items()}
     PackDigits({name: width for name, width in bits.items() if width <= target.dense_weight_bits})(model)
     BlockMatMul(frozenset(name for name, width in bits.items() if width == _BLOCK_BITS), target)(model)
     packed = frozenset(name for name, width in bits.items() if width <= target.packed_weight_bits)
     PackWeights(packed, native=target.int4_form == "native")(model)
+    if target.activation.signed:
+        SinkDequantizers()(model)
     if target.bias == "float":
         FloatBiases()(model)
     check(model, GraphInvariant.EMITTED)
@@ -78,13 +81,19 @@ def _with_all_scales(model: ir.Model, plan: QuantizationPlan) -> QuantizationPla
         one = np.asarray(1.0 + number / 4096.0, np.float32)
         middle = activation.number_format.middle if activation.number_format.symmetric else 0
         activations[activation.group] = Scale(scale=one, zero_point=np.asarray(middle, np.int32))
-    for number, site in enumerate(plan.weights):
+    for number, (site, *_) in enumerate(plan.sites_by_weight().values()):
         constant = model.graph.initializers[site.initializer].const_value
         assert constant is not None
         shape = () if site.axis is None else (constant.shape.numpy()[site.axis],)
         reach = max(float(np.abs(constant.numpy()).max(initial=0.0)), 1e-12)
         steps = np.full(shape, reach / site.number_format.qmax * (1.0 + number / 4096.0), np.float32)
         weights[site.initializer] = Scale(scale=steps, zero_point=np.zeros(shape, np.int32))
+    for number, constant_site in enumerate(site for site in plan.stored if site.tied is None):
+        value = model.graph.initializers[constant_site.initializer]
+        assert value.const_value is not None
+        rows = np.abs(value.const_value.numpy()).max(-1, keepdims=True)
+        steps = np.asarray(np.maximum(rows, 1e-12) * (1.0 + number / 4096.0), np.float32)
+        weights[constant_site.initializer] = Scale(scale=steps, zero_point=np.zeros(steps.shape, np.int32))
     return plan.with_scales(
         activations={**activations, **plan.activation_scales}, weights={**weights, **plan.weight_scales}
     )

@@ -17,6 +17,7 @@ from backends.target import Target
 from passes.constants import constant_value
 from passes.graph_pass import GraphPass
 from passes.operators import WEIGHTED
+from passes.quantize.shared_bias import bias_behind
 from passes.quantizer_grid import along_axis, grid_of
 from passes.surgery import (
     add_constant,
@@ -47,10 +48,11 @@ class KeepFloat(GraphPass):
         sites = {site.value: site for node in graph if (site := _site(node)) is not None}
         kernels, needed = self._find_kernels(graph, set(sites))
         modified = False
+        widened: dict[ir.Value, ir.Value] = {}  # of a weight that layers share
         for node in standard_nodes(graph, *WEIGHTED):
             if node not in kernels and _constant_weight(node) is not None:
                 for position in range(1, len(node.inputs)):
-                    modified |= _widen(graph, node, position)
+                    modified |= _widen(graph, node, position, widened)
         for value in [value for value in sites if value not in needed][::-1]:  # a site may read another's output
             sites[value].remove(graph)
             modified = True
@@ -161,25 +163,37 @@ def _constant_weight(node: ir.Node) -> ir.Node | None:
     return None if maker is None or constant_value(maker.inputs[0]) is None else maker
 
 
-def _widen(graph: ir.Graph, node: ir.Node, position: int) -> bool:
-    """Dequantize a constant of a layer by a Cast and a Mul."""
+def _widen(graph: ir.Graph, node: ir.Node, position: int, widened: dict[ir.Value, ir.Value]) -> bool:
+    """Dequantize a constant of a layer by a Cast and a Mul, once for all layers in ``widened``."""
     maker = dequantizer(node, position)
     if maker is None:
         return False
     value, codes, scale = maker.outputs[0], maker.inputs[0], maker.inputs[1]
-    if codes is None or scale is None or codes.const_value is None or codes.shape is None:
+    if codes is None or scale is None or codes.shape is None:
         return False
+    if (bias := bias_behind(codes)) is not None:
+        widened[value] = bias
+    elif codes.const_value is None:
+        return False
+    if value not in widened:
+        widened[value] = _insert_product(graph, node, maker, codes, scale)
+    node.replace_input_with(position, widened[value])
+    if not value.uses():
+        remove_unread(graph, maker)
+    return True
+
+
+def _insert_product(graph: ir.Graph, node: ir.Node, maker: ir.Node, codes: ir.Value, scale: ir.Value) -> ir.Value:
+    """Insert in front of a layer what dequantizes a constant of it."""
+    value, rank = maker.outputs[0], 0 if codes.shape is None else len(codes.shape)
     cast = ir.node("Cast", [codes], {"to": ir.DataType.FLOAT.value}, name=f"{value.name}_Cast")
-    factor = _factor(graph, scale, maker, len(codes.shape))
+    factor = _factor(graph, scale, maker, rank)
     scaled = ir.node("Mul", [cast.outputs[0], factor], name=f"{value.name}_Widen")
     for made, kind in ((cast.outputs[0], "codes"), (scaled.outputs[0], "widened")):
         made.name = f"{value.name}_{kind}"
         set_type(made, ir.DataType.FLOAT, codes.shape)
     graph.insert_before(node, [cast, scaled])
-    node.replace_input_with(position, scaled.outputs[0])
-    if not value.uses():
-        remove_unread(graph, maker)
-    return True
+    return scaled.outputs[0]
 
 
 def _factor(graph: ir.Graph, scale: ir.Value, dequantizer: ir.Node, rank: int) -> ir.Value:

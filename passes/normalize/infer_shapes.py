@@ -1,13 +1,17 @@
-"""Infer the shape of every value, with only the batch left open where the graph allows."""
+"""Infer the shape of every value, with only what the inputs leave open left open where the graph allows."""
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 
 from passes.graph_pass import GraphPass
+from passes.normalize.infer_bodies import annotate_loops
 from passes.operators import STANDARD_DOMAINS
 
 Sizes = list[int | str | None]
+Trial = Mapping[str, Sequence[int]]
 _WITHOUT_RULE = ("GroupNormalization",)  # onnx cannot infer them; what they make is like their first input
 _SMALL = 1024  # elements; larger initializers cannot be sizes, and need not travel to the inference
 
@@ -17,19 +21,25 @@ class InferShapes(GraphPass):
 
     1. Once with the graph as it is.
     2. If sizes beside the batch stay open, once more with every open batch set to 2 and once to 3: what comes out equal
-       does not depend on the batch, and is taken over.
+       does not depend on the batch, and is taken over. ``trials`` are two sets of sizes, by name of the input, to take
+       instead where more than the batch is open.
     3. What cannot be inferred keeps the annotation it had.
     """
+
+    def __init__(self, trials: Sequence[Trial] = ()) -> None:
+        self._trials = trials
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Infer; annotations of the main graph change, nothing else."""
         values = [value for node in model.graph for value in node.outputs if value.name]
         proto = _skeleton(model)
         found, types = _infer(proto, None)
-        if any(not _is_settled(found.get(value.name or "")) for value in values) and _has_open_batch(proto):
-            (first, _), (second, _) = _infer(proto, 2), _infer(proto, 3)
-            for name, one in first.items():
-                found[name] = _merge(found.get(name), one, second.get(name, []))
+        is_open = bool(self._trials) or _has_open_batch(proto)
+        if is_open and any(not _is_settled(found.get(value.name or "")) for value in values):
+            one, other = self._trials or (_with_batch(proto, 2), _with_batch(proto, 3))
+            (first, _), (second, _) = _infer(proto, one), _infer(proto, other)
+            for name, sizes in first.items():
+                found[name] = _merge(found.get(name), sizes, second.get(name, []))
         modified = False
         for value in values:
             name = value.name or ""
@@ -72,17 +82,28 @@ def _skeleton(model: ir.Model) -> onnx.ModelProto:
     return proto
 
 
-def _infer(proto: onnx.ModelProto, batch: int | None) -> tuple[dict[str, Sizes], dict[str, ir.DataType]]:
-    """Shapes and element types by value name, with every open batch set to ``batch`` if it is given."""
+def _with_batch(proto: onnx.ModelProto, batch: int) -> Trial:
+    """Sizes of inputs with their open batch set; what else is open stays so, as -1."""
+    shapes = {value.name: value.type.tensor_type.shape.dim for value in proto.graph.input}
+    return {
+        name: [dim.dim_value if dim.HasField("dim_value") else -1 if axis else batch for axis, dim in enumerate(dims)]
+        for name, dims in shapes.items()
+    }
+
+
+def _infer(proto: onnx.ModelProto, sizes: Trial | None) -> tuple[dict[str, Sizes], dict[str, ir.DataType]]:
+    """Shapes and element types by value name, with the inputs' sizes set where they are given."""
     trial = onnx.ModelProto()
     trial.CopyFrom(proto)
     for value in trial.graph.input:
-        dims = value.type.tensor_type.shape.dim
-        if batch is not None and dims and not dims[0].HasField("dim_value"):
-            dims[0].dim_value = batch
+        for dim, size in zip(value.type.tensor_type.shape.dim, (sizes or {}).get(value.name, ()), strict=False):
+            if size > 0:
+                dim.dim_value = size
     for value in trial.graph.output:
         value.type.tensor_type.ClearField("shape")
     trial = _run(trial)
+    while annotate_loops(trial):
+        trial = _run(trial)
     values = [*trial.graph.value_info, *trial.graph.output]
     shapes: dict[str, Sizes] = {
         value.name: [

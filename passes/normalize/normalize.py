@@ -4,10 +4,14 @@ onnxsim folds shape arithmetic, constants and Pad nodes; the passes below do wha
 runtime, checks that the result still computes the same.
 """
 
+from collections.abc import Sequence
+
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from passes.graph_pass import run_passes
+from passes.normalize.decide_branches import decide_branches
 from passes.normalize.drop_identity import DropIdentity
 from passes.normalize.fold_constants import FoldConstants
 from passes.normalize.fold_gemm import FoldGemm
@@ -16,11 +20,13 @@ from passes.normalize.fuse_activation import FuseActivation
 from passes.normalize.fuse_bias import FuseBias
 from passes.normalize.fuse_norm import FuseNorm
 from passes.normalize.fuse_scale import FuseScale
-from passes.normalize.infer_shapes import InferShapes
+from passes.normalize.infer_shapes import InferShapes, Trial
 from passes.normalize.name_nodes import NameNodes
-from passes.normalize.own_weights import OwnWeights
+from passes.normalize.outline_bodies import inline_bodies, outline_bodies
 from passes.normalize.resolve_auto_pad import ResolveAutoPad
 from passes.normalize.resolve_shapes import ResolveShapes
+from passes.normalize.set_aside import with_weights_aside
+from passes.normalize.share_weights import ShareWeights
 from passes.normalize.turn_left_weights import TurnLeftWeights
 from passes.normalize.unify_divisions import UnifyDivisions
 from passes.normalize.unify_means import UnifyMeans
@@ -31,26 +37,44 @@ class SimplifierError(ValueError):
     """onnxsim failed on this graph, or returned one that is not valid."""
 
 
-def normalize(model: ir.Model, *, simplify: bool = True) -> ir.Model:
-    """Return a copy of a valid model of opset 21 or later in normal form: NORMALIZED, layers with their own weights.
+def normalize(model: ir.Model, *, simplify: bool = True, trials: Sequence[Trial] = ()) -> ir.Model:
+    """Return a copy of a valid model of opset 21 or later in normal form: NORMALIZED, see also ShareWeights.
 
-    With ``simplify`` onnxsim runs first; raises SimplifierError where it fails.
+    With ``simplify`` onnxsim runs first; raises SimplifierError where it fails. For ``trials`` see InferShapes.
     """
-    working = ir.from_proto(run_onnxsim(ir.to_proto(model))) if simplify else model.clone()
-    return _passes()(working).model
+    working = with_weights_aside(model, run_onnxsim) if simplify else model.clone()
+    return run_passes(_passes(trials), _with_decided_branches(working, trials))
 
 
-def _passes() -> ir.passes.Sequential:
-    return ir.passes.Sequential(
+def _with_decided_branches(model: ir.Model, trials: Sequence[Trial]) -> ir.Model:
+    """Outline control flow, without the branches whose condition turns out to be constant, at any depth."""
+    model = outline_bodies(model)
+    while model.functions:
+        fold = ir.passes.PassManager([InferShapes(trials), ResolveShapes(), FoldConstants()], steps=4)
+        run_passes(ir.passes.Sequential(*_lifting(), fold), model)
+        if not decide_branches(model):
+            break
+        model = outline_bodies(inline_bodies(model))
+    return model
+
+
+def _lifting() -> tuple[ir.passes.PassBase, ...]:
+    return (
         common.RemoveInitializersFromInputsPass(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+    )
+
+
+def _passes(trials: Sequence[Trial]) -> ir.passes.Sequential:
+    return ir.passes.Sequential(
+        *_lifting(),
         NameNodes(),
         DropIdentity(),
         FoldConstants(),
         # a resolved Reshape lets shapes behind it be inferred, and those resolve further ones
         ir.passes.PassManager(
             [
-                InferShapes(),
+                InferShapes(trials),
                 FuseActivation(),
                 UnifyDivisions(),
                 FuseNorm(),
@@ -68,9 +92,9 @@ def _passes() -> ir.passes.Sequential:
         FoldGemm(),
         ir.passes.PassManager([FuseBias(), FuseScale()], steps=4),  # sums and products may take turns
         common.RemoveUnusedNodesPass(),
-        OwnWeights(),
+        ShareWeights(),
         NameNodes(),
-        InferShapes(),
+        InferShapes(trials),
     )
 
 

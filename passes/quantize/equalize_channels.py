@@ -42,7 +42,7 @@ class EqualizeChannels(GraphPass):
     2. With the moments of channels, by value name, high biases are absorbed (see ``absorb_biases``), which, unlike
        equalizing, changes the model's outputs a little.
     3. A second run, with the moments that the first one returned, changes nothing.
-    4. Shared weights are copied, never changed; values keep their names.
+    4. Layers that share a weight are in no pair; shared biases are copied. Values keep their names.
     """
 
     def __init__(self, moments: Mapping[str, ChannelMoments] | None = None) -> None:
@@ -58,7 +58,7 @@ class EqualizeChannels(GraphPass):
             for name in pair.values:
                 if name in moments:
                     moments[name] = moments[name].divided(scale)
-        modified = _write(model.graph, pairs, scales)
+        modified = rescale_channels(model.graph, pairs, scales)
         absorbed, declined = absorb_biases(model.graph, pairs, moments)
         return Equalized(model, modified or bool(absorbed), (*refusals, *declined), {**moments, **absorbed})
 
@@ -91,8 +91,11 @@ def _step(first: Array, second: Array) -> Array:
     return step
 
 
-def _write(graph: ir.Graph, pairs: Sequence[LayerPair], scales: Sequence[Array]) -> bool:
-    """Divide the outputs of first layers and multiply the inputs of second ones; return whether anything changed."""
+def rescale_channels(graph: ir.Graph, pairs: Sequence[LayerPair], scales: Sequence[Array]) -> bool:
+    """Divide the outputs of first layers and multiply the inputs of second ones; return whether anything changed.
+
+    ``scales`` are the divisors of the channels between the layers of each pair, (channels,) each.
+    """
     moved = [(pair, scale) for pair, scale in zip(pairs, scales, strict=True) if (scale != 1.0).any()]
     weights = {layer: _float64(layer, 1) for pair, _ in moved for layer in (pair.first, pair.second)}
     for pair, scale in moved:

@@ -3,7 +3,8 @@
     activation   v            ->  v -> QuantizeLinear -> [Clip] -> DequantizeLinear -> readers of v
     moved codes  Pad(v)       ->  v -> QuantizeLinear -> Pad -> DequantizeLinear -> readers of Pad(v)
     weight       w (float)    ->  w_quantized (int8) -> DequantizeLinear(axis) -> node
-    bias         b (float)    ->  b_quantized (int32) -> DequantizeLinear(axis=0) -> node
+    constant     c (float)    ->  c_quantized (int8) -> Cast -> Mul(c_stored_scale) -> node, which computes in float
+    bias         b (float)    ->  b_quantized (int32) -> DequantizeLinear(axis=0) -> node; see also ``shared_bias``
 
 The scale of a bias is scale(data) * scale(weight), the only one that integer kernels take. It is written as that
 product, which a runtime computes once, at load: so it stays true while scales are learned, and takes no room. The Clip
@@ -23,10 +24,22 @@ from numpy.typing import NDArray
 
 from backends.target import NumberFormat
 from passes.graph_pass import GraphPass
-from passes.plan import ActivationSite, QuantizationPlan, Scale, WeightSite
-from passes.qdq_names import codes_name, dequantized_name, node_name, rounded_name, scale_name, zero_point_name
+from passes.plan import ActivationSite, QuantizationPlan, Scale, StoredSite, WeightSite
+from passes.qdq_names import (
+    codes_name,
+    dequantized_name,
+    end_code_name,
+    fill_name,
+    node_name,
+    rounded_name,
+    scale_name,
+    undone_name,
+    zero_point_name,
+)
+from passes.quantize.quantized_clips import before_redundant_clip, close_clip
+from passes.quantize.shared_bias import bias_codes
 from passes.quantizer_grid import quantize_array, storage_type
-from passes.surgery import input_at, set_type
+from passes.surgery import first_reader, input_at, set_type
 
 _INT32_LIMIT = 2.0**31 - 1
 
@@ -45,18 +58,19 @@ class InsertQdq(GraphPass):
     def requires(self, model: ir.Model) -> None:
         """Raise PreconditionError for missing scales, or constants that would need two."""
         missing = {site.group for site in self.plan.activations} - set(self.plan.activation_scales)
-        missing |= {site.initializer for site in self.plan.weights} - set(self.plan.weight_scales)
+        missing |= self.plan.bits_by_initializer.keys() - set(self.plan.weight_scales)
         if missing:
             raise ir.passes.PreconditionError(
                 f"InsertQdq requires a scale for every site of the plan, got none for {sorted(missing)[:5]}: "
                 "calibrate first"
             )
-        readers = Counter(name for site in self.plan.weights for name in (site.initializer, site.bias) if name)
-        shared = [name for name, count in readers.items() if count > 1]
+        grids = {(site.initializer, (site.axis, site.number_format)) for site in self.plan.weights}
+        owners = {(site.bias, site.initializer) for site in self.plan.weights if site.bias}
+        shared = [name for name, count in Counter(name for name, _ in (*grids, *owners)).items() if count > 1]
         if shared:
             raise ir.passes.PreconditionError(
-                f"InsertQdq requires a weight and a bias of its own for every layer, got several that share "
-                f"{shared[:5]}: run OwnWeights before the plan is made"
+                f"InsertQdq requires one grid for a weight that layers share, one weight for a bias that they share, "
+                f"got others that share {shared[:5]}: run ShareWeights before the plan is made"
             )
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -65,6 +79,8 @@ class InsertQdq(GraphPass):
         modified = False
         for site in self.plan.weights:
             modified |= writer.weight(site)
+        for constant in self.plan.stored:
+            modified |= writer.constant(constant)
         for activation in self.plan.activations:
             modified |= writer.activation(activation)
         if modified:
@@ -85,40 +101,52 @@ class _Writer:
         self.codes: dict[str, ir.Value] = {}
         self._names = {**self.values, **graph.initializers}
         self._made: dict[str, ir.Value] = {}
+        self._weights: dict[ir.Value, ir.Value] = {}
+        self._bias_readers = Counter(site.bias for site in plan.weights)
         self._replaced: list[ir.Value] = []
 
     def weight(self, site: WeightSite) -> bool:
         """Quantize one weight and its bias; False when it was done before."""
         node = self.nodes[site.node]
         weight = node.inputs[1]
-        if weight is None or weight.name != site.initializer or weight.const_value is None:
+        if weight is None or weight.const_value is None:  # by now it may have another name
             return False
         scale = self.plan.weight_scales[site.initializer]
-        codes = quantize_array(_float(weight), scale, site.number_format, site.axis).astype(np.int8)
-        parameters = self._parameters(site.initializer, scale, ir.DataType.INT8)
-        self._replace(node, 1, self._dequantized_constant(node, codes, site.initializer, parameters, site.axis))
+        if weight not in self._weights:  # else a layer in front shares it
+            codes = quantize_array(_float(weight), scale, site.number_format, site.axis).astype(np.int8)
+            parameters = self._parameters(site.initializer, scale, ir.DataType.INT8)
+            stored = self._initializer(codes_name(site.initializer), ir.tensor(codes))
+            self._weights[weight] = self._dequantized_constant(node, stored, site.initializer, parameters, site.axis)
+        self._replace(node, 1, self._weights[weight])
         if site.bias is not None and site.data_input in self.groups:
             self._bias(node, site, scale)
         return True
 
     def _bias(self, node: ir.Node, site: WeightSite, weight_scale: Scale) -> None:
-        group = self.groups[site.data_input]
+        group, value = self.groups[site.data_input], node.inputs[2]
+        assert value is not None
+        owner = str(site.bias) if self._bias_readers[site.bias] == 1 else f"{site.node}.bias"
         data_scale = self.plan.activation_scales[group].scale
-        bias = _float(node.inputs[2]).reshape(-1)
-        step = (data_scale * weight_scale.scale * np.ones_like(bias)).astype(np.float32)
-        codes = np.clip(np.rint(bias.astype(np.float64) / step), -_INT32_LIMIT, _INT32_LIMIT).astype(np.int32)
         factors = [self._scale(group, data_scale), self._scale(site.initializer, weight_scale.scale)]
-        name = scale_name(site.bias)
+        name = scale_name(owner)
         product = ir.node("Mul", factors, name=node_name(name, "Mul"))
         self._name_output(product, name, ir.DataType.FLOAT, factors[1].shape)
         self.graph.insert_before(node, product)
+        if owner == site.bias:
+            bias = _float(value).reshape(-1)
+            step = (data_scale * weight_scale.scale * np.ones_like(bias)).astype(np.float32)
+            codes = np.clip(np.rint(bias.astype(np.float64) / step), -_INT32_LIMIT, _INT32_LIMIT).astype(np.int32)
+            stored = self._initializer(codes_name(owner), ir.tensor(codes))
+        else:
+            made = bias_codes(value, product.outputs[0], codes_name(owner))
+            self.graph.insert_before(node, made)
+            stored = made[-1].outputs[0]
         axis = None if weight_scale.scale.ndim == 0 else 0
-        self._replace(node, 2, self._dequantized_constant(node, codes, str(site.bias), product.outputs, axis))
+        self._replace(node, 2, self._dequantized_constant(node, stored, owner, product.outputs, axis))
 
     def _dequantized_constant(
-        self, node: ir.Node, codes: NDArray[np.integer], name: str, parameters: Sequence[ir.Value], axis: int | None
+        self, node: ir.Node, stored: ir.Value, name: str, parameters: Sequence[ir.Value], axis: int | None
     ) -> ir.Value:
-        stored = self._initializer(codes_name(name), ir.tensor(codes))
         attributes = {} if axis is None else {"axis": axis}
         op_type = "DequantizeLinear"
         dequantize = ir.node(op_type, [stored, *parameters], attributes, name=node_name(name, op_type))
@@ -126,15 +154,45 @@ class _Writer:
         self.graph.insert_before(node, dequantize)
         return dequantize.outputs[0]
 
+    def constant(self, site: StoredSite) -> bool:
+        """Store one constant as codes, widened in front of its first reader; False when it was done before.
+
+        The codes of a tied one are those of a layer's weight, transposed where its channels are columns.
+        """
+        value = self.graph.initializers.get(site.initializer)
+        if value is None or value.const_value is None:
+            return False
+        readers, owner = value.uses(), f"{site.initializer}_stored"
+        scale, nodes = self.plan.weight_scales[site.tied or site.initializer], list[ir.Node]()
+        if site.tied is None:
+            codes = quantize_array(_float(value), scale, site.number_format).astype(np.int8)
+            stored = self._initializer(codes_name(site.initializer), ir.tensor(codes))
+        else:
+            stored = self.graph.initializers[codes_name(site.tied)]
+            if next(one.axis for one in self.plan.weights if one.initializer == site.tied) == 1:
+                nodes.append(ir.node("Transpose", [stored], {"perm": [1, 0]}, name=node_name(owner, "Transpose")))
+                self._name_output(nodes[0], codes_name(site.initializer), ir.DataType.INT8, value.shape)
+                stored = nodes[0].outputs[0]
+        step = self._scale(owner, scale.scale if site.tied is None else scale.scale.reshape(-1, 1))
+        cast = ir.node("Cast", [stored], {"to": ir.DataType.FLOAT.value}, name=node_name(owner, "Cast"))
+        product = ir.node("Mul", [cast.outputs[0], step], name=node_name(owner, "Mul"))
+        self._name_output(cast, rounded_name(site.initializer), ir.DataType.FLOAT, value.shape)
+        self._name_output(product, dequantized_name(site.initializer), ir.DataType.FLOAT, value.shape)
+        self.graph.insert_before(first_reader(self.graph, value), [*nodes, cast, product])
+        for use in readers:
+            self._replace(use.node, use.idx, product.outputs[0])
+        return True
+
     def activation(self, site: ActivationSite) -> bool:
         """Quantize one value; False when it was done before, or when nobody would read it."""
         if node_name(site.value, "QuantizeLinear") in self.nodes:
             return False
         value, storage = self.values[site.value], _storage(site.number_format)
-        exposed = self.plan.quantize_outputs and value.is_graph_output()
-        if value.dtype == storage or not (value.uses() or exposed):
+        exposed = self.plan.quantize_outputs and value.is_graph_output() and not value.is_graph_input()
+        readers = [use for use in value.uses() if not self._reads_float(use.node, site)]
+        if value.dtype == storage or not (readers or exposed):
             return False
-        readers, op_type = value.uses(), "DequantizeLinear"
+        op_type = "DequantizeLinear"
         nodes = self._quantize(site, value) if site.moved_from is None else self._move_codes(site, value)
         parameters = self._parameters(site.group, self.plan.activation_scales[site.group], storage)
         nodes.append(ir.node(op_type, [self.codes[site.value], *parameters], name=node_name(site.value, op_type)))
@@ -142,15 +200,21 @@ class _Writer:
         self._insert_behind(value, nodes)
         for use in readers:
             use.node.replace_input_with(use.idx, nodes[-1].outputs[0])
+        close_clip(self.graph, value, self.plan.activation_scales[site.group])
         if exposed:
             self._expose(value, nodes[-1].outputs[0])
         return True
+
+    def _reads_float(self, node: ir.Node, site: ActivationSite) -> bool:
+        return node.graph is self.graph and node.name in site.float_readers
 
     def _quantize(self, site: ActivationSite, value: ir.Value) -> list[ir.Node]:
         """Make the nodes from a float value to its codes."""
         storage, scale = _storage(site.number_format), self.plan.activation_scales[site.group]
         clipped = site.number_format.levels < 1 << storage.bitwidth
-        source = self._before_clip(value, scale, site.number_format) if clipped and self.final else value
+        source = before_redundant_clip(value, scale, site.number_format) if clipped and self.final else value
+        if source is not value:
+            self._replaced.append(value)
         parameters = self._parameters(site.group, scale, storage)
         op_type = "QuantizeLinear"
         nodes = [ir.node(op_type, [source, *parameters], name=node_name(site.value, op_type))]
@@ -158,26 +222,16 @@ class _Writer:
         self._name_output(nodes[0], name, storage, value.shape)
         if clipped:
             limits = [
-                self._initializer(f"{site.group}_{name}_code", ir.tensor(np.array(code, storage.numpy())))
-                for name, code in (("lowest", site.number_format.qmin), ("highest", site.number_format.qmax))
+                self._initializer(name, ir.tensor(np.array(code, storage.numpy())))
+                for name, code in (
+                    (end_code_name(site.group, "lowest"), site.number_format.qmin),
+                    (end_code_name(site.group, "highest"), site.number_format.qmax),
+                )
             ]
             nodes.append(ir.node("Clip", [nodes[0].outputs[0], *limits], name=node_name(site.value, "Clip")))
             self._name_output(nodes[-1], codes_name(site.value), storage, value.shape)
         self.codes[site.value] = nodes[-1].outputs[0]
         return nodes
-
-    def _before_clip(self, value: ir.Value, scale: Scale, number_format: NumberFormat) -> ir.Value:
-        """Skip a float Clip that the Clip of the codes makes redundant: no runtime folds it there."""
-        node = value.producer()
-        if node is None or node.op_type != "Clip" or len(node.inputs) != 3 or node.inputs[0] is None:
-            return value
-        if any(limit is None or limit.const_value is None for limit in node.inputs[1:]):
-            return value
-        low, high = (np.rint(_float(limit).item() / scale.scale) + scale.zero_point for limit in node.inputs[1:])
-        if low > number_format.qmin or high < number_format.qmax:
-            return value
-        self._replaced.append(value)
-        return node.inputs[0]
 
     def _move_codes(self, site: ActivationSite, value: ir.Value) -> list[ir.Node]:
         """Make the producer of a value read and make codes, without further nodes."""
@@ -191,7 +245,7 @@ class _Writer:
             scale = self.plan.activation_scales[site.group]
             code = quantize_array(real, scale, site.number_format).astype(storage.numpy())
             node.resize_inputs(max(3, len(node.inputs)))
-            self._replace(node, 2, self._initializer(f"{site.value}_fill", ir.tensor(code)))
+            self._replace(node, 2, self._initializer(fill_name(site.value), ir.tensor(code)))
         set_type(value, storage, value.shape)
         self.codes[site.value] = value
         return []
@@ -201,8 +255,8 @@ class _Writer:
         outputs, name = self.graph.outputs, value.name
         for index in [index for index, output in enumerate(outputs) if output is value]:
             outputs[index] = dequantized
-        self._claim(f"{name}_float")
-        value.name, dequantized.name = f"{name}_float", name
+        self._claim(undone_name(name))
+        value.name, dequantized.name = undone_name(name), name
 
     def _insert_behind(self, value: ir.Value, nodes: list[ir.Node]) -> None:
         producer = value.producer()
@@ -240,7 +294,7 @@ class _Writer:
         if value.is_graph_input() or value.is_graph_output():
             raise ir.passes.PassError(
                 f"InsertQdq requires the name '{name}' for a value of its own, got a graph input or output of that "
-                "name: rename it in the model"
+                "name: run FreeNames before the plan is made"
             )
         value.name = next(free for free in (f"{name}_{i}" for i in itertools.count(1)) if free not in self._names)
         self._names[value.name] = value

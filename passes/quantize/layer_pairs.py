@@ -91,7 +91,8 @@ def _layer_obstacle(layer: ir.Node) -> str | None:
         return f"the weight of '{layer.name}' is {weight.dtype}, not float32"
     if layer.op_type in DENSE and (weight.ndim != 2 or layer.attributes.get_int("transA", 0) != 0):
         return f"the matrices of '{layer.name}' are not (rows, channels)"
-    return None
+    readers = layer.inputs[1].uses() if layer.inputs[1] is not None else ()
+    return f"the weight of '{layer.name}' is read {len(readers)} times" if len(readers) > 1 else None
 
 
 def _bias_obstacle(layer: ir.Node) -> str | None:

@@ -1,6 +1,6 @@
 """Give single layers and values of a plan bits of their own, or keep a value in float.
 
-Values of one group share their bits: those given for one hold for all.
+Values of one group share their bits, and so do layers that share a weight: those given for one hold for all.
 """
 
 import difflib
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from backends.target import Target
-from passes.plan import ActivationSite, QuantizationPlan, Refusal
+from passes.plan import ActivationSite, QuantizationPlan, Refusal, WeightSite
 
 Width = int | Literal["float"]
 _FULL_BITS = 8  # 8 bits mean 7 on a target where 8 would saturate
@@ -37,10 +37,10 @@ def override_widths(plan: QuantizationPlan, target: Target, widths: Widths) -> Q
         widths: the bits to change.
 
     Raises:
-        WidthsError: a name is not in the plan, the target does not have these bits, or they differ within a group.
+        WidthsError: a name is not in the plan, the target does not have these bits, or what shares them has others.
 
     """
-    _require_known("layer", widths.weights, {site.node for site in plan.weights})
+    _require_known("layer", widths.weights, widths_of(plan).weights)
     _require_known("quantized value", widths.activations, {site.value for site in plan.activations})
     for name, bits in widths.weights.items():
         if not 2 <= bits <= max(target.weight.bits, _FULL_BITS):
@@ -48,11 +48,21 @@ def override_widths(plan: QuantizationPlan, target: Target, widths: Widths) -> Q
                 f"the weight of {name!r} can have 2 to {target.weight.bits} bits on {target.name}, got {bits}"
             )
     wanted = _by_group(plan.activations, target, widths.activations)
+    formats = {
+        name: target.weight.with_bits(min(bits, target.weight.bits))
+        for name, bits in _by_weight(plan.weights, widths.weights).items()
+    }
     weights = tuple(
-        replace(site, number_format=target.weight.with_bits(min(widths.weights[site.node], target.weight.bits)))
+        replace(site, number_format=formats.get(site.initializer, site.number_format)) for site in plan.weights
+    )
+    own = {
+        site.initializer: target.weight.with_bits(min(widths.weights[site.node], target.weight.bits))
+        for site in plan.stored
         if site.node in widths.weights
-        else site
-        for site in plan.weights
+    }
+    stored = tuple(
+        replace(site, number_format=(own | formats).get(site.tied or site.initializer, site.number_format))
+        for site in plan.stored
     )
     activations = []
     for activation in plan.activations:
@@ -70,20 +80,40 @@ def override_widths(plan: QuantizationPlan, target: Target, widths: Widths) -> Q
         activations=tuple(activations),
         weights=weights,
         refusals=(*plan.refusals, *floats),
+        stored=stored,
+        folded=plan.folded,
         quantize_outputs=plan.quantize_outputs,
     )
 
 
 def widths_of(plan: QuantizationPlan) -> Widths:
-    """Bits of every layer and value of a plan, "float" for those that ``override_widths`` kept in float."""
+    """Bits of every layer, stored constant and value of a plan; "float" where ``override_widths`` kept it in float."""
     floats = (refusal.where for refusal in plan.refusals if refusal.requested)
+    stored = {site.node: site.number_format.bits for site in plan.stored if site.tied is None}
     return Widths(
-        weights={site.node: site.number_format.bits for site in plan.weights},
+        weights={site.node: site.number_format.bits for site in plan.weights} | stored,
         activations={
             **{site.value: site.number_format.bits for site in plan.activations},
             **dict.fromkeys(floats, "float"),
         },
     )
+
+
+def _by_weight(sites: tuple[WeightSite, ...], given: Mapping[str, int]) -> dict[str, int]:
+    """Bits by initializer of those that are given by layer."""
+    wanted: dict[str, int] = {}
+    named: dict[str, str] = {}
+    for site in sites:
+        bits = given.get(site.node)
+        if bits is None:
+            continue
+        if wanted.setdefault(site.initializer, bits) != bits:
+            raise WidthsError(
+                f"the layers {named[site.initializer]!r} and {site.node!r} share one weight, so they need equal bits, "
+                f"got {wanted[site.initializer]} and {bits}"
+            )
+        named.setdefault(site.initializer, site.node)
+    return wanted
 
 
 def _by_group(sites: tuple[ActivationSite, ...], target: Target, given: Mapping[str, Width]) -> dict[str, Width]:

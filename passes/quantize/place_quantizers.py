@@ -9,10 +9,16 @@
 5. Weights of the first and the last layers keep at least ``edge_bits``, and so do the activations between a first layer
    and the next: few channels come out of a first layer, and all that follows depends on them. The inputs of these
    layers keep 8 bits, as images have. With 8 edge bits this is the setting of BRECQ (Li et al. 2021) and Genie (Jeon et
-   al. 2023); with those of all other layers, that of GDFQ (Xu et al. 2020), which leaves these inputs in float.
-6. Fewer activation bits are for values that weights multiply. What is only added keeps 8: it saves no multiplication,
+   al. 2023); with those of all other layers, that of GDFQ (Xu et al. 2020), which leaves these inputs in float. A
+   weight that several layers share has the bits of the one that keeps most.
+6. What a graph input holds stays as it is on its way to an output through operators that only move it, and for every
+   other reader that computes in float: nothing has to be converted for it.
+7. What only a Softmax reads, behind a mask, stays float (see ``score_region``).
+8. Fewer activation bits are for values that weights multiply. What is only added keeps 8: it saves no multiplication,
    accumulators are wider anyway, and the branch in front of a residual Add would carry most of the network's noise.
    BRECQ, QDrop and Genie count their 4 bits like that.
+9. Values whose size depends on the data stay float, with the operators that read or make them: where nothing survives
+   on synthetic data there is no range to see. Weights are stored in integers there all the same.
 """
 
 from collections.abc import Iterable
@@ -20,14 +26,14 @@ from collections.abc import Iterable
 import onnx_ir as ir
 
 from backends.target import NumberFormat, OperatorRule, Target
-from passes.operators import DATA_MOVEMENT
-from passes.plan import ActivationSite, QuantizationPlan, Refusal, WeightSite
-from passes.surgery import input_at, only_use, producer, rule_of
+from passes.analysis.find_uneven_values import find_uneven_values
+from passes.plan import ActivationSite, QuantizationPlan, Refusal, WeightSite, with_shared_formats
+from passes.quantize.float_regions import input_copies, output_region, score_region
+from passes.quantize.place_stored import place_stored, say_stored
+from passes.surgery import input_at, is_standard, only_use, producer, rule_of
+from passes.value_ranges import clip_limits
 from passes.weight_layout import channel_axis
 
-_SQUASHING = "Relu Clip Softmax LogSoftmax Sigmoid HardSigmoid Tanh Exp ArgMax TopK"
-_TAIL = frozenset({*DATA_MOVEMENT, "Concat", "Resize", "Upsample", *_SQUASHING.split()})
-_RESCALING = frozenset({"Add", "Sub", "Mul", "Div"})  # with a constant
 _EDGE_BITS = 8
 _EDGE_INPUT_BITS = 8
 _ADDED_BITS = 8
@@ -78,13 +84,18 @@ def place_quantizers(
             number_format=_narrowed(target.activation, widths.get(placement.group(name), added_bits)),
             group=placement.group(name),
             moved_from=placement.moved_from(value),
+            float_readers=placement.float_readers(value),
         )
         for name, value in placement.sites.items()
     )
+    weights = with_shared_formats(weights)
+    stored = place_stored(model, target, weights, matrices=narrow_weight, tables=edge_weight)
     return QuantizationPlan(
         activations=activations,
         weights=weights,
-        refusals=tuple(placement.refusals),
+        refusals=say_stored(placement.refusals, stored),
+        stored=stored,
+        folded=placement.folded,
         quantize_outputs=quantize_outputs,
     )
 
@@ -97,12 +108,17 @@ class _Placement:
         self.refusals: list[Refusal] = []
         self.sites: dict[str, ir.Value] = {}
         self.multiplied: set[str] = set()
+        self.folded: dict[str, str] = {}
         self._parent: dict[str, str] = {}
-        self._float_region = set() if quantize_outputs else _output_region(model.graph)
+        self._integer: set[ir.Node] = set()
+        self._uneven = find_uneven_values(model)
+        self._float_region = set() if quantize_outputs else output_region(model.graph)
+        self._scores = score_region(model.graph)
+        self._copies, self._carriers = input_copies(model.graph)
         eligible: list[tuple[ir.Node, OperatorRule]] = []
         for node in model.graph:
             rule = rule_of(node, target)
-            reason = _refusal(node, rule)
+            reason = "" if node in self._carriers else _refusal(node, rule)
             if reason is None and rule is not None:
                 eligible.append((node, rule))
             elif reason:
@@ -110,7 +126,8 @@ class _Placement:
         self.weighted = [node for node, rule in eligible if rule.kind == "weighted" and _constant(node, 1)]
         if not target.weight_only:
             self._mark_compute([(n, r) for n, r in eligible if r.kind in ("weighted", "quantized")])
-            self._join_groups([node for node, rule in eligible if rule.kind == "same_scale"])
+            same_scale = (node for node, rule in eligible if rule.kind == "same_scale")
+            self._join_groups([node for node in same_scale if not self._is_uneven(node)])
         order = {value.name: i for i, value in enumerate(_values(model.graph))}
         self.sites = dict(sorted(self.sites.items(), key=lambda item: order[item[0]]))
 
@@ -129,13 +146,20 @@ class _Placement:
         """Name of the value whose codes the producer of ``value`` moves: see ``ActivationSite``."""
         node = value.producer()
         rule = None if node is None else self.target.rule(node.op_type)
-        if node is None or rule is None or not rule.on_codes or node.inputs[0] is None:
+        if node is None or rule is None or not rule.on_codes or node.inputs[0] is None or node in self._carriers:
             return None
         fill = input_at(node, 2)
         if value.is_graph_output() or (fill is not None and fill.const_value is None):
             return None  # the output would turn to codes; a fill value that is computed has no code
         source = str(node.inputs[0].name)
         return source if source in self.sites and self.group(source) == self.group(str(value.name)) else None
+
+    def float_readers(self, value: ir.Value) -> tuple[str, ...]:
+        """Names of the nodes that read what a graph input holds and compute in float, or that only name an output."""
+        readers = [node for node in dict.fromkeys(use.node for use in value.uses()) if node not in self._integer]
+        if value.name not in self._copies:
+            readers = [node for node in readers if is_standard(node, "Identity") and node.outputs[0].is_graph_output()]
+        return tuple(str(node.name) for node in readers)
 
     def _mark(self, value: ir.Value | None) -> bool:
         if value is None or value.name is None or value.name in self.sites:
@@ -144,14 +168,25 @@ class _Placement:
         return True
 
     def _mark_compute(self, nodes: list[tuple[ir.Node, OperatorRule]]) -> None:
+        kernels = any(rule.fused_as for rule in self.target.operators)  # else nobody has looked which there are
         for node, rule in nodes:
-            output = self._behind_activation(node)
-            exposed = output.name in self._float_region
-            if exposed and not rule.float_output:
-                reason = "its output leads straight to a graph output, which stays float, so it runs in float"
+            if self._is_uneven(node):
+                self.refusals.append(
+                    Refusal.of(node, "how much it reads or makes depends on the data, so it runs in float")
+                )
+                continue
+            activation = self._fused_activation(node)
+            output = (activation or node).outputs[0]
+            reason = self._exposed(output, rule)
+            exposed = reason is not None
+            if reason and not rule.float_output:
+                self.refusals.append(Refusal.of(node, f"{reason}, which stays float, so it runs in float"))
+            elif rule.kind == "weighted" and kernels and not rule.fused_as:
+                reason = f"the target has no integer kernel for {node.op_type}: only its weights are stored as integers"
                 self.refusals.append(Refusal.of(node, reason))
             if exposed and rule.kind == "quantized":
                 continue
+            self._integer.add(node)
             for index in _data_inputs(node, rule):
                 value = node.inputs[index]
                 self._mark(value)
@@ -159,6 +194,16 @@ class _Placement:
                     self.multiplied.add(str(value.name))
             if not exposed and self.target.quantize_results:
                 self._mark(output)
+                if activation is not None:
+                    self.folded[str(node.name)] = str(activation.name)
+
+    def _exposed(self, output: ir.Value, rule: OperatorRule) -> str | None:
+        """Why the output of a kernel, behind an activation, stays float; None where it does not."""
+        if output.name in self._float_region:
+            return "its output leads straight to a graph output"
+        if output.name in self._scores and (rule.float_output or rule.kind == "quantized"):
+            return "nothing but a Softmax reads its output"
+        return None
 
     def _join_groups(self, nodes: list[ir.Node]) -> None:
         changed = True
@@ -168,8 +213,13 @@ class _Placement:
                 ins = [v for v in (node.inputs if node.op_type == "Concat" else node.inputs[:1]) if v is not None]
                 outs = [v for v in node.outputs if v.name and _is_float(v) and self._may_be_codes(v.name)]
                 if any(v.name in self.sites for v in (*ins, *outs)):
+                    self._integer.add(node)
                     changed |= any([self._mark(v) for v in (*ins, *outs)])
                     self._unite([str(v.name) for v in (*ins, *outs)])
+
+    def _is_uneven(self, node: ir.Node) -> bool:
+        """Tell whether the size of anything that a node reads or makes depends on the data."""
+        return any(value is not None and value.name in self._uneven for value in (*node.inputs, *node.outputs))
 
     def _may_be_codes(self, name: str) -> bool:
         """Tell whether a value may be quantized: it leads to no output, or is quantized for another reader."""
@@ -181,19 +231,19 @@ class _Placement:
         for root in roots:
             self._parent[root] = leader
 
-    def _behind_activation(self, node: ir.Node) -> ir.Value:
-        """Output of a node, or of the Relu or Clip behind it that the target fuses into it."""
+    def _fused_activation(self, node: ir.Node) -> ir.Node | None:
+        """Relu or Clip behind a node that the target fuses into it."""
         use = only_use(node.outputs[0])
-        if use is not None:
-            rule = self.target.rule(use[0].op_type)
-            if rule is not None and rule.kind == "activation" and _refusal(use[0], rule) is None:
-                return use[0].outputs[0]
-        return node.outputs[0]
+        rule = None if use is None else self.target.rule(use[0].op_type)
+        fused = use is not None and rule is not None and rule.kind == "activation" and _refusal(use[0], rule) is None
+        return use[0] if use is not None and fused else None
 
 
 def _refusal(node: ir.Node, rule: OperatorRule | None) -> str | None:
     """Why a node stays float; None when it takes part, "" when it is no loss (shape arithmetic)."""
     if rule is None:
+        if is_standard(node, "Identity"):
+            return ""
         heavy = any(_constant(node, i) and _rank(node.inputs[i]) >= 2 for i in range(1, len(node.inputs)))
         return f"the target has no integer kernel for {node.op_type}" if heavy or _is_float(node.outputs[0]) else ""
     if not _is_float(node.outputs[0]):
@@ -206,8 +256,8 @@ def _refusal(node: ir.Node, rule: OperatorRule | None) -> str | None:
         return f"operand {constant} is a constant"
     if rule.kind == "weighted":
         return _weighted_refusal(node)
-    if rule.kind == "activation" and node.op_type == "Clip" and not all(_constant(node, i) for i in (1, 2)):
-        return "one of its limits is missing or computed"
+    if rule.kind == "activation" and node.op_type == "Clip" and clip_limits(node) is None:
+        return "one of its limits is computed at run time"
     return None
 
 
@@ -269,16 +319,6 @@ def _before(weighted: list[ir.Node]) -> dict[ir.Node, set[ir.Node]]:
                 else:
                     stack.append(maker)
     return before
-
-
-def _output_region(graph: ir.Graph) -> set[str]:
-    """Names of the graph outputs and of the values of rule 4 that lead to one."""
-    region = {str(value.name) for value in graph.outputs}
-    for node in reversed(list(graph)):
-        rescales = node.op_type in _RESCALING and (_constant(node, 0) or _constant(node, 1))
-        if (node.op_type in _TAIL or rescales) and any(value.name in region for value in node.outputs):
-            region.update(str(value.name) for value in node.inputs if value is not None and value.const_value is None)
-    return region
 
 
 def _data_inputs(node: ir.Node, rule: OperatorRule) -> tuple[int, ...]:

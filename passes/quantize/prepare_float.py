@@ -1,4 +1,4 @@
-"""Prepare a float model for quantization: BatchNormalization folded, a bias in every layer."""
+"""Prepare a float model for quantization: BatchNormalization folded, a bias in every layer, free names."""
 
 import numpy as np
 import onnx_ir as ir
@@ -10,9 +10,11 @@ from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from passes.batchnorm.merge_branches import MergeBranches
 from passes.checks import GraphInvariant, check
 from passes.normalize.infer_shapes import InferShapes
+from passes.normalize.share_weights import ShareWeights
 from passes.quantize.absorb_biases import ChannelMoments
 from passes.quantize.add_missing_bias import AddMissingBias
 from passes.quantize.equalize_channels import EqualizeChannels
+from passes.quantize.free_names import FreeNames
 from passes.quantize.write_in_parts import WriteInParts
 
 
@@ -40,6 +42,7 @@ def prepare_float(
     if merge:
         MergeBranches()(copy)
     AddMissingBias()(copy)
+    ShareWeights()(copy)  # BatchNormalizations that are equal have made equal copies of a shared weight
     if equalize:
         moments = {
             entry.output: ChannelMoments(
@@ -50,5 +53,6 @@ def prepare_float(
         EqualizeChannels(moments)(copy)
     if target is not None and WriteInParts(target)(copy).modified:
         InferShapes()(copy)
+    FreeNames()(copy)
     check(copy, GraphInvariant.FOLDED)
     return copy

@@ -52,10 +52,6 @@ FLOORS = {
 # Layers that stand in front of an output with nothing but moves and sums between.
 IN_FLOAT = {"unet": 1, "ssd": 4, "yolo": 4}
 
-_NO_PICTURE = "a picture with its channels last is taken for a signal, and noise of deviation 1 is made for it"
-FAILING = dict.fromkeys(itertools.product(("convnext", "vit"), ("NHWC",)), _NO_PICTURE)
-"""What fails today by network and layout, and why."""
-
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
@@ -116,9 +112,7 @@ WAYS = (
 
 def _parameters() -> Iterator[object]:
     for name, (exporter, layout, bits) in itertools.product(ARCHITECTURES, WAYS):
-        reason = FAILING.get((name, layout))
-        marks = [] if reason is None else [pytest.mark.xfail(strict=True, reason=reason)]
-        yield pytest.param(name, exporter, layout, bits, marks=marks, id=f"{name}-{exporter}-{layout}-w{bits}a8")
+        yield pytest.param(name, exporter, layout, bits, id=f"{name}-{exporter}-{layout}-w{bits}a8")
 
 
 @pytest.mark.parametrize(("name", "exporter", "layout", "bits"), list(_parameters()))
@@ -142,7 +136,6 @@ def test_every_layer_in_float_has_a_reason(name: str, compiled: Compiled) -> Non
     assert {*fusion.unfused, *fusion.left_float} <= {one.where for one in report.refusals if one.reason}
 
 
-@pytest.mark.xfail(strict=True, reason=_NO_PICTURE)
 def test_picture_with_channels_last_is_a_picture(compiled: Compiled) -> None:
     assert compiled("resnet", "kept", "NHWC", 8)[2].contract is not None
 

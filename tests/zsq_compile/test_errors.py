@@ -3,6 +3,7 @@ import pytest
 from zsq_compile.errors import (
     BudgetError,
     ConfigError,
+    ExecutionError,
     LoadError,
     QuantizationError,
     SynthesisError,
@@ -18,6 +19,7 @@ EXIT_CODES = {
     UnsupportedModelError: 3,
     SynthesisError: 1,
     QuantizationError: 1,
+    ExecutionError: 1,
     BudgetError: 6,
     ValidationError: 5,
 }

@@ -11,9 +11,11 @@ from zsq_compile.metrics import (
     are_probabilities,
     array_outputs,
     class_axis,
+    decibel_words,
     decibels,
     decision_output,
     decisions,
+    is_silent,
     logistic,
     score_count,
     score_output,
@@ -188,3 +190,27 @@ def test_the_wilson_interval_holds_nine_draws_of_ten(samples):
     shares = np.random.default_rng(0).binomial(samples, 0.9, 20_000) / samples
     held = [least <= 0.9 <= most for least, most in (wilson_interval(share, samples) for share in shares)]
     assert 0.85 < np.mean(held) < 0.96 and low < 0.9 < high
+
+
+@pytest.mark.parametrize(
+    ("ratio", "words"),
+    [
+        (44.66, "44.7 dB"),
+        (60.0, "60.0 dB"),
+        (79.9, "more than 60 dB"),
+        (math.inf, "more than 60 dB"),
+        (-math.inf, "less than -60 dB"),
+        (math.nan, "no ratio"),
+    ],
+)
+def test_ratios_that_no_8_bits_reach_are_not_printed(ratio, words):
+    assert decibel_words(ratio) == words
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_numbers_that_processors_flush_are_silent(dtype):
+    assert is_silent(np.zeros(3, dtype))
+    assert is_silent(np.zeros(0, dtype))
+    assert is_silent(np.array([1e-39, -1e-40], dtype))
+    assert not is_silent(np.array([0.0, -1e-6], dtype))
+    assert not is_silent(np.array([np.inf], dtype))

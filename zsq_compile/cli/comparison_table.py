@@ -11,7 +11,7 @@ from rich.table import Table
 from zsq_compile.comparison.result import ComparedModel, Comparison
 from zsq_compile.config.units import size_words
 from zsq_compile.data.preprocessing import Preprocessing
-from zsq_compile.metrics import wilson_interval
+from zsq_compile.metrics import decibel_words, wilson_interval
 from zsq_compile.reporting.facts import MISSING
 
 _WIDTH = 128  # of the whole table; anything that is no terminal gets it, so that a file holds no folded cells
@@ -144,4 +144,4 @@ def _percent(share: float | None) -> str:
 
 
 def _decibels(ratio: float) -> str:
-    return f"{ratio:.1f} dB" if math.isfinite(ratio) else "none" if ratio == math.inf else MISSING
+    return decibel_words(ratio) if math.isfinite(ratio) else "none" if ratio == math.inf else MISSING

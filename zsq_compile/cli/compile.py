@@ -87,7 +87,7 @@ def _compile(call: Call[CompileOptions]) -> "CompileResult":
     if options.report is not None:
         require_page(options.report)
     from zsq_compile.compiler import compile_model
-    from zsq_compile.files import read_arrays, write_arrays
+    from zsq_compile.files import write_arrays
     from zsq_compile.quantization.plan_file import read_plan, write_plan
     from zsq_compile.stages.calibration_data import sample_arrays
 
@@ -95,7 +95,7 @@ def _compile(call: Call[CompileOptions]) -> "CompileResult":
         options.model,
         options.output,
         call.config,
-        calibration=None if options.calib is None else read_arrays(options.calib),
+        calibration=options.calib,
         data=options.data,
         given_plan=None if options.plan is None else read_plan(options.plan),
         samples_kept=options.save_calib is not None,

@@ -35,12 +35,12 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc keep large freed tensors for the next ones, where there is a glibc.
+    """Let glibc keep freed tensors for the next ones, where there is a glibc.
 
     By default each goes back to the system and is filled with zeros, page by page, when it comes again: that was a
-    seventh of the time of a compilation at 224 pixels.
+    seventh of the time of a compilation at 224 pixels. The largest do go back, or memory would fall to pieces.
     """
     if hasattr(os, "confstr_names") and "CS_GNU_LIBC_VERSION" in os.confstr_names:
         libc = ctypes.CDLL(None)
-        libc.mallopt(_TRIM_THRESHOLD, 1 << 30)
-        libc.mallopt(_MMAP_THRESHOLD, 1 << 30)
+        libc.mallopt(_TRIM_THRESHOLD, 1 << 28)
+        libc.mallopt(_MMAP_THRESHOLD, 1 << 27)

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from zsq_compile.comparison.result import DataSource
 from zsq_compile.data.dataset import Dataset
-from zsq_compile.data.input_spec import InputSpec, fixed_batch
+from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.errors import ConfigError
+from zsq_compile.frontend.face import Face
 
 Feeds = Mapping[str, NDArray[Any]]
 
@@ -51,7 +52,7 @@ def calibration_count(sample_bytes: int, wanted: int | None) -> int:
     return wanted if wanted is not None else max(min(_MOST, _HELD_BYTES // max(sample_bytes, 1)), 1)
 
 
-def synthetic_source(samples: Feeds, inputs: Sequence[InputSpec], count: int) -> CalibrationSource:
+def synthetic_source(samples: Feeds, inputs: Sequence[InputSpec], face: Face, count: int) -> CalibrationSource:
     """Return our synthetic samples, (count, ...) by input name.
 
     Raises:
@@ -59,37 +60,40 @@ def synthetic_source(samples: Feeds, inputs: Sequence[InputSpec], count: int) ->
 
     """
     available = min(len(array) for array in samples.values())
-    size, used = _batching(inputs, min(count, available), "synthetic")
-    batches = [
+    size, used = _batching(face, min(count, available), "synthetic")
+    parts = [
         {spec.name: samples[spec.name][start : start + size].astype(spec.dtype, copy=False) for spec in inputs}
         for start in range(0, used, size)
     ]
+    batches = list(map(face.axes.to_file, parts))
     return CalibrationSource(kind="synthetic", batches=batches, description=_of(used, available, "synthetic samples"))
 
 
-def real_source(data: Dataset, place: Path, inputs: Sequence[InputSpec], count: int) -> CalibrationSource:
+def real_source(data: Dataset, place: Path, face: Face, count: int) -> CalibrationSource:
     """Return samples of the user.
 
     Raises:
         ConfigError: they do not fill a batch of the model.
 
     """
-    size, used = _batching(inputs, min(count, len(data)), str(place))
-    batches = [feeds for _, (feeds, _) in zip(range(used // size), data.batches(size), strict=False)]
+    size, used = _batching(face, min(count, len(data)), str(place))
+    parts = zip(range(used // size), data.batches(size), strict=False)
+    batches = [face.axes.to_file(feeds) for _, (feeds, _) in parts]
     return CalibrationSource(kind="real", batches=batches, description=_of(used, len(data), f"samples of {place}"))
 
 
-def random_source(inputs: Sequence[InputSpec], count: int, seed: int) -> CalibrationSource:
+def random_source(inputs: Sequence[InputSpec], face: Face, count: int, seed: int) -> CalibrationSource:
     """Return uniform numbers in [0, 1), and integers 0 and 1, as tools use without data."""
-    size, used = _batching(inputs, max(count, fixed_batch(inputs) or 1), "random")
+    size, used = _batching(face, max(count, face.fixed_batch or 1), "random")
     rng = np.random.default_rng(seed)
-    batches = [{spec.name: _random(spec, size, rng) for spec in inputs} for _ in range(used // size)]
+    parts = [{spec.name: _random(spec, size, rng) for spec in inputs} for _ in range(used // size)]
+    batches = list(map(face.axes.to_file, parts))
     return CalibrationSource(kind="random", batches=batches, description=f"{used} samples of uniform noise in [0, 1)")
 
 
-def _batching(inputs: Sequence[InputSpec], count: int, what: str) -> tuple[int, int]:
+def _batching(face: Face, count: int, what: str) -> tuple[int, int]:
     """Size of a batch, and how many samples whole batches take."""
-    size = fixed_batch(inputs) or min(_BATCH, count)
+    size = face.fixed_batch or min(_BATCH, count)
     if count < size:
         raise ConfigError(f"the model takes {size} samples at a time, but {what} data of {count} are there")
     return size, count // size * size

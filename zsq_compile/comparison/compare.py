@@ -80,7 +80,7 @@ def compare_models(
     require_count("calib_samples", calib_samples)
     _require_files(data, calib_data, others)
     with _place(folder) as place:
-        loaded = load_model(Path(model), input_shapes=config.input.shapes)
+        loaded = load_model(Path(model), input_shapes=config.input.shapes, fix_shapes=config.input.fix_shapes)
         for given, option in ((data, "--data"), (calib_data, "--calib-data")):
             _dataset(given, loaded, None, option)  # before the long work
         ours = _compile_ours(loaded, place, config, started, progress)
@@ -88,9 +88,9 @@ def compare_models(
         judged = _dataset(data, loaded, ours.image_preprocessing, "--data")
         real = _dataset(calib_data, loaded, ours.image_preprocessing, "--calib-data")
         count = calibration_count(sum(count_value_bytes(loaded.model)), calib_samples)
-        sources = [] if real is None or calib_data is None else [real_source(real, calib_data, loaded.inputs, count)]
+        sources = [] if real is None or calib_data is None else [real_source(real, calib_data, loaded.face, count)]
         synthetic, seconds = _synthetic_source(loaded, ours, confident, count)
-        sources += [synthetic, random_source(loaded.inputs, count, config.seed)]
+        sources += [synthetic, random_source(loaded.inputs, loaded.face, count, config.seed)]
         source = _float_file(loaded, place)
         rows = [ours.row, *onnxruntime_rows(source, place, sources, seconds, config, progress)]
         rows += [ComparedModel(kind="given", name=path.name, calibrated_on="unknown", path=path) for path in others]
@@ -170,7 +170,7 @@ def _synthetic_source(
 ) -> tuple[CalibrationSource, float]:
     """Return our data as ``synth`` writes it, and the seconds that making it takes."""
     begun = time.perf_counter()
-    source = synthetic_source(confident.add_to(ours.calibration), loaded.inputs, count)
+    source = synthetic_source(confident.add_to(ours.calibration), loaded.inputs, loaded.face, count)
     return source, ours.data_seconds + time.perf_counter() - begun
 
 

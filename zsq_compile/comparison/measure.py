@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from zsq_compile.stages.estimate_agreement import EstimateInputs
 from zsq_compile.verification.agreement_estimate import AgreementEstimate, compare_families, run_families
 from zsq_compile.verification.fusion import Fusion, inspect_fusion
 from zsq_compile.verification.latency import Latency, measure_latency
-from zsq_compile.verification.running import first_sample
-from zsq_compile.verification.side_by_side import Quality, SideBySide, fitting_batch, run_side_by_side
+from zsq_compile.verification.running import first_sample, fitting_batch
+from zsq_compile.verification.side_by_side import Quality, SideBySide, run_side_by_side
 
 _SECONDS_EACH = 0.7  # of latency, on the average of the models
 
@@ -65,13 +66,15 @@ def measure_rows(judge: Judge, rows: Sequence[ComparedModel], progress: Progress
     """
     reference = open_session(judge.loaded.original, providers=judge.providers)
     sessions, failures = _open(rows, judge.providers)
+    axes = judge.loaded.face.axes
     with progress.stage("measure accuracy", total=len(judge.data)) as advance:
-        results = run_side_by_side(reference, sessions, judge.data, advance)
+        uneven = judge.loaded.uneven_outputs
+        results = run_side_by_side(reference, sessions, judge.data, advance, axes=axes, uneven=uneven)
     failures |= results.failures
     sound = {key: session for key, session in sessions.items() if key in results.qualities}
     with progress.stage("estimate agreement on real data"):
         estimates = _estimates(judge, reference, sound, rows)
-    feeds = first_sample(reference, judge.sample)
+    feeds = first_sample(reference, judge.sample, axes)
     models: dict[str, onnx.ModelProto | Path] = {"float": judge.loaded.original}
     models |= {key: rows[int(key)].path or Path() for key, session in sound.items() if _runs(session, feeds)}
     with progress.stage("measure latency"):
@@ -105,11 +108,13 @@ def _estimates(
 ) -> dict[str, AgreementEstimate]:
     """Estimate the agreement of every file on real data; one that does not run on the families has none."""
     samples, batch = judge.estimate_inputs.samples, fitting_batch(reference)
-    wanted = run_families(reference, samples, batch=batch)
+    axes, uneven = judge.loaded.face.axes, judge.loaded.uneven_outputs
+    run = partial(run_families, families=samples, batch=batch, axes=axes, uneven=uneven)
+    wanted = run(reference)
     found = {}
     for key, session in sessions.items():
         try:
-            got = run_families(session, samples, batch=batch)
+            got = run(session)
         except (RuntimeModelError, ConfigError):
             continue
         if all(got[name][out].shape == array.shape for name, whole in wanted.items() for out, array in whole.items()):

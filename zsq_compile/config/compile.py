@@ -49,6 +49,8 @@ WIDTHS = (8, 4, 3, 2)
 """Widths in bits that weights and activations can be given."""
 
 Width = Annotated[int, WIDTHS]
+_LARGEST_STD = 4.0  # of pixels in 0..1, whose own is at most a half
+
 Numbers = Annotated[tuple[float, ...], Option(panel=INPUT, metavar="A,B,C", default="inferred", read=parse_numbers)]
 
 
@@ -126,8 +128,9 @@ class InputConfig:
     """What the network expects at its inputs; whatever is left out is read from the model or inferred.
 
     Attributes:
-        shapes: sizes of an input, batch first, ? for dynamic; once for each input whose sizes the model leaves open. In
-            Python sizes by input name, None for dynamic.
+        shapes: sizes to work with for an input whose sizes the model leaves open, ? for one to be chosen; once for each
+            such input. The written file keeps them open. In Python sizes by input name, None for one to be chosen.
+        fix_shapes: write the sizes of ``--input-shape`` into the file, which takes no others then.
         mean: mean of each channel of pixels in 0..1, such as .485,.456,.406; given if and only if ``std`` is. None lets
             the preprocessing be inferred.
         std: standard deviation of each channel of pixels in 0..1, such as .229,.224,.225; given if and only if ``mean``
@@ -140,6 +143,7 @@ class InputConfig:
         Mapping[str, Shape],
         Option(panel=INPUT, names=("--input-shape",), metavar="NAME:1x3x224x224", read=parse_named_shape),
     ] = field(default_factory=dict)
+    fix_shapes: Annotated[bool, Option(panel=INPUT)] = False
     mean: Numbers | None = None
     std: Numbers | None = None
     input_range: Annotated[
@@ -150,6 +154,8 @@ class InputConfig:
         """Check the values; ConfigError when one is wrong."""
         for name, shape in self.shapes.items():
             require_shape(f"input.shapes.{name}", shape)
+        if self.fix_shapes and not self.shapes:
+            raise ConfigError("--fix-shapes writes the sizes of --input-shape into the file: give them, too")
         if (self.mean is None) != (self.std is None):
             raise ConfigError("input.mean and input.std describe one normalisation: give both or neither")
         if self.mean is not None and self.std is not None:
@@ -168,6 +174,16 @@ class InputConfig:
             require_number(f"input.mean[{position}]", value, Bounds())
         for position, value in enumerate(std):
             require_number(f"input.std[{position}]", value, Bounds(above=0.0))
+        if max(std) > _LARGEST_STD or (max(mean) > 1.0 and max(std) >= 1.0):
+            given, scaled = (
+                [",".join(f"{value / scale:.4g}" for value in numbers) for numbers in (mean, std)]
+                for scale in (1.0, 255.0)
+            )
+            raise ConfigError(
+                f"--mean {given[0]} --std {given[1]} are like numbers of pixels in 0..255, and those of pixels in 0..1 "
+                f"are wanted: give --mean {scaled[0]} --std {scaled[1]} if the network takes pixels normalised so, "
+                "or --input-range with what black and white become"
+            )
 
     @staticmethod
     def _check_range(input_range: tuple[float, float]) -> None:
@@ -204,6 +220,8 @@ class QuantizationConfig:
         equalize: even out channel ranges between layers before anything is quantized; for targets with one weight scale
             per tensor. Off by default: with a scale per channel it changed agreement by less than the noise on four
             networks, and lost a little of every layer's accuracy.
+        even_channels: even out, by powers of two, the channels between two layers where one scale for all of them would
+            lose most of what they hold. The float network computes the same, and other networks keep their bytes.
         weight_scales: how the scale of each output channel is chosen: ``mse`` searches it, ``minmax`` takes the
             channel's largest weight.
         quantize_outputs: also quantize the graph outputs. Off by default: quantized logits clip the top classes.
@@ -217,6 +235,7 @@ class QuantizationConfig:
     bias_correction: Annotated[BiasCorrection, Option(panel=PRECISION)] = "auto"
     rounding: Annotated[Rounding | None, Option(panel=PRECISION, default="gptq at the effort fast, else lsq")] = None
     equalize: Annotated[bool, Option(panel=PRECISION)] = False
+    even_channels: Annotated[bool, Option(panel=PRECISION, names=("--even-channels/--no-even-channels",))] = True
     weight_scales: WeightScales = "mse"
     quantize_outputs: bool = False
 
@@ -289,8 +308,8 @@ class CompileConfig:
     time_budget: Annotated[
         Positive | None, Option(panel=RUN, metavar="TIME", default="from the effort", read=parse_seconds)
     ] = None
-    memory: Annotated[int, Bounds(low=0), Option(panel=RUN, metavar="SIZE", default="2 GiB", read=parse_bytes)] = (
-        2 << 30
+    memory: Annotated[int, Bounds(low=0), Option(panel=RUN, metavar="SIZE", default="256 MiB", read=parse_bytes)] = (
+        256 << 20
     )
     device: Annotated[Device, Option(panel=RUN)] = "auto"
     seed: Annotated[int, Bounds(low=0, high=(1 << 63) - 1), Option(panel=DATA)] = 0

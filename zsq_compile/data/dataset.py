@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from zsq_compile.data.batch_axes import stack_given
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.data.onnx_test_data import read_test_data, sets_of_test_data
-from zsq_compile.data.preprocessing import Preprocessing, given_preprocessing
+from zsq_compile.data.preprocessing import Preprocessing, unit_preprocessing
 from zsq_compile.errors import ConfigError
 
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff"})
@@ -33,19 +34,17 @@ _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm",
 class Preparation:
     """Turns an image file's pixels into network input."""
 
-    height: int
-    width: int
+    spec: InputSpec
     preprocessing: Preprocessing
 
-    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Prepare one picture (H,W), (H,W,1) or (H,W,3), of any size: returns (C, height, width) float32.
+    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[Any]:
+        """Prepare one picture (H,W), (H,W,1), (H,W,3) or (H,W,4), of any size: returns one sample of the input.
 
         Another size is scaled (bilinear) until it covers the wanted one, then cut around its middle.
         """
-        channels = 1 if self.preprocessing.channel_order == "gray" else 3
-        image = _fit(_with_channels(pixels, channels), self.height, self.width)
+        image = _fit(_with_channels(pixels, self.spec.channels), self.spec.height, self.spec.width)
         unit = image.astype(np.float32).transpose(2, 0, 1) / np.float32(255.0)
-        return np.ascontiguousarray(self.preprocessing.encode(unit[None])[0])
+        return np.ascontiguousarray(self.spec.typed(self.preprocessing.encode(unit[None]))[0])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -121,12 +120,7 @@ def load_data(
 def _preparation(inputs: Sequence[InputSpec], preprocessing: Preprocessing | None) -> Preparation | None:
     if len(inputs) != 1 or not inputs[0].is_image:
         return None
-    _, channels, height, width = inputs[0].batched(1)
-    return Preparation(
-        height=height,
-        width=width,
-        preprocessing=preprocessing or given_preprocessing(channels, (0.0,), (1.0,)),
-    )
+    return Preparation(spec=inputs[0], preprocessing=preprocessing or unit_preprocessing(inputs[0]))
 
 
 def _from_folder(path: Path, inputs: Sequence[InputSpec], preparation: Preparation | None, option: str) -> Dataset:
@@ -194,7 +188,8 @@ def _from_npz(path: Path, inputs: Sequence[InputSpec], preparation: Preparation 
     names = [spec.name for spec in inputs]
     samples: dict[str, NDArray[Any]]
     if all(name in arrays for name in names):
-        samples = {spec.name: _checked(arrays[spec.name], spec, path) for spec in inputs}
+        stacked = stack_given(arrays, inputs, str(path))
+        samples = {spec.name: _checked(stacked[spec.name], spec, path) for spec in inputs}
         preparation = None
     elif "images" in arrays and preparation is not None:
         images = arrays["images"]
@@ -229,7 +224,8 @@ def _read_picture(path: Path) -> NDArray[np.uint8]:
 
     try:
         with Image.open(path) as image:
-            return np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"), np.uint8)
+            kept = image.mode in ("L", "RGB", "RGBA")
+            return np.asarray(image if kept else image.convert("RGB"), np.uint8)
     except OSError as error:
         raise ConfigError(f"cannot read {path} as a picture: {error}") from error
 
@@ -238,8 +234,10 @@ def _with_channels(pixels: NDArray[np.uint8], channels: int) -> NDArray[np.uint8
     image = pixels[:, :, None] if pixels.ndim == 2 else pixels
     if image.shape[2] == channels:
         return image
-    if channels == 3:
-        return np.repeat(image[:, :, :1], 3, axis=2)
+    if channels > 1:
+        colours = image[:, :, :3] if image.shape[2] >= 3 else np.repeat(image[:, :, :1], 3, axis=2)
+        opaque = np.full((*image.shape[:2], channels - 3), 255, np.uint8)
+        return np.concatenate([colours, opaque], 2)
     luma = image[:, :, :3].astype(np.float32) @ np.asarray([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
     return np.rint(luma)[:, :, None].astype(np.uint8)
 

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from zsq_compile.data.batch_axes import stack_given
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.errors import ConfigError
 
@@ -41,7 +42,7 @@ def read_test_data(folders: Sequence[Path], inputs: Sequence[InputSpec]) -> dict
         ConfigError: a file is missing or holds no tensor, or the sets do not fit together.
 
     """
-    sets = [_read_set(folder, inputs) for folder in folders]
+    sets = [stack_given(_read_set(folder, inputs), inputs, str(folder)) for folder in folders]
     joined = {}
     for spec in inputs:
         parts = [arrays[spec.name] for arrays in sets]

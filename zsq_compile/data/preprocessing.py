@@ -1,37 +1,46 @@
-"""How the pixels of an image become network input, and how that was found out."""
+"""How the pixels of an image, or a signal, become network input, and how that was found out."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-ChannelOrder = Literal["rgb", "bgr", "gray"]
-Source = Literal["given", "inferred", "assumed"]
+from zsq_compile.data.input_spec import InputSpec, Layout
+
+ChannelOrder = Literal["rgb", "bgr", "gray", "rgba", "none"]
+Source = Literal["given", "inferred", "assumed", "unexplained"]
+SignalFamily = Literal["noise", "white", "bursts"]
 Pixels = TypeVar("Pixels")
 
 _CLOSE_MARGIN = 1.5
+_MOST_LISTED = 4
 _MEANINGS = {
     "unit": "pixels in [0, 1]",
     "symmetric": "pixels in [-1, 1]",
     "imagenet": "mean and std of ImageNet",
     "byte": "pixels in 0..255",
+    "standard": "mean 0, deviation 1",
     "byte_bgr": "BGR pixels in 0..255 minus mean (104, 117, 123)",
 }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preprocessing:
-    """Network input = (pixel - mean) / std for pixels in [0, 1], then the channel order.
+    """Network input = (pixel - mean) / std for pixels in [0, 1], then the order of channels and axes.
 
     Attributes:
-        name: "unit", "symmetric", "imagenet", "byte", "byte_bgr" (see ``usual_preprocessings``), or "given".
-        mean: per channel, in RGB order.
+        name: "unit", "symmetric", "imagenet", "byte", "byte_bgr" (see ``usual_preprocessings``), "fitted", "standard"
+            or "given".
+        mean: per channel, in RGB order; one number stands for all channels.
         std: per channel, in RGB order.
-        channel_order: "bgr" reverses the three channels after scaling.
-        source: given by the user, inferred from BatchNormalization statistics, or assumed.
+        channel_order: "bgr" reverses the three channels after scaling; "rgba" has a fourth plane; "none" of a signal.
+        source: given by the user, inferred from BatchNormalization statistics, assumed, or unexplained: the nearest to
+            statistics that nothing comes near to.
         reason: what decided, in words.
         margin: of an inferred one, the distance of the runner-up over that of the best (>= 1); else None.
+        layout: of the network input; None of a signal (N, C, ...), which is in order as it is.
+        family: what signals are drawn from before they are scaled; None of pictures.
 
     """
 
@@ -42,39 +51,48 @@ class Preprocessing:
     source: Source = "assumed"
     reason: str = ""
     margin: float | None = None
+    layout: Layout | None = "NCHW"
+    family: SignalFamily | None = None
 
     @property
     def is_certain(self) -> bool:
-        """Whether the user gave it, or the statistics point to it clearly."""
-        return self.source == "given" or (self.margin is not None and self.margin >= _CLOSE_MARGIN)
+        """Whether the user gave it, the input's type leaves no other, or the statistics point to it clearly."""
+        if self.margin is None:
+            return self.source in ("given", "inferred")
+        return self.margin >= _CLOSE_MARGIN
 
     def encode(self, pixels: Pixels) -> Pixels:
-        """(N, C, H, W) pixels in [0, 1] -> network input; a float array, or a tensor (differentiable)."""
+        """(N, C, H, W) pixels in [0, 1] -> network input; a float array, or a tensor (differentiable).
+
+        Values for an input that takes integers are not rounded yet (see ``InputSpec.typed``).
+        """
         mean, std = self._numbers(pixels)
         values: Any = pixels
-        encoded: Pixels = self._in_order((values - mean) / std)
+        encoded: Pixels = _permuted(self._in_order((values - mean) / std), (0, 2, 3, 1), self.layout)
         return encoded
 
     def decode(self, values: Pixels) -> Pixels:
         """Inverse of encode: network input -> (N, C, H, W) pixels."""
-        mean, std = self._numbers(values)
-        pixels: Pixels = self._in_order(values) * std + mean
+        first: Any = _permuted(_as_float(values), (0, 3, 1, 2), self.layout)
+        mean, std = self._numbers(first)
+        pixels: Pixels = self._in_order(first) * std + mean
         return pixels
 
     def describe(self) -> str:
         """Say what it is and how it was found, such as "imagenet: mean and std of ImageNet (assumed: ...)"."""
         if self.source == "given":
-            mean, std = (" ".join(f"{number:.4g}" for number in numbers) for numbers in (self.mean, self.std))
-            return f"{self.name}: mean {mean}, std {std}"
-        how = f"{self.source}: {self.reason}"
+            return f"{self.name}: mean {_listed(self.mean)}, std {_listed(self.std)}"
+        how = f"{self.source}{' from' if self.source == 'inferred' else ':'} {self.reason}"
         if self.margin is not None:
-            how = f"{self.source} from {self.reason}, {self.margin:.2f} times closer than the next"
-        return f"{self.name}: {_MEANINGS[self.name]} ({how})"
+            how = f"{how}, {self.margin:.2f} times closer than the next"
+        return f"{self.name}: {_MEANINGS.get(self.name) or self._ends()} ({how})"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values as reports, compiled files and packages hold them; ``inferred`` stands for the source."""
         plain = {**asdict(self), "inferred": self.source == "inferred"}
-        del plain["source"]
+        del plain["source"], plain["family"]
+        if self.layout == "NCHW":  # what is not said, so that files of before are the same
+            del plain["layout"]
         return plain
 
     @classmethod
@@ -88,22 +106,58 @@ class Preprocessing:
             source="given" if plain["name"] == "given" else "inferred" if plain["inferred"] else "assumed",
             reason=plain.get("reason", ""),
             margin=plain.get("margin"),
+            layout=plain.get("layout", "NCHW"),
         )
+
+    def _ends(self) -> str:
+        """Say what becomes of black and white pixels, or of a signal."""
+        pairs = list(zip(self.mean, self.std, strict=True))
+        if self.layout is None:
+            gains, offsets = [1.0 / std for _, std in pairs], [-mean / std for mean, std in pairs]
+            return f"{self.family} times {_listed(gains)}, plus {_listed(offsets)}"
+        black, white = [-mean / std for mean, std in pairs], [(1.0 - mean) / std for mean, std in pairs]
+        return f"pixels from {_listed(black)} (black) to {_listed(white)} (white)"
 
     def _numbers(self, like: Any) -> tuple[Any, Any]:
         """Mean and std, of the kind and type of ``like`` and in a shape that broadcasts."""
         make = like.new_tensor if hasattr(like, "new_tensor") else lambda numbers: np.asarray(numbers, like.dtype)
-        mean, std = (make(numbers).reshape(1, -1, 1, 1) for numbers in (self.mean, self.std))
+        shape = (1, -1, *(1,) * (like.ndim - 2)) if like.ndim > 1 else (-1,)
+        mean, std = (make(numbers).reshape(shape) for numbers in (self.mean, self.std))
         return mean, std
 
     def _in_order(self, values: Any) -> Any:
         return values[:, [2, 1, 0]] if self.channel_order == "bgr" else values
 
 
-def usual_preprocessings(channels: int) -> tuple[Preprocessing, ...]:
-    """Preprocessings in common use, for images of 3 or 1 channels; all of them with the source "assumed"."""
-    order: ChannelOrder = "rgb" if channels == 3 else "gray"
-    imagenet = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)) if channels == 3 else ((0.449,), (0.226,))
+def _listed(numbers: Sequence[float]) -> str:
+    if len(numbers) > _MOST_LISTED:
+        return f"{min(numbers):.4g} to {max(numbers):.4g}"
+    return " ".join(f"{number:.4g}" for number in numbers)
+
+
+def _permuted(values: Any, axes: tuple[int, ...], layout: Layout | None) -> Any:
+    """Permute the axes where the layout is not that of pixels."""
+    if layout != "NHWC":
+        return values
+    return values.permute(axes) if hasattr(values, "permute") else values.transpose(axes)
+
+
+def _as_float(values: Any) -> Any:
+    if hasattr(values, "is_floating_point"):
+        return values if values.is_floating_point() else values.float()
+    return values if np.issubdtype(values.dtype, np.floating) else values.astype(np.float32)
+
+
+def _channel_order(channels: int) -> ChannelOrder:
+    return {1: "gray", 3: "rgb"}.get(channels, "rgba")  # type: ignore[return-value]
+
+
+def usual_preprocessings(channels: int, layout: Layout = "NCHW") -> tuple[Preprocessing, ...]:
+    """Preprocessings in common use, for images of 1, 3 or 4 channels; all of them with the source "assumed"."""
+    order = _channel_order(channels)
+    colour, gray = ((0.485, 0.229), (0.456, 0.224), (0.406, 0.225)), (0.449, 0.226)
+    rgba = (gray,) if channels == 1 else (*colour, gray)[:channels]
+    imagenet = tuple(mean for mean, _ in rgba), tuple(std for _, std in rgba)
     rows: list[tuple[str, tuple[float, ...], tuple[float, ...], ChannelOrder]] = [
         ("unit", (0.0,) * channels, (1.0,) * channels, order),
         ("symmetric", (0.5,) * channels, (0.5,) * channels, order),
@@ -112,7 +166,10 @@ def usual_preprocessings(channels: int) -> tuple[Preprocessing, ...]:
     ]
     if channels == 3:  # the mean of Caffe's networks
         rows.append(("byte_bgr", (123.0 / 255, 117.0 / 255, 104.0 / 255), (1.0 / 255,) * 3, "bgr"))
-    return tuple(Preprocessing(name=name, mean=mean, std=std, channel_order=given) for name, mean, std, given in rows)
+    return tuple(
+        Preprocessing(name=name, mean=mean, std=std, channel_order=given, layout=layout)
+        for name, mean, std, given in rows
+    )
 
 
 def imagenet_preprocessing(channels: int) -> Preprocessing:
@@ -125,6 +182,7 @@ def given_preprocessing(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     input_range: tuple[float, float] | None = None,
+    layout: Layout = "NCHW",
 ) -> Preprocessing:
     """Take a user's mean and std, in pixel units of [0, 1], or the input values of black and white.
 
@@ -142,7 +200,26 @@ def given_preprocessing(
     wide = [tuple(map(float, numbers)) * (channels if len(numbers) == 1 else 1) for numbers in (mean, std)]
     if any(len(numbers) != channels for numbers in wide):
         raise ValueError(f"expected 1 or {channels} numbers for mean and std, got {len(mean)} and {len(std)}")
-    order: ChannelOrder = "rgb" if channels == 3 else "gray"
     return Preprocessing(
-        name="given", mean=wide[0], std=wide[1], channel_order=order, source="given", reason="by the user"
+        name="given",
+        mean=wide[0],
+        std=wide[1],
+        channel_order=_channel_order(channels),
+        source="given",
+        reason="by the user",
+        layout=layout,
     )
+
+
+def unit_preprocessing(spec: InputSpec) -> Preprocessing:
+    """Return that of an image input that takes pixels as they are, in [0, 1], or in 0..255 where it takes bytes."""
+    return _named("byte" if np.issubdtype(spec.dtype, np.integer) else "unit", spec)
+
+
+def byte_preprocessing(spec: InputSpec) -> Preprocessing:
+    """Return the only one of an image input that takes bytes."""
+    return replace(_named("byte", spec), source="inferred", reason=f"its type, {spec.dtype}")
+
+
+def _named(name: str, spec: InputSpec) -> Preprocessing:
+    return next(one for one in usual_preprocessings(spec.channels, spec.layout or "NCHW") if one.name == name)

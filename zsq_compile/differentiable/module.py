@@ -2,16 +2,19 @@
 
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 import onnx_ir as ir
 import torch
 
+from passes.analysis.find_uneven_values import find_uneven_values
+from passes.surgery import captured, has_subgraph
 from zsq_compile.differentiable.arguments import TORCH_TYPES, Input, Kernel, describe
 from zsq_compile.differentiable.constants import to_tensor
 from zsq_compile.differentiable.fake_quantize import find_chains, fuse
 from zsq_compile.differentiable.table import build_kernel
-from zsq_compile.errors import UnsupportedModelError
+from zsq_compile.errors import ExecutionError, UnsupportedModelError
 
 Visit: TypeAlias = Callable[[ir.Node, tuple[torch.Tensor, ...]], tuple[torch.Tensor, ...] | None]
 
@@ -35,12 +38,29 @@ class _Step:
     free: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """A graph inside a model that is not its main one: the body of an If, Loop or Scan, or a function.
+
+    Attributes:
+        graph: its nodes.
+        opsets: versions by domain.
+        outer: names of values that it reads from outside, to be fed beside its own inputs.
+
+    """
+
+    graph: ir.Graph
+    opsets: Mapping[str, int]
+    outer: tuple[str, ...] = ()
+
+
 class TorchGraph:
     """An ONNX graph as a differentiable torch function.
 
     The model is read once, at construction; later changes of it have no effect. Batch and other open sizes follow the
     feeds. QuantizeLinear gives a float tensor of integer codes, straight-through, so that gradients reach inputs and
-    scales; everything else has ONNX's types. Initializers are on ``device``, but int64 ones (shapes) on the CPU.
+    scales; everything else has ONNX's types. Initializers are on ``device``, but int64 ones (shapes) on the CPU. With
+    ``part`` that graph is run in the place of the main one.
 
     Attributes:
         model: the model.
@@ -55,15 +75,16 @@ class TorchGraph:
 
     """
 
-    def __init__(self, model: ir.Model, *, device: torch.device | str = "cpu") -> None:
-        graph = model.graph
+    def __init__(self, model: ir.Model, *, device: torch.device | str = "cpu", part: Part | None = None) -> None:
+        part = part or Part(model.graph, model.opset_imports)
+        graph = part.graph
         self.model = model
         self.device = torch.device(device)
         self.initializers: dict[str, torch.Tensor] = {
             name: _initializer(value, self.device) for name, value in graph.initializers.items()
         }
         self.input_names: tuple[str, ...] = tuple(
-            name for name in map(_name, graph.inputs) if name not in self.initializers
+            name for name in (*map(_name, graph.inputs), *part.outer) if name not in self.initializers
         )
         self.output_names: tuple[str, ...] = tuple(map(_name, graph.outputs))
         self._integer_outputs = {
@@ -74,10 +95,16 @@ class TorchGraph:
             and not TORCH_TYPES[value.dtype].is_floating_point
             and value.dtype != ir.DataType.BOOL
         }
-        self._calls = tuple(_prepare(node, model.opset_imports, self.device) for node in graph)
+        self._calls = tuple(_prepare(node, model, part.opsets, self.device) for node in graph)
         self._chains = find_chains([call.node for call in self._calls])
         self._producers = {name: index for index, call in enumerate(self._calls) for name in call.outputs if name}
         self._schedules: dict[tuple[frozenset[str], tuple[str, ...]], tuple[_Step, ...]] = {}
+
+    @cached_property
+    def even_outputs(self) -> tuple[str, ...]:
+        """Graph outputs but those whose size depends on the data."""
+        uneven = find_uneven_values(self.model)
+        return tuple(name for name in self.output_names if name not in uneven)
 
     def run(
         self,
@@ -101,6 +128,7 @@ class TorchGraph:
 
         Raises:
             KeyError: a name is not in the graph, or a needed value is neither fed nor computable.
+            ExecutionError: a node failed on its inputs; the message names it.
 
         """
         wanted = self.output_names if outputs is None else tuple(outputs)
@@ -112,8 +140,9 @@ class TorchGraph:
             try:
                 made = call.kernel(*arguments)
             except (RuntimeError, ValueError, IndexError, TypeError) as error:
-                error.add_note(f"while executing {describe(call.node)}")
-                raise
+                if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+                    raise  # no fault of the node's
+                raise _failure(call.node, arguments, error) from error
             results = made if isinstance(made, tuple) else (made,)
             if visit is not None:
                 changed = visit(call.node, results)
@@ -191,20 +220,69 @@ class TorchGraph:
         return calls
 
 
+def _failure(node: ir.Node, arguments: Sequence[Input], error: Exception) -> ExecutionError:
+    given = ", ".join("-" if one is None else f"{str(one.dtype)[6:]}{list(one.shape)}" for one in arguments)
+    reason = str(error).strip().split("\n")[0]
+    return ExecutionError(f"{describe(node)} cannot be computed on {given or 'no inputs'}: {reason}")
+
+
 def _name(value: ir.Value | None) -> str:
     return "" if value is None or value.name is None else value.name
 
 
-def _prepare(node: ir.Node, opsets: Mapping[str, int], device: torch.device) -> _Call:
-    # onnx_ir writes the standard domain as "" on nodes, but leaves the model's imports as they were
-    opset = opsets.get(node.domain) if node.domain or "" in opsets else opsets.get("ai.onnx")
-    kernel, host = build_kernel(node, opset)
+def _prepare(node: ir.Node, model: ir.Model, opsets: Mapping[str, int], device: torch.device) -> _Call:
     inputs = list(map(_name, node.inputs))
     while inputs and not inputs[-1]:
         inputs.pop()
+    if (function := model.functions.get(node.op_identifier())) is not None:
+        part = Part(function.graph, function.opset_imports)
+        return _Call(node, _callable(model, part, device), tuple(inputs), tuple(map(_name, node.outputs)))
+    # onnx_ir writes the standard domain as "" on nodes, but leaves the model's imports as they were
+    opset = opsets.get(node.domain) if node.domain or "" in opsets else opsets.get("ai.onnx")
+    kernel, host = build_kernel(node, opset)
+    if has_subgraph(node):
+        outer = tuple(map(_name, captured(node)))
+        kernel = _with_bodies(kernel, len(inputs), _callable_bodies(node, model, opsets, device))
+        inputs += outer
     if device.type != "cpu":
         kernel = _on_device(kernel, host, device)
     return _Call(node, kernel, tuple(inputs), tuple(map(_name, node.outputs)))
+
+
+def _callable(model: ir.Model, part: Part, device: torch.device) -> Kernel:
+    """Make a function of a part of the model: its inputs and then its outer values, in order."""
+    graph = TorchGraph(model, device=device, part=part)
+
+    def run(*arguments: Input) -> tuple[torch.Tensor, ...]:
+        given = zip(graph.input_names, arguments, strict=False)
+        made = graph.run({name: value for name, value in given if value is not None})
+        return tuple(made[name] for name in graph.output_names)
+
+    return run
+
+
+def _callable_bodies(
+    node: ir.Node, model: ir.Model, opsets: Mapping[str, int], device: torch.device
+) -> dict[str, Kernel]:
+    """Make functions of the bodies of a node, by attribute."""
+    outer = tuple(map(_name, captured(node)))
+    graphs = {name: attr.as_graph() for name, attr in node.attributes.items() if attr.type == ir.AttributeType.GRAPH}
+    return {name: _callable(model, Part(graph, opsets, outer), device) for name, graph in graphs.items()}
+
+
+def _with_bodies(kernel: Kernel, count: int, bodies: Mapping[str, Kernel]) -> Kernel:
+    """Give a kernel the bodies of its node; the values that these capture are read behind the node's own inputs."""
+
+    def run(*arguments: Input) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        own, outer = arguments[:count], arguments[count:]
+        called = {name: _behind(body, outer) for name, body in bodies.items()}
+        return kernel(called, *own)
+
+    return run
+
+
+def _behind(body: Kernel, outer: tuple[Input, ...]) -> Kernel:
+    return lambda *own: body(*own, *outer)
 
 
 def _on_device(kernel: Kernel, host: tuple[int, ...], device: torch.device) -> Kernel:

@@ -5,14 +5,17 @@ from functools import cache
 
 import onnx_ir as ir
 
-from passes.surgery import has_subgraph
 from zsq_compile.differentiable.arguments import Kernel, Operator, describe
 from zsq_compile.differentiable.ops import (
     attention,
+    col2im,
+    control,
     create,
     detection,
     elementwise,
     index,
+    linear_attention,
+    loss,
     nn,
     pad,
     pool,
@@ -20,15 +23,16 @@ from zsq_compile.differentiable.ops import (
     recurrent,
     reduce,
     resize,
+    sampling,
     shape,
     signal,
 )
 from zsq_compile.errors import UnsupportedModelError
+from zsq_compile.frontend.executable import NEWEST_VERSION, version_of
 
-NEWEST_OPSET = 28  # newest ONNX opset whose schemas the table was checked against
 _MODULES = (
-    *(elementwise, attention, create, detection, index, nn, pad),
-    *(pool, quant, recurrent, reduce, resize, shape, signal),
+    *(elementwise, attention, col2im, control, create, detection, index, linear_attention, loss, nn, pad),
+    *(pool, quant, recurrent, reduce, resize, sampling, shape, signal),
 )
 OPERATORS: Mapping[tuple[str, str, int], Operator] = {
     ("", row[0], since): Operator(row[2], *row[3:]) for module in _MODULES for row in module.ROWS for since in row[1]
@@ -43,14 +47,10 @@ def _versions(domain: str, op_type: str) -> tuple[int, ...]:
 def find_operator(node: ir.Node, opset: int | None) -> Operator:
     """Return the operator with the newest ``since_version`` not above ``opset``, or raise UnsupportedModelError."""
     where = describe(node)
-    if has_subgraph(node):
+    if opset is None or (opset > NEWEST_VERSION and version_of(node, opset) > NEWEST_VERSION):
         raise UnsupportedModelError(
-            f"{where} holds a subgraph; control flow (If, Loop, Scan) cannot be executed in torch. "
-            "Export the model with the branch taken or the loop unrolled."
-        )
-    if opset is None or opset > NEWEST_OPSET:
-        raise UnsupportedModelError(
-            f"{where}: opsets up to {NEWEST_OPSET} can be executed in torch, the model imports {opset}."
+            f"{where}: operators as of opset {NEWEST_VERSION} can be executed in torch, the model imports {opset}, "
+            "in which this one is newer."
         )
     known = _versions(node.domain, node.op_type)
     fitting = [since for since in known if since <= opset]

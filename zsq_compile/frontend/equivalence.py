@@ -15,19 +15,33 @@ from zsq_compile.metrics import decibels, powers
 TOLERANCE = 1e-3
 """Largest difference, relative to the output's largest magnitude, between models that count as equal."""
 
-_BATCH = 2
+_BATCHES = (2, 3)
+"""Open batches of the two inputs; two, because a graph that was traced with one of them runs with no other."""
 
 
 class Reference:
-    """Outputs of a model on two random batches: standard normal, and uniform from 0 to 255.
+    """Outputs of a model on two random batches, 2 standard normal samples and 3 uniform from 0 to 255.
 
-    The constructor and the methods raise RuntimeModelError where the runtime cannot load or run a model.
+    ``others`` are inputs with other sizes, at which it is run on normal samples too. The constructor
+    and the methods raise RuntimeModelError where the runtime cannot load or run a model.
     """
 
-    def __init__(self, model: onnx.ModelProto, inputs: Sequence[InputSpec], *, seed: int = 0) -> None:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        inputs: Sequence[InputSpec],
+        *,
+        others: Sequence[Sequence[InputSpec]] = (),
+        seed: int = 0,
+    ) -> None:
         rng = np.random.default_rng(seed)
-        self._feeds = [{spec.name: _random(spec, rng, wide=wide) for spec in inputs} for wide in (False, True)]
+        chosen = [(inputs, False), (inputs, True), *((other, False) for other in others)]
+        self._feeds = [{spec.name: random_input(spec, rng, wide=wide) for spec in specs} for specs, wide in chosen]
         self._outputs = self._run(model, None)
+
+    def has_leading(self, size: int) -> bool:
+        """Whether axis 0 of an output has this size."""
+        return any(array.shape[:1] == (size,) for array in self._outputs[0].values())
 
     def difference(self, model: onnx.ModelProto) -> float:
         """Largest difference of any output, relative to its largest magnitude; infinite if shapes or NaNs differ.
@@ -35,7 +49,7 @@ class Reference:
         Integer outputs count as equal where at most 1 % of their elements differ: rounding decides near ties of ArgMax.
         """
         pairs = zip(self._outputs, self._run(model, list(self._outputs[0])), strict=True)
-        return max((_difference(one[name], other[name]) for one, other in pairs for name in one), default=0.0)
+        return max((difference(one[name], other[name]) for one, other in pairs for name in one), default=0.0)
 
     def sqnr(self, quantized: onnx.ModelProto) -> float:
         """SQNR in dB of a quantized model against this one: that of its worst output, on the better batch.
@@ -51,12 +65,13 @@ class Reference:
         return max(ratios, default=math.inf)
 
     def _run(self, model: onnx.ModelProto, names: list[str] | None) -> list[dict[str, NDArray[Any]]]:
-        session = open_session(model)
+        session = open_session(model, lean=True)
         return [session.run(feed, names) for feed in self._feeds]
 
 
-def _random(spec: InputSpec, rng: np.random.Generator, *, wide: bool) -> NDArray[Any]:
-    shape = tuple(_BATCH if size is None else size for size in spec.shape)
+def random_input(spec: InputSpec, rng: np.random.Generator, *, wide: bool) -> NDArray[Any]:
+    """Draw an array for an input, two samples in an open batch; ``wide``: three, uniform from 0 to 255, not normal."""
+    shape = tuple(_BATCHES[wide] if size is None else size for size in spec.shape)
     if np.issubdtype(spec.dtype, np.floating):
         numbers = rng.uniform(0.0, 255.0, shape) if wide else rng.standard_normal(shape)
         return numbers.astype(spec.dtype)
@@ -67,7 +82,8 @@ def _random(spec: InputSpec, rng: np.random.Generator, *, wide: bool) -> NDArray
     return np.full(shape, int(wide), spec.dtype)  # indices or lengths: small ones are valid almost everywhere
 
 
-def _difference(one: NDArray[Any], other: NDArray[Any]) -> float:
+def difference(one: NDArray[Any], other: NDArray[Any]) -> float:
+    """Largest difference of two outputs relative to the first one's magnitude; see ``Reference.difference``."""
     if one.shape != other.shape:
         return float("inf")
     if not np.issubdtype(one.dtype, np.floating):

@@ -1,6 +1,7 @@
-"""Shapes of a model's inputs: given and assumed sizes for those that the file leaves open."""
+"""Shapes of a model's inputs: what the file declares, what the user gives, and what is worked with in open places."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -9,20 +10,22 @@ import onnx
 
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.errors import ConfigError
+from zsq_compile.frontend.batch_axes import find_batch_axes
+from zsq_compile.frontend.choose_sizes import ChosenSizes, NoSizesError, choose_sizes
+from zsq_compile.frontend.size_clues import first_weight_rank
 
 Shape = tuple[int | None, ...]
 
-_USUAL_SIDE, _USUAL_LENGTH, _USUAL_CHANNELS = 224, 128, 3
 
+def settle_inputs(
+    proto: onnx.ModelProto, path: Path, given: Mapping[str, Shape], *, fix: bool = False
+) -> tuple[InputSpec, ...]:
+    """Return the inputs as the file declares them; with ``fix``, write the given sizes into the graph first, in place.
 
-def settle_inputs(proto: onnx.ModelProto, path: Path, given: Mapping[str, Shape]) -> tuple[InputSpec, ...]:
-    """Write the given sizes into the graph's inputs, in place, and return their specs.
-
-    Initializers are removed from the inputs. Only the batch, axis 0, may stay open.
+    Initializers are removed from the inputs, and open sizes get names.
 
     Raises:
-        ConfigError: a given shape names no input or contradicts the file, or a size beside the batch is open and none
-            is given.
+        ConfigError: a given shape names no input or contradicts the file, or the rank of an input is not known.
 
     """
     initializers = {tensor.name for tensor in proto.graph.initializer}
@@ -36,27 +39,30 @@ def settle_inputs(proto: onnx.ModelProto, path: Path, given: Mapping[str, Shape]
             near = get_close_matches(name, names, n=1)
             hint = f"; did you mean '{near[0]}'?" if near else ""
             raise ConfigError(f"--input-shape names '{name}', but the inputs of {path} are {_quoted(names)}{hint}")
-    settled = [_settle(value, path, given.get(value.name)) for value in proto.graph.input]
-    open_ones = [spec for spec in settled if None in spec.shape[1:]]
-    if open_ones:
-        raise ConfigError(_wanted(open_ones, path))
-    return tuple(settled)
+    settled = [_settle(proto, value, path, given.get(value.name), fix=fix) for value in proto.graph.input]
+    if fix:
+        forget_output_sizes(proto)
+    return find_batch_axes(proto, settled)
 
 
-def _settle(value: onnx.ValueInfoProto, path: Path, given: Shape | None) -> InputSpec:
+def _settle(
+    proto: onnx.ModelProto, value: onnx.ValueInfoProto, path: Path, given: Shape | None, *, fix: bool
+) -> InputSpec:
     tensor = value.type.tensor_type
     if not tensor.HasField("shape"):
-        if given is None:
+        rank = first_weight_rank(proto, value.name) if given is None else len(given)
+        if rank is None:
             raise ConfigError(
                 f"input '{value.name}' of {path} has no shape, not even a number of axes: add --input-shape "
                 f'"{value.name}:1x3x224x224", with its sizes'
             )
-        tensor.shape.dim.extend(onnx.TensorShapeProto.Dimension() for _ in given)
+        tensor.shape.dim.extend(onnx.TensorShapeProto.Dimension() for _ in range(rank))
     dims = tensor.shape.dim
     sizes = [dim.dim_value if dim.dim_value > 0 else None for dim in dims]
     if given is not None:
         _require_match(value.name, sizes, given)
-        sizes = [own if own is not None else size for own, size in zip(sizes, given, strict=True)]
+        if fix:
+            sizes = [own if own is not None else size for own, size in zip(sizes, given, strict=True)]
     for position, (dim, size) in enumerate(zip(dims, sizes, strict=True)):
         if size is not None:
             dim.dim_value = size
@@ -81,50 +87,64 @@ def _require_match(name: str, sizes: list[int | None], given: Shape) -> None:
             )
 
 
-def fix_batch(proto: onnx.ModelProto, inputs: tuple[InputSpec, ...]) -> tuple[InputSpec, ...]:
-    """Set every open batch to 1."""
+def has_open_sizes(spec: InputSpec) -> bool:
+    """Whether an input leaves more open than its batch."""
+    return any(size is None for axis, size in enumerate(spec.shape) if axis != spec.batch_axis)
+
+
+def find_sizes(
+    proto: onnx.ModelProto, path: Path, inputs: tuple[InputSpec, ...], given: Mapping[str, Shape]
+) -> ChosenSizes:
+    """Find the sizes to work with in open places beside the batch: those given, and others that the graph runs at.
+
+    Raises:
+        ConfigError: the graph runs at none that were tried, nor at those given.
+
+    """
+    if not any(map(has_open_sizes, inputs)):
+        return ChosenSizes(inputs=inputs)
+    try:
+        return choose_sizes(proto, inputs, given)
+    except NoSizesError as error:
+        first = str(error).strip().splitlines()[0]
+        open_ones = [spec for spec in inputs if has_open_sizes(spec)]
+        found = "; ".join(f"'{spec.name}' is {describe_shape(spec.shape)}" for spec in open_ones)
+        example = f'--input-shape "{open_ones[0].name}:{describe_shape(open_ones[0].shape)}"'
+        raise ConfigError(
+            f"{path} leaves sizes of its inputs open ({found}; ? is open), and does not run at "
+            f"{'those given' if given else 'any that were tried'} ({first}). Add {example}, with the sizes that the "
+            "network is used with in the place of ?"
+        ) from error
+
+
+def fix_sizes(proto: onnx.ModelProto, inputs: tuple[InputSpec, ...]) -> None:
+    """Write sizes into the graph's inputs, in place; what is None stays open."""
+    specs = {spec.name: spec for spec in inputs}
     for value in proto.graph.input:
-        for dim in value.type.tensor_type.shape.dim[:1]:
-            if not dim.HasField("dim_value"):
-                dim.dim_value = 1
+        for dim, size in zip(value.type.tensor_type.shape.dim, specs[value.name].shape, strict=True):
+            if size is not None:
+                dim.dim_value = size
+    forget_output_sizes(proto)
+
+
+def forget_output_sizes(proto: onnx.ModelProto) -> None:
+    """Clear the shapes of outputs, which had the same open sizes as the inputs; inference finds them again."""
     for value in proto.graph.output:
-        value.type.tensor_type.ClearField("shape")  # its batch was open as well; inference finds it again
-    return tuple(
-        InputSpec(name=spec.name, shape=tuple(1 if size is None else size for size in spec.shape), dtype=spec.dtype)
-        for spec in inputs
-    )
+        value.type.tensor_type.ClearField("shape")
 
 
-def assume_sizes(proto: onnx.ModelProto, given: Mapping[str, Shape]) -> dict[str, Shape]:
-    """Shapes with usual sizes in open places, by name, of inputs not given that leave more than their batch open."""
-    initializers = {tensor.name for tensor in proto.graph.initializer}
-    assumed: dict[str, Shape] = {}
-    for value in proto.graph.input:
-        tensor = value.type.tensor_type
-        if value.name in initializers or value.name in given:
-            continue
-        sizes: Shape = (None,) * 4
-        if tensor.HasField("shape"):
-            sizes = tuple(dim.dim_value if dim.dim_value > 0 else None for dim in tensor.shape.dim)
-        if None in sizes[1:]:
-            assumed[value.name] = _with_usual_sizes(sizes)
-    return assumed
+def fix_batch(proto: onnx.ModelProto, inputs: tuple[InputSpec, ...], batch: int) -> None:
+    """Set every open batch, in place; ``inputs`` have sizes everywhere else."""
+    declared = {value.name: value.type.tensor_type.shape.dim for value in proto.graph.input}
+    for spec in inputs:
+        if spec.batch_axis is not None and spec.shape[spec.batch_axis] is None:
+            declared[spec.name][spec.batch_axis].dim_value = batch
+    forget_output_sizes(proto)
 
 
-def _with_usual_sizes(shape: Shape) -> Shape:
-    """Fill in all open sizes but the batch."""
-    image: Shape = (None, _USUAL_CHANNELS, _USUAL_SIDE, _USUAL_SIDE)
-    usual = image if len(shape) == 4 else (None, *(_USUAL_LENGTH,) * (len(shape) - 1))
-    return tuple(guess if size is None else size for size, guess in zip(shape, usual, strict=True))
-
-
-def _wanted(specs: list[InputSpec], path: Path) -> str:
-    found = "; ".join(f"'{spec.name}' is {describe_shape(spec.shape)}" for spec in specs)
-    options = " ".join(f'--input-shape "{spec.name}:{describe_shape(_with_usual_sizes(spec.shape))}"' for spec in specs)
-    return (
-        f"{path} leaves sizes of its inputs open that are needed to make data for it ({found}; ? is open). "
-        f"Add {options}, with the sizes that the network will be used with"
-    )
+def with_batch(inputs: tuple[InputSpec, ...], batch: int) -> tuple[InputSpec, ...]:
+    """Fix the open batch of inputs that have sizes everywhere else."""
+    return tuple(replace(spec, shape=tuple(batch if size is None else size for size in spec.shape)) for spec in inputs)
 
 
 def describe_shape(shape: Shape) -> str:

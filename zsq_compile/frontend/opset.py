@@ -1,4 +1,4 @@
-"""Raise a model to the opset that has 4-bit integers (21), without changing what it computes."""
+"""Bring a model to an opset that it can be compiled at (21, which has 4-bit integers, or later)."""
 
 from math import prod
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import onnx
 import onnx.version_converter
 
+from passes.operators import STANDARD_DOMAINS
 from zsq_compile.frontend.expand_group_norm import expand_group_norm
 
 MINIMUM_OPSET = 21
@@ -14,32 +15,50 @@ _LARGE = 1024  # elements; smaller initializers may be sizes or limits, which th
 
 
 class OpsetError(ValueError):
-    """ONNX's version converter does not know how to raise an operator of this model."""
+    """ONNX's version converter does not know how to bring an operator of this model to another opset."""
 
 
-def raise_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    """Return the model at opset 21, or at its own if that is later; the model given is not changed.
+def convert_opset(model: onnx.ModelProto, opset: int, wanted: int) -> onnx.ModelProto:
+    """Return a copy of the model at the wanted opset, a later or an earlier one than its own, ``opset``.
 
     Raises:
         OpsetError: the converter failed.
 
     """
-    raised = onnx.ModelProto()
-    raised.CopyFrom(model)
-    if opset < MINIMUM_OPSET:
-        expand_group_norm(raised, opset)
-        weights = _detach_weights(raised.graph)
+    converted = onnx.ModelProto()
+    converted.CopyFrom(model)
+    if opset != wanted:
+        if opset < wanted:
+            expand_group_norm(converted, opset)
+        weights = detach_weights(converted.graph)
         try:
-            raised = onnx.version_converter.convert_version(raised, MINIMUM_OPSET)
+            converted = onnx.version_converter.convert_version(converted, wanted)
         except Exception as error:  # its C++ core raises bare RuntimeError and worse
-            raise OpsetError(str(error).strip().splitlines()[0]) from error
-        _attach_weights(raised.graph, weights, [tensor.name for tensor in model.graph.initializer])
-        _restore_resizing(model, raised, opset)
-    raised.ir_version = max(raised.ir_version, _MINIMUM_IR)
-    return raised
+            reason = str(error).strip().splitlines()[0].partition("` failed: ")
+            if wanted > opset or not _relabelled(converted, wanted):
+                raise OpsetError(reason[2] or reason[0]) from error
+        _attach_weights(converted.graph, weights, [tensor.name for tensor in model.graph.initializer])
+        _restore_resizing(model, converted, opset)
+    converted.ir_version = max(converted.ir_version, _MINIMUM_IR)
+    return converted
 
 
-def _detach_weights(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
+def _relabelled(model: onnx.ModelProto, opset: int) -> bool:
+    """Write an earlier opset into a model, in place, and tell whether it is a valid model of that one.
+
+    The converter lacks steps down for operators that only take more types since (GlobalMaxPool 22).
+    """
+    for entry in model.opset_import:
+        if entry.domain in STANDARD_DOMAINS:
+            entry.version = opset
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except Exception:  # type inference raises other errors than the checker
+        return False
+    return True
+
+
+def detach_weights(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
     """Make graph inputs of large float initializers, in place: the converter copies every byte several times."""
     tensors = list(graph.initializer)
     weights = [one for one in tensors if one.data_type == onnx.TensorProto.FLOAT and prod(one.dims) > _LARGE]

@@ -1,6 +1,6 @@
 """Run the part of a model that computes some of its values in ONNX Runtime, without torch and without long loading."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,13 +15,15 @@ from backends.session import Session, open_session
 _LARGE = 4096  # elements; smaller initializers stay inside the model
 
 
-def open_partial_session(model: ir.Model, values: Sequence[str], *, sizes_open: bool = False) -> Session:
+def open_partial_session(
+    model: ir.Model, values: Sequence[str], *, open_axes: Mapping[str, Sequence[int]] | None = None
+) -> Session:
     """Open a session of the part of a model that computes the named values; the model given is not changed.
 
     Args:
         model: a float model.
         values: names of node outputs; those that no node writes are left out.
-        sizes_open: let images of other heights and widths be fed, where the part allows it.
+        open_axes: axes by name of an input that other sizes may be fed along, where the part allows it.
 
     Raises:
         RuntimeModelError: the runtime cannot load that part.
@@ -39,8 +41,9 @@ def open_partial_session(model: ir.Model, values: Sequence[str], *, sizes_open: 
     del proto.graph.value_info[:]
     for output in proto.graph.output:
         output.type.tensor_type.ClearField("shape")
-    for graph_input in proto.graph.input if sizes_open else ():
-        _open_sizes(graph_input)
+    for graph_input in proto.graph.input:
+        for axis in (open_axes or {}).get(graph_input.name, ()):
+            _open(graph_input, axis)
     # All optimizations would take longer than the few runs that follow. And dead filters, whose weights are below
     # 1e-38, would make these runs twenty times slower. The first session of a process that flushes denormals does so
     # for the thread that opens it, for good: here for one that ends, so that the caller's numbers stay as they are.
@@ -67,10 +70,7 @@ def _detach_weights(model: ir.Model) -> dict[str, NDArray[Any]]:
     return weights
 
 
-def _open_sizes(value: onnx.ValueInfoProto) -> None:
-    """Leave height and width of an image open."""
-    dims = value.type.tensor_type.shape.dim
-    if len(dims) == 4:
-        for axis in (2, 3):
-            dims[axis].Clear()
-            dims[axis].dim_param = f"{value.name}_{axis}"
+def _open(value: onnx.ValueInfoProto, axis: int) -> None:
+    size = value.type.tensor_type.shape.dim[axis]
+    size.Clear()
+    size.dim_param = f"{value.name}_{axis}"

@@ -1,5 +1,7 @@
 """Read an ONNX file, and refuse what cannot be compiled, with the reason."""
 
+import itertools
+import math
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,10 +9,15 @@ from pathlib import Path
 import onnx
 import onnx.inliner
 
-from passes.operators import INTEGER, QUANTIZERS, STANDARD_DOMAINS, WEIGHTED
+from passes.operators import INTEGER, QUANTIZERS, RANDOM, STANDARD_DOMAINS, WEIGHTED
 from zsq_compile.errors import LoadError, UnsupportedModelError
+from zsq_compile.files import external_file
 
 OLDEST_OPSET = 7
+_BITS: dict[int, int] = {
+    **dict.fromkeys((onnx.TensorProto.INT4, onnx.TensorProto.UINT4, onnx.TensorProto.FLOAT4E2M1), 4),
+    **dict.fromkeys((onnx.TensorProto.INT2, onnx.TensorProto.UINT2), 2),
+}
 
 
 def read_model(path: Path) -> onnx.ModelProto:
@@ -33,10 +40,14 @@ def read_model(path: Path) -> onnx.ModelProto:
         raise LoadError(f"{path} is no ONNX model, or is cut off: {error}") from error
     if not proto.graph.node:
         raise LoadError(f"{path} is no ONNX model, or an empty one: it has no nodes")
+    if not proto.graph.output:
+        raise LoadError(f"{path} has no outputs: export it again, with what it is to compute")
     _read_external_data(proto, path)
+    if fault := next((fault for tensor in _tensors(proto) if (fault := _tensor_fault(tensor))), None):
+        raise LoadError(f"{path} is damaged: {fault}")
     if proto.functions:
         proto = onnx.inliner.inline_local_functions(proto)
-    for holder in (*proto.opset_import, *_nodes(proto.graph)):
+    for holder in (*proto.opset_import, *walk_nodes(proto.graph)):
         if holder.domain == "ai.onnx":  # the long name of the same domain
             holder.domain = ""
     return proto
@@ -52,13 +63,46 @@ def _first_bytes(path: Path) -> bytes:
 
 def _read_external_data(proto: onnx.ModelProto, path: Path) -> None:
     try:
-        onnx.external_data_helper.load_external_data_for_model(proto, str(path.parent))
+        for tensor in _tensors(proto):
+            if onnx.external_data_helper.uses_external_data(tensor):
+                _read_external_tensor(tensor, path)
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
         files = sorted({entry.value for tensor in _external(proto) for entry in tensor if entry.key == "location"})
         raise LoadError(
             f"{path} keeps its weights in {', '.join(files) or 'other files'}, "
             f"which must be complete and in its folder: {error}"
         ) from error
+
+
+def _read_external_tensor(tensor: onnx.TensorProto, path: Path) -> None:
+    place = next(entry for entry in tensor.external_data if entry.key == "location")
+    folder, found = path.parent, external_file(path, place.value)
+    if found != folder / place.value:
+        folder, place.value = found.parent, found.name
+    onnx.external_data_helper.load_external_data_for_tensor(tensor, str(folder))
+
+
+def _tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Yield the tensors of a model, at any depth, and of its functions."""
+    for graph in walk_graphs(proto.graph):
+        yield from graph.initializer
+    inside = (node for function in proto.functions for node in function.node)
+    for node in (*walk_nodes(proto.graph), *inside):
+        for attribute in node.attribute:
+            yield from (attribute.t,) if attribute.HasField("t") else attribute.tensors
+
+
+def _tensor_fault(tensor: onnx.TensorProto) -> str | None:
+    """Say why a tensor in memory cannot be what it declares; None where its bytes are as many as they should be."""
+    if tensor.data_type == onnx.TensorProto.STRING or not tensor.raw_data:
+        return None
+    kind = tensor.data_type
+    try:
+        bits = _BITS[kind] if kind in _BITS else 8 * onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize
+    except (KeyError, ValueError):
+        return f"the tensor '{tensor.name}' has the unknown element type {kind}"
+    wanted, held = (math.prod(tensor.dims) * bits + 7) // 8, len(tensor.raw_data)
+    return None if held == wanted else f"the tensor '{tensor.name}' holds {held} bytes instead of {wanted}"
 
 
 def _external(proto: onnx.ModelProto) -> list[list[onnx.StringStringEntryProto]]:
@@ -93,10 +137,10 @@ def require_supported(proto: onnx.ModelProto, path: Path) -> None:
     """Refuse what the compiler cannot work on, in a model without quantizers (see ``dequantize``).
 
     Raises:
-        UnsupportedModelError: operators of other domains, float64 weights or inputs, or inputs that are no tensors.
+        UnsupportedModelError: operators of other domains, float64 weights or inputs, or inputs or outputs that are no tensors.
 
     """
-    foreign = Counter(f"{node.domain}.{node.op_type}" for node in _nodes(proto.graph) if node.domain)
+    foreign = Counter(f"{node.domain}.{node.op_type}" for node in walk_nodes(proto.graph) if node.domain)
     if foreign:
         raise UnsupportedModelError(
             f"{path} uses operators that are not ONNX's own: {_list(foreign)}. Give the file as it was exported, "
@@ -111,12 +155,68 @@ def require_supported(proto: onnx.ModelProto, path: Path) -> None:
             raise UnsupportedModelError(
                 f"input '{value.name}' of {path} takes strings: extract the part of the model that takes numbers"
             )
+    for value in proto.graph.output:
+        kind = value.type.WhichOneof("value")
+        if kind not in (None, "tensor_type"):
+            raise UnsupportedModelError(
+                f"output '{value.name}' of {path} is a {str(kind).removesuffix('_type')}, and only tensors can be "
+                "compared: export the model with outputs that are tensors, or cut it in front of this one"
+            )
+
+
+def separate_names(proto: onnx.ModelProto) -> tuple[str, ...]:
+    """Give nodes that have the name of an earlier node another one, in place, as runtimes refuse them; tell so.
+
+    The first of them keeps its name; empty names stay.
+    """
+    own = {node.name for node in walk_nodes(proto.graph)}
+    taken: set[str] = set()
+    renamed = 0
+    for node in walk_nodes(proto.graph):
+        if node.name in taken:
+            free = (f"{node.name}_{count}" for count in itertools.count(1))
+            node.name = next(name for name in free if name not in own and name not in taken)
+            renamed += 1
+        if node.name:
+            taken.add(node.name)
+    return (f"{renamed} nodes had the name of another one, and got names of their own",) if renamed else ()
+
+
+def refuse_random(proto: onnx.ModelProto, path: Path) -> None:
+    """Refuse a graph whose outputs depend on random numbers.
+
+    Raises:
+        UnsupportedModelError: with the first node that draws some.
+
+    """
+    for node in _live_nodes(proto.graph):
+        if node.op_type in RANDOM and node.domain in STANDARD_DOMAINS:
+            raise UnsupportedModelError(
+                f"{path} gives other outputs every time: {node.op_type} '{node.name or node.output[0]}' draws new "
+                "numbers in every run, so nothing can be compared with it. Export the model with that noise as an "
+                "input, or without it"
+            )
+
+
+def _live_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Return the nodes that an output depends on, and those in their bodies, in graph order."""
+    needed = {value.name for value in graph.output}
+    live: list[onnx.NodeProto] = []
+    for node in reversed(graph.node):
+        if needed.isdisjoint(node.output):
+            continue
+        inner = [_live_nodes(body) for body in _bodies(node)]
+        behind = [one for nodes in inner for one in nodes]
+        needed.update(node.input, *(one.input for one in behind), *({o.name for o in b.output} for b in _bodies(node)))
+        live += [node, *reversed(behind)]
+    return live[::-1]
 
 
 def is_quantized(proto: onnx.ModelProto) -> bool:
     """Whether any node quantizes, dequantizes or computes in integers; nodes of other domains may, and count."""
     return any(
-        node.op_type in (*QUANTIZERS, *INTEGER) or node.domain not in STANDARD_DOMAINS for node in _nodes(proto.graph)
+        node.op_type in (*QUANTIZERS, *INTEGER) or node.domain not in STANDARD_DOMAINS
+        for node in walk_nodes(proto.graph)
     )
 
 
@@ -146,12 +246,11 @@ def has_branches(proto: onnx.ModelProto) -> Counter[str]:
     )
 
 
-def refuse_branches(branches: Counter[str], proto: onnx.ModelProto, path: Path) -> UnsupportedModelError:
-    """Say why a graph with control flow cannot be compiled."""
-    outside = sum(node.op_type in WEIGHTED for node in proto.graph.node)
+def refuse_branches(branches: Counter[str], path: Path) -> UnsupportedModelError:
+    """Say why a graph of nothing but control flow cannot be compiled."""
     return UnsupportedModelError(
-        f"{path} contains control flow ({_list(branches)}), with {outside} of its layers outside: export it without, "
-        "with fixed settings (one sampling rate, no optional inputs), or export the branch that you need"
+        f"{path} keeps all of its layers inside control flow ({_list(branches)}), which stays in float: export it "
+        "without, with fixed settings (one sampling rate, no optional inputs), or export the branch that you need"
     )
 
 
@@ -159,12 +258,18 @@ def walk_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     """Yield a graph and the graphs inside its nodes, at any depth."""
     yield graph
     for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs) if attribute.HasField("g") or attribute.graphs else ():
-                yield from walk_graphs(inner)
+        for body in _bodies(node):
+            yield from walk_graphs(body)
 
 
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+def _bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """Return the graphs that a node holds."""
+    single = [attribute.g for attribute in node.attribute if attribute.HasField("g")]
+    return [*single, *(graph for attribute in node.attribute for graph in attribute.graphs)]
+
+
+def walk_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes of a graph and of the graphs inside them, at any depth."""
     return (node for one in walk_graphs(graph) for node in one.node)
 
 

@@ -40,8 +40,8 @@ def _of_inputs(inputs: Sequence[InputFacts]) -> Iterator[str]:
     for one in inputs:
         if one.assumed is not None:
             yield (
-                f"input '{one.name}' leaves sizes open: compiling needs --input-shape \"{one.name}:{one.assumed}\", "
-                "with the sizes that it will be used with (these are assumed here)"
+                f"input '{one.name}' leaves sizes open, and {one.assumed} was chosen to work with: where the network "
+                f'is used with quite other ones, give them (--input-shape "{one.name}:{one.assumed}")'
             )
         if "float" not in one.dtype:
             yield (

@@ -15,9 +15,10 @@ import onnx_ir as ir
 from backends.target import Target
 from passes.analysis.count_work import Work
 from passes.emit.emit import emitted_bytes, weight_bytes
-from passes.plan import QuantizationPlan, WeightSite
+from passes.plan import QuantizationPlan
 from zsq_compile.data.input_spec import InputSpec
-from zsq_compile.metrics import Z90, Output, logistic, score_output
+from zsq_compile.frontend.declared_outputs import declared_outputs
+from zsq_compile.metrics import Z90, logistic, score_output
 
 # Samples that compiling makes at the default effort, held-out ones included: of small and of large inputs.
 _SAMPLES, _LEARNED_SAMPLES = (320, 80), (1280, 160)
@@ -83,7 +84,7 @@ def estimate_bytes(model: ir.Model, plans: Mapping[int, QuantizationPlan], targe
     widest = plans[max(plans)]
     copy, counts = model.clone(), {}
     frame = 0
-    for number, site in enumerate(widest.weights):
+    for number, (site, *_) in enumerate(widest.sites_by_weight().values()):
         value = copy.graph.initializers[site.initializer]
         assert value.const_value is not None
         sizes = value.const_value.shape.numpy()
@@ -92,16 +93,17 @@ def estimate_bytes(model: ir.Model, plans: Mapping[int, QuantizationPlan], targe
         values = np.linspace(1.0, 2.0 + number, prod(small), dtype=np.float32).reshape(small)
         value.const_value, value.shape = ir.Tensor(values, name=value.name), ir.Shape(small)
         counts[site.initializer] = prod(sizes)
-        frame -= _stored(site, prod(small), target)
+        frame -= weight_bytes(prod(small), site.number_format.bits, target)
+    for one in (site for site in widest.stored if site.tied is None):
+        constant = copy.graph.initializers[one.initializer].const_value
+        assert constant is not None
+        counts[one.initializer] = constant.size
+        frame -= weight_bytes(constant.size, one.number_format.bits, target)
     frame += emitted_bytes(copy, widest, target)
     return {
-        bits: frame + sum(_stored(site, counts[site.initializer], target) for site in plan.weights)
+        bits: frame + sum(weight_bytes(counts[name], width, target) for name, width in plan.bits_by_initializer.items())
         for bits, plan in plans.items()
     }
-
-
-def _stored(site: WeightSite, count: int, target: Target) -> int:
-    return weight_bytes(count, site.number_format.bits, target)
 
 
 def estimate_seconds(work: Work, inputs: Sequence[InputSpec], *, bits: int, synthesized: bool) -> float:
@@ -124,7 +126,7 @@ def estimate_seconds(work: Work, inputs: Sequence[InputSpec], *, bits: int, synt
 def count_samples(inputs: Sequence[InputSpec], *, learned: bool) -> int:
     """Count the samples that compiling makes at the default effort, held-out ones included."""
     image = next((spec for spec in inputs if spec.is_image), None)
-    is_small = image is None or int(image.shape[2] or 1) * int(image.shape[3] or 1) <= _SMALL_IMAGE
+    is_small = image is None or image.height * image.width <= _SMALL_IMAGE
     small, large = _LEARNED_SAMPLES if learned else _SAMPLES
     return small if is_small else large
 
@@ -147,12 +149,4 @@ def has_depthwise(model: ir.Model) -> bool:
 
 def may_classify(model: ir.Model) -> bool:
     """Whether an output has one row of class scores for each sample, as far as shapes are known."""
-    outputs = {
-        str(value.name): Output(
-            tuple(size if isinstance(size, int) else 0 for size in value.shape),
-            value.dtype is not None and value.dtype.is_floating_point(),
-        )
-        for value in model.graph.outputs
-        if value.shape is not None
-    }
-    return score_output(outputs) is not None
+    return score_output(declared_outputs(model, unknown=0)) is not None

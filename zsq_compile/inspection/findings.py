@@ -21,7 +21,8 @@ class InputFacts:
         name: of the input.
         shape: as the file has it, "?" for an open size.
         dtype: NumPy's name of the element type.
-        assumed: shape with assumed sizes, as ``--input-shape`` takes it; None where only the batch is open.
+        assumed: shape with the sizes that were chosen for open ones, as ``--input-shape`` takes it; None where only the
+            batch is open, or they were given.
 
     """
 

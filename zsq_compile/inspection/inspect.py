@@ -22,6 +22,7 @@ from passes.quantize.prepare_float import prepare_float
 from zsq_compile.batchnorm.find_statistics import KnownStatistics, find_statistics
 from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.errors import ConfigError
+from zsq_compile.failures import told_in_words
 from zsq_compile.files import file_bytes
 from zsq_compile.frontend.load import LoadedModel, load_model
 from zsq_compile.inspection.advice import advise
@@ -47,6 +48,7 @@ _MOST_ELEMENTS = 300_000_000
 Shape = tuple[int | None, ...]
 
 
+@told_in_words()
 def inspect_model(
     model: str | Path,
     *,
@@ -60,8 +62,7 @@ def inspect_model(
     Args:
         model: path of the float model.
         target: name of a target, or path of a target file.
-        input_shapes: sizes by input name for those that the file leaves open, batch first, None for an open batch;
-            usual ones are assumed where they are missing.
+        input_shapes: see ``load_model``.
         checkpoint: trained tensors of a model whose batch normalisation was folded away; reading one imports torch.
         bn_stats: file of ``harvest`` from the same network with batch normalisation.
 
@@ -76,7 +77,7 @@ def inspect_model(
         goal = load_target(target)
     except TargetError as error:
         raise ConfigError(str(error)) from error
-    loaded = load_model(path, input_shapes=input_shapes, simplify=False, verify=False, assume_open_sizes=True)
+    loaded = load_model(path, input_shapes=input_shapes, simplify=False, verify=False, newest_opset=goal.newest_opset)
     rng = np.random.default_rng(0)
     known = find_statistics(loaded, checkpoint=checkpoint, bn_stats=bn_stats, progress=Silent())
     statistics, work = known.statistics, count_work(loaded.model)
@@ -117,11 +118,10 @@ def _find_preprocessing(
     spec = next((one for one in loaded.inputs if one.is_image), None)
     if spec is None:
         return {}
-    channels = int(spec.shape[1] or 1)
     network = TrialNetwork(
         model=loaded.model,
         spec=spec,
-        draw_images=lambda count, height, width: natural_images(count, channels, height, width, rng),
+        draw_images=lambda count, height, width: natural_images(count, spec.channels, height, width, rng),
         others=draw_inputs([one for one in loaded.inputs if one is not spec], TRIAL_IMAGES, rng) or {},
     )
     return {spec.name: infer_preprocessing(network, statistics, thorough=False)}
@@ -138,10 +138,9 @@ def _find_ranges(
     """Range of every value that would be quantized, on one synthetic sample; and how they were measured or why not."""
     if work.multiplications > _MOST_WORK or work.elements > _MOST_ELEMENTS:
         return {}, "not measured: the network is too large to be run in a moment"
-    feeds = draw_inputs(loaded.inputs, 1, rng)
+    feeds = draw_inputs(loaded.inputs, 1, rng, preprocessing)
     if feeds is None:
-        return {}, "not measured: there is an input that takes no floats, and cannot be synthesized"
-    feeds |= {name: one.encode(feeds[name]) for name, one in preprocessing.items()}
+        return {}, "not measured: there is an input that takes neither floats nor pixels, and cannot be synthesized"
     names = [site.value for site in plan.activations]
     try:
         return find_ranges(network, names, feeds), "measured on one synthetic sample"
@@ -154,7 +153,7 @@ def _inputs(loaded: LoadedModel) -> tuple[InputFacts, ...]:
     return tuple(
         InputFacts(
             name=spec.name,
-            shape=tuple("?" if size is None else size for size in spec.shape),
+            shape=tuple(size if isinstance(size, int) else "?" for size in loaded.face.inputs[spec.name]),
             dtype=spec.dtype.name,
             assumed=loaded.assumed.get(spec.name),
         )

@@ -8,32 +8,40 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from zsq_compile.data.input_spec import InputSpec
+from zsq_compile.data.preprocessing import Preprocessing, unit_preprocessing
 from zsq_compile.frontend.partial_session import open_partial_session
 from zsq_compile.synthesis.images.natural_images import natural_images, one_over_f
 
 Arrays = dict[str, NDArray[Any]]
 
 
-def draw_inputs(inputs: Sequence[InputSpec], count: int, rng: np.random.Generator) -> Arrays | None:
-    """Draw samples for all inputs: images with pixels in [0, 1], signals with a 1/f spectrum for other floats.
+def draw_inputs(
+    inputs: Sequence[InputSpec],
+    count: int,
+    rng: np.random.Generator,
+    preprocessing: Mapping[str, Preprocessing] | None = None,
+) -> Arrays | None:
+    """Draw samples for all inputs: images, and signals with a 1/f spectrum for other floats.
+
+    ``preprocessing`` is that of image inputs, by name; the others get plain pixels.
 
     Returns:
-        ``count`` samples by name, or a batch where that is fixed; None where an input takes something else than floats.
+        ``count`` samples by name, or a batch where that is fixed; None where there are no synthetic values for one.
 
     """
     drawn: Arrays = {}
     for spec in inputs:
-        if not np.issubdtype(spec.dtype, np.floating):
+        if not spec.can_be_made:
             return None
         shape = spec.batched(int(spec.shape[0] or count)) if spec.shape else ()
         if spec.is_image:
-            size, channels, height, width = shape
-            values: NDArray[Any] = natural_images(size, channels, height, width, rng)
+            encoding = (preprocessing or {}).get(spec.name) or unit_preprocessing(spec)
+            values: NDArray[Any] = encoding.encode(natural_images(*spec.pictures(shape[0]), rng))
         elif len(shape) >= 2 and shape[-1] > 1:
             values = one_over_f((*shape[:-1], 1, shape[-1]), rng).reshape(shape)
         else:
             values = np.asarray(rng.standard_normal(shape))
-        drawn[spec.name] = values.astype(spec.dtype)
+        drawn[spec.name] = spec.typed(values)
     return drawn
 
 

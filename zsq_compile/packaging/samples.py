@@ -1,6 +1,6 @@
 """Sample inputs for a package, the expected outputs, and the tolerance of the comparison on the device."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.session import Session, open_session
+from zsq_compile.data.input_spec import PICTURE_CHANNELS, InputSpec
+from zsq_compile.data.preprocessing import Preprocessing, imagenet_preprocessing
 from zsq_compile.errors import ConfigError
 
 _SAFETY = 4.0
 _FLOOR = 0.02
-_NORMAL_CONTRACT: Mapping[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 Feed = dict[str, NDArray[Any]]
 
@@ -35,18 +36,26 @@ class Tolerance:
 
 
 def make_feeds(
-    session: Session, count: int, contract: Mapping[str, Any] | None, given: Mapping[str, NDArray[Any]] | None
+    session: Session,
+    count: int,
+    contract: Mapping[str, Any] | None,
+    given: Mapping[str, NDArray[Any]] | None,
+    *,
+    sizes: Mapping[str, Sequence[int | None]] | None = None,
 ) -> list[Feed]:
     """Make feeds for ``count`` runs, from given arrays (samples, ...) by input name or procedurally.
 
-    Images (N, 1 or 3, H, W) are procedural, preprocessed by ``contract``; other float inputs are standard normal.
+    Images are procedural, preprocessed by ``contract``; other float inputs are standard normal. ``sizes`` are shapes
+    for what is made here, of inputs whose own ones are open.
 
     Raises:
         ConfigError: given arrays do not fit, or there are no synthetic values for an input.
 
     """
     arrays = {
-        name: _synthetic(session, name, count, contract) if given is None else _given(session, name, count, given)
+        name: _synthetic(session, name, tuple((sizes or {}).get(name, session.input_shapes[name])), count, contract)
+        if given is None
+        else _given(session, name, count, given)
         for name in session.input_names
     }
     runs = min(len(array) // _batch(session, name) for name, array in arrays.items())
@@ -109,27 +118,25 @@ def _given(session: Session, name: str, count: int, given: Mapping[str, NDArray[
     return array[: count * _batch(session, name)]
 
 
-def _synthetic(session: Session, name: str, count: int, contract: Mapping[str, Any] | None) -> NDArray[Any]:
-    shape, dtype = session.input_shapes[name], session.input_dtypes.get(name)
-    if dtype is None or not np.issubdtype(dtype, np.floating) or None in shape[1:]:
+def _synthetic(
+    session: Session, name: str, shape: tuple[int | None, ...], count: int, contract: Mapping[str, Any] | None
+) -> NDArray[Any]:
+    dtype = session.input_dtypes.get(name)
+    known = None if contract is None else Preprocessing.from_json(contract)
+    layout = "NCHW" if known is None else known.layout
+    spec = InputSpec(name=name, shape=shape, dtype=np.dtype(dtype or np.void), layout=layout)
+    pictures = len(shape) == 4 and spec.channels in PICTURE_CHANNELS
+    bytes_known = dtype == np.uint8 and known is not None and pictures
+    if None in shape[1:] or not (bytes_known or np.issubdtype(spec.dtype, np.floating)):
         raise ConfigError(
             f"samples for the input {name!r} ({dtype}, {list(shape)}) cannot be synthesized: give them with --samples"
         )
-    sizes = tuple(int(size) for size in shape[1:] if size is not None)
     total = count * _batch(session, name)
-    if len(shape) == 4 and sizes[0] in (1, 3):
-        return _pictures(total, sizes, contract or _NORMAL_CONTRACT)
-    return np.random.default_rng(0).standard_normal((total, *sizes))
-
-
-def _pictures(count: int, sizes: tuple[int, ...], contract: Mapping[str, Any]) -> NDArray[Any]:
-    """Procedural images, preprocessed: (pixel - mean) / std, then the channel order."""
+    if not pictures:
+        return np.random.default_rng(0).standard_normal(spec.batched(total))
     import torch
 
     from zsq_compile.synthesis.images.dead_leaves import prior_images
 
-    channels, height, width = sizes
-    pixels = prior_images(count, channels, height, width, torch.Generator().manual_seed(0)).numpy()
-    mean, std = (np.asarray(contract[key], np.float64)[:channels].reshape(1, -1, 1, 1) for key in ("mean", "std"))
-    scaled = (pixels - mean) / std
-    return scaled[:, ::-1] if contract.get("channel_order") == "bgr" else scaled
+    pixels = prior_images(*spec.pictures(total), torch.Generator().manual_seed(0)).numpy()
+    return spec.typed((known or imagenet_preprocessing(spec.channels)).encode(pixels))

@@ -10,6 +10,7 @@ import numpy as np
 
 from zsq_compile.packaging.samples import Sample
 
+_ORDERS = {1: "gray", 3: "red, green, blue", 4: "red, green, blue and a fourth plane"}
 _TEMPLATES = Path(__file__).parent / "templates"
 _CPP_TYPES = {
     "float32": "FLOAT",
@@ -66,14 +67,19 @@ def _python(manifest: Mapping[str, Any]) -> str:
     session, contract, prepare = manifest["session"], manifest["input_contract"], "\n"
     if contract is not None:
         channels = len(contract["mean"])
+        last = contract.get("layout") == "NHWC"
+        dtype = next((one["dtype"] for one in manifest["inputs"] if len(one["shape"]) == 4), "float32")
         prepare = _filled(
             "prepare.py",
             {
                 "channels": channels,
-                "order": "gray" if channels == 1 else "red, green, blue",
+                "order": _ORDERS[channels],
+                "shape": f"(N, H, W, {channels})" if last else f"(N, {channels}, H, W)",
+                "dtype": dtype,
                 "mean": list(contract["mean"]),
                 "std": list(contract["std"]),
                 "flip": "[..., ::-1]" if contract["channel_order"] == "bgr" else "",
+                "arranged": ("" if last else ".transpose(0, 3, 1, 2)") + (".round()" if dtype == "uint8" else ""),
             },
         )
     return _filled(
@@ -117,10 +123,12 @@ def _describe_contract(contract: Mapping[str, Any] | None) -> str:
         "bgr": ("channels in the order blue, green, red", " (in the order red, green, blue)"),
         "rgb": ("channels in the order red, green, blue", ""),
         "gray": ("one gray channel", ""),
+        "rgba": ("channels in the order red, green, blue and a fourth plane", ""),
     }[contract["channel_order"]]
     known = "inferred from its statistics" if contract["inferred"] else "given or assumed when it was compiled"
+    axes = ", axes in the order batch, height, width, channels" if contract.get("layout") == "NHWC" else ""
     return (
-        f"Input: pixels in [0, 1], {order}, minus {list(contract['mean'])}{named} and divided by "
+        f"Input: pixels in [0, 1], {order}{axes}, minus {list(contract['mean'])}{named} and divided by "
         f"{list(contract['std'])}, {known}."
     )
 

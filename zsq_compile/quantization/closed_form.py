@@ -1,12 +1,12 @@
 """The steps that need no learning: calibration, rounding, bias correction."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
-from passes.plan import QuantizationPlan, WeightSite
+from passes.plan import QuantizationPlan, Scale, WeightSite
 from passes.qdq_names import codes_name
 from zsq_compile.config.compile import BiasCorrection, QuantizationConfig, Rounding
 from zsq_compile.differentiable.module import TorchGraph
@@ -16,7 +16,13 @@ from zsq_compile.quantization.bias.moment_propagation import propagate_moments
 from zsq_compile.quantization.calibration.calibrate import calibrate
 from zsq_compile.quantization.calibration.scales import choose_weight_scales
 from zsq_compile.quantization.rounding.gptq import round_with_gptq
-from zsq_compile.quantization.rounding.second_moments import SecondMoments, measure_second_moments
+from zsq_compile.quantization.rounding.recurrent import round_recurrent
+from zsq_compile.quantization.rounding.second_moments import (
+    SecondMoments,
+    find_measurable,
+    group_layers,
+    measure_second_moments,
+)
 from zsq_compile.quantization.rounding.squant import round_with_squant
 from zsq_compile.quantization.samples import Batch
 from zsq_compile.quantization.state import FloatNetwork, QuantizedState, make_state, replace_initializers
@@ -47,7 +53,7 @@ def round_weights(
         network: its calibration samples are seen once for ``gptq``, and not at all for the others.
         plan: calibrated; its weight scales start the search for better ones.
         method: those that learn start from ``gptq``, and so does None.
-        moments: second moments of the calibration samples by node name; None measures them.
+        moments: second moments of the calibration samples by initializer; None measures them.
         advance: called with the number of batches done.
 
     Returns:
@@ -61,11 +67,22 @@ def round_weights(
         case "squant":
             return round_with_squant(plan, network.teacher.initializers), plan
         case _:
-            if moments is None:
-                moments = measure_second_moments(plan, network.teacher, network.calibration.batches(), advance)
-            rounded = round_with_gptq(plan, network.teacher.initializers, moments)
+            rounded: dict[str, tuple[Tensor, Scale]] = {}
+            for measured in [moments] if moments is not None else _measured_in_groups(network, plan, advance):
+                rounded |= round_with_gptq(plan, network.teacher.initializers, measured)
+            if plan.stored:
+                batches = network.calibration.fitting(network.model)
+                rounded |= round_recurrent(plan, network.teacher, batches)
             scales = {name: scale for name, (_, scale) in rounded.items()}
             return {name: weight for name, (weight, _) in rounded.items()}, plan.with_scales(weights=scales)
+
+
+def _measured_in_groups(
+    network: FloatNetwork, plan: QuantizationPlan, advance: Advance
+) -> Iterator[Mapping[str, SecondMoments]]:
+    """Yield second moments of as many layers as fit in memory, one pass over the data after the other."""
+    for layers in group_layers(find_measurable(plan, network.teacher)):
+        yield measure_second_moments(layers, network.teacher, network.calibration.fitting(network.model), advance)
 
 
 def correct_biases(
@@ -107,7 +124,7 @@ class Calibrate:
 
     def run(self, network: FloatNetwork, state: QuantizedState, clock: Clock) -> tuple[QuantizedState, None]:
         """See Step."""
-        batches = network.calibration.batches()
+        batches = network.calibration.fitting(network.model)
         with clock.stage(self.name, 2 * len(batches)) as advance:
             plan = calibrate_plan(state.plan, network.teacher, batches, self.config, advance)
             return make_state(state.base, plan), None
@@ -122,7 +139,8 @@ class Round:
 
     def run(self, network: FloatNetwork, state: QuantizedState, clock: Clock) -> tuple[QuantizedState, None]:
         """See Step."""
-        with clock.stage(self.name, len(network.calibration.batches())) as advance:
+        passes = len(group_layers(find_measurable(state.plan, network.teacher)))
+        with clock.stage(self.name, passes * len(network.calibration.fitting(network.model))) as advance:
             weights, plan = round_weights(network, state.plan, self.method, advance=advance)
             return make_state(replace_initializers(state.base, weights), plan), None
 

@@ -47,7 +47,7 @@ def plan_quantization(
         edge_bits=config.edge_bits,
         quantize_outputs=config.quantize_outputs,
     )
-    if not plan.weights:
+    if not plan.weights and not plan.stored:
         reasons = "; ".join(f"{refusal.where} ({refusal.op_type}): {refusal.reason}" for refusal in plan.refusals[:3])
         raise UnsupportedModelError(
             f"nothing in this model can be quantized for {target.name}: it needs a Conv, Gemm or MatMul with constant "

@@ -1,8 +1,9 @@
 """Samples of a network's inputs, and the batches that they are fed in."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx_ir as ir
@@ -17,7 +18,10 @@ Batch = Mapping[str, Tensor]
 
 _BATCH = 32
 _JUDGED = 8  # one batch in so many judges
-_HELD_BYTES = 256_000_000  # for the values of the graph that are counted; a few more live at the same time
+_HELD_BYTES = 256_000_000  # for the values of the graph where all are kept
+_KEPT_BYTES = 160_000_000  # for those that wait for their gradients, whose kernels keep as much again, and gradients
+_OUTPUT_BYTES = 128_000_000  # of one network, where several are compared
+_LIVE_BYTES = 256_000_000  # for those that live at the same time in a run; kernels need as much again
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -33,10 +37,9 @@ class Samples:
     inputs: Batch
     fixed: int | None = None
 
-    @property
-    def feed(self) -> int:
-        """Samples of one batch: what the network insists on, or a convenient number."""
-        return self.fixed or _BATCH
+    def feed_of(self, model: ir.Model) -> int:
+        """Count the samples of one batch: what the network insists on, or a convenient number that fits a run."""
+        return self.fixed or min(_LIVE_BYTES // count_live_bytes(model), _BATCH) or 1
 
     @property
     def count(self) -> int:
@@ -53,36 +56,97 @@ class Samples:
         size = self.fixed or largest
         return [{name: x[i : i + size] for name, x in self.inputs.items()} for i in range(0, self.count, size)]
 
+    def fitting(self, model: ir.Model) -> list[dict[str, Tensor]]:
+        """Cut the samples into batches that a run of a model needs a bounded part of memory for."""
+        return self.batches(self.feed_of(model))
+
     def join(self, model: ir.Model) -> list[dict[str, Tensor]]:
-        """One batch of as many samples as fit a model value by value; all batches where their size is fixed."""
-        batches = self.batches(max(_HELD_BYTES // max(count_value_bytes(model)), 1))
+        """One batch of as many samples as fit a run of a model; all batches where their size is fixed."""
+        batches = self.batches(_LIVE_BYTES // count_live_bytes(model) or 1)
         return batches if self.fixed else batches[:1]
+
+    def comparable(self, model: ir.Model) -> "Samples":
+        """Return as many as have outputs that fit in a bounded part of memory, two of them at least."""
+        most = max(_OUTPUT_BYTES // max(sum(map(_sample_bytes, model.graph.outputs)), 1), 2)
+        kept = max(most // (self.fixed or 1), 1) * (self.fixed or 1)
+        return replace(self, inputs={name: value[:kept] for name, value in self.inputs.items()})
 
     def take_few(self, model: ir.Model) -> list[dict[str, Tensor]]:
         """At most 32 samples, fewer of a large network: one batch, or several of a fixed size."""
         most = count_fitting_samples(model)
         return self.batches(most)[: max(most // self.fixed, 1) if self.fixed else 1]
 
-    def split(self) -> tuple[Tensor, Tensor]:
-        """Return indices of the samples to learn from and of those to judge by; the same where there is one batch."""
+    def halves(self) -> tuple["Samples", "Samples"]:
+        """Return every other batch of the fixed size: some to choose by, others to judge by; the same where one is all.
+
+        What was chosen as the best on some samples looks better on these than it is.
+        """
         groups = torch.arange(self.count) // (self.fixed or 1)
+        if not len(groups) or int(groups[-1]) == 0:
+            return self, self
+        first, second = (
+            replace(self, inputs={name: value[: self.count][groups % 2 == side] for name, value in self.inputs.items()})
+            for side in (0, 1)
+        )
+        return first, second
+
+    def split(self, chosen: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return indices of the samples to learn from and of those to judge by; the same where there is one batch.
+
+        ``chosen`` are the indices of whole batches to be split; None stands for all.
+        """
+        index = torch.arange(self.count) if chosen is None else chosen
+        groups = torch.arange(len(index)) // (self.fixed or 1)
         period = min(_JUDGED, int(groups[-1]) + 1)
         judged = groups % period == period - 1
-        index = torch.arange(self.count)
         return index[~judged] if period > 1 else index[judged], index[judged]
 
     def draw(self, chosen: Tensor, batch: int, rng: torch.Generator) -> Tensor:
-        """Draw indices of one batch out of those chosen; a whole one where its size is fixed."""
-        if not self.fixed:
-            return chosen[torch.randint(len(chosen), (batch,), generator=rng)]
-        start = int(torch.randint(len(chosen) // self.fixed, (1,), generator=rng)) * self.fixed
-        return chosen[start : start + self.fixed]
+        """Draw indices of one batch out of those chosen, none twice; a whole one where its size is fixed."""
+        size = self.fixed or 1
+        groups = torch.randperm(len(chosen) // size, generator=rng)[: batch // size]
+        return chosen.reshape(-1, size)[groups].reshape(-1)
+
+    def deal(self, chosen: Tensor, batch: int, rng: torch.Generator) -> Iterator[Tensor]:
+        """Draw batches without an end: all samples before any comes again, in another order each time.
+
+        A rest that does not fill a batch is dealt with what comes next.
+        """
+        size = self.fixed or 1
+        left = torch.empty(0, dtype=torch.int64)
+        while True:
+            while len(left) < min(batch, len(chosen)):
+                left = torch.cat([left, self.draw(chosen, len(chosen), rng)])
+            yield left[: batch // size * size]
+            left = left[batch // size * size :]
 
 
 def count_value_bytes(model: ir.Model) -> list[int]:
     """Bytes that each value of the graph takes for one sample."""
-    shapes = (value.shape for node in model.graph for value in node.outputs if value.shape is not None)
-    return [4 * math.prod(size for size in shape[1:] if isinstance(size, int)) for shape in shapes] or [4]
+    return [_sample_bytes(value) for node in model.graph for value in node.outputs if value.shape is not None] or [4]
+
+
+def count_kept_samples(value_bytes: int) -> int:
+    """Count the samples whose values fit in memory with their gradients, from the bytes of one sample's values."""
+    return max(_KEPT_BYTES // max(value_bytes, 1), 1)
+
+
+def count_live_bytes(model: ir.Model) -> int:
+    """Bytes of one sample that a run holds at its fullest: values live from their node to their last reader."""
+    last = {value: place for place, node in enumerate(model.graph) for value in node.inputs if value is not None}
+    outputs, freed = set(model.graph.outputs), Counter[int]()
+    fullest = alive = sum(map(_sample_bytes, model.graph.inputs))  # feeds live throughout
+    for place, node in enumerate(model.graph):
+        for value in node.outputs:
+            alive += _sample_bytes(value)
+            freed[last.get(value, place)] += 0 if value in outputs else _sample_bytes(value)
+        fullest = max(fullest, alive)
+        alive -= freed[place]
+    return max(fullest, 4)
+
+
+def _sample_bytes(value: ir.Value) -> int:
+    return 0 if value.shape is None else 4 * math.prod(size for size in value.shape[1:] if isinstance(size, int))
 
 
 def count_fitting_samples(model: ir.Model) -> int:

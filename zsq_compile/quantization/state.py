@@ -103,6 +103,6 @@ def replace_initializers(model: ir.Model, changed: Mapping[str, Tensor]) -> ir.M
     for name, tensor in changed.items():
         value = copy.graph.initializers[name]
         assert value.dtype is not None
-        array = tensor.detach().cpu().numpy().astype(value.dtype.numpy())
+        array = tensor.detach().cpu().numpy().astype(value.dtype.numpy(), copy=False)
         value.const_value = ir.tensor(array, dtype=value.dtype, name=name)
     return copy

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from zsq_compile.config.units import size_words
 from zsq_compile.data.preprocessing import Preprocessing
+from zsq_compile.metrics import decibel_words
 from zsq_compile.quantization.layer_metrics.layer_quality import worst_layers
 
 if TYPE_CHECKING:
@@ -31,7 +32,14 @@ def comparison_rows(validation: "Validation") -> list[tuple[str, str, str]]:
         label = f"same class on {validation.samples} held-out samples"
         rows.append((label, MISSING, f"{validation.agreement:.2%}"))
     if validation.sqnr_db is not None:
-        rows.append(("signal to quantization noise", MISSING, f"{validation.sqnr_db:.1f} dB"))
+        rows.append(("signal to quantization noise", MISSING, decibel_words(validation.sqnr_db)))
+    for output in validation.outputs:
+        if output.rows is not None:
+            known = [] if output.sqnr_db is None else [f"{decibel_words(output.sqnr_db)} there"]
+            known = [f"as many in {output.rows.alike} of {output.rows.runs} runs", *known]
+            rows.append(
+                (f"rows of {output.name}", f"{output.rows.wanted:.1f}", f"{output.rows.got:.1f} ({', '.join(known)})")
+            )
     if validation.latency:
         before, after = (validation.latency[name].median_ms for name in ("float", "quantized"))
         rows.append(("latency", f"{before:.3g} ms", f"{after:.3g} ms ({before / after:.1f}x)"))
@@ -61,7 +69,8 @@ def validation_facts(validation: "Validation") -> Facts:
     """Figures of every output, and of the simulation."""
     facts = []
     for output in validation.outputs:
-        parts = [] if output.sqnr_db is None else [f"SQNR {output.sqnr_db:.1f} dB"]
+        parts = [] if output.rows is None else [output.rows.describe()]
+        parts += [] if output.sqnr_db is None else [f"SQNR {decibel_words(output.sqnr_db)}"]
         parts += [] if output.agreement is None else [f"{output.agreement:.2%} of the decisions unchanged"]
         facts.append((f"output {output.name}", f"{', '.join(parts)} on {validation.samples} held-out samples"))
     if validation.simulation is not None:

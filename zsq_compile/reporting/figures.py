@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zsq_compile.config.units import size_words
+from zsq_compile.metrics import decibel_words
 from zsq_compile.reporting.charts import Bar, Chart, Point, bar, column_chart, line_chart
 
 NATURAL_DISTANCE = 0.04
@@ -30,7 +31,7 @@ def layer_chart(layers: Sequence[Values], worst: Sequence[Values]) -> Chart | No
     for number, one in enumerate(layers):
         ratio = [one["own_sqnr_db"], *one["sqnr_db"].values()][-1]
         name = f"{number + 1}. {one['node']} ({one['op_type']})"
-        note = f"{name}: {ratio:.1f} dB in the network, {one['own_sqnr_db']:.1f} dB by itself"
+        note = f"{name}: {decibel_words(ratio)} in the network, {decibel_words(one['own_sqnr_db'])} by itself"
         tone = "bad" if one["node"] in rank else "plain"
         points.append(Point(ratio, note, tone, rank.get(one["node"], ""), dot=one["own_sqnr_db"]))
     return column_chart("Signal to quantization noise ratio of every layer", "dB", points)

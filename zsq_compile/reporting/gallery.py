@@ -129,7 +129,7 @@ def require_png(path: Path) -> None:
 
 
 def as_image(picture: NDArray[np.floating], *, longest: int) -> "Image.Image":
-    """Turn one (C, H, W) picture of pixels in [0, 1], C of 1 or 3, into an image of at most ``longest`` pixels."""
+    """Turn one (C, H, W) picture of pixels in [0, 1], C of 1, 3 or 4, into an image of at most ``longest`` pixels."""
     from PIL import Image
 
     height, width = picture.shape[1:]
@@ -143,7 +143,7 @@ def _image(picture: NDArray[np.floating]) -> "Image.Image":
     from PIL import Image
 
     codes = np.rint(np.clip(picture, 0.0, 1.0) * 255.0).astype(np.uint8)
-    return Image.fromarray(codes[0] if len(codes) == 1 else np.ascontiguousarray(codes.transpose(1, 2, 0)))
+    return Image.fromarray(codes[0] if len(codes) == 1 else np.ascontiguousarray(codes[:3].transpose(1, 2, 0)))
 
 
 def _enlarged(picture: NDArray[np.floating], layout: Layout) -> "Image.Image":

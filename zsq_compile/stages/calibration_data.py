@@ -1,7 +1,7 @@
 """Where calibration data comes from: the user's own, or synthesis; and which part of it is held out."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,13 @@ from torch import Tensor
 from zsq_compile.batchnorm.find_statistics import KnownStatistics
 from zsq_compile.config.compile import Effort, GeneratorConfig, InputConfig
 from zsq_compile.config.conditional_generators import ConditionalConfig
+from zsq_compile.data.batch_axes import stack_given
 from zsq_compile.data.input_spec import InputSpec, fixed_batch
 from zsq_compile.data.preprocessing import Preprocessing, given_preprocessing
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError
 from zsq_compile.quantization.samples import Samples
+from zsq_compile.stages.given_samples import fit_samples
 from zsq_compile.synthesis.generator import Generator, SyntheticSet
 from zsq_compile.synthesis.preprocessing.find import infer_on_images
 from zsq_compile.synthesis.preprocessing.trials import TRIAL_IMAGES
@@ -38,7 +40,8 @@ class CalibrationData:
         held_out: what it is judged on.
         description: where they come from, in words.
         known: statistics of the training data, which they were made after or can be compared with.
-        preprocessing: of image inputs, by name; of the first one only, where the user gave the data.
+        preprocessing: by name of image inputs, and of others whose scale is known; of the first image only, where the
+            user gave the data.
         synthetic: the whole synthesized set; None when the user gave the data.
 
     """
@@ -58,7 +61,7 @@ class CalibrationData:
     @property
     def image_preprocessing(self) -> Preprocessing | None:
         """Preprocessing of the first image input; None where there is none."""
-        return next(iter(self.preprocessing.values()), None)
+        return next((one for one in self.preprocessing.values() if one.layout is not None), None)
 
     def plain_preprocessing(self) -> dict[str, Any] | None:
         """Return the same as plain values."""
@@ -73,18 +76,38 @@ def first_image(inputs: Sequence[InputSpec]) -> InputSpec | None:
 def has_large_images(inputs: Sequence[InputSpec]) -> bool:
     """Whether the first image input has more pixels than 64 x 64."""
     image = first_image(inputs)
-    return image is not None and int(image.shape[2] or 1) * int(image.shape[3] or 1) > _SMALL_IMAGE
+    return image is not None and image.height * image.width > _SMALL_IMAGE
 
 
 def read_preprocessing(inputs: Sequence[InputSpec], config: InputConfig) -> Preprocessing | None:
-    """Preprocessing that the user gave for the image inputs; None when it is to be inferred."""
+    """Preprocessing that the user gave for the image inputs; None when it is to be inferred.
+
+    Raises:
+        ConfigError: there is no image input that it could be of, or it does not fit that.
+
+    """
     spec = first_image(inputs)
-    if spec is None or (config.mean is None and config.input_range is None):
+    if config.mean is None and config.input_range is None:
         return None
+    if spec is None:
+        shapes = ", ".join(f"{one.name!r} {one.dtype} {one.shape}" for one in inputs)
+        raise ConfigError(
+            f"--mean, --std and --input-range are of pictures, and the network takes none ({shapes}): leave them out, "
+            "and give samples as they are with --calib FILE.npz"
+        )
     try:
-        return given_preprocessing(int(spec.shape[1] or 1), config.mean, config.std, config.input_range)
+        given = given_preprocessing(
+            spec.channels, config.mean, config.std, config.input_range, layout=spec.layout or "NCHW"
+        )
     except ValueError as error:
         raise ConfigError(f"--mean and --std do not fit the input {spec.name!r}: {error}") from error
+    ends = [(level - mean) / std for level in (0.0, 1.0) for mean, std in zip(given.mean, given.std, strict=True)]
+    if np.issubdtype(spec.dtype, np.integer) and not (min(ends) >= -0.5 and 1.0 < max(ends) <= 255.5):
+        raise ConfigError(
+            f"the input {spec.name!r} takes {spec.dtype}, pixels as they are, which the network scales itself; those "
+            f"given would run from {min(ends):.4g} to {max(ends):.4g}: leave --mean, --std and --input-range out"
+        )
+    return given
 
 
 def default_count(inputs: Sequence[InputSpec], effort: Effort, *, learned: bool) -> int:
@@ -110,6 +133,10 @@ def synthesize_data(
     """Synthesize ``count`` calibration samples, and a quarter as many to be held out."""
     total = count_in_batches(count, fixed_batch(inputs), hold_out=True)
     made = generator.synthesize(teacher, known.statistics, total, torch.Generator().manual_seed(seed))
+    # a run takes the first sample's for all
+    whole = {spec.name for spec in inputs if spec.batch_axis is None}
+    shared = {name: x[:1].expand_as(x).clone() if name in whole else x for name, x in made.inputs.items()}
+    made = replace(made, inputs=shared) if whole else made
     calibration, held_out = hold_out(made.inputs, fixed_batch(inputs))
     held = len(next(iter(held_out.inputs.values())))
     return CalibrationData(
@@ -171,8 +198,10 @@ def take_data(
     inputs: Sequence[InputSpec],
     preprocessing: Preprocessing | None,
     seed: int,
+    *,
+    source: str = "calibration data",
 ) -> CalibrationData:
-    """Take the user's own samples, network inputs by name, as they are.
+    """Take the user's own samples, network inputs by name, as they are; ``source`` is what errors call them.
 
     ``preprocessing`` None infers that of the first image input, in case that labelled images are to be read for it.
 
@@ -180,16 +209,16 @@ def take_data(
         ConfigError: an input is missing, or an array does not fit it.
 
     """
-    tensors = {spec.name: torch.from_numpy(_require_fitting(arrays, spec)) for spec in inputs}
+    stacked = stack_given(arrays, inputs, source)
+    fitting = {spec.name: fit_samples(stacked[spec.name], spec, teacher.model, source) for spec in inputs}
+    tensors = {name: torch.from_numpy(array) for name, array in fitting.items()}
     counts = {len(tensor) for tensor in tensors.values()}
     if len(counts) != 1 or min(counts) < 2:
-        raise ConfigError(
-            f"calibration data needs the same number of samples, at least 2, for every input, got {counts}"
-        )
+        raise ConfigError(f"{source} needs the same number of samples, at least 2, for every input, got {counts}")
     fixed, image = fixed_batch(inputs), first_image(inputs)
     if fixed and min(counts) < 2 * fixed:
         raise ConfigError(
-            f"the model takes {fixed} samples at a time: calibration data needs at least {2 * fixed}, half of them to "
+            f"the model takes {fixed} samples at a time: {source} needs at least {2 * fixed}, half of them to "
             f"judge the result, got {min(counts)}"
         )
     if preprocessing is None and image is not None:
@@ -215,14 +244,3 @@ def hold_out(samples: Mapping[str, Tensor], fixed: int | None) -> tuple[Samples,
     held = torch.arange(count) // feed % period == min(period, count // feed) - 1
     kept, apart = ({name: x[:count][part] for name, x in samples.items()} for part in (~held, held))
     return Samples(inputs=kept, fixed=fixed), Samples(inputs=apart, fixed=fixed)
-
-
-def _require_fitting(arrays: Mapping[str, NDArray[Any]], spec: InputSpec) -> NDArray[Any]:
-    if spec.name not in arrays:
-        raise ConfigError(
-            f"calibration data has no array for the input {spec.name!r}, only {', '.join(arrays) or 'none'}"
-        )
-    array = np.asarray(arrays[spec.name])
-    if array.shape[1:] != spec.shape[1:]:
-        raise ConfigError(f"calibration data for {spec.name!r} must be (samples, *{spec.shape[1:]}), got {array.shape}")
-    return np.ascontiguousarray(array, dtype=spec.dtype)

@@ -1,19 +1,20 @@
 """Stage: estimate the agreement with the float model on real data, without any."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
 
+from zsq_compile.data.batch_axes import FIRST, BatchAxes
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.synthesis.images.families import input_families
 from zsq_compile.verification.agreement_estimate import (
+    SPREAD,
     AgreementEstimate,
     Family,
     estimate_from_families,
@@ -74,20 +75,23 @@ class EstimateInputs:
     def _from_families(self, measured: Sequence[Family], source: str) -> AgreementEstimate:
         if self.families is None:
             return estimate_from_families((), source, reason="there are no synthetic values for integer inputs")
-        known = len(self.inputs) == 1 and self.inputs[0].is_image and self.inputs[0].name in self.preprocessing
-        if not known:
+        found = [self.preprocessing.get(spec.name) for spec in self.inputs]
+        doubtful = any(one is None or one.source in ("assumed", "unexplained") for one in found)
+        source = f"{source}, with an assumed input" if doubtful else source
+        if not (len(self.inputs) == 1 and self.inputs[0].is_image and found[0] is not None):
             reason = "its error is known only for networks with one image input"
             return estimate_from_families(measured, source, reason=reason)
-        if self.preprocessing[self.inputs[0].name].source == "assumed":
-            return estimate_from_families(measured, f"{source}, with an assumed input", spread=ASSUMED_SPREAD)
-        return estimate_from_families(measured, source)
+        if found[0].source == "unexplained":
+            reason = "no preprocessing that was tried brings images near its batch normalisation statistics"
+            return estimate_from_families(measured, source, reason=reason)
+        return estimate_from_families(measured, source, spread=ASSUMED_SPREAD if doubtful else SPREAD)
 
 
 def make_estimate_inputs(
     inputs: Sequence[InputSpec], preprocessing: Mapping[str, Preprocessing], *, seed: int = 0
 ) -> EstimateInputs:
     """Make the families of inputs, from a seed that follows from ``seed`` and differs from it."""
-    if not all(np.issubdtype(spec.dtype, np.floating) for spec in inputs):
+    if not all(spec.can_be_made for spec in inputs):
         return EstimateInputs(inputs=inputs, preprocessing=preprocessing, families=None)
     families = input_families(inputs, preprocessing, torch.Generator().manual_seed(seed + _SEED_OFFSET))
     arrays = {name: {key: tensor.numpy() for key, tensor in made.items()} for name, made in families.items()}
@@ -101,13 +105,23 @@ def estimate_agreement(
     source: str,
     *,
     providers: Sequence[str] = ("CPUExecutionProvider",),
+    config: Mapping[str, str] | None = None,
+    axes: BatchAxes = FIRST,
+    uneven: Collection[str] = (),
 ) -> AgreementEstimate:
     """Run the float model and a quantized file on ``inputs``, and estimate their agreement on real data.
+
+    ``config`` has entries of the target's session options. Outputs whose size depends on the data, ``uneven``, take no
+    part.
 
     Raises:
         ValidationError: the runtime failed.
 
     """
     samples = inputs.samples
-    measured = measure_families(original, emitted, samples, providers=providers) if samples else ()
+    if not samples:
+        return inputs.estimate((), source)
+    measured = measure_families(
+        original, emitted, samples, providers=providers, config=config, axes=axes, uneven=uneven
+    )
     return inputs.estimate(measured, source)

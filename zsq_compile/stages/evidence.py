@@ -13,10 +13,11 @@ from zsq_compile.data.input_spec import InputSpec, fixed_batch
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.files import file_sha256
 from zsq_compile.frontend.load import LoadedModel
-from zsq_compile.progress import Clock
+from zsq_compile.progress import Clock, Progress
 from zsq_compile.quantization.distillation.distill import Distill
 from zsq_compile.quantization.mixed_precision.search import ChooseBits, explain_choice
 from zsq_compile.quantization.reconstruction.reconstruct import Reconstruct
+from zsq_compile.quantization.samples import count_fitting_samples
 from zsq_compile.reporting.evidence import MomentMatch, Picture
 from zsq_compile.reporting.gallery import as_image
 from zsq_compile.reporting.report import Report
@@ -29,6 +30,7 @@ from zsq_compile.synthesis.losses import wasserstein
 from zsq_compile.synthesis.probe import layer_targets, measure_moments
 from zsq_compile.verification.agreement_estimate import AgreementEstimate
 
+_FAR = 3.0  # of MomentMatch.distance: means are nearly two deviations away
 _SAMPLES = 64
 _PICTURES, _LARGEST_SIDE = 24, 96
 
@@ -59,12 +61,15 @@ def gather_evidence(
     device: torch.device,
     *,
     pictures_wanted: bool,
+    progress: Progress,
 ) -> Evidence:
     """Look at the calibration data once more, with the float network on a device, and into both files."""
     teacher = TorchGraph(loaded.model, device=device)
+    moments = match_moments(teacher, data, loaded.inputs)
+    warn_of_distance(moments, progress)
     return Evidence(
         estimate=estimate,
-        moments=match_moments(teacher, data, loaded.inputs),
+        moments=moments,
         pictures=draw_pictures(teacher, data, loaded.inputs) if pictures_wanted else (),
         contents={
             "float": count_bytes(ir.from_proto(loaded.original), exported.validation.float_bytes),
@@ -125,7 +130,7 @@ def match_moments(teacher: TorchGraph, data: CalibrationData, inputs: Sequence[I
     layers = data.known.statistics.usable
     if not layers:
         return ()
-    batch = fixed_batch(inputs) or 16
+    batch = fixed_batch(inputs) or min(count_fitting_samples(teacher.model), 16)
     count = max(_SAMPLES // 4 if has_large_images(inputs) else _SAMPLES, batch) // batch * batch
     first = {name: value[:count].to(teacher.device) for name, value in data.calibration.inputs.items()}
     measured = measure_moments(teacher, layers, first, batch)
@@ -144,6 +149,19 @@ def match_moments(teacher: TorchGraph, data: CalibrationData, inputs: Sequence[I
             )
         )
     return tuple(found)
+
+
+def warn_of_distance(moments: Sequence[MomentMatch], progress: Progress) -> None:
+    """Warn of calibration data that are far from the training data in most layers, and so is what follows from them."""
+    far = [one for one in moments if one.distance > _FAR]
+    if 2 * len(far) > len(moments):
+        farthest = max(far, key=lambda one: one.distance)
+        progress.warn(
+            f"the calibration data are far from the training data: in {len(far)} of {len(moments)} layers means and "
+            f"deviations are not those that batch normalisation remembers (worst at {farthest.layer or farthest.node}, "
+            f"distance {farthest.distance:.3g}, where training data have 0.01 to 0.04); is the input prepared as in "
+            "training? Give --mean and --std, or real samples with --calib"
+        )
 
 
 def _mean(values: torch.Tensor) -> float:

@@ -29,8 +29,8 @@ def require_image(inputs: Sequence[InputSpec]) -> InputSpec:
         return image
     shapes = ", ".join(f"{spec.name!r} {spec.shape}" for spec in inputs)
     raise ConfigError(
-        f"a gallery shows images, which are float inputs of shape (N, 1 or 3, H, W), and this network takes {shapes}: "
-        "leave --gallery out"
+        f"a gallery shows images, which are floats or bytes of 1, 3 or 4 channels, and this network takes "
+        f"{shapes}: leave --gallery out"
     )
 
 
@@ -76,7 +76,8 @@ def classify(
     rows = []
     for batch in Samples(inputs={name: value[:whole] for name, value in made.inputs.items()}, fixed=fixed).batches():
         with torch.inference_mode():
-            outputs = teacher.run({name: value.to(teacher.device) for name, value in batch.items()})
+            feeds = {name: value.to(teacher.device) for name, value in batch.items()}
+            outputs = teacher.run(feeds, teacher.even_outputs)
         found = find_scores(outputs)
         if found is None:
             return None

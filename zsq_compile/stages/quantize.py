@@ -37,6 +37,12 @@ class Quantized:
         """The last one, which ships."""
         return list(self.states.values())[-1]
 
+    def replaced(self, network: FloatNetwork, state: QuantizedState, clock: Clock) -> "Quantized":
+        """Let another form of the last state ship, and measure its layers again: it may have fewer."""
+        states = {**self.states, list(self.states)[-1]: state}
+        with clock.stage("measure"):
+            return replace(self, states=states, layers=measure_layers(network, states))
+
 
 def fold_network(
     model: ir.Model,

@@ -14,7 +14,7 @@ from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.progress import Progress
 from zsq_compile.synthesis.adversarial.conditional_trainer import ConditionalTrainer
-from zsq_compile.synthesis.images.procedural import check_inputs
+from zsq_compile.synthesis.images.procedural import as_input, check_inputs
 from zsq_compile.synthesis.preprocessing.find import find_preprocessing
 from zsq_compile.synthesis.task import SynthesisTask
 
@@ -24,7 +24,7 @@ class SyntheticSet:
     """Calibration data in the network's own units.
 
     Attributes:
-        inputs: float32 CPU tensors of (count, ...) by input name.
+        inputs: CPU tensors of (count, ...) by input name: float32, or of the input's own type if it takes integers.
         algorithm: name of the generator that made them.
         seed: the seed of the ``torch.Generator`` it was given.
         loss_curve: loss per iteration, averaged over batches; empty for generators that optimise nothing.
@@ -125,7 +125,7 @@ class AlgorithmGenerator:
         with torch.no_grad():
             encoded = task.encode(made.samples)
         return SyntheticSet(
-            inputs={name: values[:count].float().cpu() for name, values in encoded.items()},
+            inputs={spec.name: as_input(spec, encoded[spec.name][:count]) for spec in self._inputs},
             algorithm=self._name,
             seed=seed,
             loss_curve=tuple(made.loss_curve),

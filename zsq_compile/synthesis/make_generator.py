@@ -64,7 +64,7 @@ def make_generator(
     if isinstance(config, GenieConfig | ZsCganConfig | GdfqConfig | AdadfqConfig):
         require_images(inputs, name)
     if low_pass is not None:
-        generator = LowPassGenerator(generator, low_pass)
+        generator = LowPassGenerator(generator, inputs, low_pass)
     if confident_share:
         generator = ConfidentGenerator(generator, inputs, confident_share, progress)
     return WidestFirstGenerator(generator, fixed_batch(inputs) or 1) if widest_first else generator

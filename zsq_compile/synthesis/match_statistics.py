@@ -102,7 +102,7 @@ def match_statistics(
 def _optimizer(task: SynthesisTask, batch: Tensors, learning_rate: float) -> torch.optim.Optimizer:
     """Adam with a short memory, as there are few steps, and no floor under gradients that are small by nature."""
     groups = [
-        {"params": [value], "full_rate": learning_rate * (_SMOOTH_RATE if name in task.preprocessing else 1.0)}
+        {"params": [value], "full_rate": learning_rate * (_SMOOTH_RATE if name in task.pictures else 1.0)}
         for name, value in batch.items()
     ]
     return torch.optim.Adam(groups, betas=(0.5, 0.9), eps=1e-12)
@@ -152,14 +152,14 @@ class _Matcher:
         loss = self._matching_loss(index, values) + self._class_loss(index, values)
         gradients = torch.autograd.grad(loss, list(batch.values()), allow_unused=True)
         for (name, leaf), gradient in zip(batch.items(), gradients, strict=True):
-            is_image = gradient is not None and name in self._task.preprocessing
+            is_image = gradient is not None and name in self._task.pictures
             leaf.grad = power_law_filter(gradient) if is_image else gradient
         optimizer.step()
         return float(loss.detach())
 
     def _run(self, batch: Tensors, rng: torch.Generator) -> Tensors:
         """Compute the outputs of a batch, its images mirrored every other time, at random."""
-        images = self._task.preprocessing
+        images = self._task.pictures
         mirrored = bool(torch.rand((), generator=rng, device=rng.device) < 0.5)
         view = {name: value.flip(-1) if mirrored and name in images else value for name, value in batch.items()}
         with reduced_precision(self._teacher.device):

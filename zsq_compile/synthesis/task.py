@@ -19,7 +19,7 @@ from zsq_compile.synthesis.budget import Budget, plan_budget
 from zsq_compile.synthesis.probe import layer_inputs, measure_cost
 
 Tensors = dict[str, Tensor]
-"""Samples by input name: images as pixels in [0, 1], other inputs in the network's own units."""
+"""Samples by input name: images as (N, C, H, W) pixels in [0, 1], other inputs before their preprocessing, if any."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -30,7 +30,7 @@ class SynthesisTask:
         name: of the algorithm.
         teacher: the float network.
         inputs: of the network.
-        preprocessing: by name of each image input.
+        preprocessing: by name of each image input, and of other inputs whose scale is known.
         layers: BatchNormalizations with usable statistics.
         effort: how much work to do.
         progress: receives stages, notes and warnings.
@@ -49,6 +49,11 @@ class SynthesisTask:
     def fixed_batch(self) -> int | None:
         """Fixed batch size of the network, or None."""
         return fixed_batch(self.inputs)
+
+    @property
+    def pictures(self) -> frozenset[str]:
+        """Names of the inputs that take pictures."""
+        return frozenset(spec.name for spec in self.inputs if spec.is_image)
 
     def require_layers(self) -> None:
         """Raise SynthesisError where there are no statistics to match."""
@@ -86,7 +91,7 @@ class SynthesisTask:
 
         """
         with torch.no_grad():
-            outputs = self.teacher.run(self.zeros())
+            outputs = self.teacher.run(self.zeros(), self.teacher.even_outputs)
         found = find_scores(outputs)
         if found is None:
             shapes = {name: tuple(value.shape) for name, value in outputs.items()}
@@ -107,5 +112,5 @@ class SynthesisTask:
     def clamp_pixels(self, samples: Mapping[str, Tensor]) -> None:
         """Clamp images to [0, 1], in place; other inputs are free."""
         with torch.no_grad():
-            for name in self.preprocessing:
+            for name in self.pictures:
                 samples[name].clamp_(0.0, 1.0)

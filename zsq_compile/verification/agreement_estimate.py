@@ -10,8 +10,9 @@ taken as independent, P(m + d < 0) uses all pairs of samples instead.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,24 @@ import onnx
 from numpy.typing import NDArray
 
 from backends.session import RuntimeModelError, Session, open_session
+from zsq_compile.data.batch_axes import FIRST, BatchAxes
 from zsq_compile.errors import ValidationError
 from zsq_compile.metrics import (
+    LEAST_POWER,
     SMALLEST_PROBABILITY,
     Z90,
     are_probabilities,
     array_outputs,
+    decibel_words,
+    decibels,
     logistic,
+    powers,
     score_output,
-    sqnr_db,
 )
-from zsq_compile.verification.running import run_batched
+from zsq_compile.verification.running import Arrays, fitting_batch, run_batched, session_batch
+
+Part = tuple[Arrays, Arrays]
+"""Outputs by name, (count, ...), of the float network and of the quantized one on the same samples."""
 
 LEVEL = 0.9
 """Share of intervals that should hold the true agreement."""
@@ -55,7 +63,7 @@ class Family:
     Attributes:
         name: of the family.
         samples: how many.
-        sqnr_db: the lowest over the float outputs, dB; None without such outputs.
+        sqnr_db: the lowest over the float outputs that are not silent, dB; None without such outputs.
         agreement: share of equal decisions, as counted, 0 to 1.
         flips: share of decisions that change, smoothed over all pairs of margins and errors, 0 to 1.
         error: standard error of the log-odds of ``flips``.
@@ -108,7 +116,8 @@ class AgreementEstimate:
         """Return the estimate and its interval, or why there is none, without ``calibration_source``."""
         if self.estimate is None or self.low is None or self.high is None:
             ratios = [family.sqnr_db for family in self.families if family.sqnr_db is not None]
-            noise = f"; SQNR {min(ratios):.1f} to {max(ratios):.1f} dB on synthetic inputs" if ratios else ""
+            words = [decibel_words(end(ratios)) for end in (min, max) if ratios]
+            noise = f"; SQNR {' to '.join(words).replace(' dB', '', 1)} on synthetic inputs" if ratios else ""
             return f"no estimate: {self.reason}{noise}"
         return f"{100 * self.estimate:.1f}% ({100 * self.low:.1f} to {100 * self.high:.1f}%)"
 
@@ -119,9 +128,12 @@ def measure_families(
     families: Mapping[str, Mapping[str, NDArray[Any]]],
     *,
     providers: Sequence[str] = ("CPUExecutionProvider",),
+    config: Mapping[str, str] | None = None,
     threads: int | None = None,
+    axes: BatchAxes = FIRST,
+    uneven: Collection[str] = (),
 ) -> tuple[Family, ...]:
-    """Run both networks on families of inputs, by name of the family and of the input.
+    """Run both networks on families of inputs, by name of the family and of the input; for ``uneven`` see run_families.
 
     Raises:
         ValidationError: the runtime failed.
@@ -129,41 +141,80 @@ def measure_families(
 
     """
     try:
-        reference, session = (open_session(m, providers=providers, threads=threads) for m in (original, emitted))
-        return compare_families(run_families(reference, families), run_families(session, families))
+        reference, session = (
+            open_session(m, providers=providers, threads=threads, config=config, lean=True) for m in (original, emitted)
+        )
+        parts = partial(_run_in_parts, reference, session, axes=axes, uneven=uneven)
+        found = (compare_parts(name, parts(inputs)) for name, inputs in families.items())
+        return tuple(family for family in found if family.samples)
     except RuntimeModelError as error:
         raise ValidationError(f"the emitted model {emitted} failed in the runtime: {error}") from error
 
 
+def _run_in_parts(
+    reference: Session, session: Session, inputs: Arrays, *, axes: BatchAxes, uneven: Collection[str]
+) -> Iterator[Part]:
+    """Yield the outputs of both networks on a few samples at a time: a recogniser's take a megabyte each."""
+    fixed = session_batch(reference, axes) or 1
+    size = -(-fitting_batch(reference) // fixed) * fixed
+    count = max(min(map(len, inputs.values())) // fixed * fixed, 1)
+    for start in range(0, count, size):
+        feeds = {name: values[start : start + size] for name, values in inputs.items()}
+        wanted, got = (run_batched(one, feeds, axes=axes, uneven=uneven) for one in (reference, session))
+        yield wanted, got
+
+
 def run_families(
-    session: Session, families: Mapping[str, Mapping[str, NDArray[Any]]], *, batch: int = 32
+    session: Session,
+    families: Mapping[str, Mapping[str, NDArray[Any]]],
+    *,
+    batch: int | None = None,
+    axes: BatchAxes = FIRST,
+    uneven: Collection[str] = (),
 ) -> dict[str, dict[str, NDArray[Any]]]:
-    """Run a network on families of inputs, by name of the family and of the input; for ``batch`` see ``run_batched``.
+    """Run a network on families of inputs, by name of the family and of the input; for the rest see ``run_batched``.
+
+    Outputs that are ``uneven`` are left out.
 
     Raises:
         RuntimeModelError: the runtime failed.
         ConfigError: a family does not fill one batch of the network.
 
     """
-    return {name: run_batched(session, inputs, batch=batch) for name, inputs in families.items()}
+    run = partial(run_batched, session, batch=batch, axes=axes, uneven=uneven)
+    return {name: run(inputs) for name, inputs in families.items()}
 
 
 def compare_families(
     wanted: Mapping[str, Mapping[str, NDArray[Any]]], got: Mapping[str, Mapping[str, NDArray[Any]]]
 ) -> tuple[Family, ...]:
-    """Compare the outputs of the float network on every family with those of a quantized one."""
-    return tuple(compare_family(name, outputs, got[name]) for name, outputs in wanted.items())
+    """Compare the outputs of the float network on every family with those of a quantized one; () without outputs."""
+    return tuple(compare_family(name, outputs, got[name]) for name, outputs in wanted.items() if outputs)
 
 
 def compare_family(name: str, wanted: Mapping[str, NDArray[Any]], got: Mapping[str, NDArray[Any]]) -> Family:
     """Compare the outputs (count, ...), by name, of the float network with those of the quantized one."""
-    outputs = array_outputs(wanted)
-    ratios = [sqnr_db(array, got[key]) for key, array in wanted.items() if outputs[key].is_float]
-    samples, noise = min(len(array) for array in wanted.values()), min(ratios, default=None)
-    scores = score_output(outputs)
-    if scores is None:
+    return compare_parts(name, [(wanted, got)])
+
+
+def compare_parts(name: str, parts: Iterable[Part]) -> Family:
+    """Do the same with outputs of a few samples after the other; of each only its powers and class scores are kept."""
+    sums: dict[str, NDArray[np.float64]] = {}
+    rows: list[tuple[NDArray[Any], NDArray[Any]]] = []
+    samples = 0
+    for wanted, got in parts:
+        outputs = array_outputs(wanted)
+        for key, array in wanted.items():
+            if outputs[key].is_float and key in got and got[key].shape == array.shape:
+                sums[key] = sums.get(key, np.zeros(2)) + powers(array, got[key])
+        scores = score_output(outputs)
+        rows += [] if scores is None else [(wanted[scores], got[scores])]
+        samples += min(map(len, wanted.values()), default=0)
+    heard = [(float(signal), float(noise)) for signal, noise in sums.values() if signal > LEAST_POWER]
+    noise = min((decibels(*both) for both in heard), default=None)
+    if not rows:
         return Family(name=name, samples=samples, sqnr_db=noise)
-    before, after = (_logits(arrays[scores]) for arrays in (wanted, got))
+    before, after = (_logits(np.concatenate(arrays)) for arrays in zip(*rows, strict=True))
     classes = before.argmax(1)
     margins = _margins(before, classes)
     flips, error = flip_share(margins, _margins(after, classes) - margins)

@@ -3,8 +3,7 @@
 Samples are run batch by batch through all models, so that neither the data nor the outputs need to fit into memory.
 """
 
-import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,15 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.session import RuntimeModelError, Session
+from zsq_compile.data.batch_axes import FIRST, BatchAxes
 from zsq_compile.data.dataset import Dataset
 from zsq_compile.errors import ConfigError
-from zsq_compile.metrics import array_outputs, decibels, decision_output, decisions, powers, top1
+from zsq_compile.metrics import LEAST_POWER, array_outputs, decibels, decision_output, decisions, powers, top1
 from zsq_compile.progress import Advance, ignore_steps
-from zsq_compile.verification.running import run_batched, session_batch
-
-_BATCH = 32
-# Every session keeps the memory of its largest batch, so large samples come in smaller ones: 6 pictures of 224 pixels.
-_BATCH_BYTES = 4_000_000
+from zsq_compile.verification.running import fitting_batch, run_batched, session_batch
 
 Outputs = Mapping[str, NDArray[Any]]
 
@@ -33,7 +29,7 @@ class Quality:
         samples: how many were run.
         top1: share of right decisions, 0 to 1; None without labels.
         agreement: share of decisions that are the float model's, 0 to 1; None where no output holds decisions.
-        sqnr_db: in dB, of the worst float output; None without one.
+        sqnr_db: in dB, of the worst float output that is not silent; None without one.
 
     """
 
@@ -56,6 +52,9 @@ def run_side_by_side(
     sessions: Mapping[str, Session],
     data: Dataset,
     advance: Advance = ignore_steps,
+    *,
+    axes: BatchAxes = FIRST,
+    uneven: Collection[str] = (),
 ) -> SideBySide:
     """Run the float model and others over all samples.
 
@@ -64,13 +63,15 @@ def run_side_by_side(
         sessions: the others by name.
         data: samples, with labels or without; a last part that does not fill a fixed batch is left out.
         advance: called with the number of samples run.
+        axes: of the batch in all files.
+        uneven: names of the outputs whose size depends on the data, which have no part in the figures.
 
     Raises:
         ConfigError: the data do not fit the float model, or labels fit none of its outputs.
         RuntimeModelError: the float model failed.
 
     """
-    fixed = session_batch(reference) or 1
+    fixed = session_batch(reference, axes) or 1
     scores = {name: _Score() for name in ("float", *sessions)}
     failures: dict[str, str] = {}
     size = max(fitting_batch(reference) // fixed, 1) * fixed
@@ -79,12 +80,13 @@ def run_side_by_side(
         if count == 0:
             continue
         truth = None if labels is None else labels[:count]
-        wanted = run_batched(reference, feeds, batch=size)
-        scores["float"].add(wanted, wanted, truth)
+        wanted = run_batched(reference, feeds, batch=size, axes=axes, uneven=uneven)
+        scores["float"].add(count, wanted, wanted, truth)
         for name, session in sessions.items():
             if name not in failures:
                 try:
-                    scores[name].add(wanted, run_batched(session, feeds, batch=size), truth)
+                    got = run_batched(session, feeds, batch=size, axes=axes, uneven=uneven)
+                    scores[name].add(count, wanted, got, truth)
                 except (RuntimeModelError, ConfigError, _UnlikeError) as error:
                     failures[name] = str(error)
         advance(count)
@@ -93,12 +95,6 @@ def run_side_by_side(
     return SideBySide(
         qualities={name: score.quality() for name, score in scores.items() if name not in failures}, failures=failures
     )
-
-
-def fitting_batch(reference: Session) -> int:
-    """Batch size for a model whose batch is dynamic."""
-    sizes = [math.prod(size or 1 for size in shape[1:]) for shape in reference.input_shapes.values()]
-    return max(min(_BATCH, _BATCH_BYTES // (4 * max([1, *sizes]))), 1)
 
 
 class _UnlikeError(ValueError):
@@ -114,9 +110,9 @@ class _Score:
         self._equal = self._decisions = 0
         self._powers: dict[str, tuple[float, float]] = {}
 
-    def add(self, wanted: Outputs, got: Outputs, labels: NDArray[np.int64] | None) -> None:
+    def add(self, count: int, wanted: Outputs, got: Outputs, labels: NDArray[np.int64] | None) -> None:
         _require_alike(wanted, got)
-        self.samples += len(next(iter(wanted.values())))
+        self.samples += count
         outputs = array_outputs(wanted)
         for name, array in wanted.items():
             if outputs[name].is_float:
@@ -141,7 +137,7 @@ class _Score:
             samples=self.samples,
             top1=None if self._right is None else self._right / self.samples,
             agreement=self._equal / self._decisions if self._decisions else None,
-            sqnr_db=min((decibels(*sums) for sums in self._powers.values()), default=None),
+            sqnr_db=min((decibels(*sums) for sums in self._powers.values() if sums[0] > LEAST_POWER), default=None),
         )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zsq_compile.errors import ValidationError
-from zsq_compile.metrics import agreement, share_beyond, sqnr_db
+from zsq_compile.metrics import agreement, largest_difference, share_beyond, sqnr_db
 
 ALLOWED_SHARE = 0.05
 """Share of output elements that may lie further from the simulation than a step, 1/255 of the output's range.
@@ -82,14 +82,17 @@ def match_simulation(
         ValidationError: the shapes of an output differ.
 
     """
-    matches = [_match(name, values[: len(got[name])], got[name], wanted[name]) for name, values in simulation.items()]
+    matches = [
+        match_output(name, values[: len(got[name])], got[name], wanted[name]) for name, values in simulation.items()
+    ]
     if not matches:
         return None
     worst = max(matches, key=lambda match: (match.broken, not match.close, match.share_beyond_step))
     return replace(worst, agreement=min(match.agreement for match in matches))
 
 
-def _match(name: str, simulated: NDArray[Any], got: NDArray[Any], wanted: NDArray[Any]) -> SimulationMatch:
+def match_output(name: str, simulated: NDArray[Any], got: NDArray[Any], wanted: NDArray[Any]) -> SimulationMatch:
+    """Compare one output, as ``match_simulation`` does."""
     theirs, target = got[: len(simulated)], wanted[: len(simulated)]
     if simulated.shape != theirs.shape:
         raise ValidationError(f"output {name!r}: the simulation gives {simulated.shape}, the runtime {theirs.shape}")
@@ -100,12 +103,11 @@ def _match(name: str, simulated: NDArray[Any], got: NDArray[Any], wanted: NDArra
     # Noise of the better of the two: where one is wrong, its distance from the float model is no quantization noise.
     margin = None if ratio is None else ratio - max(sqnr_db(target, simulated), sqnr_db(target, theirs))
     shared = agreement(theirs, simulated, slack=step)
-    difference = np.abs(np.asarray(simulated, np.float64) - np.asarray(theirs, np.float64))
     return SimulationMatch(
         output=name,
         step=step,
         share_beyond_step=share,
-        largest=float(np.max(difference, initial=0.0)),
+        largest=largest_difference(simulated, theirs),
         sqnr_db=ratio,
         margin_db=margin,
         agreement=1.0 if shared is None else shared,

@@ -1,8 +1,9 @@
 """Check an emitted file in its runtime and measure it against the float model."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,19 @@ import onnx
 from numpy.typing import NDArray
 
 from backends.session import RuntimeModelError, Session, open_session
+from zsq_compile.data.batch_axes import FIRST, BatchAxes
 from zsq_compile.data.dataset import Dataset
 from zsq_compile.errors import ValidationError
 from zsq_compile.files import file_bytes
-from zsq_compile.metrics import agreement, array_outputs, decision_output, sqnr_db
+from zsq_compile.metrics import agreement, array_outputs, decision_output, is_silent, sqnr_db
 from zsq_compile.verification.fusion import Fusion, inspect_fusion
+from zsq_compile.verification.held_out import HeldOutRuns, Simulate, run_held_out
 from zsq_compile.verification.latency import Latency
-from zsq_compile.verification.running import first_sample, run_batched
+from zsq_compile.verification.running import Arrays, first_sample
 from zsq_compile.verification.side_by_side import run_side_by_side
 from zsq_compile.verification.simulation import SimulationMatch, match_simulation
 from zsq_compile.verification.speed import SpeedAudit, audit_speed
+from zsq_compile.verification.uneven import Rows, alike_elements, compare_rows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,14 +33,19 @@ class OutputQuality:
 
     Attributes:
         name: name of the output.
-        sqnr_db: signal to quantization noise ratio; None for outputs that are no floats.
+        sqnr_db: signal to quantization noise ratio; None for outputs that are no floats, or nothing but zeros.
         agreement: share of equal decisions, 0 to 1; None when the output has no class axis.
+        rows: of an output whose size depends on the data, whose other figures are those of the runs that gave as many
+            rows; None for all others.
+        silent: the float model's numbers are all zeros, on every sample.
 
     """
 
     name: str
     sqnr_db: float | None
     agreement: float | None
+    rows: Rows | None = None
+    silent: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,8 +107,9 @@ class Validation:
 
     @property
     def sqnr_db(self) -> float | None:
-        """Lowest ratio over the float outputs."""
-        return min((output.sqnr_db for output in self.outputs if output.sqnr_db is not None), default=None)
+        """Lowest ratio over the float outputs whose size does not depend on the data."""
+        even = (output.sqnr_db for output in self.outputs if output.rows is None)
+        return min((ratio for ratio in even if ratio is not None), default=None)
 
     @property
     def speedup(self) -> float | None:
@@ -113,8 +123,9 @@ def validate(
     original: onnx.ModelProto,
     emitted: Path,
     held_out: Mapping[str, NDArray[Any]],
-    simulation: Mapping[str, NDArray[Any]] | None = None,
+    simulate: Simulate | None = None,
     *,
+    uneven: Collection[str] = (),
     providers: Sequence[str] = ("CPUExecutionProvider",),
     stand_in: bool = False,
     session_config: Mapping[str, str] | None = None,
@@ -122,6 +133,7 @@ def validate(
     labelled: Dataset | None = None,
     float_bytes: int | None = None,
     latency_seconds: float = 3.0,
+    axes: BatchAxes = FIRST,
 ) -> Validation:
     """Check an emitted file in its runtime and measure it against the float model.
 
@@ -129,7 +141,8 @@ def validate(
         original: the float model.
         emitted: the quantized file.
         held_out: inputs by name, (count, ...), that took no part in calibration.
-        simulation: outputs of the simulation on ``held_out`` by name, (count, ...).
+        simulate: runs the simulation on what the runtime is fed.
+        uneven: names of the outputs whose size depends on the data.
         providers: execution providers of the target.
         stand_in: these providers are not the target's own, so that their fusion and speed give no warnings.
         session_config: entries of the target's session options.
@@ -137,47 +150,43 @@ def validate(
         labelled: data of the user; without labels they give the agreement only.
         float_bytes: size of the user's file; None takes that of ``original`` as it would be written.
         latency_seconds: time to spend on latency; 0 measures none.
+        axes: of the batch in both files.
 
     Raises:
         ValidationError: the file is no valid ONNX, the runtime cannot load or run it, or its outputs differ in
-            name or shape.
+            name or shape (of ``uneven`` ones: in rank or type).
         ConfigError: ``held_out`` or ``labelled`` do not fit the model.
 
     """
     _check_file(emitted)
     with _runtime_errors(emitted):
         reference, session = (
-            open_session(model, providers=providers, threads=threads, config=session_config)
+            open_session(model, providers=providers, threads=threads, config=session_config, lean=True)
             for model in (original, emitted)
         )
-        wanted, got = run_batched(reference, held_out), run_batched(session, held_out)
-        _check_outputs(wanted, got, emitted)
-        match = None if simulation is None else match_simulation(simulation, got, wanted)
+        runs = run_held_out(reference, session, held_out, simulate, axes, uneven)
+        runs.require_alike(emitted)
+        wanted, got = runs.joined(runs.wanted), runs.joined(runs.got)
+        match = None if runs.simulated is None else match_simulation(runs.joined(runs.simulated), got, wanted)
         fusion = inspect_fusion(emitted, providers=providers, config=session_config)
-        speed = None
-        if latency_seconds > 0.0:
-            feeds = first_sample(session, held_out)
-            speed = audit_speed(
-                original,
-                emitted,
-                feeds,
-                threads=threads,
-                seconds=latency_seconds,
-                providers=providers,
-                config=session_config,
-            )
+        audit = partial(audit_speed, threads=threads, providers=providers, config=session_config)
+        sample = first_sample(session, held_out, axes)
+        speed = audit(original, emitted, sample, seconds=latency_seconds) if latency_seconds > 0.0 else None
+        outputs = tuple(_qualities(runs, wanted, got))
         return Validation(
             samples=min(len(array) for array in held_out.values()),
-            outputs=tuple(_quality(name, wanted[name], got[name]) for name in wanted),
+            outputs=outputs,
             decision_output=decision_output(array_outputs(wanted)),
             fusion=fusion,
             simulation=match,
-            labelled=None if labelled is None else _labelled_quality(reference, session, labelled, emitted),
+            labelled=None
+            if labelled is None
+            else _labelled_quality(reference, session, labelled, emitted, axes, runs.uneven),
             float_bytes=original.ByteSize() if float_bytes is None else float_bytes,
             quantized_bytes=file_bytes(emitted),
             latency={} if speed is None else speed.latency,
-            failures=_failures(wanted, got, match),
-            warnings=_warnings(None if stand_in else fusion, match, None if stand_in else speed),
+            failures=(*_failures(wanted, got, match), *runs.uneven_failures()),
+            warnings=_warnings(outputs, None if stand_in else fusion, match, None if stand_in else speed),
             speed=speed,
         )
 
@@ -197,23 +206,31 @@ def _check_file(emitted: Path) -> None:
         raise ValidationError(f"the emitted model {emitted} is not valid ONNX: {error}") from error
 
 
-def _check_outputs(wanted: Mapping[str, NDArray[Any]], got: Mapping[str, NDArray[Any]], emitted: Path) -> None:
-    for name, array in wanted.items():
-        if name not in got:
-            raise ValidationError(f"{emitted} has lost the output {name!r}; it has {', '.join(got)}")
-        if got[name].shape != array.shape:
-            raise ValidationError(f"{emitted}: the output {name!r} must be {array.shape}, got {got[name].shape}")
+def _qualities(runs: HeldOutRuns, wanted: Arrays, got: Arrays) -> Iterator[OutputQuality]:
+    """Compare each output, in order; ``wanted`` and ``got`` are joined, and hold those that are not uneven."""
+    for name in runs.wanted[0]:
+        if name in wanted:
+            yield _quality(name, wanted[name], got[name], None)
+        else:
+            columns = runs.column(runs.wanted, name), runs.column(runs.got, name)
+            yield _quality(name, *alike_elements(*columns), compare_rows(name, *columns))
 
 
-def _quality(name: str, wanted: NDArray[Any], got: NDArray[Any]) -> OutputQuality:
+def _quality(name: str, wanted: NDArray[Any], got: NDArray[Any], rows: Rows | None) -> OutputQuality:
     is_float = np.issubdtype(wanted.dtype, np.floating)
     return OutputQuality(
-        name=name, sqnr_db=sqnr_db(wanted, got) if is_float else None, agreement=agreement(wanted, got)
+        name=name,
+        sqnr_db=sqnr_db(wanted, got) if is_float and not is_silent(wanted) else None,
+        agreement=agreement(wanted, got),
+        rows=rows,
+        silent=is_float and wanted.size > 0 and is_silent(wanted),
     )
 
 
-def _labelled_quality(reference: Session, session: Session, data: Dataset, emitted: Path) -> LabelledQuality:
-    found = run_side_by_side(reference, {"quantized": session}, data)
+def _labelled_quality(
+    reference: Session, session: Session, data: Dataset, emitted: Path, axes: BatchAxes, uneven: Collection[str]
+) -> LabelledQuality:
+    found = run_side_by_side(reference, {"quantized": session}, data, axes=axes, uneven=uneven)
     if found.failures:
         raise ValidationError(f"the emitted model {emitted} failed on the labelled data: {found.failures['quantized']}")
     before, after = found.qualities["float"], found.qualities["quantized"]
@@ -235,8 +252,14 @@ def _failures(
     return tuple(failures)
 
 
-def _warnings(fusion: Fusion | None, match: SimulationMatch | None, speed: SpeedAudit | None) -> tuple[str, ...]:
-    warnings = []
+def _warnings(
+    outputs: Sequence[OutputQuality], fusion: Fusion | None, match: SimulationMatch | None, speed: SpeedAudit | None
+) -> tuple[str, ...]:
+    warnings = [
+        f"output {one.name!r} of the float model is nothing but zeros on the samples held out: they prove nothing of it"
+        for one in outputs
+        if one.silent
+    ]
     if fusion is not None and fusion.unfused:
         names = ", ".join(fusion.unfused[:5]) + (" ..." if len(fusion.unfused) > 5 else "")
         count = len(fusion.unfused)
@@ -247,6 +270,8 @@ def _warnings(fusion: Fusion | None, match: SimulationMatch | None, speed: Speed
         )
     if speed is not None and speed.verdict == "slower":
         warnings.append(speed.describe())
+    if speed is not None and speed.denormal_ms is not None:
+        warnings.append(speed.describe_denormals())
     return tuple(warnings)
 
 

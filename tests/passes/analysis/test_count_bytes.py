@@ -1,5 +1,6 @@
 """Bytes by what they are for, held against the sizes of the arrays themselves."""
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
@@ -10,6 +11,7 @@ from passes.emit.emit import emit
 from passes.quantize.place_quantizers import place_quantizers
 from tests import models
 from tests.quantizing import inserted, prepare, random_feeds, with_scales
+from tests.storing import lookup
 
 
 def test_a_float_file() -> None:
@@ -53,3 +55,14 @@ def test_digits_of_words_are_weights_of_their_layer() -> None:
     assert contents.weights["conv"] == pytest.approx(64 * 32 * 9 * 3 / 8, rel=0.02), (
         "three bits each, but for a last word"
     )
+
+
+def test_stored_constants_are_weights_of_the_operators_that_read_them() -> None:
+    model, target = prepare(lookup()), load_target("ort_cpu")
+    plan = with_scales(place_quantizers(model, target, bits=4), model, {"ids": np.zeros((2, 5), np.int64)})
+    quantized = inserted(model, plan)
+    emit(quantized, plan, target)
+    before, after = count_bytes(model, 1 << 20), count_bytes(quantized, 1 << 20)
+    assert {name: before.weights[name] for name in ("table", "cell")} == {"table": 4 * 60 * 24, "cell": 4 * 64 * 40}
+    assert {name: after.weights[name] for name in ("table", "cell")} == {"table": 60 * 24, "cell": 64 * 40 // 2}
+    assert after.constants == before.constants

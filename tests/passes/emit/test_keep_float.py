@@ -12,7 +12,8 @@ from passes.emit.keep_float import KeepFloat
 from passes.plan import QuantizationPlan
 from passes.quantize.place_quantizers import place_quantizers
 from tests import models
-from tests.quantizing import execute, inserted, optimized_operators, prepare, random_feeds, with_scales
+from tests.quantizing import execute, inserted, optimized_operators, prepare, random_feeds, sqnr, with_scales
+from tests.sharing import STEPS, unrolled
 
 TARGET = load_target("ort_cpu")
 
@@ -120,3 +121,29 @@ def test_a_clip_whose_place_a_narrow_grid_took_is_put_back() -> None:
     wanted = execute(model, feeds)["logits"]
     got = execute(quantized, feeds)["logits"]
     assert np.abs(got - wanted).max() < 0.02 * np.abs(wanted).max(), "weights of 8 bits are all that is rounded"
+
+
+def test_a_weight_that_layers_share_is_widened_once_and_their_bias_stays_one(tmp_path: Path) -> None:
+    graph, plan, model = quantized(unrolled())
+    feeds = random_feeds(model)
+    KeepFloat(TARGET, frozenset(), others=False)(graph)
+    # the weights of the first and the last layer and the one between, and the biases of these two
+    assert count(graph, "Cast") == 5 and not count(graph, "DequantizeLinear") and not count(graph, "Round")
+    steps = [node for node in graph.graph if str(node.name).startswith("step")]
+    assert len({node.inputs[1] for node in steps}) == 1 and {node.inputs[2].name for node in steps} == {"c"}
+    emit(graph, plan, TARGET)
+    assert set(optimized_operators(graph, tmp_path)) <= {"Gemm", "FusedGemm", "Tanh"}
+    assert sqnr(execute(model, feeds)["y"], execute(graph, feeds)["y"]) > 20.0
+
+
+def test_some_readers_of_a_shared_weight_may_stay_in_integers(tmp_path: Path) -> None:
+    graph, plan, model = quantized(unrolled(), bits=4)
+    feeds = random_feeds(model)
+    kept = frozenset(f"step{step}" for step in (1, 4, 5))
+    wanted = execute(graph, feeds)["y"]
+    KeepFloat(TARGET, kept, others=False)(graph)
+    emit(graph, plan, TARGET)
+    operators = optimized_operators(graph, tmp_path)
+    assert operators.count("QGemm") == len(kept)
+    assert operators.count("Gemm") + operators.count("FusedGemm") == STEPS + 2 - len(kept)
+    assert np.abs(execute(graph, feeds)["y"] - wanted).max() < 0.2

@@ -241,19 +241,21 @@ def test_dead_channels_keep_their_numbers(small, side):
     assert not EqualizeChannels().call(after).modified
 
 
-def test_shared_weights_are_copied_and_names_stay():
+def test_shared_weights_stay_shared_and_shared_biases_are_copied():
     text = """g (float[N,4,6,6] x) => (float[N,4,6,6] y)
-        <float[4,4,1,1] w, float[4] b>
-        { [a] c = Conv(x, w, b) [f] r = Relu(c) [b] y = Conv(r, w, b) }"""
+        <float[4,4,1,1] w, float[4,4,1,1] v, float[4,4,1,1] u, float[4] b>
+        { [a] c = Conv(x, w, b) [f] r = Relu(c) [b] d = Conv(r, w, b) [g] s = Relu(d)
+          [c] e = Conv(s, v, b) [h] t = Relu(e) [d] y = Conv(t, u, b) }"""
     before = ir.from_proto(uneven(text))
-    before.graph.outputs.append(before.graph.initializers["w"])
     after = before.clone()
     assert EqualizeChannels().call(after).modified
+    nodes = {node.name: node for node in after.graph}
     np.testing.assert_array_equal(
         after.graph.initializers["w"].const_value.numpy(), before.graph.initializers["w"].const_value.numpy()
     )
-    assert [value.name for value in after.graph.outputs] == ["y", "w"]
-    assert [node.outputs[0].name for node in after.graph] == ["c", "r", "y"]
+    assert [nodes[name].inputs[1].name for name in "abcd"] == ["w", "w", "v", "u"]
+    assert [nodes[name].inputs[2].name for name in "abcd"] == ["b", "b", "c.bias", "b"]
+    assert [node.outputs[0].name for node in after.graph] == ["c", "r", "d", "s", "e", "t", "y"]
     assert models.largest_difference(before, after) < TOLERANCE
 
 

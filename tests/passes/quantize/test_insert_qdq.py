@@ -15,6 +15,7 @@ from onnx_ir.passes import PassError, PreconditionError
 
 from backends.catalog import load_target
 from backends.target import NumberFormat
+from passes.normalize.share_weights import ShareWeights
 from passes.plan import QuantizationPlan, Scale
 from passes.quantize.insert_qdq import InsertQdq
 from passes.quantize.place_quantizers import place_quantizers
@@ -32,6 +33,7 @@ from tests.quantizing import (
     sqnr,
     with_scales,
 )
+from tests.sharing import siamese, unrolled
 
 TARGET = load_target("ort_cpu")
 EQUAL = 60.0  # dB; a code may flip where a sum lands on the edge between two, and nothing else may differ
@@ -105,6 +107,36 @@ OWN = {
         {
             [conv0] a = Conv(x, w0)
             [clip] b = Clip(a, low, high)
+            [conv1] c = Conv(b, w1)
+            [pool] y = GlobalAveragePool(c)
+        }
+        """,
+    "low clip": """
+        g (float[N,3,6,6] x) => (float[N,4,1,1] y)
+        <float low = {-0.5}, float high = {1.0}, float[4,3,3,3] w0, float[4,4,1,1] w1>
+        {
+            [conv0] a = Conv(x, w0)
+            [clip] b = Clip(a, low)
+            [conv1] c = Conv(b, w1)
+            [pool] y = GlobalAveragePool(c)
+        }
+        """,
+    "high clip": """
+        g (float[N,3,6,6] x) => (float[N,4,1,1] y)
+        <float low = {-0.5}, float high = {1.0}, float[4,3,3,3] w0, float[4,4,1,1] w1>
+        {
+            [conv0] a = Conv(x, w0)
+            [clip] b = Clip(a, , high)
+            [conv1] c = Conv(b, w1)
+            [pool] y = GlobalAveragePool(c)
+        }
+        """,
+    "open clip": """
+        g (float[N,3,6,6] x) => (float[N,4,1,1] y)
+        <float low = {-0.5}, float high = {1.0}, float[4,3,3,3] w0, float[4,4,1,1] w1>
+        {
+            [conv0] a = Conv(x, w0)
+            [clip] b = Clip(a)
             [conv1] c = Conv(b, w1)
             [pool] y = GlobalAveragePool(c)
         }
@@ -333,6 +365,16 @@ def test_a_clip_of_both_signs_is_fused(tmp_path: Path) -> None:
     assert operators.count("QLinearConv") == 2 and "Clip" not in operators
 
 
+@pytest.mark.parametrize("act_bits", [8, 4])
+@pytest.mark.parametrize("name", ["low clip", "high clip", "open clip"])
+def test_a_clip_without_one_of_its_limits_is_fused(name: str, act_bits: int, tmp_path: Path) -> None:
+    model, plan, feeds = calibrated(name, act_bits=act_bits, edge_bits=act_bits, added_bits=act_bits)
+    quantized = inserted(model, plan)
+    operators = optimized_operators(quantized, tmp_path)
+    assert operators.count("QLinearConv") == 2 and "clip" not in {refusal.where for refusal in plan.refusals}
+    assert sqnr(simulate(model, plan, feeds)["y"], execute(quantized, feeds)["y"]) > EQUAL
+
+
 def test_pad_moves_codes_without_a_change(tmp_path: Path) -> None:
     model, plan, feeds = calibrated("pads")
     quantized = inserted(model, plan)
@@ -390,7 +432,7 @@ def test_float_constants_go_unless_others_read_them() -> None:
     plan = with_scales(place_quantizers(model, TARGET), model, random_feeds(model))
     quantized = inserted(model, plan)
     floats = {name for name, value in quantized.graph.initializers.items() if not name.endswith(("_scale", "_point"))}
-    # OwnWeights gave the layer a copy of the bias that the Erf reads
+    # ShareWeights gave the layer a copy of the bias that the Erf reads
     assert floats == {"b", "w_quantized", "first.bias_quantized", "w1_quantized", "second_bias_quantized"}
 
 
@@ -422,7 +464,7 @@ def test_a_name_of_an_input_or_output_is_refused() -> None:
         )
     )
     plan = with_scales(place_quantizers(model, TARGET), model, random_feeds(model))
-    with pytest.raises(PassError, match=r"requires the name 'x_quantized'.*rename it"):
+    with pytest.raises(PassError, match=r"requires the name 'x_quantized'.*FreeNames"):
         InsertQdq(plan)(model)
 
 
@@ -432,7 +474,28 @@ def test_scales_must_be_known() -> None:
         InsertQdq(place_quantizers(model, TARGET))(model)
 
 
-def test_layers_must_own_their_constants() -> None:
+@pytest.mark.parametrize("make", [unrolled, siamese])
+def test_a_weight_that_layers_share_is_stored_once_and_their_kernels_are_fused(
+    make: Callable[[], onnx.ModelProto], tmp_path: Path
+) -> None:
+    model = prepare(make())
+    ShareWeights()(model)
+    feeds = random_feeds(model)
+    plan = with_scales(place_quantizers(model, TARGET), model, feeds)
+    sites = plan.sites_by_weight()
+    assert len(sites) < len(plan.weights)
+    quantized = inserted(model, plan)
+    stored = [name for name, value in quantized.graph.initializers.items() if value.dtype == ir.DataType.INT8]
+    assert {name for name in stored if name.endswith("_quantized")} == {f"{name}_quantized" for name in sites}
+    assert sqnr(simulate(model, plan, feeds)["y"], execute(quantized, feeds)["y"]) > EQUAL
+    operators = optimized_operators(quantized, tmp_path)
+    fused = operators.count("QLinearConv") + operators.count("QGemm")
+    unfused = {refusal.where for refusal in plan.refusals} & {site.node for site in plan.weights}
+    assert fused == len(plan.weights) - len(unfused) and not {"Div", "Round", "Cast"} & set(operators)
+    assert InsertQdq(plan)(quantized).modified is False
+
+
+def test_layers_that_share_no_weight_must_own_their_biases() -> None:
     model = ir.from_proto(
         parse(
             """
@@ -442,7 +505,7 @@ def test_layers_must_own_their_constants() -> None:
         )
     )
     plan = with_scales(place_quantizers(model, TARGET), model, random_feeds(model))
-    with pytest.raises(PreconditionError, match=r"share \['b'\].*OwnWeights"):
+    with pytest.raises(PreconditionError, match=r"share \['b'\].*ShareWeights"):
         InsertQdq(plan)(model)
 
 

@@ -74,13 +74,15 @@ def test_other_layers_are_named_with_the_reason(body, outputs, reason):
         ("Conv(x, w)", "float16[N,4,6,6] x", "float16[4,4,1,1] w", "the weight of 'a' is float16"),
         ("Gemm<transA=1>(x, w)", "float[4,N] x", "float[4,4] w", "not (rows, channels)"),
         ("MatMul(x, w)", "float[N,4] x", "float[2,4,4] w", "not (rows, channels)"),
+        ("Conv(x, u)", "float[N,4,6,6] x", "float[4,4,1,1] w", "the weight of 'a' is read 2 times"),
     ],
 )
 def test_first_layers_that_cannot_be_scaled_say_why(first, inputs, weights, reason):
     kind = "float16" if "float16" in inputs else "float"
-    second = "MatMul(r, w)" if "Conv" not in first else "Conv(r, w)"
+    second = "MatMul(r, u)" if "Conv" not in first else "Conv(r, u)"
     rank = "A,B,C" if "[2," in weights else "A,B,C,D" if "Conv" in first else "A,B"
-    text = f"g ({inputs}) => ({kind}[{rank}] z) <{weights}> {{ [a] c = {first} [f] r = Relu(c) [b] z = {second} }}"
+    body = f"[a] c = {first} [f] r = Relu(c) [b] z = {second}"
+    text = f"g ({inputs}) => ({kind}[{rank}] z) <{weights}, {weights[:-1]}u> {{ {body} }}"
     pairs, refusals = find_pairs(models.graph(text).graph)
     assert not pairs
     assert reason in refusals[0].reason

@@ -11,6 +11,7 @@ from passes.quantize.override_widths import Widths, WidthsError, override_widths
 from passes.quantize.place_quantizers import place_quantizers
 from tests import models
 from tests.quantizing import execute, inserted, prepare, random_feeds, simulate, sqnr, with_scales
+from tests.sharing import STEPS, unrolled
 
 TARGET = load_target("ort_cpu")
 WIDE = replace(TARGET, wide_activation_bits=16)
@@ -40,6 +41,18 @@ def test_values_that_share_a_scale_get_one_width() -> None:
     assert {s.value for s in changed.activations if s.number_format.bits == 4} == {"p", "f"}
     with pytest.raises(WidthsError, match="'p' and 'f' share one scale, so they need equal bits, got 4 and 8"):
         override_widths(plan, TARGET, Widths(activations={"p": 4, "f": 8}))
+
+
+def test_layers_that_share_a_weight_get_one_width() -> None:
+    model = prepare(unrolled())
+    plan = place_quantizers(model, TARGET, bits=4)
+    steps = [f"step{step}" for step in range(1, STEPS + 1)]
+    assert [site.number_format.bits for site in plan.weights] == [8, *[4] * STEPS, 8]
+    changed = override_widths(plan, TARGET, Widths(weights={"step3": 2}))
+    assert widths_of(changed).weights == {"enter": 8, **dict.fromkeys(steps, 2), "leave": 8}
+    assert override_widths(plan, TARGET, widths_of(changed)).weights == changed.weights
+    with pytest.raises(WidthsError, match="'step1' and 'step8' share one weight, so they need equal bits, got 4 and 3"):
+        override_widths(plan, TARGET, Widths(weights={"step1": 4, "step8": 3}))
 
 
 def test_a_float_value_takes_its_group_along_and_is_refused_with_a_reason() -> None:

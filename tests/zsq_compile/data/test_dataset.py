@@ -12,8 +12,8 @@ from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.data.preprocessing import given_preprocessing
 from zsq_compile.errors import ConfigError
 
-RGB = InputSpec(name="x", shape=(None, 3, 4, 6), dtype=np.dtype(np.float32))
-GRAY = InputSpec(name="x", shape=(None, 1, 4, 6), dtype=np.dtype(np.float32))
+RGB = InputSpec(name="x", shape=(None, 3, 4, 6), dtype=np.dtype(np.float32), layout="NCHW")
+GRAY = InputSpec(name="x", shape=(None, 1, 4, 6), dtype=np.dtype(np.float32), layout="NCHW")
 SIGNAL = InputSpec(name="s", shape=(None, 7), dtype=np.dtype(np.float32))
 MEAN, STD = (0.5, 0.25, 0.0), (0.5, 1.0, 2.0)
 
@@ -103,16 +103,41 @@ def test_colour_network_takes_gray_pictures(tmp_path):
 @settings(max_examples=30)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 255))
 def test_any_size_is_brought_to_the_networks(rows, columns, level):
-    prepare = Preparation(height=9, width=7, preprocessing=given_preprocessing(3, (0.0,), (1 / 255,)))
+    spec = replace(RGB, shape=(None, 3, 9, 7))
+    prepare = Preparation(spec=spec, preprocessing=given_preprocessing(3, (0.0,), (1 / 255,)))
     result = prepare(np.full((rows, columns, 3), level, np.uint8))
     assert result.shape == (3, 9, 7)
     np.testing.assert_allclose(result, level, atol=1e-3)
 
 
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
+def test_pictures_are_laid_out_and_typed_as_the_input_is(tmp_path, channels, dtype):
+    images = pictures(3, (4, 6, channels))
+    spec = InputSpec(name="x", shape=(None, 4, 6, channels), dtype=np.dtype(dtype), layout="NHWC")
+    for index, image in enumerate(images):
+        Image.fromarray(image.squeeze()).save(tmp_path / f"{index}.png")
+    np.savez(tmp_path / "d.npz", images=images)
+    byte = given_preprocessing(channels, (0.0,), (1 / 255,), layout="NHWC")
+    for path in (tmp_path, tmp_path / "d.npz"):
+        inputs, _ = collected(load_data(path, (spec,), byte))
+        assert inputs["x"].dtype == dtype
+        np.testing.assert_allclose(inputs["x"], images, atol=1e-4)
+
+
+def test_a_fourth_plane_that_a_picture_lacks_is_opaque():
+    spec = replace(RGB, shape=(None, 4, 4, 6))
+    prepare = Preparation(spec=spec, preprocessing=given_preprocessing(4, (0.0,), (1.0,)))
+    image = pictures(1)[0]
+    np.testing.assert_allclose(prepare(image)[:3], image.transpose(2, 0, 1) / 255.0, atol=1e-6)
+    np.testing.assert_array_equal(prepare(image)[3], 1.0)
+
+
 def test_larger_pictures_keep_their_middle():
     image = np.zeros((9, 21, 3), np.uint8)
     image[:, 6:15] = 255  # the middle third survives the cut to a square
-    prepare = Preparation(height=9, width=9, preprocessing=given_preprocessing(3, (0.0,), (1.0,)))
+    spec = replace(RGB, shape=(None, 3, 9, 9))
+    prepare = Preparation(spec=spec, preprocessing=given_preprocessing(3, (0.0,), (1.0,)))
     np.testing.assert_array_equal(prepare(image), np.ones((3, 9, 9)))
 
 

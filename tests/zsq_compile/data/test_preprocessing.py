@@ -6,10 +6,16 @@ import torch
 
 from zsq_compile.data.preprocessing import Preprocessing, given_preprocessing, usual_preprocessings
 
-ALL = [*usual_preprocessings(3), *usual_preprocessings(1), given_preprocessing(3, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))]
+ALL = [
+    *usual_preprocessings(3),
+    *usual_preprocessings(1),
+    *usual_preprocessings(4, "NHWC"),
+    *usual_preprocessings(3, "NHWC"),
+    given_preprocessing(3, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)),
+]
 
 
-@pytest.mark.parametrize("one", ALL, ids=lambda one: f"{one.name}{len(one.mean)}")
+@pytest.mark.parametrize("one", ALL, ids=lambda one: f"{one.name}{len(one.mean)}{one.layout}")
 def test_encode_and_decode_are_inverse_and_alike_for_arrays_and_tensors(one: Preprocessing) -> None:
     pixels = torch.rand(2, len(one.mean), 4, 5, generator=torch.Generator().manual_seed(0)).double().requires_grad_()
     torch.testing.assert_close(one.decode(one.encode(pixels)), pixels)
@@ -19,6 +25,19 @@ def test_encode_and_decode_are_inverse_and_alike_for_arrays_and_tensors(one: Pre
     assert encoded.dtype == np.float32
     np.testing.assert_array_equal(encoded, one.encode(torch.from_numpy(array)).numpy())
     np.testing.assert_allclose(one.decode(encoded), array, atol=1e-6)
+
+
+def test_channels_come_last_where_the_layout_says_so() -> None:
+    pixels = np.random.default_rng(0).random((2, 3, 4, 5), np.float32)
+    for first, last in zip(usual_preprocessings(3), usual_preprocessings(3, "NHWC"), strict=True):
+        np.testing.assert_array_equal(last.encode(pixels), first.encode(pixels).transpose(0, 2, 3, 1))
+
+
+def test_bytes_are_decoded_as_numbers() -> None:
+    (byte,) = (one for one in usual_preprocessings(3, "NHWC") if one.name == "byte")
+    codes = np.random.default_rng(0).integers(0, 256, (2, 4, 5, 3), np.uint8)
+    for decoded in (byte.decode(codes), byte.decode(torch.from_numpy(codes)).numpy()):
+        np.testing.assert_allclose(decoded, codes.transpose(0, 3, 1, 2) / 255.0, atol=1e-6)
 
 
 def test_bgr_subtracts_the_mean_and_then_reverses_the_channels() -> None:

@@ -80,6 +80,44 @@ MODELS = {
     "Expand": build("Expand", 22, {"x": image(3, 1)}, {"shape": ints(2, 1, 4)}),
     "Tile": build("Tile", 22, {"x": image(3, 2)}, {"repeats": ints(2, 1)}),
     "Gather": build("Gather", 22, PICTURE, {"i": np.array([[0, -1], [2, 2]])}, axis=1),
+    "Col2Im": build(
+        "Col2Im", 22, {"x": image(2, 12, 9)}, {"image": ints(4, 5), "block": ints(2, 3)}, pads=[0, 0, 0, 0]
+    ),
+    "DeformConv": build(
+        "DeformConv",
+        22,
+        {**PICTURE, "w": image(6, 2, 2, 2), "offset": 0.3 * image(2, 16, 4, 5)},
+        {},
+        group=2,
+        offset_group=2,
+    ),
+    "RoiAlign": build(
+        "RoiAlign",
+        22,
+        PICTURE,
+        {"boxes": floats(0.3, 0.7, 3.9, 4.1).reshape(1, 4), "which": ints(1)},
+        output_height=2,
+        output_width=2,
+        sampling_ratio=2,
+    ),
+    "LinearAttention": build(
+        "LinearAttention",
+        27,
+        {
+            "q": image(2, 3, 8),
+            "k": image(2, 3, 4),
+            "v": image(2, 3, 6),
+            "past": image(2, 2, 2, 3),
+            "decay": -np.abs(image(2, 3, 2)),
+            "beta": image(2, 3, 1),
+        },
+        {},
+        q_num_heads=4,
+        kv_num_heads=2,
+    ),
+    "CausalConvWithState": build(
+        "CausalConvWithState", 27, {"x": image(2, 3, 5), "w": image(3, 1, 3)}, {}, activation="silu"
+    ),
     "GatherElements": build("GatherElements", 22, {"x": image(3, 3)}, {"i": np.array([[0, -1], [2, 2]])}),
     "GatherND": build("GatherND", 22, {"x": image(3, 3, 2)}, {"i": np.array([[0, -1], [2, 2]])}),
     "ScatterElements": build(

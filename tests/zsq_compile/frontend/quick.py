@@ -4,4 +4,4 @@ from functools import partial
 
 from zsq_compile.frontend.load import load_model
 
-load_quickly = partial(load_model, simplify=False, verify=False, assume_open_sizes=True)
+load_quickly = partial(load_model, simplify=False, verify=False)

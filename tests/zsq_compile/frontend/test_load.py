@@ -12,7 +12,8 @@ from passes.normalize.normalize import SimplifierError
 from tests import models
 from tests.zsq_compile.frontend.quick import load_quickly
 from zsq_compile.errors import ConfigError, LoadError, UnsupportedModelError
-from zsq_compile.frontend import load
+from zsq_compile.files import file_bytes
+from zsq_compile.frontend import load, settle_opset
 from zsq_compile.frontend.load import LoadedModel, load_model
 
 TOLERANCE = 1e-5  # of the output's magnitude
@@ -83,25 +84,28 @@ def test_large_weights_survive_an_old_opset(tmp_path):
     assert (loaded.opset, loaded.operators) == (11, {"Clip": 1, "Conv": 1})
 
 
-def test_open_sizes_are_assumed_where_asked(tmp_path):
+def test_open_sizes_are_chosen(tmp_path):
     given = models.parse(
         "net (float[N,3,H,W] x, float[N,T] s) => (float[N,3,H,W] y, float[N,T] z) { y = Relu(x) z = Relu(s) }"
     )
     path = save(given, tmp_path)
     loaded = load_quickly(path)
-    assert loaded.assumed == {"x": "?x3x224x224", "s": "?x128"}
-    assert [spec.shape for spec in loaded.inputs] == [(None, 3, 224, 224), (None, 128)]
+    assert loaded.assumed == {"x": "?x3x32x32", "s": "?x128"}
+    assert [spec.shape for spec in loaded.inputs] == [(None, 3, 32, 32), (None, 128)]
     complete = load_quickly(path, input_shapes={"x": (1, 3, 8, 8), "s": (1, 5)})
     assert complete.assumed == {}
-    assert [spec.shape for spec in complete.inputs] == [(1, 3, 8, 8), (1, 5)]
+    assert [spec.shape for spec in complete.inputs] == [(None, 3, 8, 8), (None, 5)]
+    assert complete.face.inputs == {"x": ("N", 3, "H", "W"), "s": ("N", "T")}
+    fixed = load_quickly(path, input_shapes={"x": (1, 3, 8, 8), "s": (1, 5)}, fix_shapes=True)
+    assert fixed.face.inputs == {"x": (1, 3, 8, 8), "s": (1, 5)}
 
 
 def test_a_graph_without_a_normal_form_is_simplified_after_all(tmp_path, monkeypatch):
     right, tried = load.normalize, []
 
-    def odd(model: ir.Model, *, simplify: bool) -> ir.Model:
+    def odd(model: ir.Model, *, simplify: bool, **sizes: object) -> ir.Model:
         tried.append(simplify)
-        made = right(model, simplify=simplify)
+        made = right(model, simplify=simplify, **sizes)
         if not simplify:
             made.graph[0].name = None
         return made
@@ -142,23 +146,78 @@ def test_weights_in_external_files(tmp_path):
         load_model(path)
 
 
-def test_open_sizes_are_asked_for_with_the_option_to_add(tmp_path):
-    path = save(text(CONV, "float[N,3,h,w] x"), tmp_path)
-    with pytest.raises(ConfigError, match=r'--input-shape "x:\?x3x224x224"'):
+def in_a_cache(folder: Path) -> Path:
+    """Keep a model and its weights as the caches of model hubs do: as links to files that are named by a hash."""
+    blobs, snapshot = folder / "blobs", folder / "snapshots" / "main" / "onnx"
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    onnx.save(models.residual(), blobs / "aaa", save_as_external_data=True, location="weights.bin", size_threshold=0)
+    (blobs / "weights.bin").rename(blobs / "bbb")
+    (snapshot / "model.onnx").symlink_to("../../../blobs/aaa")
+    (snapshot / "weights.bin").symlink_to("../../../blobs/bbb")
+    return snapshot / "model.onnx"
+
+
+def test_a_model_in_a_cache_of_links_is_loaded(tmp_path):
+    path = in_a_cache(tmp_path)
+    assert models.largest_difference(models.residual(), load_model(path).model) < TOLERANCE
+    assert file_bytes(path) == sum((tmp_path / "blobs" / name).stat().st_size for name in ("aaa", "bbb"))
+
+
+def test_weights_beside_the_file_that_a_model_is_a_link_to_are_read(tmp_path):
+    path = in_a_cache(tmp_path)
+    path.with_name("weights.bin").unlink()
+    (tmp_path / "blobs" / "bbb").rename(tmp_path / "blobs" / "weights.bin")
+    assert models.largest_difference(models.residual(), load_model(path).model) < TOLERANCE
+
+
+@pytest.mark.parametrize("place", ["link", "../outside.bin", "{folder}/outside.bin"])
+def test_weights_are_read_from_nowhere_else(place, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    path = folder / "model.onnx"
+    onnx.save(models.residual(), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    (folder / "weights.bin").rename(tmp_path / "outside.bin")
+    if place == "link":
+        (folder / "weights.bin").symlink_to("../outside.bin")
+    else:
+        proto = onnx.load(path, load_external_data=False)
+        for tensor in proto.graph.initializer:
+            tensor.external_data[0].value = place.format(folder=tmp_path)
+        path.write_bytes(proto.SerializeToString())
+    with pytest.raises(LoadError, match="keeps its weights in"):
         load_model(path)
+
+
+def test_given_sizes_are_worked_with_and_written_where_asked(tmp_path):
+    path = save(text(CONV, "float[N,3,h,w] x"), tmp_path)
     loaded = load_model(path, input_shapes={"x": (None, 3, 16, 12)})
     assert loaded.inputs[0].shape == (None, 3, 16, 12)
+    assert loaded.face.inputs == {"x": ("N", 3, "h", "w")}
     assert list(loaded.model.graph[0].outputs[0].shape)[1:] == [2, 16, 12]
-    assert load_model(path, input_shapes={"x": (4, 3, 16, 12)}).inputs[0].shape == (4, 3, 16, 12)
+    fixed = load_model(path, input_shapes={"x": (4, 3, 16, 12)}, fix_shapes=True)
+    assert fixed.face.inputs == {"x": (4, 3, 16, 12)}
 
 
-def test_an_input_without_a_shape_needs_one(tmp_path):
+def test_sizes_that_the_graph_does_not_run_at_are_refused(tmp_path):
+    body = "f = Flatten(x) y = MatMul(f, m)"
+    model = text(body, "float[N,3,h,w] x", "float[N,2] y").replace("<float[2", "<float[48,2] m, float[2")
+    path = save(models.parse(model), tmp_path)
+    with pytest.raises(ConfigError, match="does not run at those given"):
+        load_model(path, input_shapes={"x": (None, 3, 5, 5)})
+    loaded = load_model(path, input_shapes={"x": (None, 3, 4, 4)})
+    assert loaded.inputs[0].shape == (None, 3, 4, 4)
+
+
+def test_an_input_without_a_shape_gets_that_of_the_first_weight(tmp_path):
     proto = onnx.parser.parse_model(text(CONV))
     proto.graph.input[0].type.tensor_type.ClearField("shape")
     path = save(proto, tmp_path)
+    assert load_model(path).inputs[0].shape == (None, 3, 32, 32)
+    assert load_model(path, input_shapes={"x": (1, 3, 8, 8)}).inputs[0].shape == (None, 3, 8, 8)
+    proto.graph.node[0].CopyFrom(onnx.helper.make_node("Relu", ["x"], ["y"]))
     with pytest.raises(ConfigError, match="has no shape"):
-        load_model(path)
-    assert load_model(path, input_shapes={"x": (1, 3, 8, 8)}).inputs[0].shape == (1, 3, 8, 8)
+        load_model(save(proto, tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -232,7 +291,7 @@ BRANCH = """y = If (c) <then_branch = t () => (float[N,2,8,8] a) { a = Conv(x, w
             .replace('["" : 21]', '["" : 21, "com.microsoft" : 1]'),
             "com.microsoft.FusedConv",
         ),
-        (text(BRANCH, "float[N,3,8,8] x, bool c"), r"1 x If\), with 0 of its layers outside"),
+        (text(BRANCH, "float[N,3,8,8] x, bool c"), r"1 x If\), which stays in float"),
         (text("y = Conv(x, x)", "double[3,3,1,1] x", "double[A,B,C,D] y"), "float64 .input 'x'"),
         (
             text(
@@ -292,7 +351,8 @@ def test_a_batch_that_is_not_open_after_all_is_fixed(tmp_path):
         "<float[2", "<int64[2] s = {1, 128}, float[2"
     )
     loaded = load_model(save(model, tmp_path))
-    assert loaded.inputs[0].shape == (1, 3, 8, 8)
+    assert loaded.face.inputs == {"x": (1, 3, 8, 8)}
+    assert loaded.inputs[0].shape == (None, 3, 8, 8)  # the constant is opened inside
     assert any("batch was fixed to 1" in note for note in loaded.notes)
 
 
@@ -312,7 +372,7 @@ def test_the_long_name_of_the_default_domain(tmp_path):
 def test_a_simplifier_that_lies_is_not_believed(tmp_path, monkeypatch):
     right = load.normalize
 
-    def wrong(model: ir.Model, *, simplify: bool) -> ir.Model:
+    def wrong(model: ir.Model, *, simplify: bool, **sizes: object) -> ir.Model:
         return right(ir.from_proto(models.residual(seed=1)) if simplify else model, simplify=simplify)
 
     monkeypatch.setattr(load, "normalize", wrong)
@@ -324,7 +384,7 @@ def test_a_simplifier_that_lies_is_not_believed(tmp_path, monkeypatch):
 def test_a_simplifier_that_fails_is_done_without(tmp_path, monkeypatch):
     right = load.normalize
 
-    def failing(model: ir.Model, *, simplify: bool) -> ir.Model:
+    def failing(model: ir.Model, *, simplify: bool, **sizes: object) -> ir.Model:
         if simplify:
             raise SimplifierError("onnxsim could not simplify the graph: bad luck")
         return right(model, simplify=False)
@@ -334,10 +394,7 @@ def test_a_simplifier_that_fails_is_done_without(tmp_path, monkeypatch):
 
 
 def test_a_conversion_that_changes_the_outputs_is_refused(tmp_path, monkeypatch):
-    def wrong(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-        return models.residual(seed=1)
-
-    monkeypatch.setattr(load, "raise_opset", wrong)
+    monkeypatch.setattr(settle_opset, "convert_opset", lambda *_: models.residual(seed=1))
     with pytest.raises(UnsupportedModelError, match="computes something else once it is raised"):
         load_model(save(models.residual(), tmp_path))
 
@@ -361,3 +418,57 @@ def test_real_models_load(name, operators):
     check(loaded.model, GraphInvariant.NORMALIZED)
     assert operators is None or set(models.operators(loaded.model)) == set(operators.split())
     assert not any("simplified" in note for note in loaded.notes)
+
+
+def load_both_ways(path: Path) -> list[LoadedModel]:
+    """As a compilation loads a file, and as inspect does."""
+    return [load_model(path), load_quickly(path)]
+
+
+def test_names_of_nodes_that_come_twice_are_separated(tmp_path):
+    given = models.residual()
+    for node in given.graph.node:
+        node.name = "node" if node.op_type == "Conv" else ""
+    before = models.residual()
+    for loaded in load_both_ways(save(given, tmp_path)):
+        assert len({node.name for node in loaded.model.graph}) == len(loaded.model.graph)
+        assert models.largest_difference(before, loaded.model) < TOLERANCE
+        assert any("had the name of another one" in note for note in loaded.notes)
+
+
+RANDOM_BODIES = [
+    "c = Conv(x, w) n = RandomNormalLike(c) y = Add(c, n)",
+    "c = Conv(x, w) n = RandomUniform<shape=[1]>() y = Mul(c, n)",
+    "c = Conv(x, w) s = Sigmoid(c) n = Bernoulli(s) y = Mul(c, n)",
+]
+
+
+@pytest.mark.parametrize("body", RANDOM_BODIES)
+def test_random_numbers_are_refused_by_name(body, tmp_path):
+    path = save(text(body), tmp_path)
+    operator = next(name for name in ("RandomNormalLike", "RandomUniform", "Bernoulli") if name in body)
+    for load_one in (load_model, load_quickly):
+        with pytest.raises(UnsupportedModelError, match=f"{operator} .*in every run"):
+            load_one(path)
+
+
+def test_random_numbers_that_reach_no_output_do_not_matter(tmp_path):
+    path = save(text("c = Conv(x, w) n = RandomNormalLike(c) d = Add(c, n) y = Relu(c)"), tmp_path)
+    for loaded in load_both_ways(path):
+        assert "RandomNormalLike" not in models.operators(loaded.model)
+
+
+@pytest.mark.parametrize(
+    ("body", "operator"),
+    [
+        ("y = MaxRoiPool<pooled_shape=[2,2]>(x, box)", "MaxRoiPool"),
+        ("s = SplitToSequence<axis=1>(x) y = ConcatFromSequence<axis=1>(s)", "SplitToSequence"),
+    ],
+)
+def test_operators_without_a_kernel_in_torch_are_refused_by_name(body, operator, tmp_path):
+    path = save(
+        text(body).replace("<float[2,3,1,1] w", "<float[1,5] box = {0, 0, 0, 3, 3}, float[2,3,1,1] w"), tmp_path
+    )
+    for load_one in (load_model, load_quickly):
+        with pytest.raises(UnsupportedModelError, match=f"no torch kernel for {operator}"):
+            load_one(path)

@@ -24,7 +24,7 @@ ASSETS = Path(os.environ.get("ZSQ_ASSETS", Path(__file__).resolve().parents[3] /
 
 
 def inputs(side: int) -> tuple[InputSpec, ...]:
-    return (InputSpec(name="x", shape=(None, 3, side, side), dtype=np.dtype(np.float32)),)
+    return (InputSpec(name="x", shape=(None, 3, side, side), dtype=np.dtype(np.float32), layout="NCHW"),)
 
 
 @pytest.mark.parametrize("make", [models.residual, models.branches, models.padded], ids=lambda make: make.__name__)

@@ -69,6 +69,21 @@ def test_a_network_without_statistics_is_told_how_to_get_some(look: Callable[...
     assert any("preprocessing of 'x' is uncertain" in text and "--input-range" in text for text in found.warnings)
 
 
+def test_a_batch_normalisation_on_the_input_is_read(look: Callable[..., Inspection]) -> None:
+    """Which layer it watches is then no node's output, but the input itself."""
+    mean, deviation = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))
+    model = models.parse(
+        """
+        net (float[N,3,16,16] x) => (float[N,4,14,14] y)
+        <float[3] scale, float[3] shift, float[3] mean, float[3] variance, float[4,3,3,3] w>
+        { [bn] n = BatchNormalization(x, scale, shift, mean, variance) [conv] y = Conv(n, w) }
+        """,
+        weights={"mean": mean, "variance": deviation**2},
+    )
+    (found,) = look(model).preprocessing.values()
+    assert (found.name, found.source) == ("unit", "inferred")
+
+
 def test_what_stays_float_is_named_with_the_reason(look: Callable[..., Inspection]) -> None:
     text = """
     net (float[N,3,8,8] x) => (float[N,4,8,8] y) <float[4,3,3,3] w0, float[4,4,3,3] w1>
@@ -125,13 +140,13 @@ def test_a_network_that_cannot_be_fed_or_quantized_is_told_so(look: Callable[...
     assert found.preprocessing == {}
 
 
-def test_open_sizes_are_assumed_and_what_to_add_is_told(look: Callable[..., Inspection]) -> None:
+def test_open_sizes_are_chosen_and_how_to_give_others_is_told(look: Callable[..., Inspection]) -> None:
     model = models.parse(
         "net (float[N,3,H,W] x) => (float[N,4,H,W] y) <float[4,3,1,1] w> { c = Conv(x, w) y = Tanh(c) }"
     )
     found = look(model)
-    assert found.inputs[0].assumed == "?x3x224x224"
-    assert any('compiling needs --input-shape "x:?x3x224x224"' in text for text in found.warnings)
+    assert found.inputs[0].assumed == "?x3x32x32"
+    assert any('--input-shape "x:?x3x32x32"' in text for text in found.warnings)
     assert look(model, input_shapes={"x": (None, 3, 8, 8)}).inputs[0].assumed is None
 
 

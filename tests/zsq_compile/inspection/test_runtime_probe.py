@@ -5,13 +5,14 @@ import pytest
 from backends.session import RuntimeModelError
 from tests import models
 from tests.quantizing import every_value, prepare
-from zsq_compile.data.input_spec import InputSpec
+from zsq_compile.data.input_spec import InputSpec, Layout
 from zsq_compile.frontend.partial_session import open_partial_session
 from zsq_compile.inspection.runtime_probe import draw_inputs, find_ranges
 
 
 def spec(shape: tuple[int | None, ...], dtype: type = np.float32, name: str = "x") -> InputSpec:
-    return InputSpec(name=name, shape=shape, dtype=np.dtype(dtype))
+    layout: Layout | None = "NCHW" if len(shape) == 4 else None
+    return InputSpec(name=name, shape=shape, dtype=np.dtype(dtype), layout=layout)
 
 
 def test_ranges_are_those_of_the_values() -> None:
@@ -43,7 +44,7 @@ def test_values_that_are_not_finite_and_names_that_are_not_there_are_left_out() 
 
 
 def test_a_part_may_be_run_at_another_size() -> None:
-    session = open_partial_session(prepare(models.residual()), ["r0"], sizes_open=True)
+    session = open_partial_session(prepare(models.residual()), ["r0"], open_axes={"x": (2, 3)})
     assert session.output_names == ("r0",)
     assert session.run({"x": np.zeros((1, 3, 5, 7), np.float32)})["r0"].shape == (1, 8, 5, 7)
 

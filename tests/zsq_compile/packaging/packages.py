@@ -2,7 +2,9 @@
 
 import io
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -24,10 +26,16 @@ CONTRACT = {
 }
 
 
-def quantized(path: Path, *, bits: int = 8, model: onnx.ModelProto | None = None) -> Path:
+def quantized(
+    path: Path,
+    *,
+    bits: int = 8,
+    model: onnx.ModelProto | None = None,
+    contract: Mapping[str, Any] = CONTRACT,
+) -> Path:
     """Write a quantized network of three convolutions, with an origin, and return its path."""
     target = load_target("ort_cpu")
-    origin = Origin(version="0.1.0", seed=7, target="ort_cpu", source_sha256="ab" * 32, contract=CONTRACT)
+    origin = Origin(version="0.1.0", seed=7, target="ort_cpu", source_sha256="ab" * 32, contract=contract)
     working = stamp(prepare(models.residual() if model is None else model), origin)
     plan = place_quantizers(working, target, bits=bits, edge_bits=bits)
     plan = with_scales(plan, working, random_feeds(working))

@@ -16,6 +16,7 @@ import torch
 import zsq_compile
 from backends.session import open_session
 from tests import models
+from tests.storing import recurrent
 from tests.zsq_compile.packaging.packages import CONTRACT, quantized
 from zsq_compile.cli import entry as cli
 from zsq_compile.data.preprocessing import Preprocessing
@@ -176,6 +177,14 @@ def test_packed_weights_get_an_ort_file_only_when_asked(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("bits", [8, 3])
+def test_constants_that_would_become_float_get_none_either(tmp_path, bits):
+    stored = quantized(tmp_path / "stored.onnx", bits=bits, model=recurrent())
+    made = build_package(stored, tmp_path / "stored.zsq", samples={"x": np.ones((7, 4, 24), np.float32)})
+    assert made.manifest["models"] == ["model.onnx"]
+    assert any("in float" in note for note in made.notes)
+
+
 def test_the_ort_file_comes_with_its_operators(package):
     listed = (package.path / "model.required_operators.config").read_text(encoding="utf-8")
     assert "QLinearConv" in listed and "#" not in listed
@@ -295,6 +304,27 @@ def test_the_python_program_runs_and_prepares_as_the_contract_does(package, tmp_
     pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
     wanted = Preprocessing.from_json(CONTRACT).encode(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255.0).numpy()
     np.testing.assert_allclose(names["prepare"](pixels), wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float", "uint8"])
+def test_channels_come_last_where_the_contract_says_so(tmp_path, dtype):
+    proto = models.parse(
+        f"""
+        net ({dtype}[N,8,8,3] x) => (float[N,4,6,6] y) <float[4,3,3,3] w>
+        {{ [cast] c = Cast<to=1>(x) [turn] t = Transpose<perm=[0,3,1,2]>(c) [conv] y = Conv(t, w) }}
+        """
+    )
+    contract = {**CONTRACT, "mean": (0.0,) * 3, "std": (1 / 255,) * 3, "layout": "NHWC", "channel_order": "rgb"}
+    made = build_package(quantized(tmp_path / "net.onnx", model=proto, contract=contract), tmp_path / "net.zsq")
+    feed = np.load(made.path / made.manifest["samples"][0]["inputs"]["x"])
+    assert feed.shape == (1, 8, 8, 3) and feed.dtype == np.dtype({"float": "float32"}.get(dtype, dtype))
+    assert 20.0 < feed.std() < 120.0 and feed.min() >= 0 and feed.max() <= 255.01
+    names = {"__name__": "run", "__file__": str(made.path / "run.py")}
+    exec((made.path / "run.py").read_text(encoding="utf-8"), names)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
+    prepared = names["prepare"](pixels)
+    assert prepared.dtype == feed.dtype
+    np.testing.assert_allclose(prepared, pixels, atol=1e-4)
 
 
 @pytest.mark.skipif(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from backends.session import open_session
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics, harvest_batchnorm
 from tests import models
-from zsq_compile.data.input_spec import InputSpec
+from zsq_compile.data.input_spec import PICTURE_CHANNELS, InputSpec, Layout
 from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.progress import Silent
@@ -57,7 +57,8 @@ def teacher_of(model: onnx.ModelProto) -> tuple[TorchGraph, BatchNormStatistics]
 
 
 def spec(*shape: int | None, name: str = "x", dtype: str = "float32") -> InputSpec:
-    return InputSpec(name=name, shape=shape, dtype=np.dtype(dtype))
+    layout: Layout | None = "NCHW" if len(shape) == 4 and shape[1] in PICTURE_CHANNELS else None
+    return InputSpec(name=name, shape=shape, dtype=np.dtype(dtype), layout=layout)
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -5,8 +5,8 @@ import onnx
 import pytest
 
 from tests.models import HEADER
-from zsq_compile.verification import speed
-from zsq_compile.verification.latency import Turns
+from zsq_compile.verification import latency, speed
+from zsq_compile.verification.latency import Turns, time_flushed
 from zsq_compile.verification.profile import NodeTime
 from zsq_compile.verification.speed import audit_speed, find_costs, judge
 
@@ -149,3 +149,38 @@ def test_the_clock_is_read_for_real(island):
     audit = audit_speed(*island, {"x": np.ones((4, 8), np.float32)}, threads=1, seconds=0.01)
     assert set(audit.latency) == {"float", "quantized"}
     assert (audit.costs is not None) == (audit.verdict == "slower")
+
+
+def test_a_float_file_that_denormals_slow_down_is_timed_without_them(monkeypatch, island):
+    timed(monkeypatch, turns(*[200.0] * 12), turns(*[1.0] * 12))
+    flushed = {"float": turns(*[2.0] * 12), "quantized": turns(*[1.0] * 12)}
+    monkeypatch.setattr(speed, "time_flushed", lambda *_: flushed)
+    audit = audit_speed(*island, {"x": np.ones((4, 8), np.float32)}, threads=1)
+    assert (audit.denormal_ms, audit.latency["float"].median_ms) == (200.0, 2.0)
+    assert "2.00 times as fast" in audit.describe()
+    assert {"200", "2"} <= set(audit.describe_denormals().split())
+
+
+@pytest.mark.parametrize(("before", "flushed"), [(4.0, None), (20.0, 19.0)])
+def test_a_float_file_without_denormals_keeps_its_time(monkeypatch, island, before, flushed):
+    timed(monkeypatch, turns(*[before] * 12), turns(*[1.0] * 12))
+    again = {"float": turns(*[flushed or 0.0] * 12), "quantized": turns(*[1.0] * 12)}
+    monkeypatch.setattr(speed, "time_flushed", lambda *_: again)
+    audit = audit_speed(*island, {"x": np.ones((4, 8), np.float32)}, threads=1)
+    assert (audit.denormal_ms, audit.latency["float"].median_ms) == (None, before)
+
+
+def test_flushing_is_over_when_the_clock_stops(monkeypatch):
+    text = "g (float[N] x) => (float[N] y) <float[1] half = {0.5}> { y = Mul(x, half) }"
+    model, seen = onnx.parser.parse_model(HEADER + text), []
+    smallest = np.full(4096, 1.2e-38, np.float32)
+    run = latency.Session.run
+
+    def watched(session, feeds):
+        seen.append(run(session, feeds)["y"].max())
+        return {}
+
+    monkeypatch.setattr(latency.Session, "run", watched)
+    time_flushed({"float": model}, {"x": smallest}, 1, 0.01, ("CPUExecutionProvider",), None)
+    assert set(seen) == {0.0}
+    assert (smallest * np.float32(0.5)).max() > 0.0

@@ -43,7 +43,7 @@ def test_figures_equal_those_computed_by_hand(pair):
     model, emitted = pair
     x = samples(50, 3)
     wanted, got = outputs(model, x)["logits"], outputs(emitted, x)["logits"]
-    result = validate(model, emitted, {"x": x}, {"logits": got}, threads=1, latency_seconds=0.01)
+    result = validate(model, emitted, {"x": x}, lambda _: {"logits": got}, threads=1, latency_seconds=0.01)
     assert result.samples == 50
     assert [output.name for output in result.outputs] == ["logits"]
     assert result.sqnr_db == pytest.approx(sqnr_db(wanted, got), abs=0.01)
@@ -88,7 +88,7 @@ def test_a_simulation_that_differs_is_a_failure(pair):
     x = samples(20, 3)
     simulated = outputs(emitted, x)["logits"].copy()
     simulated[:4] += 1.0
-    result = validate(model, emitted, {"x": x}, {"logits": simulated}, threads=1, latency_seconds=0)
+    result = validate(model, emitted, {"x": x}, lambda _: {"logits": simulated}, threads=1, latency_seconds=0)
     assert result.latency == {}
     assert result.speedup is None
     assert result.simulation is not None
@@ -164,7 +164,9 @@ def test_integer_outputs_are_compared_as_decisions(tmp_path):
     x = np.eye(3, dtype=np.float32)
     path = saved(tmp_path, text)
     data = Dataset(samples={"x": x}, labels=np.int64([0, 1, 1]), preparation=None)
-    result = validate(parsed(text), path, {"x": x}, {"y": np.int64([0, 1, 0])}, labelled=data, latency_seconds=0)
+    result = validate(
+        parsed(text), path, {"x": x}, lambda _: {"y": np.int64([0, 1, 0])}, labelled=data, latency_seconds=0
+    )
     assert (result.agreement, result.sqnr_db) == (1.0, None)
     assert result.labelled is not None
     assert result.labelled.top1_quantized == pytest.approx(2 / 3)
@@ -194,3 +196,13 @@ def test_file_bytes_counts_external_data(tmp_path):
     path = tmp_path / "m.onnx"
     onnx.save(model, path, save_as_external_data=True, location="w.bin", size_threshold=0)
     assert file_bytes(path) == path.stat().st_size + 4000
+
+
+@pytest.mark.parametrize("shift", [0.0, 1e-3])
+def test_an_output_of_zeros_has_no_ratio_and_is_told(tmp_path, shift):
+    original = parsed("g (float[N,2] x) => (float[N,2] y, float[N,2] z) { n = Neg(x) y = Relu(n) z = Abs(x) }")
+    text = f"<float s = {{{shift}}}> {{ n = Neg(x) r = Relu(n) y = Add(r, s) z = Abs(x) }}"
+    path = saved(tmp_path, f"g (float[N,2] x) => (float[N,2] y, float[N,2] z) {text}")
+    result = validate(original, path, {"x": np.ones((3, 2), np.float32)}, latency_seconds=0)
+    assert [(one.silent, one.sqnr_db) for one in result.outputs] == [(True, None), (False, np.inf)]
+    assert any("'y'" in text for text in result.warnings)

@@ -152,6 +152,38 @@ def _compress(node: ir.Node) -> Kernel:
     return run
 
 
+def _unique(node: ir.Node) -> Kernel:
+    axis = integer(node, "axis") if "axis" in node.attributes else None
+    ascending = bool(integer(node, "sorted", 1))
+
+    def run(x: Tensor) -> tuple[Tensor, ...]:
+        values, places, counts = torch.unique(x, return_inverse=True, return_counts=True, dim=axis)
+        places = places.reshape(-1)
+        first = torch.full_like(counts, len(places)).scatter_reduce(
+            0, places, torch.arange(len(places), device=x.device), "amin"
+        )
+        if ascending:
+            return values, first, places, counts
+        order = first.argsort()
+        return values.index_select(axis or 0, order), first[order], order.argsort()[places], counts[order]
+
+    return run
+
+
+def _tensor_scatter(node: ir.Node) -> Kernel:
+    axis, circular = integer(node, "axis", -2), text(node, "mode", "linear") == "circular"
+
+    def run(past: Tensor, update: Tensor, starts: Input = None) -> Tensor:
+        along, length = axis % past.dim(), past.shape[axis]
+        first = torch.zeros(len(past), dtype=torch.int64, device=past.device) if starts is None else starts
+        places = first[:, None] + torch.arange(update.shape[axis], device=past.device)
+        places = places % length if circular else places
+        shape = [len(past) if place == 0 else -1 if place == along else 1 for place in range(past.dim())]
+        return past.scatter(along, places.reshape(shape).expand_as(update), update)
+
+    return run
+
+
 def _reverse_sequence(node: ir.Node) -> Kernel:
     time_first = integer(node, "time_axis") == 0
 
@@ -178,5 +210,7 @@ ROWS: tuple[Row, ...] = (
     ("CumSum", (11, 14), partial(_cumulative, product=False), (1,)),
     ("CumProd", (26,), partial(_cumulative, product=True), (1,)),
     ("ReverseSequence", (10, 28), _reverse_sequence),
+    ("Unique", (11, 28), _unique),
+    ("TensorScatter", (24,), _tensor_scatter),
     ("Compress", (9, 11, 28), _compress),
 )

@@ -174,10 +174,18 @@ def _cast_like(node: ir.Node) -> Kernel:
     return lambda x, like: x.to(like.dtype) if kind is None else cast(x, kind, source)
 
 
+def _bit_cast(node: ir.Node) -> Kernel:
+    kind = element_type(node, "to")
+    if kind.bitwidth < 8:
+        refuse(node, f"bits of type {kind.name} are held one number to a byte here")
+    return lambda x: x.view(TORCH_TYPES[kind])
+
+
 ROWS: tuple[Row, ...] = (
     ("QuantizeLinear", (10, 13, 19, 21, 23, 24, 25, 28), _quantize),
     ("DequantizeLinear", (10, 13, 19, 21, 23, 24, 25, 28), _dequantize),
     ("DynamicQuantizeLinear", (11,), same(_dynamic_quantize)),
     ("Cast", (6, 9, 13, 19, 21, 23, 24, 25, 28), _cast),
+    ("BitCast", (26,), _bit_cast),
     ("CastLike", (15, 19, 21, 23, 24, 25), _cast_like),
 )

@@ -8,7 +8,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from zsq_compile.differentiable.arguments import Builder, Input, Kernel, Numbers, Row, integer, integers
+from zsq_compile.differentiable.arguments import Builder, Input, Kernel, Numbers, Row, integer, integers, same
 
 _Reduction = Callable[[Tensor, tuple[int, ...], bool], Tensor]
 
@@ -83,4 +83,5 @@ ROWS: tuple[Row, ...] = (
     ("ReduceSumSquare", (1, 11, 13, 18), _reduction(_sum_square), (1,)),
     ("ReduceLogSum", (1, 11, 13, 18, 28), _reduction(lambda *given: torch.log(_sum(*given))), (1,)),
     ("ReduceLogSumExp", (1, 11, 13, 18, 28), _reduction(_log_sum_exp), (1,)),
+    ("Det", (11, 22), same(torch.linalg.det)),
 )

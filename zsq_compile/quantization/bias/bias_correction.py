@@ -3,6 +3,8 @@
 Rounding the weights of a channel shifts the mean of its output by (W_q - W) E[x], which no later layer can undo and
 which depthwise layers, with few weights per channel, suffer most from (DFQ, Nagel et al. 2019, section 4.2).
 
+A bias that several layers share is corrected by the mean of what each of them would want.
+
 ``correct_analytically`` knows E[x] from BatchNormalization statistics and needs no data. ``correct_empirically``
 measures the shift on data, layer by layer in order, each behind layers that are corrected already.
 Both return changed initializers of the QDQ graph.
@@ -14,12 +16,14 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
+from passes.analysis.find_uneven_values import find_uneven_values
 from passes.plan import QuantizationPlan, WeightSite
 from passes.qdq_names import codes_name
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.quantization.bias.moment_propagation import ValueMoments, per_channel_sum
 
 _INT32_LIMIT = 2**31 - 1
+_PART_ELEMENTS = 1 << 22
 
 
 def correct_analytically(
@@ -31,15 +35,15 @@ def correct_analytically(
     """
     nodes = {node.name: node for node in teacher.model.graph}
     changed = {}
-    for site in _correctable(plan, quantized):
-        known = moments.get(site.data_input)
-        if known is None:
-            continue
-        node = nodes[site.node]
-        error = (dequantize_weight(plan, site, quantized) - teacher.initializers[site.initializer]).double()
-        shift = _mean_shift(node, error, known.mean)
-        if shift is not None:
-            changed[_bias_name(site, quantized)] = _shift_bias(plan, site, quantized, -shift)
+    for name, sites in _by_bias(_correctable(plan, quantized), quantized).items():
+        shifts = []
+        for site in sites:
+            known = moments.get(site.data_input)
+            error = (dequantize_weight(plan, site, quantized) - teacher.initializers[site.initializer]).double()
+            shifts.append(None if known is None else _mean_shift(nodes[site.node], error, known.mean))
+        found = [-shift for shift in shifts if shift is not None]
+        if len(found) == len(sites):
+            changed[name] = _shift_bias(plan, sites[0], quantized, torch.stack(found).mean(0))
     return changed
 
 
@@ -53,16 +57,18 @@ def correct_empirically(
     """Correct layers one after the other by the shift of their outputs' channel means on data.
 
     One batch goes through both graphs once. Several batches cost a run up to each layer, because a layer is to be
-    measured on all of them before the next one is. ``layers`` are names of nodes; None means all. Returns new biases by
+    measured on all of them before the next one is. ``layers`` are names of nodes; None means all. Left out are layers
+    that make as many rows as the data decide: there may be others in both graphs, or none. Returns new biases by
     initializer name.
     """
+    uneven = find_uneven_values(teacher.model)
     sites = {site.node: site for site in _correctable(plan, quantized) if layers is None or site.node in layers}
     wanted: dict[str, list[Tensor]] = {name: [] for name in sites}
     sizes = [len(next(iter(batch.values()))) for batch in batches]
     outputs: dict[str, str] = {}
 
     def remember(node: ir.Node, made: tuple[Tensor, ...]) -> None:
-        if node.name in sites:
+        if node.name in sites and made[0].numel() and node.outputs[0].name not in uneven:
             wanted[str(node.name)].append(_channel_means(made[0]))
             outputs[str(node.name)] = str(node.outputs[0].name)
 
@@ -71,9 +77,44 @@ def correct_empirically(
             teacher.run(batch, visit=remember)
         means = {name: _mean(found, sizes) for name, found in wanted.items() if found}
         in_order = [(sites[name], means[name], outputs[name]) for name in outputs]
+        shared = _correct_shared(plan, quantized, batches, sizes, [(sites[name], wanted[name]) for name in outputs])
+        in_order = [layer for layer in in_order if _bias_name(layer[0], quantized) not in shared]
         if len(batches) == 1:
-            return _correct_in_one_run(plan, quantized, batches[0], in_order)
-        return _correct_in_turn(plan, quantized, batches, sizes, in_order)
+            return shared | _correct_in_one_run(plan, quantized, batches[0], in_order, shared)
+        return _correct_in_turn(plan, quantized, batches, sizes, in_order, shared)
+
+
+def _correct_shared(
+    plan: QuantizationPlan,
+    quantized: TorchGraph,
+    batches: Sequence[Mapping[str, Tensor]],
+    sizes: Sequence[int],
+    layers: Sequence[tuple[WeightSite, Sequence[Tensor]]],
+) -> dict[str, Tensor]:
+    """Correct the biases that layers share, by what each layer lacks where all in front of it lack nothing.
+
+    ``layers`` come with the means of their channels in the float network, batch by batch.
+    """
+    wanted = {site.node: means for site, means in layers}
+    groups = _by_bias([site for site, _ in layers], quantized)
+    shifts: dict[str, list[Tensor]] = {site.node: [] for sites in groups.values() if len(sites) > 1 for site in sites}
+    for batch, place in zip(batches if shifts else (), range(len(batches)), strict=False):
+
+        def correct(node: ir.Node, made: tuple[Tensor, ...], place: int = place) -> tuple[Tensor, ...] | None:
+            if node.name not in wanted:
+                return None
+            shift = wanted[node.name][place] - _channel_means(made[0])
+            if node.name in shifts:
+                shifts[str(node.name)].append(shift)
+            return (made[0] + _along_channels(shift, made[0]), *made[1:])
+
+        quantized.run(batch, visit=correct)
+    changed = {}
+    for name, sites in groups.items():
+        if len(sites) > 1:
+            mean = torch.stack([_mean(shifts[site.node], sizes) for site in sites]).mean(0)
+            changed[name] = _shift_bias(plan, sites[0], quantized, mean)
+    return changed
 
 
 def _correct_in_one_run(
@@ -81,6 +122,7 @@ def _correct_in_one_run(
     quantized: TorchGraph,
     batch: Mapping[str, Tensor],
     layers: Sequence[tuple[WeightSite, Tensor, str]],
+    replaced: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
     """Correct each layer as it runs, and hand its corrected output on to the layers behind it."""
     wanted = {site.node: (site, mean) for site, mean, _ in layers}
@@ -94,9 +136,9 @@ def _correct_in_one_run(
         changed[name] = _shift_bias(plan, site, quantized, mean - _channel_means(outputs[0]))
         step = bias_step(plan, site).to(outputs[0]) if name != site.bias else outputs[0].new_ones(())
         moved = (changed[name] - quantized.initializers[name]).to(step.dtype) * step
-        return (outputs[0] + moved.reshape(1, -1, *[1] * (outputs[0].ndim - 2)), *outputs[1:])
+        return (outputs[0] + _along_channels(moved, outputs[0]), *outputs[1:])
 
-    quantized.run(batch, visit=correct)
+    quantized.run(batch, visit=correct, replace=replaced)
     return changed
 
 
@@ -106,8 +148,9 @@ def _correct_in_turn(
     batches: Sequence[Mapping[str, Tensor]],
     sizes: Sequence[int],
     layers: Sequence[tuple[WeightSite, Tensor, str]],
+    replaced: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
-    changed: dict[str, Tensor] = {}
+    changed = dict(replaced)
     found: dict[str, list[Tensor]] = {site.node: [] for site, _, _ in layers}
     for site, mean, output in layers:
         # by node: a quantized graph output has its layer's name, but is not what the layer makes
@@ -153,6 +196,13 @@ def _correctable(plan: QuantizationPlan, quantized: TorchGraph) -> list[WeightSi
     return [site for site in plan.weights if site.bias and _bias_name(site, quantized) in quantized.initializers]
 
 
+def _by_bias(sites: Sequence[WeightSite], quantized: TorchGraph) -> dict[str, list[WeightSite]]:
+    found: dict[str, list[WeightSite]] = {}
+    for site in sites:
+        found.setdefault(_bias_name(site, quantized), []).append(site)
+    return found
+
+
 def _bias_name(site: WeightSite, quantized: TorchGraph) -> str:
     """Name the initializer that holds a layer's bias: int32 codes, or the float one where its data stay float."""
     codes = codes_name(site.bias)
@@ -168,9 +218,17 @@ def _shift_bias(plan: QuantizationPlan, site: WeightSite, quantized: TorchGraph,
     return moved.clamp(-_INT32_LIMIT, _INT32_LIMIT).to(codes.dtype)
 
 
+def _along_channels(numbers: Tensor, output: Tensor) -> Tensor:
+    """Lay (channels,) numbers out so that they are added to an output of a layer."""
+    return numbers.to(output).reshape(1, -1, *[1] * (output.ndim - 2))
+
+
 def _channel_means(output: Tensor) -> Tensor:
-    """Mean over everything but axis 1, (channels,)."""
-    return output.double().mean([axis for axis in range(output.ndim) if axis != 1])
+    """Mean over everything but axis 1, float64, (channels,); a large output is made float64 in parts."""
+    others = [axis for axis in range(output.ndim) if axis != 1]
+    samples = max(_PART_ELEMENTS * len(output) // max(output.numel(), 1), 1)
+    sums = [part.double().sum(others) for part in torch.split(output, samples)]
+    return torch.stack(sums).sum(0) / max(output.numel() // output.shape[1], 1)
 
 
 def _mean(means: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
@@ -183,7 +241,9 @@ def _mean_shift(node: ir.Node, error: Tensor, mean: Tensor) -> Tensor | None:
     """Predict the shift of a layer's output channels from a weight error and input means, (channels,)."""
     if node.op_type == "Gemm":
         error = error if node.attributes.get_int("transB", 0) else error.T
-        return error @ mean if error.shape[1] == len(mean) else None
+        if error.shape[1] != len(mean) or node.attributes.get_int("transA", 0) == 1:
+            return None
+        return node.attributes.get_float("alpha", 1.0) * (error @ mean)
     if node.op_type == "ConvTranspose":  # which taps reach an output position depends on the position
         return None
     count = node.attributes.get_int("group", 1)

@@ -6,7 +6,9 @@ Behind a BatchNormalization every channel is close to a normal variable with mea
     Relu, Clip          moments of the clipped normal (formulas below)
     Add                 means add; variances add, as if the operands were independent
     Concat, Pad, Slice  channels are concatenated, padded with a constant, or cut out
-    pooling, reshaping  means stay
+    reshaping, nearest  means and variances stay
+    averaging           means stay; variances fall by what neighbours have in common, which nothing here knows, so that
+                        what needs them behind it (Relu, Clip) is unknown
     Conv, Gemm          mean = W E[x] + b, variance = W^2 Var[x], as if inputs were independent
 
 With a = (low - m) / s, c = (high - m) / s, phi and Phi the standard normal density and distribution, x ~ N(m, s^2):
@@ -34,14 +36,16 @@ _TINY = 1e-12
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ValueMoments:
-    """Mean and variance of each channel of a value, float64, (channels,) each."""
+    """Mean and variance of each channel of a value, float64, (channels,) each; None where only means are known."""
 
     mean: Tensor
-    variance: Tensor
+    variance: Tensor | None
 
 
-def clipped_normal(moments: ValueMoments, low: float, high: float) -> ValueMoments:
-    """ValueMoments of clip(x, low, high) for normal x; either limit may be infinite."""
+def clipped_normal(moments: ValueMoments, low: float, high: float) -> ValueMoments | None:
+    """ValueMoments of clip(x, low, high) for normal x, if its variance is known; either limit may be infinite."""
+    if moments.variance is None:
+        return None
     mean, deviation = moments.mean, moments.variance.clamp(min=_TINY).sqrt()
     cdf_low, density_low, edge_low = _standard((low - mean) / deviation)
     cdf_high, density_high, edge_high = _standard((high - mean) / deviation)
@@ -89,24 +93,29 @@ def _through(
     first = inputs[0] if inputs else None
     match node.op_type:
         case "Add" if len(inputs) == 2 and first is not None and inputs[1] is not None:
-            if first.mean.shape != inputs[1].mean.shape:
+            second = inputs[1]
+            if first.mean.shape != second.mean.shape:
                 return None
-            return ValueMoments(mean=first.mean + inputs[1].mean, variance=first.variance + inputs[1].variance)
+            known = None if first.variance is None or second.variance is None else first.variance + second.variance
+            return ValueMoments(mean=first.mean + second.mean, variance=known)
         case "Concat" if node.attributes.get_int("axis", -1) == 1 and all(m is not None for m in inputs):
+            parts = [moments for moments in inputs if moments is not None]
+            variances = [moments.variance for moments in parts if moments.variance is not None]
             return ValueMoments(
-                mean=torch.cat([m.mean for m in inputs if m is not None]),
-                variance=torch.cat([m.variance for m in inputs if m is not None]),
+                mean=torch.cat([moments.mean for moments in parts]),
+                variance=torch.cat(variances) if len(variances) == len(parts) else None,
             )
         case _ if first is None:
             return None
         case "Relu":
             return clipped_normal(first, 0.0, math.inf)
         case "Clip":
-            return clipped_normal(
-                first, _scalar(node, 1, initializers, -math.inf), _scalar(node, 2, initializers, math.inf)
-            )
-        case "GlobalAveragePool" | "AveragePool" | "Identity" | "Dropout" | "Resize" | "Upsample":
+            low, high = (_scalar(node, *one) for one in ((1, initializers, -math.inf), (2, initializers, math.inf)))
+            return None if low is None or high is None else clipped_normal(first, low, high)
+        case "Identity" | "Dropout":
             return first
+        case "GlobalAveragePool" | "AveragePool" | "Resize" | "Upsample":
+            return _averaged(node, first)
         case "Flatten" | "Reshape" | "Squeeze" if _keeps_channels(node, first):
             return first
         case "Pad" | "Slice":
@@ -115,6 +124,16 @@ def _through(
             return _weighted(node, first, initializers)
         case _:
             return None
+
+
+def _averaged(node: ir.Node, moments: ValueMoments) -> ValueMoments | None:
+    """Pool or resize: what averages keeps the means alone, if no zeros of a border are averaged in."""
+    mode = node.attributes.get_string("mode", "nearest")
+    if node.op_type in ("Resize", "Upsample"):
+        return moments if mode == "nearest" else ValueMoments(mean=moments.mean, variance=None)
+    if node.attributes.get_int("count_include_pad", 0) and any(node.attributes.get_ints("pads", [])):
+        return None
+    return ValueMoments(mean=moments.mean, variance=None)
 
 
 def _keeps_channels(node: ir.Node, moments: ValueMoments) -> bool:
@@ -151,7 +170,8 @@ def _moved(node: ir.Node, moments: ValueMoments, initializers: Mapping[str, Tens
         if axis % rank == 1:
             if step < 0:
                 return None
-            moments = ValueMoments(mean=moments.mean[start:end:step], variance=moments.variance[start:end:step])
+            part, variance = slice(start, end, step), moments.variance
+            moments = ValueMoments(mean=moments.mean[part], variance=None if variance is None else variance[part])
     return moments
 
 
@@ -164,17 +184,18 @@ def _padded(node: ir.Node, moments: ValueMoments, rank: int, initializers: Mappi
     if any(pads[i] or pads[i + rank] for i in range(rank) if i != 1):
         return None
     fill, amount = _scalar(node, 2, initializers, 0.0), (int(pads[1]), int(pads[1 + rank]))
-    return ValueMoments(
-        mean=functional.pad(moments.mean, amount, value=fill), variance=functional.pad(moments.variance, amount)
-    )
+    if fill is None:
+        return None
+    variance = None if moments.variance is None else functional.pad(moments.variance, amount)
+    return ValueMoments(mean=functional.pad(moments.mean, amount, value=fill), variance=variance)
 
 
 def _weighted(node: ir.Node, moments: ValueMoments, initializers: Mapping[str, Tensor]) -> ValueMoments | None:
     value = node.inputs[1]
     weight = None if value is None else initializers.get(str(value.name))
-    if weight is None:
+    if weight is None or node.attributes.get_int("transA", 0) == 1:
         return None
-    weight = weight.double()
+    weight = weight.double() * node.attributes.get_float("alpha", 1.0)
     if node.op_type == "Gemm":
         weight = weight if node.attributes.get_int("transB", 0) else weight.T
     groups = node.attributes.get_int("group", 1)
@@ -184,9 +205,10 @@ def _weighted(node: ir.Node, moments: ValueMoments, initializers: Mapping[str, T
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         if str(node.inputs[2].name) not in initializers:
             return None
-        bias = initializers[str(node.inputs[2].name)].double().reshape(-1)
+        bias = initializers[str(node.inputs[2].name)].double().reshape(-1) * node.attributes.get_float("beta", 1.0)
     mean = per_channel_sum(weight.flatten(2).sum(2) if weight.ndim > 2 else weight, moments.mean, groups)
-    spread = per_channel_sum((weight**2).flatten(2).sum(2) if weight.ndim > 2 else weight**2, moments.variance, groups)
+    squares, variance = (weight**2).flatten(2).sum(2) if weight.ndim > 2 else weight**2, moments.variance
+    spread = None if variance is None else per_channel_sum(squares, variance, groups)
     return ValueMoments(mean=mean + bias, variance=spread)
 
 
@@ -196,8 +218,9 @@ def per_channel_sum(weight: Tensor, channels: Tensor, groups: int) -> Tensor:
     return (weight * grouped).sum(1)
 
 
-def _scalar(node: ir.Node, index: int, initializers: Mapping[str, Tensor], default: float) -> float:
+def _scalar(node: ir.Node, index: int, initializers: Mapping[str, Tensor], default: float) -> float | None:
+    """Return the number that an input holds, ``default`` where it is left out; None where it is computed."""
     value = node.inputs[index] if index < len(node.inputs) else None
-    if value is None or str(value.name) not in initializers:
+    if value is None or not value.name:
         return default
-    return float(initializers[str(value.name)])
+    return float(initializers[value.name]) if value.name in initializers else None

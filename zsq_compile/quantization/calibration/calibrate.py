@@ -1,6 +1,6 @@
 """Run calibration data through the float graph and give every activation of a plan its scale."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import onnx_ir as ir
 import torch
@@ -11,11 +11,12 @@ from zsq_compile.config.compile import CalibrationMethod
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import QuantizationError
 from zsq_compile.progress import Advance, ignore_steps
+from zsq_compile.quantization.calibration.few_numbers import FewNumbers
 from zsq_compile.quantization.calibration.observers import Extremes, Histogram, choose_range
 from zsq_compile.quantization.calibration.scales import scale_from_range
 from zsq_compile.quantization.samples import Batch
 
-_LOWEST = -3e38  # what stands below is minus infinity, or the float32 that some exporters write for it
+_SENTINEL = 1e30  # beyond it stand numbers that mask others, such as the lowest float32, and none that is computed
 
 
 def calibrate(
@@ -27,18 +28,20 @@ def calibrate(
 ) -> dict[str, Scale]:
     """Scale of every activation group, on batches that are seen twice (once for ``minmax``) and never held together.
 
-    The sites of a group share the range that covers all of them. The lowest number of all, which a Pad in front of a
-    MaxPool fills in, is not covered: the lowest code does the same there. For ``method`` see ``choose_range``.
+    The sites of a group share the range that covers all of them. Numbers that only mask others (minus infinity, which a
+    Pad in front of a MaxPool fills in, or 1e38) are not covered: the lowest code does the same there. For ``method``
+    see ``choose_range``.
 
     Raises:
-        QuantizationError: there is no data, or a value holds NaN or infinity on it.
+        QuantizationError: there is no data, or a value holds NaN or plus infinity on it, or an input minus infinity.
 
     """
     if not batches:
         raise QuantizationError("calibration wants at least one batch of data, got none: give or synthesize samples")
     groups = {site.value: site.group for site in plan.activations}
     extremes = {group: Extremes() for group in groups.values()}
-    _observe(extremes, teacher, batches, groups, advance)
+    few = {group: FewNumbers() for group in extremes}
+    _observe(extremes, teacher, batches, groups, advance, few)
     for group, seen in extremes.items():
         if not seen.high - seen.low < float("inf"):
             raise QuantizationError(
@@ -52,6 +55,8 @@ def calibrate(
         low, high = extremes[group].low, extremes[group].high
         if method != "minmax":
             low, high = choose_range(histograms[group], members[0].number_format, method)
+        if method == "mse":
+            low, high = few[group].widen(members[0].number_format) or (low, high)
         scales[group] = scale_from_range(low, high, members[0].number_format)
     return scales
 
@@ -62,8 +67,14 @@ def watch(
     groups: Mapping[str, str],
     observe: Callable[[str, Tensor, ir.Node | None], None],
     advance: Advance,
+    *,
+    partial: bool = False,
 ) -> None:
-    """Run batches and hand every value that ``groups`` names to ``observe``: (its group, the value, its producer)."""
+    """Run batches and hand every value that ``groups`` names to ``observe``: (its group, the value, its producer).
+
+    A ``partial`` run computes nothing that these values do not need.
+    """
+    wanted = _last_ones(teacher, groups) if partial else None
 
     def visit(node: ir.Node, outputs: tuple[Tensor, ...]) -> None:
         for value, tensor in zip(node.outputs, outputs, strict=False):
@@ -75,8 +86,20 @@ def watch(
             for name, tensor in batch.items():
                 if name in groups:
                     observe(groups[name], tensor, None)
-            teacher.run(batch, visit=visit)
+            teacher.run(batch, wanted, visit=visit)
             advance(1)
+
+
+def _last_ones(teacher: TorchGraph, names: Collection[str]) -> list[str]:
+    """Those of some values that none of the others needs: a run that is to keep no more computes all of them."""
+    last, needed = [], set[str]()
+    for node in reversed(list(teacher.model.graph)):
+        made = {str(value.name) for value in node.outputs}
+        if made.isdisjoint(needed):
+            last += sorted(made.intersection(names))
+        if not made.isdisjoint([*last, *needed]):
+            needed.update(str(value.name) for value in node.inputs if value is not None)
+    return last
 
 
 def _observe(
@@ -85,12 +108,27 @@ def _observe(
     batches: Sequence[Batch],
     groups: Mapping[str, str],
     advance: Advance,
+    few: Mapping[str, FewNumbers] | None = None,
 ) -> None:
     def observe(group: str, value: Tensor, node: ir.Node | None) -> None:
-        # a Pad may have filled in minus infinity, for a MaxPool behind it
-        observers[group].observe(value[value > _LOWEST] if node is not None and node.op_type == "Pad" else value)
+        if few is not None:
+            few[group].observe(value)
+        seen = _without_sentinels(value, lowest=None if node is None else -torch.inf)
+        if seen.numel():
+            observers[group].observe(seen)
 
     watch(teacher, batches, groups, observe, advance)
+
+
+def _without_sentinels(values: Tensor, lowest: float | None) -> Tensor:
+    """Leave out ``lowest`` and what is finite and huge."""
+    if not values.numel() or not values.is_floating_point():
+        return values
+    low, high = torch.aminmax(values)
+    if low >= -_SENTINEL and high <= _SENTINEL:
+        return values
+    masks = (values.abs() > _SENTINEL) & torch.isfinite(values)
+    return values[~(masks if lowest is None else masks | (values == lowest))]
 
 
 def _by_group(sites: Sequence[ActivationSite]) -> dict[str, list[ActivationSite]]:

@@ -28,7 +28,9 @@ class Extremes:
     high: float = 0.0
 
     def observe(self, values: Tensor) -> None:
-        """Widen to a batch of any shape."""
+        """Widen to a batch of any shape; one of no elements has none."""
+        if not values.numel():
+            return
         low, high = torch.aminmax(values.detach())
         # torch keeps a NaN that Python's min and max would drop
         self.low = float(torch.minimum(low, low.new_tensor(self.low)))
@@ -50,7 +52,7 @@ class Histogram:
 
     def observe(self, values: Tensor) -> None:
         """Count a batch of any shape."""
-        if self.high > self.low:
+        if self.high > self.low and values.numel():
             for part in torch.split(values.detach().float().flatten(), _CHUNK):
                 self.counts += torch.histc(part, BINS, self.low, self.high).double().cpu()
 

@@ -1,6 +1,6 @@
 """From ranges and weights to scales and zero points."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -13,6 +13,8 @@ from zsq_compile.config.compile import WeightScales
 from zsq_compile.differentiable.fake_quantize import round_to_codes
 from zsq_compile.quantization.calibration.observers import CLIPPING_NORM
 
+_PART_ELEMENTS = 1 << 17
+_WORTH_A_LOOK = 1 << 15  # numbers, whose error takes much longer than it does to see that it is of no use
 _CANDIDATES = 100
 _BIAS_CODES = 2.0**30  # a bias keeps one bit of headroom below int32, for later corrections
 _SMALLEST = 1e-12
@@ -46,17 +48,29 @@ def choose_weight_scales(
 ) -> dict[str, Scale]:
     """Symmetric scale of every output channel of every weight of a plan, (channels,) or () without a channel axis.
 
+    Constants that are stored for operators in float have one for each row, in their shape with a last axis of 1.
+
     The activation scales of the plan must be known: they and the scales found here give the step of an int32 bias,
     which must not overflow. ``minmax`` maps the largest weight to the end of the grid; ``mse`` takes the fraction of it
     with the least error under the 2.4-norm (BRECQ, Li et al. 2021).
     """
-    return {site.initializer: _choose_weight_scale(plan, site, initializers, method) for site in plan.weights}
+    scales = {
+        name: _choose_weight_scale(plan, sites, initializers, method) for name, sites in plan.sites_by_weight().items()
+    }
+    for site in (one for one in plan.stored if one.tied is None):
+        constant = initializers[site.initializer].detach()
+        step = choose_steps(constant.double().flatten(0, -2), site.number_format, method)
+        step = torch.where(step > _SMALLEST, step, 1.0).reshape(*constant.shape[:-1], 1)
+        zero_point = np.zeros(step.shape, np.int32)
+        scales[site.initializer] = Scale(scale=step.float().cpu().numpy(), zero_point=zero_point)
+    return scales
 
 
 def _choose_weight_scale(
-    plan: QuantizationPlan, site: WeightSite, initializers: Mapping[str, Tensor], method: WeightScales
+    plan: QuantizationPlan, sites: Sequence[WeightSite], initializers: Mapping[str, Tensor], method: WeightScales
 ) -> Scale:
-    weight = initializers[site.initializer].detach().double()
+    site = sites[0]
+    weight = initializers[site.initializer].detach()
     weight = weight.reshape(1, -1) if site.axis is None else weight.movedim(site.axis, 0).flatten(1)
     step = choose_steps(weight, site.number_format, method)
     dead = step <= _SMALLEST
@@ -64,9 +78,11 @@ def _choose_weight_scale(
         alive = step[~dead]
         step = torch.where(dead, alive.median() if len(alive) else step.new_tensor(1.0 / site.number_format.qmax), step)
     groups = {activation.value: activation.group for activation in plan.activations}
-    if site.bias is not None and site.data_input in groups:
-        data_step = float(plan.activation_scales[groups[site.data_input]].scale)
-        bias = initializers[site.bias].detach().double().reshape(-1)
+    for reader in sites:
+        if reader.bias is None or reader.data_input not in groups:
+            continue
+        data_step = float(plan.activation_scales[groups[reader.data_input]].scale)
+        bias = initializers[reader.bias].detach().double().reshape(-1)
         least = bias.abs() / (data_step * _BIAS_CODES)
         step = torch.maximum(step, least.amax() if site.axis is None else least)
     step = step.reshape(()) if site.axis is None else step
@@ -76,6 +92,11 @@ def _choose_weight_scale(
 
 def choose_steps(weight: Tensor, number_format: NumberFormat, method: WeightScales) -> Tensor:
     """Step of each row of a weight matrix (channels, elements), float64, (channels,)."""
+    rows = max(_PART_ELEMENTS // max(weight.shape[1], 1), 1)
+    return torch.cat([_choose_steps(part.double(), number_format, method) for part in torch.split(weight, rows)])
+
+
+def _choose_steps(weight: Tensor, number_format: NumberFormat, method: WeightScales) -> Tensor:
     reach = weight.abs().amax(1)
     if method == "minmax":
         return reach / number_format.qmax
@@ -83,8 +104,16 @@ def choose_steps(weight: Tensor, number_format: NumberFormat, method: WeightScal
     best_error = torch.full_like(reach, float("inf"))
     for fraction in torch.linspace(0.2, 1.0, _CANDIDATES, dtype=weight.dtype).flip(0):
         step = (reach * fraction / number_format.qmax).clamp(min=_SMALLEST)
+        if weight.numel() > _WORTH_A_LOOK and _is_worse_from_here(reach, step, best_error, number_format):
+            break
         codes = round_to_codes(weight, step[:, None], number_format)
         error = ((codes * step[:, None] - weight).abs() ** CLIPPING_NORM).sum(1)
         better = error < best_error
         best_error, best_step = torch.where(better, error, best_error), torch.where(better, step, best_step)
     return torch.where(reach > 0, best_step, torch.zeros_like(reach))
+
+
+def _is_worse_from_here(reach: Tensor, step: Tensor, best_error: Tensor, number_format: NumberFormat) -> bool:
+    """Whether what is cut off the largest number alone is more than the best error: smaller steps cut more still."""
+    cut = (reach - step * max(-number_format.qmin, number_format.qmax)).clamp(min=0.0) ** CLIPPING_NORM
+    return bool((cut > (1.0 + 1e-6) * best_error).all())

@@ -31,7 +31,8 @@ def measure_layers(network: FloatNetwork, states: Mapping[str, QuantizedState]) 
     """Measure every layer of a network behind every step of quantization, in graph order.
 
     On at most 32 of the samples held out; the float values of one batch are held in memory. States are by the name of
-    their step, in order. Those with other sites or bits than the last one have no layers to be compared with.
+    their step, in order. Those with other sites or bits than the last one have no layers to be compared with. Layers
+    that make nothing but zeros on these samples, or nothing at all, are left out: there is no signal to compare with.
 
     Raises:
         QuantizationError: there is no data.
@@ -63,6 +64,7 @@ def measure_layers(network: FloatNetwork, states: Mapping[str, QuantizedState]) 
             reason=own.reason(layer),
         )
         for layer in layers
+        if not own.is_silent(layer)
     )
 
 
@@ -110,6 +112,7 @@ class _OwnNoise:
         self._plan, self._teacher, self._layers = plan, teacher, layers
         self._graph, self._names = TorchGraph(quantized, device=teacher.device), QdqNames(quantized)
         self._signal = dict.fromkeys((layer.node for layer in layers), 0.0)
+        self._largest = dict(self._signal)
         self._total = {layer.node: _Variation() for layer in layers}
         self._weights = {layer.node: _Variation() for layer in layers}
         self._origins = {site.value: origin(site, plan) for layer in layers for site in layer.sites}
@@ -123,6 +126,8 @@ class _OwnNoise:
         for layer in self._layers:
             signal = values[layer.value]
             self._signal[layer.node] += _power(signal)
+            if signal.numel():
+                self._largest[layer.node] = max(self._largest[layer.node], float(signal.abs().max()))
             self._total[layer.node].add(self._error(layer, values, with_grids=True))
             if layer.weight is not None:
                 self._weights[layer.node].add(self._error(layer, values, with_grids=False))
@@ -134,6 +139,10 @@ class _OwnNoise:
                         self._graph.initializers[name(rounded.group)].float() for name in (scale_name, zero_point_name)
                     )
                     self._grids[rounded.value].observe(values[rounded.value], scale, zero_point, layer.channel_axis)
+
+    def is_silent(self, layer: MeasuredLayer) -> bool:
+        """Whether a layer has made nothing but zeros, or numbers that processors flush."""
+        return self._largest[layer.node] < torch.finfo(torch.float32).tiny
 
     def sqnr_db(self, layer: MeasuredLayer) -> float:
         """Own ratio of a layer."""
@@ -184,7 +193,7 @@ class _Variation:
 
     def add(self, error: Tensor) -> None:
         """Add a batch, (channels, elements)."""
-        count = torch.full_like(error[:, 0], error.shape[1])
+        count = error.new_full((len(error),), error.shape[1])
         sums = torch.stack([error.square().sum(1), error.sum(1), count]).double()
         self._sums = sums if self._sums is None else self._sums + sums
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from zsq_compile.metrics import decibels
+from zsq_compile.metrics import decibel_words, decibels
 
 LIMIT_DB = 144.0
 """Ratios are cut to plus and minus this many dB: float32 itself, with 24 bits, keeps no more apart."""
@@ -43,8 +43,8 @@ class LayerQuality:
         widths = f"{self.activation_bits}-bit inputs"
         if self.weight_bits is not None:
             widths = f"{self.weight_bits}-bit weights, {widths}"
-        ratios = [f"{self.own_sqnr_db:.1f} dB by itself"]
-        ratios += [f"{ratio:.1f} dB in the network" for ratio in list(self.sqnr_db.values())[-1:]]
+        ratios = [f"{decibel_words(self.own_sqnr_db)} by itself"]
+        ratios += [f"{decibel_words(ratio)} in the network" for ratio in list(self.sqnr_db.values())[-1:]]
         cause = "" if self.reason is None else f"; {self.reason}"
         return f"{self.node} ({self.op_type}, {widths}): {', '.join(ratios)}{cause}"
 

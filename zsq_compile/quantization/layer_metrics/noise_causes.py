@@ -41,6 +41,7 @@ and has codes of the sum's own size: 2^24 for 500 products of 8 bits.
 """
 
 _QUANTILE = 0.999
+_SILENT = 1e-6  # of the strongest channel: 120 dB below it
 _SAMPLE = 1 << 18  # of them 262 lie beyond the quantile
 
 
@@ -68,6 +69,8 @@ class GridNoise:
 
     def observe(self, values: Tensor, scale: Tensor, zero_point: Tensor, channel_axis: int) -> None:
         """Add a batch of float values, any shape, on a grid of one scale; of many values a part stands for all."""
+        if not values.numel():
+            return
         low, high = torch.aminmax(values)
         self.largest = max(self.largest, -float(low), float(high))
         rows = by_channel(values, channel_axis)
@@ -90,12 +93,16 @@ class GridNoise:
         self._channels = sums if self._channels is None else self._channels + sums
 
     def spread(self) -> float:
-        """Mean magnitude of the strongest channel over that of the median one; zeros and silent channels left out."""
+        """Mean magnitude of the strongest channel over that of the median one.
+
+        Zeros are left out, and channels that are silent beside the strongest one: no width of the grid would help them.
+        """
         if self._channels is None:
             return 1.0
         sums, counts = self._channels[:, self._channels[1] > 0]
         levels = sums / counts
-        return float(levels.max() / levels.median()) if len(levels) else 1.0
+        heard = levels[levels > _SILENT * levels.max()] if len(levels) else levels
+        return float(heard.max() / heard.median()) if len(heard) else 1.0
 
     def outlier(self) -> float:
         """Largest magnitude over the usual one."""

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from passes.quantize.override_widths import Width, override_widths
 from zsq_compile.config.compile import WIDTHS, QuantizationConfig
 from zsq_compile.errors import UnsupportedModelError
-from zsq_compile.metrics import decibels
+from zsq_compile.metrics import decibel_words, decibels
 from zsq_compile.progress import Clock
 from zsq_compile.quantization.closed_form import calibrate_plan
 from zsq_compile.quantization.mixed_precision.bit_allocation import LayerOptions, WidthTable
@@ -73,7 +73,7 @@ class ChooseBits:
                 assert self.floor is not None
                 choice = search.agreeing(self.floor)
             plan = override_widths(state.plan, network.target, choice.chosen.widths)
-            plan = calibrate_plan(plan, network.teacher, network.calibration.batches(), self.config)
+            plan = calibrate_plan(plan, network.teacher, network.calibration.fitting(network.model), self.config)
             return make_state(state.base, plan), choice
 
 
@@ -227,8 +227,8 @@ def _summary(choice: MixedChoice) -> tuple[str, str]:
     parts += [f"{n} values {'in float' if width == 'float' else f'of {width} bits'}" for width, n in relieved.items()]
     by_nsr = sorted(choice.layers, key=lambda layer: layer.nsr[min(layer.nsr)])
     least, most = (f"{layer.node} ({chosen.widths.weights[layer.node]} bits)" for layer in (by_nsr[0], by_nsr[-1]))
-    noise = decibels(1.0, chosen.nsr)
+    noise = decibel_words(decibels(1.0, chosen.nsr))
     return (
         f"{', '.join(parts)}: {choice.goal}",
-        f"noise {noise:.1f} dB below the outputs on samples held out; most sensitive is {most}, least {least}",
+        f"noise {noise} below the outputs on samples held out; most sensitive is {most}, least {least}",
     )

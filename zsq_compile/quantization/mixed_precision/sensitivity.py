@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from passes.analysis.find_uneven_values import find_even_ends
 from passes.plan import ActivationSite, QuantizationPlan, Scale, WeightSite
 from passes.quantizer_grid import dequantize_array, quantize_array
 from zsq_compile.config.compile import QuantizationConfig
@@ -43,18 +44,16 @@ def round_at_widths(
 ) -> Rounded:
     """Round every weight at the width that a plan gives it, exactly as those of the finished model are rounded.
 
-    The plan has activation scales; those of weights are chosen here. ``moments`` are second moments by node name.
+    The plan has activation scales; those of weights are chosen here. ``moments`` are second moments by initializer.
     """
     weights = network.teacher.initializers
     plan = plan.with_scales(weights=choose_weight_scales(plan, weights, config.weight_scales))
     moved, plan = round_weights(network, plan, config.rounding, moments)
     rounded = {}
-    for site in plan.weights:
-        weight, scale = weights[site.initializer], plan.weight_scales[site.initializer]
-        codes = quantize_array(
-            moved.get(site.initializer, weight).numpy(force=True), scale, site.number_format, site.axis
-        )
-        rounded[site.initializer] = torch.from_numpy(dequantize_array(codes, scale, site.axis)).to(weight), scale
+    for name, (site, *_) in plan.sites_by_weight().items():
+        weight, scale = weights[name], plan.weight_scales[name]
+        codes = quantize_array(moved.get(name, weight).numpy(force=True), scale, site.number_format, site.axis)
+        rounded[name] = torch.from_numpy(dequantize_array(codes, scale, site.axis)).to(weight), scale
     return rounded
 
 
@@ -69,6 +68,8 @@ def measure_weight_nsr(
 ) -> dict[str, dict[int, float]]:
     """NSR of every candidate weight, by node and bits.
 
+    That of a layer which no value of a fixed size lies behind (see ``find_even_ends``) is measured at what it makes.
+
     Args:
         plan: names the layers.
         teacher: the float graph.
@@ -81,23 +82,33 @@ def measure_weight_nsr(
     sites = [site for site in plan.weights if site.initializer in candidates]
     nodes = {str(node.name): node for node in teacher.model.graph}
     outputs = {site.node: str(nodes[site.node].outputs[0].name) for site in sites}
-    suffixes = {site.node: _suffix(teacher, {outputs[site.node]}) for site in sites}
+    ends = find_even_ends(teacher.model)
+    suffixes = {site.node: _suffix(teacher, {outputs[site.node]}, ends) for site in sites}
     shifts = _mean_shifts(teacher, sites, outputs, candidates, correct_on)
     needed = {site.data_input for site in sites}.union(*(suffix.boundary for suffix in suffixes.values()))
     meter = _Meter()
+    meters = {site.node: meter if suffixes[site.node].outputs else _Meter() for site in sites}
+    alone = {name for name, one in meters.items() if one is not meter}
     with torch.inference_mode():
         for feed in samples:
-            values = teacher.run(feed, sorted(needed.union(teacher.output_names)))
-            meter.see_reference({name: values[name] for name in teacher.output_names})
+            values = teacher.run(feed, sorted(needed.union(ends, (outputs[name] for name in alone))))
+            meter.see_reference({name: values[name] for name in ends})
             for site in sites:
                 output, data = outputs[site.node], {site.data_input: values[site.data_input]}
+                if site.node in alone:
+                    meters[site.node].see_reference({output: values[output]})
                 for bits, weight in candidates[site.initializer].items():
                     made = teacher.run(data, [output], replace={site.initializer: weight})[output]
                     shift = shifts.get((site.node, bits))
                     corrected = made if shift is None else made - shift.reshape(1, -1, *[1] * (made.ndim - 2))
-                    meter.see((site.node, bits), suffixes[site.node].run(teacher, values, {output: corrected}))
+                    changed = {output: corrected}
+                    seen = changed if site.node in alone else suffixes[site.node].run(teacher, values, changed)
+                    meters[site.node].see((site.node, bits), seen)
             advance(1)
-    return {site.node: {bits: meter.nsr((site.node, bits)) for bits in candidates[site.initializer]} for site in sites}
+    return {
+        site.node: {bits: meters[site.node].nsr((site.node, bits)) for bits in candidates[site.initializer]}
+        for site in sites
+    }
 
 
 def measure_activation_nsr(
@@ -110,13 +121,14 @@ def measure_activation_nsr(
     members: dict[str, list[ActivationSite]] = {}
     for site in plan.activations:
         members.setdefault(site.group, []).append(site)
-    suffixes = {group: _suffix(teacher, {site.value for site in sites}) for group, sites in members.items()}
+    ends = find_even_ends(teacher.model)
+    suffixes = {group: _suffix(teacher, {site.value for site in sites}, ends) for group, sites in members.items()}
     needed = {site.value for site in plan.activations}.union(*(suffix.boundary for suffix in suffixes.values()))
     meter = _Meter()
     with torch.inference_mode():
         for feed in samples:
-            values = teacher.run(feed, sorted(needed.union(teacher.output_names)))
-            meter.see_reference({name: values[name] for name in teacher.output_names})
+            values = teacher.run(feed, sorted(needed.union(ends)))
+            meter.see_reference({name: values[name] for name in ends})
             for group, sites in members.items():
                 scale = plan.activation_scales[group]
                 changed = {site.value: _on_grid(values[site.value], scale, site) for site in sites}
@@ -135,7 +147,7 @@ def measure_nsr(reference: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) 
 
 @dataclass(frozen=True, slots=True)
 class _Suffix:
-    """What lies behind some values: the other values that it reads, and the graph outputs that it leads to."""
+    """What lies behind some values: the other values that it reads, and the ends that it leads to."""
 
     boundary: frozenset[str]
     outputs: tuple[str, ...]
@@ -143,18 +155,18 @@ class _Suffix:
     def run(
         self, teacher: TorchGraph, values: Mapping[str, Tensor], changed: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Graph outputs when some values are changed; all others come from ``values``."""
+        """Compute the ends when some values are changed; all others come from ``values``."""
         return teacher.run({**{name: values[name] for name in self.boundary}, **changed}, self.outputs)
 
 
-def _suffix(teacher: TorchGraph, starts: Collection[str]) -> _Suffix:
+def _suffix(teacher: TorchGraph, starts: Collection[str], ends: Sequence[str]) -> _Suffix:
     behind, boundary = set(starts), set[str]()
     for node in teacher.model.graph:
         inputs = {value.name for value in node.inputs if value is not None and value.name}
         if inputs & behind:
             behind.update(value.name for value in node.outputs if value.name)
             boundary |= inputs
-    outputs = tuple(name for name in teacher.output_names if name in behind)
+    outputs = tuple(name for name in ends if name in behind)
     return _Suffix(frozenset(boundary - behind - teacher.initializers.keys()), outputs)
 
 

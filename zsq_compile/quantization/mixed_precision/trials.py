@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from passes.analysis.find_uneven_values import find_even_ends
 from passes.emit.emit import emitted_bytes, weight_bytes
-from passes.plan import QuantizationPlan, Scale
+from passes.plan import QuantizationPlan, Scale, WeightSite
 from passes.quantize.override_widths import Width, Widths, override_widths
 from zsq_compile.config.compile import WIDTHS, QuantizationConfig
 from zsq_compile.differentiable.class_scores import tensor_output
@@ -30,7 +31,7 @@ from zsq_compile.quantization.mixed_precision.sensitivity import (
     round_at_widths,
 )
 from zsq_compile.quantization.planning import plan_narrowest
-from zsq_compile.quantization.rounding.second_moments import SecondMoments, measure_second_moments
+from zsq_compile.quantization.rounding.second_moments import find_measurable, group_layers, measure_second_moments
 from zsq_compile.quantization.samples import count_fitting_samples
 from zsq_compile.quantization.state import FloatNetwork, make_state, replace_initializers
 
@@ -66,7 +67,7 @@ class Bench:
 
     Attributes:
         narrowest: plan with the fewest bits that each layer may have.
-        layers: what each layer can be stored as, with its NSR, in graph order.
+        layers: what each weight can be stored as, with its NSR, in graph order; named by the first of its layers.
         trials: every joint choice measured so far.
 
     """
@@ -81,12 +82,13 @@ class Bench:
         self.network, self.widest, self.config = network, widest, config
         self.narrowest = plan_narrowest(network.model, network.target, config)
         self.trials: list[Trial] = []
-        self._batches, self._held_out = network.calibration.batches(), held_out_batches(network)
+        self._batches, self._held_out = network.calibration.fitting(network.model), held_out_batches(network)
         if not self._held_out:
             raise ConfigError(
                 "mixed measures on samples held out, and there is not one batch of them: give more samples"
             )
         self._scales: dict[int, Mapping[str, Scale]] = {}
+        self._ends = find_even_ends(network.model)
         self._reference = self._run(network.teacher)
         self._rounded = self._round(advance)
         self.layers: tuple[LayerOptions, ...] = self._measure_layers(advance)
@@ -94,7 +96,7 @@ class Bench:
     def measure(self, what: str, bits: Mapping[str, int], values: Mapping[str, Width] | None = None) -> Trial:
         """Build the network of a joint choice, ``bits`` of all layers and width of some values, and run it."""
         network, plan = self.network, self._plan(bits, values or {})
-        weights = {site.initializer: self._rounded[bits[site.node]][site.initializer][0] for site in plan.weights}
+        weights = {site.initializer: self._weight(site)[0] for site in plan.weights}
         rounded = make_state(replace_initializers(network.model, weights), plan)
         corrected, _ = correct_biases(network, rounded, self.config.bias_correction)
         outputs = self._run(TorchGraph(corrected.qdq, device=network.teacher.device))
@@ -123,11 +125,13 @@ class Bench:
         default = dict(self.widest.activation_scales)
         changed = {group: self._scales_at(width)[group] for group, width in values.items() if width != "float"}
         weights = {
-            site.initializer: self._rounded[bits[site.node]][site.initializer][1]
-            for site in plan.weights
-            if site.node in bits
+            site.initializer: self.widest.weight_scales[site.initializer] for site in plan.stored if not site.tied
         }
+        weights |= {site.initializer: self._weight(site)[1] for site in plan.weights}
         return plan.with_scales(activations=default | changed, weights=weights)
+
+    def _weight(self, site: WeightSite) -> tuple[Tensor, Scale]:
+        return self._rounded[site.number_format.bits][site.initializer]
 
     def _scales_at(self, bits: int) -> Mapping[str, Scale]:
         """Scales of all activation groups at one width."""
@@ -141,17 +145,20 @@ class Bench:
     def _round(self, advance: Advance) -> dict[int, Rounded]:
         """Round every layer at every width that it may have."""
         network, floors = self.network, {site.node: site.number_format.bits for site in self.narrowest.weights}
-        moments: Mapping[str, SecondMoments] = {}
-        if self.config.rounding != "nearest":
-            moments = measure_second_moments(self.widest, network.teacher, self._batches)
+        layers = [] if self.config.rounding in ("nearest", "squant") else find_measurable(self.widest, network.teacher)
+        measurable = {site.node for layer in layers for site in layer.sites}
+        rest = tuple(site for site in self.widest.weights if site.node not in measurable)
         rounded: dict[int, Rounded] = {}
-        for bits in dict.fromkeys(min(width, network.target.weight.bits) for width in WIDTHS):
-            sites = tuple(s for s in self.widest.weights if floors[s.node] <= bits <= s.number_format.bits)
-            widths = Widths(weights={site.node: bits for site in sites})
-            plan = override_widths(replace(self.widest, weights=sites), network.target, widths)
-            plan = plan.with_scales(activations=self.widest.activation_scales)
-            rounded[bits] = round_at_widths(network, plan, moments, self.config)
-            advance(1)
+        for group in ([], *group_layers(layers)):
+            members = tuple(site for layer in group for site in layer.sites) or rest
+            moments = measure_second_moments(group, network.teacher, self._batches) if group else {}
+            for bits in dict.fromkeys(min(width, network.target.weight.bits) for width in WIDTHS):
+                sites = tuple(s for s in members if floors[s.node] <= bits <= s.number_format.bits)
+                widths = Widths(weights={site.node: bits for site in sites})
+                plan = override_widths(replace(self.widest, weights=sites, stored=()), network.target, widths)
+                plan = plan.with_scales(activations=self.widest.activation_scales)
+                rounded[bits] = {**rounded.get(bits, {}), **round_at_widths(network, plan, moments, self.config)}
+        advance(len(rounded))
         return rounded
 
     def _measure_layers(self, advance: Advance) -> tuple[LayerOptions, ...]:
@@ -160,25 +167,32 @@ class Bench:
         for bits, rounded in self._rounded.items():
             for name, (weight, _) in rounded.items():
                 candidates.setdefault(name, {})[bits] = weight
-        correct_on = () if self.config.bias_correction == "none" else self._batches
+        few = self.network.calibration.batches(count_fitting_samples(self.network.model))  # all values are kept
+        correct_on = () if self.config.bias_correction == "none" else few
         ratios = measure_weight_nsr(
             self.widest, teacher, candidates, self._held_out, correct_on=correct_on, advance=advance
         )
-        counts = {site.node: teacher.initializers[site.initializer].numel() for site in self.widest.weights}
-        return tuple(
-            LayerOptions(node=node, size={bits: weight_bytes(counts[node], bits, target) for bits in nsr}, nsr=nsr)
-            for node, nsr in ratios.items()
-        )
+        options = []
+        for name, sites in self.widest.sites_by_weight().items():
+            count, widths = teacher.initializers[name].numel(), candidates.get(name, {})
+            options.append(
+                LayerOptions(
+                    node=sites[0].node,
+                    size={bits: weight_bytes(count, bits, target) for bits in widths},
+                    nsr={bits: sum(ratios[site.node][bits] for site in sites) for bits in widths},
+                )
+            )
+        return tuple(options)
 
     def _run(self, graph: TorchGraph) -> dict[str, Tensor]:
         with torch.inference_mode():
-            parts = [graph.run(feed) for feed in self._held_out]
-        return {name: torch.cat([part[name] for part in parts]) for name in graph.output_names}
+            parts = [graph.run(feed, self._ends) for feed in self._held_out]
+        return {name: torch.cat([one[name].reshape(one[name].shape or (1,)) for one in parts]) for name in self._ends}
 
 
 def held_out_batches(network: FloatNetwork) -> list[dict[str, Tensor]]:
-    """Batches of all samples held out, each as large as memory allows."""
-    return network.held_out.batches(count_fitting_samples(network.model))
+    """Batches of the samples held out that widths are chosen by, each as large as memory allows."""
+    return network.held_out.halves()[0].batches(count_fitting_samples(network.model))
 
 
 def _agreement(reference: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> float | None:

@@ -121,6 +121,11 @@ class BlockStudent:
         return {group: grow(self._start.scales[group], growth) for group, growth in self.growths.items()}
 
     @property
+    def is_coarse(self) -> bool:
+        """Whether no activation grid is so fine that bfloat16, with 8 bits itself, would drown its errors."""
+        return all(site.number_format.bits < 8 for site in self._sites.values())
+
+    @property
     def learnable(self) -> bool:
         """Whether the block has anything to learn: at 8 bits the closed forms leave nothing to a single block."""
         return bool(self.codes or self.growths)
@@ -210,11 +215,12 @@ def learnable_weights(
 ) -> dict[str, LearnedWeight]:
     """Make the weights of a block that have fewer bits than ``below`` learnable, from their codes at the start on.
 
-    ``weights`` are those of the float network, by initializer.
+    Those that layers outside the block share keep their codes. ``weights`` are those of the float network, by
+    initializer.
     """
     made = {}
     for site in block.layers:
-        if site.number_format.bits < below:
+        if site.number_format.bits < below and site.initializer in block.weights:
             name, step = site.initializer, start.steps[site.initializer]
             codes = torch.round(start.weights[name] / step)
             made[name] = make_learnable(rounding, weights[name], codes, step, site.number_format)

@@ -25,6 +25,7 @@ class Block:
         inputs: names of the float values that enter from the blocks before it, or from outside the network.
         outputs: names of the values made in it that later blocks or the outside read; their first axis counts samples.
         layers: its weighted layers.
+        weights: initializers that no other layers than these read, so that they can be learned here.
         values: names of all values that it makes.
         read: names of all values that its nodes read.
 
@@ -34,6 +35,7 @@ class Block:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     layers: tuple[WeightSite, ...]
+    weights: frozenset[str]
     values: frozenset[str]
     read: frozenset[str]
 
@@ -65,6 +67,7 @@ class _Cuts:
         self.nodes = list(model.graph)
         self.outputs = {str(value.name) for value in model.graph.outputs} & set(batched)
         self.layers = {site.node: site for site in plan.weights}
+        self.sites = {name: set(sites) for name, sites in plan.sites_by_weight().items()}
         moved = {site.value for site in plan.activations if site.moved_from is not None}
         inputs = [value for value in model.graph.inputs if not value.is_initializer()]
         quantized = {site.value for site in plan.activations} - moved
@@ -173,6 +176,7 @@ def _block(cuts: _Cuts, start: int, stop: int) -> Block:
         inputs=tuple(name for name in cuts.crossing(start) if name in read),
         outputs=tuple(name for name in (*behind, *sorted(cuts.outputs - set(behind))) if name in made),
         layers=tuple(layers),
+        weights=frozenset(name for name in {site.initializer for site in layers} if cuts.sites[name] <= set(layers)),
         values=frozenset(made),
         read=frozenset(read),
     )

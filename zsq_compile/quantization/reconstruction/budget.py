@@ -113,7 +113,7 @@ class LearningConfig:
 
     effort: Effort
     time_budget: float | None = None
-    memory: int = 2 << 30
+    memory: int = 256 << 20
     seed: int = 0
 
     def budget(self, clock: Clock, share: float = 1.0) -> LearningBudget:

@@ -31,9 +31,9 @@ from zsq_compile.quantization.reconstruction.block_work import column_length, co
 from zsq_compile.quantization.reconstruction.blocks import Block, find_blocks
 from zsq_compile.quantization.reconstruction.budget import BlockCost, LearningBudget, LearningConfig
 from zsq_compile.quantization.reconstruction.values import QuantizedValues, prepare_learning, write_values
-from zsq_compile.quantization.rounding.second_moments import unfold_inputs
+from zsq_compile.quantization.rounding.second_moments import draw_phase, unfold_inputs
 from zsq_compile.quantization.rounding.sequential import LONGEST_COLUMN, InputPair, round_layer
-from zsq_compile.quantization.samples import find_batched_values
+from zsq_compile.quantization.samples import count_fitting_samples, count_kept_samples, find_batched_values
 from zsq_compile.quantization.state import FloatNetwork, QuantizedState, insert_quantizers
 
 _BATCH, _SMALLEST_BATCH = 32, 8
@@ -137,9 +137,11 @@ class Reconstruction:
         self.records: list[BlockRecord] = []
         self._nodes = {str(node.name): node for node in network.model.graph}
         self._learned_scales: set[str] = set()
-        self._longest = 0.0
+        self._longest, self._phases = 0.0, torch.Generator().manual_seed(0)
         self._dropper = Dropper(rng, _QUANTIZED_SHARE, reduced_type(self._teacher.device), self._teacher.device)
+        self._feed = self._samples.feed_of(network.model)
         self._trained, self._judged = self._samples.split()
+        self._fitted, self._tuned = self._samples.split(self._trained)  # dampings are not to be judged as blocks are
         self._costs = self._measure_costs()
         budget.plan(self._costs)
 
@@ -162,7 +164,8 @@ class Reconstruction:
 
     def _measure_costs(self) -> list[BlockCost]:
         """Measure on a few samples what a step on each block takes, and what the closed forms have lost behind it."""
-        device, few = self._teacher.device, self._samples.fixed or _MEASURED
+        device = self._teacher.device
+        few = self._samples.fixed or min(_MEASURED, count_fitting_samples(self._teacher.model))
         samples = {name: value[:few].to(device) for name, value in self._samples.inputs.items()}
         count = len(next(iter(samples.values())))
         names = [name for block in self.blocks for name in (*block.inputs, *block.outputs)]
@@ -178,28 +181,30 @@ class Reconstruction:
                 BlockCost(
                     multiplications=multiplications // count,
                     elements=elements // count,
-                    batch=self._batch([values[name] for name in (*block.inputs, *block.outputs)]),
+                    batch=self._batch([values[name] for name in (*block.inputs, *block.outputs)], elements // count),
                     error=error if learnable else 0.0,
                 )
             )
         return costs
 
-    def _batch(self, outputs: Sequence[Tensor]) -> int:
-        """Choose the samples of one step on a block with these values: few where each has a large map."""
+    def _batch(self, outputs: Sequence[Tensor], elements: int) -> int:
+        """Choose the samples of one step on a block with these values, and so many numbers in all that it makes.
+
+        Few where each has a large map, and no more than fit in memory.
+        """
         if self._samples.fixed:
             return self._samples.fixed
         positions = max((value[0, 0].numel() for value in outputs if value.ndim > 2), default=1)
-        return min(max(_POSITIONS // positions, _SMALLEST_BATCH), _BATCH, self._samples.count)
+        wanted = min(max(_POSITIONS // positions, _SMALLEST_BATCH), _BATCH, self._samples.count)
+        return min(wanted, count_kept_samples(4 * elements))
 
     def _write(self, key: tuple[str, str], start: int, part: Tensor) -> None:
-        kind = reduced_type(self._teacher.device) if part.is_floating_point() else part.dtype
-        self._cache.write(key, start, self._samples.count, part.to(kind))
+        self._cache.write(key, start, self._samples.count, part.float() if part.is_floating_point() else part)
 
     def _forward(self, side: str, block: Block, values: QuantizedValues | None) -> None:
         """Run all samples through a block, and keep what it makes."""
-        step = self._samples.feed
-        for start in range(0, self._samples.count, step):
-            feeds = self._take(side, block.inputs, slice(start, start + step))
+        for start in range(0, self._samples.count, self._feed):
+            feeds = self._take(side, block.inputs, slice(start, start + self._feed))
             for name, value in self._outputs(block, feeds, values).items():
                 self._write((side, name), start, value)
 
@@ -210,9 +215,9 @@ class Reconstruction:
         values: QuantizedValues | None,
         wanted: tuple[str, ...] | None = None,
     ) -> dict[str, Tensor]:
-        """Run a block, ``values`` None standing for the float network; ``wanted`` None for its outputs."""
+        """Run a block in full precision, ``values`` None standing for the float network; ``wanted`` for its outputs."""
         names = block.outputs if wanted is None else wanted
-        with torch.inference_mode(), reduced_precision(self._teacher.device):
+        with torch.inference_mode():
             if values is None:
                 return self._teacher.run(feeds, names)
             constants = values.feeds(block.layers, self._plan)
@@ -231,10 +236,11 @@ class Reconstruction:
         steps, seconds = 0, 0.0
         if student.learnable and error > 0:
             started = time.perf_counter()
+            drawn = self._samples.deal(self._trained, self._costs[place].batch, self._rng)
             with reduced_precision(self._teacher.device):
                 steps = learn(
                     student,
-                    lambda: self._draw(block, self._costs[place].batch),
+                    lambda: self._draw(block, next(drawn)),
                     lambda outputs, targets: self._distance(outputs, targets).mean() / error,
                     self._budget.pace(place),
                     self._dropper,
@@ -246,8 +252,7 @@ class Reconstruction:
             learned = start.merge(student.values())
             tried.append((self._error(block, learned), learned))
         after, best = min(tried, key=_error_first)
-        if steps and best is tried[-1][1]:
-            self._learned_scales.update(student.growths)
+        self._learned_scales.update(student.growths)  # what the next block reads is made with those of now
         self.records.append(
             BlockRecord(
                 name=block.name,
@@ -264,10 +269,13 @@ class Reconstruction:
         return best
 
     def _round_anew(self, block: Block, values: QuantizedValues) -> QuantizedValues:
-        """Round the layers below 8 bits of a block one after the other, each on what it reads behind those before."""
-        weights = self._teacher.initializers
+        """Round the layers below 8 bits of a block one after the other, each on what it reads behind those before.
+
+        A weight that several layers share stays as it was rounded for all of them.
+        """
+        weights, sites = self._teacher.initializers, self._plan.sites_by_weight()
         for site in block.layers:
-            if site.number_format.bits >= 8 or site.axis is None:
+            if site.number_format.bits >= 8 or site.axis is None or len(sites[site.initializer]) > 1:
                 continue
             weight, step = weights[site.initializer].cpu(), self._start.steps[site.initializer].cpu()
             if column_length(site, weights) > LONGEST_COLUMN:
@@ -289,22 +297,22 @@ class Reconstruction:
         """Run all samples through a block up to one of its layers, in both networks."""
         node, name = self._nodes[site.node], site.data_input
         made = self._behind_grid.get(name, name)
-        for judged, samples in ((False, self._trained), (True, self._judged)):
-            for index in torch.split(samples, self._samples.feed):
+        for judged, samples in ((False, self._fitted), (True, self._tuned)):
+            for index in torch.split(samples, self._feed):
                 found = []
                 for side, value, constants in (("quantized", made, values), ("float", name, None)):
                     feeds = self._take(side, block.inputs, index)
                     found.append(self._outputs(block, feeds, constants, (value,))[value].float())
-                columns = zip(*(unfold_inputs(node, site, self._teacher.initializers, x) for x in found), strict=True)
+                phase, weights = draw_phase(self._phases), self._teacher.initializers
+                columns = zip(*(unfold_inputs(node, site, weights, x, phase) for x in found), strict=True)
                 yield from (InputPair(quantized=left, real=right, judged=judged) for left, right in columns)
 
     def _block_student(self, block: Block, values: QuantizedValues) -> BlockStudent:
         codes = learnable_weights(block, values, self._teacher.initializers, self._rounding)
         return BlockStudent(self._student, block, self._plan, values, codes, self._learned_scales)
 
-    def _draw(self, block: Block, batch: int) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-        """Draw some samples: inputs from both networks, and targets."""
-        index = self._samples.draw(self._trained, batch, self._rng)
+    def _draw(self, block: Block, index: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        """Return some samples: inputs from both networks, and targets."""
         quantized, floats = (self._take(side, block.inputs, index) for side in ("quantized", "float"))
         return quantized, floats, self._take("float", block.outputs, index)
 
@@ -315,7 +323,7 @@ class Reconstruction:
     def _error(self, block: Block, values: QuantizedValues) -> float:
         """Mean distance of the outputs on the samples that judge, with codes rounded for good."""
         parts = []
-        for index in torch.split(self._judged, self._samples.feed):
+        for index in torch.split(self._judged, self._feed):
             feeds, targets = self._take("quantized", block.inputs, index), self._take("float", block.outputs, index)
             parts.append(self._distance(self._outputs(block, feeds, values), targets))
         return float(torch.cat(parts).mean())

@@ -16,17 +16,19 @@ from backends.target import NumberFormat
 from passes.plan import QuantizationPlan, Scale
 from zsq_compile.differentiable.fake_quantize import round_to_codes
 from zsq_compile.errors import QuantizationError
+from zsq_compile.quantization.rounding.cholesky import factorise, invert
 from zsq_compile.quantization.rounding.second_moments import SecondMoments
 
 _DAMPING = 0.01
 _BLOCK = 128
 _FRACTIONS = (1.0, 0.94, 1.06)  # much smaller steps clip what only the synthetic data say is unimportant
+_ROWS_BYTES = 1 << 25  # of rows in float64, with all steps that are tried; a few such live at the same time
 
 
 def round_with_gptq(
     plan: QuantizationPlan, weights: Mapping[str, Tensor], moments: Mapping[str, SecondMoments]
 ) -> dict[str, tuple[Tensor, Scale]]:
-    """Round every layer whose second moments are known, by node name.
+    """Round every weight whose second moments are known, by initializer.
 
     The moments are taken around 0, not around the mean: on the models measured that agreed better with the float
     network, with a bias correction behind it too, and most of all at 4-bit activations. The search over steps starts at
@@ -37,24 +39,24 @@ def round_with_gptq(
 
     """
     rounded = {}
-    for site in plan.weights:
-        if site.axis is None or site.node not in moments:
+    for name, (site, *_) in plan.sites_by_weight().items():
+        if site.axis is None or name not in moments:
             continue
-        weight = weights[site.initializer]
-        rows = group_rows(weight, site.axis, moments[site.node].groups)
-        step = torch.from_numpy(plan.weight_scales[site.initializer].scale).to(rows).reshape(rows.shape[:2])
-        codes, chosen = choose_step(rows, moments[site.node].matrix(), step, site.number_format)
+        weight = weights[name]
+        rows = group_rows(weight, site.axis, moments[name].groups)
+        step = torch.from_numpy(plan.weight_scales[name].scale).to(rows.device, torch.float64)
+        codes, chosen = choose_step(rows, moments[name], step.reshape(rows.shape[:2]), site.number_format)
         scale = chosen.reshape(-1).float()
-        rounded[site.initializer] = (
-            ungroup_rows(codes.float() * scale.reshape(*chosen.shape, 1), weight.shape, site.axis),
+        rounded[name] = (
+            ungroup_rows(codes.mul_(scale.reshape(*chosen.shape, 1)), weight.shape, site.axis),
             Scale(scale=scale.cpu().numpy(), zero_point=np.zeros(scale.shape, np.int32)),
         )
     return rounded
 
 
 def group_rows(weight: Tensor, axis: int, groups: int) -> Tensor:
-    """Lay a weight out as float64 rows that multiply columns: (groups, rows, K)."""
-    by_channel = weight.detach().double().movedim(axis, 0)
+    """Lay a weight out as rows that multiply columns: (groups, rows, K)."""
+    by_channel = weight.detach().movedim(axis, 0)
     return by_channel.reshape(groups, len(by_channel) // groups, -1)
 
 
@@ -64,61 +66,83 @@ def ungroup_rows(rows: Tensor, shape: torch.Size, axis: int) -> Tensor:
     return rows.reshape(moved).movedim(0, axis).contiguous()
 
 
-def choose_step(rows: Tensor, matrix: Tensor, step: Tensor, number_format: NumberFormat) -> tuple[Tensor, Tensor]:
-    """Round every row with several steps at once; keep each row's best."""
+def choose_step(
+    rows: Tensor, moments: SecondMoments, step: Tensor, number_format: NumberFormat
+) -> tuple[Tensor, Tensor]:
+    """Round every row with several steps at once; keep each row's best.
+
+    Args:
+        rows: real weights, (groups, rows, K).
+        moments: of the columns that they multiply.
+        step: of each row, float64, (groups, rows).
+        number_format: a symmetric grid.
+
+    Returns:
+        Integer codes, float32, like ``rows``, and the chosen steps, float64, like ``step``.
+
+    """
+    compensation = Compensation(moments)
+    codes, chosen = torch.empty(rows.shape), torch.empty(step.shape, dtype=torch.float64)
+    most = max(_ROWS_BYTES // (8 * len(_FRACTIONS) * rows.shape[0] * rows.shape[2]), 1)
+    for start in range(0, rows.shape[1], most):
+        part = slice(start, start + most)
+        codes[:, part], chosen[:, part] = _choose(rows[:, part].double(), compensation, step[:, part], number_format)
+    return codes, chosen
+
+
+def _choose(
+    rows: Tensor, compensation: "Compensation", step: Tensor, number_format: NumberFormat
+) -> tuple[Tensor, Tensor]:
     tries = len(_FRACTIONS)
     steps = (step[:, :, None] * step.new_tensor(_FRACTIONS)).flatten(1)
     repeated = rows.repeat_interleave(tries, 1)
-    codes = round_with_compensation(repeated, matrix, steps, number_format)
-    error = codes * steps[:, :, None] - repeated
-    cost = ((error @ matrix) * error).sum(2).reshape(*step.shape, tries)
+    codes = compensation.round(repeated, steps, number_format)
+    cost = compensation.moments.error(codes * steps[:, :, None] - repeated).reshape(*step.shape, tries)
     best = cost.argmin(2, keepdim=True)
     chosen = steps.reshape(*step.shape, tries).gather(2, best)[:, :, 0]
     spread = best[..., None].expand(-1, -1, -1, rows.shape[2])
     return codes.reshape(*step.shape, tries, -1).gather(2, spread)[:, :, 0], chosen
 
 
-def round_with_compensation(weight: Tensor, matrix: Tensor, step: Tensor, number_format: NumberFormat) -> Tensor:
-    """Integer codes, float64, (groups, rows, K), on a symmetric grid.
+class Compensation:
+    """How the rounding error of one column is made up for by others: a factor of the inverse of second moments.
 
-    ``weight`` is (groups, rows, K), ``step`` (groups, rows), and ``matrix`` holds positive semi-definite second
-    moments, (groups, K, K).
+    With the columns in the opposite order H = L L^T, and the U of the module's text is L^-1 there: one factorisation
+    and one inversion, both in the place of one copy of H, and rounding goes from the last column to the first.
     """
-    size = weight.shape[2]
-    diagonal = matrix.diagonal(dim1=1, dim2=2)
-    order = diagonal.argsort(1, descending=True)
-    inverse_order = order.argsort(1)
-    permuted = matrix.gather(1, order[:, :, None].expand_as(matrix)).gather(2, order[:, None, :].expand_as(matrix))
-    factor = _inverse_factor(permuted)
-    left = weight.gather(2, order[:, None, :].expand_as(weight)).clone()
-    codes = torch.empty_like(left)
-    for start in range(0, size, _BLOCK):
-        stop = min(start + _BLOCK, size)
-        block, errors = left[:, :, start:stop], torch.empty_like(left[:, :, start:stop])
-        for column in range(stop - start):
-            place = start + column
-            code = round_to_codes(block[:, :, column], step, number_format)
-            codes[:, :, place] = code
-            error = (block[:, :, column] - code * step) / factor[:, place, place, None]
-            block[:, :, column:] -= error[:, :, None] * factor[:, place, None, place:stop]
-            errors[:, :, column] = error
-        left[:, :, stop:] -= errors @ factor[:, start:stop, stop:]
-    return codes.gather(2, inverse_order[:, None, :].expand_as(codes))
 
+    def __init__(self, moments: SecondMoments) -> None:
+        self.moments = moments
+        self._order = moments.diagonal().argsort(1, descending=True).flip(1)
+        self._factor = self._inverse_factor()
 
-def _inverse_factor(matrix: Tensor) -> Tensor:
-    """Upper Cholesky factor of the damped inverse, (groups, K, K); damping grows until the matrix is definite."""
-    mean = matrix.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-12)
-    identity = torch.eye(matrix.shape[1], dtype=matrix.dtype)
-    damping = _DAMPING
-    while True:
-        damped = matrix + (damping * mean)[:, None, None] * identity
-        lower, failed = torch.linalg.cholesky_ex(damped)
-        if not bool(failed.any()):
-            upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
-            if not bool(failed.any()):
-                return upper  # type: ignore[no-any-return]
-        if not bool(matrix.isfinite().all()):
-            message = "second moments of a layer's inputs are not finite: does the float model make NaN on its data?"
-            raise QuantizationError(message)
-        damping *= 10.0
+    def _inverse_factor(self) -> Tensor:
+        """Lower inverse factor, float64, (groups, K, K); damping grows until the moments are definite."""
+        mean = self.moments.diagonal().mean(1, keepdim=True).clamp(min=1e-12)
+        damping = _DAMPING
+        while True:
+            factor = self.moments.permuted(self._order)
+            if not bool(factor.sum().isfinite()):  # which needs no copy
+                message = "second moments of a layer are not finite: does the float model make NaN on its data?"
+                raise QuantizationError(message)
+            factor.diagonal(dim1=1, dim2=2).add_(damping * mean)
+            if factorise(factor):
+                invert(factor)
+                return factor
+            damping *= 10.0
+
+    def round(self, weight: Tensor, step: Tensor, number_format: NumberFormat) -> Tensor:
+        """Integer codes, float64, of weights, float64 (groups, rows, K), for steps, (groups, rows)."""
+        order, factor = self._order[:, None, :].expand_as(weight), self._factor
+        left = weight.gather(2, order)
+        codes = torch.empty_like(left)
+        for start in reversed(range(0, left.shape[2], _BLOCK)):
+            stop = min(start + _BLOCK, left.shape[2])
+            errors = torch.empty_like(left[:, :, start:stop])
+            for place in reversed(range(start, stop)):
+                codes[:, :, place] = round_to_codes(left[:, :, place], step, number_format)
+                error = (left[:, :, place] - codes[:, :, place] * step) / factor[:, place, place, None]
+                left[:, :, start : place + 1] -= error[:, :, None] * factor[:, place, None, start : place + 1]
+                errors[:, :, place - start] = error
+            left[:, :, :start] -= errors @ factor[:, start:stop, :start]
+        return torch.empty_like(codes).scatter_(2, order, codes)

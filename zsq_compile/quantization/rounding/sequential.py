@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from passes.plan import WeightSite
+from zsq_compile.errors import QuantizationError
+from zsq_compile.quantization.rounding.cholesky import factorise
 from zsq_compile.quantization.rounding.gptq import choose_step, group_rows, ungroup_rows
 from zsq_compile.quantization.rounding.second_moments import SecondMoments
 
@@ -68,23 +70,27 @@ class _PairMoments:
         self._cross.add(other._cross)
         self._sums += other._sums
 
-    def square(self) -> Tensor:
-        return self._square.matrix()
+    @property
+    def square(self) -> SecondMoments:
+        """E[x' x'^T]."""
+        return self._square
 
     def solution(self, rows: Tensor, damping: float) -> Tensor:
-        """W' for rows of W, (groups, rows, K)."""
-        square = self.square()
-        level = square.diagonal(dim1=1, dim2=2).mean(1)
+        """W' for rows of W, float64, (groups, rows, K)."""
+        diagonal = self._square.diagonal()
+        level = diagonal.mean(1)
         level = damping * level.clamp_min(max(_QUIETEST * float(level.mean()), 1e-12))
-        ridge = level[:, None, None] * torch.eye(square.shape[1], dtype=square.dtype)
-        wanted = rows @ (self._cross.matrix() + ridge)
-        lower = torch.linalg.cholesky(square + ridge)
+        lower = self._square.matrix()
+        lower.diagonal(dim1=1, dim2=2).add_(level[:, None])
+        if not factorise(lower):
+            raise QuantizationError("second moments of a layer's inputs are not finite: does it read NaN?")
+        wanted = self._cross.times(rows) + level[:, None, None] * rows
         solved: Tensor = torch.cholesky_solve(wanted.transpose(1, 2), lower)
         return solved.transpose(1, 2)
 
     def distance(self, rows: Tensor, candidate: Tensor) -> float:
         """Mean of |W x - W' x'|^2, but for what does not depend on W'."""
-        squared, crossed = (candidate @ self.square()) * candidate, (rows @ self._cross.matrix()) * candidate
+        squared, crossed = self._square.times(candidate) * candidate, self._cross.times(rows) * candidate
         return float((squared - 2 * crossed).sum())
 
     def shift(self, rows: Tensor, candidate: Tensor) -> Tensor:
@@ -106,13 +112,13 @@ def round_layer(site: WeightSite, weight: Tensor, step: Tensor, pairs: Iterable[
         seen.setdefault(pair.judged, _PairMoments(groups, size)).observe(pair)
     if not seen:
         return None
-    rows = group_rows(weight, site.axis, len(next(iter(seen.values())).square()))
+    rows = group_rows(weight, site.axis, next(iter(seen.values())).square.groups).double()
     damping = _choose_damping(rows, seen)
     moments, *others = seen.values()
     for other in others:
         moments.add(other)
     target = rows if damping is None else moments.solution(rows, damping)
-    codes, chosen = choose_step(target, moments.square(), step.double().reshape(rows.shape[:2]), site.number_format)
+    codes, chosen = choose_step(target, moments.square, step.double().reshape(rows.shape[:2]), site.number_format)
     on_grid = codes * chosen[..., None]
     return CompensatedLayer(
         weight=ungroup_rows(on_grid.float(), weight.shape, site.axis),

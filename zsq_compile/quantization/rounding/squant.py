@@ -26,16 +26,16 @@ def round_with_squant(plan: QuantizationPlan, weights: Mapping[str, Tensor]) -> 
     Returns weights on their grids, float32, in their shapes, by initializer name.
     """
     rounded = {}
-    for site in plan.weights:
-        weight = weights[site.initializer].detach()
+    for name, (site, *_) in plan.sites_by_weight().items():
+        weight = weights[name].detach()
         by_channel = weight.flatten(0, 1) if site.axis is None else weight.movedim(site.axis, 0)
         one_kernel = site.axis is None or weight.ndim == 2
         rows = by_channel.double().reshape(len(by_channel), 1 if one_kernel else by_channel.shape[1], -1)
-        scale = torch.from_numpy(plan.weight_scales[site.initializer].scale).to(weight.device).expand(len(rows))
+        scale = torch.from_numpy(plan.weight_scales[name].scale).to(weight.device).expand(len(rows))
         codes = squant_codes(rows, scale.double(), site.number_format)
         on_grid = (codes.float() * scale[:, None, None]).reshape(by_channel.shape)
         on_grid = on_grid.reshape(weight.shape) if site.axis is None else on_grid.movedim(0, site.axis)
-        rounded[site.initializer] = on_grid.contiguous()
+        rounded[name] = on_grid.contiguous()
     return rounded
 
 

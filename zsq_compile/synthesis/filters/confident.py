@@ -18,6 +18,7 @@ from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.progress import Progress
 from zsq_compile.synthesis.budget import plan_budget
 from zsq_compile.synthesis.generator import Generator, SyntheticSet
+from zsq_compile.synthesis.images.procedural import as_input
 from zsq_compile.synthesis.match_statistics import ClassTargets, match_statistics
 from zsq_compile.synthesis.probe import batches, measure_cost
 from zsq_compile.synthesis.task import SynthesisTask, Tensors
@@ -60,8 +61,8 @@ class ConfidentGenerator:
         if moved is None:
             return made
         inputs = {name: value.clone() for name, value in made.inputs.items()}
-        for name, value in moved.items():
-            inputs[name][chosen] = value.float().cpu()
+        for spec in self._inputs:
+            inputs[spec.name][chosen] = as_input(spec, moved[spec.name])
         return replace(made, inputs=inputs, algorithm=f"{made.algorithm}, {int(chosen.sum())} of them confident")
 
     def _choose(self, made: SyntheticSet) -> Tensor:
@@ -114,7 +115,7 @@ class ConfidentGenerator:
 def _predict(teacher: TorchGraph, feeds: Mapping[str, Tensor], size: int) -> ClassTargets | None:
     """Class that the network predicts for each sample; None where no output has class scores."""
     with torch.no_grad():
-        scores = find_scores(teacher.run(next(batches(feeds, size))))
+        scores = find_scores(teacher.run(next(batches(feeds, size)), teacher.even_outputs))
         if scores is None:
             return None
         seen = [teacher.run(part, scores[:1])[scores[0]] for part in batches(feeds, size)]

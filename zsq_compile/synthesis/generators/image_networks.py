@@ -42,7 +42,7 @@ def require_images(inputs: Sequence[InputSpec], generator: str) -> None:
     for spec in inputs:
         if not spec.is_image:
             raise SynthesisError(
-                f"the {generator} generator makes images of 1 or 3 channels, and input {spec.name!r} takes "
+                f"the {generator} generator makes images of 1, 3 or 4 channels, and input {spec.name!r} takes "
                 f"{spec.dtype} of shape {spec.shape}: use --generator pixels, which serves every float input"
             )
 
@@ -79,7 +79,7 @@ def too_much_work(task: SynthesisTask, amount: str, advice: str) -> SynthesisErr
 
 def join_pixels(task: SynthesisTask, batches: Sequence[Mapping[str, Tensor]]) -> Tensors:
     """Join the batches of a set and clamp them to [0, 1]; warn where that changes many pixels."""
-    joined = {name: torch.cat([batch[name] for batch in batches]) for name in task.preprocessing}
+    joined = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
     for name, pixels in joined.items():
         share = float(((pixels < 0.0) | (pixels > 1.0)).float().mean())
         if share > _MANY_CLAMPED:
@@ -91,5 +91,4 @@ def join_pixels(task: SynthesisTask, batches: Sequence[Mapping[str, Tensor]]) ->
 
 
 def _image_size(spec: InputSpec) -> tuple[int, int, int]:
-    _, channels, height, width = spec.batched(1)
-    return channels, height, width
+    return spec.channels, spec.height, spec.width

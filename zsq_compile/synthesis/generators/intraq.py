@@ -54,7 +54,7 @@ def _with_parts(config: IntraqConfig, task: SynthesisTask, samples: Tensors, rng
     """Replace some images by enlarged parts of them."""
     return {
         name: local_parts(value, rng, smallest=config.smallest_part, share=config.local_share)
-        if name in task.preprocessing
+        if name in task.pictures
         else value
         for name, value in samples.items()
     }

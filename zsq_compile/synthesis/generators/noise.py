@@ -16,12 +16,12 @@ def draw_noise(config: NoiseConfig, task: SynthesisTask, count: int, rng: torch.
     normal = config.distribution == "normal"
     samples = {}
     for spec in task.inputs:
-        shape = spec.batched(count)
+        shape = spec.pictures(count) if spec.is_image else spec.batched(count)
         if normal:
             values = torch.randn(shape, generator=rng, device=rng.device)
         else:
             values = 2.0 * torch.rand(shape, generator=rng, device=rng.device) - 1.0
-        if spec.name in task.preprocessing:
+        if spec.is_image:
             values = (0.5 + 0.25 * values).clamp(0.0, 1.0) if normal else 0.5 + 0.5 * values
         samples[spec.name] = values
     return Synthesized(samples=samples)

@@ -50,7 +50,7 @@ def descend_from_noise(
             f"optimising noise by {task.name} would take too long for this network at the effort {task.effort}: take "
             "fewer --samples or a higher --effort, or give iterations under [generator] in a configuration file"
         )
-    rates = {name: config.learning_rate * (_PIXEL_DEVIATION if name in task.preprocessing else 1.0) for name in samples}
+    rates = {name: config.learning_rate * (_PIXEL_DEVIATION if name in task.pictures else 1.0) for name in samples}
     samples, curve = _descend(task, samples, make_loss(task, samples, rng), rates, budget)
     return Synthesized(samples=samples, loss_curve=curve)
 
@@ -59,9 +59,9 @@ def draw_normalised(task: SynthesisTask, count: int, rng: torch.Generator) -> Te
     """Draw standard normal numbers: as normalised pixels, which become pixels clamped to [0, 1], or as they are."""
     samples = {}
     for spec in task.inputs:
-        values = torch.randn(spec.batched(count), generator=rng, device=rng.device).to(task.teacher.device)
-        is_image = spec.name in task.preprocessing
-        samples[spec.name] = imagenet_preprocessing(values.shape[1]).decode(values) if is_image else values
+        shape = spec.pictures(count) if spec.is_image else spec.batched(count)
+        values = torch.randn(shape, generator=rng, device=rng.device).to(task.teacher.device)
+        samples[spec.name] = imagenet_preprocessing(spec.channels).decode(values) if spec.is_image else values
     task.clamp_pixels(samples)
     return samples
 

@@ -33,7 +33,10 @@ def optimize_pixels(config: PixelsConfig, task: SynthesisTask, count: int, rng: 
             "the pixels generator needs BatchNormalization statistics, or a classifier and a class_weight above 0; the "
             "model has no such statistics: use --generator prior"
         )
-    samples = {spec.name: draw_samples(spec, size, rng).to(task.teacher.device) for spec in task.inputs}
+    samples = {
+        spec.name: draw_samples(spec, size, rng, task.preprocessing.get(spec.name)).to(task.teacher.device)
+        for spec in task.inputs
+    }
     budget = task.plan_budget(samples, config.iterations, config.batch_size)
     if budget.iterations == 0:
         task.progress.warn(

@@ -9,4 +9,6 @@ from zsq_compile.synthesis.task import SynthesisTask
 
 def draw_prior(task: SynthesisTask, count: int, rng: torch.Generator) -> Synthesized:
     """Draw dead leaves for image inputs, and noise for all others."""
-    return Synthesized(samples={spec.name: draw_samples(spec, count, rng) for spec in task.inputs})
+    return Synthesized(
+        samples={spec.name: draw_samples(spec, count, rng, task.preprocessing.get(spec.name)) for spec in task.inputs}
+    )

@@ -42,7 +42,7 @@ def input_term(task: SynthesisTask, samples: Tensors) -> Tensor:
     """Mean over images of the distance of the images themselves from natural pixels."""
     terms = [
         input_distance(imagenet_preprocessing(samples[name].shape[1]).encode(samples[name])).mean()
-        for name in task.preprocessing
+        for name in sorted(task.pictures)
     ]
     return torch.stack(terms).sum() if terms else torch.zeros((), device=task.teacher.device)
 

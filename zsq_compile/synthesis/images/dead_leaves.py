@@ -13,12 +13,14 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
+from zsq_compile.data.input_spec import PICTURE_CHANNELS
 from zsq_compile.synthesis.images.natural_images import COLOUR_AXES, COLOUR_MEAN, COLOUR_SPREAD, LINEAR_REACH
 from zsq_compile.synthesis.images.spectral import oriented_field, power_law_field
 
 _SUPERSAMPLED_BELOW = 96
 _TEXTURES = 3
 _STANDARDISED_FROM = 8
+_GROUP_PIXELS = 1_400_000  # that are made together, which takes some 500 bytes for each
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -34,22 +36,32 @@ class _Leaves:
 def prior_images(count: int, channels: int, height: int, width: int, rng: torch.Generator) -> torch.Tensor:
     """Make (count, channels, height, width) images in [0, 1], RGB order, on the device of ``rng``.
 
-    One channel gives the brightness of the colour image. Deterministic in ``rng``.
+    One channel gives the brightness of the colour image, and so does the fourth of four. Deterministic in ``rng``.
 
     Raises:
-        ValueError: channels is neither 1 nor 3.
+        ValueError: channels is not 1, 3 or 4.
 
     """
-    if channels not in (1, 3):
-        raise ValueError(f"expected 1 or 3 channels, got {channels}")
+    if channels not in PICTURE_CHANNELS:
+        raise ValueError(f"expected 1, 3 or 4 channels, got {channels}")
     factor = 2 if max(height, width) < _SUPERSAMPLED_BELOW else 1
     size = (factor * height, factor * width)
+    groups = -(-count * size[0] * size[1] // _GROUP_PIXELS)
+    sizes = [len(part) for part in torch.arange(count).chunk(max(groups, 1))]
+    images = torch.cat([_colour_images(one, size, factor, rng) for one in sizes])
+    if channels == 3:
+        return images
+    gray = images.mean(1, keepdim=True)
+    return gray if channels == 1 else torch.cat([images, gray], 1)
+
+
+def _colour_images(count: int, size: tuple[int, int], factor: int, rng: torch.Generator) -> torch.Tensor:
+    """Make images in three colours, of a ``factor``-th of a size."""
     labels, leaf_count = _paint_labels(count, size, rng)
     images = _colour_labels(labels, _draw_leaves(count, leaf_count, rng), rng)
     if factor > 1:
         images = functional.avg_pool2d(images, factor)
-    images = _compress(_expose(_soften(_light(images, rng), rng), rng))
-    return images.mean(1, keepdim=True) if channels == 1 else images
+    return _compress(_expose(_soften(_light(images, rng), rng), rng))
 
 
 def _paint_labels(count: int, size: tuple[int, int], rng: torch.Generator) -> tuple[torch.Tensor, int]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from zsq_compile.data.input_spec import InputSpec, fixed_batch
 from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.synthesis.images.dead_leaves import prior_images
+from zsq_compile.synthesis.images.procedural import as_input, draw_samples
 from zsq_compile.synthesis.images.signal import prior_signals
 
 _PIXELS = 48 * 224 * 224
@@ -23,7 +24,7 @@ _MIDDLE, _MORE, _LESS = 0.45, 1.7, 0.5  # mean of photographs; factors of contra
 
 def family_size(inputs: Sequence[InputSpec]) -> int:
     """Count the samples of a family: 256 of small inputs, down to 8 of large ones, and whole feeds of a fixed batch."""
-    area = max((int(spec.shape[2] or 1) * int(spec.shape[3] or 1) for spec in inputs if spec.is_image), default=1)
+    area = max((spec.height * spec.width for spec in inputs if spec.is_image), default=1)
     count, fixed = min(max(_PIXELS // area, _FEWEST), _MOST), fixed_batch(inputs) or 1
     return -(-count // fixed) * fixed
 
@@ -31,27 +32,31 @@ def family_size(inputs: Sequence[InputSpec]) -> int:
 def input_families(
     inputs: Sequence[InputSpec], preprocessing: Mapping[str, Preprocessing], rng: torch.Generator
 ) -> dict[str, dict[str, Tensor]]:
-    """Network inputs (count, ...), float32, by name of the family and of the input; for ``count`` see ``family_size``.
+    """Network inputs (count, ...) by name of the family and of the input; for ``count`` see ``family_size``.
 
     Args:
-        inputs: of the network; all of them take floats.
-        preprocessing: of image inputs, by name; an input without one gets signals.
+        inputs: of the network; there are synthetic values for all of them.
+        preprocessing: by name of the input; one without gets signals.
         rng: all randomness. Its seed must not be the one that calibration data was made with.
 
     """
     count = family_size(inputs)
     families: dict[str, dict[str, Tensor]] = {}
     for spec in inputs:
-        one = preprocessing.get(spec.name) if spec.is_image else None
-        shape = spec.batched(count)
-        if one is None:
-            varied = _vary(prior_signals(shape, rng), 0.0)
-        else:
-            size, channels, height, width = shape
-            varied = _vary(prior_images(size, channels, height, width, rng), _MIDDLE)
+        one = preprocessing.get(spec.name)
+        if spec.neutral is not None:
+            mask = draw_samples(spec, count, rng)
+            varied = dict.fromkeys(_vary(mask, 0.0), mask)
+        elif spec.is_image and one is not None:
+            varied = _vary(prior_images(*spec.pictures(count), rng), _MIDDLE)
             varied = {name: one.encode(pixels.clamp(0.0, 1.0)) for name, pixels in varied.items()}
+        elif one is not None:
+            varied = _vary(draw_samples(spec, count, rng, one), 0.0)
+            varied = {name: one.encode(values) for name, values in varied.items()}
+        else:
+            varied = _vary(prior_signals(spec.batched(count), rng), 0.0)
         for name, values in varied.items():
-            families.setdefault(name, {})[spec.name] = values.float()
+            families.setdefault(name, {})[spec.name] = as_input(spec, values)
     return families
 
 

@@ -7,6 +7,8 @@ photographs. ``dead_leaves`` has what calibration needs besides: texture, shadin
 import numpy as np
 from numpy.typing import NDArray
 
+from zsq_compile.data.input_spec import PICTURE_CHANNELS
+
 # Principal axes of RGB in photographs, as published for ImageNet: brightness, blue against yellow, green against
 # magenta. The spreads are the square roots of the shares of a total variance of 3 x 0.23².
 COLOUR_AXES = ((0.5675, 0.5808, 0.5836), (0.7192, -0.0045, -0.6948), (0.4009, -0.8140, 0.4203))
@@ -17,14 +19,16 @@ LINEAR_REACH = 0.35
 
 
 def natural_images(count: int, channels: int, height: int, width: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Make (count, channels, height, width) images in [0, 1], RGB order; one channel is their brightness.
+    """Make (count, channels, height, width) images in [0, 1], RGB order.
+
+    One channel is their brightness, and so is the fourth of four.
 
     Raises:
-        ValueError: channels is neither 1 nor 3.
+        ValueError: channels is not 1, 3 or 4.
 
     """
-    if channels not in (1, 3):
-        raise ValueError(f"expected 1 or 3 channels, got {channels}")
+    if channels not in PICTURE_CHANNELS:
+        raise ValueError(f"expected 1, 3 or 4 channels, got {channels}")
     labels, discs = _paint_discs(count, height, width, rng)
     # Colours of one image belong together: a common cast, and discs around it. Chroma has long tails.
     casts = rng.standard_normal((count, 1, 3)) * (0.45, 0.7, 0.7)
@@ -33,7 +37,8 @@ def natural_images(count: int, channels: int, height: int, width: int, rng: np.r
     own[..., 1:] *= 0.7 * np.exp(0.8 * rng.standard_normal((count, discs, 1)))
     colours = ((casts + contrast * own) * COLOUR_SPREAD) @ np.array(COLOUR_AXES) + COLOUR_MEAN
     images = _compress(colours[np.arange(count)[:, None, None], labels]).transpose(0, 3, 1, 2)
-    return (images.mean(1, keepdims=True) if channels == 1 else images).astype(np.float32)
+    gray = () if channels == 3 else (images.mean(1, keepdims=True),)
+    return np.concatenate([*(() if channels == 1 else (images,)), *gray], 1).astype(np.float32)
 
 
 def one_over_f(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Procedural data for any float input: dead leaves for images, noise for everything else."""
+"""Procedural data for pictures and any float input: dead leaves for images, noise for everything else."""
 
 from collections.abc import Sequence
 
@@ -6,22 +6,23 @@ import numpy as np
 import torch
 
 from zsq_compile.data.input_spec import InputSpec
+from zsq_compile.data.preprocessing import Preprocessing, unit_preprocessing
 from zsq_compile.errors import SynthesisError
 from zsq_compile.synthesis.images.dead_leaves import prior_images
-from zsq_compile.synthesis.images.signal import prior_signals
+from zsq_compile.synthesis.images.signal import signals
 
 
 def check_inputs(inputs: Sequence[InputSpec]) -> tuple[InputSpec, ...]:
     """Return the inputs if data can be synthesized for all of them.
 
     Raises:
-        SynthesisError: there is no input, or one takes integers, strings or booleans.
+        SynthesisError: there is no input, or one takes integers that are no pixels, strings or booleans.
 
     """
     if not inputs:
         raise SynthesisError("the network has no input, so there is no data to be made for it")
     for spec in inputs:
-        if not np.issubdtype(spec.dtype, np.floating):
+        if not spec.can_be_made:
             raise SynthesisError(
                 f"input {spec.name!r} takes {spec.dtype} of shape {spec.shape}: values such as token ids or masks have "
                 "a meaning that cannot be synthesized; give real samples with --calib FILE.npz"
@@ -29,10 +30,28 @@ def check_inputs(inputs: Sequence[InputSpec]) -> tuple[InputSpec, ...]:
     return tuple(inputs)
 
 
-def draw_samples(spec: InputSpec, count: int, rng: torch.Generator) -> torch.Tensor:
-    """``count`` samples of an input: images with pixels in [0, 1], or signals in the network's own units."""
-    shape = spec.batched(count)
-    if not spec.is_image:
-        return prior_signals(shape, rng)
-    _, channels, height, width = shape
-    return prior_images(count, channels, height, width, rng)
+def as_input(spec: InputSpec, values: torch.Tensor) -> torch.Tensor:
+    """Network input as it is handed on, on the CPU: float32, or whole numbers of the input's own type."""
+    if np.issubdtype(spec.dtype, np.integer):
+        return torch.from_numpy(spec.typed(values.float().cpu().numpy()))
+    return values.float().cpu()
+
+
+def draw_samples(
+    spec: InputSpec, count: int, rng: torch.Generator, preprocessing: Preprocessing | None = None
+) -> torch.Tensor:
+    """``count`` samples of an input: images (N, C, H, W) in [0, 1], or signals; before their preprocessing, if any.
+
+    A mask hides nothing.
+    """
+    if spec.neutral is not None:
+        return torch.full(spec.batched(count), spec.neutral, device=rng.device)
+    if spec.is_image:
+        return prior_images(*spec.pictures(count), rng)
+    return signals(spec.batched(count), (preprocessing and preprocessing.family) or "noise", rng)
+
+
+def draw_feed(spec: InputSpec, count: int, rng: torch.Generator) -> torch.Tensor:
+    """``count`` samples of an input as it takes them; of images whose preprocessing is not known, plain pixels."""
+    samples = draw_samples(spec, count, rng)
+    return as_input(spec, unit_preprocessing(spec).encode(samples)) if spec.is_image else samples

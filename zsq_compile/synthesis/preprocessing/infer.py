@@ -3,7 +3,7 @@
 The candidates are those in common use. The evidence, from the strongest on:
 
 1. Statistics of the first BatchNormalizations: the candidate under which the same images come nearest to them.
-2. A constant by which the graph itself scales its input.
+2. What the first layer sees, where the graph itself scales its input in front of it.
 3. Biases of the first layer: where they dominate what small inputs give, inputs are raw pixels.
 4. Decisions of a classifier: far more telling under small inputs than under raw pixels. The reverse proves nothing, as
    a network of any kind gives more information on images that are blown up.
@@ -14,21 +14,29 @@ ImageNet are assumed: most published classifiers and backbones expect them, and 
 ones. A range too wide costs some resolution, one too narrow clips.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
 
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from passes.constants import constant_value
-from zsq_compile.data.preprocessing import Preprocessing, usual_preprocessings
-from zsq_compile.synthesis.preprocessing.trials import TrialNetwork
+from passes.operators import WEIGHTED
+from zsq_compile.data.preprocessing import Preprocessing, byte_preprocessing, usual_preprocessings
+from zsq_compile.synthesis.preprocessing.fit import Fit
+from zsq_compile.synthesis.preprocessing.trials import Trial, TrialNetwork, pooled_moments
 
-_LAYERS = 4
-_TOO_FAR = 1.5  # of the distance: beyond it the network was trained with none of the candidates
+NEAR, MUCH_NEARER, EXPLAINED = 0.18, 4.0, 0.55
+"""Up to which distance a usual preprocessing is right; how many times nearer a fitted one is, if that is right; and up
+to which distance either is what the network was trained with. See benchmarks/results/preprocessing.md."""
+
+LAYERS = 4
+_STATISTICS = "batch normalisation statistics"
 _RAW = ("byte", "byte_bgr")
-_RAW_FROM = 16.0
+_SAME, _CLEARLY = 0.02, 3.0
+_MOST_MISFIT, _BY_FAR = 2.0, 10.0
 _DOMINANT = 10.0
 _TELLING, _LEAST_INFORMATION = 1.5, 1e-3
 _RAW_PRODUCERS = ("CNTK",)  # their image readers pass on raw pixels; users of other exporters scale as they like
@@ -47,25 +55,81 @@ def infer_preprocessing(
         thorough: gather evidence that can only confirm the choice, too, which runs a classifier on dozens of images.
 
     """
-    candidates = usual_preprocessings(int(network.spec.shape[1] or 1))
-    layers = statistics.usable[:_LAYERS]
-    distances = network.statistics_distances(layers, candidates) if layers else None
-    if distances is not None:
-        best, second = sorted(range(len(candidates)), key=distances.__getitem__)[:2]
-        if distances[best] <= _TOO_FAR:
-            margin = distances[second] / max(distances[best], 1e-12)
-            reason = "batch normalisation statistics"
-            return replace(candidates[best], source="inferred", margin=margin, reason=reason)
-    return _assume(network, candidates, thorough)
+    if np.issubdtype(network.spec.dtype, np.integer):
+        return byte_preprocessing(network.spec)
+    candidates = usual_preprocessings(network.spec.channels, network.spec.layout or "NCHW")
+    layers = statistics.usable[:LAYERS]
+    trial = network.watch(layers) if layers else None
+    distances = [] if trial is None else [trial.distance(candidate) for candidate in candidates]
+    if trial is None or not np.isfinite(distances).any():
+        return _assume(network, candidates, thorough)
+    nearest, second = sorted(range(len(candidates)), key=distances.__getitem__)[:2]
+    if distances[nearest] > NEAR:
+        make = partial(replace, candidates[0], name="fitted")
+        found = fit_to_statistics(trial, make, network.spec.channels, distances[nearest])
+        if found is not None:
+            return found
+    if distances[nearest] > EXPLAINED:
+        return replace(candidates[nearest], source="unexplained", reason=_far(distances[nearest]))
+    margin = distances[second] / max(distances[nearest], 1e-12)
+    return replace(candidates[nearest], source="inferred", margin=margin, reason=_STATISTICS)
+
+
+def find_contradiction(
+    network: TrialNetwork, statistics: BatchNormStatistics, given: Preprocessing
+) -> Preprocessing | None:
+    """Return what the statistics point to where that is not the given preprocessing; None where they allow that."""
+    layers = statistics.usable[:LAYERS]
+    trial = network.watch(layers) if layers and not np.issubdtype(network.spec.dtype, np.integer) else None
+    distance = 0.0 if trial is None else trial.distance(given)
+    if trial is None or distance <= NEAR:
+        return None
+    other = infer_preprocessing(network, statistics, thorough=False)
+    return other if other.source == "inferred" and trial.distance(other) * MUCH_NEARER <= distance else None
+
+
+def fit_to_statistics(
+    trial: Trial, make: Callable[..., Preprocessing], channels: int, nearest: float
+) -> Preprocessing | None:
+    """Fit mean and std of ``channels`` channels, where what is usual is ``nearest`` to the statistics, and not near.
+
+    None where the first BatchNormalization is too far behind the input, or where nothing much nearer is found.
+    """
+    if count_layers(trial.network.model, trial.layers[0].input) > 1:
+        return None
+    fitted = Fit(trial.of_first_layer(), lambda mean, std: make(mean=mean, std=std), channels).run()
+    distance = trial.distance(fitted)
+    if distance * MUCH_NEARER > nearest:
+        return None
+    if distance > EXPLAINED:
+        return replace(fitted, source="unexplained", reason=_far(distance))
+    return replace(fitted, source="inferred", margin=nearest / max(distance, 1e-12), reason=_STATISTICS)
+
+
+def count_layers(model: ir.Model, name: str) -> int:
+    """Count the layers with weights that a value is computed by."""
+    makers = {value.name: node for node in model.graph for value in node.outputs}
+    waiting, seen = [name], set()
+    while waiting:
+        node = makers.get(waiting.pop())
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting.extend(str(value.name) for value in node.inputs if value is not None)
+    return sum(node.op_type in WEIGHTED for node in seen)
+
+
+def _far(distance: float) -> str:
+    return f"the nearest to the batch normalisation statistics, but far from them: a distance of {distance:.2g}"
 
 
 def _assume(network: TrialNetwork, candidates: Sequence[Preprocessing], thorough: bool) -> Preprocessing:
     named = {candidate.name: candidate for candidate in candidates}
     producer = network.model.producer_name
-    scale, first_layer = _find_opening(network.model, network.spec.name)
-    if scale is not None:
-        name = "byte" if scale >= _RAW_FROM else "unit"
-        return replace(named[name], reason=f"the graph itself scales its input by {scale:.4g}")
+    scales, first_input, first_layer = _find_opening(network.model, network.spec.name)
+    if scales and first_input is not None:
+        found = _by_what_is_seen(network, candidates, first_input)
+        if found is not None:
+            return found
     if first_layer is not None and network.bias_dominance(first_layer, named["imagenet"]) > _DOMINANT:
         return replace(named["byte"], reason="biases of the first layer dominate what smaller inputs would give")
     ratio = _decision_ratio(network, candidates) if thorough or producer in _RAW_PRODUCERS else 1.0
@@ -89,21 +153,61 @@ def _decision_ratio(network: TrialNetwork, candidates: Sequence[Preprocessing]) 
     return best[False] / max(best[True], _LEAST_INFORMATION)
 
 
-def _find_opening(model: ir.Model, name: str) -> tuple[float | None, str | None]:
-    """Largest constant by which the graph shifts or divides an input before its first layer, and that layer's output.
+def _by_what_is_seen(network: TrialNetwork, candidates: Sequence[Preprocessing], value: str) -> Preprocessing | None:
+    """Choose the candidate under which the first layer sees what first layers usually see; None where not one does.
 
-    None for what is not there.
+    Arithmetic in front of that layer that brings one usual preprocessing into another tells which one it starts from.
+    That it leaves one as it is tells nothing. Weights of the layer may hold a factor of any size, so that what is seen
+    may be no usual one, and then raw pixels only can be told from the others.
+    """
+    images = network.draw()
+    seen = network.seen_moments(value, candidates, images)
+    if seen is None:
+        return None
+    named = {candidate.name: candidate for candidate in candidates}
+    centred = [replace(named[name], mean=named["symmetric"].mean) for name in ("unit", "byte")]
+    pixels = [replace(one, layout="NCHW").encode(images) for one in (*candidates, *centred)]
+    usual = [*map(pooled_moments, pixels), (0.0, 1.0)]
+    misfits = [min(_misfit(one, wanted) for wanted in usual) for one in seen]
+    for number, one in enumerate(seen):
+        if _misfit(one, usual[number]) <= _CLEARLY * _SAME:
+            misfits[number] = float("inf")
+    nearest = min(range(len(candidates)), key=misfits.__getitem__)
+    exact = misfits[nearest] <= _CLEARLY * _SAME
+    clear = (_CLEARLY if exact else _BY_FAR) * max(misfits[nearest], _SAME)
+    alike = [one for one, misfit in enumerate(misfits) if misfit <= clear]
+    if misfits[nearest] > _MOST_MISFIT or len({candidates[one].std for one in alike}) > 1:
+        return None
+    nearest = alike[0]  # of raw pixels, those without a mean
+    mean, deviation = seen[nearest]
+    reason = (
+        f"the graph scales its input itself, and its first layer then sees mean {mean:.2g}, deviation {deviation:.2g}"
+    )
+    return replace(candidates[nearest], reason=reason)
+
+
+def _misfit(seen: tuple[float, float], wanted: tuple[float, float]) -> float:
+    """Squares of the distance of means in deviations, and of the logarithm of the deviations' ratio."""
+    ratio = np.log(max(seen[1], 1e-12) / wanted[1])
+    return float(((seen[0] - wanted[0]) / wanted[1]) ** 2 + ratio**2)
+
+
+def _find_opening(model: ir.Model, name: str) -> tuple[bool, str | None, str | None]:
+    """Look at what the graph does with an input before its first layer.
+
+    Returns:
+        Whether it scales or shifts it by constants, and what that layer reads and writes; None where it is not there.
+
     """
     follows: set[str | None] = {name}
-    found: list[float] = []
+    scales = False
     for node in model.graph:
-        if not follows.intersection(value.name for value in node.inputs if value is not None):
+        reads = [value.name for value in node.inputs if value is not None and value.name in follows]
+        if not reads:
             continue
         if node.op_type in _FIRST_LAYERS:
-            return max(found, default=None), node.outputs[0].name
+            return scales, reads[0], node.outputs[0].name
         follows.update(value.name for value in node.outputs if value.name)
         for array in (constant_value(value) for value in node.inputs) if node.op_type in _SCALING else ():
-            if array is not None and array.size and np.issubdtype(array.dtype, np.floating):
-                size = float(np.abs(array).max())
-                found.append(1.0 / max(size, 1e-9) if node.op_type == "Mul" else size)
-    return max(found, default=None), None
+            scales |= array is not None and array.size > 0 and np.issubdtype(array.dtype, np.floating)
+    return scales, None, None

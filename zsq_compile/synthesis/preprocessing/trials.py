@@ -4,7 +4,7 @@ Without torch, so that ``inspect`` can ask as well.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from backends.session import RuntimeModelError, Session
+from passes.analysis.find_uneven_values import find_uneven_values
 from passes.batchnorm.harvest_batchnorm import BatchNorm
 from zsq_compile.data.input_spec import InputSpec
-from zsq_compile.data.preprocessing import Preprocessing
+from zsq_compile.data.preprocessing import Preprocessing, unit_preprocessing
 from zsq_compile.frontend.partial_session import open_partial_session
 from zsq_compile.metrics import are_probabilities, array_outputs, score_output
 
@@ -23,8 +24,12 @@ DrawImages = Callable[[int, int, int], NDArray[np.float32]]
 """(count, height, width) -> (count, C, height, width) images with pixels in [0, 1], others in every call."""
 
 TRIAL_IMAGES = 16
-_LARGEST_SIDE = 96
+_LARGEST_SIDE, _PART = 96, 48
 _VARIANCE_FLOOR, _LEAST_RATIO = 1e-12, 1e-4
+
+
+def _no_images(count: int, height: int, width: int) -> NDArray[np.float32]:
+    raise AssertionError("an input that takes no images is tried on signals")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -34,44 +39,52 @@ class TrialNetwork:
     Attributes:
         model: in normal form.
         spec: the image input in question.
-        draw_images: for that input.
         others: for the other inputs, of at least a batch.
+        draw_images: for that input, if it takes images.
 
     """
 
     model: ir.Model
     spec: InputSpec
-    draw_images: DrawImages
     others: Arrays
+    draw_images: DrawImages = _no_images
 
-    def statistics_distances(
-        self, layers: Sequence[BatchNorm], candidates: Sequence[Preprocessing]
-    ) -> list[float] | None:
-        """How far the moments of the layers' inputs are from those remembered, under each candidate.
+    def watch(self, layers: Sequence[BatchNorm], samples: NDArray[np.float32] | None = None) -> "Trial | None":
+        """Watch what BatchNormalizations read; None where that part of the network cannot be run.
 
-        One number each, 0 where all are met: the mean over layers of the median over channels (a few odd or dying
-        channels must not decide) of KL(N(measured) || N(remembered)). The first layer sees the input through a linear
-        map and has most information; every layer counts for half of the one before, as each normalises more of the
-        evidence away.
-        None where the layers cannot be run.
+        ``samples`` None draws images, at a reduced size where the network takes that.
         """
-        names = [layer.input for layer in layers]
         try:
-            session = self._open(names, sizes_open=True)
+            session = self.open([layer.input for layer in layers], sizes_open=samples is None)
+            if samples is not None:
+                return Trial(network=self, session=session, layers=layers, samples=samples)
             sizes = next((one for one in self._sizes() if self._runs(session, *one)), None)
-            if sizes is None:
-                return None
-            images = self._draw(TRIAL_IMAGES, *sizes)
-            return [self._distance(session, layers, one.encode(images)) for one in candidates]
         except RuntimeModelError:
             return None
+        if sizes is None:
+            return None
+        return Trial(network=self, session=session, layers=layers, samples=self._draw(TRIAL_IMAGES, *sizes))
+
+    def seen_moments(
+        self, value: str, preprocessings: Sequence[Preprocessing], images: NDArray[np.float32]
+    ) -> list[tuple[float, float]] | None:
+        """Mean, and mean deviation of a channel, of a value under each preprocessing; None where it cannot be run."""
+        try:
+            session = self.open([value])
+            runs = [[found[value] for found in self.run(session, one.encode(images))] for one in preprocessings]
+        except RuntimeModelError:
+            return None
+        return [pooled_moments(np.concatenate(batches)) for batches in runs]
+
+    def draw(self) -> NDArray[np.float32]:
+        """Draw images of the network's own size."""
+        return self._draw(TRIAL_IMAGES, self.spec.height, self.spec.width)
 
     def bias_dominance(self, value: str, preprocessing: Preprocessing) -> float:
         """Median over channels of |mean| / standard deviation of a feature map (N, C, H, W); 0 where it is none."""
-        _, _, height, width = self.spec.batched(1)
-        images = preprocessing.encode(self._draw(1, height, width))
+        images = preprocessing.encode(self._draw(1, self.spec.height, self.spec.width))
         try:
-            found = next(self._run(self._open([value]), images))[value]
+            found = next(self.run(self.open([value]), images))[value]
         except RuntimeModelError:
             return 0.0
         if found.ndim != 4:
@@ -85,22 +98,29 @@ class TrialNetwork:
         That is the logarithm of the Inception score (Salimans et al. 2016, section 4): the entropy of the mean
         probabilities less the mean entropy. It is high where decisions are firm on each image and differ over all.
         """
-        _, _, height, width = self.spec.batched(1)
-        images = self._draw(TRIAL_IMAGES, height, width)
-        names = [str(value.name) for value in self.model.graph.outputs]
+        images = self.draw()
+        uneven = find_uneven_values(self.model)
+        made = (value for value in self.model.graph.outputs if value.producer() is not None)
+        names = [str(value.name) for value in made if value.name not in uneven]
+        if not names:
+            return None
         try:
-            session = self._open(names)
-            outputs = next(self._run(session, images[: self.spec.shape[0] or 1]))
+            session = self.open(names)
+            outputs = next(self.run(session, candidates[0].encode(images[: self.spec.shape[0] or 1])))
             scores = score_output(array_outputs({name: outputs[name] for name in names}))
             if scores is None:
                 return None
-            runs = [[values[scores] for values in self._run(session, one.encode(images))] for one in candidates]
+            runs = [[values[scores] for values in self.run(session, one.encode(images))] for one in candidates]
         except RuntimeModelError:
             return None
         return [_information(np.concatenate(batches)) for batches in runs]
 
-    def _open(self, values: Sequence[str], *, sizes_open: bool = False) -> Session:
-        return open_partial_session(self.model, values, sizes_open=sizes_open)
+    def open(self, values: Sequence[str], *, sizes_open: bool = False) -> Session | None:
+        """Open a session of what computes the values; None where all of them are inputs."""
+        if {str(value.name) for value in self.model.graph.inputs}.issuperset(values):
+            return None
+        open_axes = {self.spec.name: self.spec.spatial_axes} if sizes_open else {}
+        return open_partial_session(self.model, values, open_axes=open_axes)
 
     def _rounded(self, count: int) -> int:
         """Next multiple of a fixed batch."""
@@ -112,34 +132,106 @@ class TrialNetwork:
 
     def _sizes(self) -> tuple[tuple[int, int], ...]:
         """Height and width to try, smallest first: reduced in steps of 16, as strided networks like them, or whole."""
-        _, _, height, width = self.spec.batched(1)
+        height, width = self.spec.height, self.spec.width
         scale = min(1.0, _LARGEST_SIDE / max(height, width))
         if scale == 1.0:
             return ((height, width),)
         return (max(16, round(height * scale / 16) * 16), max(16, round(width * scale / 16) * 16)), (height, width)
 
-    def _runs(self, session: Session, height: int, width: int) -> bool:
-        blank = np.zeros((self._rounded(TRIAL_IMAGES), int(self.spec.shape[1] or 1), height, width), np.float32)
+    def _runs(self, session: Session | None, height: int, width: int) -> bool:
+        blank = np.zeros((self._rounded(TRIAL_IMAGES), self.spec.channels, height, width), np.float32)
         try:
-            next(self._run(session, blank))
+            next(self.run(session, unit_preprocessing(self.spec).encode(blank)))
         except RuntimeModelError:
             return False
         return True
 
-    def _run(self, session: Session, encoded: NDArray[np.float32]) -> Iterator[dict[str, NDArray[Any]]]:
-        """Values by name of each batch, inputs included."""
+    def run(self, session: Session | None, encoded: NDArray[np.float32]) -> Iterator[dict[str, NDArray[Any]]]:
+        """Compute the values by name of each batch, inputs included; those alone without a session."""
         size = self.spec.shape[0] or min((len(encoded), *(len(other) for other in self.others.values() if other.ndim)))
         shared = {name: other[:size] if other.ndim else other for name, other in self.others.items()}
         for start in range(0, len(encoded), size):
-            feeds = {**shared, self.spec.name: encoded[start : start + size].astype(self.spec.dtype)}
-            needed = {name: feeds[name] for name in session.input_names if name in feeds}
-            yield {**feeds, **session.run(needed)}
+            feeds = {**shared, self.spec.name: self.spec.typed(encoded[start : start + size])}
+            needed = {} if session is None else {name: feeds[name] for name in session.input_names if name in feeds}
+            yield feeds if session is None else {**feeds, **session.run(needed)}
 
-    def _distance(self, session: Session, layers: Sequence[BatchNorm], encoded: NDArray[np.float32]) -> float:
-        batches = [[_moments(values[one.input], one) for one in layers] for values in self._run(session, encoded)]
-        terms = [_divergence(column, layer) for column, layer in zip(zip(*batches, strict=True), layers, strict=True)]
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Moments:
+    """Of the channels of a layer's input that vary in training, (channels,): as measured, and as remembered."""
+
+    mean: NDArray[np.float64]
+    variance: NDArray[np.float64]
+    target_mean: NDArray[np.float64]
+    target_variance: NDArray[np.float64]
+
+    def divergence(self) -> float:
+        """Median over channels of KL(N(measured) || N(remembered))."""
+        ratio = np.maximum(self.variance / self.target_variance, _LEAST_RATIO)
+        shift = (self.mean - self.target_mean) ** 2 / self.target_variance
+        return float(np.quantile(0.5 * (shift + ratio - np.log(ratio) - 1.0), 0.5, method="lower"))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Trial:
+    """Samples of an input, and what a network's BatchNormalizations see of them under a preprocessing.
+
+    Attributes:
+        network: with the input in question.
+        session: computes what the layers read; None where that is an input.
+        layers: that are watched.
+        samples: before the preprocessing: images, or signals.
+
+    """
+
+    network: TrialNetwork
+    session: Session | None
+    layers: Sequence[BatchNorm]
+    samples: NDArray[np.float32]
+
+    def of_first_layer(self) -> "Trial":
+        """Watch the first layer only, on a part of large images where it takes that: both take less time."""
+        first, is_image = self.layers[:1], self.network.spec.is_image
+        session = self.network.open([first[0].input], sizes_open=is_image)
+        whole = replace(self, session=session, layers=first)
+        if not is_image or max(self.samples.shape[2:]) <= _PART:
+            return whole
+        part = replace(whole, samples=np.ascontiguousarray(self.samples[:, :, :_PART, :_PART]))
+        return part if np.isfinite(part.distance(unit_preprocessing(self.network.spec))) else whole
+
+    def moments(self, preprocessing: Preprocessing) -> list[Moments]:
+        """Moments of the layers' inputs.
+
+        Raises:
+            RuntimeModelError: the runtime failed.
+
+        """
+        batches = [
+            [_moments(values[one.input], one) for one in self.layers]
+            for values in self.network.run(self.session, preprocessing.encode(self.samples))
+        ]
+        return [_joined(column, layer) for column, layer in zip(zip(*batches, strict=True), self.layers, strict=True)]
+
+    def distance(self, preprocessing: Preprocessing) -> float:
+        """How far the moments are from those remembered: 0 where all are met.
+
+        The mean over layers of the median over channels (a few odd or dying channels must not decide) of the
+        divergence. The first layer sees the input through a linear map and has most information; every layer counts
+        for half of the one before, as each normalises more of the evidence away. Infinite where the network cannot be
+        run.
+        """
+        try:
+            terms = [moments.divergence() for moments in self.moments(preprocessing)]
+        except RuntimeModelError:
+            return float("inf")
         weights = [0.5**depth for depth in range(len(terms))]
         return sum(weight * term for weight, term in zip(weights, terms, strict=True)) / sum(weights)
+
+
+def pooled_moments(value: NDArray[Any]) -> tuple[float, float]:
+    """Mean over all of (N, C, ...), and the root of the mean variance of a channel."""
+    axes = tuple(axis for axis in range(value.ndim) if axis != 1)
+    return float(value.mean(dtype=np.float64)), float(np.sqrt(value.var(axes, dtype=np.float64).mean()))
 
 
 def _moments(value: NDArray[Any], layer: BatchNorm) -> NDArray[np.float64]:
@@ -149,15 +241,16 @@ def _moments(value: NDArray[Any], layer: BatchNorm) -> NDArray[np.float64]:
     return np.stack([exact.mean(axes), exact.var(axes)])[:, ~layer.dead]
 
 
-def _divergence(batches: Sequence[NDArray[np.float64]], layer: BatchNorm) -> float:
-    """Median over channels of KL(N(moments of all batches) || N(remembered)); batches are of one size."""
+def _joined(batches: Sequence[NDArray[np.float64]], layer: BatchNorm) -> Moments:
+    """Moments of all batches, which are of one size."""
     means, variances = np.stack(batches, 1)
-    mean = means.mean(0)
-    variance = variances.mean(0) + means.var(0)
-    target = np.maximum(layer.variance[~layer.dead].astype(np.float64), _VARIANCE_FLOOR)
-    ratio = np.maximum(variance / target, _LEAST_RATIO)
-    shift = (mean - layer.mean[~layer.dead]) ** 2 / target
-    return float(np.quantile(0.5 * (shift + ratio - np.log(ratio) - 1.0), 0.5, method="lower"))
+    alive = ~layer.dead
+    return Moments(
+        mean=means.mean(0),
+        variance=variances.mean(0) + means.var(0),
+        target_mean=layer.mean[alive].astype(np.float64),
+        target_variance=np.maximum(layer.variance[alive].astype(np.float64), _VARIANCE_FLOOR),
+    )
 
 
 def _information(scores: NDArray[Any]) -> float:

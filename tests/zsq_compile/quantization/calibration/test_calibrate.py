@@ -10,11 +10,15 @@ from backends.catalog import load_target
 from passes.plan import QuantizationPlan, Scale
 from passes.quantize.place_quantizers import place_quantizers
 from tests import models
-from tests.quantizing import every_value, prepare
+from tests.quantizing import every_value, execute, prepare, sqnr
+from tests.zsq_compile.quantization.networks import float_network
 from zsq_compile.config.compile import CalibrationMethod
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import QuantizationError
 from zsq_compile.quantization.calibration.calibrate import calibrate
+from zsq_compile.quantization.calibration.scales import choose_weight_scales
+from zsq_compile.quantization.layer_metrics.layer_noise import measure_layers
+from zsq_compile.quantization.state import make_state
 
 TARGET = load_target("ort_cpu")
 
@@ -129,6 +133,31 @@ def test_minus_infinity_in_front_of_a_max_pool_is_no_range(fill: float) -> None:
     assert int(scale.zero_point) == 0 and 0.001 < float(scale.scale) < 1.0
 
 
+@pytest.mark.parametrize("sentinel", [-np.inf, np.finfo(np.float32).min, -1e38, 1e38])
+def test_numbers_that_hide_others_are_no_range(sentinel: float) -> None:
+    _, plan, teacher = setup(
+        models.parse(
+            """
+            pooled (float[N,3,4] x, float[N,3,4] m) => (float[N,2] y)
+            <int64[1] rows = {1}, float none = {0.0}, float far, float[4,4] w, float[4,2] w1>
+            {
+                [first] a = MatMul(x, w)
+                [hidden] h = Less(m, none)
+                [masked] b = Where(h, far, a)
+                [most] c = REDUCE<keepdims=0>(b, rows)
+                [last] y = MatMul(c, w1)
+            }
+            """.replace("REDUCE", "ReduceMax" if sentinel < 0 else "ReduceMin"),
+            weights={"far": np.full((), sentinel)},
+        )
+    )
+    batch = {"x": images(8, 3, 4), "m": images(8, 3, 4)}
+    wanted = teacher.run(batch, ["a"])["a"]
+    group = next(site.group for site in plan.activations if site.value == "b")
+    low, high = ends(calibrate(plan, teacher, [batch], "minmax")[group])
+    assert float(wanted.min()) - 0.1 < low and high < float(wanted.max()) + 0.1
+
+
 def test_a_fill_value_of_a_pad_belongs_to_the_range() -> None:
     _, plan, teacher = setup(
         models.parse(
@@ -153,3 +182,35 @@ def test_calibration_leaves_no_gradient_behind() -> None:
     data = images(2, 3, 8, 8).requires_grad_()
     calibrate(plan, teacher, [{"x": data}], "mse")
     assert data.grad is None
+
+
+NOTHING = """
+nothing (float[N,4,6,6] x) => (float[N,3,6,6] y) <float[8,4,3,3] w, float[8] b, float[3,8,1,1] v, float[3] c,
+    int64[3] sizes = {4, 0, 4}>
+{
+    [first] h = Conv<pads=[1,1,1,1]>(x, w, b)
+    [relu] r = Relu(h)
+    [split] left, none, right = Split<axis=1>(r, sizes)
+    [still] still = Relu(none)
+    [pool] mean = GlobalAveragePool(left)
+    [mul] scaled = Mul(right, mean)
+    [both] both = Concat<axis=1>(left, still, scaled)
+    [last] y = Conv(both, v, c)
+}
+"""
+
+
+@pytest.mark.parametrize("method", get_args(CalibrationMethod))
+def test_values_without_elements_have_no_range_and_harm_nothing(method: CalibrationMethod) -> None:
+    model, plan, teacher = setup(models.parse(NOTHING))
+    data = images(6, 4, 6, 6)
+    scales = calibrate(plan, teacher, [{"x": data[:4]}, {"x": data[4:]}], method)
+    assert all(0.0 < float(scale.scale) < 1.0 for scale in scales.values())
+    weights = choose_weight_scales(plan.with_scales(activations=scales), teacher.initializers, "minmax")
+    scaled = plan.with_scales(activations=scales, weights=weights)
+    network = float_network(model, {"x": data})
+    state = make_state(model, scaled)
+    (wanted, got) = (execute(one, {"x": data.numpy()})["y"] for one in (model, state.qdq))
+    assert sqnr(wanted, got) > 30.0
+    layers = {layer.node: layer for layer in measure_layers(network, {"only": state})}
+    assert layers["last"].sqnr_db["only"] > 30.0

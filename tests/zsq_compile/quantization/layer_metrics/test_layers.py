@@ -51,23 +51,41 @@ def test_limits_are_those_of_the_folded_activation() -> None:
     assert {layer.node: layer.limits for layer in find_layers(model, plan, TARGET)}["add"] == (0.0, None)
 
 
-def test_a_relu_that_others_read_around_stands_for_itself() -> None:
+CLIPS = {
+    "low only": ("Clip(d, low)", (-0.5, None)),
+    "high only": ("Clip(d, , high)", (None, 1.5)),
+    "both": ("Clip(d, low, high)", (-0.5, 1.5)),
+}
+
+
+@pytest.mark.parametrize("maker", ["Conv(x, w)", "Sub(x, x2)"])
+@pytest.mark.parametrize("clip", CLIPS)
+def test_a_clip_behind_an_operator_in_float_is_no_part_of_it(maker: str, clip: str) -> None:
+    call, limits = CLIPS[clip]
     model, plan = planned(
         models.parse(
-            """
-            around (float[N,2,6,6] x) => (float[N,2,6,6] y)
-            <float[2,2,1,1] w0, float[2] b0, float[2,2,1,1] w1, float[2] b1>
-            {
-                [first] c = Conv(x, w0, b0)
-                [relu] r = Relu(c)
-                [sum] s = Add(c, r)
-                [second] y = Conv(s, w1, b1)
-            }
+            f"""
+            clamp (float[N,2,6,6] x, float[N,2,6,6] x2) => (float[N,2,1,1] y)
+            <float low = {{-0.5}}, float high = {{1.5}}, float[2,2,1,1] w, float[2,2,1,1] w1>
+            {{
+                [maker] d = {maker}
+                [clip] r = {call}
+                [second] c = Conv(r, w1)
+                [sum] s = Add(x, x2)
+                [third] t = Conv(s, w)
+                [joined] u = Add(c, t)
+                [pool] y = GlobalAveragePool(u)
+            }}
             """
         )
     )
-    values = {layer.node: layer.value for layer in find_layers(model, plan, TARGET)}
-    assert values == {"first": "c", "relu": "r", "sum": "s", "second": "y"}
+    layers = {layer.node: layer for layer in find_layers(model, plan, TARGET)}
+    folds = maker.startswith("Conv")
+    assert plan.folded.get("maker") == ("clip" if folds else None)
+    if folds:
+        assert (layers["maker"].value, layers["maker"].limits) == ("r", limits)
+    else:
+        assert "maker" not in layers  # reads the inputs as they are
 
 
 def test_weights_and_widths_are_those_of_the_plan() -> None:

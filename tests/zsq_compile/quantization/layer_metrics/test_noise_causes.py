@@ -215,3 +215,17 @@ def test_weights_are_named_only_where_they_make_most_of_the_noise() -> None:
     for power, told in ((0.4, None), (0.6, "few bits: 3-bit weights make 60% of the noise")):
         weights = WeightNoise(bits=3, power=power, large_bias=0.0, largest_bias=0.0)
         assert reason(1.0, weights, [grid]) == told
+
+
+def test_a_channel_that_is_silent_beside_the_others_makes_no_spread() -> None:
+    values = torch.ones(64, 9, 4)
+    values[:, :5] = 1e-40
+    grid = GridNoise("v", EIGHT_BITS)
+    grid.observe(values, torch.tensor(1.0), torch.tensor(0.0), 1)
+    assert grid.spread() == pytest.approx(1.0)
+
+
+def test_nothing_is_seen_in_no_elements() -> None:
+    grid = GridNoise("v", EIGHT_BITS)
+    grid.observe(torch.zeros(4, 0, 3), torch.tensor(1.0), torch.tensor(0.0), 1)
+    assert (grid.elements, grid.spread(), grid.outlier()) == (0.0, 1.0, 1.0)

@@ -23,7 +23,7 @@ from zsq_compile.quantization.mixed_precision.sensitivity import (
     measure_weight_nsr,
     round_at_widths,
 )
-from zsq_compile.quantization.rounding.second_moments import measure_second_moments
+from zsq_compile.quantization.rounding.second_moments import find_measurable, measure_second_moments
 from zsq_compile.quantization.state import FloatNetwork
 
 TARGET = load_target("ort_cpu")
@@ -129,7 +129,7 @@ def test_the_nsr_of_a_value_is_that_of_a_network_with_its_quantizer_alone(name: 
 def test_candidates_are_the_weights_of_the_finished_model(rounding: str) -> None:
     model, teacher, plan, batches, _ = ready("residual")
     config = QuantizationConfig(bits=4, edge_bits=4, rounding=rounding)  # type: ignore[arg-type]
-    moments = measure_second_moments(plan, teacher, batches)
+    moments = measure_second_moments(find_measurable(plan, teacher), teacher, batches)
     rounded = round_at_widths(network_of(model, batches), plan, moments, config)
     moved, finished = round_weights(network_of(model, batches), plan, config.rounding, moments)
     for site in plan.weights:
@@ -142,7 +142,7 @@ def test_candidates_are_the_weights_of_the_finished_model(rounding: str) -> None
 
 def test_more_bits_have_less_nsr() -> None:
     model, teacher, plan, batches, samples = ready("residual")
-    moments = measure_second_moments(plan, teacher, batches)
+    moments = measure_second_moments(find_measurable(plan, teacher), teacher, batches)
     candidates: dict[str, dict[int, Tensor]] = {}
     for bits in (8, 4, 2):
         narrow = override_widths(plan, TARGET, Widths(weights={site.node: bits for site in plan.weights}))

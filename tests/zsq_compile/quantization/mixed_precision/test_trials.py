@@ -25,7 +25,7 @@ def test_a_trial_is_the_network_that_its_widths_make() -> None:
     network, state = ready(chain())
     told: list[int] = []
     bench = Bench(network, state.plan, PLAIN, told.append)
-    assert sum(told) == len(WIDTHS) + 2  # batches of 32 out of 64 samples held out
+    assert sum(told) == len(WIDTHS) + 1  # batch of 32: every other of 64 samples held out
     trial = bench.measure("by hand", BITS, {"r1": 4})
 
     widths = Widths(weights=BITS, activations={"r1": 4})
@@ -34,14 +34,14 @@ def test_a_trial_is_the_network_that_its_widths_make() -> None:
         state, _ = step.run(network, state, silent_clock())
     quantized = state.qdq.clone()
     emit(quantized, state.plan, TARGET)
-    held_out = {"x": images(64, seed=1).numpy()}
+    held_out = {"x": images(64, seed=1).numpy()[::2]}
     wanted, got = execute(network.model, held_out)["logits"], execute(quantized, held_out)["logits"]
 
     assert (trial.what, trial.widths) == ("by hand", widths)
     assert bench.trials == [trial]
     # the runtime's codes flip here and there: 10 % of the noise, and one decision in 64
     assert trial.nsr == pytest.approx(np.mean((got - wanted) ** 2) / np.var(wanted), rel=0.1)
-    assert trial.agreement == pytest.approx(np.mean(got.argmax(1) == wanted.argmax(1)), abs=1 / 64)
+    assert trial.agreement == pytest.approx(np.mean(got.argmax(1) == wanted.argmax(1)), abs=1 / 32)
     assert trial.file_bytes == len(ir.to_proto(quantized).SerializeToString())
 
 

@@ -9,12 +9,19 @@ from passes.quantize.add_missing_bias import AddMissingBias
 from passes.quantize.place_quantizers import place_quantizers
 from passes.quantizer_grid import quantize_array
 from tests import models
-from tests.quantizing import sqnr
+from tests.quantizing import prepare, sqnr
+from tests.sharing import unrolled
 from tests.zsq_compile.quantization.networks import float_network
 from zsq_compile.config.compile import QuantizationConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.quantization.closed_form import calibrate_plan, round_weights
-from zsq_compile.quantization.rounding.second_moments import measure_second_moments
+from zsq_compile.quantization.rounding import second_moments
+from zsq_compile.quantization.rounding.second_moments import (
+    MeasurableLayer,
+    find_measurable,
+    group_layers,
+    measure_second_moments,
+)
 from zsq_compile.quantization.state import insert_quantizers, replace_initializers
 
 TARGET = load_target("ort_cpu")
@@ -47,7 +54,8 @@ def test_they_predict_the_output_error_of_any_change_of_the_weight(name: str) ->
     site = plan.weights[0]
     rng = torch.Generator().manual_seed(0)
     data = torch.randn(12, *shape, generator=rng)
-    moments = measure_second_moments(plan, teacher, [{"x": data[:5]}, {"x": data[5:]}])["layer"]
+    measured = measure_second_moments(find_measurable(plan, teacher), teacher, [{"x": data[:5]}, {"x": data[5:]}])
+    moments = measured[site.initializer]
 
     weight = teacher.initializers[site.initializer]
     change = torch.randn(weight.shape, generator=rng)
@@ -57,9 +65,20 @@ def test_they_predict_the_output_error_of_any_change_of_the_weight(name: str) ->
     axis = -1 if name == "matmul of rank 3" else 1
     wanted = ((after - before) ** 2).movedim(axis, 0).flatten(1).mean(1)
 
-    rows = change.movedim(site.axis or 0, 0).reshape(moments.groups, -1, moments.matrix().shape[1]).double()
+    rows = change.movedim(site.axis or 0, 0).reshape(moments.groups, -1, moments.size).double()
     predicted = ((rows @ moments.matrix()) * rows).sum(2).flatten()
     assert torch.allclose(predicted, wanted.double(), rtol=1e-4)
+
+
+def test_a_weight_that_layers_share_has_the_moments_of_all_of_them() -> None:
+    model = prepare(unrolled())
+    teacher, plan = TorchGraph(model), place_quantizers(model, TARGET)
+    data = {"x": torch.randn(32, 24, generator=torch.Generator().manual_seed(0))}
+    moments = measure_second_moments(find_measurable(plan, teacher), teacher, [data])
+    assert moments.keys() == {"w", "u", "v"}
+    read = [site.data_input for site in plan.weights if site.initializer == "u"]
+    columns = torch.cat([value for value in teacher.run(data, read).values()]).double()
+    assert torch.allclose(moments["u"].matrix()[0], columns.T @ columns / len(columns), rtol=1e-4, atol=1e-5)
 
 
 def test_large_maps_are_sampled_and_still_tell_the_error() -> None:
@@ -69,7 +88,9 @@ def test_large_maps_are_sampled_and_still_tell_the_error() -> None:
     )
     model = common.ShapeInferencePass()(ir.from_proto(proto)).model
     data = torch.randn(4, 2, 160, 160, generator=torch.Generator().manual_seed(0))
-    moments = measure_second_moments(place_quantizers(model, TARGET), TorchGraph(model), [{"x": data}])["layer"]
+    teacher = TorchGraph(model)
+    layers = find_measurable(place_quantizers(model, TARGET), teacher)
+    (moments,) = measure_second_moments(layers, teacher, [{"x": data}]).values()
     assert moments.matrix()[0].diagonal().mean() == pytest.approx(1.0, rel=0.05)  # white noise, but for the border
 
 
@@ -95,3 +116,61 @@ def test_rounding_puts_weights_on_the_grid_that_insertion_finds_again() -> None:
         graph = TorchGraph(insert_quantizers(rounded, plan))
         results[rounding] = sqnr(teacher.run({"x": data})["y"].numpy(), graph.run({"x": data})["y"].numpy())
     assert results["gptq"] > results["nearest"] + 3.0  # dB
+
+
+@pytest.mark.parametrize("name", ["strided, uneven pads", "dilated, grouped", "one-dimensional"])
+def test_large_samples_are_unfolded_in_strips(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, shape = prepared(name)
+    teacher = TorchGraph(model)
+    layers = find_measurable(place_quantizers(model, TARGET), teacher)
+    data = [{"x": torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))}]
+    whole = measure_second_moments(layers, teacher, data)["w"]
+    monkeypatch.setattr(second_moments, "_CHUNK_ELEMENTS", 1)
+    monkeypatch.setattr(second_moments, "_PART_BYTES", 1)
+    strips = measure_second_moments(layers, teacher, data)["w"]
+    assert strips.count == whole.count
+    torch.testing.assert_close(strips.matrix(), whole.matrix(), rtol=1e-5, atol=1e-6)
+    order = torch.stack([torch.randperm(whole.size, generator=torch.Generator().manual_seed(g)) for g in range(3)])
+    order = order[: whole.groups]
+    for group, places in enumerate(order):
+        torch.testing.assert_close(strips.permuted(order)[group], strips.matrix()[group][places][:, places])
+    rows = torch.randn(whole.groups, 2, whole.size, dtype=torch.float64)
+    torch.testing.assert_close(strips.times(rows), rows @ strips.matrix())
+
+
+def test_groups_of_layers_stay_within_a_limit() -> None:
+    layers = [MeasurableLayer(sites=(), groups=1, size=size) for size in (8, 8, 16, 4, 32, 4)]
+    groups = group_layers(layers, 4 * 16**2)
+    assert [[layer.size for layer in group] for group in groups] == [[8, 8], [16], [4], [32], [4]]
+
+
+def test_only_what_a_group_of_layers_needs_is_computed() -> None:
+    model = common.ShapeInferencePass()(ir.from_proto(models.branches())).model
+    AddMissingBias()(model)
+    teacher = TorchGraph(model)
+    layers = find_measurable(place_quantizers(model, TARGET), teacher)
+    data = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    whole = measure_second_moments(layers, teacher, [{"x": data}])
+    ran: list[int] = []
+    run = teacher.run
+    teacher.run = lambda feeds, outputs=None, *, visit=None: run(  # type: ignore[method-assign]
+        feeds, outputs, visit=lambda node, made: (ran.append(1), visit(node, made))[1]
+    )
+    for place, layer in enumerate(layers):
+        ran.clear()
+        (moments,) = measure_second_moments([layer], teacher, [{"x": data}]).values()
+        assert torch.equal(moments.matrix(), whole[layer.sites[0].initializer].matrix())
+        assert len(ran) < len(list(model.graph)) or place == len(layers) - 1
+
+
+def test_borders_of_large_maps_count_as_often_as_they_are_there() -> None:
+    proto = models.parse("g (float[N,1,96,96] x) => (float[N,1,96,96] y) <float[1,1,1,1] w> { [layer] y = Conv(x, w) }")
+    model = common.ShapeInferencePass()(ir.from_proto(proto)).model
+    teacher = TorchGraph(model)
+    layers = find_measurable(place_quantizers(model, TARGET), teacher)
+    data = torch.zeros(32, 1, 96, 96)
+    data[:, :, 0], data[:, :, :, 0] = 1.0, 1.0
+    moments = measure_second_moments(layers, teacher, [{"x": data}] * 24)["w"]
+    share = float(data.mean())
+    assert moments.count < 24 * data.numel() / 4  # a grid of positions stands for all
+    assert float(moments.matrix()) == pytest.approx(share, rel=0.35)  # from position 0 on it was 4 times too large

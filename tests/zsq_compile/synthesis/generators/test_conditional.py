@@ -133,7 +133,7 @@ def test_what_is_no_classifier_is_refused(config: ConditionalConfig) -> None:
 
 @NAMES
 def test_inputs_that_are_no_pictures_are_refused(config: ConditionalConfig) -> None:
-    with pytest.raises(SynthesisError, match=r"images of 1 or 3 channels, and input 'x' .* use --generator pixels"):
+    with pytest.raises(SynthesisError, match=r"images of 1, 3 or 4 channels, and input 'x' .* use --generator pixels"):
         make_generator(config, (spec(None, 6),))
 
 

@@ -205,7 +205,7 @@ def test_reduced_precision_changes_the_loss_by_its_rounding_only(
 
 
 def test_inputs_that_are_no_pictures_are_refused_in_words() -> None:
-    with pytest.raises(SynthesisError, match=r"images of 1 or 3 channels, and input 'x' .* use --generator pixels"):
+    with pytest.raises(SynthesisError, match=r"images of 1, 3 or 4 channels, and input 'x' .* use --generator pixels"):
         make_generator(GenieConfig(), (spec(None, 6),))
 
 

@@ -8,7 +8,8 @@ from zsq_compile.synthesis.images.families import family_size, input_families
 
 
 def spec(*shape, name="x"):
-    return InputSpec(name=name, shape=shape, dtype=np.dtype(np.float32))
+    layout = "NCHW" if len(shape) == 4 else None
+    return InputSpec(name=name, shape=shape, dtype=np.dtype(np.float32), layout=layout)
 
 
 def given(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)):

@@ -31,5 +31,5 @@ def test_the_spectrum_falls_as_one_over_f() -> None:
 def test_the_same_seed_gives_the_same_bytes_and_two_channels_are_refused() -> None:
     one, other = (natural_images(2, 3, 16, 16, np.random.default_rng(3)) for _ in range(2))
     assert one.tobytes() == other.tobytes()
-    with pytest.raises(ValueError, match="1 or 3 channels, got 2"):
+    with pytest.raises(ValueError, match="1, 3 or 4 channels, got 2"):
         natural_images(1, 2, 8, 8, np.random.default_rng(0))

@@ -1,0 +1,66 @@
+"""Values that had better stay float: what leads to an output, what only a Softmax reads, copies of inputs."""
+
+import onnx_ir as ir
+
+from passes.operators import DATA_MOVEMENT
+from passes.surgery import input_at, is_standard
+
+_SQUASHING = "Relu Clip Softmax LogSoftmax Sigmoid HardSigmoid Tanh Exp ArgMax TopK"
+_TAIL = (*DATA_MOVEMENT, "Concat", "Resize", "Upsample", *_SQUASHING.split())
+_RESCALING = ("Add", "Sub", "Mul", "Div")  # with a constant
+_SCORING = (*DATA_MOVEMENT, *_RESCALING, "Where", "Sum", "Max", "Min", "Clip")
+
+
+def output_region(graph: ir.Graph) -> set[str]:
+    """Names of the graph outputs, and of values that lead to one by being moved, rescaled or squashed only."""
+    region = {str(value.name) for value in graph.outputs}
+    for node in reversed(list(graph)):
+        rescales = node.op_type in _RESCALING and (_constant(node, 0) or _constant(node, 1))
+        if (node.op_type in _TAIL or rescales) and any(value.name in region for value in node.outputs):
+            region.update(str(value.name) for value in node.inputs if value is not None and value.const_value is None)
+    return region
+
+
+def score_region(graph: ir.Graph) -> set[str]:
+    """Names of values that nothing but a Softmax reads, behind masking, rescaling and moving only.
+
+    A mask holds -10000, the lowest float32 or minus infinity where attention is forbidden: a grid that reaches as far
+    has one code for all that matters. Softmax computes in float, so nothing is lost by leaving its input float as well.
+    """
+    region: set[str] = set()
+
+    def scores(node: ir.Node) -> bool:
+        masked = is_standard(node, *_SCORING) and all(value.name in region for value in node.outputs if value.name)
+        return masked or is_standard(node, "Softmax", "LogSoftmax")
+
+    values = [*graph.inputs, *(value for node in graph for value in node.outputs)]
+    for value in reversed(values):  # readers come first
+        readers = [use.node for use in value.uses()]
+        if readers and not value.is_graph_output() and all(scores(node) for node in readers):
+            region.add(str(value.name))
+    return region
+
+
+def input_copies(graph: ir.Graph) -> tuple[set[str], set[ir.Node]]:
+    """Find the values that hold numbers of a graph input unchanged on their way to an output, and the nodes between.
+
+    An Identity of an input is on no way that costs anything, so it always counts.
+    """
+    leading = {str(value.name) for value in graph.outputs}
+    for node in reversed(list(graph)):
+        if is_standard(node, *DATA_MOVEMENT, "Concat") and any(value.name in leading for value in node.outputs):
+            moved = node.inputs if node.op_type == "Concat" else node.inputs[:1]
+            leading.update(str(value.name) for value in moved if value is not None)
+    copies, carriers = {str(value.name) for value in graph.inputs}, set[ir.Node]()
+    for node in graph:
+        if not is_standard(node, *DATA_MOVEMENT) or node.inputs[0] is None or node.inputs[0].name not in copies:
+            continue
+        if node.op_type == "Identity" or any(value.name in leading for value in node.outputs):
+            carriers.add(node)
+            copies.update(str(value.name) for value in node.outputs)
+    return copies, carriers
+
+
+def _constant(node: ir.Node, position: int) -> bool:
+    value = input_at(node, position)
+    return value is not None and value.const_value is not None
