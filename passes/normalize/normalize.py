@@ -19,6 +19,7 @@ from passes.normalize.fold_pad import FoldPad
 from passes.normalize.fuse_activation import FuseActivation
 from passes.normalize.fuse_bias import FuseBias
 from passes.normalize.fuse_norm import FuseNorm
+from passes.normalize.fuse_scale import FuseScale
 from passes.normalize.infer_shapes import InferShapes, Trial
 from passes.normalize.name_nodes import NameNodes
 from passes.normalize.outline_bodies import inline_bodies, outline_bodies
@@ -89,7 +90,7 @@ def _passes(trials: Sequence[Trial]) -> ir.passes.Sequential:
         ResolveAutoPad(),
         FoldPad(),
         FoldGemm(),
-        FuseBias(),
+        ir.passes.PassManager([FuseBias(), FuseScale()], steps=4),  # sums and products may take turns
         common.RemoveUnusedNodesPass(),
         ShareWeights(),
         NameNodes(),

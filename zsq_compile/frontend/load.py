@@ -27,6 +27,7 @@ from zsq_compile.frontend.executable import require_executable
 from zsq_compile.frontend.face import Face, as_trials, with_sizes
 from zsq_compile.frontend.find_faults import blamed_on_file, graph_fault
 from zsq_compile.frontend.find_layouts import find_layouts
+from zsq_compile.frontend.find_masks import find_masks
 from zsq_compile.frontend.half_precision import widen_halves
 from zsq_compile.frontend.input_shapes import (
     Shape,
@@ -148,6 +149,8 @@ def _load(
         if form.given is not None:
             notes.append(require_equivalent(reference, form, path))
     original = settle_opset(proto, path, running, newest_opset, reference, notes)
+    warnings, restored = () if form.warning is None else (form.warning,), form.given is not None
+    del proto, form  # which may be gigabytes
     model, others = _normalize_open(original, path, sizes, reference, notes, simplify=simplify)
     require_executable(model, path)
     _tell_of_bodies(model, path, notes)
@@ -158,7 +161,7 @@ def _load(
         path=path,
         original=original,
         model=inner.model,
-        inputs=inner.inputs,
+        inputs=find_masks(inner.model, inner.inputs),
         other_inputs=tuple(tuple(map(batch_first, one)) for one in others),
         face=Face.of(original, inner.axes, inner.added, kept=inner.model is model and not others),
         outputs=tuple(value.name for value in original.graph.output),
@@ -166,8 +169,8 @@ def _load(
         operators=dict(sorted(operators.items(), key=lambda item: (-item[1], item[0]))),
         assumed=_describe_chosen(declared, sizes.inputs, shapes),
         notes=tuple(notes),
-        warnings=() if form.warning is None else (form.warning,),
-        restored_bytes=None if form.given is None else _count_bytes(original),
+        warnings=warnings,
+        restored_bytes=_count_bytes(original) if restored else None,
     )
 
 

@@ -141,7 +141,7 @@ def require_supported(proto: onnx.ModelProto, path: Path) -> None:
     """Refuse what the compiler cannot work on, in a model without quantizers (see ``dequantize``).
 
     Raises:
-        UnsupportedModelError: operators of other domains, float64 weights or inputs, or inputs that are no tensors.
+        UnsupportedModelError: operators of other domains, float64 weights or inputs, or inputs or outputs that are no tensors.
 
     """
     foreign = Counter(f"{node.domain}.{node.op_type}" for node in walk_nodes(proto.graph) if node.domain)
@@ -158,6 +158,13 @@ def require_supported(proto: onnx.ModelProto, path: Path) -> None:
         if value.type.tensor_type.elem_type == onnx.TensorProto.STRING:
             raise UnsupportedModelError(
                 f"input '{value.name}' of {path} takes strings: extract the part of the model that takes numbers"
+            )
+    for value in proto.graph.output:
+        kind = value.type.WhichOneof("value")
+        if kind not in (None, "tensor_type"):
+            raise UnsupportedModelError(
+                f"output '{value.name}' of {path} is a {str(kind).removesuffix('_type')}, and only tensors can be "
+                "compared: export the model with outputs that are tensors, or cut it in front of this one"
             )
 
 
