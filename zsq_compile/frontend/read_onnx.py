@@ -141,7 +141,7 @@ def require_supported(proto: onnx.ModelProto, path: Path) -> None:
     """Refuse what the compiler cannot work on, in a model without quantizers (see ``dequantize``).
 
     Raises:
-        UnsupportedModelError: operators of other domains, float64 weights or inputs, or inputs or outputs that are no tensors.
+        UnsupportedModelError: operators of other domains, float64 weights or inputs, inputs or outputs that are no tensors.
 
     """
     foreign = Counter(f"{node.domain}.{node.op_type}" for node in walk_nodes(proto.graph) if node.domain)
