@@ -45,6 +45,10 @@ def read_model(path: Path) -> onnx.ModelProto:
     _read_external_data(proto, path)
     if fault := next((fault for tensor in _tensors(proto) if (fault := _tensor_fault(tensor))), None):
         raise LoadError(f"{path} is damaged: {fault}")
+    inputs = {value.name: value for value in proto.graph.input}
+    for value in proto.graph.output:
+        if value.name in inputs:  # it may say less there
+            value.CopyFrom(inputs[value.name])
     if proto.functions:
         proto = onnx.inliner.inline_local_functions(proto)
     for holder in (*proto.opset_import, *walk_nodes(proto.graph)):

@@ -472,3 +472,11 @@ def test_operators_without_a_kernel_in_torch_are_refused_by_name(body, operator,
     for load_one in (load_model, load_quickly):
         with pytest.raises(UnsupportedModelError, match=f"no torch kernel for {operator}"):
             load_one(path)
+
+
+def test_an_input_that_is_an_output_without_a_type_keeps_its_own(tmp_path):
+    given = onnx.parser.parse_model(text(CONV, inputs="float[N,3,8,8] x"))
+    given.graph.output.add().name = "x"
+    for loaded in load_both_ways(save(given, tmp_path)):
+        assert loaded.outputs == ("y", "x")
+        assert loaded.model.graph.outputs[1].dtype is not None and loaded.inputs[0].shape == (None, 3, 8, 8)
