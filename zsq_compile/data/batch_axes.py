@@ -52,9 +52,9 @@ def stack_given(arrays: Arrays, inputs: Sequence[InputSpec], what: str) -> dict[
     """Bring arrays that the user gives for the inputs into the form (count, ...).
 
     An input with its batch on another axis is given as the file takes it, with as many samples along that axis as there
-    are, or one that holds for all; or as (count, *shape in the file), or as samples are inside. One without a batch is given as the file takes
-    it, for all samples, or several of them one after the other, along an axis of their own or along axis 0. Fewer of
-    these than samples are repeated, each for as many samples that follow each other.
+    are, or one that holds for all; or as (count, *shape in the file); or as samples are inside. One without a batch is
+    given as the file takes it, for all samples, or several of them one after the other, along an axis of their own or
+    along axis 0. Fewer of these than samples are repeated, each for as many samples that follow each other.
 
     Args:
         arrays: by name; names that are no inputs are left out.
