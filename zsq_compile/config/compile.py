@@ -49,6 +49,8 @@ WIDTHS = (8, 4, 3, 2)
 """Widths in bits that weights and activations can be given."""
 
 Width = Annotated[int, WIDTHS]
+_LARGEST_STD = 4.0  # of pixels in 0..1, whose own is at most a half
+
 Numbers = Annotated[tuple[float, ...], Option(panel=INPUT, metavar="A,B,C", default="inferred", read=parse_numbers)]
 
 
@@ -172,6 +174,16 @@ class InputConfig:
             require_number(f"input.mean[{position}]", value, Bounds())
         for position, value in enumerate(std):
             require_number(f"input.std[{position}]", value, Bounds(above=0.0))
+        if max(std) > _LARGEST_STD or (max(mean) > 1.0 and max(std) >= 1.0):
+            given, scaled = (
+                [",".join(f"{value / scale:.4g}" for value in numbers) for numbers in (mean, std)]
+                for scale in (1.0, 255.0)
+            )
+            raise ConfigError(
+                f"--mean {given[0]} --std {given[1]} are like numbers of pixels in 0..255, and those of pixels in 0..1 "
+                f"are wanted: give --mean {scaled[0]} --std {scaled[1]} if the network takes pixels normalised so, "
+                "or --input-range with what black and white become"
+            )
 
     @staticmethod
     def _check_range(input_range: tuple[float, float]) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -79,16 +80,34 @@ def has_large_images(inputs: Sequence[InputSpec]) -> bool:
 
 
 def read_preprocessing(inputs: Sequence[InputSpec], config: InputConfig) -> Preprocessing | None:
-    """Preprocessing that the user gave for the image inputs; None when it is to be inferred."""
+    """Preprocessing that the user gave for the image inputs; None when it is to be inferred.
+
+    Raises:
+        ConfigError: there is no image input that it could be of, or it does not fit that.
+
+    """
     spec = first_image(inputs)
-    if spec is None or (config.mean is None and config.input_range is None):
+    if config.mean is None and config.input_range is None:
         return None
+    if spec is None:
+        shapes = ", ".join(f"{one.name!r} {one.dtype} {one.shape}" for one in inputs)
+        raise ConfigError(
+            f"--mean, --std and --input-range are of pictures, and the network takes none ({shapes}): leave them out, "
+            "and give samples as they are with --calib FILE.npz"
+        )
     try:
-        return given_preprocessing(
+        given = given_preprocessing(
             spec.channels, config.mean, config.std, config.input_range, layout=spec.layout or "NCHW"
         )
     except ValueError as error:
         raise ConfigError(f"--mean and --std do not fit the input {spec.name!r}: {error}") from error
+    ends = [(level - mean) / std for level in (0.0, 1.0) for mean, std in zip(given.mean, given.std, strict=True)]
+    if np.issubdtype(spec.dtype, np.integer) and not (min(ends) >= -0.5 and 1.0 < max(ends) <= 255.5):
+        raise ConfigError(
+            f"the input {spec.name!r} takes {spec.dtype}, pixels as they are, which the network scales itself; those "
+            f"given would run from {min(ends):.4g} to {max(ends):.4g}: leave --mean, --std and --input-range out"
+        )
+    return given
 
 
 def default_count(inputs: Sequence[InputSpec], effort: Effort, *, learned: bool) -> int:

@@ -14,6 +14,7 @@ from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.synthesis.images.families import input_families
 from zsq_compile.verification.agreement_estimate import (
+    SPREAD,
     AgreementEstimate,
     Family,
     estimate_from_families,
@@ -74,13 +75,16 @@ class EstimateInputs:
     def _from_families(self, measured: Sequence[Family], source: str) -> AgreementEstimate:
         if self.families is None:
             return estimate_from_families((), source, reason="there are no synthetic values for integer inputs")
-        known = len(self.inputs) == 1 and self.inputs[0].is_image and self.inputs[0].name in self.preprocessing
-        if not known:
+        found = [self.preprocessing.get(spec.name) for spec in self.inputs]
+        doubtful = any(one is None or one.source in ("assumed", "unexplained") for one in found)
+        source = f"{source}, with an assumed input" if doubtful else source
+        if not (len(self.inputs) == 1 and self.inputs[0].is_image and found[0] is not None):
             reason = "its error is known only for networks with one image input"
             return estimate_from_families(measured, source, reason=reason)
-        if self.preprocessing[self.inputs[0].name].source == "assumed":
-            return estimate_from_families(measured, f"{source}, with an assumed input", spread=ASSUMED_SPREAD)
-        return estimate_from_families(measured, source)
+        if found[0].source == "unexplained":
+            reason = "no preprocessing that was tried brings images near its batch normalisation statistics"
+            return estimate_from_families(measured, source, reason=reason)
+        return estimate_from_families(measured, source, spread=ASSUMED_SPREAD if doubtful else SPREAD)
 
 
 def make_estimate_inputs(

@@ -69,6 +69,21 @@ def test_a_network_without_statistics_is_told_how_to_get_some(look: Callable[...
     assert any("preprocessing of 'x' is uncertain" in text and "--input-range" in text for text in found.warnings)
 
 
+def test_a_batch_normalisation_on_the_input_is_read(look: Callable[..., Inspection]) -> None:
+    """Which layer it watches is then no node's output, but the input itself."""
+    mean, deviation = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))
+    model = models.parse(
+        """
+        net (float[N,3,16,16] x) => (float[N,4,14,14] y)
+        <float[3] scale, float[3] shift, float[3] mean, float[3] variance, float[4,3,3,3] w>
+        { [bn] n = BatchNormalization(x, scale, shift, mean, variance) [conv] y = Conv(n, w) }
+        """,
+        weights={"mean": mean, "variance": deviation**2},
+    )
+    (found,) = look(model).preprocessing.values()
+    assert (found.name, found.source) == ("unit", "inferred")
+
+
 def test_what_stays_float_is_named_with_the_reason(look: Callable[..., Inspection]) -> None:
     text = """
     net (float[N,3,8,8] x) => (float[N,4,8,8] y) <float[4,3,3,3] w0, float[4,4,3,3] w1>

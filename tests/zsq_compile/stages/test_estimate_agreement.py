@@ -60,7 +60,7 @@ def test_an_input_that_is_no_picture_gets_figures_but_no_estimate(emitted: Path)
 
 
 def test_integers_cannot_be_made_up(emitted: Path) -> None:
-    tokens = replace(IMAGE, dtype=np.dtype(np.int64))
+    tokens = replace(IMAGE, dtype=np.dtype(np.int64), layout=None)
     told = estimate_agreement(models.residual(), emitted, make_estimate_inputs([tokens], {}), "t")
     assert told.families == ()
     assert told.describe() == "no estimate: there are no synthetic values for integer inputs"

@@ -15,11 +15,9 @@ from zsq_compile.progress import Progress
 from zsq_compile.synthesis.images.dead_leaves import prior_images
 from zsq_compile.synthesis.images.procedural import draw_feed
 from zsq_compile.synthesis.images.signal import signals
-from zsq_compile.synthesis.preprocessing.infer import infer_preprocessing
+from zsq_compile.synthesis.preprocessing.infer import find_contradiction, infer_preprocessing
 from zsq_compile.synthesis.preprocessing.infer_signal import infer_signal
 from zsq_compile.synthesis.preprocessing.trials import TRIAL_IMAGES, TrialNetwork
-
-NOTHING_TELLS = "nothing in the model tells its scale"
 
 
 def find_preprocessing(
@@ -35,12 +33,15 @@ def find_preprocessing(
     An input that takes no images is left out where nothing tells its scale: it gets noise of deviation 1.
     """
     found: dict[str, Preprocessing] = {}
-    for spec in inputs:
-        if not spec.is_image:
-            _find_signal(spec, inputs, teacher, statistics, rng, found, progress)
-            continue
+    for spec in (one for one in inputs if one.neutral is not None):
+        progress.warn(
+            f"input {spec.name!r} is a mask of attention, and is fed {spec.neutral:g}, which hides nothing: give real "
+            "samples with --calib FILE.npz where that is rare"
+        )
+    for spec in (one for one in inputs if one.is_image):
         if given is not None and len(given.mean) in (1, spec.channels):
             found[spec.name] = replace(given, layout=spec.layout or "NCHW")
+            _warn_of_contradiction(found[spec.name], spec, inputs, teacher, statistics, rng, progress)
             continue
         size = int(spec.shape[0] or TRIAL_IMAGES)
         others = {other.name: draw_feed(other, size, rng) for other in inputs if other.name != spec.name}
@@ -50,40 +51,73 @@ def find_preprocessing(
             progress.note(text)
         else:
             progress.warn(f"{text}; give --mean and --std, or --input-range, if it is something else")
-    return found
+    return found | _find_signals(inputs, teacher, statistics, rng, progress)
 
 
-def _find_signal(
+def _warn_of_contradiction(
+    given: Preprocessing,
     spec: InputSpec,
     inputs: Sequence[InputSpec],
     teacher: TorchGraph,
     statistics: BatchNormStatistics,
     rng: torch.Generator,
-    found: dict[str, Preprocessing],
     progress: Progress,
 ) -> None:
-    """Add the scale of an input that is no image to ``found``, where the network tells it; say so or warn."""
-    trials = torch.Generator(rng.device).manual_seed(
-        rng.initial_seed()
-    )  # samples are the same with a trial and without
+    """Warn where the network's statistics tell of another preprocessing than the given one."""
+    network = _trial_network(teacher, spec, _for_trials(inputs, spec, rng), _apart(rng))
+    other = find_contradiction(network, statistics, given)
+    if other is not None:
+        progress.warn(
+            f"input {spec.name!r}: the batch normalisation statistics of the network contradict the preprocessing that "
+            f"you gave ({given.describe()}); they point to {other.describe()}. Leave --mean, --std and --input-range "
+            "out to use that"
+        )
 
-    def draw(family: SignalFamily, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        drawn: NDArray[np.float32] = signals(shape, family, trials).cpu().numpy()
-        return drawn
 
-    others = {one.name: draw_feed(one, int(spec.shape[0] or TRIAL_IMAGES), trials) for one in inputs if one is not spec}
-    shared = {name: tensor.cpu().numpy() for name, tensor in others.items()}
-    one = infer_signal(TrialNetwork(model=teacher.model, spec=spec, others=shared), statistics, draw)
-    if one is not None:
+def _find_signals(
+    inputs: Sequence[InputSpec],
+    teacher: TorchGraph,
+    statistics: BatchNormStatistics,
+    rng: torch.Generator,
+    progress: Progress,
+) -> dict[str, Preprocessing]:
+    """Scale of the inputs that take no images, by name, as far as the network tells it; warns of the others."""
+    found: dict[str, Preprocessing] = {}
+    unknown = []
+    for spec in (one for one in inputs if not one.is_image and one.neutral is None):
+        trials = _apart(rng)
+
+        def draw(family: SignalFamily, shape: tuple[int, ...], rng: torch.Generator = trials) -> NDArray[np.float32]:
+            drawn: NDArray[np.float32] = signals(shape, family, rng).cpu().numpy()
+            return drawn
+
+        network = _trial_network(teacher, spec, _for_trials(inputs, spec, rng), trials)
+        one = infer_signal(network, statistics, draw)
+        if one is None:
+            unknown.append(f"{spec.name!r} (noise of deviation 1: nothing in the model tells its scale)")
+            continue
         found[spec.name] = one
-    if one is not None and one.is_certain:
-        progress.note(f"input {spec.name!r}: {one.describe()}")
-        return
-    how = f"noise of deviation 1 ({NOTHING_TELLS})" if one is None else one.describe()
-    progress.warn(
-        f"input {spec.name!r} takes no pictures, and is fed {how}: how the file does on such samples says little of "
-        "real ones; give some with --calib FILE.npz"
-    )
+        if one.is_certain:
+            progress.note(f"input {spec.name!r}: {one.describe()}")
+        else:
+            unknown.append(f"{spec.name!r} ({one.describe()})")
+    if unknown:
+        progress.warn(
+            f"what the network takes is no picture, and stand-ins are made for {', '.join(unknown)}: figures on them "
+            "say little of real samples; give some with --calib FILE.npz"
+        )
+    return found
+
+
+def _apart(rng: torch.Generator) -> torch.Generator:
+    """Randomness for trials, so that samples are the same with them and without."""
+    return torch.Generator(rng.device).manual_seed(rng.initial_seed())
+
+
+def _for_trials(inputs: Sequence[InputSpec], spec: InputSpec, rng: torch.Generator) -> dict[str, torch.Tensor]:
+    """Feed for the other inputs while one is tried."""
+    trials, size = _apart(rng), int(spec.shape[0] or TRIAL_IMAGES)
+    return {other.name: draw_feed(other, size, trials) for other in inputs if other.name != spec.name}
 
 
 def infer_on_images(
@@ -94,11 +128,15 @@ def infer_on_images(
     others: Mapping[str, torch.Tensor] | None = None,
 ) -> Preprocessing:
     """Infer the preprocessing of image input ``spec`` on dead leaves; ``others`` are fed to the other inputs."""
+    return infer_preprocessing(_trial_network(teacher, spec, others or {}, rng), statistics)
 
+
+def _trial_network(
+    teacher: TorchGraph, spec: InputSpec, others: Mapping[str, torch.Tensor], rng: torch.Generator
+) -> TrialNetwork:
     def draw_images(count: int, height: int, width: int) -> NDArray[np.float32]:
         images: NDArray[np.float32] = prior_images(count, spec.channels, height, width, rng).cpu().numpy()
         return images
 
-    shared = {name: tensor.cpu().numpy() for name, tensor in (others or {}).items()}
-    network = TrialNetwork(model=teacher.model, spec=spec, draw_images=draw_images, others=shared)
-    return infer_preprocessing(network, statistics)
+    shared = {name: tensor.cpu().numpy() for name, tensor in others.items()}
+    return TrialNetwork(model=teacher.model, spec=spec, draw_images=draw_images, others=shared)

@@ -20,8 +20,8 @@ MakePreprocessing = Callable[[tuple[float, ...], tuple[float, ...]], Preprocessi
 
 _GAINS = np.arange(-7.5, 15.1, 1.5)  # logarithms of the deviation that is tried, relative to the samples'
 _OFFSETS = (-1.0, -0.5, 0.0, 0.5, 1.0)  # of the mean, in full ranges of the samples
-_STARTS = 3
-_STEPS, _STEP, _LARGEST_MOVE = 20, 1e-3, 1.5
+_STARTS = 2
+_STEPS, _STEP, _LARGEST_MOVE, _ENOUGH = 20, 1e-3, 1.5, 1e-3
 _ALIKE = 0.1  # weight of the differences between channels: what the statistics leave open is alike in all of them
 _LEAST_RATIO = 1e-4
 
@@ -53,9 +53,7 @@ class Fit:
 
     def run(self) -> Preprocessing:
         """Return the best preprocessing found."""
-        grid = [
-            np.repeat((gain, offset), self.channels) for gain in _GAINS for offset in _OFFSETS
-        ]  # fmt: skip
+        grid = [np.repeat((gain, offset), self.channels) for gain in _GAINS for offset in _OFFSETS]
         starts = sorted(grid, key=lambda start: _cost(self._residuals(start)))[:_STARTS]
         best, _ = min((self._descend(start) for start in starts), key=lambda found: found[1])
         return self._preprocessing(best)
@@ -88,7 +86,7 @@ class Fit:
                     parameters, residuals, cost, damping = parameters + move, moved, _cost(moved), damping / 4
                     break
                 damping *= 4
-            if before - cost < 1e-4 * before:
+            if before - cost < _ENOUGH * before:
                 break
         return parameters, cost
 

@@ -24,15 +24,11 @@ import onnx_ir as ir
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from passes.constants import constant_value
 from passes.operators import WEIGHTED
-from zsq_compile.data.preprocessing import (
-    Preprocessing,
-    byte_preprocessing,
-    usual_preprocessings,
-)
+from zsq_compile.data.preprocessing import Preprocessing, byte_preprocessing, usual_preprocessings
 from zsq_compile.synthesis.preprocessing.fit import Fit
 from zsq_compile.synthesis.preprocessing.trials import Trial, TrialNetwork, pooled_moments
 
-NEAR, MUCH_NEARER, EXPLAINED = 0.4, 6.0, 0.6
+NEAR, MUCH_NEARER, EXPLAINED = 0.18, 4.0, 0.55
 """Up to which distance a usual preprocessing is right; how many times nearer a fitted one is, if that is right; and up
 to which distance either is what the network was trained with. See benchmarks/results/preprocessing.md."""
 
@@ -79,6 +75,19 @@ def infer_preprocessing(
     return replace(candidates[nearest], source="inferred", margin=margin, reason=_STATISTICS)
 
 
+def find_contradiction(
+    network: TrialNetwork, statistics: BatchNormStatistics, given: Preprocessing
+) -> Preprocessing | None:
+    """Return what the statistics point to where that is not the given preprocessing; None where they allow that."""
+    layers = statistics.usable[:LAYERS]
+    trial = network.watch(layers) if layers and not np.issubdtype(network.spec.dtype, np.integer) else None
+    distance = 0.0 if trial is None else trial.distance(given)
+    if trial is None or distance <= NEAR:
+        return None
+    other = infer_preprocessing(network, statistics, thorough=False)
+    return other if other.source == "inferred" and trial.distance(other) * MUCH_NEARER <= distance else None
+
+
 def fit_to_statistics(
     trial: Trial, make: Callable[..., Preprocessing], channels: int, nearest: float
 ) -> Preprocessing | None:
@@ -86,10 +95,9 @@ def fit_to_statistics(
 
     None where the first BatchNormalization is too far behind the input, or where nothing much nearer is found.
     """
-    first = trial.of_first_layer()
-    if count_layers(trial.network.model, first.layers[0].input) > 1:
+    if count_layers(trial.network.model, trial.layers[0].input) > 1:
         return None
-    fitted = Fit(first, lambda mean, std: make(mean=mean, std=std), channels).run()
+    fitted = Fit(trial.of_first_layer(), lambda mean, std: make(mean=mean, std=std), channels).run()
     distance = trial.distance(fitted)
     if distance * MUCH_NEARER > nearest:
         return None

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from passes.batchnorm.harvest_batchnorm import BatchNorm, BatchNormStatistics
 from zsq_compile.data.preprocessing import Preprocessing, SignalFamily
-from zsq_compile.synthesis.preprocessing.infer import LAYERS, NEAR, fit_to_statistics
+from zsq_compile.synthesis.preprocessing.infer import EXPLAINED, LAYERS, NEAR, fit_to_statistics
 from zsq_compile.synthesis.preprocessing.trials import TRIAL_IMAGES, TrialNetwork
 
 DrawSignals = Callable[[SignalFamily, tuple[int, ...]], NDArray[np.float32]]
@@ -42,6 +42,16 @@ def infer_signal(network: TrialNetwork, statistics: BatchNormStatistics, draw: D
     channels = int(spec.shape[1] or 1) if len(spec.shape) > 2 else 1
     channels = channels if channels <= _MOST_CHANNELS else 1
     found: list[tuple[float, Preprocessing]] = []
+    standard = Preprocessing(
+        name="standard",
+        mean=(0.0,),
+        std=(1.0,),
+        channel_order="none",
+        source="inferred",
+        reason="batch normalisation statistics",
+        layout=None,
+        family="noise",
+    )
     nearest = float("inf")
     for family in _FAMILIES:
         make = partial(Preprocessing, name="fitted", channel_order="none", layout=None, family=family)
@@ -49,13 +59,14 @@ def infer_signal(network: TrialNetwork, statistics: BatchNormStatistics, draw: D
         if trial is None:
             return None
         if family == "noise":
-            as_it_is = make(name="standard", mean=(0.0,), std=(1.0,), source="inferred", reason="its statistics")
-            nearest = trial.distance(as_it_is)
+            nearest = trial.distance(standard)
             if nearest <= NEAR:
-                return as_it_is
+                return standard
         fitted = fit_to_statistics(trial, make, channels, nearest)
         found += [] if fitted is None else [(trial.distance(fitted), fitted)]
-    return min(found, key=lambda one: one[0], default=(nearest, None))[1]
+    if not found:
+        return standard if nearest <= EXPLAINED else None
+    return min(found, key=lambda one: one[0])[1]
 
 
 def _as_remembered(reader: BatchNorm, family: SignalFamily) -> Preprocessing:

@@ -24,7 +24,7 @@ DrawImages = Callable[[int, int, int], NDArray[np.float32]]
 """(count, height, width) -> (count, C, height, width) images with pixels in [0, 1], others in every call."""
 
 TRIAL_IMAGES = 16
-_LARGEST_SIDE = 96
+_LARGEST_SIDE, _PART = 96, 48
 _VARIANCE_FLOOR, _LEAST_RATIO = 1e-12, 1e-4
 
 
@@ -100,7 +100,8 @@ class TrialNetwork:
         """
         images = self.draw()
         uneven = find_uneven_values(self.model)
-        names = [str(value.name) for value in self.model.graph.outputs if value.name not in uneven]
+        made = (value for value in self.model.graph.outputs if value.producer() is not None)
+        names = [str(value.name) for value in made if value.name not in uneven]
         if not names:
             return None
         try:
@@ -189,10 +190,14 @@ class Trial:
     samples: NDArray[np.float32]
 
     def of_first_layer(self) -> "Trial":
-        """Watch the first layer only, which takes less time."""
-        first = self.layers[:1]
-        session = self.network.open([first[0].input], sizes_open=self.network.spec.is_image)
-        return replace(self, session=session, layers=first)
+        """Watch the first layer only, on a part of large images where it takes that: both take less time."""
+        first, is_image = self.layers[:1], self.network.spec.is_image
+        session = self.network.open([first[0].input], sizes_open=is_image)
+        whole = replace(self, session=session, layers=first)
+        if not is_image or max(self.samples.shape[2:]) <= _PART:
+            return whole
+        part = replace(whole, samples=np.ascontiguousarray(self.samples[:, :, :_PART, :_PART]))
+        return part if np.isfinite(part.distance(unit_preprocessing(self.network.spec))) else whole
 
     def moments(self, preprocessing: Preprocessing) -> list[Moments]:
         """Moments of the layers' inputs.
