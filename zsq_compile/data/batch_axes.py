@@ -56,9 +56,9 @@ def stack_given(arrays: Arrays, inputs: Sequence[InputSpec], what: str) -> dict[
     """Bring arrays that the user gives for the inputs into the form (count, ...).
 
     An input with its batch on another axis is given as the file takes it, with as many samples along that axis as there
-    are, or one that holds for all; or as (count, *shape in the file). One without a batch is given as the file takes
-    it, for all samples, or several of them one after the other, along an axis of their own or along axis 0. Fewer of
-    these than samples are repeated, each for as many samples that follow each other.
+    are, or one that holds for all; or as (count, *shape in the file); or as samples are inside. One without a batch is
+    given as the file takes it, for all samples, or several of them one after the other, along an axis of their own or
+    along axis 0. Fewer of these than samples are repeated, each for as many samples that follow each other.
 
     Args:
         arrays: by name; names that are no inputs are left out.
@@ -92,7 +92,8 @@ def _stack(array: NDArray[Any], spec: InputSpec, what: str) -> NDArray[Any]:
     if array.ndim == rank and axis is None:
         return array.reshape(-1, *spec.batched(1)[1:]) if array.shape[1:] == spec.shape[2:] else array[None]
     if array.ndim == rank and axis is not None:
-        return np.moveaxis(array, axis, 0)
+        first = np.moveaxis(array, axis, 0)
+        return array if first.shape[1:] != spec.shape[1:] == array.shape[1:] else first
     if array.ndim == rank + 1 and (axis is None or array.shape[axis + 1] == 1):
         return array if axis is None else np.squeeze(array, axis + 1)
     inner = ", ".join(map(str, spec.shape[1:]))

@@ -38,7 +38,8 @@ def test_the_size_of_a_batch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "whole"), [((2, 6, 5), (6, 3)), ((2, 1, 5), (3,)), ((6, 2, 1, 5), (9,)), ((1, 2, 1, 5), (2, 3))]
+    ("shape", "whole"),
+    [((2, 6, 5), (6, 3)), ((6, 2, 5), (6, 3)), ((2, 1, 5), (3,)), ((6, 2, 1, 5), (9,)), ((1, 2, 1, 5), (2, 3))],
 )
 def test_every_form_that_a_state_is_given_in(shape: tuple[int, ...], whole: tuple[int, ...]) -> None:
     rng = np.random.default_rng(0)
@@ -50,7 +51,7 @@ def test_every_form_that_a_state_is_given_in(shape: tuple[int, ...], whole: tupl
     }
     stacked = stack_given(given, (X, STATE, WHOLE), "calibration data")
     assert {name: array.shape for name, array in stacked.items()} == {"x": (6, 4), "h": (6, 2, 5), "s": (6, 3)}
-    last = given["h"].reshape(-1, 2, 5)[-1] if len(shape) == 4 else given["h"][:, -1]
+    last = given["h"][:, -1] if shape[0] == 2 else given["h"].reshape(-1, 2, 5)[-1]
     np.testing.assert_array_equal(stacked["h"][-1], last)
 
 
