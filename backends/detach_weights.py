@@ -1,39 +1,41 @@
-"""Hand large weights to ONNX Runtime as they lie in memory: through its parser a model is there four times."""
+"""Write a large model with its weights apart, so that ONNX Runtime maps them: its parser makes two copies more."""
 
 from math import prod
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import TensorProto
 
 _LARGE = 1 << 18  # float32 numbers of one initializer
 _MANY = 1 << 24  # of all of them; below it copies are cheap
+_PAGE = 4096  # where a mapping may begin
 
 
-def detach_weights(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, NDArray[Any]]]:
-    """Return a model whose large float32 weights are called external, and these by name; a small model as it is.
+def has_large_weights(model: onnx.ModelProto) -> bool:
+    """Whether a model has so many float32 weights that copies of them count."""
+    return bool(sum(prod(tensor.dims) for tensor in model.graph.initializer if _is_large(tensor)) >= _MANY)
 
-    The model given is not changed.
-    """
-    large = {tensor.name: tensor for tensor in model.graph.initializer if _is_large(tensor)}
-    if sum(prod(tensor.dims) for tensor in large.values()) < _MANY:
-        return model, {}
+
+def save_apart(model: onnx.ModelProto, folder: Path) -> Path:
+    """Write a model into a folder, its large float32 weights one by one into a file of their own; returns its path."""
     small = onnx.ModelProto()
     _copy_fields(model, small, but="graph")
     _copy_fields(model.graph, small.graph, but="initializer")
-    for tensor in model.graph.initializer:
-        if tensor.name not in large:
-            small.graph.initializer.append(tensor)
-            continue
-        length = 4 * prod(tensor.dims)
-        apart = small.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-        apart.data_location = TensorProto.EXTERNAL
-        for key, value in (("location", "weights"), ("offset", "0"), ("length", str(length))):
-            apart.external_data.add(key=key, value=value)
-    arrays = {name: np.frombuffer(one.raw_data, np.float32).reshape(tuple(one.dims)) for name, one in large.items()}
-    return small, arrays
+    with (folder / "weights").open("wb") as file:
+        for tensor in model.graph.initializer:
+            if not _is_large(tensor):
+                small.graph.initializer.append(tensor)
+                continue
+            file.seek(-(-file.tell() // _PAGE) * _PAGE)
+            apart = small.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+            apart.data_location = TensorProto.EXTERNAL
+            place = {"location": "weights", "offset": file.tell(), "length": file.write(tensor.raw_data)}
+            for key, value in place.items():
+                apart.external_data.add(key=key, value=str(value))
+    path = folder / "model.onnx"
+    path.write_bytes(small.SerializeToString())
+    return path
 
 
 def _is_large(tensor: TensorProto) -> bool:

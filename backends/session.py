@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from backends.detach_weights import detach_weights
+from backends.detach_weights import has_large_weights, save_apart
 
 Optimize = Literal["all", "basic", "none"]
 
@@ -103,11 +103,12 @@ def open_session(
     provider_options: Mapping[str, Mapping[str, str]] | None = None,
     weights: Mapping[str, NDArray[Any]] | None = None,
     profile_prefix: Path | None = None,
+    lean: bool = False,
 ) -> Session:
     """Load a model into ONNX Runtime.
 
     Args:
-        model: a model in memory or its file; above 2 GB a model in memory is written to a temporary folder first.
+        model: a model in memory or its file; a large model in memory is written to a temporary folder first.
         providers: execution providers, in order of preference; one that is not installed is an error.
         threads: threads inside an operator; None leaves the choice to the runtime.
         optimize: graph optimizations, "all" being the runtime's own default.
@@ -117,6 +118,8 @@ def open_session(
         weights: of the initializers that a model in memory calls external, by name; these are not copied, as a whole
             model is, several times.
         profile_prefix: of a file with every node's time in every run, until ``Session.end_profile``; None for no file.
+        lean: give memory back after every run; else the runtime keeps what its largest run took, and up to as much
+            again, which is faster, for as long as the session lives.
 
     Raises:
         RuntimeModelError: the runtime cannot load the model, or lacks a provider.
@@ -131,11 +134,10 @@ def open_session(
             f"{label} is to run on {missing[0]}, but this onnxruntime has only "
             f"{', '.join(ort.get_available_providers())}; install the build that has it (onnxruntime-gpu for CUDA)"
         )
-    if isinstance(model, onnx.ModelProto) and not weights:
-        model, weights = detach_weights(model)
     source, scratch = _as_source(model)
     try:
         options = _options(threads, optimize, optimized_path)
+        options.enable_cpu_mem_arena = not lean
         if profile_prefix is not None:
             options.enable_profiling, options.profile_file_prefix = True, str(profile_prefix)
         for key, value in (config or {}).items():
@@ -197,6 +199,9 @@ def _as_source(model: onnx.ModelProto | Path) -> tuple[str | bytes, Path | None]
         if not model.is_file():
             raise RuntimeModelError(f"there is no file {model}")
         return str(model), None
+    if has_large_weights(model):
+        scratch = Path(tempfile.mkdtemp(prefix="zsq_"))
+        return str(save_apart(model, scratch)), scratch
     if sum(len(tensor.raw_data) for tensor in model.graph.initializer) < onnx.checker.MAXIMUM_PROTOBUF:
         try:
             return model.SerializeToString(), None

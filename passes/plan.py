@@ -105,12 +105,15 @@ class StoredSite:
         node: name of the operator, the first of several.
         initializer: name of the float constant; each of its rows along the last axis has a scale.
         number_format: of its codes.
+        tied: name of the weight of a layer that holds the same numbers, its channels along the rows, and whose codes
+            this one has; None for codes of its own.
 
     """
 
     node: str
     initializer: str
     number_format: NumberFormat
+    tied: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -147,9 +150,9 @@ class QuantizationPlan:
 
     @property
     def bits_by_initializer(self) -> dict[str, int]:
-        """Bits of every weight, and of every other constant that is stored in integers."""
+        """Bits of every weight, and of every other constant that has integer codes of its own."""
         bits = {site.initializer: site.number_format.bits for site in self.weights}
-        return bits | {site.initializer: site.number_format.bits for site in self.stored}
+        return bits | {site.initializer: site.number_format.bits for site in self.stored if site.tied is None}
 
     def without(self, values: Set[str], reason: str) -> "QuantizationPlan":
         """Return the same plan with some values left in float.

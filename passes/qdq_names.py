@@ -28,7 +28,15 @@ _VALUE_ENDINGS = (
     "_fill",
     "_float",
 )
-_NODE_ENDINGS = ("_QuantizeLinear", "_DequantizeLinear", "_Clip", "_scale_Mul", "_stored_Cast", "_stored_Mul")
+_NODE_ENDINGS = (
+    "_QuantizeLinear",
+    "_DequantizeLinear",
+    "_Clip",
+    "_scale_Mul",
+    "_stored_Cast",
+    "_stored_Mul",
+    "_stored_Transpose",
+)
 
 
 def codes_name(value: str | None) -> str:

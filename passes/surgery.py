@@ -80,6 +80,12 @@ def dequantizer(node: ir.Node, position: int) -> ir.Node | None:
     return maker if maker is not None and is_standard(maker, "DequantizeLinear") else None
 
 
+def first_reader(graph: ir.Graph, value: ir.Value) -> ir.Node:
+    """Return the node that reads a value first, in the order of the graph; there must be one."""
+    readers = {use.node for use in value.uses()}
+    return next(node for node in graph if node in readers or not readers.isdisjoint(inner_nodes(node)))
+
+
 def only_use(value: ir.Value) -> tuple[ir.Node, int] | None:
     """Return the node that alone reads a value, and at which position; None for several readers or a graph output."""
     uses = value.uses()

@@ -1,5 +1,6 @@
 """Networks whose weights are read by operators that compute in float: recurrent layers and tables."""
 
+import numpy as np
 import onnx
 
 from tests import models
@@ -37,3 +38,24 @@ def lookup(*, seed: int = 0) -> onnx.ModelProto:
         """,
         seed=seed,
     )
+
+
+def tied(*, transposed: bool, seed: int = 0) -> onnx.ModelProto:
+    """Look up rows of a table of 40 x 32, mix them, and multiply with the same table: (N, 5) ids -> (N, 5, 40)."""
+    own = "float[32,40] u," if transposed else ""
+    product = "MatMul(f, u)" if transposed else "Gemm<transB=1>(f, t)"
+    model = models.parse(
+        f"""
+        tied (int64[N,5] ids) => (float[A,B] y)
+        <float[40,32] t, {own} float[32,32] w, int64[2] sizes>
+        {{ [table] e = Gather(t, ids) [mix] m = MatMul(e, w) [relu] r = Relu(m) [add] a = Add(r, e)
+           [rows] f = Reshape(a, sizes) [scores] y = {product} }}
+        """,
+        seed=seed,
+        weights={"sizes": np.array([-1, 32])},
+    )
+    if transposed:
+        constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        table = onnx.numpy_helper.to_array(constants["t"])
+        constants["u"].CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(table.T), "u"))
+    return model

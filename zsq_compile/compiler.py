@@ -15,6 +15,7 @@ from backends.machine import detect_target
 from backends.session import usable_providers
 from backends.target import Target
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
+from passes.plan import QuantizationPlan
 from zsq_compile.batchnorm.find_statistics import KnownStatistics, find_statistics
 from zsq_compile.config.compile import CompileConfig, PixelsConfig, PriorConfig
 from zsq_compile.config.distillation import require_source
@@ -50,13 +51,12 @@ from zsq_compile.stages.gallery import require_image, show_synthetic
 from zsq_compile.stages.gate import is_missed, require_decisions
 from zsq_compile.stages.given_samples import read_samples
 from zsq_compile.stages.live_samples import make_live
-from zsq_compile.stages.provenance import Origin, stamp
+from zsq_compile.stages.provenance import origin_of, stamp
 from zsq_compile.stages.provisional_student import make_provisional_student
 from zsq_compile.stages.quantize import Quantized, fold_network, is_learned, is_wide, quantize, steps_for
 from zsq_compile.synthesis.generator import Generator, SyntheticSet
 from zsq_compile.synthesis.make_generator import make_generator
 from zsq_compile.verification.agreement_estimate import AgreementEstimate
-from zsq_compile.version import VERSION
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -122,14 +122,7 @@ def compile_model(
     with clock.stage("plan"):
         _require_suitable(given_plan, loaded, config, clock.progress)
         folded, statistics = _fold(loaded, known, target, config, given_plan)
-        origin = Origin(
-            version=VERSION,
-            seed=config.seed,
-            target=target.name,
-            source_sha256=file_sha256(loaded.path),
-            sizes=loaded.face.working_sizes(loaded.inputs),
-        )
-        folded = stamp(folded, origin)
+        folded = stamp(folded, origin := origin_of(loaded, target, config.seed))
         plan = plan_quantization(folded, target, config.quantization, given_plan)
         limit = resolve_limit(folded, target, config.quantization, config.max_size, float_bytes(loaded))
     with clock.stage("synthesize" if calibration is None else "read calibration data"):
@@ -155,8 +148,7 @@ def compile_model(
         look = partial(gather_evidence, pictures_wanted=pictures_wanted, progress=clock.progress)
         evidence = look(loaded, samples, exported, estimate, device)
     report = build_report(config, loaded, samples, quantized, exported, evidence, clock)
-    plan_file = make_plan_file(quantized.state.plan, report.sha256["model"])
-    return _conclude(report, config.min_agreement, samples.synthetic, plan_file)
+    return _conclude(report, config.min_agreement, samples.synthetic, quantized.state.plan)
 
 
 @told_in_words()
@@ -335,14 +327,12 @@ def _make_data(
 
 def _estimate(loaded: LoadedModel, path: Path, data: CalibrationData, target: Target, seed: int) -> AgreementEstimate:
     """Estimate the agreement on real data, on inputs that calibration has not seen."""
-    inputs = make_estimate_inputs(loaded.inputs, data.preprocessing, seed=seed)
-    providers = usable_providers(target.providers)
     return estimate_agreement(
         loaded.original,
         path,
-        inputs,
+        make_estimate_inputs(loaded.inputs, data.preprocessing, seed=seed),
         data.origin,
-        providers=providers,
+        providers=usable_providers(target.providers),
         config=target.session_config,
         axes=loaded.face.axes,
         uneven=loaded.uneven_outputs,
@@ -350,10 +340,11 @@ def _estimate(loaded: LoadedModel, path: Path, data: CalibrationData, target: Ta
 
 
 def _conclude(
-    report: Report, min_agreement: float | None, synthetic: SyntheticSet | None, plan: PlanFile
+    report: Report, min_agreement: float | None, synthetic: SyntheticSet | None, plan: QuantizationPlan
 ) -> CompileResult:
     """Refuse a file that its runtime does not compute, and see whether the agreement asked for was reached."""
     if failures := report.validation.failures:
         raise ValidationError(f"{report.emitted} was written, but must not be used: {'; '.join(failures)}")
     missed = is_missed(report, min_agreement)
-    return CompileResult(path=report.emitted, report=report, synthetic=synthetic, gate_missed=missed, plan=plan)
+    kept = make_plan_file(plan, report.sha256["model"])
+    return CompileResult(path=report.emitted, report=report, synthetic=synthetic, gate_missed=missed, plan=kept)

@@ -7,6 +7,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,17 +109,24 @@ def file_sha256(path: Path) -> str:
 
 def file_bytes(path: Path) -> int:
     """Size of a model file with its external data."""
+    found = path.stat()
+    beside = _external_files(path, found.st_mtime_ns, found.st_size)
+    return found.st_size + sum(external_file(path, place).stat().st_size for place in beside)
+
+
+@lru_cache(maxsize=8)
+def _external_files(path: Path, *_: int) -> frozenset[str]:
+    """Names of the files that a model of a time and size has weights in; to read a large one takes twice its memory."""
     import onnx
 
     model = onnx.load(path, load_external_data=False)
-    places = {
-        entry.value
+    return frozenset(
+        str(entry.value)
         for tensor in model.graph.initializer
         if tensor.data_location == onnx.TensorProto.EXTERNAL
         for entry in tensor.external_data
         if entry.key == "location"
-    }
-    return sum(file.stat().st_size for file in (path, *(external_file(path, str(place)) for place in places)))
+    )
 
 
 def external_file(model: Path, location: str) -> Path:

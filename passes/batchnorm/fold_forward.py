@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from passes.batchnorm.fold_batchnorm import affine_of, parameter_obstacle
 from passes.constants import constant_value
 from passes.graph_pass import NodePass
+from passes.normalize.fuse_scale import is_opening
 from passes.operators import REARRANGING
 from passes.surgery import add_constant, drop_unused, input_at, is_standard, set_constant
 from passes.weight_layout import by_channels, constant_bias, constant_weight
@@ -30,7 +31,7 @@ _IN_INTEGERS = (
 class FoldForward(NodePass):
     """Fold every BatchNormalization whose readers are all layers that can take it.
 
-    What reads a graph input stays: features of a table differ by more than one scale for all of them can tell.
+    What reads an input of the graph stays: one scale for all features of a table is none for most of them.
     """
 
     op_types = ("BatchNormalization",)
@@ -39,7 +40,7 @@ class FoldForward(NodePass):
         """Fold the node."""
         source, output = node.inputs[0], node.outputs[0]
         reason = parameter_obstacle(node)
-        if reason is not None or source is None or source.is_graph_input() or output.is_graph_output():
+        if reason is not None or source is None or is_opening(source) or output.is_graph_output():
             return reason or "it reads an input of the graph, or makes an output"
         factor, mean, shift = affine_of(node)
         offset = shift - factor * mean
@@ -70,7 +71,7 @@ class ConvolveBatchNorm(NodePass):
             return reason
         if source is None or source.shape is None or len(source.shape) < 3 or node.outputs[0].is_graph_output():
             return "it makes no map of channels, or an output of the graph"
-        if maker is None or not is_standard(maker, *_IN_INTEGERS):
+        if maker is None or is_opening(source) or not is_standard(maker, *_IN_INTEGERS):
             return f"it stands behind {maker.op_type if maker else 'a graph input'}, which is not made in integers"
         factor, mean, shift = affine_of(node)
         offset = shift - factor * mean

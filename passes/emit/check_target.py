@@ -12,7 +12,7 @@ from backends.target import NumberFormat, Target
 from passes.checks import GraphInvariant, IllegalGraphError
 from passes.constants import constant_value
 from passes.emit.block_matmul import UNFUSABLE_READERS, row_count
-from passes.operators import WEIGHTED, WITH_BIAS
+from passes.operators import RECURRENT, WEIGHTED, WITH_BIAS
 from passes.plan import Refusal
 from passes.quantizer_grid import storage_type
 from passes.surgery import dequantizer, input_at, is_standard, producer, rule_of, standard_nodes
@@ -28,7 +28,7 @@ def check_target(model: ir.Model, target: Target) -> None:
 
 def target_violations(model: ir.Model, target: Target) -> tuple[Refusal, ...]:
     """Return every place where an emitted graph breaks a rule of its target."""
-    rules = (_opset, _activations, _narrow_values, _weights, _biases, _packing, _blocks, _shared_scales)
+    rules = (_opset, _activations, _narrow_values, _weights, _biases, _packing, _stored, _blocks, _shared_scales)
     return tuple(refusal for rule in rules for refusal in rule(model, target))
 
 
@@ -109,6 +109,22 @@ def _biases(model: ir.Model, target: Target) -> Iterator[Refusal]:
         whole = data is not None and weight is not None and constant_value(weight.inputs[0]) is not None
         if not integer and whole and target.bias == "int32":
             yield Refusal.of(node, f"its bias is float, and {target.name} requires int32 behind DequantizeLinear")
+
+
+def _stored(model: ir.Model, target: Target) -> Iterator[Refusal]:
+    rules = {rule.op_type: rule.inputs for rule in target.stored}
+    for node in standard_nodes(model.graph, *RECURRENT, "Gather"):
+        for position in range(len(node.inputs)):
+            product = producer(node, position)
+            cast = None if product is None or not is_standard(product, "Mul") else producer(product, 0)
+            if cast is None or not is_standard(cast, "Cast") or cast.attributes.get_int("to", 0) != ir.DataType.FLOAT:
+                continue
+            if constant_value(cast.inputs[0]) is None:
+                continue
+            if position not in rules.get(node.op_type, ()):
+                yield Refusal.of(
+                    node, f"its input {position} is stored in integers, and {target.name} has no row for that"
+                )
 
 
 def _packing(model: ir.Model, target: Target) -> Iterator[Refusal]:

@@ -88,7 +88,7 @@ def _with_all_scales(model: ir.Model, plan: QuantizationPlan) -> QuantizationPla
         reach = max(float(np.abs(constant.numpy()).max(initial=0.0)), 1e-12)
         steps = np.full(shape, reach / site.number_format.qmax * (1.0 + number / 4096.0), np.float32)
         weights[site.initializer] = Scale(scale=steps, zero_point=np.zeros(shape, np.int32))
-    for number, constant_site in enumerate(plan.stored):
+    for number, constant_site in enumerate(site for site in plan.stored if site.tied is None):
         value = model.graph.initializers[constant_site.initializer]
         assert value.const_value is not None
         rows = np.abs(value.const_value.numpy()).max(-1, keepdims=True)

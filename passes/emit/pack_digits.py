@@ -20,7 +20,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from passes.graph_pass import GraphPass
-from passes.surgery import add_constant, set_type
+from passes.surgery import add_constant, first_reader, set_type
 
 DENSE_BITS = (2, 3)
 _WORD_BITS = 63
@@ -76,7 +76,7 @@ class _Writer:
         value.const_value = ir.tensor(words, dtype=ir.DataType.INT64, name=value.name)
         set_type(value, ir.DataType.INT64, ir.Shape(words.shape))
         nodes = self._unpacking(value, codes.shape, bits)
-        self._graph.insert_before(readers[0].node, nodes)
+        self._graph.insert_before(first_reader(self._graph, value), nodes)
         for use in readers:
             use.node.replace_input_with(use.idx, nodes[-1].outputs[0])
         return True

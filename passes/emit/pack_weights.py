@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from passes.graph_pass import GraphPass
-from passes.surgery import input_at
+from passes.surgery import first_reader, input_at
 
 _INT4_LIMITS = (-8, 7)
 
@@ -46,7 +46,7 @@ class PackWeights(GraphPass):
         cast = ir.node("Cast", [value], {"to": ir.DataType.INT8.value}, name=f"{value.name}_Cast")
         widened = cast.outputs[0]
         widened.name, widened.dtype, widened.shape = f"{value.name}_int8", ir.DataType.INT8, value.shape
-        graph.insert_before(readers[0].node, cast)
+        graph.insert_before(first_reader(graph, value), cast)
         for use in readers:
             use.node.replace_input_with(use.idx, widened)
         return True

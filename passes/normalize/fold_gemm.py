@@ -20,7 +20,7 @@ class FoldGemm(NodePass):
     op_types = ("Gemm",)
 
     def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
-        """Fold alpha, beta, transA and the form of the bias."""
+        """Fold alpha, beta and transA."""
         former = tuple(node.inputs[1:])
         changed = _weight(graph, node) | _bias(graph, node) | _transposition(graph, node)
         drop_unused(graph, former)
@@ -40,7 +40,9 @@ def _bias(graph: ir.Graph, node: ir.Node) -> bool:
     given, weight = input_at(node, 2), node.inputs[1]
     array = constant_value(given)
     beta = node.attributes.get_float("beta", 1.0)
-    if given is None and beta != 1.0:
+    if beta == 1.0:
+        return False
+    if given is None:
         node.attributes["beta"] = ir.AttrFloat32("beta", 1.0)
         return True
     if array is None or array.dtype != np.float32:
@@ -49,8 +51,6 @@ def _bias(graph: ir.Graph, node: ir.Node) -> bool:
     row = constant_bias(node, channel_count(node, sizes)) if sizes else None
     if row is None:
         row = beta * array.astype(np.float64)  # one that differs from row to row
-    if beta == 1.0 and row.shape == array.shape:
-        return False
     set_constant(graph, node, 2, row.astype(np.float32), "bias")
     node.attributes["beta"] = ir.AttrFloat32("beta", 1.0)
     return True

@@ -14,7 +14,7 @@ float32 rounding of an activation is that activation.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import erf, pi, sqrt
 
 import numpy as np
@@ -52,13 +52,14 @@ class _Region:
 
 @dataclass(frozen=True, slots=True)
 class _Activation:
-    """An operator, its attributes, the numbers that it reads behind its input, and what it computes."""
+    """An operator, its attributes, the limits that it reads behind its input, what it computes, a factor of that."""
 
     op_type: str
     function: Callable[[Array], Array]
     attributes: Mapping[str, float | str] = field(default_factory=dict)
     limits: tuple[float, ...] = ()
     cancels: bool = False
+    factor: float = 1.0
 
 
 class FuseActivation(NodePass):
@@ -145,7 +146,13 @@ def _recognised(region: _Region) -> _Activation | None:
     if (made == made[0]).all():
         return None
     x, y = numbers.astype(np.float64), made.astype(np.float64)
-    return next((one for one in _activations(x, y) if _agree(x, y, one)), None)
+    found = next((one for one in _activations(x, y) if _agree(x, y, one)), None)
+    factor = float(y[x.argmax()] / x.max())
+    if found is not None or factor in (0.0, 1.0):
+        return found
+    # simplifiers move the constant at the end of a chain into the layer behind it
+    whole = next((one for one in _LIKE_X if _agree(x, y / factor, one)), None)
+    return None if whole is None else replace(whole, factor=factor)
 
 
 def _agree(x: Array, y: Array, activation: _Activation) -> bool:
@@ -176,10 +183,7 @@ def _activations(x: Array, y: Array) -> list[_Activation]:
             {"alpha": rise, "beta": middle},
             cancels=True,
         ),
-        _Activation("HardSwish", lambda x: x * np.clip(x / 6.0 + 0.5, 0.0, 1.0), cancels=True),
-        _Activation("Gelu", lambda x: 0.5 * x * (1.0 + _erf(x / sqrt(2.0))), cancels=True),
-        _Activation("Gelu", _gelu_by_tanh, {"approximate": "tanh"}, cancels=True),
-        _Activation("Mish", lambda x: x * np.tanh(np.logaddexp(0.0, x)), cancels=True),
+        *_LIKE_X,
     ]
     return found
 
@@ -193,6 +197,15 @@ def _sigmoid(x: Array) -> Array:
 
 def _gelu_by_tanh(x: Array) -> Array:
     return 0.5 * x * (1.0 + np.tanh(sqrt(2.0 / pi) * (x + 0.044715 * x**3)))
+
+
+_LIKE_X = (
+    _Activation("HardSwish", lambda x: x * np.clip(x / 6.0 + 0.5, 0.0, 1.0), cancels=True),
+    _Activation("Gelu", lambda x: 0.5 * x * (1.0 + _erf(x / sqrt(2.0))), cancels=True),
+    _Activation("Gelu", _gelu_by_tanh, {"approximate": "tanh"}, cancels=True),
+    _Activation("Mish", lambda x: x * np.tanh(np.logaddexp(0.0, x)), cancels=True),
+)
+"""Those that large numbers pass unchanged."""
 
 
 def _is_written(region: _Region, found: _Activation) -> bool:
@@ -220,5 +233,11 @@ def _replace(graph: ir.Graph, region: _Region, found: _Activation) -> None:
         made = ir.node(found.op_type, [region.source, *values], dict(found.attributes), name=last.name)
     made.outputs[0].type, made.outputs[0].shape = region.source.type, output.shape
     graph.insert_before(last, made)
+    if found.factor != 1.0:
+        factor = add_constant(graph, f"{last.name}.factor", np.array(found.factor, np.float32))
+        made.outputs[0].name = free_name(graph, f"{output.name}_{found.op_type.lower()}")
+        made = ir.node("Mul", [made.outputs[0], factor], name=f"{last.name}_factor")
+        made.outputs[0].type, made.outputs[0].shape = region.source.type, output.shape
+        graph.insert_before(last, made)
     take_over(output, made.outputs[0])
     remove_unread(graph, last)

@@ -3,6 +3,7 @@
 Conv(x, w, b) + c    ->  Conv(x, w, b + c)     c the same at every position of a channel; ConvTranspose too
 MatMul(x, w) + c     ->  Gemm(x, w, c)         x and w matrices, c the same in every row
 Gemm(x, w, b) + c    ->  Gemm(x, w, b + c)
+Conv(x, w, b) - c    ->  Conv(x, w, b - c)     likewise
 """
 
 import numpy as np
@@ -17,16 +18,17 @@ from passes.weight_layout import channel_count, constant_bias, constant_weight
 
 
 class FuseBias(NodePass):
-    """Fuse an Add of a constant into the layer before it, if nobody else reads that layer's output."""
+    """Fuse an Add or Sub of a constant into the layer before it, if nobody else reads that layer's output."""
 
-    op_types = ("Add",)
+    op_types = ("Add", "Sub")
 
     def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
-        """Fuse the Add; of several in a row each is fused in turn."""
+        """Fuse the sum; of several in a row each is fused in turn."""
         constants = [constant_value(value) for value in node.inputs]
-        if sum(array is not None for array in constants) != 1:
+        if sum(array is not None for array in constants) != 1 or (node.op_type == "Sub" and constants[1] is None):
             return False
-        addend = next(array for array in constants if array is not None)
+        addend = next(array for array in constants if array is not None).astype(np.float64)
+        addend = -addend if node.op_type == "Sub" else addend
         source = next(value for value, array in zip(node.inputs, constants, strict=True) if array is None)
         layer = source.producer() if source is not None else None
         bias = None if layer is None else _fused_bias(layer, addend)
@@ -43,7 +45,7 @@ class FuseBias(NodePass):
         return True
 
 
-def _fused_bias(layer: ir.Node, addend: NDArray[np.generic]) -> NDArray[np.float64] | None:
+def _fused_bias(layer: ir.Node, addend: NDArray[np.float64]) -> NDArray[np.float64] | None:
     """Return the bias that the layer would have, (channels,), or None if it cannot take the addend."""
     weight = constant_weight(layer) if is_standard(layer, *WEIGHTED) else None
     rank = 2 if weight is None or layer.op_type in DENSE else weight.ndim
@@ -57,4 +59,4 @@ def _fused_bias(layer: ir.Node, addend: NDArray[np.generic]) -> NDArray[np.float
     if any(size != 1 and (position != 1 or size != channels) for position, size in enumerate(shape)):
         return None
     own = constant_bias(layer, channels)
-    return None if own is None else own + addend.reshape(-1).astype(np.float64)
+    return None if own is None else own + addend.reshape(-1)

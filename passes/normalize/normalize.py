@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from passes.graph_pass import run_passes
+from passes.normalize.decide_branches import decide_branches
 from passes.normalize.drop_identity import DropIdentity
 from passes.normalize.fold_constants import FoldConstants
 from passes.normalize.fold_gemm import FoldGemm
@@ -18,9 +19,10 @@ from passes.normalize.fold_pad import FoldPad
 from passes.normalize.fuse_activation import FuseActivation
 from passes.normalize.fuse_bias import FuseBias
 from passes.normalize.fuse_norm import FuseNorm
+from passes.normalize.fuse_scale import FuseScale
 from passes.normalize.infer_shapes import InferShapes, Trial
 from passes.normalize.name_nodes import NameNodes
-from passes.normalize.outline_bodies import outline_bodies
+from passes.normalize.outline_bodies import inline_bodies, outline_bodies
 from passes.normalize.resolve_auto_pad import ResolveAutoPad
 from passes.normalize.resolve_shapes import ResolveShapes
 from passes.normalize.set_aside import with_weights_aside
@@ -41,13 +43,31 @@ def normalize(model: ir.Model, *, simplify: bool = True, trials: Sequence[Trial]
     With ``simplify`` onnxsim runs first; raises SimplifierError where it fails. For ``trials`` see InferShapes.
     """
     working = with_weights_aside(model, run_onnxsim) if simplify else model.clone()
-    return run_passes(_passes(trials), outline_bodies(working))
+    return run_passes(_passes(trials), _with_decided_branches(working, trials))
+
+
+def _with_decided_branches(model: ir.Model, trials: Sequence[Trial]) -> ir.Model:
+    """Outline control flow, without the branches whose condition turns out to be constant, at any depth."""
+    model = outline_bodies(model)
+    while model.functions:
+        fold = ir.passes.PassManager([InferShapes(trials), ResolveShapes(), FoldConstants()], steps=4)
+        run_passes(ir.passes.Sequential(*_lifting(), fold), model)
+        if not decide_branches(model):
+            break
+        model = outline_bodies(inline_bodies(model))
+    return model
+
+
+def _lifting() -> tuple[ir.passes.PassBase, ...]:
+    return (
+        common.RemoveInitializersFromInputsPass(),
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+    )
 
 
 def _passes(trials: Sequence[Trial]) -> ir.passes.Sequential:
     return ir.passes.Sequential(
-        common.RemoveInitializersFromInputsPass(),
-        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        *_lifting(),
         NameNodes(),
         DropIdentity(),
         FoldConstants(),
@@ -70,7 +90,7 @@ def _passes(trials: Sequence[Trial]) -> ir.passes.Sequential:
         ResolveAutoPad(),
         FoldPad(),
         FoldGemm(),
-        FuseBias(),
+        ir.passes.PassManager([FuseBias(), FuseScale()], steps=4),  # sums and products may take turns
         common.RemoveUnusedNodesPass(),
         ShareWeights(),
         NameNodes(),

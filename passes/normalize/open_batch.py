@@ -209,8 +209,8 @@ class _Rewriter:
             add_constant(self._graph, f"{value.name}_ones_{side}", np.ones(count, np.int64))
             for side, count in (("before", axis), ("behind", rank - axis - 1))
         ]
-        shape = self._append("Concat", [ones[0], self._counted(), ones[1]], f"{value.name}_shape", (rank,), axis=0)
-        repeated = self._append("Expand", [once, shape], f"{value.name}_repeated", self.single[once])
+        shape = self._append("Concat", [ones[0], self._counted(), ones[1]], f"{value.name}_shape", (rank,), {"axis": 0})
+        repeated = self._append("Expand", [once, shape], f"{value.name}_repeated", self.single[once], {})
         assert value.dtype is not None
         set_type(repeated, value.dtype, None)
         sizes = self.single[once]
@@ -226,14 +226,16 @@ class _Rewriter:
         if self._count is None:
             assert self._lead is not None
             value, axis = self._lead
-            self._count = self._append("Shape", [value], "batch_size", (1,), start=axis, end=axis + 1)
+            self._count = self._append("Shape", [value], "batch_size", (1,), {"start": axis, "end": axis + 1})
         return self._count
 
-    def _append(self, operator: str, inputs: list[ir.Value], name: str, sizes: Sizes, **attributes: int) -> ir.Value:
+    def _append(
+        self, operator: str, inputs: list[ir.Value], name: str, sizes: Sizes, numbers: Mapping[str, int]
+    ) -> ir.Value:
         """Add a node in front of all that read what is made here."""
         value = ir.Value(name=free_name(self._graph, name))
         set_type(value, ir.DataType.INT64, ir.Shape(sizes))
-        given = {key: ir.AttrInt64(key, number) for key, number in attributes.items()}
+        given = {key: ir.AttrInt64(key, number) for key, number in numbers.items()}
         node = ir.Node(
             "", operator, inputs, attributes=given, outputs=[value], name=free_node_name(self._graph, f"{name}_node")
         )

@@ -13,7 +13,8 @@ def with_weights_aside(model: ir.Model, tool: Callable[[onnx.ModelProto], onnx.M
     """Return what a tool makes of a model, large weights of a large one standing as graph inputs meanwhile.
 
     The tool must keep the names of inputs. What it makes of weights, as of a constant that is transposed, is left to
-    the passes behind it. The result has the weights' tensors in common with ``model``, which is not changed.
+    the passes behind it. The result has the weights' tensors in common with ``model``, which is otherwise not changed:
+    they become arrays, which all that read them share, where a protobuf message makes a copy for each.
     """
     large = {
         name: value.const_value
@@ -22,10 +23,12 @@ def with_weights_aside(model: ir.Model, tool: Callable[[onnx.ModelProto], onnx.M
     }
     if sum(tensor.nbytes for tensor in large.values()) < _MANY:
         return ir.from_proto(tool(ir.to_proto(model)))
+    for name, tensor in large.items():
+        large[name] = model.graph.initializers[name].const_value = ir.Tensor(tensor.numpy(), name=name)
     small = model.clone()
     for name, tensor in large.items():
         value = small.graph.initializers.pop(name)
-        value.const_value, value.shape, value.dtype = None, ir.Shape(tensor.shape), tensor.dtype
+        value.const_value, value.shape, value.dtype = None, ir.Shape(tensor.shape.numpy()), tensor.dtype
         if not value.is_graph_input():
             small.graph.inputs.append(value)
     made = ir.from_proto(tool(ir.to_proto(small)))

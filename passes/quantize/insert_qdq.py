@@ -36,9 +36,10 @@ from passes.qdq_names import (
     undone_name,
     zero_point_name,
 )
+from passes.quantize.quantized_clips import before_redundant_clip, close_clip
 from passes.quantize.shared_bias import bias_codes
 from passes.quantizer_grid import quantize_array, storage_type
-from passes.surgery import input_at, set_type
+from passes.surgery import first_reader, input_at, set_type
 
 _INT32_LIMIT = 2.0**31 - 1
 
@@ -154,23 +155,30 @@ class _Writer:
         return dequantize.outputs[0]
 
     def constant(self, site: StoredSite) -> bool:
-        """Store one constant as codes, widened in front of its first reader; False when it was done before."""
+        """Store one constant as codes, widened in front of its first reader; False when it was done before.
+
+        The codes of a tied one are those of a layer's weight, transposed where its channels are columns.
+        """
         value = self.graph.initializers.get(site.initializer)
         if value is None or value.const_value is None:
             return False
         readers, owner = value.uses(), f"{site.initializer}_stored"
-        scale = self.plan.weight_scales[site.initializer]
-        codes = quantize_array(_float(value), scale, site.number_format).astype(np.int8)
-        stored, step = (
-            self._initializer(codes_name(site.initializer), ir.tensor(codes)),
-            self._scale(owner, scale.scale),
-        )
+        scale, nodes = self.plan.weight_scales[site.tied or site.initializer], list[ir.Node]()
+        if site.tied is None:
+            codes = quantize_array(_float(value), scale, site.number_format).astype(np.int8)
+            stored = self._initializer(codes_name(site.initializer), ir.tensor(codes))
+        else:
+            stored = self.graph.initializers[codes_name(site.tied)]
+            if next(one.axis for one in self.plan.weights if one.initializer == site.tied) == 1:
+                nodes.append(ir.node("Transpose", [stored], {"perm": [1, 0]}, name=node_name(owner, "Transpose")))
+                self._name_output(nodes[0], codes_name(site.initializer), ir.DataType.INT8, value.shape)
+                stored = nodes[0].outputs[0]
+        step = self._scale(owner, scale.scale if site.tied is None else scale.scale.reshape(-1, 1))
         cast = ir.node("Cast", [stored], {"to": ir.DataType.FLOAT.value}, name=node_name(owner, "Cast"))
         product = ir.node("Mul", [cast.outputs[0], step], name=node_name(owner, "Mul"))
-        self._name_output(cast, rounded_name(site.initializer), ir.DataType.FLOAT, stored.shape)
-        self._name_output(product, dequantized_name(site.initializer), ir.DataType.FLOAT, stored.shape)
-        reading = {use.node for use in readers}
-        self.graph.insert_before(next(node for node in self.graph if node in reading), [cast, product])
+        self._name_output(cast, rounded_name(site.initializer), ir.DataType.FLOAT, value.shape)
+        self._name_output(product, dequantized_name(site.initializer), ir.DataType.FLOAT, value.shape)
+        self.graph.insert_before(first_reader(self.graph, value), [*nodes, cast, product])
         for use in readers:
             self._replace(use.node, use.idx, product.outputs[0])
         return True
@@ -192,6 +200,7 @@ class _Writer:
         self._insert_behind(value, nodes)
         for use in readers:
             use.node.replace_input_with(use.idx, nodes[-1].outputs[0])
+        close_clip(self.graph, value, self.plan.activation_scales[site.group])
         if exposed:
             self._expose(value, nodes[-1].outputs[0])
         return True
@@ -203,7 +212,9 @@ class _Writer:
         """Make the nodes from a float value to its codes."""
         storage, scale = _storage(site.number_format), self.plan.activation_scales[site.group]
         clipped = site.number_format.levels < 1 << storage.bitwidth
-        source = self._before_clip(value, scale, site.number_format) if clipped and self.final else value
+        source = before_redundant_clip(value, scale, site.number_format) if clipped and self.final else value
+        if source is not value:
+            self._replaced.append(value)
         parameters = self._parameters(site.group, scale, storage)
         op_type = "QuantizeLinear"
         nodes = [ir.node(op_type, [source, *parameters], name=node_name(site.value, op_type))]
@@ -221,19 +232,6 @@ class _Writer:
             self._name_output(nodes[-1], codes_name(site.value), storage, value.shape)
         self.codes[site.value] = nodes[-1].outputs[0]
         return nodes
-
-    def _before_clip(self, value: ir.Value, scale: Scale, number_format: NumberFormat) -> ir.Value:
-        """Skip a float Clip that the Clip of the codes makes redundant: no runtime folds it there."""
-        node = value.producer()
-        if node is None or node.op_type != "Clip" or len(node.inputs) != 3 or node.inputs[0] is None:
-            return value
-        if any(limit is None or limit.const_value is None for limit in node.inputs[1:]):
-            return value
-        low, high = (np.rint(_float(limit).item() / scale.scale) + scale.zero_point for limit in node.inputs[1:])
-        if low > number_format.qmin or high < number_format.qmax:
-            return value
-        self._replaced.append(value)
-        return node.inputs[0]
 
     def _move_codes(self, site: ActivationSite, value: ir.Value) -> list[ir.Node]:
         """Make the producer of a value read and make codes, without further nodes."""

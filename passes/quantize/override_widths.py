@@ -55,10 +55,13 @@ def override_widths(plan: QuantizationPlan, target: Target, widths: Widths) -> Q
     weights = tuple(
         replace(site, number_format=formats.get(site.initializer, site.number_format)) for site in plan.weights
     )
-    stored = tuple(
-        replace(site, number_format=target.weight.with_bits(min(widths.weights[site.node], target.weight.bits)))
+    own = {
+        site.initializer: target.weight.with_bits(min(widths.weights[site.node], target.weight.bits))
+        for site in plan.stored
         if site.node in widths.weights
-        else site
+    }
+    stored = tuple(
+        replace(site, number_format=(own | formats).get(site.tied or site.initializer, site.number_format))
         for site in plan.stored
     )
     activations = []
@@ -86,7 +89,7 @@ def override_widths(plan: QuantizationPlan, target: Target, widths: Widths) -> Q
 def widths_of(plan: QuantizationPlan) -> Widths:
     """Bits of every layer, stored constant and value of a plan; "float" where ``override_widths`` kept it in float."""
     floats = (refusal.where for refusal in plan.refusals if refusal.requested)
-    stored = {site.node: site.number_format.bits for site in plan.stored}
+    stored = {site.node: site.number_format.bits for site in plan.stored if site.tied is None}
     return Widths(
         weights={site.node: site.number_format.bits for site in plan.weights} | stored,
         activations={

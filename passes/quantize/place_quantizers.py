@@ -31,6 +31,7 @@ from passes.plan import ActivationSite, QuantizationPlan, Refusal, WeightSite, w
 from passes.quantize.float_regions import input_copies, output_region, score_region
 from passes.quantize.place_stored import place_stored, say_stored
 from passes.surgery import input_at, is_standard, only_use, producer, rule_of
+from passes.value_ranges import clip_limits
 from passes.weight_layout import channel_axis
 
 _EDGE_BITS = 8
@@ -87,10 +88,11 @@ def place_quantizers(
         )
         for name, value in placement.sites.items()
     )
-    stored = place_stored(model, target, matrices=narrow_weight, tables=edge_weight)
+    weights = with_shared_formats(weights)
+    stored = place_stored(model, target, weights, matrices=narrow_weight, tables=edge_weight)
     return QuantizationPlan(
         activations=activations,
-        weights=with_shared_formats(weights),
+        weights=weights,
         refusals=say_stored(placement.refusals, stored),
         stored=stored,
         folded=placement.folded,
@@ -254,8 +256,8 @@ def _refusal(node: ir.Node, rule: OperatorRule | None) -> str | None:
         return f"operand {constant} is a constant"
     if rule.kind == "weighted":
         return _weighted_refusal(node)
-    if rule.kind == "activation" and node.op_type == "Clip" and not all(_constant(node, i) for i in (1, 2)):
-        return "one of its limits is missing or computed"
+    if rule.kind == "activation" and node.op_type == "Clip" and clip_limits(node) is None:
+        return "one of its limits is computed at run time"
     return None
 
 

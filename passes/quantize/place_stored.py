@@ -8,10 +8,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import onnx_ir as ir
 
 from backends.target import NumberFormat, Target
-from passes.plan import Refusal, StoredSite
+from passes.plan import Refusal, StoredSite, WeightSite
 from passes.surgery import input_at, is_standard
 
 _LEAST_ELEMENTS = 1024  # what a smaller one would save is little more than the nodes that widen it take
@@ -19,13 +20,14 @@ _LEAST_ROW = 8  # a scale takes four bytes
 
 
 def place_stored(
-    model: ir.Model, target: Target, *, matrices: NumberFormat, tables: NumberFormat
+    model: ir.Model, target: Target, weights: Sequence[WeightSite], *, matrices: NumberFormat, tables: NumberFormat
 ) -> tuple[StoredSite, ...]:
     """Find the constants, each once, by the target's rules.
 
     Args:
         model: a folded float model.
         target: says which inputs of which operators.
+        weights: of layers; a constant that holds the numbers of one of them shares its codes.
         matrices: format of what is multiplied, as in recurrent layers.
         tables: format of the rows that a Gather looks up: they are what the layers behind it get, as images are.
 
@@ -37,9 +39,29 @@ def place_stored(
             value = input_at(node, position)
             if value is not None and value.name not in found and _is_worthwhile(value):
                 number_format = tables if node.op_type == "Gather" else matrices
-                site = StoredSite(node=str(node.name), initializer=str(value.name), number_format=number_format)
-                found[site.initializer] = site
+                twin = _find_twin(model.graph, value, weights)
+                found[str(value.name)] = StoredSite(
+                    node=str(node.name),
+                    initializer=str(value.name),
+                    number_format=number_format if twin is None else twin.number_format,
+                    tied=None if twin is None else twin.initializer,
+                )
     return tuple(found.values())
+
+
+def _find_twin(graph: ir.Graph, value: ir.Value, weights: Sequence[WeightSite]) -> WeightSite | None:
+    """Find the weight that has the channels of a matrix's rows, and the same numbers."""
+    if value.const_value is None or len(value.const_value.shape) != 2:
+        return None
+    table = value.const_value.numpy()
+    for site in weights:
+        weight = graph.initializers[site.initializer].const_value
+        if weight is None or site.axis is None or len(weight.shape) != 2:
+            continue
+        rows = weight.numpy() if site.axis == 0 else weight.numpy().T
+        if rows.shape == table.shape and np.array_equal(rows, table):
+            return site
+    return None
 
 
 def say_stored(refusals: Sequence[Refusal], sites: Sequence[StoredSite]) -> tuple[Refusal, ...]:

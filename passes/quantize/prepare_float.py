@@ -9,6 +9,7 @@ from passes.batchnorm.fold_forward import ConvolveBatchNorm, FoldForward
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from passes.batchnorm.merge_branches import MergeBranches
 from passes.checks import GraphInvariant, check
+from passes.normalize.infer_shapes import InferShapes
 from passes.normalize.share_weights import ShareWeights
 from passes.quantize.absorb_biases import ChannelMoments
 from passes.quantize.add_missing_bias import AddMissingBias
@@ -50,8 +51,8 @@ def prepare_float(
             for entry in statistics.usable
         }
         EqualizeChannels(moments)(copy)
-    if target is not None:
-        WriteInParts(target)(copy)
+    if target is not None and WriteInParts(target)(copy).modified:
+        InferShapes()(copy)
     FreeNames()(copy)
     check(copy, GraphInvariant.FOLDED)
     return copy

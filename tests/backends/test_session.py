@@ -1,4 +1,5 @@
 import json
+import math
 import subprocess
 import sys
 
@@ -54,16 +55,18 @@ def test_a_model_too_large_for_one_message_goes_through_a_folder(monkeypatch):
     assert model.SerializeToString() == before
 
 
-def test_large_weights_are_handed_on_as_they_lie(monkeypatch):
+def test_large_weights_go_through_a_file_of_their_own(monkeypatch, tmp_path):
     model = conv_bn_relu()
     x = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
     wanted = open_session(model, threads=1).run({"x": x})["y"]
     before = model.SerializeToString()
     monkeypatch.setattr(detach_weights, "_LARGE", 16)
     monkeypatch.setattr(detach_weights, "_MANY", 16)
-    small, weights = detach_weights.detach_weights(model)
-    assert weights
-    assert len(small.SerializeToString()) < len(before) - sum(array.nbytes for array in weights.values()) // 2
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    path = detach_weights.save_apart(model, tmp_path)
+    large = sum(4 * math.prod(tensor.dims) for tensor in model.graph.initializer if math.prod(tensor.dims) >= 16)
+    assert path.stat().st_size < len(before) - large // 2
+    assert (tmp_path / "weights").stat().st_size >= large
     np.testing.assert_array_equal(open_session(model, threads=1).run({"x": x})["y"], wanted)
     assert model.SerializeToString() == before
 

@@ -17,7 +17,7 @@ from backends.session import open_session
 from passes.operators import BODY_DOMAIN
 from tests.models import largest_difference, parse
 from tests.quantizing import sqnr
-from tests.zsq_compile.control_flow import BRANCH, HEAD, TAIL, branching, looping, outputs, pictures, scanning
+from tests.zsq_compile.control_flow import BRANCH, HEAD, LOOP, TAIL, branching, looping, outputs, pictures, scanning
 from zsq_compile.compiler import CompileResult, compile_model
 from zsq_compile.config.compile import CompileConfig
 from zsq_compile.differentiable.module import TorchGraph
@@ -85,6 +85,30 @@ def test_layers_around_it_run_in_integers_and_the_file_holds_the_node_as_it_was(
     )
     assert result.report.validation.fusion.fused == 3
     assert sqnr(outputs(given, pictures()), outputs(result.path, pictures())) > LEAST_DB
+
+
+def test_where_data_decide_for_a_batch_samples_go_one_by_one_and_the_batch_stays_open(tmp_path: Path) -> None:
+    given = parse(HEAD + BRANCH + TAIL)
+    path = save(given, tmp_path)
+    loaded = load_model(path)
+    assert [spec.shape[0] for spec in loaded.inputs] == [1] and loaded.face.axes.alone
+    result = compiled(path, tmp_path / "q.onnx")
+    assert sqnr(outputs(given, pictures()), outputs(result.path, pictures())) > LEAST_DB
+    assert open_session(result.path, threads=1).input_shapes == {"x": (None, 3, 8, 8)}
+
+
+@pytest.mark.parametrize("make", [looping, scanning])
+def test_what_treats_all_samples_alike_runs_in_batches(make: Make, tmp_path: Path) -> None:
+    loaded = load_model(save(make(), tmp_path))
+    assert loaded.inputs[0].shape[0] is None and not loaded.face.axes.alone
+
+
+def test_a_loop_that_data_end_runs_sample_by_sample(tmp_path: Path) -> None:
+    ended = LOOP.replace("on = Identity(go)", "").replace(
+        "axes = C", "z = ReduceMax<keepdims=0>(next) on = Less(z, half) axes = C"
+    )
+    loaded = load_model(save(parse(HEAD + ended + TAIL), tmp_path))
+    assert loaded.inputs[0].shape[0] == 1
 
 
 def test_what_was_compiled_compiles_again(tmp_path: Path) -> None:

@@ -17,11 +17,13 @@ Arrays = Mapping[str, NDArray[Any]]
 class BatchAxes:
     """Axes of the batch in a file, by name of the input and of the output; those that are not named have it on axis 0.
 
-    None stands for an input without a batch: a run takes the first sample's for all.
+    None stands for an input without a batch: a run takes the first sample's for all. With ``alone`` samples are run one
+    by one though the batch is open, because the graph decides for a batch as a whole.
     """
 
     inputs: Mapping[str, int | None] = field(default_factory=dict)
     outputs: Mapping[str, int] = field(default_factory=dict)
+    alone: bool = False
 
     def to_file(self, samples: Arrays) -> dict[str, NDArray[Any]]:
         """Bring the samples (count, ...) of one run into the form that the file takes."""
@@ -39,9 +41,11 @@ class BatchAxes:
         return {name: np.moveaxis(array, axes[name], 0) if axes[name] else array for name, array in outputs.items()}
 
     def size(self, name: str, shape: Sequence[int | None]) -> int | None:
-        """Size of the batch that a file fixes for an input of this shape; None where it is open, or there is none."""
+        """Size of the batch that an input of this shape is to be run with; None where it is open, or there is none."""
         axis = self.inputs.get(name, 0)
-        return shape[axis] if axis is not None and axis < len(shape) else None
+        if axis is None or axis >= len(shape):
+            return None
+        return 1 if self.alone and shape[axis] is None else shape[axis]
 
 
 FIRST = BatchAxes()

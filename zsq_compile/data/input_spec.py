@@ -25,6 +25,7 @@ class InputSpec:
         batch_axis: axis that samples are stacked on in the file; None for an input without a batch, which every run
             gets whole.
         layout: of a picture; None for anything else.
+        neutral: of a mask of attention, the number that hides nothing; None for anything else.
 
     """
 
@@ -33,6 +34,7 @@ class InputSpec:
     dtype: np.dtype[np.generic]
     batch_axis: int | None = 0
     layout: Layout | None = None
+    neutral: float | None = None
 
     @property
     def is_image(self) -> bool:

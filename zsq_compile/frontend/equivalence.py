@@ -65,7 +65,7 @@ class Reference:
         return max(ratios, default=math.inf)
 
     def _run(self, model: onnx.ModelProto, names: list[str] | None) -> list[dict[str, NDArray[Any]]]:
-        session = open_session(model)
+        session = open_session(model, lean=True)
         return [session.run(feed, names) for feed in self._feeds]
 
 

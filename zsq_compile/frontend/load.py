@@ -9,21 +9,25 @@ import onnx
 import onnx_ir as ir
 
 from backends.session import RuntimeModelError
+from passes.analysis.find_joint_decisions import decides_jointly
 from passes.analysis.find_uneven_values import find_uneven_values
 from passes.checks import GraphInvariant, IllegalGraphError, check
 from passes.graph_pass import PASS_ERRORS
 from passes.normalize.enter_inference import EnterInference
 from passes.normalize.infer_shapes import Trial
 from passes.normalize.normalize import SimplifierError, normalize, run_onnxsim
-from passes.operators import WEIGHTED
+from passes.operators import BODY_DOMAIN, WEIGHTED
+from passes.surgery import is_standard
 from zsq_compile.data.input_spec import InputSpec
-from zsq_compile.errors import UnsupportedModelError
+from zsq_compile.errors import LoadError, UnsupportedModelError
 from zsq_compile.frontend.choose_sizes import ChosenSizes
 from zsq_compile.frontend.dequantize import dequantize, require_equivalent
 from zsq_compile.frontend.equivalence import TOLERANCE, Reference
 from zsq_compile.frontend.executable import require_executable
 from zsq_compile.frontend.face import Face, as_trials, with_sizes
+from zsq_compile.frontend.find_faults import blamed_on_file, graph_fault
 from zsq_compile.frontend.find_layouts import find_layouts
+from zsq_compile.frontend.find_masks import find_masks
 from zsq_compile.frontend.half_precision import widen_halves
 from zsq_compile.frontend.input_shapes import (
     Shape,
@@ -44,7 +48,7 @@ from zsq_compile.frontend.read_onnx import (
     separate_names,
 )
 from zsq_compile.frontend.run_reference import run_reference
-from zsq_compile.frontend.settle_opset import settle_opset
+from zsq_compile.frontend.settle_opset import lower_to_runnable, settle_opset
 from zsq_compile.progress import Progress
 
 
@@ -117,6 +121,13 @@ def load_model(
         ConfigError: ``input_shapes`` does not fit the model.
 
     """
+    with blamed_on_file(path):
+        return _load(path, dict(input_shapes or {}), fix_shapes, simplify, verify, newest_opset)
+
+
+def _load(
+    path: Path, shapes: Mapping[str, Shape], fix_shapes: bool, simplify: bool, verify: bool, newest_opset: int
+) -> LoadedModel:
     proto = read_model(path)
     operators = Counter(node.op_type for node in proto.graph.node)
     notes = [*separate_names(proto), *widen_halves(proto)]
@@ -126,26 +137,31 @@ def load_model(
     notes += form.notes
     require_supported(proto, path)
     proto = _decide_branches(proto, path, notes)
-    shapes = dict(input_shapes or {})
     declared = settle_inputs(proto, path, shapes, fix=fix_shapes)
     proto = _enter_inference(proto, path, notes)
     refuse_random(proto, path)
-    sizes = _find_sizes(proto, path, declared, shapes, notes)
-    reference, running = None, opset
+    proto, running = lower_to_runnable(proto, opset, notes)
+    if not verify and (fault := graph_fault(proto)):
+        raise LoadError(f"{path} cannot be run: {fault}")
+    sizes, reference = _find_sizes(proto, path, declared, shapes, notes), None
     if verify:
-        proto, running, sizes, reference = run_reference(proto, path, sizes, opset, notes)
+        proto, sizes, reference = run_reference(proto, path, sizes, notes)
         if form.given is not None:
             notes.append(require_equivalent(reference, form, path))
     original = settle_opset(proto, path, running, newest_opset, reference, notes)
+    warnings, restored = () if form.warning is None else (form.warning,), form.given is not None
+    del proto, form  # which may be gigabytes
     model, others = _normalize_open(original, path, sizes, reference, notes, simplify=simplify)
     require_executable(model, path)
+    _tell_of_bodies(model, path, notes)
     inputs = find_layouts(original, sizes.inputs)
     inner = as_inner_form(model, original, inputs) if verify else InnerForm(model=model, inputs=inputs)
+    inner = inner.one_by_one() if decides_jointly(model) else inner
     return LoadedModel(
         path=path,
         original=original,
         model=inner.model,
-        inputs=inner.inputs,
+        inputs=find_masks(inner.model, inner.inputs),
         other_inputs=tuple(tuple(map(batch_first, one)) for one in others),
         face=Face.of(original, inner.axes, inner.added, kept=inner.model is model and not others),
         outputs=tuple(value.name for value in original.graph.output),
@@ -153,8 +169,8 @@ def load_model(
         operators=dict(sorted(operators.items(), key=lambda item: (-item[1], item[0]))),
         assumed=_describe_chosen(declared, sizes.inputs, shapes),
         notes=tuple(notes),
-        warnings=() if form.warning is None else (form.warning,),
-        restored_bytes=None if form.given is None else _count_bytes(original),
+        warnings=warnings,
+        restored_bytes=_count_bytes(original) if restored else None,
     )
 
 
@@ -180,17 +196,24 @@ def _decide_branches(proto: onnx.ModelProto, path: Path, notes: list[str]) -> on
     try:
         decided = run_onnxsim(proto)
     except SimplifierError:
-        decided = proto
+        return proto  # it fails on bodies in bodies, which normalization decides by itself
     left = has_branches(decided)
     if left and not any(node.op_type in WEIGHTED for node in decided.graph.node):
+        raise refuse_branches(left, path)
+    if left == branches:
+        return proto
+    notes.append(f"branches with constant conditions were decided: {', '.join(branches - left)}")
+    return decided
+
+
+def _tell_of_bodies(model: ir.Model, path: Path, notes: list[str]) -> None:
+    """Say what stays in float because it is inside control flow; refuse a graph that is nothing else."""
+    left = Counter(node.op_type for node in model.graph if node.domain == BODY_DOMAIN)
+    if left and not any(is_standard(node, *WEIGHTED) for node in model.graph):
         raise refuse_branches(left, path)
     if left:
         words = ", ".join(f"{count} x {name}" for name, count in left.items())
         notes.append(f"control flow stays in float, with all that it holds: {words}")
-    if decided is proto or left == branches:
-        return proto
-    notes.append(f"branches with constant conditions were decided: {', '.join(branches - left)}")
-    return decided
 
 
 def _enter_inference(proto: onnx.ModelProto, path: Path, notes: list[str]) -> onnx.ModelProto:
@@ -218,7 +241,10 @@ def _find_sizes(
     notes: list[str],
 ) -> ChosenSizes:
     """Find the sizes to work with; where the graph runs at these alone, write them into it."""
-    sizes = find_sizes(proto, path, declared, given)
+    try:
+        sizes = find_sizes(proto, path, declared, given)
+    except RuntimeModelError as error:
+        raise LoadError(f"{path} cannot be run: {error}") from error
     for name, text in _describe_chosen(declared, sizes.inputs, given).items():
         notes.append(
             f"'{name}' leaves sizes open: worked with at {text} ({sizes.reason}); --input-shape chooses other ones"

@@ -45,6 +45,13 @@ class InnerForm:
     added: tuple[str, ...] = ()
     reason: str | None = None
 
+    def one_by_one(self) -> "InnerForm":
+        """Run samples one by one, though the batch stays open."""
+        inputs = tuple(
+            replace(spec, shape=(1, *spec.shape[1:])) if spec.shape[:1] == (None,) else spec for spec in self.inputs
+        )
+        return replace(self, inputs=inputs, axes=replace(self.axes, alone=True))
+
 
 def as_inner_form(model: ir.Model, original: onnx.ModelProto, inputs: Sequence[InputSpec]) -> InnerForm:
     """Open the batch of a model where it is fixed and that is proven right, and put it on axis 0.
@@ -88,10 +95,10 @@ def _open(model: ir.Model, original: onnx.ModelProto, inputs: Sequence[InputSpec
     outputs = open_batch(opened, axes)
     rng = np.random.default_rng(0)
     feeds = [{spec.name: random_input(spec, rng, wide=wide) for spec in inputs} for wide in (False, True, False)]
-    session = open_session(original)
+    session = open_session(original, lean=True)
     alone = [session.run(feed) for feed in feeds]
     del session
-    together = open_session(ir.to_proto(opened))
+    together = open_session(ir.to_proto(opened), lean=True)
     for count in _COUNTS:
         feed = {name: np.concatenate([one[name] for one in feeds[:count]], axis=axes[name]) for name in feeds[0]}
         got = together.run(feed)
@@ -122,7 +129,7 @@ def _output_axes(original: onnx.ModelProto, inputs: Sequence[InputSpec]) -> dict
     fixed = all(None not in spec.shape for spec in inputs)
     if fixed or not any(_may_be_elsewhere(value) for value in original.graph.output):
         return {}
-    session = open_session(original)
+    session = open_session(original, lean=True)
     rng = np.random.default_rng(0)
     shapes = []
     for count in (2, 3):

@@ -30,7 +30,7 @@ def convert_opset(model: onnx.ModelProto, opset: int, wanted: int) -> onnx.Model
     if opset != wanted:
         if opset < wanted:
             expand_group_norm(converted, opset)
-        weights = _detach_weights(converted.graph)
+        weights = detach_weights(converted.graph)
         try:
             converted = onnx.version_converter.convert_version(converted, wanted)
         except Exception as error:  # its C++ core raises bare RuntimeError and worse
@@ -58,7 +58,7 @@ def _relabelled(model: onnx.ModelProto, opset: int) -> bool:
     return True
 
 
-def _detach_weights(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
+def detach_weights(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
     """Make graph inputs of large float initializers, in place: the converter copies every byte several times."""
     tensors = list(graph.initializer)
     weights = [one for one in tensors if one.data_type == onnx.TensorProto.FLOAT and prod(one.dims) > _LARGE]

@@ -1,6 +1,7 @@
 """Read an ONNX file, and refuse what cannot be compiled, with the reason."""
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,10 @@ from zsq_compile.errors import LoadError, UnsupportedModelError
 from zsq_compile.files import external_file
 
 OLDEST_OPSET = 7
+_BITS: dict[int, int] = {
+    **dict.fromkeys((onnx.TensorProto.INT4, onnx.TensorProto.UINT4, onnx.TensorProto.FLOAT4E2M1), 4),
+    **dict.fromkeys((onnx.TensorProto.INT2, onnx.TensorProto.UINT2), 2),
+}
 
 
 def read_model(path: Path) -> onnx.ModelProto:
@@ -35,7 +40,11 @@ def read_model(path: Path) -> onnx.ModelProto:
         raise LoadError(f"{path} is no ONNX model, or is cut off: {error}") from error
     if not proto.graph.node:
         raise LoadError(f"{path} is no ONNX model, or an empty one: it has no nodes")
+    if not proto.graph.output:
+        raise LoadError(f"{path} has no outputs: export it again, with what it is to compute")
     _read_external_data(proto, path)
+    if fault := next((fault for tensor in _tensors(proto) if (fault := _tensor_fault(tensor))), None):
+        raise LoadError(f"{path} is damaged: {fault}")
     if proto.functions:
         proto = onnx.inliner.inline_local_functions(proto)
     for holder in (*proto.opset_import, *walk_nodes(proto.graph)):
@@ -83,6 +92,19 @@ def _tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
             yield from (attribute.t,) if attribute.HasField("t") else attribute.tensors
 
 
+def _tensor_fault(tensor: onnx.TensorProto) -> str | None:
+    """Say why a tensor in memory cannot be what it declares; None where its bytes are as many as they should be."""
+    if tensor.data_type == onnx.TensorProto.STRING or not tensor.raw_data:
+        return None
+    kind = tensor.data_type
+    try:
+        bits = _BITS[kind] if kind in _BITS else 8 * onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize
+    except (KeyError, ValueError):
+        return f"the tensor '{tensor.name}' has the unknown element type {kind}"
+    wanted, held = (math.prod(tensor.dims) * bits + 7) // 8, len(tensor.raw_data)
+    return None if held == wanted else f"the tensor '{tensor.name}' holds {held} bytes instead of {wanted}"
+
+
 def _external(proto: onnx.ModelProto) -> list[list[onnx.StringStringEntryProto]]:
     return [list(tensor.external_data) for tensor in proto.graph.initializer if tensor.external_data]
 
@@ -115,7 +137,7 @@ def require_supported(proto: onnx.ModelProto, path: Path) -> None:
     """Refuse what the compiler cannot work on, in a model without quantizers (see ``dequantize``).
 
     Raises:
-        UnsupportedModelError: operators of other domains, float64 weights or inputs, or inputs that are no tensors.
+        UnsupportedModelError: operators of other domains, float64 weights or inputs, or inputs or outputs that are no tensors.
 
     """
     foreign = Counter(f"{node.domain}.{node.op_type}" for node in walk_nodes(proto.graph) if node.domain)
@@ -132,6 +154,13 @@ def require_supported(proto: onnx.ModelProto, path: Path) -> None:
         if value.type.tensor_type.elem_type == onnx.TensorProto.STRING:
             raise UnsupportedModelError(
                 f"input '{value.name}' of {path} takes strings: extract the part of the model that takes numbers"
+            )
+    for value in proto.graph.output:
+        kind = value.type.WhichOneof("value")
+        if kind not in (None, "tensor_type"):
+            raise UnsupportedModelError(
+                f"output '{value.name}' of {path} is a {str(kind).removesuffix('_type')}, and only tensors can be "
+                "compared: export the model with outputs that are tensors, or cut it in front of this one"
             )
 
 

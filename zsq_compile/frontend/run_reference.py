@@ -1,4 +1,4 @@
-"""Run the user's graph in ONNX Runtime, in the way in which it can be run at all: its batch, its opset."""
+"""Run the user's graph in ONNX Runtime, at a batch at which it runs."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,7 +11,6 @@ from zsq_compile.errors import LoadError
 from zsq_compile.frontend.choose_sizes import ChosenSizes
 from zsq_compile.frontend.equivalence import Reference
 from zsq_compile.frontend.input_shapes import fix_batch, with_batch
-from zsq_compile.frontend.opset import MINIMUM_OPSET, OpsetError, convert_opset
 from zsq_compile.frontend.read_onnx import walk_nodes
 
 _SHAPED = ("Reshape", "Expand", "Tile", "ConstantOfShape")
@@ -20,19 +19,19 @@ _LARGEST_BATCH = 64
 
 
 def run_reference(
-    proto: onnx.ModelProto, path: Path, sizes: ChosenSizes, opset: int, notes: list[str]
-) -> tuple[onnx.ModelProto, int, ChosenSizes, Reference]:
-    """Run a graph on batches of 2 and 3; fix an open batch, and lower the opset, where it does not run without.
+    proto: onnx.ModelProto, path: Path, sizes: ChosenSizes, notes: list[str]
+) -> tuple[onnx.ModelProto, ChosenSizes, Reference]:
+    """Run a graph on batches of 2 and 3; fix an open batch to one that runs where these do not.
 
     Returns:
-        The graph, its opset, the sizes of its inputs, and its outputs; only a fixed batch changes the graph itself.
+        The graph, with a fixed batch if need be, the sizes of its inputs, and its outputs.
 
     Raises:
-        LoadError: it does not run in any of these ways; the message is that of the graph as it was given.
+        LoadError: it does not run at any batch; the message is that of the graph as it was given.
 
     """
     try:
-        return proto, opset, sizes, Reference(proto, sizes.inputs, others=sizes.others)
+        return proto, sizes, Reference(proto, sizes.inputs, others=sizes.others)
     except RuntimeModelError as error:
         failure = error
     if any(None in spec.shape for spec in sizes.inputs) and (found := _fix_batch(proto, sizes)) is not None:
@@ -40,16 +39,7 @@ def run_reference(
         notes.append(
             f"the file declares an open batch, but runs with a batch of {batch} only: the batch was fixed to {batch}"
         )
-        return fixed, opset, _with_batch(sizes, batch), reference
-    # a runtime may load an opset, and still lack kernels of it (ONNX Runtime 1.32: Swish from 25 on)
-    for earlier in range(opset - 1, MINIMUM_OPSET - 1, -1):
-        try:
-            lowered = convert_opset(proto, opset, earlier)
-            reference = Reference(lowered, sizes.inputs, others=sizes.others)
-        except (OpsetError, RuntimeModelError):
-            continue
-        notes.append(f"opset {opset} was lowered to {earlier}, as ONNX Runtime does not run the file as it is")
-        return lowered, earlier, sizes, reference
+        return fixed, _with_batch(sizes, batch), reference
     raise LoadError(f"{path} cannot be run: {failure}") from failure
 
 

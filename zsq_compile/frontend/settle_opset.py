@@ -7,7 +7,26 @@ import onnx
 from backends.session import RuntimeModelError
 from zsq_compile.errors import UnsupportedModelError
 from zsq_compile.frontend.equivalence import TOLERANCE, Reference
+from zsq_compile.frontend.find_faults import graph_fault
 from zsq_compile.frontend.opset import MINIMUM_OPSET, OpsetError, convert_opset
+
+
+def lower_to_runnable(proto: onnx.ModelProto, opset: int, notes: list[str]) -> tuple[onnx.ModelProto, int]:
+    """Lower a graph until the runtime has every kernel, where that is possible; return it with its opset.
+
+    A runtime may know an opset, and still lack kernels of it: ONNX Runtime 1.32 has Swish at opset 24 only.
+    """
+    if opset <= MINIMUM_OPSET or graph_fault(proto) is None:
+        return proto, opset
+    for earlier in range(opset - 1, MINIMUM_OPSET - 1, -1):
+        try:
+            lowered = convert_opset(proto, opset, earlier)
+        except OpsetError:
+            break
+        if graph_fault(lowered) is None:
+            notes.append(f"opset {opset} was lowered to {earlier}, as ONNX Runtime lacks operators of the later one")
+            return lowered, earlier
+    return proto, opset
 
 
 def settle_opset(

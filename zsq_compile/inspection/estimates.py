@@ -94,7 +94,7 @@ def estimate_bytes(model: ir.Model, plans: Mapping[int, QuantizationPlan], targe
         value.const_value, value.shape = ir.Tensor(values, name=value.name), ir.Shape(small)
         counts[site.initializer] = prod(sizes)
         frame -= weight_bytes(prod(small), site.number_format.bits, target)
-    for one in widest.stored:
+    for one in (site for site in widest.stored if site.tied is None):
         constant = copy.graph.initializers[one.initializer].const_value
         assert constant is not None
         counts[one.initializer] = constant.size

@@ -230,11 +230,25 @@ def _ort_wanted(asked: bool | None, proto: onnx.ModelProto, notes: list[str]) ->
     packed = any(makers.get(name) in _UNPACKING for name in codes) or any(
         tensor.data_type in _NARROW for tensor in proto.graph.initializer
     )
-    if asked is None and packed:
-        notes.append(
-            "no .ort file was made: it would hold the packed weights in 8 bits; --ort asks for it all the same"
-        )
-    return not packed if asked is None else asked
+    widened = _has_widened(proto)
+    if asked is None and (packed or widened):
+        bits = "in float" if widened else "in 8 bits"
+        notes.append(f"no .ort file was made: it would hold the packed weights {bits}; --ort asks for it all the same")
+    return not (packed or widened) if asked is None else asked
+
+
+def _has_widened(proto: onnx.ModelProto) -> bool:
+    """Tell whether the file has integer constants that become float when it is opened."""
+    makers = {name: node for node in proto.graph.node for name in node.output}
+    integers = {one.name for one in proto.graph.initializer if one.data_type != onnx.TensorProto.FLOAT}
+
+    def is_constant(name: str) -> bool:
+        while name in makers and makers[name].input:
+            name = makers[name].input[0]
+        return name in integers
+
+    casts = (node for node in proto.graph.node if node.op_type == "Cast")
+    return any(node.attribute[0].i == onnx.TensorProto.FLOAT and is_constant(node.input[0]) for node in casts)
 
 
 def _write_ort(folder: Path, target: Target) -> None:

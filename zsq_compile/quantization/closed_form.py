@@ -16,6 +16,7 @@ from zsq_compile.quantization.bias.moment_propagation import propagate_moments
 from zsq_compile.quantization.calibration.calibrate import calibrate
 from zsq_compile.quantization.calibration.scales import choose_weight_scales
 from zsq_compile.quantization.rounding.gptq import round_with_gptq
+from zsq_compile.quantization.rounding.recurrent import round_recurrent
 from zsq_compile.quantization.rounding.second_moments import (
     SecondMoments,
     find_measurable,
@@ -69,6 +70,9 @@ def round_weights(
             rounded: dict[str, tuple[Tensor, Scale]] = {}
             for measured in [moments] if moments is not None else _measured_in_groups(network, plan, advance):
                 rounded |= round_with_gptq(plan, network.teacher.initializers, measured)
+            if plan.stored:
+                batches = network.calibration.fitting(network.model)
+                rounded |= round_recurrent(plan, network.teacher, batches)
             scales = {name: scale for name, (_, scale) in rounded.items()}
             return {name: weight for name, (weight, _) in rounded.items()}, plan.with_scales(weights=scales)
 

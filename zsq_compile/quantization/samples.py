@@ -19,8 +19,9 @@ Batch = Mapping[str, Tensor]
 _BATCH = 32
 _JUDGED = 8  # one batch in so many judges
 _HELD_BYTES = 256_000_000  # for the values of the graph where all are kept
+_KEPT_BYTES = 160_000_000  # for those that wait for their gradients, whose kernels keep as much again, and gradients
 _OUTPUT_BYTES = 128_000_000  # of one network, where several are compared
-_LIVE_BYTES = 320_000_000  # for those that live at the same time in a run; kernels need as much again
+_LIVE_BYTES = 256_000_000  # for those that live at the same time in a run; kernels need as much again
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -36,10 +37,9 @@ class Samples:
     inputs: Batch
     fixed: int | None = None
 
-    @property
-    def feed(self) -> int:
-        """Samples of one batch: what the network insists on, or a convenient number."""
-        return self.fixed or _BATCH
+    def feed_of(self, model: ir.Model) -> int:
+        """Count the samples of one batch: what the network insists on, or a convenient number that fits a run."""
+        return self.fixed or min(_LIVE_BYTES // count_live_bytes(model), _BATCH) or 1
 
     @property
     def count(self) -> int:
@@ -58,7 +58,7 @@ class Samples:
 
     def fitting(self, model: ir.Model) -> list[dict[str, Tensor]]:
         """Cut the samples into batches that a run of a model needs a bounded part of memory for."""
-        return self.batches(min(_LIVE_BYTES // count_live_bytes(model), _BATCH) or 1)
+        return self.batches(self.feed_of(model))
 
     def join(self, model: ir.Model) -> list[dict[str, Tensor]]:
         """One batch of as many samples as fit a run of a model; all batches where their size is fixed."""
@@ -124,6 +124,11 @@ class Samples:
 def count_value_bytes(model: ir.Model) -> list[int]:
     """Bytes that each value of the graph takes for one sample."""
     return [_sample_bytes(value) for node in model.graph for value in node.outputs if value.shape is not None] or [4]
+
+
+def count_kept_samples(value_bytes: int) -> int:
+    """Count the samples whose values fit in memory with their gradients, from the bytes of one sample's values."""
+    return max(_KEPT_BYTES // max(value_bytes, 1), 1)
 
 
 def count_live_bytes(model: ir.Model) -> int:

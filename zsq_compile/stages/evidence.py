@@ -17,6 +17,7 @@ from zsq_compile.progress import Clock, Progress
 from zsq_compile.quantization.distillation.distill import Distill
 from zsq_compile.quantization.mixed_precision.search import ChooseBits, explain_choice
 from zsq_compile.quantization.reconstruction.reconstruct import Reconstruct
+from zsq_compile.quantization.samples import count_fitting_samples
 from zsq_compile.reporting.evidence import MomentMatch, Picture
 from zsq_compile.reporting.gallery import as_image
 from zsq_compile.reporting.report import Report
@@ -129,7 +130,7 @@ def match_moments(teacher: TorchGraph, data: CalibrationData, inputs: Sequence[I
     layers = data.known.statistics.usable
     if not layers:
         return ()
-    batch = fixed_batch(inputs) or 16
+    batch = fixed_batch(inputs) or min(count_fitting_samples(teacher.model), 16)
     count = max(_SAMPLES // 4 if has_large_images(inputs) else _SAMPLES, batch) // batch * batch
     first = {name: value[:count].to(teacher.device) for name, value in data.calibration.inputs.items()}
     measured = measure_moments(teacher, layers, first, batch)

@@ -11,7 +11,11 @@ from typing import Any
 
 import onnx_ir as ir
 
+from backends.target import Target
 from zsq_compile.errors import ConfigError
+from zsq_compile.files import file_sha256
+from zsq_compile.frontend.load import LoadedModel
+from zsq_compile.version import VERSION
 
 _PREFIX = "zsq_compile."
 _CONTRACT_ROOM = 256  # the contract is known after widths were chosen for a size, and must not change the size
@@ -39,6 +43,17 @@ class Origin:
     source_sha256: str | None = None
     sizes: Mapping[str, Sequence[int | None]] = field(default_factory=dict)
     contract: Mapping[str, Any] | None = None
+
+
+def origin_of(loaded: LoadedModel, target: Target, seed: int) -> Origin:
+    """Say where a file comes from, as far as it is known before there are samples."""
+    return Origin(
+        version=VERSION,
+        seed=seed,
+        target=target.name,
+        source_sha256=file_sha256(loaded.path),
+        sizes=loaded.face.working_sizes(loaded.inputs),
+    )
 
 
 def stamp(model: ir.Model, origin: Origin) -> ir.Model:

@@ -142,7 +142,7 @@ def measure_families(
     """
     try:
         reference, session = (
-            open_session(m, providers=providers, threads=threads, config=config) for m in (original, emitted)
+            open_session(m, providers=providers, threads=threads, config=config, lean=True) for m in (original, emitted)
         )
         parts = partial(_run_in_parts, reference, session, axes=axes, uneven=uneven)
         found = (compare_parts(name, parts(inputs)) for name, inputs in families.items())

@@ -75,7 +75,9 @@ def run_other_sizes(
     """
     if not others:
         return ()
-    reference, session = (open_session(model, providers=providers, config=config) for model in (original, emitted))
+    reference, session = (
+        open_session(model, providers=providers, config=config, lean=True) for model in (original, emitted)
+    )
     results = []
     for inputs in others:
         shapes = {spec.name: spec.shape for spec in inputs}

@@ -161,7 +161,7 @@ def validate(
     _check_file(emitted)
     with _runtime_errors(emitted):
         reference, session = (
-            open_session(model, providers=providers, threads=threads, config=session_config)
+            open_session(model, providers=providers, threads=threads, config=session_config, lean=True)
             for model in (original, emitted)
         )
         runs = run_held_out(reference, session, held_out, simulate, axes, uneven)

@@ -81,6 +81,7 @@ def test_a_normalisation_of_its_own_becomes_a_convolution(inputs):
     ("body", "inputs"),
     [
         (f"n = {BN.replace('(r', '(x')} y = Relu(n)", MAP),  # of a graph input
+        (f"t = Mul(x, none) n = {BN.replace('(r', '(t')} y = Relu(n)", "float[N,4,6,4] x"),  # of one that is scaled
         (f"h = HardSwish(x) n = {BN.replace('(r', '(h')} y = Relu(n)", MAP),  # of float
         (f"n = {BN} y = Relu(n)", "float[N,4] x"),
         (f"y = {BN}", MAP),

@@ -18,6 +18,7 @@ def text(body, weights, inputs=IMAGE, output="float[N,6,H,W] y"):
         ("c = Conv(x, w) y = Add(c, b)", "float[6,4,3,3] w, float[1,6,1,1] b"),
         ("c = Conv(x, w) y = Add(b, c)", "float[6,4,3,3] w, float[6,1,1] b"),
         ("c = Conv<group=2>(x, w, a) y = Add(c, b)", "float[6,2,3,3] w, float[6] a, float[1,1,1] b"),
+        ("c = Conv(x, w, a) y = Sub(c, b)", "float[6,4,3,3] w, float[6] a, float[1,6,1,1] b"),
         ("c = ConvTranspose<group=2>(x, w) y = Add(c, b)", "float[4,3,3,3] w, float[1,6,1,1] b"),
         ("c = Conv(x, w) d = Add(c, b) y = Add(d, a)", "float[6,4,3,3] w, float[1,6,1,1] b, float a"),
     ],
@@ -55,6 +56,7 @@ def test_matrix_products_become_gemm_with_a_bias(body, weights):
     [
         ("c = Conv(x, w) y = Add(c, b)", "float[6,4,3,3] w, float[1,6,4,4] b", IMAGE, "float[N,6,4,4] y"),
         ("c = Conv(x, w) y = Add(c, b)", "float[6,4,3,3] w, float[4] b", IMAGE, "float[N,6,4,4] y"),
+        ("c = Conv(x, w) y = Sub(b, c)", "float[6,4,3,3] w, float[1,6,1,1] b", IMAGE, "float[N,6,4,4] y"),
         ("c = Conv(x, w) y = Add(c, c)", "float[6,4,3,3] w", IMAGE, "float[N,6,4,4] y"),
         (
             "c = Conv(x, w) y = Add(c, b) z = Relu(c)",

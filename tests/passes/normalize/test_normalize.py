@@ -88,3 +88,12 @@ def test_the_comparison_sees_another_network():
         )
         > 0.1
     )
+
+
+def test_sums_and_products_behind_a_layer_are_fused_in_turn():
+    text = """g (float[N,3,5,5] x) => (float[N,6,5,5] y)
+        <float[6,3,1,1] w, float[6,1,1] a_scale, float[1,6,1,1] b, float c>
+        { k = Conv(x, w) m = Mul(k, a_scale) p = Add(m, b) q = Mul(p, c) y = Sub(q, b) }"""
+    model = normalize(models.graph(text), simplify=False)
+    assert models.operators(model) == ["Conv"]
+    assert models.largest_difference(models.parse(text), model) < TOLERANCE

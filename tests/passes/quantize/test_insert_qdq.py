@@ -111,6 +111,36 @@ OWN = {
             [pool] y = GlobalAveragePool(c)
         }
         """,
+    "low clip": """
+        g (float[N,3,6,6] x) => (float[N,4,1,1] y)
+        <float low = {-0.5}, float high = {1.0}, float[4,3,3,3] w0, float[4,4,1,1] w1>
+        {
+            [conv0] a = Conv(x, w0)
+            [clip] b = Clip(a, low)
+            [conv1] c = Conv(b, w1)
+            [pool] y = GlobalAveragePool(c)
+        }
+        """,
+    "high clip": """
+        g (float[N,3,6,6] x) => (float[N,4,1,1] y)
+        <float low = {-0.5}, float high = {1.0}, float[4,3,3,3] w0, float[4,4,1,1] w1>
+        {
+            [conv0] a = Conv(x, w0)
+            [clip] b = Clip(a, , high)
+            [conv1] c = Conv(b, w1)
+            [pool] y = GlobalAveragePool(c)
+        }
+        """,
+    "open clip": """
+        g (float[N,3,6,6] x) => (float[N,4,1,1] y)
+        <float low = {-0.5}, float high = {1.0}, float[4,3,3,3] w0, float[4,4,1,1] w1>
+        {
+            [conv0] a = Conv(x, w0)
+            [clip] b = Clip(a)
+            [conv1] c = Conv(b, w1)
+            [pool] y = GlobalAveragePool(c)
+        }
+        """,
     "shared input": """
         g (float[N,4] x) => (float[N,4] r, float[N,3] y) <float[4,4] w0, float[4,4] w1, float[4,3] w2>
         {
@@ -333,6 +363,16 @@ def test_a_clip_of_both_signs_is_fused(tmp_path: Path) -> None:
     scale = Scale(scale=np.asarray(2 / 255 - 1e-9, np.float32), zero_point=np.asarray(128, np.int32))
     operators = optimized_operators(inserted(model, plan.with_scales(activations={"b": scale})), tmp_path)
     assert operators.count("QLinearConv") == 2 and "Clip" not in operators
+
+
+@pytest.mark.parametrize("act_bits", [8, 4])
+@pytest.mark.parametrize("name", ["low clip", "high clip", "open clip"])
+def test_a_clip_without_one_of_its_limits_is_fused(name: str, act_bits: int, tmp_path: Path) -> None:
+    model, plan, feeds = calibrated(name, act_bits=act_bits, edge_bits=act_bits, added_bits=act_bits)
+    quantized = inserted(model, plan)
+    operators = optimized_operators(quantized, tmp_path)
+    assert operators.count("QLinearConv") == 2 and "clip" not in {refusal.where for refusal in plan.refusals}
+    assert sqnr(simulate(model, plan, feeds)["y"], execute(quantized, feeds)["y"]) > EQUAL
 
 
 def test_pad_moves_codes_without_a_change(tmp_path: Path) -> None:

@@ -394,10 +394,10 @@ REFUSALS = {
         '{ [node] t = Resize<mode="linear">(x, , , sizes) [next] y = Conv(t, w) }',
         "mode is not nearest",
     ),
-    "one-sided clip": (
-        "g (float[N,3] x) => (float[N,3] y) <float low = {0.0}, float[3,3] w, float[3,3] w1> "
+    "computed limit": (
+        "g (float[N,3] x, float low) => (float[N,3] y) <float[3,3] w, float[3,3] w1> "
         "{ [first] a = MatMul(x, w) [node] t = Clip(a, low) [next] y = MatMul(t, w1) }",
-        "limits is missing",
+        "limits is computed",
     ),
     "double": (
         "g (double[N,3] x) => (double[N,3] y) <double[3,3] w> { [node] y = MatMul(x, w) }",

@@ -8,6 +8,7 @@ import onnx_ir as ir
 import pytest
 
 from backends.catalog import load_target
+from passes.emit.check_target import target_violations
 from passes.emit.emit import emit, emitted_bytes
 from passes.plan import QuantizationPlan
 from passes.quantize.insert_qdq import InsertQdq
@@ -16,7 +17,7 @@ from passes.quantize.place_quantizers import place_quantizers
 from passes.quantizer_grid import quantize_array
 from tests import models
 from tests.quantizing import Arrays, execute, inserted, optimized_operators, prepare, random_feeds, sqnr, with_scales
-from tests.storing import GATES, lookup, recurrent
+from tests.storing import GATES, lookup, recurrent, tied
 
 TARGET = load_target("ort_cpu")
 
@@ -126,4 +127,41 @@ def test_the_report_is_told_of_them() -> None:
 
 @pytest.mark.parametrize("name", ["openvino", "tensorrt", "ort_cuda", "qnn_htp", "coreml"])
 def test_targets_that_were_not_tried_store_nothing(name: str) -> None:
-    assert not place_quantizers(prepare(lookup()), load_target(name)).stored
+    model, target = prepare(lookup()), load_target(name)
+    assert not place_quantizers(model, target).stored
+    plan = with_scales(place_quantizers(model, TARGET), model, {"ids": np.zeros((2, 5), np.int64)})
+    found = {refusal.where for refusal in target_violations(inserted(model, plan), target)}
+    assert {"table", "cell"} <= found
+    assert not target_violations(inserted(model, plan), TARGET)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("bits", [8, 4, 3])
+def test_a_table_that_is_also_a_weight_is_stored_once(transposed: bool, bits: int, tmp_path: Path) -> None:
+    model = prepare(tied(transposed=transposed))
+    feeds = {"ids": np.random.default_rng(0).integers(0, 40, (3, 5))}
+    plan = with_scales(place_quantizers(model, TARGET, bits=bits, edge_bits=bits), model, feeds)
+    (site,) = plan.stored
+    weight = next(one for one in plan.weights if one.node == "scores")
+    assert (site.tied, site.number_format) == (weight.initializer, weight.number_format)
+    quantized = inserted(model, plan)
+    unoptimized = execute(quantized, feeds, optimize="none")["y"]
+    emit(quantized, plan, TARGET)
+    large = [
+        value for value in quantized.graph.initializers.values() if value.const_value.nbytes >= 40 * 32 * bits // 8
+    ]
+    stored = [value for value in large if value.const_value.size != 32 * 32]
+    assert len(stored) == 1
+    got = execute(quantized, feeds)["y"]
+    assert sqnr(unoptimized, got) > 40.0  # a code may flip
+    assert sqnr(execute(model, feeds)["y"], got) > {8: 25.0, 4: 8.0, 3: 2.0}[bits]
+    assert not {"Cast", "Transpose"} & set(optimized_operators(quantized, tmp_path))
+
+
+def test_widths_of_a_tied_table_are_those_of_the_layer() -> None:
+    model = prepare(tied(transposed=True))
+    plan = place_quantizers(model, TARGET)
+    assert widths_of(plan).weights == {"mix": 8, "scores": 8}
+    changed = override_widths(plan, TARGET, Widths(weights={"scores": 4}))
+    assert [site.number_format.bits for site in changed.stored] == [4]
+    assert emitted_bytes(model, changed, TARGET) < emitted_bytes(model, plan, TARGET)

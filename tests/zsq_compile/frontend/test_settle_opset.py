@@ -17,6 +17,7 @@ from passes.emit.emit import emit
 from passes.quantize.place_quantizers import place_quantizers
 from tests import models
 from tests.quantizing import inserted, optimized_operators, prepare, sqnr, with_scales
+from tests.zsq_compile.frontend.quick import load_quickly
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import LoadError, UnsupportedModelError
 from zsq_compile.frontend import run_reference
@@ -110,9 +111,13 @@ def test_an_operator_that_the_earlier_opset_lacks_is_named(tmp_path: Path) -> No
         load_model(path, newest_opset=21)
 
 
-def test_what_the_runtime_has_no_kernel_for_is_lowered_until_it_runs(tmp_path: Path) -> None:
-    path = save(changed("y = Swish(x)", 26), tmp_path)  # ONNX Runtime 1.32 has one at 24 only
-    loaded = load_model(path)
+@pytest.mark.parametrize("image", ["float[N,4,6,6] x", "float[N,4,H,W] x"])
+def test_what_the_runtime_has_no_kernel_for_is_lowered_until_it_runs(image: str, tmp_path: Path) -> None:
+    given = changed("y = Swish(x)", 26)  # ONNX Runtime 1.32 has one at 24 only
+    given.graph.input[0].CopyFrom(onnx.parser.parse_graph(f"g ({image}) => (float y) {{ y = Swish(x) }}").input[0])
+    loaded = load_model(save(given, tmp_path))
+    quick = load_quickly(tmp_path / "net.onnx")
+    assert quick.model.graph.opset_imports == loaded.model.graph.opset_imports
     x = np.random.default_rng(0).standard_normal((2, 4, 6, 6)).astype(np.float32)
     got = open_session(loaded.original, threads=1).run({"x": x})["y"]
     np.testing.assert_allclose(got, x / (1 + np.exp(-x)), rtol=1e-5, atol=1e-6)
@@ -144,6 +149,15 @@ def test_the_batch_that_comes_out_again_is_preferred(tmp_path: Path) -> None:
 
 def test_an_open_batch_stays_open(tmp_path: Path) -> None:
     assert load_model(save(plain(21), tmp_path)).inputs[0].shape[0] is None
+
+
+def test_a_graph_of_open_sizes_that_no_runtime_loads_is_refused(tmp_path: Path) -> None:
+    given = onnx.parser.parse_model(
+        models.HEADER + "net (float[N,3,H,W] x) => (float[N,A,B,C] y) <float[2,2] w = {1, 1, 1, 1}> { y = Conv(x, w) }"
+    )
+    for load_one in (load_model, load_quickly):
+        with pytest.raises(LoadError, match="cannot be run"):
+            load_one(save(given, tmp_path))
 
 
 def test_a_file_that_runs_in_no_way_is_refused_with_the_first_reason(tmp_path: Path, monkeypatch) -> None:

@@ -16,6 +16,7 @@ import torch
 import zsq_compile
 from backends.session import open_session
 from tests import models
+from tests.storing import recurrent
 from tests.zsq_compile.packaging.packages import CONTRACT, quantized
 from zsq_compile.cli import entry as cli
 from zsq_compile.data.preprocessing import Preprocessing
@@ -174,6 +175,14 @@ def test_packed_weights_get_an_ort_file_only_when_asked(tmp_path):
     assert build_package(quantized(tmp_path / "w.onnx"), tmp_path / "w.zsq", ort=False).manifest["models"] == [
         "model.onnx"
     ]
+
+
+@pytest.mark.parametrize("bits", [8, 3])
+def test_constants_that_would_become_float_get_none_either(tmp_path, bits):
+    stored = quantized(tmp_path / "stored.onnx", bits=bits, model=recurrent())
+    made = build_package(stored, tmp_path / "stored.zsq", samples={"x": np.ones((7, 4, 24), np.float32)})
+    assert made.manifest["models"] == ["model.onnx"]
+    assert any("in float" in note for note in made.notes)
 
 
 def test_the_ort_file_comes_with_its_operators(package):

@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,6 @@ from tests import models
 from zsq_compile import CompileConfig, PriorConfig, QuantizationConfig, compile_model
 from zsq_compile.cli import entry as cli
 from zsq_compile.files import file_sha256
-from zsq_compile.frontend import face
 from zsq_compile.metrics import sqnr_db
 from zsq_compile.reporting.html import float_nodes, layer_map, speed_facts
 from zsq_compile.stages import export, faster_variants
@@ -23,7 +24,7 @@ from zsq_compile.verification.latency import Turns
 
 WEIGHTS = "weights in integers, widened when the file is loaded"
 PRESENT = "the file as it was"
-CONFIG = CompileConfig(generator=PriorConfig(), samples=16, effort="fast")
+CONFIG = CompileConfig(generator=PriorConfig(), samples=64, effort="fast")
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def test_the_fastest_form_takes_the_place_of_the_file(
 ) -> None:
     clock({"float": 1.0, PRESENT: 2.0, WEIGHTS: 0.9})
     config = CompileConfig(
-        generator=PriorConfig(), samples=16, effort="fast", quantization=QuantizationConfig(bits=bits)
+        generator=PriorConfig(), samples=64, effort="fast", quantization=QuantizationConfig(bits=bits)
     )
     made = compile_model(model, tmp_path / "out.onnx", config)
     trials = {one["form"]: one for one in made.report.speed_trials}
@@ -77,13 +78,34 @@ def test_the_fastest_form_takes_the_place_of_the_file(
     assert made.report.sha256["emitted"] == file_sha256(made.path), "the report is of the file as it stands"
 
 
+@pytest.mark.parametrize("form", ["weights", "layers"])
+def test_plan_and_layers_are_those_of_the_form_that_ships(
+    model: Path, clock: Callable[..., None], tmp_path: Path, form: str
+) -> None:
+    words = {"weights": WEIGHTS, "layers": "integers in the layers of 60% of the work"}[form]
+    clock({"float": 1.0, PRESENT: 2.0, words: 0.9})
+    made = compile_model(model, tmp_path / "out.onnx", CONFIG)
+    quantized = {node.input[0] for node in onnx.load(made.path).graph.node if node.op_type == "QuantizeLinear"}
+    widths = made.plan.activations
+    assert {name for name, bits in widths.items() if bits != "float"} <= quantized
+    assert bool(quantized) == (form == "layers")
+    names = {refusal.where for refusal in made.report.refusals}
+    assert "float" not in widths.values() or names.issuperset(n for n, bits in widths.items() if bits == "float")
+    assert {layer.node for layer in made.report.layers} <= {node.name for node in onnx.load(made.path).graph.node}
+    assert bool(made.report.layers) == (form == "layers")
+    assert made.report.validation.samples == made.report.settings["samples"] // 8, "the other half has chosen"
+    again = compile_model(model, tmp_path / "again.onnx", replace(CONFIG, speed_trials=False), given_plan=made.plan)
+    left = {node.input[0] for node in onnx.load(again.path).graph.node if node.op_type == "QuantizeLinear"}
+    assert left <= quantized or form == "layers"
+
+
 def test_the_page_tells_what_was_tried(model: Path, clock: Callable[..., None], tmp_path: Path) -> None:
     clock({"float": 1.0, PRESENT: 2.0, WEIGHTS: 0.9})
     made = compile_model(model, tmp_path / "out.onnx", CONFIG)
     values = made.report.to_json()
     assert dict(speed_facts(made.report))["form of the file, kept"].startswith(f"{WEIGHTS}: 0.99 ms, 0.90 times")
     assert {tone for tone, _ in layer_map(values)} == {"bad"}
-    assert [name for _, name, _ in float_nodes(values)] == ["conv0", "conv1", "conv2", "gemm"]
+    assert {"conv0", "conv1", "conv2", "gemm"} < {name for _, name, _ in float_nodes(values)}
     assert set(made.report.contents["quantized"].weights) == {"conv0", "conv1", "conv2", "gemm"}
     assert made.report.contents["quantized"].constants == 0
 
@@ -100,15 +122,15 @@ def test_a_faster_form_that_does_worse_is_refused(
     model: Path, clock: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock({"float": 1.0, PRESENT: 2.0, WEIGHTS: 0.5})
-    honest = face.write_model
+    honest = faster_variants.emit
 
-    def write(graph: Any, path: Path) -> None:
+    def emit(graph: Any, plan: Any, target: Any) -> None:
+        honest(graph, plan, target)
         if not any(node.op_type == "QuantizeLinear" for node in graph.graph):  # the weights alone
             constant = next(value for value in graph.graph.initializers.values() if value.const_value.size > 100)
             constant.const_value = ir.tensor(constant.const_value.numpy() // 2, name=constant.name)
-        honest(graph, path)
 
-    monkeypatch.setattr(face, "write_model", write)
+    monkeypatch.setattr(faster_variants, "emit", emit)
     made = compile_model(model, tmp_path / "out.onnx", CONFIG)
     refused = {one["form"]: one["reason"] for one in made.report.speed_trials if one["reason"] is not None}
     assert "dB, and that of the present file at" in refused[WEIGHTS]
@@ -144,6 +166,35 @@ def test_the_option_decides(
     assert ended.value.code == 0
     told = json.loads(capsys.readouterr().out)
     assert bool(told["speed_trials"]) == (option == "--speed-trials")
+
+
+def test_a_file_that_is_not_slower_after_all_stays(
+    model: Path, clock: Callable[[dict[str, float]], None], tmp_path: Path
+) -> None:
+    clock({"float": 1.0, PRESENT: 1.0, WEIGHTS: 0.5})
+    made = compile_model(model, tmp_path / "out.onnx", CONFIG)
+    assert made.report.speed_trials and not any(one["chosen"] for one in made.report.speed_trials)
+
+
+@pytest.mark.parametrize(
+    ("speedup", "verdict", "tried"),
+    [
+        (0.50, "slower", True),
+        (0.96, "slower", True),
+        (0.98, "slower", True),
+        (0.995, "slower", False),
+        (0.96, "same", True),
+        (0.98, "same", False),
+        (1.50, "faster", False),
+    ],
+)
+def test_other_forms_are_tried_below_the_speed_of_the_float_file(speedup: float, verdict: str, tried: bool) -> None:
+    validation = SimpleNamespace(speed=SimpleNamespace(verdict=verdict), speedup=speedup)
+    assert export._is_slower(validation) is tried  # type: ignore[arg-type]
+
+
+def test_nothing_is_tried_where_nothing_was_timed() -> None:
+    assert export._is_slower(SimpleNamespace(speed=None, speedup=None)) is False  # type: ignore[arg-type]
 
 
 def test_forms_are_really_timed(model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -75,6 +75,7 @@ def test_a_compiled_file_tells_where_it_comes_from(tmp_path: Path) -> None:
         "seed": 11,
         "target": "ort_cpu",
         "source_sha256": file_sha256(tmp_path / "net.onnx"),
+        "sizes": {},
         "contract": None,
     }
     assert told.contract is not None

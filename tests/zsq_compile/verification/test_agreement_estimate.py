@@ -13,6 +13,7 @@ from zsq_compile.verification.agreement_estimate import (
     AgreementEstimate,
     Family,
     compare_family,
+    compare_parts,
     estimate_from_families,
     flip_share,
     log_odds,
@@ -36,6 +37,22 @@ def family(name, scores, others):
 
 def a_family(flips, error=0.1):
     return Family(name="f", samples=100, sqnr_db=20.0, agreement=0.5, flips=flips, error=error, chosen=9, classes=10)
+
+
+def test_outputs_may_come_a_few_samples_at_a_time(scores):
+    others = noisy(scores, 0.5)
+    maps = np.random.default_rng(2).standard_normal((300, 4, 5))
+    parts = [
+        (
+            {"logits": scores[i : i + 70], "maps": maps[i : i + 70]},
+            {"logits": others[i : i + 70], "maps": 0.9 * maps[i : i + 70]},
+        )
+        for i in range(0, 300, 70)
+    ]
+    found = compare_parts("f", parts)
+    whole = compare_family("f", {"logits": scores, "maps": maps}, {"logits": others, "maps": 0.9 * maps})
+    assert found.sqnr_db == pytest.approx(whole.sqnr_db, rel=1e-12)
+    assert (found.samples, found.flips, found.margin) == (300, whole.flips, whole.margin)
 
 
 def test_the_share_is_that_of_all_pairs():

@@ -11,6 +11,7 @@ from zsq_compile.config.compile import CalibrationMethod
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import QuantizationError
 from zsq_compile.progress import Advance, ignore_steps
+from zsq_compile.quantization.calibration.few_numbers import FewNumbers
 from zsq_compile.quantization.calibration.observers import Extremes, Histogram, choose_range
 from zsq_compile.quantization.calibration.scales import scale_from_range
 from zsq_compile.quantization.samples import Batch
@@ -39,7 +40,8 @@ def calibrate(
         raise QuantizationError("calibration wants at least one batch of data, got none: give or synthesize samples")
     groups = {site.value: site.group for site in plan.activations}
     extremes = {group: Extremes() for group in groups.values()}
-    _observe(extremes, teacher, batches, groups, advance)
+    few = {group: FewNumbers() for group in extremes}
+    _observe(extremes, teacher, batches, groups, advance, few)
     for group, seen in extremes.items():
         if not seen.high - seen.low < float("inf"):
             raise QuantizationError(
@@ -53,6 +55,8 @@ def calibrate(
         low, high = extremes[group].low, extremes[group].high
         if method != "minmax":
             low, high = choose_range(histograms[group], members[0].number_format, method)
+        if method == "mse":
+            low, high = few[group].widen(members[0].number_format) or (low, high)
         scales[group] = scale_from_range(low, high, members[0].number_format)
     return scales
 
@@ -104,8 +108,11 @@ def _observe(
     batches: Sequence[Batch],
     groups: Mapping[str, str],
     advance: Advance,
+    few: Mapping[str, FewNumbers] | None = None,
 ) -> None:
     def observe(group: str, value: Tensor, node: ir.Node | None) -> None:
+        if few is not None:
+            few[group].observe(value)
         seen = _without_sentinels(value, lowest=None if node is None else -torch.inf)
         if seen.numel():
             observers[group].observe(seen)

@@ -14,6 +14,7 @@ from zsq_compile.differentiable.fake_quantize import round_to_codes
 from zsq_compile.quantization.calibration.observers import CLIPPING_NORM
 
 _PART_ELEMENTS = 1 << 17
+_WORTH_A_LOOK = 1 << 15  # numbers, whose error takes much longer than it does to see that it is of no use
 _CANDIDATES = 100
 _BIAS_CODES = 2.0**30  # a bias keeps one bit of headroom below int32, for later corrections
 _SMALLEST = 1e-12
@@ -56,7 +57,7 @@ def choose_weight_scales(
     scales = {
         name: _choose_weight_scale(plan, sites, initializers, method) for name, sites in plan.sites_by_weight().items()
     }
-    for site in plan.stored:
+    for site in (one for one in plan.stored if one.tied is None):
         constant = initializers[site.initializer].detach()
         step = choose_steps(constant.double().flatten(0, -2), site.number_format, method)
         step = torch.where(step > _SMALLEST, step, 1.0).reshape(*constant.shape[:-1], 1)
@@ -103,8 +104,16 @@ def _choose_steps(weight: Tensor, number_format: NumberFormat, method: WeightSca
     best_error = torch.full_like(reach, float("inf"))
     for fraction in torch.linspace(0.2, 1.0, _CANDIDATES, dtype=weight.dtype).flip(0):
         step = (reach * fraction / number_format.qmax).clamp(min=_SMALLEST)
+        if weight.numel() > _WORTH_A_LOOK and _is_worse_from_here(reach, step, best_error, number_format):
+            break
         codes = round_to_codes(weight, step[:, None], number_format)
         error = ((codes * step[:, None] - weight).abs() ** CLIPPING_NORM).sum(1)
         better = error < best_error
         best_error, best_step = torch.where(better, error, best_error), torch.where(better, step, best_step)
     return torch.where(reach > 0, best_step, torch.zeros_like(reach))
+
+
+def _is_worse_from_here(reach: Tensor, step: Tensor, best_error: Tensor, number_format: NumberFormat) -> bool:
+    """Whether what is cut off the largest number alone is more than the best error: smaller steps cut more still."""
+    cut = (reach - step * max(-number_format.qmin, number_format.qmax)).clamp(min=0.0) ** CLIPPING_NORM
+    return bool((cut > (1.0 + 1e-6) * best_error).all())

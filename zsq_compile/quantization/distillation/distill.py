@@ -29,7 +29,7 @@ from zsq_compile.quantization.reconstruction.block_work import count_block_work,
 from zsq_compile.quantization.reconstruction.blocks import Block, find_blocks, whole_network
 from zsq_compile.quantization.reconstruction.budget import BlockCost, LearningBudget, LearningConfig
 from zsq_compile.quantization.reconstruction.values import QuantizedValues, prepare_learning, write_values
-from zsq_compile.quantization.samples import Batch, Samples, find_batched_values
+from zsq_compile.quantization.samples import Batch, Samples, count_kept_samples, find_batched_values
 from zsq_compile.quantization.state import FloatNetwork, QuantizedState, insert_quantizers
 
 _BATCH, _MEASURED = 32, 8
@@ -128,7 +128,8 @@ class Distillation:
         self._samples, self._config, self._budget, self._live = samples, config, budget, live
         _check_inputs(samples, config)
         device = self._teacher.device
-        few = {name: value[: samples.feed].to(device) for name, value in samples.inputs.items()}
+        self._feed = samples.feed_of(network.model)
+        few = {name: value[: self._feed].to(device) for name, value in samples.inputs.items()}
         batched = find_batched_values(self._teacher, replace(samples, inputs=few))
         self._block = whole_network(network.model, state.plan, batched)
         self._base, self._start = prepare_learning(state)
@@ -155,6 +156,7 @@ class Distillation:
             multiplications=multiplications // count, elements=elements // count, batch=self._batch, error=1.0
         )
         self._budget.plan([cost])
+        self._part = self._samples.fixed or count_kept_samples(4 * elements // count)
         self.total = self._config.steps or self._budget.planned
         maps = [name for name in ends if values[name].ndim > 2 and name not in outputs]
         if self._config.feature_weight and not maps:
@@ -180,7 +182,7 @@ class Distillation:
             features=self._features,
             config=self._config,
         )
-        trainer = Trainer(loss, self._check, start, self._rng, self._live)
+        trainer = Trainer(loss, self._check, start, self._rng, self._live, part=self._part)
         if saved is not None:
             trainer.restore(saved.training, saved.best)
             advance(trainer.step)
@@ -195,7 +197,7 @@ class Distillation:
         """
         shares, distances, sizes = [], [], []
         outputs, constants = self._block.outputs, values.feeds(self._block.layers, self._plan)
-        for index in torch.split(self._judged, self._samples.feed):
+        for index in torch.split(self._judged, self._feed):
             with torch.inference_mode():
                 inputs = {name: x[index].to(self._teacher.device) for name, x in self._samples.inputs.items()}
                 targets = self._teacher.run(inputs, outputs)

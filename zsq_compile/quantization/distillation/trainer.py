@@ -99,6 +99,7 @@ class Trainer:
         start: values that the student starts from.
         rng: of mixtures; batches draw from it as well.
         live: makes some of the samples; None where nothing does.
+        part: samples of a batch whose gradients fit in memory together; None for all.
 
     Attributes:
         step, reached: steps done, and the progress of the last of them, from 0 to 1.
@@ -114,7 +115,10 @@ class Trainer:
         start: QuantizedValues,
         rng: torch.Generator,
         live: LiveSamples | None = None,
+        *,
+        part: int | None = None,
     ) -> None:
+        self._part = part
         self._loss, self._check, self._start, self._rng, self._live = loss, check, start, rng, live
         self._student, self._config, self._device = loss.student, loss.config, loss.teacher.device
         self._optimizer = self._student.optimizer(learning_rates(self._config.learning_rate))
@@ -157,13 +161,23 @@ class Trainer:
         """Add the gradients of one batch to all numbers; returns its loss."""
         chosen = mix_up(inputs, self._rng) if self._config.mixup else inputs
         feed = {name: x.to(self._device) for name, x in chosen.items()}
+        count = len(next(iter(feed.values())))
+        total = 0.0
+        for start in range(0, count, self._part or count):
+            one = {name: x[start : start + (self._part or count)] for name, x in feed.items()}
+            total += self._part_gradients(one, len(next(iter(one.values()))) / count)
+        return total
+
+    def _part_gradients(self, inputs: Mapping[str, Tensor], share: float) -> float:
+        """Add the gradients of a part of a batch, which counts by its share; returns what it adds to the loss."""
+        feed = dict(inputs)
         if self._config.perturbation:
             feed = {name: x.clone().requires_grad_(x.is_floating_point()) for name, x in feed.items()}
         with reduced_precision(self._device) if self._student.is_coarse else nullcontext():
-            loss = self._loss(feed)
+            loss = share * self._loss(feed)
             loss.backward()  # type: ignore[no-untyped-call]
             if self._config.perturbation:
-                harder = self._loss(perturb(feed, self._config.perturbation))
+                harder = share * self._loss(perturb(feed, self._config.perturbation))
                 harder.backward()  # type: ignore[no-untyped-call]
                 loss = (loss + harder) / 2
         return float(loss.detach())

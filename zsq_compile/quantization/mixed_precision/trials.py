@@ -124,7 +124,9 @@ class Bench:
         plan = override_widths(self.widest, self.network.target, Widths(weights=bits, activations=values))
         default = dict(self.widest.activation_scales)
         changed = {group: self._scales_at(width)[group] for group, width in values.items() if width != "float"}
-        weights = {site.initializer: self.widest.weight_scales[site.initializer] for site in plan.stored}
+        weights = {
+            site.initializer: self.widest.weight_scales[site.initializer] for site in plan.stored if not site.tied
+        }
         weights |= {site.initializer: self._weight(site)[1] for site in plan.weights}
         return plan.with_scales(activations=default | changed, weights=weights)
 
@@ -165,7 +167,8 @@ class Bench:
         for bits, rounded in self._rounded.items():
             for name, (weight, _) in rounded.items():
                 candidates.setdefault(name, {})[bits] = weight
-        correct_on = () if self.config.bias_correction == "none" else self._batches
+        few = self.network.calibration.batches(count_fitting_samples(self.network.model))  # all values are kept
+        correct_on = () if self.config.bias_correction == "none" else few
         ratios = measure_weight_nsr(
             self.widest, teacher, candidates, self._held_out, correct_on=correct_on, advance=advance
         )

@@ -33,7 +33,7 @@ from zsq_compile.quantization.reconstruction.budget import BlockCost, LearningBu
 from zsq_compile.quantization.reconstruction.values import QuantizedValues, prepare_learning, write_values
 from zsq_compile.quantization.rounding.second_moments import draw_phase, unfold_inputs
 from zsq_compile.quantization.rounding.sequential import LONGEST_COLUMN, InputPair, round_layer
-from zsq_compile.quantization.samples import find_batched_values
+from zsq_compile.quantization.samples import count_fitting_samples, count_kept_samples, find_batched_values
 from zsq_compile.quantization.state import FloatNetwork, QuantizedState, insert_quantizers
 
 _BATCH, _SMALLEST_BATCH = 32, 8
@@ -139,6 +139,7 @@ class Reconstruction:
         self._learned_scales: set[str] = set()
         self._longest, self._phases = 0.0, torch.Generator().manual_seed(0)
         self._dropper = Dropper(rng, _QUANTIZED_SHARE, reduced_type(self._teacher.device), self._teacher.device)
+        self._feed = self._samples.feed_of(network.model)
         self._trained, self._judged = self._samples.split()
         self._fitted, self._tuned = self._samples.split(self._trained)  # dampings are not to be judged as blocks are
         self._costs = self._measure_costs()
@@ -163,7 +164,8 @@ class Reconstruction:
 
     def _measure_costs(self) -> list[BlockCost]:
         """Measure on a few samples what a step on each block takes, and what the closed forms have lost behind it."""
-        device, few = self._teacher.device, self._samples.fixed or _MEASURED
+        device = self._teacher.device
+        few = self._samples.fixed or min(_MEASURED, count_fitting_samples(self._teacher.model))
         samples = {name: value[:few].to(device) for name, value in self._samples.inputs.items()}
         count = len(next(iter(samples.values())))
         names = [name for block in self.blocks for name in (*block.inputs, *block.outputs)]
@@ -179,27 +181,30 @@ class Reconstruction:
                 BlockCost(
                     multiplications=multiplications // count,
                     elements=elements // count,
-                    batch=self._batch([values[name] for name in (*block.inputs, *block.outputs)]),
+                    batch=self._batch([values[name] for name in (*block.inputs, *block.outputs)], elements // count),
                     error=error if learnable else 0.0,
                 )
             )
         return costs
 
-    def _batch(self, outputs: Sequence[Tensor]) -> int:
-        """Choose the samples of one step on a block with these values: few where each has a large map."""
+    def _batch(self, outputs: Sequence[Tensor], elements: int) -> int:
+        """Choose the samples of one step on a block with these values, and so many numbers in all that it makes.
+
+        Few where each has a large map, and no more than fit in memory.
+        """
         if self._samples.fixed:
             return self._samples.fixed
         positions = max((value[0, 0].numel() for value in outputs if value.ndim > 2), default=1)
-        return min(max(_POSITIONS // positions, _SMALLEST_BATCH), _BATCH, self._samples.count)
+        wanted = min(max(_POSITIONS // positions, _SMALLEST_BATCH), _BATCH, self._samples.count)
+        return min(wanted, count_kept_samples(4 * elements))
 
     def _write(self, key: tuple[str, str], start: int, part: Tensor) -> None:
         self._cache.write(key, start, self._samples.count, part.float() if part.is_floating_point() else part)
 
     def _forward(self, side: str, block: Block, values: QuantizedValues | None) -> None:
         """Run all samples through a block, and keep what it makes."""
-        step = self._samples.feed
-        for start in range(0, self._samples.count, step):
-            feeds = self._take(side, block.inputs, slice(start, start + step))
+        for start in range(0, self._samples.count, self._feed):
+            feeds = self._take(side, block.inputs, slice(start, start + self._feed))
             for name, value in self._outputs(block, feeds, values).items():
                 self._write((side, name), start, value)
 
@@ -293,7 +298,7 @@ class Reconstruction:
         node, name = self._nodes[site.node], site.data_input
         made = self._behind_grid.get(name, name)
         for judged, samples in ((False, self._fitted), (True, self._tuned)):
-            for index in torch.split(samples, self._samples.feed):
+            for index in torch.split(samples, self._feed):
                 found = []
                 for side, value, constants in (("quantized", made, values), ("float", name, None)):
                     feeds = self._take(side, block.inputs, index)
@@ -318,7 +323,7 @@ class Reconstruction:
     def _error(self, block: Block, values: QuantizedValues) -> float:
         """Mean distance of the outputs on the samples that judge, with codes rounded for good."""
         parts = []
-        for index in torch.split(self._judged, self._samples.feed):
+        for index in torch.split(self._judged, self._feed):
             feeds, targets = self._take("quantized", block.inputs, index), self._take("float", block.outputs, index)
             parts.append(self._distance(self._outputs(block, feeds, values), targets))
         return float(torch.cat(parts).mean())

@@ -22,7 +22,7 @@ from zsq_compile.quantization.rounding.second_moments import SecondMoments
 _DAMPING = 0.01
 _BLOCK = 128
 _FRACTIONS = (1.0, 0.94, 1.06)  # much smaller steps clip what only the synthetic data say is unimportant
-_ROWS_BYTES = 1 << 26  # of rows in float64, with all steps that are tried; a few such live at the same time
+_ROWS_BYTES = 1 << 25  # of rows in float64, with all steps that are tried; a few such live at the same time
 
 
 def round_with_gptq(

@@ -20,7 +20,7 @@ from zsq_compile.synthesis.images.spectral import oriented_field, power_law_fiel
 _SUPERSAMPLED_BELOW = 96
 _TEXTURES = 3
 _STANDARDISED_FROM = 8
-_GROUP_PIXELS = 1 << 21  # that are made together: at its fullest that takes 300 bytes for each
+_GROUP_PIXELS = 1_400_000  # that are made together, which takes some 500 bytes for each
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

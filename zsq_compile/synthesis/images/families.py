@@ -44,7 +44,10 @@ def input_families(
     families: dict[str, dict[str, Tensor]] = {}
     for spec in inputs:
         one = preprocessing.get(spec.name)
-        if spec.is_image and one is not None:
+        if spec.neutral is not None:
+            mask = draw_samples(spec, count, rng)
+            varied = dict.fromkeys(_vary(mask, 0.0), mask)
+        elif spec.is_image and one is not None:
             varied = _vary(prior_images(*spec.pictures(count), rng), _MIDDLE)
             varied = {name: one.encode(pixels.clamp(0.0, 1.0)) for name, pixels in varied.items()}
         elif one is not None:

@@ -40,7 +40,12 @@ def as_input(spec: InputSpec, values: torch.Tensor) -> torch.Tensor:
 def draw_samples(
     spec: InputSpec, count: int, rng: torch.Generator, preprocessing: Preprocessing | None = None
 ) -> torch.Tensor:
-    """``count`` samples of an input: images (N, C, H, W) in [0, 1], or signals; before their preprocessing, if any."""
+    """``count`` samples of an input: images (N, C, H, W) in [0, 1], or signals; before their preprocessing, if any.
+
+    A mask hides nothing.
+    """
+    if spec.neutral is not None:
+        return torch.full(spec.batched(count), spec.neutral, device=rng.device)
     if spec.is_image:
         return prior_images(*spec.pictures(count), rng)
     return signals(spec.batched(count), (preprocessing and preprocessing.family) or "noise", rng)

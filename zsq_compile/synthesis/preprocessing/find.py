@@ -33,6 +33,11 @@ def find_preprocessing(
     An input that takes no images is left out where nothing tells its scale: it gets noise of deviation 1.
     """
     found: dict[str, Preprocessing] = {}
+    for spec in (one for one in inputs if one.neutral is not None):
+        progress.warn(
+            f"input {spec.name!r} is a mask of attention, and is fed {spec.neutral:g}, which hides nothing: give real "
+            "samples with --calib FILE.npz where that is rare"
+        )
     for spec in (one for one in inputs if one.is_image):
         if given is not None and len(given.mean) in (1, spec.channels):
             found[spec.name] = replace(given, layout=spec.layout or "NCHW")
@@ -79,7 +84,7 @@ def _find_signals(
     """Scale of the inputs that take no images, by name, as far as the network tells it; warns of the others."""
     found: dict[str, Preprocessing] = {}
     unknown = []
-    for spec in (one for one in inputs if not one.is_image):
+    for spec in (one for one in inputs if not one.is_image and one.neutral is None):
         trials = _apart(rng)
 
         def draw(family: SignalFamily, shape: tuple[int, ...], rng: torch.Generator = trials) -> NDArray[np.float32]:

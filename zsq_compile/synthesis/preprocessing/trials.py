@@ -100,7 +100,8 @@ class TrialNetwork:
         """
         images = self.draw()
         uneven = find_uneven_values(self.model)
-        names = [str(value.name) for value in self.model.graph.outputs if value.name not in uneven]
+        made = (value for value in self.model.graph.outputs if value.producer() is not None)
+        names = [str(value.name) for value in made if value.name not in uneven]
         if not names:
             return None
         try:

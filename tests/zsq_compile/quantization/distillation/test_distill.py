@@ -127,6 +127,24 @@ def test_the_start_is_kept_where_training_makes_it_worse() -> None:
     assert "6 steps, start kept" in record.words()
 
 
+def test_gradients_of_parts_of_a_batch_add_up_to_those_of_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = prepared(CHAIN, 64)
+    _, whole = distilled(closed, steps=4, learning_rate=1e-3)
+    sizes: list[int] = []
+
+    def count(self: DistillationLoss, inputs: Mapping[str, Tensor]) -> Tensor:
+        sizes.append(len(inputs["x"]))
+        return called(self, inputs)
+
+    called = DistillationLoss.__call__
+    monkeypatch.setattr(DistillationLoss, "__call__", count)
+    monkeypatch.setattr(distill, "count_kept_samples", lambda value_bytes: 5)
+    _, parts = distilled(closed, steps=4, learning_rate=1e-3)
+    assert sizes == 4 * [5, 5, 5, 5, 5, 5, 2]
+    for one, other in zip(whole.curve[1:], parts.curve[1:], strict=True):
+        assert other.loss == pytest.approx(one.loss, rel=1e-3)
+
+
 def test_the_step_shows_what_it_plans_and_does() -> None:
     closed, watcher = prepared(), Watcher()
     step = Distill(config=DistillConfig(steps=3), learning=FixedSteps())

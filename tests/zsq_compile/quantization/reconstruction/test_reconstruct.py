@@ -378,10 +378,24 @@ def test_bfloat16_learns_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "_multiplies_bfloat16", lambda: True)
     model, _, half = learned(closed, 16, quantized=quantized)
     assert all(record.kept for record in half.records if record.steps)
+    # the first block reads the same: it is judged in full precision, on values that are kept in it
+    assert half.records[0].before == pytest.approx(full.records[0].before, rel=1e-6)
     for one, other in zip(full.records, half.records, strict=True):
         assert other.before == pytest.approx(one.before, rel=0.1)
     held_out = signal(64, ir.to_proto(closed.model), seed=7)
     assert distance(closed, model, held_out) < 0.5 * distance(closed, quantized, held_out)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_step_is_frozen_behind_the_first_block_that_reads_it() -> None:
+    closed = prepared(NETWORKS["residual"])
+    _, plan, ready = learned(closed, 0)  # nothing is learned, so nothing of it is kept
+    read = {name for block in ready.blocks for name in block.read}
+    narrow = {site.group for site in plan.activations if site.number_format.bits < 8 and site.value in read}
+    assert narrow
+    assert ready._learned_scales == narrow
+    for block in ready.blocks:
+        assert not ready._block_student(block, ready._start).growths
 
 
 def test_all_files_are_gone_afterwards_also_after_an_exception(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

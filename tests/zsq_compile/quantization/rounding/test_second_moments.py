@@ -124,10 +124,10 @@ def test_large_samples_are_unfolded_in_strips(name: str, monkeypatch: pytest.Mon
     teacher = TorchGraph(model)
     layers = find_measurable(place_quantizers(model, TARGET), teacher)
     data = [{"x": torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))}]
-    whole = measure_second_moments(layers, teacher, data)["layer"]
+    whole = measure_second_moments(layers, teacher, data)["w"]
     monkeypatch.setattr(second_moments, "_CHUNK_ELEMENTS", 1)
     monkeypatch.setattr(second_moments, "_PART_BYTES", 1)
-    strips = measure_second_moments(layers, teacher, data)["layer"]
+    strips = measure_second_moments(layers, teacher, data)["w"]
     assert strips.count == whole.count
     torch.testing.assert_close(strips.matrix(), whole.matrix(), rtol=1e-5, atol=1e-6)
     order = torch.stack([torch.randperm(whole.size, generator=torch.Generator().manual_seed(g)) for g in range(3)])
@@ -139,7 +139,7 @@ def test_large_samples_are_unfolded_in_strips(name: str, monkeypatch: pytest.Mon
 
 
 def test_groups_of_layers_stay_within_a_limit() -> None:
-    layers = [MeasurableLayer(site=None, groups=1, size=size) for size in (8, 8, 16, 4, 32, 4)]  # type: ignore[arg-type]
+    layers = [MeasurableLayer(sites=(), groups=1, size=size) for size in (8, 8, 16, 4, 32, 4)]
     groups = group_layers(layers, 4 * 16**2)
     assert [[layer.size for layer in group] for group in groups] == [[8, 8], [16], [4], [32], [4]]
 
@@ -159,7 +159,7 @@ def test_only_what_a_group_of_layers_needs_is_computed() -> None:
     for place, layer in enumerate(layers):
         ran.clear()
         (moments,) = measure_second_moments([layer], teacher, [{"x": data}]).values()
-        assert torch.equal(moments.matrix(), whole[layer.site.node].matrix())
+        assert torch.equal(moments.matrix(), whole[layer.sites[0].initializer].matrix())
         assert len(ran) < len(list(model.graph)) or place == len(layers) - 1
 
 
@@ -170,7 +170,7 @@ def test_borders_of_large_maps_count_as_often_as_they_are_there() -> None:
     layers = find_measurable(place_quantizers(model, TARGET), teacher)
     data = torch.zeros(32, 1, 96, 96)
     data[:, :, 0], data[:, :, :, 0] = 1.0, 1.0
-    moments = measure_second_moments(layers, teacher, [{"x": data}] * 24)["layer"]
+    moments = measure_second_moments(layers, teacher, [{"x": data}] * 24)["w"]
     share = float(data.mean())
     assert moments.count < 24 * data.numel() / 4  # a grid of positions stands for all
     assert float(moments.matrix()) == pytest.approx(share, rel=0.35)  # from position 0 on it was 4 times too large

@@ -4,6 +4,7 @@ import torch
 
 from tests.zsq_compile.synthesis.images.test_spectral import slope
 from tests.zsq_compile.synthesis.networks import correlation, seeded
+from zsq_compile.synthesis.images import dead_leaves
 from zsq_compile.synthesis.images.dead_leaves import prior_images
 
 
@@ -25,6 +26,21 @@ def test_the_same_generator_state_gives_the_same_bytes_and_another_does_not() ->
     first, again, other = (prior_images(4, 3, 24, 24, seeded(seed)) for seed in (3, 3, 4))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+def test_large_sets_are_drawn_in_groups_of_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    painted = dead_leaves._paint_labels
+
+    def paint(count: int, size: tuple[int, int], rng: torch.Generator) -> tuple[torch.Tensor, int]:
+        sizes.append(count)
+        return painted(count, size, rng)
+
+    monkeypatch.setattr(dead_leaves, "_paint_labels", paint)
+    monkeypatch.setattr(dead_leaves, "_GROUP_PIXELS", 3 * 100 * 100)
+    images = prior_images(7, 3, 100, 100, seeded())
+    assert sizes == [3, 3, 1]
+    assert len(torch.unique(images.mean((1, 2, 3)))) == 7
 
 
 @pytest.fixture(scope="module")
