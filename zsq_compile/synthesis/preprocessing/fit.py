@@ -51,6 +51,11 @@ class Fit:
         axes = tuple(axis for axis in range(samples.ndim) if axis != 1 or self.channels == 1)
         self._middle = samples.mean(axes).reshape(-1)
 
+    def count_values(self) -> int:
+        """Count the numbers that a channel of the layer has on all samples."""
+        (moments,) = self.trial.moments(self._preprocessing(np.zeros(2 * self.channels)))
+        return moments.count
+
     def run(self) -> Preprocessing:
         """Return the best preprocessing found."""
         grid = [np.repeat((gain, offset), self.channels) for gain in _GAINS for offset in _OFFSETS]

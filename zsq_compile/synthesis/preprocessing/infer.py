@@ -38,6 +38,7 @@ _RAW = ("byte", "byte_bgr")
 _SAME, _CLEARLY = 0.02, 3.0
 _MOST_MISFIT, _BY_FAR = 2.0, 10.0
 _DOMINANT = 10.0
+_FEWEST_VALUES = 128
 _TELLING, _LEAST_INFORMATION = 1.5, 1e-3
 _RAW_PRODUCERS = ("CNTK",)  # their image readers pass on raw pixels; users of other exporters scale as they like
 _SCALING = ("Add", "Sub", "Mul", "Div")
@@ -93,11 +94,15 @@ def fit_to_statistics(
 ) -> Preprocessing | None:
     """Fit mean and std of ``channels`` channels, where what is usual is ``nearest`` to the statistics, and not near.
 
-    None where the first BatchNormalization is too far behind the input, or where nothing much nearer is found.
+    None where the first BatchNormalization is too far behind the input, or where nothing much nearer is found; or where
+    a channel of it has few numbers on all samples, whose moments are too noisy to be fitted.
     """
     if count_layers(trial.network.model, trial.layers[0].input) > 1:
         return None
-    fitted = Fit(trial.of_first_layer(), lambda mean, std: make(mean=mean, std=std), channels).run()
+    fit = Fit(trial.of_first_layer(), lambda mean, std: make(mean=mean, std=std), channels)
+    if fit.count_values() < _FEWEST_VALUES:
+        return None
+    fitted = fit.run()
     distance = trial.distance(fitted)
     if distance * MUCH_NEARER > nearest:
         return None

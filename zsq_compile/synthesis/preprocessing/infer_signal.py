@@ -20,6 +20,7 @@ DrawSignals = Callable[[SignalFamily, tuple[int, ...]], NDArray[np.float32]]
 
 _FAMILIES: tuple[SignalFamily, ...] = ("noise", "white", "bursts")
 _MOST_CHANNELS = 16  # of more, all get one scale: there are too many unknowns
+_ROWS = 256  # to be tried on, where one sample has one number for each channel
 _SMALLEST_VARIANCE = 1e-12
 
 
@@ -38,7 +39,8 @@ def infer_signal(network: TrialNetwork, statistics: BatchNormStatistics, draw: D
         return _as_remembered(reader, "white" if len(spec.shape) == 2 else "noise")
     if not layers:
         return None
-    shape = spec.batched(-(-TRIAL_IMAGES // (spec.shape[0] or 1)) * (spec.shape[0] or 1))
+    batch = spec.shape[0] or (TRIAL_IMAGES if len(spec.shape) > 2 else _ROWS)
+    shape = spec.batched(-(-TRIAL_IMAGES // batch) * batch)
     channels = int(spec.shape[1] or 1) if len(spec.shape) > 2 else 1
     channels = channels if channels <= _MOST_CHANNELS else 1
     found: list[tuple[float, Preprocessing]] = []
@@ -60,8 +62,8 @@ def infer_signal(network: TrialNetwork, statistics: BatchNormStatistics, draw: D
             return None
         if family == "noise":
             nearest = trial.distance(standard)
-            if nearest <= NEAR:
-                return standard
+            if nearest <= NEAR or not np.isfinite(nearest):
+                return standard if nearest <= NEAR else None
         fitted = fit_to_statistics(trial, make, channels, nearest)
         found += [] if fitted is None else [(trial.distance(fitted), fitted)]
     if not found:

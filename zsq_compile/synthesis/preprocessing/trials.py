@@ -158,8 +158,12 @@ class TrialNetwork:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Moments:
-    """Of the channels of a layer's input that vary in training, (channels,): as measured, and as remembered."""
+    """Of the channels of a layer's input that vary in training, (channels,): as measured, and as remembered.
 
+    ``count`` numbers of each channel were measured.
+    """
+
+    count: int
     mean: NDArray[np.float64]
     variance: NDArray[np.float64]
     target_mean: NDArray[np.float64]
@@ -206,11 +210,12 @@ class Trial:
             RuntimeModelError: the runtime failed.
 
         """
-        batches = [
-            [_moments(values[one.input], one) for one in self.layers]
-            for values in self.network.run(self.session, preprocessing.encode(self.samples))
-        ]
-        return [_joined(column, layer) for column, layer in zip(zip(*batches, strict=True), self.layers, strict=True)]
+        batches, counts = [], [0] * len(self.layers)
+        for values in self.network.run(self.session, preprocessing.encode(self.samples)):
+            read = [values[layer.input] for layer in self.layers]
+            batches.append([_moments(*pair) for pair in zip(read, self.layers, strict=True)])
+            counts = [count + value.size // value.shape[1] for count, value in zip(counts, read, strict=True)]
+        return [_joined(*row) for row in zip(zip(*batches, strict=True), self.layers, counts, strict=True)]
 
     def distance(self, preprocessing: Preprocessing) -> float:
         """How far the moments are from those remembered: 0 where all are met.
@@ -241,11 +246,12 @@ def _moments(value: NDArray[Any], layer: BatchNorm) -> NDArray[np.float64]:
     return np.stack([exact.mean(axes), exact.var(axes)])[:, ~layer.dead]
 
 
-def _joined(batches: Sequence[NDArray[np.float64]], layer: BatchNorm) -> Moments:
+def _joined(batches: Sequence[NDArray[np.float64]], layer: BatchNorm, count: int) -> Moments:
     """Moments of all batches, which are of one size."""
     means, variances = np.stack(batches, 1)
     alive = ~layer.dead
     return Moments(
+        count=count,
         mean=means.mean(0),
         variance=variances.mean(0) + means.var(0),
         target_mean=layer.mean[alive].astype(np.float64),
