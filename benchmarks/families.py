@@ -14,7 +14,7 @@ from torch import Tensor
 from zoo import LABELLED, Labelled, add_common_options, chosen
 
 from passes.batchnorm.harvest_batchnorm import harvest_batchnorm
-from zsq_compile.config.compile import PixelsConfig
+from zsq_compile.config.generators import PixelsConfig
 from zsq_compile.data.preprocessing import Preprocessing, given_preprocessing
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.files import write_arrays

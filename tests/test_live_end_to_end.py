@@ -16,9 +16,10 @@ from tests import models
 from zsq_compile import CompileConfig, DistillConfig, QuantizationConfig, compile_model
 from zsq_compile.cli import entry as cli
 from zsq_compile.cli.overrides import build_config
-from zsq_compile.config.compile import GeneratorConfig, PixelsConfig
+from zsq_compile.config.compile import GeneratorConfig
 from zsq_compile.config.conditional_generators import AdadfqConfig, GdfqConfig, ZsCganConfig
 from zsq_compile.config.distillation import Adversary
+from zsq_compile.config.generators import PixelsConfig
 from zsq_compile.errors import ConfigError
 from zsq_compile.progress import Silent
 

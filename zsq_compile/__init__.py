@@ -13,16 +13,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zsq_compile.config.compile import (
-    CompileConfig,
-    InputConfig,
-    NoiseConfig,
-    PixelsConfig,
-    PriorConfig,
-    QuantizationConfig,
-)
+from zsq_compile.config.compile import CompileConfig, InputConfig, QuantizationConfig
 from zsq_compile.config.distillation import DistillConfig
-from zsq_compile.config.generators import DsgConfig, IntraqConfig, ZeroqConfig
+from zsq_compile.config.generators import DsgConfig, IntraqConfig, NoiseConfig, PixelsConfig, PriorConfig, ZeroqConfig
 from zsq_compile.config.genie import GenieConfig
 from zsq_compile.errors import (
     BudgetError,

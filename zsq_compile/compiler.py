@@ -17,8 +17,9 @@ from backends.target import Target
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from passes.plan import QuantizationPlan
 from zsq_compile.batchnorm.find_statistics import KnownStatistics, find_statistics
-from zsq_compile.config.compile import CompileConfig, PixelsConfig, PriorConfig
+from zsq_compile.config.compile import CompileConfig
 from zsq_compile.config.distillation import require_source
+from zsq_compile.config.generators import PixelsConfig, PriorConfig
 from zsq_compile.data.dataset import Dataset, load_data
 from zsq_compile.data.input_spec import fixed_batch
 from zsq_compile.differentiable.device import choose_device

@@ -28,16 +28,14 @@ from zsq_compile.config.fields import (
     Option,
     Positive,
     Share,
-    Weight,
     check_fields,
 )
-from zsq_compile.config.generators import DescentConfig, DsgConfig, IntraqConfig, ZeroqConfig
+from zsq_compile.config.generators import DsgConfig, IntraqConfig, NoiseConfig, PixelsConfig, PriorConfig, ZeroqConfig
 from zsq_compile.config.genie import GenieConfig
 from zsq_compile.config.units import parse_bytes, parse_named_shape, parse_numbers, parse_seconds
 from zsq_compile.errors import ConfigError
 
 Effort = Literal["fast", "balanced", "best"]
-Distribution = Literal["normal", "uniform"]
 CalibrationMethod = Literal["minmax", "percentile", "mse", "entropy"]
 BiasCorrection = Literal["auto", "analytic", "empirical", "none"]
 WeightScales = Literal["minmax", "mse"]
@@ -52,46 +50,6 @@ Width = Annotated[int, WIDTHS]
 _LARGEST_STD = 4.0  # of pixels in 0..1, whose own is at most a half
 
 Numbers = Annotated[tuple[float, ...], Option(panel=INPUT, metavar="A,B,C", default="inferred", read=parse_numbers)]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NoiseConfig:
-    """Calibrate on random numbers: the baseline that every other generator has to beat.
-
-    Attributes:
-        distribution: ``normal`` draws pixels around the middle of the input range and cuts them to it, ``uniform``
-            draws them evenly from it. Normal by default: it is what the literature calls noise calibration.
-
-    """
-
-    distribution: Distribution = "normal"
-
-    def __post_init__(self) -> None:
-        """Check the values; ConfigError when one is wrong."""
-        check_fields(self, "generator")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PriorConfig:
-    """Calibrate on procedural images with natural statistics; needs no batch normalisation in the model."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PixelsConfig(DescentConfig):
-    """Calibrate on images whose pixels are optimised until the network's batch normalisation statistics come out.
-
-    Attributes:
-        learning_rate: step of the optimiser, in units of a pixel range of 1. 0.05 crosses the range in about 20 steps,
-            slow enough for the deep layers' statistics to follow.
-        class_weight: weight of a classification loss towards random classes; 0, the default, leaves classes alone,
-            because a network that is no classifier has none.
-        batch_size: images optimised together; their joint statistics are matched. None, the default, takes it from the
-            image size, so that memory stays bounded.
-
-    """
-
-    learning_rate: Positive = 0.05
-    class_weight: Weight = 0.0
 
 
 GeneratorConfig = (

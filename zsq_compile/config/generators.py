@@ -1,15 +1,17 @@
-"""Settings of published generators that optimise pixels from noise: the field's baselines beside our own.
+"""Settings of the generators that draw images, or optimise their pixels: our own, and the field's baselines.
 
-Each takes the numbers of its paper as defaults, but for the iterations: papers take 500 to 1000, an effort far fewer.
+A published one takes the numbers of its paper as defaults, but for the iterations: papers take 500 to 1000, an effort
+far fewer.
 """
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from zsq_compile.config.checks import Bounds
-from zsq_compile.config.fields import Count, Positive, Share, check_fields
+from zsq_compile.config.fields import Count, Positive, Share, Weight, check_fields
 from zsq_compile.errors import ConfigError
 
+Distribution = Literal["normal", "uniform"]
 Distance = Annotated[float, Bounds(low=0.0, high=2.0)]
 
 
@@ -95,3 +97,43 @@ class IntraqConfig(DescentConfig):
         low, high = self.least_distance, self.most_distance
         if low is not None and high is not None and low > high:
             raise ConfigError(f"generator.least_distance {low} is above generator.most_distance {high}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NoiseConfig:
+    """Calibrate on random numbers: the baseline that every other generator has to beat.
+
+    Attributes:
+        distribution: ``normal`` draws pixels around the middle of the input range and cuts them to it, ``uniform``
+            draws them evenly from it. Normal by default: it is what the literature calls noise calibration.
+
+    """
+
+    distribution: Distribution = "normal"
+
+    def __post_init__(self) -> None:
+        """Check the values; ConfigError when one is wrong."""
+        check_fields(self, "generator")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PriorConfig:
+    """Calibrate on procedural images with natural statistics; needs no batch normalisation in the model."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PixelsConfig(DescentConfig):
+    """Calibrate on images whose pixels are optimised until the network's batch normalisation statistics come out.
+
+    Attributes:
+        learning_rate: step of the optimiser, in units of a pixel range of 1. 0.05 crosses the range in about 20 steps,
+            slow enough for the deep layers' statistics to follow.
+        class_weight: weight of a classification loss towards random classes; 0, the default, leaves classes alone,
+            because a network that is no classifier has none.
+        batch_size: images optimised together; their joint statistics are matched. None, the default, takes it from the
+            image size, so that memory stays bounded.
+
+    """
+
+    learning_rate: Positive = 0.05
+    class_weight: Weight = 0.0

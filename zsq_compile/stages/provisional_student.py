@@ -4,7 +4,8 @@ import torch
 
 from backends.target import Target
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
-from zsq_compile.config.compile import PriorConfig, QuantizationConfig
+from zsq_compile.config.compile import QuantizationConfig
+from zsq_compile.config.generators import PriorConfig
 from zsq_compile.data.input_spec import fixed_batch
 from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.differentiable.module import TorchGraph

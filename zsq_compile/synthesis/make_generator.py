@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from zsq_compile.config.compile import Effort, GeneratorConfig, NoiseConfig, PixelsConfig, PriorConfig
+from zsq_compile.config.compile import Effort, GeneratorConfig
 from zsq_compile.config.conditional_generators import AdadfqConfig, GdfqConfig, ZsCganConfig
-from zsq_compile.config.generators import DsgConfig, IntraqConfig, ZeroqConfig
+from zsq_compile.config.generators import DsgConfig, IntraqConfig, NoiseConfig, PixelsConfig, PriorConfig, ZeroqConfig
 from zsq_compile.config.genie import GenieConfig
 from zsq_compile.data.input_spec import InputSpec, fixed_batch
 from zsq_compile.data.preprocessing import Preprocessing

@@ -23,15 +23,9 @@ from tests import models
 from tests.command_line import Ended, call_command
 from tests.zsq_compile.synthesis.colours import colour_classifier
 from zsq_compile import compiler
-from zsq_compile.config.compile import (
-    GENERATORS,
-    CompileConfig,
-    InputConfig,
-    PixelsConfig,
-    PriorConfig,
-    QuantizationConfig,
-)
+from zsq_compile.config.compile import GENERATORS, CompileConfig, InputConfig, QuantizationConfig
 from zsq_compile.config.distillation import DistillConfig
+from zsq_compile.config.generators import PixelsConfig, PriorConfig
 from zsq_compile.errors import BudgetError, LoadError, SynthesisError, ValidationError
 
 ROOT = Path(__file__).resolve().parent.parent.parent.parent

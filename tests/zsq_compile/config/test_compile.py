@@ -6,19 +6,12 @@ from pathlib import Path
 import pytest
 
 from zsq_compile.config.checks import parse_size
-from zsq_compile.config.compile import (
-    GENERATORS,
-    WIDTHS,
-    CompileConfig,
-    InputConfig,
-    NoiseConfig,
-    PixelsConfig,
-    QuantizationConfig,
-)
+from zsq_compile.config.compile import GENERATORS, WIDTHS, CompileConfig, InputConfig, QuantizationConfig
 from zsq_compile.config.conditional_generators import GdfqConfig, ZsCganConfig
 from zsq_compile.config.distillation import DistillConfig
 from zsq_compile.config.fields import settings_of
 from zsq_compile.config.file import read_config
+from zsq_compile.config.generators import NoiseConfig, PixelsConfig
 from zsq_compile.config.units import parse_shape
 from zsq_compile.errors import ConfigError
 

@@ -6,7 +6,8 @@ import torch
 from tests.models import parse
 from tests.zsq_compile.quantization.networks import NO_STATISTICS
 from zsq_compile.batchnorm.find_statistics import KnownStatistics
-from zsq_compile.config.compile import Effort, InputConfig, NoiseConfig
+from zsq_compile.config.compile import Effort, InputConfig
+from zsq_compile.config.generators import NoiseConfig
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError

@@ -12,7 +12,8 @@ from passes.emit.check_target import target_violations
 from passes.quantize.override_widths import Widths
 from tests import models
 from zsq_compile.compiler import CompileResult, compile_model
-from zsq_compile.config.compile import CompileConfig, PriorConfig, QuantizationConfig
+from zsq_compile.config.compile import CompileConfig, QuantizationConfig
+from zsq_compile.config.generators import PriorConfig
 from zsq_compile.errors import ConfigError
 from zsq_compile.quantization.plan_file import PlanFile
 

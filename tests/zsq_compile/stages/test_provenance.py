@@ -8,7 +8,8 @@ import onnx_ir as ir
 import pytest
 
 from tests import models
-from zsq_compile.config.compile import CompileConfig, InputConfig, PriorConfig
+from zsq_compile.config.compile import CompileConfig, InputConfig
+from zsq_compile.config.generators import PriorConfig
 from zsq_compile.errors import ConfigError
 from zsq_compile.files import file_sha256
 from zsq_compile.stages.provenance import Origin, read_origin, stamp

@@ -10,7 +10,7 @@ from passes.batchnorm.harvest_batchnorm import harvest_batchnorm
 from tests.zsq_compile.frontend.quick import load_quickly
 from tests.zsq_compile.synthesis.networks import seeded, trained_on
 from zsq_compile import inspect_model
-from zsq_compile.config.compile import PixelsConfig
+from zsq_compile.config.generators import PixelsConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.synthesis.generator import SyntheticSet
 from zsq_compile.synthesis.images.dead_leaves import prior_images

@@ -2,7 +2,7 @@
 
 import torch
 
-from zsq_compile.config.compile import NoiseConfig
+from zsq_compile.config.generators import NoiseConfig
 from zsq_compile.synthesis.generator import Synthesized
 from zsq_compile.synthesis.task import SynthesisTask
 

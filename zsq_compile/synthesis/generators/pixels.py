@@ -6,7 +6,7 @@ generator network: the start is already natural, so few iterations are enough, a
 
 import torch
 
-from zsq_compile.config.compile import PixelsConfig
+from zsq_compile.config.generators import PixelsConfig
 from zsq_compile.errors import SynthesisError
 from zsq_compile.synthesis.fold_teacher import fold_teacher
 from zsq_compile.synthesis.generator import Synthesized

@@ -4,7 +4,7 @@ import torch
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from tests import models
 from tests.zsq_compile.synthesis.networks import seeded, spec, teacher_of, trained_on
-from zsq_compile.config.compile import PriorConfig
+from zsq_compile.config.generators import PriorConfig
 from zsq_compile.data.preprocessing import given_preprocessing
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.synthesis.generator import SyntheticSet

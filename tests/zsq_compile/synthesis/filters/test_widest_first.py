@@ -6,7 +6,7 @@ from backends.session import open_session
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from tests import models
 from tests.zsq_compile.synthesis.networks import NO_STATISTICS, seeded, spec, teacher_of, trained_on
-from zsq_compile.config.compile import PriorConfig
+from zsq_compile.config.generators import PriorConfig
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.synthesis.filters.widest_first import WidestFirstGenerator, measure_widths
 from zsq_compile.synthesis.generator import SyntheticSet

@@ -6,8 +6,8 @@ from torch.nn import functional
 
 from tests import models
 from tests.zsq_compile.synthesis.networks import NO_STATISTICS, Listener, seeded, spec, task_of, teacher_of, trained_on
-from zsq_compile.config.compile import GeneratorConfig, PriorConfig
-from zsq_compile.config.generators import DsgConfig, IntraqConfig, ZeroqConfig
+from zsq_compile.config.compile import GeneratorConfig
+from zsq_compile.config.generators import DsgConfig, IntraqConfig, PriorConfig, ZeroqConfig
 from zsq_compile.data.preprocessing import given_preprocessing
 from zsq_compile.errors import ConfigError, SynthesisError
 from zsq_compile.synthesis.generator import SyntheticSet

@@ -6,9 +6,9 @@ import torch
 
 from tests import models
 from tests.zsq_compile.synthesis.networks import NO_STATISTICS, Listener, seeded, spec, teacher_of, trained_on
-from zsq_compile.config.compile import GeneratorConfig, GenieConfig, NoiseConfig, PixelsConfig, PriorConfig
+from zsq_compile.config.compile import GeneratorConfig, GenieConfig
 from zsq_compile.config.conditional_generators import GdfqConfig, ZsCganConfig
-from zsq_compile.config.generators import DsgConfig, IntraqConfig, ZeroqConfig
+from zsq_compile.config.generators import DsgConfig, IntraqConfig, NoiseConfig, PixelsConfig, PriorConfig, ZeroqConfig
 from zsq_compile.data.preprocessing import given_preprocessing
 from zsq_compile.errors import SynthesisError
 from zsq_compile.synthesis.images.dead_leaves import prior_images

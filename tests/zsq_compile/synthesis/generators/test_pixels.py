@@ -5,7 +5,7 @@ from torch.nn import functional
 from tests import models
 from tests.zsq_compile.synthesis import networks
 from tests.zsq_compile.synthesis.networks import NO_STATISTICS, Listener, seeded, spec, task_of, teacher_of, trained_on
-from zsq_compile.config.compile import PixelsConfig
+from zsq_compile.config.generators import PixelsConfig
 from zsq_compile.data.preprocessing import given_preprocessing
 from zsq_compile.differentiable import precision
 from zsq_compile.errors import SynthesisError

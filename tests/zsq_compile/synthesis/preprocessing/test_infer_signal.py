@@ -8,7 +8,7 @@ import torch
 from backends.session import open_session
 from tests import models
 from tests.zsq_compile.synthesis.networks import NO_STATISTICS, Listener, seeded, spec, teacher_of
-from zsq_compile.config.compile import PriorConfig
+from zsq_compile.config.generators import PriorConfig
 from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.synthesis.images.signal import signals
 from zsq_compile.synthesis.make_generator import make_generator
