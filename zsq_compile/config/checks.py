@@ -1,7 +1,7 @@
 """Checks of single values, with one wording for all of them: what is wanted, what came."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,14 @@ def require_shape(name: str, shape: Shape) -> None:
     """Raise ConfigError unless every size is at least 1 or None."""
     if not all(size is None or (isinstance(size, int) and size >= 1) for size in shape) or not shape:
         raise ConfigError(f"{name} needs sizes of at least 1, or none for dynamic ones, got {shape!r}")
+
+
+def require_shapes(shapes: Mapping[str, Shape], *, fix: bool) -> None:
+    """Raise ConfigError unless the shapes by input name are some, and there are any where they are to be fixed."""
+    for name, shape in shapes.items():
+        require_shape(f"input.shapes.{name}", shape)
+    if fix and not shapes:
+        raise ConfigError("--fix-shapes writes the sizes of --input-shape into the file: give them, too")
 
 
 def require_folder(path: Path) -> None:

@@ -14,7 +14,7 @@ from zsq_compile.config.checks import (
     require_mixed_goal,
     require_number,
     require_one_source,
-    require_shape,
+    require_shapes,
 )
 from zsq_compile.config.conditional_generators import AdadfqConfig, ConditionalConfig, GdfqConfig, ZsCganConfig
 from zsq_compile.config.distillation import DistillConfig, require_source
@@ -87,10 +87,9 @@ class InputConfig:
 
     Attributes:
         shapes: sizes to work with for an input whose sizes the model leaves open, ? for one to be chosen; once for each
-            such input. The written file keeps them open. In Python sizes by input name, None for one to be chosen.
+            such input. The written file keeps them open. In Python by input name, with None for ?.
         fix_shapes: write the sizes of ``--input-shape`` into the file, which takes no others then.
-        mean: mean of each channel of pixels in 0..1, such as .485,.456,.406; given if and only if ``std`` is. None lets
-            the preprocessing be inferred.
+        mean: mean of each channel of pixels in 0..1, such as .485,.456,.406; given if and only if ``std`` is.
         std: standard deviation of each channel of pixels in 0..1, such as .229,.224,.225; given if and only if ``mean``
             is.
         input_range: input values of black and white pixels, such as 0,255 or -1,1; instead of ``mean`` and ``std``.
@@ -110,10 +109,7 @@ class InputConfig:
 
     def __post_init__(self) -> None:
         """Check the values; ConfigError when one is wrong."""
-        for name, shape in self.shapes.items():
-            require_shape(f"input.shapes.{name}", shape)
-        if self.fix_shapes and not self.shapes:
-            raise ConfigError("--fix-shapes writes the sizes of --input-shape into the file: give them, too")
+        require_shapes(self.shapes, fix=self.fix_shapes)
         if (self.mean is None) != (self.std is None):
             raise ConfigError("input.mean and input.std describe one normalisation: give both or neither")
         if self.mean is not None and self.std is not None:
