@@ -146,7 +146,12 @@ def test_an_interrupted_training_ends_in_the_same_bytes(
 
 def test_a_model_that_insists_on_a_batch_is_learned_on_live_samples(tmp_path: Path) -> None:
     path, network = tmp_path / "fixed.onnx", models.residual()
-    for value in (*network.graph.input, *network.graph.output):
+    graph, [output] = network.graph, network.graph.output
+    graph.initializer.append(onnx.numpy_helper.from_array(np.int64([0]), "batch"))
+    graph.node.append(onnx.helper.make_node("ReduceMean", [output.name, "batch"], ["over_batch"]))
+    graph.node.append(onnx.helper.make_node("Sub", [output.name, "over_batch"], ["centred"]))
+    output.name = "centred"  # no sample goes by itself, so the batch cannot be opened
+    for value in (*graph.input, *graph.output):
         value.type.tensor_type.shape.dim[0].dim_value = 4
     onnx.save(network, path)
     for generator in (GdfqConfig(**SMALL), AdadfqConfig(**SMALL)):

@@ -102,13 +102,14 @@ def test_a_filter_behind_it_leaves_labels_and_source() -> None:
 def test_many_pixels_that_are_cut_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     listener = Listener()
     made(replace(QUICK[0], iterations=1), 6, listener=listener)
-    assert not listener.warnings
+    cut = "% of the pixels that zs-cgan made"
+    assert not any(cut in warning for warning in listener.warnings)
     bright = given_preprocessing(3, mean=(0.95,), std=(0.5,))
     monkeypatch.setattr(
         "zsq_compile.synthesis.generators.image_networks.imagenet_preprocessing", lambda channels: bright
     )
     made(replace(QUICK[0], iterations=1), 6, listener=listener)
-    assert len(listener.warnings) == 1 and "% of the pixels that zs-cgan made" in listener.warnings[0]
+    assert sum(cut in warning for warning in listener.warnings) == 1
 
 
 def test_a_class_that_the_network_does_not_have_is_refused() -> None:

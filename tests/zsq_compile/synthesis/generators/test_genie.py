@@ -18,6 +18,7 @@ from zsq_compile.synthesis.probe import layer_targets, measure_moments
 SIDE = 12
 UNIT = given_preprocessing(3, input_range=(0.0, 1.0))
 PICTURES = (spec(None, 3, SIDE, SIDE),)
+CUT = "% of the pixels"
 
 
 @pytest.fixture(scope="module")
@@ -147,12 +148,11 @@ def test_pixels_become_what_the_network_expects(network: models.onnx.ModelProto)
 def test_many_pixels_that_are_cut_are_told(network: models.onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
     listener = Listener()
     made(network, GenieConfig(iterations=1), 4, listener=listener)
-    assert not listener.warnings
+    assert not any(CUT in warning for warning in listener.warnings)
     bright = given_preprocessing(3, mean=(0.95,), std=(0.5,))
     monkeypatch.setattr(image_networks, "imagenet_preprocessing", lambda channels: bright)
     made(network, GenieConfig(iterations=1), 4, listener=listener)
-    assert len(listener.warnings) == 1
-    assert "input 'x'" in listener.warnings[0] and "% of the pixels" in listener.warnings[0]
+    assert sum(CUT in warning and "input 'x'" in warning for warning in listener.warnings) == 1
 
 
 def test_a_strided_convolution_that_cannot_swing_is_told() -> None:

