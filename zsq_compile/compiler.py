@@ -193,12 +193,8 @@ def synthesize(
 def _load(
     model: Path, target: Target, config: CompileConfig, progress: Progress, *, samples_kept: bool
 ) -> tuple[LoadedModel, KnownStatistics]:
-    loaded = load_model(
-        model,
-        input_shapes=config.input.shapes,
-        fix_shapes=config.input.fix_shapes,
-        newest_opset=target.newest_opset,
-    )
+    asked, newest = config.input, target.newest_opset
+    loaded = load_model(model, input_shapes=asked.shapes, fix_shapes=asked.fix_shapes, newest_opset=newest)
     report_loading(loaded, progress)
     known = find_statistics(loaded, checkpoint=config.checkpoint, bn_stats=config.bn_stats, progress=progress)
     if samples_kept:
