@@ -31,7 +31,8 @@ TARGET = replace(CPU, blockwise=Blockwise(block_size=16, least_weights=1, most_r
 
 def upsampled() -> onnx.ModelProto:
     return models.parse(
-        """g (float[N,3,5,7] x) => (float[N,4,10,14] y) <float[3,4,2,2] w0, float[4] b0, float[4,1,1] s, float[4,4,1,1] w1>
+        """g (float[N,3,5,7] x) => (float[N,4,10,14] y)
+        <float[3,4,2,2] w0, float[4] b0, float[4,1,1] s, float[4,4,1,1] w1>
         { [up] c = ConvTranspose<strides=[2,2]>(x, w0, b0) [slope] p = PRelu(c, s) [mish] m = Mish(p)
           [conv] d = Conv(m, w1) [sin] y = Sin(d) }"""
     )
