@@ -231,8 +231,8 @@ def test_torch_and_the_simplifier_stay_out(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
 
 
-# What the runtime fused of the quantized file: benchmarks/results/wild.md; of prisma compiled again, as since then four of
-# its ConvTranspose are written as convolutions (passes/quantize/write_in_parts.py).
+# What the runtime fused of the quantized file: benchmarks/results/wild.md; of prisma compiled again, as since then four
+# of its ConvTranspose are written as convolutions (passes/quantize/write_in_parts.py).
 FUSED = {
     "ultraface_rfb320": (48, 4),
     "pfld_landmark": (45, 0),
