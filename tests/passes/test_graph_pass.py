@@ -21,12 +21,24 @@ from passes.plan import QuantizationPlan
 from passes.qdq_names import codes_name
 from passes.quantize.insert_qdq import InsertQdq
 from passes.quantize.place_quantizers import place_quantizers
+from passes.quantize.write_in_parts import WriteInParts
 from tests import models
 from tests.quantizing import inserted, prepare, with_scales
 
 CPU = load_target("ort_cpu")
 TARGET = replace(CPU, blockwise=Blockwise(block_size=16, least_weights=1, most_rows=1))
-MODELS = [models.conv_bn_relu, models.residual, models.depthwise, models.branches]
+
+
+def upsampled() -> onnx.ModelProto:
+    return models.parse(
+        """g (float[N,3,5,7] x) => (float[N,4,10,14] y)
+        <float[3,4,2,2] w0, float[4] b0, float[4,1,1] s, float[4,4,1,1] w1>
+        { [up] c = ConvTranspose<strides=[2,2]>(x, w0, b0) [slope] p = PRelu(c, s) [mish] m = Mish(p)
+          [conv] d = Conv(m, w1) [sin] y = Sin(d) }"""
+    )
+
+
+MODELS = [models.conv_bn_relu, models.residual, models.depthwise, models.branches, upsampled]
 EXACT = 2e-6
 ROUNDED = 0.1  # what 8-bit activations, or their absence, may change, of the output's magnitude
 
@@ -40,6 +52,7 @@ class Case:
     inserted: bool = True
     tolerance: float = EXACT
     by_name: bool = False  # it changes what it is given by name, whatever the operators
+    model: Callable[[], onnx.ModelProto] = models.residual  # in which it finds what it rewrites
 
 
 CASES = {
@@ -49,6 +62,7 @@ CASES = {
     "KeepFloat": Case(lambda plan: KeepFloat(TARGET, frozenset(), others=False), tolerance=ROUNDED),
     "PackDigits": Case(lambda plan: PackDigits(weights(plan)), by_name=True),
     "PackWeights": Case(lambda plan: PackWeights(frozenset(weights(plan))), by_name=True),
+    "WriteInParts": Case(lambda plan: WriteInParts(TARGET), inserted=False, model=upsampled),
 }
 
 
@@ -103,7 +117,7 @@ def test_a_pass_keeps_the_function_and_the_names_of_the_user_and_settles_at_once
 @pytest.mark.parametrize("name", [name for name in CASES if name != "PackDigits"])  # whose weights must be larger
 def test_a_pass_with_arguments_fires(name):
     kind = next(kind for kind in all_passes() if kind.__name__ == name)
-    model, rewriting = prepared(kind, models.residual())
+    model, rewriting = prepared(kind, CASES[name].model())
     assert rewriting(model).modified
 
 
@@ -111,7 +125,7 @@ def test_a_pass_with_arguments_fires(name):
     "kind", [kind for kind in all_passes() if kind.__name__ not in CASES or not CASES[kind.__name__].by_name]
 )
 def test_namesakes_of_another_domain_are_left_alone(kind):
-    model, rewriting = prepared(kind, models.residual())
+    model, rewriting = prepared(kind, CASES[kind.__name__].model() if kind.__name__ in CASES else models.residual())
     for node in model.graph:
         node.domain = "elsewhere"
     model.opset_imports["elsewhere"] = 1

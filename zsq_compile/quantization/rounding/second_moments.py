@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from passes.operators import DENSE
 from passes.plan import QuantizationPlan, WeightSite
+from passes.weight_layout import channel_count
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.progress import Advance, ignore_steps
 from zsq_compile.quantization.calibration.calibrate import watch
@@ -114,11 +115,11 @@ def find_measurable(plan: QuantizationPlan, teacher: TorchGraph) -> list[Measura
     nodes = {str(node.name): node for node in teacher.model.graph}
     found = []
     for name, sites in plan.sites_by_weight().items():
-        node, weight, axis = nodes[sites[0].node], teacher.initializers[name], sites[0].axis
+        node, weight = nodes[sites[0].node], teacher.initializers[name]
         known = tuple(
             site for site in sites if _is_dense(nodes[site.node], weight) or _is_unfolded(nodes[site.node], weight)
         )
-        size = weight.numel() // (1 if axis is None else weight.shape[axis])
+        size = weight.numel() // channel_count(node, weight.shape)  # whether each channel has a scale or not
         layer = MeasurableLayer(sites=known, groups=node.attributes.get_int("group", 1), size=size)
         if known and layer.bytes <= GROUP_BYTES:
             found.append(layer)

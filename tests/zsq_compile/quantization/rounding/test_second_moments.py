@@ -70,6 +70,21 @@ def test_they_predict_the_output_error_of_any_change_of_the_weight(name: str) ->
     assert torch.allclose(predicted, wanted.double(), rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["gemm", "matmul of rank 3"])
+def test_a_weight_with_one_scale_has_the_moments_of_one_with_a_scale_for_each_channel(name: str) -> None:
+    model, shape = prepared(name)
+    teacher = TorchGraph(model)
+    data = {"x": torch.randn(8, *shape, generator=torch.Generator().manual_seed(0))}
+    found = []
+    for target in (TARGET, load_target("qnn_htp")):
+        plan = place_quantizers(model, target)
+        (moments,) = measure_second_moments(find_measurable(plan, teacher), teacher, [data]).values()
+        found.append((plan.weights[0].axis, moments.matrix()))
+    (axis, wanted), (none, got) = found
+    assert axis is not None and none is None
+    assert torch.equal(got, wanted) and got.shape[1] == shape[-1]
+
+
 def test_a_weight_that_layers_share_has_the_moments_of_all_of_them() -> None:
     model = prepare(unrolled())
     teacher, plan = TorchGraph(model), place_quantizers(model, TARGET)
