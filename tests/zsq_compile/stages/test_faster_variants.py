@@ -152,7 +152,8 @@ def test_a_form_that_cannot_be_written_is_told_of(
     monkeypatch.setattr(faster_variants, "emit", emit)
     made = compile_model(model, tmp_path / "out.onnx", CONFIG)
     failed = {one["form"]: one["reason"] for one in made.report.speed_trials if one["median_ms"] is None}
-    assert failed == {"signed activations": "no room"}
+    unwritten = {form: reason for form, reason in failed.items() if "dB, and that of the present file" not in reason}
+    assert unwritten == {"signed activations": "no room"}
 
 
 @pytest.mark.parametrize("option", ["--no-speed-trials", "--speed-trials"])

@@ -30,7 +30,7 @@ def chosen(
     network, state = ready(proto, config, target=target, limit=limit)
     watcher = Watcher()
     after, choice = ChooseBits(config=config, floor=floor).run(network, state, Clock(watcher))
-    assert watcher.steps == watcher.totals == {"choose bits": len(WIDTHS) + 2}
+    assert watcher.steps == watcher.totals == {"choose bits": len(WIDTHS) + 1}, "32 samples held out are one batch"
     assert {site.node: site.number_format.bits for site in after.plan.weights} == bits_of(choice)
     return choice
 
