@@ -77,7 +77,9 @@ def even_channels(
     suspects = _choose(pairs, plan, _measure(teacher, pairs, samples.take_few(model)))
     if not suspects:
         return model, statistics
-    chosen = _choose({pair: pairs[pair] for pair in suspects}, plan, _measure(teacher, suspects, samples.fitting(model)))
+    chosen = _choose(
+        {pair: pairs[pair] for pair in suspects}, plan, _measure(teacher, suspects, samples.fitting(model))
+    )
     if not chosen:
         return model, statistics
     copy = model.clone()
@@ -202,7 +204,7 @@ class _PairNoise:
         return float(ratios.mean() / 12.0) if ratios.size else 0.0
 
     def _parts(self) -> Iterator[Array]:
-        """Magnitudes of the weights, a few outputs at a time: all of a large layer in float64 would be many times it."""
+        """Magnitudes of the weights, a few outputs at a time: a large layer in float64 would take twice the file."""
         outputs = max(_PART * self.weight.shape[1] // max(self.weight.size, 1), 1)
         for start in range(0, self.weight.shape[1], outputs):
             yield np.abs(self.weight[:, start : start + outputs], dtype=np.float64)
