@@ -4,6 +4,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ import onnx
 from numpy.typing import NDArray
 
 from backends.detach_weights import has_large_weights, save_apart
+from backends.memory import giving_back
 
 Optimize = Literal["all", "basic", "none"]
 
@@ -48,8 +50,9 @@ class Session:
 
     """
 
-    def __init__(self, handle: Any, *, label: str, scratch: Path | None = None) -> None:
+    def __init__(self, handle: Any, *, label: str, scratch: Path | None = None, lean: bool = False) -> None:
         self._handle = handle
+        self._lean = lean
         self._label = label
         if scratch is not None:  # weights of a model above 2 GB are mapped from here, so it lives as long as we do
             weakref.finalize(self, shutil.rmtree, scratch, ignore_errors=True)
@@ -74,7 +77,8 @@ class Session:
         self._check_names("input", feeds, self.input_names)
         self._check_names("output", wanted, self.output_names)
         try:
-            values = self._handle.run(wanted, dict(feeds))
+            with giving_back() if self._lean else nullcontext():
+                values = self._handle.run(wanted, dict(feeds))
         except MemoryError:
             raise
         except Exception as error:  # onnxruntime's errors share no base but Exception
@@ -153,7 +157,7 @@ def open_session(
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
         raise RuntimeModelError(f"ONNX Runtime cannot load {label}: {error}") from error
-    return Session(handle, label=label, scratch=scratch)
+    return Session(handle, label=label, scratch=scratch, lean=lean)
 
 
 def usable_providers(wanted: Sequence[str]) -> tuple[str, ...]:

@@ -18,13 +18,14 @@ from zoo import add_common_options, chosen
 from zsq_compile.files import file_bytes
 
 MODELS = {
-    "crepe_tiny": ("wild2/crepe_tiny.onnx", ""),
-    "ppocrv4_rec": ("wild2/ppocrv4_rec.onnx", "--input-shape x:?x3x48x320"),
-    "ppocrv4_det": ("wild2/ppocrv4_det.onnx", "--input-shape x:?x3x320x320"),
-    "centerface320": ("wild2/centerface320.onnx", ""),
-    "yunet_n": ("wild2/yunet_n.onnx", "--input-shape input:?x3x320x320"),
-    "deeplab": ("wild/deeplab_mnv2_dm05_513.onnx", ""),
-    "mobilenetv1_075_bn": ("imagenet/mobilenetv1_075_bn.onnx", ""),
+    "crepe_tiny": "wild2/crepe_tiny.onnx",
+    "ppocrv4_rec": "wild2/ppocrv4_rec.onnx",
+    "ppocrv4_det": "wild2/ppocrv4_det.onnx",
+    "ppocr_cls": "wild2/ppocr_cls.onnx",
+    "centerface320": "wild2/centerface320.onnx",
+    "yunet_n": "wild2/yunet_n.onnx",
+    "deeplab": "wild/deeplab_mnv2_dm05_513.onnx",
+    "mobilenetv1_075_bn": "imagenet/mobilenetv1_075_bn.onnx",
 }
 LARGE = {"stack_400mb": (6, 4096), "stack_2200mb": (33, 4096)}
 """Layers, and numbers that each reads and makes."""
@@ -84,7 +85,7 @@ def main() -> None:
     parser.add_argument("--large", nargs="*", default=[], choices=list(LARGE), help="stacks to build and compile too")
     options = parser.parse_args()
     rows, given, lines = open_rows(options), options.compile_args, []
-    models = {key: (options.assets / "models" / MODELS[key][0], MODELS[key][1]) for key in _keys(options)}
+    models = {key: (options.assets / "models" / MODELS[key], "") for key in _keys(options)}
     models |= {
         key: (build_stack(options.work / key / f"{key}.onnx", *LARGE[key]), "--samples 32") for key in options.large
     }

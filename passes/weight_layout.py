@@ -7,6 +7,7 @@ MatMul         (in, out), the weight on the right
 """
 
 from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 from passes.constants import constant_value
 from passes.operators import CONVOLUTIONS
 from passes.surgery import input_at
+
+_Number = TypeVar("_Number", bound=np.number[Any])
 
 
 def channel_axis(layer: ir.Node, rank: int) -> int | None:
@@ -30,7 +33,7 @@ def channel_axis(layer: ir.Node, rank: int) -> int | None:
             return rank - 1
 
 
-def by_channels(layer: ir.Node, weight: NDArray[np.float64]) -> NDArray[np.float64]:
+def by_channels(layer: ir.Node, weight: NDArray[_Number]) -> NDArray[_Number]:
     """View a weight as (groups, outputs of a group, inputs of a group, taps).
 
     Output channel c of the layer is [c // outputs, c % outputs], input channel likewise. Writing into the view writes

@@ -8,8 +8,9 @@ grid as long as its widest channel, and the weights of an output on one as long 
 powers of two, with which the float network computes what it did before, bit by bit.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -35,6 +36,7 @@ _NOISY = 10.0 ** (-30.0 / 10.0)  # noise over signal of a pair below which nothi
 _SHARES = (0.5, 0.75, 1.0)  # of the activations' unevenness that is taken out
 _MOST = 24  # binary orders of magnitude
 _NAMED = 3
+_PART = 1 << 21  # numbers that are in float64 at a time
 
 
 @dataclass(slots=True)
@@ -54,7 +56,8 @@ class _Channels:
         """Add a batch, (channels, elements)."""
         self.low = np.minimum(self.low, rows.amin(1).double().numpy())
         self.high = np.maximum(self.high, rows.amax(1).double().numpy())
-        self.squares += rows.double().square().sum(1).numpy()
+        parts = torch.split(rows, max(_PART // max(rows.shape[1], 1), 1))
+        self.squares += torch.cat([part.double().square().sum(1) for part in parts]).numpy()
         self.count += rows.shape[1]
 
 
@@ -74,7 +77,9 @@ def even_channels(
     suspects = _choose(pairs, plan, _measure(teacher, pairs, samples.take_few(model)))
     if not suspects:
         return model, statistics
-    chosen = _choose({pair: pairs[pair] for pair in suspects}, plan, _measure(teacher, suspects, samples.batches()))
+    chosen = _choose(
+        {pair: pairs[pair] for pair in suspects}, plan, _measure(teacher, suspects, samples.fitting(model))
+    )
     if not chosen:
         return model, statistics
     copy = model.clone()
@@ -136,7 +141,8 @@ class _PairNoise:
     Attributes:
         reach: (channels,) length of the range of each channel, 0 inside.
         squares: (channels,) mean square of each.
-        weight: (groups, outputs, inputs, taps) of the second layer, magnitudes.
+        weight: (groups, outputs, inputs, taps) of the second layer, as the graph has it.
+        largest: (channels,) magnitude of what is multiplied with each.
         levels: steps of the activation grid.
         weight_levels: steps of the weight grid on one side of 0.
         per_channel: each output has a weight step of its own.
@@ -145,7 +151,8 @@ class _PairNoise:
 
     reach: Array
     squares: Array
-    weight: Array
+    weight: NDArray[np.floating[Any]]
+    largest: Array
     levels: int
     weight_levels: int
     per_channel: bool
@@ -155,11 +162,13 @@ class _PairNoise:
         """Gather the numbers of a pair; ``levels`` are the codes of what lies between."""
         constant = constant_value(pair.second.inputs[1])
         assert constant is not None
-        weight = by_channels(pair.second, np.ascontiguousarray(constant, np.float64))
+        weight = by_channels(pair.second, np.ascontiguousarray(constant))
+        largest = np.maximum(weight.max((1, 3)), -weight.min((1, 3))).reshape(-1)
         return cls(
             reach=channels.high - channels.low,
             squares=channels.squares / max(channels.count, 1),
-            weight=np.abs(weight),
+            weight=weight,
+            largest=largest.astype(np.float64),
             levels=levels - 1,
             weight_levels=site.number_format.qmax,
             per_channel=site.axis is not None,
@@ -167,11 +176,10 @@ class _PairNoise:
 
     def candidates(self) -> list[Array]:
         """Divisors that even out the activations, and as little as need be the weights; 1 for silent channels."""
-        largest = self.weight.max((1, 3)).reshape(-1)
-        alive = (self.reach > 0.0) & (largest > 0.0)
+        alive = (self.reach > 0.0) & (self.largest > 0.0)
         if not alive.any():
             return [np.ones_like(self.reach)]
-        reach, weight = np.where(alive, self.reach, 1.0), np.where(alive, largest, 1.0)
+        reach, weight = np.where(alive, self.reach, 1.0), np.where(alive, self.largest, 1.0)
         found = []
         for share in _SHARES:
             exponents = share * np.log2(reach) - (1.0 - share) * np.log2(weight)
@@ -181,15 +189,25 @@ class _PairNoise:
 
     def ratio(self, divisors: Array) -> float:
         """Noise over signal of the second layer's outputs, the mean over its channels."""
-        groups = len(self.weight)
-        factors, squares = divisors.reshape(groups, 1, -1, 1), (self.squares / divisors**2).reshape(groups, 1, -1, 1)
-        weight = self.weight * factors
-        signal = (np.square(weight) * squares).sum((2, 3))
-        steps = weight.max((2, 3) if self.per_channel else None) / self.weight_levels
+        shape = (len(self.weight), 1, -1, 1)
+        factors, squares = divisors.reshape(shape), (self.squares / divisors**2).reshape(shape)
         step = (self.reach / divisors).max(initial=0.0) / self.levels
-        noise = step**2 * np.square(weight).sum((2, 3)) + steps**2 * squares.sum((2, 3)) * weight.shape[3]
-        alive = signal > 0.0
-        return float((noise[alive] / signal[alive]).mean() / 12.0) if alive.any() else 0.0
+        found = []
+        for weight in self._parts():
+            weight *= factors
+            steps = (weight.max((2, 3)) if self.per_channel else (self.largest * divisors).max()) / self.weight_levels
+            power = np.square(weight, out=weight)
+            noise = step**2 * power.sum((2, 3)) + steps**2 * squares.sum((2, 3)) * weight.shape[3]
+            signal = np.multiply(power, squares, out=power).sum((2, 3))
+            found.append(noise[signal > 0.0] / signal[signal > 0.0])
+        ratios = np.concatenate(found)
+        return float(ratios.mean() / 12.0) if ratios.size else 0.0
+
+    def _parts(self) -> Iterator[Array]:
+        """Magnitudes of the weights, a few outputs at a time: a large layer in float64 would take twice the file."""
+        outputs = max(_PART * self.weight.shape[1] // max(self.weight.size, 1), 1)
+        for start in range(0, self.weight.shape[1], outputs):
+            yield np.abs(self.weight[:, start : start + outputs], dtype=np.float64)
 
 
 def _divided(statistics: BatchNormStatistics, factors: Mapping[str, Array]) -> BatchNormStatistics:

@@ -2,10 +2,10 @@ import numpy as np
 import onnx
 import pytest
 
-from backends.session import RuntimeModelError
+from backends.session import RuntimeModelError, open_session
 from tests import models
 from zsq_compile.data.input_spec import InputSpec
-from zsq_compile.frontend.equivalence import TOLERANCE, Reference
+from zsq_compile.frontend.equivalence import TOLERANCE, Reference, difference
 
 IMAGE = (InputSpec(name="x", shape=(None, 3, 8, 8), dtype=np.dtype(np.float32)),)
 
@@ -23,6 +23,23 @@ def test_a_small_change_of_one_weight_is_seen():
     name = changed.graph.initializer[0].name
     changed.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weight, name))
     assert Reference(models.residual(), IMAGE).difference(changed) > TOLERANCE
+
+
+def test_what_the_last_bits_of_the_inputs_decide_does_not_count():
+    spec = (InputSpec(name="x", shape=(None, 64), dtype=np.dtype(np.float32)),)
+
+    def waves(*factors):
+        constants = ", ".join(f"float k{place} = {{{factor}}}" for place, factor in enumerate(factors))
+        steps = " ".join(f"a{place + 1} = Mul(a{place}, k{place})" for place in range(len(factors)))
+        body = f"a0 = Identity(x) {steps} y = Cos(a{len(factors)})"
+        return models.parse(f"g (float[N,64] x) => (float[N,64] y) <{constants}> {{ {body} }}")
+
+    reference = Reference(waves(200.0), spec)
+    feed = {"x": np.random.default_rng(0).uniform(0.0, 255.0, (3, 64)).astype(np.float32)}
+    outputs = [open_session(model).run(feed)["y"] for model in (waves(200.0), waves(10.3, 200.0 / 10.3))]
+    assert difference(*outputs) > TOLERANCE
+    assert reference.difference(waves(10.3, 200.0 / 10.3)) == 0.0
+    assert reference.difference(waves(200.01)) > TOLERANCE
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ a row of the input. A layer's squared output error under a weight error D is the
 """
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -23,7 +23,7 @@ from zsq_compile.quantization.samples import Batch
 
 GROUP_BYTES = 1 << 28
 """Of the moments that live at the same time: those of one layer whose columns have 8192 numbers, in float32."""
-_CHUNK_ELEMENTS = 1 << 24
+_CHUNK_ELEMENTS = 1 << 22
 _PART_BYTES = 1 << 25  # of moments in float64 beside the whole in float32
 _POSITIONS_PER_COLUMN = 16  # an estimate of K x K moments needs a few times K positions, not all of a large map
 _FEWEST_POSITIONS = 1 << 14
@@ -195,24 +195,34 @@ def unfold_inputs(
     if not _is_unfolded(node, weight):
         return
     groups, size = node.attributes.get_int("group", 1), weight[0].numel()
-    padded, kernel, strides, dilations = _two_dimensional(node, value, tuple(weight.shape[2:]))
-    sparser = _sparser(padded, kernel, strides, dilations, _POSITIONS_PER_COLUMN * size)
+    value, pads, kernel, strides, dilations = _two_dimensional(node, value, tuple(weight.shape[2:]))
+    sizes = len(value), value.shape[2] + pads[2] + pads[3], value.shape[3] + pads[0] + pads[1]
+    sparser = _sparser(sizes, kernel, strides, dilations, _POSITIONS_PER_COLUMN * size)
     starts = [int(share * (step // own)) * own for share, step, own in zip(phase, sparser, strides, strict=True)]
-    padded = padded[:, :, starts[0] :, starts[1] :]
-    for part in _small_parts(padded, kernel, sparser, dilations):
+
+    def pad(part: Tensor) -> Tensor:
+        return functional.pad(part, pads)[:, :, starts[0] :, starts[1] :]
+
+    for part in _small_parts(value, pad, kernel, sparser, dilations):
         unfolded = functional.unfold(part, kernel, dilation=dilations, stride=sparser)
         yield unfolded.reshape(len(part), groups, size, -1).permute(1, 2, 0, 3).reshape(groups, size, -1)
 
 
 def _small_parts(
-    padded: Tensor, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+    value: Tensor,
+    pad: Callable[[Tensor], Tensor],
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    dilations: Sequence[int],
 ) -> Iterator[Tensor]:
-    """Cut a padded map into samples, and large samples into strips, each of which unfolds into a bounded size."""
-    per_image = max(padded[0].numel() * kernel[0] * kernel[1] // (strides[0] * strides[1]), 1)
+    """Cut a map into padded samples, and large samples into strips, each of which unfolds into a bounded size."""
+    one = pad(value[:1])
+    per_image = max(one.numel() * kernel[0] * kernel[1] // (strides[0] * strides[1]), 1)
     reach = dilations[0] * (kernel[0] - 1) + 1
-    lines = (padded.shape[2] - reach) // strides[0] + 1
+    lines = (one.shape[2] - reach) // strides[0] + 1
     taken = max(lines * _CHUNK_ELEMENTS // per_image, 1)
-    for part in torch.split(padded, max(_CHUNK_ELEMENTS // per_image, 1)):
+    for samples in torch.split(value, max(_CHUNK_ELEMENTS // per_image, 1)):
+        part = pad(samples)
         if taken >= lines:
             yield part
             continue
@@ -222,26 +232,29 @@ def _small_parts(
 
 
 def _sparser(
-    padded: Tensor, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int], wanted: int
+    sizes: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int], wanted: int
 ) -> tuple[int, int]:
-    """Strides with which a large map gives no more positions than are wanted of a feed, spread over all of it."""
+    """Strides with which large maps give no more positions than are wanted of a feed, spread over all of it.
+
+    ``sizes`` are (count, height, width) of the padded maps.
+    """
     height, width = (
-        (padded.shape[axis + 2] - dilations[axis] * (kernel[axis] - 1) - 1) // strides[axis] + 1 for axis in range(2)
+        (sizes[axis + 1] - dilations[axis] * (kernel[axis] - 1) - 1) // strides[axis] + 1 for axis in range(2)
     )
-    excess = max(len(padded) * height * width // max(wanted, _FEWEST_POSITIONS), 1)
+    excess = max(sizes[0] * height * width // max(wanted, _FEWEST_POSITIONS), 1)
     down = min(math.isqrt(excess), height)
     return strides[0] * down, strides[1] * min(excess // down, width)
 
 
 def _two_dimensional(
     node: ir.Node, value: Tensor, kernel: tuple[int, ...]
-) -> tuple[Tensor, tuple[int, int], tuple[int, int], tuple[int, int]]:
-    """Pad the input of a 1-d or 2-d convolution, and give it and the geometry as 2-d."""
+) -> tuple[Tensor, tuple[int, int, int, int], tuple[int, int], tuple[int, int], tuple[int, int]]:
+    """Give the input of a 1-d or 2-d convolution, the padding that torch takes, and the rest of its geometry as 2-d."""
     rank = len(kernel)
     pads = node.attributes.get_ints("pads", [0] * (2 * rank))
     strides, dilations = (list(node.attributes.get_ints(name, [1] * rank)) for name in ("strides", "dilations"))
     if rank == 1:
         value, kernel, pads = value[:, :, None], (1, *kernel), [0, pads[0], 0, pads[1]]
         strides, dilations = [1, *strides], [1, *dilations]
-    padded = functional.pad(value, (pads[1], pads[3], pads[0], pads[2]))
-    return padded, (kernel[0], kernel[1]), (strides[0], strides[1]), (dilations[0], dilations[1])
+    around = pads[1], pads[3], pads[0], pads[2]
+    return value, around, (kernel[0], kernel[1]), (strides[0], strides[1]), (dilations[0], dilations[1])
