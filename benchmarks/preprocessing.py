@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from harness import table, write_result
 from zoo import ROOT
@@ -19,6 +20,7 @@ from zoo import ROOT
 from passes.batchnorm.harvest_batchnorm import harvest_batchnorm
 from zsq_compile.data.preprocessing import Preprocessing, usual_preprocessings
 from zsq_compile.frontend.load import load_model
+from zsq_compile.stages.calibration_data import CONTRAST
 from zsq_compile.synthesis.images.dead_leaves import prior_images
 from zsq_compile.synthesis.preprocessing.fit import Fit
 from zsq_compile.synthesis.preprocessing.infer import EXPLAINED, LAYERS, MUCH_NEARER, NEAR
@@ -48,13 +50,17 @@ _MUCH = [1.5 * 1.2**step for step in range(16)]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """A network on one range: distances of the nearest usual preprocessing and of the fitted one."""
+    """A network on one range: distances of the nearest usual preprocessing and of the fitted one.
+
+    ``reach`` is how many times farther from the middle than our pictures real ones lie under the fitted one.
+    """
 
     network: str
     truth: str
     nearest: str
     usual: float
     fitted: float
+    reach: float
 
     def is_right(self, near: float, much: float) -> bool:
         """Whether the rule of ``infer_preprocessing`` would choose right."""
@@ -77,7 +83,8 @@ def measure(path: Path, truth: str) -> Iterator[Row]:
     assert trial is not None
     candidates = usual_preprocessings(spec.channels, spec.layout or "NCHW")
     fit = Fit(trial.of_first_layer(), lambda mean, std: replace(candidates[0], mean=mean, std=std), spec.channels)
-    fitted = trial.distance(fit.run())
+    found = fit.run()
+    fitted = trial.distance(found)
     own = next(one for one in candidates if one.name == truth)
     name = path.stem if path.stem != "model" else path.parent.name
     for low, high in (None, None), *ODD_RANGES:
@@ -90,7 +97,14 @@ def measure(path: Path, truth: str) -> Iterator[Row]:
             nearest=candidates[best].name,
             usual=distances[best],
             fitted=fitted,
+            reach=_reach(found, own),
         )
+
+
+def _reach(fitted: Preprocessing, own: Preprocessing) -> float:
+    """How far black and white of the training data lie from the middle, as pixels of the fitted one; 1 if it is right."""
+    rows = zip(fitted.mean, fitted.std, own.mean, own.std, strict=True)
+    return 2 * max(abs(mean + std * (end - m) / s - 0.5) for mean, std, m, s in rows for end in (0.0, 1.0))
 
 
 def _on_another_range(one: Preprocessing, own: Preprocessing, low: float, high: float) -> Preprocessing:
@@ -127,6 +141,11 @@ def explained(rows: Sequence[Row]) -> float:
     return math.sqrt(right * min(row.usual for row in rows if row.truth == "odd" and row.usual > right))
 
 
+def contrast(rows: Sequence[Row]) -> float:
+    """Reach that three quarters of the networks stay within."""
+    return float(np.quantile([row.reach for row in rows if row.truth != "odd"], 0.75))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     shared = ROOT.parent / "shared"
@@ -148,15 +167,15 @@ def main() -> None:
         lines.append(
             [network, own[0].truth, own[0].nearest]
             + [f"{value:.3g}" for value in (own[0].usual, min(odd), max(odd), own[0].fitted, near, much)]
-            + [f"{good} of {len(own)}", f"{explained(others):.2f}"]
+            + [f"{good} of {len(own)}", f"{explained(others):.2f}", f"{own[0].reach:.2f}", f"{contrast(others):.2f}"]
         )
     near, much = choose(rows)
     header = ["network", "trained with", "nearest", "its distance", "least of odd", "most of odd", "fitted"]
-    header += ["near", "much nearer", "right", "explained"]
+    header += ["near", "much nearer", "right", "explained", "reach", "contrast"]
     body = (
         f"{right} of {len(rows)} are right with thresholds that were fitted to all other networks; on all of them they "
         f"are {near:.2g} and {much:.2g}, and {explained(rows):.2g} for what is explained. In use: {NEAR:g}, "
-        f"{MUCH_NEARER:g} and {EXPLAINED:g}.\n\n"
+        f"{MUCH_NEARER:g} and {EXPLAINED:g}. Contrast: {contrast(rows):.2f}, in use {CONTRAST:g}.\n\n"
         f"Odd ranges: {', '.join(f'{low:g} to {high:g}' for low, high in ODD_RANGES)}.\n\n" + table(header, lines)
     )
     write_result("preprocessing", "Usual preprocessings and fitted ones", body)

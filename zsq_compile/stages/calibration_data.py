@@ -17,7 +17,7 @@ from zsq_compile.data.input_spec import InputSpec, fixed_batch
 from zsq_compile.data.preprocessing import Preprocessing, given_preprocessing
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError
-from zsq_compile.quantization.samples import Samples
+from zsq_compile.quantization.samples import Batch, Samples
 from zsq_compile.stages.given_samples import fit_samples
 from zsq_compile.synthesis.generator import Generator, SyntheticSet
 from zsq_compile.synthesis.preprocessing.find import infer_on_images
@@ -29,6 +29,11 @@ _COUNTS = {"fast": (128, 32), "balanced": (256, 64), "best": (1024, 128)}  # of 
 _LEARNED_COUNTS = {"fast": (256, 64), "balanced": (1024, 128), "best": (2048, 256)}  # few are learned by heart
 _CONFIDENT = 0.125  # of what other quantizers are given
 _LABELS = "labels"
+CONTRAST = 1.4
+"""How many times farther from the middle a fitted preprocessing may let pixels lie than those of our pictures: contrast
+differs from data set to data set, and the fit takes it for a scale. See benchmarks/results/preprocessing.md."""
+
+_STRETCHED = 8  # one picture in so many shows it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -138,6 +143,7 @@ def synthesize_data(
     shared = {name: x[:1].expand_as(x).clone() if name in whole else x for name, x in made.inputs.items()}
     made = replace(made, inputs=shared) if whole else made
     calibration, held_out = hold_out(made.inputs, fixed_batch(inputs))
+    calibration = replace(calibration, inputs=_stretched(calibration.inputs, made.preprocessing))
     held = len(next(iter(held_out.inputs.values())))
     return CalibrationData(
         calibration=calibration,
@@ -147,6 +153,17 @@ def synthesize_data(
         preprocessing=made.preprocessing,
         synthetic=made,
     )
+
+
+def _stretched(samples: Batch, preprocessing: Mapping[str, Preprocessing]) -> dict[str, Tensor]:
+    """Stretch the contrast of some pictures whose preprocessing was fitted: ranges are to reach as far as real ones."""
+    stretched = dict(samples)
+    for name, one in preprocessing.items():
+        if one.name == "fitted" and one.layout is not None:
+            stretched[name] = samples[name].clone()
+            pixels = one.decode(samples[name][::_STRETCHED])
+            stretched[name][::_STRETCHED] = one.encode(0.5 + CONTRAST * (pixels - 0.5))
+    return stretched
 
 
 def confident_share(given: float | None, *, compiling: bool) -> float:

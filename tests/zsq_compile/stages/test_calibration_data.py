@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -9,10 +11,12 @@ from zsq_compile.batchnorm.find_statistics import KnownStatistics
 from zsq_compile.config.compile import Effort, InputConfig
 from zsq_compile.config.generators import NoiseConfig
 from zsq_compile.data.input_spec import InputSpec
+from zsq_compile.data.preprocessing import given_preprocessing
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError
 from zsq_compile.quantization.samples import Samples
 from zsq_compile.stages.calibration_data import (
+    CONTRAST,
     default_count,
     read_preprocessing,
     sample_arrays,
@@ -75,6 +79,17 @@ def test_too_few_samples_of_the_users_own_are_refused_before_the_work() -> None:
     assert (given.calibration.count, given.held_out.count) == (16, 16)
     with pytest.raises(ConfigError, match="at least 32, half of them to judge the result, got 31"):
         take_data({"x": arrays["x"][:31]}, TorchGraph(model), KNOWN, inputs, None, 0)
+
+
+@pytest.mark.parametrize(("name", "reach"), [("fitted", CONTRAST), ("symmetric", 1.0)])
+def test_ranges_reach_beyond_our_pictures_where_a_scale_was_fitted_to_them(name: str, reach: float) -> None:
+    model = ir.from_proto(parse("agraph (float[N,8,8,3] x) => (float[N,8,8,3] y) { y = Relu(x) }"))
+    inputs = [InputSpec(name="x", shape=(None, 8, 8, 3), dtype=np.dtype(np.float32), layout="NHWC")]
+    one = replace(given_preprocessing(3, (0.5,), (0.25,)), name=name, layout="NHWC")
+    generator = make_generator(NoiseConfig(distribution="uniform"), inputs, one)
+    made = synthesize_data(generator, TorchGraph(model), KNOWN, inputs, 64, 0)
+    assert made.calibration.inputs["x"].abs().max() == pytest.approx(2.0 * reach, rel=0.02)
+    assert made.held_out.inputs["x"].abs().max() <= 2.0
 
 
 def test_labels_stand_beside_the_samples_and_not_in_the_place_of_an_input() -> None:
