@@ -102,7 +102,7 @@ def measure(path: Path, truth: str) -> Iterator[Row]:
 
 
 def _reach(fitted: Preprocessing, own: Preprocessing) -> float:
-    """How far black and white of the training data lie from the middle, as pixels of the fitted one; 1 if it is right."""
+    """How far black and white of the training data lie from the middle, as pixels of the fitted one; 1 if right."""
     rows = zip(fitted.mean, fitted.std, own.mean, own.std, strict=True)
     return 2 * max(abs(mean + std * (end - m) / s - 0.5) for mean, std, m, s in rows for end in (0.0, 1.0))
 

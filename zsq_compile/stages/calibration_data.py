@@ -29,7 +29,7 @@ _COUNTS = {"fast": (128, 32), "balanced": (256, 64), "best": (1024, 128)}  # of 
 _LEARNED_COUNTS = {"fast": (256, 64), "balanced": (1024, 128), "best": (2048, 256)}  # few are learned by heart
 _CONFIDENT = 0.125  # of what other quantizers are given
 _LABELS = "labels"
-CONTRAST = 1.4
+CONTRAST = 1.5
 """How many times farther from the middle a fitted preprocessing may let pixels lie than those of our pictures: contrast
 differs from data set to data set, and the fit takes it for a scale. See benchmarks/results/preprocessing.md."""
 
