@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-_KEPT, _LARGEST_KEPT = 1 << 28, 1 << 27  # bytes
+_KEPT, _LARGEST_KEPT = 1 << 28, 1 << 24  # bytes
 _SMALLEST_GIVEN_BACK = 1 << 20  # bytes
 
 
@@ -34,7 +34,7 @@ def keep_freed_memory() -> None:
 
 @contextmanager
 def giving_back() -> Iterator[None]:
-    """Give every large block back as it is freed, meanwhile, though freed memory is kept else.
+    """Give large blocks back as they are freed, meanwhile, and at the end what holes they were put in.
 
     An aligned block needs a hole that is larger than itself, so what comes and goes does not fit where it was, and
     memory that is kept grows to several times what a run holds.
@@ -47,6 +47,7 @@ def giving_back() -> Iterator[None]:
     finally:
         if before is not None:
             _give_back_from(before)
+            return_free_memory()
 
 
 def return_free_memory() -> None:
