@@ -7,13 +7,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-_KEPT, _LARGEST_KEPT = 1 << 28, 1 << 27  # bytes
+_KEPT, _LARGEST_KEPT = 1 << 28, 1 << 24  # bytes
 _SMALLEST_GIVEN_BACK = 1 << 20  # bytes
 
 
 @dataclass(slots=True)
 class _Policy:
-    keeps: bool = False
+    """Bytes from which on freed blocks go back; None where the C library decides."""
+
+    given_back: int | None = None
 
 
 _policy = _Policy()
@@ -26,34 +28,37 @@ def keep_freed_memory() -> None:
     seventh of the time of a compilation at 224 pixels. The largest do go back, or memory would fall to pieces.
     """
     if _is_glibc():
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_TRIM_THRESHOLD, _KEPT)
-        libc.mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT)
-        _policy.keeps = True
+        ctypes.CDLL(None).mallopt(_TRIM_THRESHOLD, _KEPT)
+        _give_back_from(_LARGEST_KEPT)
 
 
 @contextmanager
 def giving_back() -> Iterator[None]:
-    """Give every large block back as it is freed, meanwhile, though freed memory is kept else.
+    """Give large blocks back as they are freed, meanwhile, and at the end what holes they were put in.
 
     An aligned block needs a hole that is larger than itself, so what comes and goes does not fit where it was, and
     memory that is kept grows to several times what a run holds.
     """
-    if not _policy.keeps:
-        yield
-        return
-    libc = ctypes.CDLL(None)
-    libc.mallopt(_MMAP_THRESHOLD, _SMALLEST_GIVEN_BACK)
+    before = _policy.given_back
+    if before is not None:
+        _give_back_from(_SMALLEST_GIVEN_BACK)
     try:
         yield
     finally:
-        libc.mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT)
+        if before is not None:
+            _give_back_from(before)
+            return_free_memory()
 
 
 def return_free_memory() -> None:
     """Give memory that was freed back to the system."""
     if _is_glibc():
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def _give_back_from(size: int) -> None:
+    ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, size)
+    _policy.given_back = size
 
 
 def _is_glibc() -> bool:

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from backends.memory import giving_back
 from passes.plan import QuantizationPlan, Scale, WeightSite
 from passes.qdq_names import codes_name
 from zsq_compile.config.compile import BiasCorrection, QuantizationConfig, Rounding
@@ -68,11 +69,12 @@ def round_weights(
             return round_with_squant(plan, network.teacher.initializers), plan
         case _:
             rounded: dict[str, tuple[Tensor, Scale]] = {}
-            for measured in [moments] if moments is not None else _measured_in_groups(network, plan, advance):
-                rounded |= round_with_gptq(plan, network.teacher.initializers, measured)
-            if plan.stored:
-                batches = network.calibration.fitting(network.model)
-                rounded |= round_recurrent(plan, network.teacher, batches)
+            with giving_back():  # moments, columns and maps all come and go, each large
+                for measured in [moments] if moments is not None else _measured_in_groups(network, plan, advance):
+                    rounded |= round_with_gptq(plan, network.teacher.initializers, measured)
+                if plan.stored:
+                    batches = network.calibration.fitting(network.model)
+                    rounded |= round_recurrent(plan, network.teacher, batches)
             scales = {name: scale for name, (_, scale) in rounded.items()}
             return {name: weight for name, (weight, _) in rounded.items()}, plan.with_scales(weights=scales)
 

@@ -9,6 +9,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
+from backends.memory import giving_back
 from zsq_compile.data.batch_axes import FIRST, BatchAxes
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.data.preprocessing import Preprocessing
@@ -93,7 +94,8 @@ def make_estimate_inputs(
     """Make the families of inputs, from a seed that follows from ``seed`` and differs from it."""
     if not all(spec.can_be_made for spec in inputs):
         return EstimateInputs(inputs=inputs, preprocessing=preprocessing, families=None)
-    families = input_families(inputs, preprocessing, torch.Generator().manual_seed(seed + _SEED_OFFSET))
+    with giving_back():  # what making them takes would be kept beside what the runs take
+        families = input_families(inputs, preprocessing, torch.Generator().manual_seed(seed + _SEED_OFFSET))
     arrays = {name: {key: tensor.numpy() for key, tensor in made.items()} for name, made in families.items()}
     return EstimateInputs(inputs=inputs, preprocessing=preprocessing, families=arrays)
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,14 @@ from numpy.typing import NDArray
 
 from backends.catalog import load_target
 from passes.batchnorm.harvest_batchnorm import harvest_batchnorm
+from passes.quantize.layer_pairs import find_pairs
 from passes.quantize.place_quantizers import place_quantizers
+from passes.weight_layout import by_channels
 from tests import models
 from tests.quantizing import execute, inserted, prepare, random_feeds, sqnr, with_scales
 from tests.zsq_compile.quantization.networks import NO_STATISTICS
 from zsq_compile.progress import Silent
+from zsq_compile.quantization import even_channels as module
 from zsq_compile.quantization.even_channels import even_channels
 from zsq_compile.quantization.samples import Samples
 
@@ -156,3 +160,28 @@ def test_statistics_hold_for_the_channels_that_were_evened_out() -> None:
     assert (np.log2(moved) % 1 == 0).all() and moved.max() / moved.min() > 100
     np.testing.assert_allclose(touched.scale * moved, statistics.entries[0].scale, rtol=1e-6)
     np.testing.assert_allclose(touched.shift * moved, statistics.entries[0].shift, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_numbers_taken_by_parts_give_the_same_noise(name: str, per_channel: bool, monkeypatch: Any) -> None:
+    model = prepare(uneven(CASES[name], 2.0))
+    plan = place_quantizers(model, TARGET)
+    pair = next(pair for pair in find_pairs(model.graph)[0] if pair.first.name == "first")
+    site = next(site for site in plan.weights if site.node == "second")
+    site = replace(site, axis=site.axis if per_channel else None)
+    rows = torch.from_numpy(np.random.default_rng(0).random((8, 40), np.float32))
+    ratios = []
+    for part in (1 << 21, 8):
+        monkeypatch.setattr(module, "_PART", part)
+        channels = module._Channels.none(8)
+        channels.observe(rows)
+        noise = module._PairNoise.of(pair, site, 256, channels)
+        ratios.append([noise.ratio(divisors) for divisors in (np.ones(8), *noise.candidates())])
+    assert ratios[0] == pytest.approx(ratios[1], rel=1e-9)
+    weight = by_channels(pair.second, pair.second.inputs[1].const_value.numpy().astype(np.float64))
+    power = (rows.double() ** 2).mean(1).numpy().reshape(len(weight), 1, -1, 1)
+    reach = float(rows.max()) / 255
+    steps = np.abs(weight).max((2, 3) if per_channel else None) / site.number_format.qmax
+    noises = reach**2 * (weight**2).sum((2, 3)) + steps**2 * power.sum((2, 3)) * weight.shape[3]
+    assert ratios[0][0] == pytest.approx((noises / (weight**2 * power).sum((2, 3))).mean() / 12, rel=1e-6)
