@@ -100,6 +100,8 @@ def main() -> None:
         f"Largest resident set of `zsq-compile MODEL --no-speed-trials`. The limit is {MEMORY_MB} MB and "
         f"{MEMORY_TIMES} times the float model, and {_LIMIT_MB} MB for the stack of 400 MB.\n\n" + table(head, lines)
     )
+    if absent := [key for key in (*MODELS, *LARGE) if key not in models]:
+        body += f"\n\nNot run: {', '.join(absent)}."
     write_result("peak_memory", "Peak memory", body)
 
 
