@@ -26,13 +26,12 @@ def _take(function: ir.Function, branch: str) -> None:
     """Put the nodes of a branch in the place of the If that holds it."""
     node = function[0]
     body = node.attributes[branch].as_graph()
-    outputs = list(body.outputs)
     for name, value in list(body.initializers.items()):
         constant = ir.node("Constant", [], attributes={"value": value.const_value}, name=f"{name}_Constant")
         constant.outputs[0].name = name
-        value.replace_all_uses_with(constant.outputs[0])
+        value.replace_all_uses_with(constant.outputs[0], replace_graph_outputs=True)
         function.insert_before(node, constant)
-    inner = list(body)
+    inner, outputs = list(body), list(body.outputs)
     body.outputs.clear()
     for one in inner:
         body.remove(one)

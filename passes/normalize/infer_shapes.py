@@ -21,7 +21,7 @@ class InferShapes(GraphPass):
 
     1. Once with the graph as it is.
     2. If sizes beside the batch stay open, once more with every open batch set to 2 and once to 3: what comes out equal
-       does not depend on the batch, and is taken over. ``trials`` are two sets of sizes, by name of the input, to take
+       does not depend on the batch, and is taken over. ``trials`` are sets of sizes, by name of the input, to take
        instead where more than the batch is open.
     3. What cannot be inferred keeps the annotation it had.
     """
@@ -36,10 +36,10 @@ class InferShapes(GraphPass):
         found, types = _infer(proto, None)
         is_open = bool(self._trials) or _has_open_batch(proto)
         if is_open and any(not _is_settled(found.get(value.name or "")) for value in values):
-            one, other = self._trials or (_with_batch(proto, 2), _with_batch(proto, 3))
-            (first, _), (second, _) = _infer(proto, one), _infer(proto, other)
-            for name, sizes in first.items():
-                found[name] = _merge(found.get(name), sizes, second.get(name, []))
+            trials = self._trials or (_with_batch(proto, 2), _with_batch(proto, 3))
+            inferred = [_infer(proto, trial)[0] for trial in trials]
+            for name in inferred[0]:
+                found[name] = _merge(found.get(name), [one.get(name, []) for one in inferred])
         modified = False
         for value in values:
             name = value.name or ""
@@ -134,10 +134,10 @@ def _has_open_batch(proto: onnx.ModelProto) -> bool:
     return any(dims and not dims[0].HasField("dim_value") for dims in shapes)
 
 
-def _merge(found: Sizes | None, one: Sizes, other: Sizes) -> Sizes:
-    if len(one) != len(other):
+def _merge(found: Sizes | None, trials: Sequence[Sizes]) -> Sizes:
+    if len(set(map(len, trials))) > 1:
         return found or []
-    fixed: Sizes = [size if size == again else None for size, again in zip(one, other, strict=True)]
+    fixed: Sizes = [sizes[0] if len(set(sizes)) == 1 else None for sizes in zip(*trials, strict=True)]
     if found is None or len(found) != len(fixed):
         return fixed
     return [

@@ -35,7 +35,7 @@ def score_region(graph: ir.Graph) -> set[str]:
 
     values = [*graph.inputs, *(value for node in graph for value in node.outputs)]
     for value in reversed(values):  # readers come first
-        readers = [use.node for use in value.uses()]
+        readers = [use.node for use in value.uses() if not is_standard(use.node, "Shape", "Size")]
         if readers and not value.is_graph_output() and all(scores(node) for node in readers):
             region.add(str(value.name))
     return region

@@ -13,7 +13,7 @@ def find_batch_axes(proto: onnx.ModelProto, inputs: Sequence[InputSpec]) -> tupl
     """Set ``batch_axis`` of every input, whose shapes are those that the file declares.
 
     The first input that has an axis is the leading one: its batch is the open axis that is named like a batch, else
-    axis 0. Of the other inputs it is
+    the one that a recurrent operator takes for its batch, else axis 0. Of the other inputs it is
 
     1. the axis with the name of the leading one's batch;
     2. the one that a recurrent operator takes for its batch, where its size fits;
@@ -25,7 +25,8 @@ def find_batch_axes(proto: onnx.ModelProto, inputs: Sequence[InputSpec]) -> tupl
     if lead is None:
         return tuple(replace(spec, batch_axis=None) for spec in inputs)
     names = [dim.dim_param for dim in declared[lead.name]]
-    axis = next((axis for axis, name in enumerate(names) if names_batch(name)), 0)
+    lead_wired = recurrent_batch_axis(proto, lead.name, len(lead.shape))
+    axis = next((axis for axis, name in enumerate(names) if names_batch(name)), lead_wired or 0)
     found = []
     for spec in inputs:
         own = [dim.dim_param for dim in declared[spec.name]]

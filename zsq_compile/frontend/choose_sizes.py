@@ -258,7 +258,7 @@ def _whole(size: int, stride: int) -> int:
 
 
 def _other_sizes(graph: _OpenGraph, chosen: Sizes, movable: Sequence[str], strides: tuple[int, int]) -> list[Sizes]:
-    """Find one or two other assignments that run: all sizes moved, by whole strides and by less."""
+    """Find up to three other assignments that run: all sizes moved, by whole strides and by less, up and down."""
     stride = max(strides)
     steps: tuple[Callable[[int], int], ...] = (
         lambda size: _whole(size + max(size // 2, 1), stride),
@@ -296,4 +296,11 @@ def _other_sizes(graph: _OpenGraph, chosen: Sizes, movable: Sequence[str], strid
     if found is None:
         return []
     odd = moved(names, lambda size: size + 1) if stride > 1 else None
-    return [found] if odd is None else [found, odd]
+    # what is cut to a constant length is as long at larger sizes, and shorter at smaller ones only
+    quarter, half = (
+        moved(names, step) for step in (lambda x: _whole(x // 4, stride), lambda x: _whole(x // 2, stride))
+    )
+    others: list[Sizes] = []
+    for sizes in (found, odd, quarter or half):
+        others += [sizes] if sizes and sizes not in others else []
+    return others

@@ -113,8 +113,8 @@ def with_sizes(model: ir.Model, inputs: Sequence[InputSpec]) -> ir.Model:
 
 
 def as_trials(sizes: ChosenSizes) -> tuple[Trial, ...]:
-    """Two sets of all sizes of the inputs; what does not differ between them does not depend on what is open."""
-    sets = enumerate((sizes.inputs, sizes.others[0]), start=2)
+    """Return sets of all sizes of the inputs; what does not differ between them does not depend on what is open."""
+    sets = enumerate((sizes.inputs, *sizes.others), start=2)
     return tuple(
         {spec.name: [batch if size is None else size for size in spec.shape] for spec in inputs}
         for batch, inputs in sets

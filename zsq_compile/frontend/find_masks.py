@@ -38,7 +38,8 @@ def _neutral(value: ir.Value) -> float:
     """Follow a mask up to where it meets the scores: the candidate that is nearest to changing nothing there."""
     numbers = np.array(_CANDIDATES)
     while True:
-        node, position = next((use.node, use.idx) for use in value.uses())
+        readers = ((use.node, use.idx) for use in value.uses())
+        node, position = next(reader for reader in readers if not is_standard(reader[0], "Shape", "Size"))
         if not is_standard(node, *DATA_MOVEMENT):
             if not is_standard(node, *_COMPUTED):
                 return _CANDIDATES[0]

@@ -155,14 +155,14 @@ def _load(
     require_executable(model, path)
     _tell_of_bodies(model, path, notes)
     inputs = find_layouts(original, sizes.inputs)
-    inner = as_inner_form(model, original, inputs) if verify else InnerForm(model=model, inputs=inputs)
+    inner = as_inner_form(model, original, inputs, others) if verify else InnerForm(model=model, inputs=inputs)
     inner = inner.one_by_one() if decides_jointly(model) else inner
     return LoadedModel(
         path=path,
         original=original,
         model=inner.model,
         inputs=find_masks(inner.model, inner.inputs),
-        other_inputs=tuple(tuple(map(batch_first, one)) for one in others),
+        other_inputs=tuple(tuple(map(batch_first, one)) for one in others[:2]),
         face=Face.of(original, inner.axes, inner.added, kept=inner.model is model and not others),
         outputs=tuple(value.name for value in original.graph.output),
         opset=opset,

@@ -53,13 +53,19 @@ class InnerForm:
         return replace(self, inputs=inputs, axes=replace(self.axes, alone=True))
 
 
-def as_inner_form(model: ir.Model, original: onnx.ModelProto, inputs: Sequence[InputSpec]) -> InnerForm:
+def as_inner_form(
+    model: ir.Model,
+    original: onnx.ModelProto,
+    inputs: Sequence[InputSpec],
+    others: Sequence[Sequence[InputSpec]] = (),
+) -> InnerForm:
     """Open the batch of a model where it is fixed and that is proven right, and put it on axis 0.
 
     Args:
         model: a float model in normal form; it is not changed.
         original: the graph that ``model`` was made from, the reference.
         inputs: of both, as the file has them.
+        others: the same with other sizes, at which both run; the batch is opened only where that is right there, too.
 
     """
     axes = {spec.name: spec.batch_axis for spec in inputs}
@@ -68,7 +74,7 @@ def as_inner_form(model: ir.Model, original: onnx.ModelProto, inputs: Sequence[I
     opened, outputs = model, None
     if len(sizes) == 1 and None not in sizes and None not in axes.values():
         try:
-            opened, outputs = _open(model, original, inputs)
+            opened, outputs = _open(model, original, [inputs, *others])
             inputs = [_with_batch(spec, None) for spec in inputs]
         except (BatchError, RuntimeModelError) as error:
             reason = str(error).strip().splitlines()[0]
@@ -88,17 +94,42 @@ def as_inner_form(model: ir.Model, original: onnx.ModelProto, inputs: Sequence[I
     )
 
 
-def _open(model: ir.Model, original: onnx.ModelProto, inputs: Sequence[InputSpec]) -> tuple[ir.Model, dict[str, int]]:
-    """Open a fixed batch; return the model, and the axes of the outputs' batches."""
-    axes = {spec.name: spec.batch_axis for spec in inputs if spec.batch_axis is not None}
+def _open(
+    model: ir.Model, original: onnx.ModelProto, sizes: Sequence[Sequence[InputSpec]]
+) -> tuple[ir.Model, dict[str, int]]:
+    """Open a fixed batch, and prove it at all sizes; return the model, and the axes of the outputs' batches."""
+    axes = {spec.name: spec.batch_axis for spec in sizes[0] if spec.batch_axis is not None}
     opened = model.clone()
     outputs = open_batch(opened, axes)
     rng = np.random.default_rng(0)
-    feeds = [{spec.name: random_input(spec, rng, wide=wide) for spec in inputs} for wide in (False, True, False)]
     session = open_session(original, lean=True)
-    alone = [session.run(feed) for feed in feeds]
+    runs = []
+    for inputs in sizes:
+        feeds = [{spec.name: random_input(spec, rng, wide=wide) for spec in inputs} for wide in (False, True, False)]
+        runs.append((inputs, feeds, [session.run(feed) for feed in feeds]))
     del session
-    together = open_session(ir.to_proto(opened), lean=True)
+    together = open_session(ir.to_proto(_without_sizes(opened)), lean=True)
+    for inputs, feeds, alone in runs:
+        _require_alike(together, axes, outputs, feeds, alone)
+        _require_independent(together, inputs, outputs, feeds[0], alone[0])
+    return opened, outputs
+
+
+def _without_sizes(model: ir.Model) -> ir.Model:
+    """Return a copy without the sizes that are worked with, which would keep it from running at others."""
+    copy = model.clone()
+    for value in copy.graph.inputs:
+        rank = 0 if value.shape is None else len(value.shape)
+        value.shape = None if value.shape is None else ir.Shape([f"{value.name}_{axis}" for axis in range(rank)])
+    for value in (*copy.graph.outputs, *(value for node in copy.graph for value in node.outputs)):
+        value.shape = None
+    return copy
+
+
+def _require_alike(
+    together: Any, axes: Mapping[str, int], outputs: Mapping[str, int], feeds: Sequence[Feed], alone: Sequence[Feed]
+) -> None:
+    """Raise BatchError if batches at once come out otherwise than each by itself."""
     for count in _COUNTS:
         feed = {name: np.concatenate([one[name] for one in feeds[:count]], axis=axes[name]) for name in feeds[0]}
         got = together.run(feed)
@@ -106,8 +137,6 @@ def _open(model: ir.Model, original: onnx.ModelProto, inputs: Sequence[InputSpec
             wanted = np.concatenate([one[name] for one in alone[:count]], axis=axis)
             if difference(wanted, got[name]) > TOLERANCE:
                 raise BatchError(f"output '{name}' of a batch depends on the batches beside it")
-    _require_independent(together, inputs, outputs, feeds[0], alone[0])
-    return opened, outputs
 
 
 def _require_independent(

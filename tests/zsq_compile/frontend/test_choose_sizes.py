@@ -92,7 +92,7 @@ def test_other_sizes_differ_in_every_open_axis_that_no_weight_decides() -> None:
         "g (float[n,c,h,w] x) => (float[n,2,p,q] y) <float[2,3,3,3] w0> { y = Conv<strides=[2,2]>(x, w0) }"
     )
     first = chosen.inputs[0].shape
-    assert chosen.movable and len(chosen.others) == 2
+    assert chosen.movable and len(chosen.others) == 3
     for (spec,) in chosen.others:
         assert spec.shape[:2] == first[:2] and spec.shape[2] != first[2] and spec.shape[3] != first[3]
     assert chosen.others[1][0].shape[2] == first[2] + 1  # an odd one, which shows padding that depends on the size
