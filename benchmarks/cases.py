@@ -66,7 +66,8 @@ def run(case: Path, words: str) -> dict[str, Any]:
 def _checked(case: Path, output: Path) -> str:
     call = [sys.executable, str(case.parent / "check.py"), str(case), str(output)]
     done = subprocess.run(call, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or done.stderr.strip().splitlines()[-1]
+    said = done.stdout.strip() or done.stderr.strip().splitlines()[-1]
+    return said.replace(f"{case.parent}{os.sep}", "")
 
 
 def _face_difference(given: Path, written: Path) -> str:

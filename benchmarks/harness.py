@@ -24,6 +24,7 @@ from zsq_compile.reporting.report import installed_versions
 
 _FINAL = frozenset({0, 3, 4, 5, 6})  # exit codes that the same source gives again; a crash or a kill is tried again
 RESULTS = Path(__file__).resolve().parent / "results"
+_PLACES = ("--assets", "--cases", "--work")
 
 
 class Rows:
@@ -203,12 +204,26 @@ def source_commit() -> str:
     return f", at commit {done[0].stdout.strip()}{' with changes' if done[1].stdout else ''}"
 
 
+def _without_places(words: Sequence[str]) -> list[str]:
+    """Leave out options that tell where things lie on this machine, and that rows are measured anew."""
+    kept, before = [], ""
+    for word in words:
+        if (
+            before not in _PLACES
+            and word not in _PLACES
+            and word.partition("=")[0] not in _PLACES
+            and word != "--fresh"
+        ):
+            kept.append(word)
+        before = word
+    return kept
+
+
 def write_result(name: str, title: str, body: str) -> None:
     """Print a result and write it to results/NAME.md with the command, the date, the commit and the versions."""
     versions = ", ".join(f"{key} {value}" for key, value in installed_versions().items())
-    command = " ".join(
-        ["python", f"benchmarks/{Path(sys.argv[0]).name}", *(shlex.quote(word) for word in sys.argv[1:])]
-    )
+    words = ["python", f"benchmarks/{Path(sys.argv[0]).name}", *_without_places(sys.argv[1:])]
+    command = " ".join(map(shlex.quote, words))
     head = (
         f"# {title}\n\nCommand: `{command}`\n\nDate: {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC"
         f"{source_commit()}. {os.cpu_count()} processors. {versions}.\n\n"

@@ -37,9 +37,9 @@ KNOWN = {
     "models/wild/deeplab_mnv2_dm05_513.onnx": "symmetric",
     "models/wild2/ppocr_cls.onnx": "symmetric",
     "models/wild2/ppocrv4_det.onnx": "imagenet",
-    "graphs/mean-in-bytes/model.onnx": "imagenet",
-    "graphs/nhwc-0-255-bn/model.onnx": "byte",
-    "graphs/bn-on-the-input/model.onnx": "unit",
+    "mean-in-bytes/model.onnx": "imagenet",
+    "nhwc-0-255-bn/model.onnx": "byte",
+    "bn-on-the-input/model.onnx": "unit",
 }
 # Of black and white.
 ODD_RANGES = ((0.0, 10.0), (0.0, 65535.0), (-70.0, 0.0), (0.0, 100.0), (-8.0, 8.0), (5.0, 6.0), (0.0, 0.1))
@@ -150,11 +150,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     shared = ROOT.parent / "shared"
     parser.add_argument("--assets", type=Path, default=Path(os.environ.get("ZSQ_ASSETS", shared / "assets")))
-    parser.add_argument("--cases", type=Path, default=Path(os.environ.get("ZSQ_CASES", shared / "cases")))
+    parser.add_argument("--cases", type=Path, default=Path(os.environ.get("ZSQ_CASES", shared / "cases/graphs")))
     options = parser.parse_args()
     rows: list[Row] = []
     for name, truth in KNOWN.items():
-        folder = options.cases if name.startswith("graphs") else options.assets
+        folder = options.assets if name.startswith("models") else options.cases
         rows += measure(folder / name, truth)
         print(rows[-len(ODD_RANGES) - 1], flush=True)
     lines, right = [], 0

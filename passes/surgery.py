@@ -190,6 +190,22 @@ def absorb(graph: ir.Graph, node: ir.Node, source: ir.Value) -> None:
     drop_unused(graph, inputs)
 
 
+def put_behind(graph: ir.Graph, made: ir.Node, former_name: str) -> None:
+    """Insert a node behind the one whose output it reads first; its own output takes over name, type and readers.
+
+    The output that was there so far gets the name ``former_name``, or a free one like it.
+    """
+    former, final = made.inputs[0], made.outputs[0]
+    assert former is not None
+    node = former.producer()
+    assert node is not None
+    graph.insert_after(node, made)
+    final.shape, final.type = former.shape, former.type
+    former.replace_all_uses_with(final, replace_graph_outputs=True)
+    made.replace_input_with(0, former)
+    final.name, former.name = former.name, free_name(graph, former_name)
+
+
 def take_over(value: ir.Value, replacement: ir.Value) -> None:
     """Let a value take the place and the name of another, as a graph output, too."""
     name, value.name = value.name, None

@@ -13,11 +13,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from passes.operators import RECURRENT
 from passes.surgery import add_constant, free_name, free_node_name, input_at, is_standard, set_input, set_type
 
 Sizes = tuple[int, ...]
 _SMALL = 4096  # elements; larger constants are no sizes
-_RECURRENT = ("LSTM", "GRU", "RNN")
 _BROADCAST = ("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Where", "MatMul", "PRelu", "Less", "Greater", "Equal")
 
 
@@ -111,7 +111,7 @@ class _Rewriter:
             for place, value in enumerate(node.inputs):
                 if held[place] is None and value is not None and value.const_value is not None:
                     set_input(node, place, self._repeated(value, axis))
-        elif is_standard(node, *_RECURRENT):
+        elif is_standard(node, *RECURRENT):
             for place in (5, 6):
                 state = input_at(node, place)
                 if state is not None and state.const_value is not None:

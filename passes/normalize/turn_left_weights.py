@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from passes.constants import constant_value
 from passes.graph_pass import NodePass
-from passes.surgery import add_constant, drop_unused, free_name
+from passes.surgery import add_constant, drop_unused, free_name, put_behind
 
 _AXIS = np.array([0], np.int64)
 
@@ -77,10 +77,5 @@ def _behind(
     """Put a node behind another, which takes over the name and the readers of its output."""
     former = node.outputs[0]
     made = ir.node(op_type, [former, *inputs], attributes, name=f"{node.name}_{op_type.lower()}_back")
-    graph.insert_after(node, made)
-    final = made.outputs[0]
-    final.shape, final.type = former.shape, former.type
-    former.replace_all_uses_with(final, replace_graph_outputs=True)
-    made.replace_input_with(0, former)
-    final.name, former.name = former.name, free_name(graph, f"{former.name}_turned")
+    put_behind(graph, made, f"{former.name}_turned")
     former.shape = None

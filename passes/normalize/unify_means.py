@@ -16,7 +16,16 @@ from passes.constants import constant_axes, constant_number
 from passes.graph_pass import NodePass
 from passes.normalize.fuse_norm import is_moment
 from passes.operators import CONVOLUTIONS
-from passes.surgery import add_constant, drop_unused, free_name, input_at, is_standard, only_use, producer, set_input
+from passes.surgery import (
+    add_constant,
+    drop_unused,
+    input_at,
+    is_standard,
+    only_use,
+    producer,
+    put_behind,
+    set_input,
+)
 
 _ALONG_PLACES = frozenset({*CONVOLUTIONS, "BatchNormalization", "InstanceNormalization", "MaxPool", "AveragePool"})
 _ACTIVATIONS = "Relu LeakyRelu PRelu Elu Selu Celu Clip Sigmoid HardSigmoid HardSwish Tanh Softplus Mish Gelu"
@@ -181,11 +190,7 @@ def _flatten(graph: ir.Graph, node: ir.Node, rank: int) -> None:
     """Put a Flatten behind the pooling, which takes over the name and readers of its output."""
     pooled = node.outputs[0]
     flatten = ir.node("Flatten", [pooled], {"axis": 1}, name=f"{node.name}_flatten")
-    graph.insert_after(node, flatten)
+    put_behind(graph, flatten, f"{pooled.name}_pooled")
     flat = flatten.outputs[0]
-    flat.shape, flat.type = pooled.shape, pooled.type
-    pooled.replace_all_uses_with(flat, replace_graph_outputs=True)
-    flatten.replace_input_with(0, pooled)
-    flat.name, pooled.name = pooled.name, free_name(graph, f"{pooled.name}_pooled")
     if flat.shape is not None:
         pooled.shape = ir.Shape([*list(flat.shape)[:2], *[1] * (rank - 2)])

@@ -5,6 +5,8 @@ from math import prod
 
 import onnx
 
+from passes.operators import RECURRENT
+
 Axes = tuple[int | None, ...]
 """For every axis of a value the axis of the input that it came from; None where that is not known."""
 
@@ -12,7 +14,6 @@ UNNAMED = frozenset({"", "?", "None", "unk__0"})
 """Names of open sizes that say nothing."""
 
 _BATCH_NAMES = frozenset({"n", "b", "bs", "batch", "batch_size", "batchsize", "batch_axis", "num_batch"})
-_RECURRENT = ("LSTM", "GRU", "RNN")
 _SAME_AXES = frozenset(
     (
         *("Identity", "Cast", "Dropout", "Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "HardSwish", "HardSigmoid"),
@@ -86,7 +87,7 @@ def recurrent_batch_axis(proto: onnx.ModelProto, name: str, rank: int) -> int | 
     """Axis of an input that a recurrent operator takes for its batch, or a Gemm that transposes; None without one."""
     for node, place, axes in _readers(proto, name, rank, constant_shapes(proto)):
         axis = None
-        if node.op_type in _RECURRENT and place in (0, 5, 6):
+        if node.op_type in RECURRENT and place in (0, 5, 6):
             axis = 0 if _integer(node, "layout", 0) else 1
         elif node.op_type == "Gemm" and place == 0 and _integer(node, "transA", 0):
             axis = 1
@@ -145,7 +146,7 @@ def _wants(node: onnx.NodeProto, place: int, axes: Axes, constants: Shapes) -> d
     if node.op_type in _WITH_CONSTANT:
         other = constants.get(node.input[1 - place], ()) if len(node.input) == 2 else ()
         return {axis - len(other): size for axis, size in enumerate(other) if size > 1 and len(other) <= len(axes)}
-    if node.op_type in _RECURRENT and place in (5, 6) and len(node.input) > 2:
+    if node.op_type in RECURRENT and place in (5, 6) and len(node.input) > 2:
         return {-1: constants.get(node.input[2], (0,))[-1]}
     if place != 0 or not weight:
         return {}
@@ -157,7 +158,7 @@ def _wants(node: onnx.NodeProto, place: int, axes: Axes, constants: Shapes) -> d
         return {0 if _integer(node, "transA", 0) else 1: weight[1 if _integer(node, "transB", 0) else 0]}
     if node.op_type == "MatMul" and len(weight) >= 2:
         return {-1: weight[-2]}
-    if node.op_type in _RECURRENT and len(weight) == 3:
+    if node.op_type in RECURRENT and len(weight) == 3:
         return {-1: weight[2]}
     if node.op_type in ("BatchNormalization", "InstanceNormalization"):
         return {1: prod(weight)}

@@ -1,6 +1,6 @@
 """Run an emitted file at other sizes than those that it was made with, beside the float model and the simulation."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,9 @@ from backends.session import RuntimeModelError, open_session
 from zsq_compile.data.batch_axes import FIRST, BatchAxes
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.metrics import is_silent, sqnr_db
-from zsq_compile.verification.running import run_batched
+from zsq_compile.verification.held_out import Simulate
+from zsq_compile.verification.running import Arrays, run_batched
 from zsq_compile.verification.simulation import match_simulation
-
-Arrays = Mapping[str, NDArray[Any]]
 
 _SAMPLES = 2
 
@@ -49,7 +48,7 @@ def run_other_sizes(
     emitted: Path,
     samples: Arrays,
     others: Sequence[Sequence[InputSpec]],
-    simulate: Callable[[Arrays], Arrays],
+    simulate: Simulate,
     *,
     providers: Sequence[str] = ("CPUExecutionProvider",),
     config: Mapping[str, str] | None = None,

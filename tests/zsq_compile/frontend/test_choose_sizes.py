@@ -6,24 +6,14 @@ import pytest
 
 from backends.session import open_session
 from tests import models
+from tests.zsq_compile.frontend.quick import declared_inputs
 from zsq_compile.data.input_spec import InputSpec
-from zsq_compile.frontend.batch_axes import find_batch_axes
 from zsq_compile.frontend.choose_sizes import ChosenSizes, NoSizesError, choose_sizes
 
 
 def choose(text: str, given: dict[str, tuple[int | None, ...]] | None = None) -> tuple[onnx.ModelProto, ChosenSizes]:
     proto = models.parse(text)
-    weights = {tensor.name for tensor in proto.graph.initializer}
-    declared = [
-        InputSpec(
-            name=value.name,
-            shape=tuple(dim.dim_value or None for dim in value.type.tensor_type.shape.dim),
-            dtype=np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)),
-        )
-        for value in proto.graph.input
-        if value.name not in weights
-    ]
-    return proto, choose_sizes(proto, find_batch_axes(proto, declared), given or {})
+    return proto, choose_sizes(proto, declared_inputs(proto), given or {})
 
 
 def shapes(inputs: tuple[InputSpec, ...]) -> dict[str, tuple[int | None, ...]]:

@@ -7,8 +7,8 @@ import onnx_ir as ir
 from backends.session import open_session
 from passes.normalize.normalize import normalize
 from tests import models
+from tests.zsq_compile.frontend.quick import declared_inputs
 from zsq_compile.data.input_spec import InputSpec
-from zsq_compile.frontend.batch_axes import find_batch_axes
 from zsq_compile.frontend.open_batch import InnerForm, as_inner_form
 
 GRU = (
@@ -20,18 +20,7 @@ FLOAT = np.dtype(np.float32)
 
 def inner_form(text: str) -> tuple[onnx.ModelProto, InnerForm]:
     proto = models.parse(text)
-    weights = {tensor.name for tensor in proto.graph.initializer}
-    declared = [
-        InputSpec(
-            name=value.name,
-            shape=tuple(dim.dim_value or None for dim in value.type.tensor_type.shape.dim),
-            dtype=np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)),
-        )
-        for value in proto.graph.input
-        if value.name not in weights
-    ]
-    specs = find_batch_axes(proto, declared)
-    return proto, as_inner_form(normalize(ir.from_proto(proto), simplify=False), proto, specs)
+    return proto, as_inner_form(normalize(ir.from_proto(proto), simplify=False), proto, declared_inputs(proto))
 
 
 def require_equal(proto: onnx.ModelProto, inner: InnerForm, count: int = 3) -> None:
