@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from backends.session import RuntimeModelError, Session, open_session, usable_providers
 from backends.target import Blockwise, Target
 from passes.analysis.count_work import layer_work
-from passes.analysis.find_uneven_values import find_uneven_values
 from passes.checks import IllegalGraphError
 from passes.emit.emit import emit
 from passes.emit.keep_float import KeepFloat
@@ -128,8 +127,7 @@ def try_forms(
         RuntimeModelError: the float model or the present file cannot be run.
 
     """
-    uneven = find_uneven_values(network.model)
-    work = _Work(loaded, network, state, emitted, network.held_out.halves()[0].arrays(), uneven)
+    work = _Work(loaded, network, state, emitted, network.held_out.halves()[0].arrays())
     forms = {form.words: form for form in _list_forms(state.qdq, state.plan, network.target, costs)}
     wanted = work.outputs(loaded.original)
     present = work.ratios(work.outputs(emitted), wanted)
@@ -184,7 +182,6 @@ class _Work:
     state: QuantizedState
     emitted: Path
     samples: Mapping[str, NDArray[Any]]
-    uneven: frozenset[str]
 
     def make(self, form: _Form) -> ir.Model | None:
         """Make the graph of a form, ready to be written; None where it is the present one."""
@@ -211,7 +208,7 @@ class _Work:
         return self._run(self._session(model))
 
     def _run(self, session: Session) -> dict[str, NDArray[Any]]:
-        return run_batched(session, self.samples, axes=self.loaded.face.axes, uneven=self.uneven)
+        return run_batched(session, self.samples, axes=self.loaded.face.axes, uneven=self.loaded.uneven_outputs)
 
     @staticmethod
     def ratios(got: Mapping[str, NDArray[Any]], wanted: Mapping[str, NDArray[Any]]) -> dict[str, float]:
