@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.config.compile import CompileConfig
 from zsq_compile.data.input_spec import fixed_batch
+from zsq_compile.data.posterior import Posterior
 from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.differentiable.device import choose_device
 from zsq_compile.differentiable.module import TorchGraph
@@ -80,7 +81,7 @@ class ConfidentSamples:
             algorithm="given",
             seed=self.config.seed,
             loss_curve=(),
-            preprocessing=self.preprocessing,
+            posteriors={name: Posterior.certain(one) for name, one in self.preprocessing.items()},
         )
         teacher = TorchGraph(self.loaded.model, device=choose_device(self.config.device))
         statistics = BatchNormStatistics(entries=(), refusals=(), layers_total=0, layers_covered=0, degenerate=())

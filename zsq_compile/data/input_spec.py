@@ -8,6 +8,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 Layout = Literal["NCHW", "NHWC"]
+InputKind = Literal[
+    "picture",
+    "waveform",
+    "spectrogram",
+    "features",
+    "table",
+    "tokens",
+    "mask",
+    "length",
+    "state",
+    "rate",
+    "unknown",
+]
+"""What an input takes; "features" are sequences of vectors, "rate" is a sampling rate."""
 
 PICTURE_CHANNELS = (1, 3, 4)
 """Gray, colour, and colour with a fourth plane (transparency, infrared)."""
@@ -26,6 +40,8 @@ class InputSpec:
             gets whole.
         layout: of a picture; None for anything else.
         neutral: of a mask of attention, the number that hides nothing; None for anything else.
+        kind: what it takes.
+        reason: why it is taken for that kind, in words.
 
     """
 
@@ -35,6 +51,8 @@ class InputSpec:
     batch_axis: int | None = 0
     layout: Layout | None = None
     neutral: float | None = None
+    kind: InputKind = "unknown"
+    reason: str = ""
 
     @property
     def is_image(self) -> bool:

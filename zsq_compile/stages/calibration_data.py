@@ -14,6 +14,7 @@ from zsq_compile.config.compile import Effort, GeneratorConfig, InputConfig
 from zsq_compile.config.conditional_generators import ConditionalConfig
 from zsq_compile.data.batch_axes import stack_given
 from zsq_compile.data.input_spec import InputSpec, fixed_batch
+from zsq_compile.data.posterior import Posterior, best_of
 from zsq_compile.data.preprocessing import Preprocessing, given_preprocessing
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError
@@ -45,8 +46,8 @@ class CalibrationData:
         held_out: what it is judged on.
         description: where they come from, in words.
         known: statistics of the training data, which they were made after or can be compared with.
-        preprocessing: by name of image inputs, and of others whose scale is known; of the first image only, where the
-            user gave the data.
+        posteriors: what may be the preprocessing, by name of image inputs, and of others whose scale is known; of the
+            first image only, where the user gave the data.
         synthetic: the whole synthesized set; None when the user gave the data.
 
     """
@@ -55,8 +56,13 @@ class CalibrationData:
     held_out: Samples
     description: str
     known: KnownStatistics
-    preprocessing: Mapping[str, Preprocessing]
+    posteriors: Mapping[str, Posterior]
     synthetic: SyntheticSet | None
+
+    @property
+    def preprocessing(self) -> Mapping[str, Preprocessing]:
+        """The most probable preprocessing of every input that has one."""
+        return best_of(self.posteriors)
 
     @property
     def origin(self) -> str:
@@ -150,7 +156,7 @@ def synthesize_data(
         held_out=held_out,
         description=f"{total - held} synthetic samples ({made.algorithm}), {held} more held out",
         known=known,
-        preprocessing=made.preprocessing,
+        posteriors=made.posteriors,
         synthetic=made,
     )
 
@@ -249,7 +255,7 @@ def take_data(
         held_out=held_out,
         description=f"{min(counts) - held} samples given by the user, {held} more held out",
         known=known,
-        preprocessing={} if image is None or preprocessing is None else {image.name: preprocessing},
+        posteriors={} if image is None or preprocessing is None else {image.name: Posterior.certain(preprocessing)},
         synthetic=None,
     )
 

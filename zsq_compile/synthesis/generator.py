@@ -10,6 +10,7 @@ from torch import Tensor
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.config.compile import Effort
 from zsq_compile.data.input_spec import InputSpec
+from zsq_compile.data.posterior import Posterior, best_of
 from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.progress import Progress
@@ -28,7 +29,7 @@ class SyntheticSet:
         algorithm: name of the generator that made them.
         seed: the seed of the ``torch.Generator`` it was given.
         loss_curve: loss per iteration, averaged over batches; empty for generators that optimise nothing.
-        preprocessing: that images were encoded with, by name of the input.
+        posteriors: what may be the preprocessing, by name of images and of other inputs whose scale is known.
         labels: (count,) class that each sample was to show; None for generators without class targets.
         trainer: of the generator network that made the samples, to continue its training; None where there is none.
 
@@ -38,9 +39,14 @@ class SyntheticSet:
     algorithm: str
     seed: int
     loss_curve: tuple[float, ...]
-    preprocessing: Mapping[str, Preprocessing] = field(default_factory=dict)
+    posteriors: Mapping[str, Posterior] = field(default_factory=dict)
     labels: Tensor | None = None
     trainer: ConditionalTrainer | None = None
+
+    @property
+    def preprocessing(self) -> Mapping[str, Preprocessing]:
+        """The most probable preprocessing of every input that has one."""
+        return best_of(self.posteriors)
 
 
 class Generator(Protocol):
@@ -111,12 +117,12 @@ class AlgorithmGenerator:
     ) -> SyntheticSet:
         """See Generator."""
         seed = rng.initial_seed()
-        preprocessing = find_preprocessing(self._inputs, self._given, teacher, statistics, rng, self._progress)
+        posteriors = find_preprocessing(self._inputs, self._given, teacher, statistics, rng, self._progress)
         task = SynthesisTask(
             name=self._name,
             teacher=teacher,
             inputs=self._inputs,
-            preprocessing=preprocessing,
+            preprocessing=best_of(posteriors),
             layers=statistics.usable,
             effort=self._effort,
             progress=self._progress,
@@ -129,7 +135,7 @@ class AlgorithmGenerator:
             algorithm=self._name,
             seed=seed,
             loss_curve=tuple(made.loss_curve),
-            preprocessing=preprocessing,
+            posteriors=posteriors,
             labels=made.labels,
             trainer=made.trainer,
         )

@@ -8,6 +8,7 @@ from PIL import Image
 
 from tests import models
 from tests.zsq_compile.synthesis.networks import spec, teacher_of
+from zsq_compile.data.posterior import Posterior
 from zsq_compile.data.preprocessing import Preprocessing, given_preprocessing
 from zsq_compile.errors import ConfigError
 from zsq_compile.reporting.gallery import draw_gallery, plan_layout, require_png, write_gallery
@@ -101,7 +102,11 @@ def test_a_file_that_cannot_be_written_is_refused_in_words(tmp_path: Path) -> No
 
 def synthetic(values: torch.Tensor, preprocessing: Preprocessing) -> SyntheticSet:
     return SyntheticSet(
-        inputs={"x": values}, algorithm="prior", seed=3, loss_curve=(), preprocessing={"x": preprocessing}
+        inputs={"x": values},
+        algorithm="prior",
+        seed=3,
+        loss_curve=(),
+        posteriors={"x": Posterior.certain(preprocessing)},
     )
 
 

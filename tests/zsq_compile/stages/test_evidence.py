@@ -14,6 +14,7 @@ from tests.zsq_compile.quantization.networks import NO_STATISTICS
 from tests.zsq_compile.synthesis.colours import colour_classifier, pictures
 from zsq_compile.batchnorm.find_statistics import KnownStatistics
 from zsq_compile.data.input_spec import InputSpec
+from zsq_compile.data.posterior import Posterior
 from zsq_compile.data.preprocessing import given_preprocessing
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.progress import Remembering, Silent
@@ -34,7 +35,7 @@ def data(
         algorithm="prior",
         seed=0,
         loss_curve=(),
-        preprocessing={"x": preprocessing},
+        posteriors={"x": Posterior.certain(preprocessing)},
         labels=labels,
     )
     return CalibrationData(
@@ -42,7 +43,7 @@ def data(
         held_out=Samples(inputs={"x": values[:4]}),
         description="",
         known=KnownStatistics(statistics=statistics, from_nodes=0),
-        preprocessing={"x": preprocessing},
+        posteriors={"x": Posterior.certain(preprocessing)},
         synthetic=made,
     )
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.data.input_spec import InputSpec
+from zsq_compile.data.posterior import Posterior
 from zsq_compile.data.preprocessing import Preprocessing, SignalFamily
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.progress import Progress
@@ -27,8 +28,8 @@ def find_preprocessing(
     statistics: BatchNormStatistics,
     rng: torch.Generator,
     progress: Progress,
-) -> dict[str, Preprocessing]:
-    """Preprocessing by input: the given one of images where its channels fit, else inferred and reported.
+) -> dict[str, Posterior]:
+    """Find what may be the preprocessing, by input: the given one of images where it fits, else inferred ones.
 
     An input that takes no images is left out where nothing tells its scale: it gets noise of deviation 1.
     """
@@ -51,7 +52,8 @@ def find_preprocessing(
             progress.note(text)
         else:
             progress.warn(f"{text}; give --mean and --std, or --input-range, if it is something else")
-    return found | _find_signals(inputs, teacher, statistics, rng, progress)
+    found |= _find_signals(inputs, teacher, statistics, rng, progress)
+    return {name: Posterior.certain(one) for name, one in found.items()}
 
 
 def _warn_of_contradiction(
