@@ -1,4 +1,4 @@
-"""Which preprocessings may the image input of a network expect, and how probable is each?"""
+"""Rank the preprocessings that the image input of a network may expect."""
 
 from dataclasses import replace
 
@@ -37,10 +37,11 @@ def showing(pictures: NDArray[np.uint8]) -> DrawImages:
 
     def draw(count: int, height: int, width: int) -> NDArray[np.float32]:
         chosen = pictures[np.arange(count) % len(pictures)]
-        planes = [
-            np.stack([np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.BOX)) for plane in one])
-            for one in chosen
-        ]
-        return np.stack(planes).astype(np.float32) / np.float32(255.0)
+        sized = [[_resized(plane, width, height) for plane in picture] for picture in chosen]
+        return np.array(sized, np.float32) / np.float32(255.0)
 
     return draw
+
+
+def _resized(plane: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    return np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.BOX))
