@@ -36,8 +36,8 @@ class EstimateInputs:
     Attributes:
         inputs: of the network.
         preprocessing: of image inputs, by name.
-        families: (count, ...) by name of the family and of the input, seen by no calibration; None where an input takes
-            integers, for which there are no synthetic values.
+        families: (count, ...) by name of the family and of the input, seen by no calibration; None where there are no
+            synthetic values for an input.
         high_confidence: images with a high score of the float network, by input, to find files that clip large scores;
             None where there are none.
 
@@ -75,7 +75,7 @@ class EstimateInputs:
 
     def _from_families(self, measured: Sequence[Family], source: str) -> AgreementEstimate:
         if self.families is None:
-            return estimate_from_families((), source, reason="there are no synthetic values for integer inputs")
+            return estimate_from_families((), source, reason="there are no synthetic values for an input")
         found = [self.preprocessing.get(spec.name) for spec in self.inputs]
         doubtful = any(one is None or one.source in ("assumed", "unexplained") for one in found)
         source = f"{source}, with an assumed input" if doubtful else source
