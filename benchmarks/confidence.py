@@ -15,6 +15,7 @@ from harness import Rows, Setting, compiled, open_rows, runtime_key, table, writ
 from judge import Judge
 from zoo import LABELLED, ROOT, add_common_options, chosen
 
+from zsq_compile.data.posterior import Posterior
 from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.files import file_sha256
 from zsq_compile.frontend.load import load_model
@@ -102,7 +103,7 @@ def judged(judge: Judge, path: Path, report: dict[str, Any], rows: Rows) -> Case
 
     def make() -> dict[str, Any]:
         loaded = load_model(judge.path)
-        told = {loaded.inputs[0].name: preprocessing}
+        told = {loaded.inputs[0].name: Posterior.certain(preprocessing)}
         made = estimate_agreement(
             loaded.original, path, make_estimate_inputs(loaded.inputs, told, seed=report["seed"]), ""
         )

@@ -7,6 +7,7 @@ import pytest
 
 from tests import models
 from zsq_compile.data.input_spec import InputSpec
+from zsq_compile.data.posterior import Posterior
 from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.stages.estimate_agreement import estimate_agreement, make_estimate_inputs
 
@@ -29,7 +30,9 @@ def emitted(tmp_path: Path) -> Path:
 
 def test_the_seed_decides_and_nothing_else(emitted: Path) -> None:
     first, again, other = (
-        estimate_agreement(models.residual(), emitted, make_estimate_inputs([IMAGE], {"x": UNIT}, seed=seed), "t")
+        estimate_agreement(
+            models.residual(), emitted, make_estimate_inputs([IMAGE], {"x": Posterior.certain(UNIT)}, seed=seed), "t"
+        )
         for seed in (0, 0, 1)
     )
     assert first == again
@@ -39,7 +42,9 @@ def test_the_seed_decides_and_nothing_else(emitted: Path) -> None:
 
 def test_an_assumed_preprocessing_widens_the_interval_and_is_told(emitted: Path) -> None:
     given, inferred, assumed = (
-        estimate_agreement(models.residual(), emitted, make_estimate_inputs([IMAGE], {"x": preprocessing}), "t")
+        estimate_agreement(
+            models.residual(), emitted, make_estimate_inputs([IMAGE], {"x": Posterior.certain(preprocessing)}), "t"
+        )
         for preprocessing in (
             UNIT,
             replace(UNIT, name="unit", source="inferred"),
