@@ -18,14 +18,14 @@ _LARGEST_FONT = 400
 def random_word(gen: np.random.Generator) -> str:
     """Draw something that looks like a word, a number, a price or a code."""
     kind = gen.random()
-    if kind < 0.62:
+    if kind < 0.72:
         first, length = int(gen.integers(2)), int(gen.integers(1, 11))
         letters = [str(gen.choice(list(_CONSONANTS if (place + first) % 2 else _VOWELS))) for place in range(length)]
         word = "".join(letters)
         styled = gen.random()
         word = word.upper() if styled < 0.12 else word.capitalize() if styled < 0.35 else word
         return word + (str(gen.choice(list(_MARKS))) if happens(gen, 0.12) else "")
-    if kind < 0.9:
+    if kind < 0.93:
         digits = "".join(str(digit) for digit in gen.integers(0, 10, int(gen.integers(1, 8))))
         return digits if happens(gen, 0.5) else f"{gen.choice(list('$$#'))}{digits}.{gen.integers(10, 100)}"
     every = list(string.ascii_letters + string.digits + _MARKS)
@@ -35,14 +35,14 @@ def random_word(gen: np.random.Generator) -> str:
 def line_mask(gen: np.random.Generator, size: int, longest: float, script: float | None = None) -> Image.Image:
     """Draw a line of writing, cropped to its strokes: an "L" image, about ``size`` pixels high, 255 on strokes.
 
-    ``longest`` is its width over its height at most, about; ``script`` in [0, 1) chooses letters (below 0.7), signs on
-    a grid (below 0.9) or joined curves; None draws it.
+    ``longest`` is its width over its height at most, about; ``script`` in [0, 1) chooses letters (below 0.8), signs on
+    a grid (below 0.92) or joined curves; None draws it.
     """
     script = gen.random() if script is None else script
     size = max(6, size)
-    if script < 0.7:
+    if script < 0.8:
         mask = _letters(gen, size, longest)
-    elif script < 0.9:
+    elif script < 0.92:
         mask = _signs(gen, size, longest)
     else:
         mask = _joined_curves(gen, size, longest)
@@ -71,7 +71,7 @@ def sign_mask(gen: np.random.Generator, size: int) -> Image.Image:
             draw.line((x, y, x, v), 255, thick)
         elif kind < 0.8:
             draw.line((x, y, u, v), 255, thick)
-        elif kind < 0.9:
+        elif kind < 0.93:
             draw.rectangle((min(x, u), min(y, v), max(x, u) + 1, max(y, v) + 1), None, 255, thick)
         else:
             start = int(gen.integers(360))
@@ -102,8 +102,8 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 def _letters(gen: np.random.Generator, size: int, longest: float) -> Image.Image:
     """Draw words in Pillow's own font: thin to heavy, narrow to wide, close or spaced, some hollow."""
     font = _font(min(size, _LARGEST_FONT))
-    squeeze = math.exp(gen.uniform(-0.5, 0.2))
-    weight = round(size * max(0.0, gen.uniform(-0.04, 0.07)))
+    squeeze = math.exp(gen.uniform(-0.35, 0.2))
+    weight = round(size * max(0.0, gen.uniform(-0.04, 0.045)))
     text, spaced = random_word(gen), " " * int(happens(gen, 0.1))
     room = longest * size / squeeze
     for _ in range(64):

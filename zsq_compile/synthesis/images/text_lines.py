@@ -48,14 +48,13 @@ def _draw_line(gen: np.random.Generator, height: int, width: int) -> tuple[Pixel
     """Mask of the strokes of one line, and the column from which the picture is padding; ``width`` without."""
     factor = supersampling(height, width)
     rows, columns = factor * height, factor * width
-    share = gen.uniform(0.55, 0.95) if width >= 2 * height else gen.uniform(0.3, 0.95)
+    share = gen.uniform(0.5, 0.85) if width >= 2 * height else gen.uniform(0.3, 0.95)
     longest = columns / rows / share
     mask = line_mask(gen, round(rows * share), longest * gen.uniform(0.35, 1.25))
     # Lines are cut out by their box: what has no ascender is enlarged as what has one is.
     tall = max(1, round(rows * share))
     wide = max(1, round(mask.width * tall / mask.height))
-    wide = min(wide, tall * max(1, round(3 * mask.width / max(1, mask.height))))
-    margin = round(0.5 * (rows - tall) * gen.uniform(0.2, 1.5))
+    margin = round(0.5 * (rows - tall) * gen.uniform(0.3, 1.5))
     filled = min(columns, wide + 2 * margin)
     if width >= 2 * height and happens(gen, _STRETCHED):
         filled = columns
@@ -63,7 +62,7 @@ def _draw_line(gen: np.random.Generator, height: int, width: int) -> tuple[Pixel
     sheet = Image.new("L", (filled, rows), 0)
     top = round((rows - tall) * gen.uniform(0.3, 0.7))
     sheet.paste(mask.resize((wide, tall), Image.Resampling.BILINEAR), (margin, top))
-    sheet = seen_askew(sheet, gen, gen.choice((0.0, 0.04, 0.1)))
+    sheet = seen_askew(sheet, gen, gen.choice((0.0, 0.02, 0.06)))
     end = filled if happens(gen, _PADDED) else columns
     left = 0 if end == filled else int(gen.integers(0, columns - filled + 1))
     whole = Image.new("L", (columns, rows), 0)
