@@ -53,8 +53,8 @@ class EstimateInputs:
     Attributes:
         inputs: of the network.
         posteriors: what may be the preprocessing, by name of the inputs that have one.
-        families: (count, ...) by name of the family and of the input, seen by no calibration; None where an input takes
-            integers, for which there are no synthetic values. Where several preprocessings are plausible each has all
+        families: (count, ...) by name of the family and of the input, seen by no calibration; None where there are
+            no synthetic values for an input. Where several preprocessings are plausible each has all
             families, see ``hypotheses``.
         hypotheses: number of the plausible preprocessing that a family is encoded under, by its name.
         high_confidence: images with a high score of the float network, by input, to find files that clip large scores;
@@ -131,7 +131,7 @@ class EstimateInputs:
     ) -> AgreementEstimate:
         """Estimate if the inputs are prepared in one way."""
         if self.families is None:
-            return estimate_from_families((), source, reason="there are no synthetic values for integer inputs")
+            return estimate_from_families((), source, reason="there are no synthetic values for an input")
         found = [hypothesis.preprocessing.get(spec.name) for spec in self.inputs]
         source = source if self.proven else f"{source}, with an assumed input"
         if not (len(self.inputs) == 1 and self.inputs[0].is_image and found[0] is not None):

@@ -82,8 +82,8 @@ def test_an_input_that_is_no_picture_gets_figures_but_no_estimate(emitted: Path)
     assert all(family.flips is not None for family in told.families)
 
 
-def test_integers_cannot_be_made_up(emitted: Path) -> None:
-    tokens = replace(IMAGE, dtype=np.dtype(np.int64), layout=None)
-    told = estimate_agreement(models.residual(), emitted, make_estimate_inputs([tokens], {}), "t")
+def test_texts_cannot_be_made_up(emitted: Path) -> None:
+    texts = replace(IMAGE, dtype=np.dtype(np.str_), layout=None)
+    told = estimate_agreement(models.residual(), emitted, make_estimate_inputs([texts], {}), "t")
     assert told.families == ()
-    assert told.describe() == "no estimate: there are no synthetic values for integer inputs"
+    assert told.describe() == "no estimate: there are no synthetic values for an input"
