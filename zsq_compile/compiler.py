@@ -37,6 +37,7 @@ from zsq_compile.reporting.gallery import require_png
 from zsq_compile.reporting.report import Report
 from zsq_compile.stages.calibration_data import (
     CalibrationData,
+    answering_share,
     confident_share,
     count_in_batches,
     default_count,
@@ -296,6 +297,7 @@ def _choose_generator(
         effort=config.effort,
         low_pass=config.low_pass,
         confident_share=confident_share(config.confident_share, compiling=not handed_on),
+        answering_share=answering_share(config.confident_share),
         widest_first=handed_on,
         student=student,
     )

@@ -12,6 +12,7 @@ from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError
 from zsq_compile.progress import Progress, Silent
+from zsq_compile.synthesis.filters.answering import AnsweringGenerator
 from zsq_compile.synthesis.filters.confident import ConfidentGenerator
 from zsq_compile.synthesis.filters.low_pass import LowPassGenerator
 from zsq_compile.synthesis.filters.widest_first import WidestFirstGenerator
@@ -37,6 +38,7 @@ def make_generator(
     effort: Effort = "balanced",
     low_pass: float | None = None,
     confident_share: float = 0.0,
+    answering_share: float = 0.0,
     widest_first: bool = False,
     student: Callable[[], TorchGraph] | None = None,
 ) -> Generator:
@@ -50,6 +52,7 @@ def make_generator(
         effort: how much work to do.
         low_pass: filters the finished images (see ``LowPassGenerator``).
         confident_share: of the finished images become high-confidence (see ``ConfidentGenerator``).
+        answering_share: of the finished samples make heads answer that were silent (see ``AnsweringGenerator``).
         widest_first: put the sample first that other quantizers should see first (see ``WidestFirstGenerator``).
         student: makes a quantized network, on the device of the float one, for algorithms that learn against one.
 
@@ -67,6 +70,8 @@ def make_generator(
         generator = LowPassGenerator(generator, inputs, low_pass)
     if confident_share:
         generator = ConfidentGenerator(generator, inputs, confident_share, progress)
+    if answering_share:
+        generator = AnsweringGenerator(generator, inputs, answering_share, effort, progress)
     return WidestFirstGenerator(generator, fixed_batch(inputs) or 1) if widest_first else generator
 
 
