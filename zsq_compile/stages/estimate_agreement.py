@@ -16,6 +16,7 @@ from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.data.posterior import Posterior
 from zsq_compile.synthesis.images.families import input_families
 from zsq_compile.verification.agreement_estimate import (
+    SHIFT,
     SPREAD,
     AgreementEstimate,
     Family,
@@ -26,6 +27,19 @@ from zsq_compile.verification.hypothesis_estimate import HypothesisEstimate, spa
 
 ASSUMED_SPREAD = 1.0
 """What SPREAD is where the preprocessing was assumed, and may be another."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fit:
+    """Constants of the estimate, which ``benchmarks/confidence.py`` fits, each network left out in turn."""
+
+    shift: float = SHIFT
+    spread: float = SPREAD
+    assumed_spread: float = ASSUMED_SPREAD
+
+
+FIT = Fit()
+"""Those in use."""
 
 _PROOFS = ("given", "inferred")
 _HIGH_CONFIDENCE = "high confidence"
@@ -39,8 +53,8 @@ class EstimateInputs:
     Attributes:
         inputs: of the network.
         posteriors: what may be the preprocessing, by name of the inputs that have one.
-        families: (count, ...) by name of the family and of the input, seen by no calibration; None where an input takes
-            integers, for which there are no synthetic values. Where several preprocessings are plausible each has all
+        families: (count, ...) by name of the family and of the input, seen by no calibration; None where there are
+            no synthetic values for an input. Where several preprocessings are plausible each has all
             families, see ``hypotheses``.
         hypotheses: number of the plausible preprocessing that a family is encoded under, by its name.
         high_confidence: images with a high score of the float network, by input, to find files that clip large scores;
@@ -66,7 +80,7 @@ class EstimateInputs:
         found = [self.posteriors.get(spec.name) for spec in self.inputs]
         return all(one is not None and not one.is_open and one.best.source in _PROOFS for one in found)
 
-    def estimate(self, measured: Sequence[Family], source: str) -> AgreementEstimate:
+    def estimate(self, measured: Sequence[Family], source: str, *, fit: Fit = FIT) -> AgreementEstimate:
         """Estimate the agreement on real data, over all plausible preprocessings.
 
         A file that keeps fewer of the high-confidence decisions than the interval allows clips scores that real images
@@ -75,25 +89,26 @@ class EstimateInputs:
         Args:
             measured: one file, on ``samples``.
             source: see AgreementEstimate.calibration_source.
+            fit: constants to use instead of those in use.
 
         """
         kept = next((one.agreement for one in measured if one.name == _HIGH_CONFIDENCE), None)
         families = [one for one in measured if one.name != _HIGH_CONFIDENCE]
-        found = replace(self._spanned(families, source), high_confidence=kept, proven=self.proven)
+        found = replace(self._spanned(families, source, fit), high_confidence=kept, proven=self.proven)
         if kept is None or found.low is None or kept >= found.low:
             return found
         reason = f"only {kept:.0%} of high-confidence decisions are kept: activation ranges clip too much"
         return replace(found, estimate=None, low=None, high=None, reason=reason)
 
-    def _spanned(self, measured: Sequence[Family], source: str) -> AgreementEstimate:
+    def _spanned(self, measured: Sequence[Family], source: str, fit: Fit) -> AgreementEstimate:
         """Estimate under each plausible preprocessing, and span the intervals."""
         plausible = plausible_together(self.posteriors)
         if len(plausible) == 1 or self.families is None:
-            return self._under(plausible[0], measured, source)
+            return self._under(plausible[0], measured, source, fit)
         made = []
         for number, one in enumerate(plausible):
             own = [family for family in measured if self.hypotheses[family.name] == number]
-            made.append((one, self._under(one, own, source)))
+            made.append((one, self._under(one, own, source, fit)))
         hypotheses = tuple(
             HypothesisEstimate(
                 words=one.words(),
@@ -111,10 +126,12 @@ class EstimateInputs:
         whole = replace(made[0][1], families=tuple(measured), hypotheses=hypotheses, reason=reason)
         return replace(whole, estimate=estimate, low=low, high=high)
 
-    def _under(self, hypothesis: JointHypothesis, measured: Sequence[Family], source: str) -> AgreementEstimate:
+    def _under(
+        self, hypothesis: JointHypothesis, measured: Sequence[Family], source: str, fit: Fit
+    ) -> AgreementEstimate:
         """Estimate if the inputs are prepared in one way."""
         if self.families is None:
-            return estimate_from_families((), source, reason="there are no synthetic values for integer inputs")
+            return estimate_from_families((), source, reason="there are no synthetic values for an input")
         found = [hypothesis.preprocessing.get(spec.name) for spec in self.inputs]
         source = source if self.proven else f"{source}, with an assumed input"
         if not (len(self.inputs) == 1 and self.inputs[0].is_image and found[0] is not None):
@@ -124,7 +141,8 @@ class EstimateInputs:
             reason = "no preprocessing that was tried brings images near its batch normalisation statistics"
             return estimate_from_families(measured, source, reason=reason)
         doubtful = found[0].source == "assumed" and not self.posteriors[self.inputs[0].name].is_open
-        return estimate_from_families(measured, source, spread=ASSUMED_SPREAD if doubtful else SPREAD)
+        spread = fit.assumed_spread if doubtful else fit.spread
+        return estimate_from_families(measured, source, shift=fit.shift, spread=spread)
 
 
 def make_estimate_inputs(
