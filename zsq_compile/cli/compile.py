@@ -35,8 +35,8 @@ class CompileOptions(ConfiguredOptions):
         report: self-contained HTML report: every layer, the data, the bytes, the times; it needs no internet access.
         plan: bits of single layers and values, as ``save_plan`` writes them; they win over the other options.
         save_plan: keep the bits of every layer and value.
-        calib: real inputs to calibrate on: pictures, .wav files, arrays, or folders of these; once for each. Few of them
-            are put among synthetic ones. Arrays are taken as they are, but for bytes, which are RGB pixels.
+        calib: real inputs to calibrate on: pictures, .wav files, arrays, or folders of these; once for each. Few of
+            them are put among synthetic ones. Arrays are taken as they are, but for bytes, which are RGB pixels.
         save_calib: keep the synthetic calibration data.
         version: show the version.
 
@@ -60,8 +60,9 @@ def compile_command(call: Call[CompileOptions]) -> Answer:
     result, options = _compile(call), call.options
     complaint = None
     if result.gate_missed:
-        agreement = result.report.expected_agreement
-        got = "the model has no output with classes" if agreement is None else f"it is {agreement:.4f}"
+        from zsq_compile.stages.gate import describe_held
+
+        got = describe_held(result.report.agreement_estimate, result.report.held_agreement)
         complaint = f"--min-agreement {call.config.min_agreement} was missed: {got}; {result.path} was written"
     from zsq_compile.cli.result_table import print_result
 

@@ -15,13 +15,24 @@ InputKind = Literal[
     "features",
     "table",
     "tokens",
+    "types",
+    "positions",
     "mask",
     "length",
     "state",
     "rate",
+    "size",
+    "scale",
     "unknown",
 ]
-"""What an input takes; "features" are sequences of vectors, "rate" is a sampling rate."""
+"""What an input takes: "features" are sequences of vectors or maps of no picture, "table" a row of numbers, "types" and
+"positions" ids of token types and of positions, "rate" a sampling rate, "size" height and width of a picture, and
+"scale" the factor that it was resized by."""
+
+STAND_INS: frozenset[InputKind] = frozenset(
+    {"tokens", "types", "positions", "mask", "length", "state", "rate", "size", "scale"}
+)
+"""Kinds whose values have a meaning of their own: nothing scales them, and nothing optimises them."""
 
 PICTURE_CHANNELS = (1, 3, 4)
 """Gray, colour, and colour with a fourth plane (transparency, infrared)."""
@@ -39,7 +50,9 @@ class InputSpec:
         batch_axis: axis that samples are stacked on in the file; None for an input without a batch, which every run
             gets whole.
         layout: of a picture; None for anything else.
-        neutral: of a mask of attention, the number that hides nothing; None for anything else.
+        neutral: of a mask, the number that hides nothing; of token ids, the one that fills up; else None.
+        usual: numbers that every sample has: a sampling rate, a size, a scale; None where samples differ.
+        limit: of ids, the rows of the smallest table that they are looked up in; of a length, the full one; else None.
         kind: what it takes.
         reason: why it is taken for that kind, in words.
 
@@ -51,6 +64,8 @@ class InputSpec:
     batch_axis: int | None = 0
     layout: Layout | None = None
     neutral: float | None = None
+    limit: int | None = None
+    usual: tuple[float, ...] | None = None
     kind: InputKind = "unknown"
     reason: str = ""
 
@@ -60,9 +75,24 @@ class InputSpec:
         return self.layout is not None
 
     @property
+    def takes_stand_ins(self) -> bool:
+        """Whether its values have a meaning of their own (see ``STAND_INS``), or are whole numbers and no pixels."""
+        return self.kind in STAND_INS or not (self.is_image or np.issubdtype(self.dtype, np.floating))
+
+    @property
     def can_be_made(self) -> bool:
-        """Whether there are synthetic values for it: pictures, and signals as floats."""
-        return self.is_image or np.issubdtype(self.dtype, np.floating)
+        """Whether there are synthetic values for it: for anything but texts and complex numbers."""
+        return bool(np.issubdtype(self.dtype, np.floating) or self.dtype.kind in "iub")
+
+    @property
+    def steps(self) -> int | None:
+        """Longest axis of a sequence, beside that of its vectors' numbers; None of what is no sequence."""
+        inner = [int(size or 1) for size in self.shape[1:]]
+        if self.kind in ("tokens", "waveform") and inner:
+            return inner[-1]
+        if self.kind in ("features", "spectrogram") and inner:
+            return max(inner)
+        return None
 
     @property
     def spatial_axes(self) -> tuple[int, int]:

@@ -26,8 +26,8 @@ from zsq_compile.frontend.equivalence import TOLERANCE, Reference
 from zsq_compile.frontend.executable import require_executable
 from zsq_compile.frontend.face import Face, as_trials, with_sizes
 from zsq_compile.frontend.find_faults import blamed_on_file, graph_fault
+from zsq_compile.frontend.find_kinds import find_kinds
 from zsq_compile.frontend.find_layouts import find_layouts
-from zsq_compile.frontend.find_masks import find_masks
 from zsq_compile.frontend.half_precision import widen_halves
 from zsq_compile.frontend.input_shapes import (
     Shape,
@@ -161,7 +161,7 @@ def _load(
         path=path,
         original=original,
         model=inner.model,
-        inputs=find_masks(inner.model, inner.inputs),
+        inputs=find_kinds(inner.model, inner.inputs),
         other_inputs=tuple(tuple(map(batch_first, one)) for one in others[:2]),
         face=Face.of(original, inner.axes, inner.added, kept=inner.model is model and not others),
         outputs=tuple(value.name for value in original.graph.output),

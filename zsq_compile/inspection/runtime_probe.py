@@ -11,6 +11,7 @@ from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.data.preprocessing import Preprocessing, unit_preprocessing
 from zsq_compile.frontend.partial_session import open_partial_session
 from zsq_compile.synthesis.images.natural_images import natural_images, one_over_f
+from zsq_compile.synthesis.stand_ins import draw_stand_ins
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -21,7 +22,7 @@ def draw_inputs(
     rng: np.random.Generator,
     preprocessing: Mapping[str, Preprocessing] | None = None,
 ) -> Arrays | None:
-    """Draw samples for all inputs: images, and signals with a 1/f spectrum for other floats.
+    """Draw samples for all inputs: images, stand-ins, and signals with a 1/f spectrum for other floats.
 
     ``preprocessing`` is that of image inputs, by name; the others get plain pixels.
 
@@ -34,6 +35,10 @@ def draw_inputs(
         if not spec.can_be_made:
             return None
         shape = spec.batched(int(spec.shape[0] or count)) if spec.shape else ()
+        if spec.takes_stand_ins:
+            stand_ins = draw_stand_ins(spec, shape[0] if shape else 1, rng)
+            drawn[spec.name] = stand_ins if shape else stand_ins[0]
+            continue
         if spec.is_image:
             encoding = (preprocessing or {}).get(spec.name) or unit_preprocessing(spec)
             values: NDArray[Any] = encoding.encode(natural_images(*spec.pictures(shape[0]), rng))

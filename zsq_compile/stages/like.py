@@ -100,7 +100,7 @@ def settle(
             found[spec.name] = rank_on_examples(samples, spec, inputs, teacher, known.statistics, rng)
         elif spec.is_image:
             found[spec.name] = Posterior.certain(of_pictures(np.asarray(data.samples[spec.name]), spec))
-        elif spec.kind not in ("state", "mask", "length", "rate") and np.issubdtype(spec.dtype, np.floating):
+        elif not spec.takes_stand_ins:
             found[spec.name] = Posterior.certain(of_signals(np.asarray(data.samples[spec.name]), spec))
     return found
 

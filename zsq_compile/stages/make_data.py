@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-import numpy as np
-
 from backends.target import Target
 from zsq_compile.batchnorm.find_statistics import KnownStatistics
 from zsq_compile.config.compile import CompileConfig
@@ -13,6 +11,7 @@ from zsq_compile.config.distillation import require_source
 from zsq_compile.config.generators import PixelsConfig, PriorConfig
 from zsq_compile.data.dataset import Dataset
 from zsq_compile.data.input_spec import InputSpec
+from zsq_compile.data.layouts import can_be_left_out
 from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.differentiable.device import choose_device
 from zsq_compile.differentiable.module import TorchGraph
@@ -129,7 +128,7 @@ def _take(
 
 def _can_be_mixed(inputs: Sequence[InputSpec]) -> bool:
     """Whether synthetic samples stand beside real ones: pictures and signals do, tokens and the like do not."""
-    return all(spec.is_image or np.issubdtype(spec.dtype, np.floating) for spec in inputs)
+    return all(can_be_left_out(spec) or not spec.takes_stand_ins for spec in inputs)
 
 
 def _of_image(examples: Examples) -> Preprocessing | None:

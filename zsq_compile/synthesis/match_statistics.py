@@ -69,13 +69,15 @@ def match_statistics(
         stage: name under which the progress is reported.
 
     Returns:
-        The optimised samples, and the mean loss of each iteration.
+        The optimised samples, and the mean loss of each iteration; the samples as they are where nothing is free.
 
     """
+    if not task.free:
+        return samples, ()
     count = min(len(value) for value in samples.values())
     sizes = [min(budget.batch_size, count - start) for start in range(0, count, budget.batch_size)]
     batches = [
-        {name: value[end - size : end].clone().requires_grad_() for name, value in samples.items()}
+        {name: value[end - size : end].clone().requires_grad_(name in task.free) for name, value in samples.items()}
         for end, size in zip(accumulate(sizes), sizes, strict=True)
     ]
     matcher = _Matcher(task, teacher, layers, classes, sizes)
@@ -104,6 +106,7 @@ def _optimizer(task: SynthesisTask, batch: Tensors, learning_rate: float) -> tor
     groups = [
         {"params": [value], "full_rate": learning_rate * (_SMOOTH_RATE if name in task.pictures else 1.0)}
         for name, value in batch.items()
+        if name in task.free
     ]
     return torch.optim.Adam(groups, betas=(0.5, 0.9), eps=1e-12)
 
@@ -150,8 +153,9 @@ class _Matcher:
         """Take one optimiser step on batch ``index``; returns the loss before it."""
         values = self._run(batch, rng)
         loss = self._matching_loss(index, values) + self._class_loss(index, values)
-        gradients = torch.autograd.grad(loss, list(batch.values()), allow_unused=True)
-        for (name, leaf), gradient in zip(batch.items(), gradients, strict=True):
+        free = {name: leaf for name, leaf in batch.items() if leaf.requires_grad}
+        gradients = torch.autograd.grad(loss, list(free.values()), allow_unused=True)
+        for (name, leaf), gradient in zip(free.items(), gradients, strict=True):
             is_image = gradient is not None and name in self._task.pictures
             leaf.grad = power_law_filter(gradient) if is_image else gradient
         optimizer.step()

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,6 +56,11 @@ class SynthesisTask:
         """Names of the inputs that take pictures."""
         return frozenset(spec.name for spec in self.inputs if spec.is_image)
 
+    @property
+    def free(self) -> frozenset[str]:
+        """Names of the inputs whose samples may be moved: not those that take stand-ins."""
+        return frozenset(spec.name for spec in self.inputs if not spec.takes_stand_ins)
+
     def require_layers(self) -> None:
         """Raise SynthesisError where there are no statistics to match."""
         if not self.layers:
@@ -76,8 +82,12 @@ class SynthesisTask:
 
     def zeros(self) -> Tensors:
         """Network inputs of zeros, of the smallest batch that the network takes."""
-        shapes = {spec.name: spec.batched(self.fixed_batch or 1) for spec in self.inputs}
-        return {name: torch.zeros(shape, device=self.teacher.device) for name, shape in shapes.items()}
+        types = {spec.name: spec.dtype if spec.takes_stand_ins else np.float32 for spec in self.inputs}
+        size, device = self.fixed_batch or 1, self.teacher.device
+        return {
+            spec.name: torch.from_numpy(np.zeros(spec.batched(size), types[spec.name])).to(device)
+            for spec in self.inputs
+        }
 
     def find_scores(self, subject: str, advice: str) -> tuple[str, int]:
         """Name of the output with class scores, and the number of classes.

@@ -72,4 +72,6 @@ def test_inputs_of_every_kind() -> None:
     }
     np.testing.assert_allclose(made["wave"].std(1), 1.0, rtol=1e-6)
     assert draw_inputs((spec((None, 3, 4, 5)),), 2, rng)["x"].shape == (2, 3, 4, 5)  # type: ignore[index]
-    assert draw_inputs((spec((None, 4), np.int64),), 1, rng) is None
+    ids = draw_inputs((spec((None, 4), np.int64),), 1, rng)
+    assert ids is not None and ids["x"].dtype == np.int64
+    assert draw_inputs((spec((None, 4), np.str_),), 1, rng) is None

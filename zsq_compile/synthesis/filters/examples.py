@@ -25,7 +25,6 @@ SHARE = 0.5
 """Of the samples that are made from examples; see benchmarks/results/few_samples.md."""
 
 _BEYOND = 0.02  # of the range of pixels that decoded numbers may lie outside of it
-_AS_THEY_ARE = ("state", "mask", "length", "rate")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -61,14 +60,19 @@ class ExamplesGenerator:
         self, teacher: TorchGraph, statistics: BatchNormStatistics, count: int, rng: torch.Generator
     ) -> SyntheticSet:
         """See Generator."""
-        made = self.inner.synthesize(teacher, statistics, count, rng)
+        made, apart = self.inner.synthesize(teacher, statistics, count, rng), apart_from(rng)
+        mixed = made.with_each(lambda part: self._mix(part, apart))
+        words = f"{made.algorithm}, {SHARE:.0%} of them made from {len(self.examples.data)} real inputs"
+        return replace(mixed, algorithm=words, labels=None)
+
+    def _mix(self, made: SyntheticSet, rng: torch.Generator) -> SyntheticSet:
+        count = len(next(iter(made.inputs.values())))
         chosen = choose_evenly(count, SHARE, fixed_batch(self.inputs) or 1)
-        inputs, apart = {name: x.clone() for name, x in made.inputs.items()}, apart_from(rng)
-        varied = vary_examples(self.examples.data, self.inputs, made.preprocessing, int(chosen.sum()), apart)
+        inputs = {name: values.clone() for name, values in made.inputs.items()}
+        varied = vary_examples(self.examples.data, self.inputs, made.preprocessing, int(chosen.sum()), rng)
         for name, samples in varied.items():
             inputs[name][chosen] = samples
-        words = f"{made.algorithm}, {int(chosen.sum())} of them made from {len(self.examples.data)} real inputs"
-        return replace(made, inputs=inputs, algorithm=words, labels=None)
+        return replace(made, inputs=inputs)
 
 
 def apart_from(rng: torch.Generator) -> torch.Generator:
@@ -111,7 +115,7 @@ def _vary_inputs(
     if pixels is not None and preprocessing is not None:
         varied: Tensor = preprocessing.encode(vary_pictures(pixels, spec, count, rng))
         return torch.cat([whole.to(varied.dtype), varied[len(whole) :]])
-    if np.issubdtype(spec.dtype, np.floating) and spec.kind not in _AS_THEY_ARE and spec.neutral is None:
+    if not spec.takes_stand_ins:
         return vary_signals(samples, count, rng, shifted=takes_sound(spec))
     return torch.from_numpy(samples)[torch.arange(count) % len(samples)]
 

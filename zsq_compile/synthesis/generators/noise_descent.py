@@ -18,6 +18,7 @@ from zsq_compile.differentiable.precision import reduced_precision
 from zsq_compile.errors import SynthesisError
 from zsq_compile.synthesis.budget import Budget
 from zsq_compile.synthesis.generator import Synthesized
+from zsq_compile.synthesis.images.procedural import draw_samples
 from zsq_compile.synthesis.task import SynthesisTask, Tensors
 
 Loss: TypeAlias = Callable[[Tensors, range], Tensor]
@@ -56,9 +57,15 @@ def descend_from_noise(
 
 
 def draw_normalised(task: SynthesisTask, count: int, rng: torch.Generator) -> Tensors:
-    """Draw standard normal numbers: as normalised pixels, which become pixels clamped to [0, 1], or as they are."""
+    """Draw standard normal numbers: as normalised pixels, which become pixels clamped to [0, 1], or as they are.
+
+    Ids and the like get stand-ins.
+    """
     samples = {}
     for spec in task.inputs:
+        if spec.takes_stand_ins:
+            samples[spec.name] = draw_samples(spec, count, rng).to(task.teacher.device)
+            continue
         shape = spec.pictures(count) if spec.is_image else spec.batched(count)
         values = torch.randn(shape, generator=rng, device=rng.device).to(task.teacher.device)
         samples[spec.name] = imagenet_preprocessing(spec.channels).decode(values) if spec.is_image else values
@@ -82,14 +89,15 @@ def _descend(
     with task.progress.stage("synthesis", budget.iterations * len(starts)) as advance:
         for start in starts:
             stop = min(start + budget.batch_size, count)
-            batch = {name: value[start:stop].clone().requires_grad_() for name, value in samples.items()}
-            optimizer = torch.optim.Adam([{"params": [value], "lr": rates[name]} for name, value in batch.items()])
+            batch = {name: x[start:stop].clone().requires_grad_(name in task.free) for name, x in samples.items()}
+            free = {name: value for name, value in batch.items() if value.requires_grad}
+            optimizer = torch.optim.Adam([{"params": [value], "lr": rates[name]} for name, value in free.items()])
             decay = torch.optim.lr_scheduler.LambdaLR(
                 optimizer, lambda done: 0.55 + 0.45 * cos(pi * done / budget.iterations)
             )
             for iteration in range(budget.iterations):
                 value = loss(batch, range(start, stop))
-                leaves = list(batch.values())
+                leaves = list(free.values())
                 for leaf, gradient in zip(leaves, torch.autograd.grad(value, leaves, allow_unused=True), strict=True):
                     leaf.grad = gradient
                 optimizer.step()

@@ -15,11 +15,13 @@ from zsq_compile.data.input_spec import InputSpec, fixed_batch
 from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.synthesis.images.dead_leaves import prior_images
 from zsq_compile.synthesis.images.procedural import as_input, draw_samples
-from zsq_compile.synthesis.images.signal import prior_signals
+from zsq_compile.synthesis.signals.noise import prior_signals
 
 _PIXELS = 48 * 224 * 224
 _MOST, _FEWEST = 256, 8
 _MIDDLE, _MORE, _LESS = 0.45, 1.7, 0.5  # mean of photographs; factors of contrast around it
+
+FAMILIES = ("prior", "high contrast", "low contrast", "joined halves")
 
 
 def family_size(inputs: Sequence[InputSpec]) -> int:
@@ -44,9 +46,8 @@ def input_families(
     families: dict[str, dict[str, Tensor]] = {}
     for spec in inputs:
         one = preprocessing.get(spec.name)
-        if spec.neutral is not None:
-            mask = draw_samples(spec, count, rng)
-            varied = dict.fromkeys(_vary(mask, 0.0), mask)
+        if spec.takes_stand_ins:
+            varied = {name: draw_samples(spec, count, rng) for name in FAMILIES}
         elif spec.is_image and one is not None:
             varied = _vary(prior_images(*spec.pictures(count), rng), _MIDDLE)
             varied = {name: one.encode(pixels.clamp(0.0, 1.0)) for name, pixels in varied.items()}
@@ -62,12 +63,13 @@ def input_families(
 
 def _vary(samples: Tensor, middle: float) -> dict[str, Tensor]:
     """Vary the contrast of samples around ``middle``; by name of the family."""
-    return {
-        "prior": samples,
-        "high contrast": middle + _MORE * (samples - middle),
-        "low contrast": middle + _LESS * (samples - middle),
-        "joined halves": _join_halves(samples),
-    }
+    made = (
+        samples,
+        middle + _MORE * (samples - middle),
+        middle + _LESS * (samples - middle),
+        _join_halves(samples),
+    )
+    return dict(zip(FAMILIES, made, strict=True))
 
 
 def _join_halves(values: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Procedural data for pictures and any float input: dead leaves for images, noise for everything else."""
+"""Procedural data for every kind of input: dead leaves for images, noise for signals, stand-ins for the rest."""
 
 from collections.abc import Sequence
 
@@ -9,14 +9,15 @@ from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.data.preprocessing import Preprocessing, unit_preprocessing
 from zsq_compile.errors import SynthesisError
 from zsq_compile.synthesis.images.dead_leaves import prior_images
-from zsq_compile.synthesis.images.signal import signals
+from zsq_compile.synthesis.signals.draw import signals
+from zsq_compile.synthesis.stand_ins import draw_stand_ins
 
 
 def check_inputs(inputs: Sequence[InputSpec]) -> tuple[InputSpec, ...]:
     """Return the inputs if data can be synthesized for all of them.
 
     Raises:
-        SynthesisError: there is no input, or one takes integers that are no pixels, strings or booleans.
+        SynthesisError: there is no input, or one takes what is no number, such as texts.
 
     """
     if not inputs:
@@ -24,14 +25,16 @@ def check_inputs(inputs: Sequence[InputSpec]) -> tuple[InputSpec, ...]:
     for spec in inputs:
         if not spec.can_be_made:
             raise SynthesisError(
-                f"input {spec.name!r} takes {spec.dtype} of shape {spec.shape}: values such as token ids or masks have "
-                "a meaning that cannot be synthesized; give real samples with --calib FILE.npz"
+                f"input {spec.name!r} takes {spec.dtype} of shape {spec.shape}, which cannot be synthesized: give real "
+                "samples with --calib FILE.npz"
             )
     return tuple(inputs)
 
 
 def as_input(spec: InputSpec, values: torch.Tensor) -> torch.Tensor:
-    """Network input as it is handed on, on the CPU: float32, or whole numbers of the input's own type."""
+    """Network input as it is handed on, on the CPU: float32, or of the input's own type if that is no float."""
+    if not values.is_floating_point():
+        return values.cpu()
     if np.issubdtype(spec.dtype, np.integer):
         return torch.from_numpy(spec.typed(values.float().cpu().numpy()))
     return values.float().cpu()
@@ -42,10 +45,11 @@ def draw_samples(
 ) -> torch.Tensor:
     """``count`` samples of an input: images (N, C, H, W) in [0, 1], or signals; before their preprocessing, if any.
 
-    A mask hides nothing.
+    What takes stand-ins gets them as it takes them (see ``draw_stand_ins``).
     """
-    if spec.neutral is not None:
-        return torch.full(spec.batched(count), spec.neutral, device=rng.device)
+    if spec.takes_stand_ins:
+        seed = int(torch.randint(1 << 31, (), generator=rng, device=rng.device))
+        return torch.from_numpy(draw_stand_ins(spec, count, np.random.default_rng(seed))).to(rng.device)
     if spec.is_image:
         return prior_images(*spec.pictures(count), rng)
     return signals(spec.batched(count), (preprocessing and preprocessing.family) or "noise", rng)

@@ -16,11 +16,12 @@ from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.progress import Progress
 from zsq_compile.synthesis.images.dead_leaves import prior_images
 from zsq_compile.synthesis.images.procedural import draw_feed
-from zsq_compile.synthesis.images.signal import signals
 from zsq_compile.synthesis.preprocessing.infer import find_contradiction, infer_preprocessing
 from zsq_compile.synthesis.preprocessing.infer_signal import infer_signal
 from zsq_compile.synthesis.preprocessing.rank import rank_candidates
 from zsq_compile.synthesis.preprocessing.trials import TRIAL_IMAGES, TrialNetwork
+from zsq_compile.synthesis.signals.draw import signals
+from zsq_compile.synthesis.stand_ins import warn_of_stand_ins
 
 
 def find_preprocessing(
@@ -38,11 +39,7 @@ def find_preprocessing(
     examples have told of an input is ``known``, and is not looked for again.
     """
     found: dict[str, Preprocessing] = {}
-    for spec in (one for one in inputs if one.neutral is not None):
-        progress.warn(
-            f"input {spec.name!r} is a mask of attention, and is fed {spec.neutral:g}, which hides nothing: give real "
-            "samples with --calib FILE.npz where that is rare"
-        )
+    warn_of_stand_ins(inputs, progress)
     for spec in (one for one in inputs if one.is_image and one.name not in known):
         if given is not None and len(given.mean) in (1, spec.channels):
             found[spec.name] = replace(given, layout=spec.layout or "NCHW")
@@ -104,7 +101,7 @@ def _find_signals(
     """Scale of the inputs that take no images, by name, as far as the network tells it; warns of the others."""
     found: dict[str, Preprocessing] = {}
     unknown = []
-    for spec in (one for one in inputs if not one.is_image and one.neutral is None and one.name not in known):
+    for spec in (one for one in inputs if not (one.is_image or one.takes_stand_ins or one.name in known)):
         trials = _apart(rng)
 
         def draw(family: SignalFamily, shape: tuple[int, ...], rng: torch.Generator = trials) -> NDArray[np.float32]:
