@@ -1,0 +1,47 @@
+"""Rank the preprocessings that the image input of a network may expect."""
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
+from zsq_compile.data.posterior import Posterior
+from zsq_compile.synthesis.preprocessing.infer import infer_preprocessing
+from zsq_compile.synthesis.preprocessing.trials import DrawImages, TrialNetwork
+
+
+def rank_candidates(
+    network: TrialNetwork,
+    statistics: BatchNormStatistics,
+    samples: NDArray[np.uint8] | None = None,
+    *,
+    thorough: bool = True,
+) -> Posterior:
+    """Rank what the image input of a network may expect.
+
+    Args:
+        network: with the image input in question, and what it is tried on.
+        statistics: of the network.
+        samples: real pictures to try instead of drawn ones, (N, C, H, W) in RGB order, of any size.
+        thorough: gather evidence that takes seconds in a large network, too.
+
+    """
+    tried = network if samples is None else replace(network, draw_images=showing(samples))
+    return Posterior.certain(infer_preprocessing(tried, statistics, thorough=thorough))
+
+
+def showing(pictures: NDArray[np.uint8]) -> DrawImages:
+    """Draw from pictures (N, C, H, W), resized and in turn, instead of drawing new ones."""
+
+    def draw(count: int, height: int, width: int) -> NDArray[np.float32]:
+        chosen = pictures[np.arange(count) % len(pictures)]
+        sized = [[_resized(plane, width, height) for plane in picture] for picture in chosen]
+        return np.array(sized, np.float32) / np.float32(255.0)
+
+    return draw
+
+
+def _resized(plane: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    return np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.BOX))
