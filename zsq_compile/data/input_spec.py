@@ -34,6 +34,9 @@ STAND_INS: frozenset[InputKind] = frozenset(
 )
 """Kinds whose values have a meaning of their own: nothing scales them, and nothing optimises them."""
 
+FAITHFUL: frozenset[InputKind] = frozenset({"types", "positions", "state", "rate", "size", "scale"})
+"""Those of them whose stand-ins are what a user would give: zeros of a first run, the size of the picture."""
+
 PICTURE_CHANNELS = (1, 3, 4)
 """Gray, colour, and colour with a fourth plane (transparency, infrared)."""
 
