@@ -90,7 +90,7 @@ def known_networks(assets: Path, work: Path) -> list[Known]:
             ``work`` itself where their list is there.
 
     """
-    kept = [*_assets(assets, work), *_trained(work)]
+    kept = [*_assets(assets, work), *_trained(assets, work)]
     hidden = [_folded(one, work / "folded") for one in kept if one.has_statistics]
     return [*kept, *hidden]
 
@@ -169,16 +169,16 @@ def _as_arrays(inputs: Path, made: Path) -> Path:
     return made
 
 
-def _trained(work: Path) -> Iterator[Known]:
+def _trained(assets: Path, work: Path) -> Iterator[Known]:
     """Yield the trained networks that are there; places in their list are relative to it."""
     for place in (work / "networks" / TRAINED, work / TRAINED):
         if place.is_file():
             for plain in json.loads(place.read_text()):
-                yield _from_json(plain, place.parent)
+                yield _from_json(plain, place.parent, assets if plain["root"] == "assets" else place.parent)
             return
 
 
-def _from_json(plain: dict[str, Any], folder: Path) -> Known:
+def _from_json(plain: dict[str, Any], folder: Path, root: Path) -> Known:
     mean, std = (tuple(map(float, plain[key])) for key in ("mean", "std"))
     return Known(
         name=plain["name"],
@@ -186,7 +186,7 @@ def _from_json(plain: dict[str, Any], folder: Path) -> Known:
         path=folder / plain["path"],
         truth=truth_of(len(mean), mean, std, order=plain["channel_order"]),
         has_statistics=plain["has_statistics"],
-        data=folder / plain["data"],
+        data=root / plain["data"],
         limit=plain["limit"],
     )
 

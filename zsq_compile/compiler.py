@@ -327,7 +327,7 @@ def _estimate(loaded: LoadedModel, path: Path, data: CalibrationData, target: Ta
     return estimate_agreement(
         loaded.original,
         path,
-        make_estimate_inputs(loaded.inputs, data.preprocessing, seed=seed),
+        make_estimate_inputs(loaded.inputs, data.posteriors, seed=seed),
         data.origin,
         providers=usable_providers(target.providers),
         config=target.session_config,

@@ -1,7 +1,8 @@
-"""Values that had better stay float: what leads to an output, what only a Softmax reads, copies of inputs."""
+"""What had better stay float: what leads to an output, what only a Softmax reads, sums of squares, copies of inputs."""
 
 import onnx_ir as ir
 
+from passes.constants import constant_value
 from passes.operators import DATA_MOVEMENT
 from passes.surgery import input_at, is_standard
 
@@ -9,6 +10,9 @@ _SQUASHING = "Relu Clip Softmax LogSoftmax Sigmoid HardSigmoid Tanh Exp ArgMax T
 _TAIL = (*DATA_MOVEMENT, "Concat", "Resize", "Upsample", *_SQUASHING.split())
 _RESCALING = ("Add", "Sub", "Mul", "Div")  # with a constant
 _SCORING = (*DATA_MOVEMENT, *_RESCALING, "Where", "Sum", "Max", "Min", "Clip")
+
+_ROOTS = ("Sqrt", "Log")
+_SUMS = (*DATA_MOVEMENT, "Add", "Sum", "Max", "Clip", "ReduceSum")
 
 
 def output_region(graph: ir.Graph) -> set[str]:
@@ -39,6 +43,35 @@ def score_region(graph: ir.Graph) -> set[str]:
         if readers and not value.is_graph_output() and all(scores(node) for node in readers):
             region.add(str(value.name))
     return region
+
+
+def power_region(graph: ir.Graph) -> set[ir.Node]:
+    """Nodes that square values, or add up squares, on the way to a root or a logarithm, as spectrograms are computed.
+
+    A square spans twice the decades of its value: a grid of eight bits has one code for all that is more than 24 dB
+    below the loudest, of which a root or a logarithm then makes something large. Roots and logarithms run in float.
+    """
+    squares = {node for node in graph if _squares(node)}
+    powers = {str(value.name) for node in squares for value in node.outputs}
+    for node in graph:
+        if is_standard(node, *_SUMS) and any(value is not None and value.name in powers for value in node.inputs):
+            powers.update(str(value.name) for value in node.outputs)
+    region: set[ir.Node] = set()
+    leading: set[str] = set()
+    for node in reversed(list(graph)):
+        leads = any(value.name in leading for value in node.outputs) and (node in squares or is_standard(node, *_SUMS))
+        if leads and any(value.name in powers for value in node.outputs):
+            region.add(node)
+        if is_standard(node, *_ROOTS) or (leads and node not in squares):
+            leading.update(str(value.name) for value in node.inputs if value is not None and value.name in powers)
+    return region
+
+
+def _squares(node: ir.Node) -> bool:
+    if is_standard(node, "Mul"):
+        return node.inputs[0] is node.inputs[1]
+    exponent = constant_value(input_at(node, 1)) if is_standard(node, "Pow") else None
+    return exponent is not None and exponent.size == 1 and float(exponent.reshape(())) == 2.0
 
 
 def input_copies(graph: ir.Graph) -> tuple[set[str], set[ir.Node]]:

@@ -28,7 +28,7 @@ import onnx_ir as ir
 from backends.target import NumberFormat, OperatorRule, Target
 from passes.analysis.find_uneven_values import find_uneven_values
 from passes.plan import ActivationSite, QuantizationPlan, Refusal, WeightSite, with_shared_formats
-from passes.quantize.float_regions import input_copies, output_region, score_region
+from passes.quantize.float_regions import input_copies, output_region, power_region, score_region
 from passes.quantize.place_stored import place_stored, say_stored
 from passes.surgery import input_at, is_standard, only_use, producer, rule_of
 from passes.value_ranges import clip_limits
@@ -116,9 +116,12 @@ class _Placement:
         self._scores = score_region(model.graph)
         self._copies, self._carriers = input_copies(model.graph)
         eligible: list[tuple[ir.Node, OperatorRule]] = []
+        powers = power_region(model.graph)
         for node in model.graph:
             rule = rule_of(node, target)
             reason = "" if node in self._carriers else _refusal(node, rule)
+            if reason is None and node in powers:
+                reason = "what it makes are powers, whose range few bits do not hold"
             if reason is None and rule is not None:
                 eligible.append((node, rule))
             elif reason:

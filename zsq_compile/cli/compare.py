@@ -41,6 +41,7 @@ def compare_command(call: Call[CompareOptions]) -> Answer:
     """Quantize a float ONNX model here and with onnxruntime's own quantizer, and measure all files side by side."""
     from zsq_compile.cli.comparison_table import print_comparison
     from zsq_compile.comparison.compare import compare_models
+    from zsq_compile.stages.gate import describe_held
 
     options = call.options
     made = compare_models(
@@ -54,8 +55,8 @@ def compare_command(call: Call[CompareOptions]) -> Answer:
         started=STARTED,
         progress=call.progress,
     )
-    got = "unknown" if made.expected_agreement is None else f"{made.expected_agreement:.4f}"
-    complaint = f"--min-agreement {call.config.min_agreement} was missed by ours: it is {got}"
+    got = describe_held(made.agreement_estimate, made.held_agreement)
+    complaint = f"--min-agreement {call.config.min_agreement} was missed by ours: {got}"
     return Answer(
         plain=made.to_json,
         table=partial(print_comparison, comparison=made),

@@ -59,8 +59,9 @@ def compile_command(call: Call[CompileOptions]) -> Answer:
     result, options = _compile(call), call.options
     complaint = None
     if result.gate_missed:
-        agreement = result.report.expected_agreement
-        got = "the model has no output with classes" if agreement is None else f"it is {agreement:.4f}"
+        from zsq_compile.stages.gate import describe_held
+
+        got = describe_held(result.report.agreement_estimate, result.report.held_agreement)
         complaint = f"--min-agreement {call.config.min_agreement} was missed: {got}; {result.path} was written"
     from zsq_compile.cli.result_table import print_result
 

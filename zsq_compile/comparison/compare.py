@@ -11,6 +11,7 @@ from typing import Any
 
 import onnx_ir as ir
 from numpy.typing import NDArray
+from torch import Tensor
 
 from backends.catalog import load_target
 from zsq_compile.comparison.calibration_sources import (
@@ -29,6 +30,7 @@ from zsq_compile.config.checks import require_count
 from zsq_compile.config.compile import CompileConfig
 from zsq_compile.data.dataset import Dataset, load_data
 from zsq_compile.data.input_spec import fixed_batch
+from zsq_compile.data.posterior import Posterior, best_of
 from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.errors import ConfigError, QuantizationError, ValidationError
 from zsq_compile.files import file_sha256, write_model
@@ -84,7 +86,7 @@ def compare_models(
         for given, option in ((data, "--data"), (calib_data, "--calib-data")):
             _dataset(given, loaded, None, option)  # before the long work
         ours = _compile_ours(loaded, place, config, started, progress)
-        confident = ConfidentSamples(loaded=loaded, preprocessing=ours.preprocessing, config=config, progress=progress)
+        confident = ConfidentSamples(loaded=loaded, posteriors=ours.posteriors, config=config, progress=progress)
         judged = _dataset(data, loaded, ours.image_preprocessing, "--data")
         real = _dataset(calib_data, loaded, ours.image_preprocessing, "--calib-data")
         count = calibration_count(sum(count_value_bytes(loaded.model)), calib_samples)
@@ -123,14 +125,15 @@ class _Ours:
     row: ComparedModel
     calibration: Arrays
     held_out: Arrays
-    preprocessing: Mapping[str, Preprocessing]
+    posteriors: Mapping[str, Posterior]
+    hypotheses: Tensor | None
     data_seconds: float
     report: Report | None
 
     @property
     def image_preprocessing(self) -> Preprocessing | None:
         """Preprocessing of the first image input."""
-        return next(iter(self.preprocessing.values()), None)
+        return next(iter(best_of(self.posteriors).values()), None)
 
 
 def _compile_ours(
@@ -154,12 +157,13 @@ def _compile_ours(
         seconds = sum(taken for stage, taken in report.stages.items() if stage != "validate")
         row = dataclasses.replace(row, seconds=min(seconds, time.perf_counter() - begun))
         data_seconds = report.stages["synthesize"]
-    calibration, held_out = hold_out(made.inputs, fixed_batch(loaded.inputs))
+    calibration, held_out = hold_out(made.inputs, fixed_batch(loaded.inputs), made.hypotheses)
     return _Ours(
         row=row,
         calibration=calibration.arrays(),
         held_out=held_out.arrays(),
-        preprocessing=made.preprocessing,
+        posteriors=made.posteriors,
+        hypotheses=calibration.populations,
         data_seconds=data_seconds,
         report=report,
     )
@@ -170,7 +174,7 @@ def _synthetic_source(
 ) -> tuple[CalibrationSource, float]:
     """Return our data as ``synth`` writes it, and the seconds that making it takes."""
     begun = time.perf_counter()
-    source = synthetic_source(confident.add_to(ours.calibration), loaded.inputs, loaded.face, count)
+    source = synthetic_source(confident.add_to(ours.calibration, ours.hypotheses), loaded.inputs, loaded.face, count)
     return source, ours.data_seconds + time.perf_counter() - begun
 
 
@@ -194,7 +198,7 @@ def _judge(
         sample=ours.held_out,
         providers=load_target(confident.config.target).providers,
         estimate_inputs=confident.extend(
-            make_estimate_inputs(loaded.inputs, ours.preprocessing, seed=confident.config.seed)
+            make_estimate_inputs(loaded.inputs, ours.posteriors, seed=confident.config.seed)
         ),
     )
 

@@ -103,7 +103,13 @@ class Comparison:
     def gate_missed(self) -> bool:
         """Ours is below the ``min_agreement`` that was asked for."""
         least = self.settings["min_agreement"]
-        return least is not None and (self.expected_agreement or 0.0) < least
+        return least is not None and (self.held_agreement or 0.0) < least
+
+    @property
+    def held_agreement(self) -> float | None:
+        """What a gate is held against: ``expected_agreement``, or its lower end where nothing proves the input."""
+        estimate = self.agreement_estimate
+        return self.expected_agreement if estimate is None or estimate.held is None else estimate.held
 
     @property
     def float_row(self) -> ComparedModel:

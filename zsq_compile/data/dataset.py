@@ -1,50 +1,45 @@
-"""Real data for checking a model, or for calibrating onnxruntime's: images from a folder, arrays from a file.
+"""Real data of the user's: the one reader behind ``--data``, ``--calib``, ``--calib-data`` and ``--like``.
 
-Accepted forms of ``--data`` and ``--calib-data``:
+Accepted forms, one or several:
 
-1. ``DIR/labels.csv`` with a file name and a class on each line (a header line is allowed), images beside it;
-2. ``DIR/CLASS/IMAGE``, one folder per class, numbered in sorted order unless the folders' names are numbers already;
-3. ``DIR/IMAGE``: pictures without labels;
-4. ``FILE.npz`` with ``images`` (uint8, N,H,W,C or N,H,W) and ``labels`` (N), or without;
-5. ``FILE.npz`` with arrays that are named like the model's inputs and go in as they are, with ``labels`` or without;
-6. ``DIR/test_data_set_N/input_K.pb``, ONNX's own test data, which go in as they are.
+1. a picture, in any format that Pillow reads; a sound, a WAVE file;
+2. ``FILE.npy``, for a network with one input;
+3. ``FILE.npz`` with arrays that are named like the model's inputs, or with ``images``, or with a single array where the
+   network has a single input; with ``labels`` (N) or without;
+4. ``DIR/labels.csv`` with a file name and a class on each line (a header line is allowed), files beside it;
+5. ``DIR/CLASS/FILE``, one folder per class, numbered in sorted order unless the folders' names are numbers already;
+6. ``DIR/FILE``: files without labels;
+7. ``DIR/test_data_set_N/input_K.pb``, ONNX's own test data, which go in as they are.
 
-Only the batch at hand is in memory as float.
+Arrays go in as they are, but for bytes: uint8 arrays for an input that takes pictures as floats are RGB pictures of any
+size, and are prepared like picture files. Axes are brought into order where one order alone fits. A recurrent state may
+be left out, and one sample of an input stands for all. Only the batch at hand is in memory as float.
 """
 
-import csv
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zsq_compile.data.batch_axes import stack_given
+from zsq_compile.data.array_files import Arrays, by_name, is_array, open_archive, open_array
+from zsq_compile.data.folders import find_files
 from zsq_compile.data.input_spec import InputSpec
+from zsq_compile.data.layouts import arrange_samples, can_be_left_out, convert
 from zsq_compile.data.onnx_test_data import read_test_data, sets_of_test_data
+from zsq_compile.data.pictures import Pixels, Preparation, as_pictures, is_picture, read_picture
 from zsq_compile.data.preprocessing import Preprocessing, unit_preprocessing
+from zsq_compile.data.sounds import as_windows, is_sound, read_sound, takes_sound, wanted_rate
 from zsq_compile.errors import ConfigError
 
-_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff"})
+_LABELS, _IMAGES = "labels", "images"
+FORMS = "a picture, a .wav, an .npy or an .npz file, or a folder of these"
+"""What the options take, in words."""
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Preparation:
-    """Turns an image file's pixels into network input."""
-
-    spec: InputSpec
-    preprocessing: Preprocessing
-
-    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[Any]:
-        """Prepare one picture (H,W), (H,W,1), (H,W,3) or (H,W,4), of any size: returns one sample of the input.
-
-        Another size is scaled (bilinear) until it covers the wanted one, then cut around its middle.
-        """
-        image = _fit(_with_channels(pixels, self.spec.channels), self.spec.height, self.spec.width)
-        unit = image.astype(np.float32).transpose(2, 0, 1) / np.float32(255.0)
-        return np.ascontiguousarray(self.spec.typed(self.preprocessing.encode(unit[None]))[0])
+Rows = Sequence[Path | Pixels] | NDArray[Any]
+"""Samples of one input: pictures, as files or as pixels, or an array with one sample in each row."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -52,13 +47,13 @@ class Dataset:
     """Samples that are made ready batch by batch.
 
     Attributes:
-        samples: files of pictures, or arrays with one sample in each row, by input name.
+        samples: by input name; pictures are of the input that ``preparation`` is for.
         labels: class of every sample, (N,) int64, or None.
-        preparation: how pictures become input; None when the samples are inputs already.
+        preparation: how pictures become input; None when all samples are inputs already.
 
     """
 
-    samples: Mapping[str, Sequence[Path] | NDArray[Any]]
+    samples: Mapping[str, Rows]
     labels: NDArray[np.int64] | None
     preparation: Preparation | None
 
@@ -70,191 +65,240 @@ class Dataset:
         """Yield (inputs by name, labels) for up to ``size`` samples at a time, in the order of the source."""
         for start in range(0, len(self), size):
             rows = slice(start, min(start + size, len(self)))
-            feeds = {name: self._prepared(source[rows]) for name, source in self.samples.items()}
+            feeds = {name: self._prepared(name, source[rows]) for name, source in self.samples.items()}
             yield feeds, None if self.labels is None else self.labels[rows]
 
-    def _prepared(self, rows: Sequence[Path] | NDArray[Any]) -> NDArray[Any]:
+    def arrays(self, preprocessing: Preprocessing | None = None) -> dict[str, NDArray[Any]]:
+        """Return all inputs by name, (count, ...), with pictures prepared so, or as they are prepared already."""
+        chosen = self if preprocessing is None else self.prepared(preprocessing)
+        return next(chosen.batches(len(self)))[0]
+
+    def prepared(self, preprocessing: Preprocessing) -> "Dataset":
+        """Return the same with another preprocessing of its pictures, if it has any."""
         if self.preparation is None:
+            return self
+        return replace(self, preparation=replace(self.preparation, preprocessing=preprocessing))
+
+    def pictures(self) -> list[Pixels]:
+        """All pictures as they are, of their own sizes; none where the samples are inputs already."""
+        if self.preparation is None:
+            return []
+        return [_pixels(row) for row in self.samples[self.preparation.spec.name]]
+
+    def first(self, count: int) -> "Dataset":
+        """Return the first so many samples."""
+        return replace(
+            self,
+            samples={name: rows[:count] for name, rows in self.samples.items()},
+            labels=None if self.labels is None else self.labels[:count],
+        )
+
+    def _prepared(self, name: str, rows: Rows) -> NDArray[Any]:
+        if self.preparation is None or name != self.preparation.spec.name:
             return np.asarray(rows)
-        pictures = [_read_picture(row) if isinstance(row, Path) else row for row in rows]
-        return np.stack([self.preparation(picture) for picture in pictures])
+        return np.stack([self.preparation(_pixels(row)) for row in rows])
+
+
+def _pixels(row: Path | Pixels) -> Pixels:
+    return read_picture(row) if isinstance(row, Path) else row
+
+
+def image_of(inputs: Sequence[InputSpec]) -> InputSpec | None:
+    """Return the input that pictures are for: the only one that takes any; None where there is none."""
+    found = [spec for spec in inputs if spec.is_image]
+    return found[0] if len(found) == 1 else None
 
 
 def load_data(
-    path: Path,
+    path: Path | Sequence[Path],
     inputs: Sequence[InputSpec],
     preprocessing: Preprocessing | None,
     *,
     limit: int | None = None,
     option: str = "--data",
+    partly: bool = False,
+    words: Sequence[str] = (),
 ) -> Dataset:
-    """Open a folder or .npz file in one of the forms listed at the head of this module.
+    """Open what lies at one or several places, in the forms listed at the head of ``data.dataset``.
 
     Args:
-        path: folder or file.
-        inputs: the model's inputs; pictures need a model with one image input.
+        path: folders or files.
+        inputs: the model's inputs.
         preprocessing: of the image input, if there is one; None takes pixels in [0, 1].
         limit: use the first so many samples only.
         option: what the user wrote the path behind, for messages.
+        partly: inputs that pictures or sounds are not for may be missing.
+        words: that may tell the rate of sounds, such as the model's name.
 
     Raises:
         ConfigError: nothing usable is there; the message says what was looked for.
 
     """
-    preparation = _preparation(inputs, preprocessing)
-    if path.is_dir():
-        dataset = _from_folder(path, inputs, preparation, option)
-    elif path.suffix == ".npz" and path.is_file():
-        dataset = _from_npz(path, inputs, preparation)
-    else:
-        raise ConfigError(f"{option} wants a folder or an .npz file, got {path}, which is neither")
-    if limit is None:
-        return dataset
-    return Dataset(
-        samples={name: rows[:limit] for name, rows in dataset.samples.items()},
-        labels=None if dataset.labels is None else dataset.labels[:limit],
-        preparation=dataset.preparation,
-    )
+    paths = [path] if isinstance(path, Path) else list(path)
+    reader = Reader(inputs=inputs, preprocessing=preprocessing, option=option, partly=partly, words=words)
+    dataset = reader.join([reader.read(one) for one in paths])
+    return dataset if limit is None else dataset.first(limit)
 
 
-def _preparation(inputs: Sequence[InputSpec], preprocessing: Preprocessing | None) -> Preparation | None:
-    if len(inputs) != 1 or not inputs[0].is_image:
-        return None
-    return Preparation(spec=inputs[0], preprocessing=preprocessing or unit_preprocessing(inputs[0]))
+def take_arrays(
+    arrays: Arrays, inputs: Sequence[InputSpec], what: str, *, option: str = "--calib", partly: bool = False
+) -> Dataset:
+    """Take arrays as an .npz file holds them; ``what`` is what messages call them."""
+    return Reader(inputs=inputs, preprocessing=None, option=option, partly=partly).take(arrays, what)
 
 
-def _from_folder(path: Path, inputs: Sequence[InputSpec], preparation: Preparation | None, option: str) -> Dataset:
-    if sets := sets_of_test_data(path):
-        arrays = read_test_data(sets, inputs)
-        tensors = {spec.name: _checked(arrays[spec.name], spec, path) for spec in inputs}
-        return Dataset(samples=tensors, labels=None, preparation=None)
-    if preparation is None:
-        shapes = ", ".join(f"{spec.name} {list(spec.shape)}" for spec in inputs)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reader:
+    """Reads for the inputs of one network; see ``load_data``."""
+
+    inputs: Sequence[InputSpec]
+    preprocessing: Preprocessing | None
+    option: str
+    partly: bool
+    words: Sequence[str] = ()
+
+    def read(self, path: Path) -> Dataset:
+        """Read one place."""
+        if path.is_dir():
+            return self._folder(path)
+        if not path.is_file():
+            raise ConfigError(f"{self.option} wants {FORMS}, got {path}, which does not exist")
+        return self._rows([(path, None)], path) if path.suffix != ".npz" else self.take(open_archive(path), str(path))
+
+    def join(self, parts: Sequence[Dataset]) -> Dataset:
+        """Put what lies at several places behind each other."""
+        if len(parts) == 1:
+            return parts[0]
+        if not parts:
+            raise ConfigError(f"{self.option} wants {FORMS}, got nothing")
+        if len({(part.preparation is None, *sorted(part.samples)) for part in parts}) > 1:
+            raise ConfigError(
+                f"{self.option} mixes pictures with arrays that are network inputs already, or arrays for different "
+                "inputs: give one kind of them"
+            )
+        labels = [part.labels for part in parts if part.labels is not None]
+        return replace(
+            parts[0],
+            samples={name: _behind([part.samples[name] for part in parts]) for name in parts[0].samples},
+            labels=np.concatenate(labels) if len(labels) == len(parts) else None,
+        )
+
+    def take(self, arrays: Arrays, what: str) -> Dataset:
+        """Take arrays by the names of inputs, or ``images``, or those that there is one place for alone."""
+        names = [spec.name for spec in self.inputs]
+        has_labels = _LABELS in arrays and _LABELS not in names
+        labels = np.asarray(arrays[_LABELS]).reshape(-1).astype(np.int64) if has_labels else None
+        rest = {name: np.asarray(array) for name, array in arrays.items() if not (has_labels and name == _LABELS)}
+        image = image_of(self.inputs)
+        if image is not None and _IMAGES in rest and image.name not in rest:
+            if as_pictures(rest[_IMAGES], image.channels, stacked=True) is None:
+                raise ConfigError(
+                    f"{what}: {_IMAGES} must be uint8 with shape (N,H,W,C) or (N,H,W), got {arrays[_IMAGES].dtype} "
+                    f"{arrays[_IMAGES].shape}; arrays that are ready for the network go under the input's name, "
+                    f"{image.name!r}"
+                )
+            rest = {image.name if name == _IMAGES else name: array for name, array in rest.items()}
+        dataset = self._named(by_name(rest, self.inputs), what, stacked=_IMAGES in arrays)
+        if (labels is not None and len(labels) != len(dataset)) or not len(dataset):
+            counts = sorted({len(dataset)} | (set() if labels is None else {len(labels)}))
+            raise ConfigError(f"{what}: wanted as many labels as samples and at least one, got lengths {counts}")
+        return replace(dataset, labels=labels)
+
+    def _named(self, arrays: Arrays, what: str, *, stacked: bool = False) -> Dataset:
+        """Take arrays by the names of inputs; bytes for a picture in floats are pictures."""
+        image = image_of(self.inputs)
+        needed = [spec for spec in self.inputs if not can_be_left_out(spec)]
+        missing = [spec.name for spec in needed if spec.name not in arrays]
+        if missing and not (self.partly and len(missing) < len(needed)):
+            wanted = ", ".join(spec.name for spec in self.inputs)
+            raise ConfigError(
+                f"{what} has no array for the input {missing[0]!r}, only {', '.join(arrays) or 'none'}; wanted the "
+                f"model's inputs ({wanted})" + ("" if image is None else ", or images and labels")
+            )
+        pictures = None
+        if image is not None and image.name in arrays and np.issubdtype(image.dtype, np.floating):
+            pictures = as_pictures(arrays[image.name], image.channels, stacked=stacked)
+        if pictures is not None and image is not None:
+            return self._with_others({image.name: pictures}, len(pictures), arrays, what)
+        present = [spec for spec in self.inputs if spec.name in arrays or not self.partly]
+        fitting = arrange_samples(arrays, present, what)
+        samples = {spec.name: convert(fitting[spec.name], spec, what) for spec in present}
+        return Dataset(samples=samples, labels=None, preparation=None)
+
+    def _with_others(self, rows: Mapping[str, Rows], count: int, arrays: Arrays, what: str) -> Dataset:
+        """Add what there is for the inputs that take no pictures."""
+        (name,) = rows
+        others = [one for one in self.inputs if one.name != name and (one.name in arrays or not self.partly)]
+        spec = next(one for one in self.inputs if one.name == name)
+        counting = replace(spec, shape=(None,), kind="unknown", batch_axis=0)
+        given = {**{key: array for key, array in arrays.items() if key != name}, name: np.zeros(count)}
+        fitting = arrange_samples(given, [counting, *others], what)
+        kept = {one.name: convert(fitting[one.name], one, what) for one in others}
+        preparation = None
+        if not isinstance(rows[name], np.ndarray):
+            preparation = Preparation(spec=spec, preprocessing=self.preprocessing or unit_preprocessing(spec))
+        return Dataset(samples={**rows, **kept}, labels=None, preparation=preparation)
+
+    def _folder(self, path: Path) -> Dataset:
+        if sets := sets_of_test_data(path):
+            arrays = arrange_samples(read_test_data(sets, self.inputs), self.inputs, str(path))
+            samples = {spec.name: convert(arrays[spec.name], spec, str(path)) for spec in self.inputs}
+            return Dataset(samples=samples, labels=None, preparation=None)
+        for kind in self._kinds():
+            if entries := find_files(path, kind):
+                return self._rows(entries, path)
+        for kind, word in ((is_picture, "picture"), (is_sound, "sound")):
+            if find_files(path, kind):
+                raise self._unsuitable(path, word)
         raise ConfigError(
-            f"{option} {path} holds pictures, but the model does not take one picture as input ({shapes}); "
+            f"{self.option} {path} has neither a labels.csv (file,label), nor a folder of pictures, sounds or arrays "
+            "for each class, nor such files, nor test_data_set_*/input_*.pb"
+        )
+
+    def _kinds(self) -> list[Callable[[Path], bool]]:
+        """Files to look for in a folder, what the network takes first."""
+        pictures = [is_picture] if image_of(self.inputs) else []
+        sounds = [is_sound] if any(map(takes_sound, self.inputs)) else []
+        return [*pictures, *sounds, is_array]
+
+    def _rows(self, entries: Sequence[tuple[Path, int | None]], place: Path) -> Dataset:
+        """Read files of one kind."""
+        first = entries[0][0]
+        if is_picture(first):
+            spec = self._only(image_of(self.inputs), place, "picture")
+            dataset = self._with_others({spec.name: [file for file, _ in entries]}, len(entries), {}, str(place))
+            counts = [1] * len(entries)
+        elif is_sound(first):
+            heard = [spec for spec in self.inputs if takes_sound(spec)]
+            spec = self._only(heard[0] if len(heard) == 1 else None, place, "sound")
+            rate = wanted_rate(self.inputs, self.words)
+            parts = [as_windows(read_sound(file), spec, rate) for file, _ in entries]
+            counts = list(map(len, parts))
+            dataset = self._with_others({spec.name: np.concatenate(parts)}, sum(counts), {}, str(place))
+        elif is_array(first):
+            read = [self.take(open_array(file), str(file)) for file, _ in entries]
+            dataset, counts = self.join(read), list(map(len, read))
+        else:
+            raise ConfigError(f"{self.option} wants {FORMS}, got {place}, which is none of them")
+        given = [label for _, label in entries if label is not None]
+        labels = np.repeat(np.asarray(given, np.int64), counts) if len(given) == len(entries) else dataset.labels
+        return replace(dataset, labels=labels)
+
+    def _only(self, spec: InputSpec | None, place: Path, word: str) -> InputSpec:
+        """Return the input that files are for, if nothing else has to be given."""
+        if spec is None or not (self.partly or all(one is spec or can_be_left_out(one) for one in self.inputs)):
+            raise self._unsuitable(place, word)
+        return spec
+
+    def _unsuitable(self, place: Path, word: str) -> ConfigError:
+        shapes = ", ".join(f"{spec.name} {spec.dtype} {list(spec.shape)}" for spec in self.inputs)
+        return ConfigError(
+            f"{self.option} {place} holds {word}s, but the model does not take one {word} as input ({shapes}); "
             "give an .npz file with an array for each input, or test_data_set_*/input_*.pb, instead"
         )
-    listing = path / "labels.csv"
-    pairs = _listed(listing) if listing.is_file() else _by_folder(path)
-    if not pairs:
-        bare = _pictures(path)
-        if bare:
-            return Dataset(samples={inputs[0].name: bare}, labels=None, preparation=preparation)
-        raise ConfigError(
-            f"{option} {path} has neither a labels.csv (file,label), nor a folder of pictures for each class, nor "
-            "pictures, nor test_data_set_*/input_*.pb"
-        )
-    missing = [file for file, _ in pairs if not file.is_file()]
-    if missing:
-        raise ConfigError(
-            f"{listing} names {missing[0].name}, which is not in {path} ({len(missing)} files are missing)"
-        )
-    labels = np.asarray([label for _, label in pairs], np.int64)
-    return Dataset(samples={inputs[0].name: [file for file, _ in pairs]}, labels=labels, preparation=preparation)
 
 
-def _listed(listing: Path) -> list[tuple[Path, int]]:
-    with listing.open(newline="", encoding="utf-8") as stream:
-        rows = [row for row in csv.reader(stream) if row and any(cell.strip() for cell in row)]
-    if rows and (len(rows[0]) < 2 or not _is_integer(rows[0][1])):
-        rows = rows[1:]  # a header
-    for number, row in enumerate(rows, start=1):
-        if len(row) < 2 or not _is_integer(row[1]):
-            raise ConfigError(f"{listing}, entry {number}: wanted file,label with a whole number as label, got {row}")
-    return [(listing.parent / row[0].strip(), int(row[1])) for row in rows]
-
-
-def _by_folder(path: Path) -> list[tuple[Path, int]]:
-    folders = sorted(folder for folder in path.iterdir() if folder.is_dir())
-    numbered = all(_is_integer(folder.name) for folder in folders)
-    return [
-        (file, int(folder.name) if numbered else index)
-        for index, folder in enumerate(folders)
-        for file in _pictures(folder)
-    ]
-
-
-def _pictures(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES and file.is_file())
-
-
-def _from_npz(path: Path, inputs: Sequence[InputSpec], preparation: Preparation | None) -> Dataset:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read {path} as an .npz file of plain arrays: {error}") from error
-    labels = np.asarray(arrays["labels"]).reshape(-1).astype(np.int64) if "labels" in arrays else None
-    names = [spec.name for spec in inputs]
-    samples: dict[str, NDArray[Any]]
-    if all(name in arrays for name in names):
-        stacked = stack_given(arrays, inputs, str(path))
-        samples = {spec.name: _checked(stacked[spec.name], spec, path) for spec in inputs}
-        preparation = None
-    elif "images" in arrays and preparation is not None:
-        images = arrays["images"]
-        if images.dtype != np.uint8 or images.ndim not in (3, 4):
-            raise ConfigError(
-                f"{path}: images must be uint8 with shape (N,H,W,C) or (N,H,W), got {images.dtype} {images.shape}; "
-                f"arrays that are ready for the network go under the input's name, {names[0]!r}"
-            )
-        samples = {names[0]: images}
-    else:
-        raise ConfigError(
-            f"{path} holds {', '.join(arrays) or 'nothing'}; wanted the model's inputs ({', '.join(names)}), "
-            "or images and labels"
-        )
-    counts = {len(rows) for rows in samples.values()} | (set() if labels is None else {len(labels)})
-    if len(counts) != 1 or 0 in counts:
-        raise ConfigError(f"{path}: wanted as many labels as samples and at least one, got lengths {sorted(counts)}")
-    return Dataset(samples=samples, labels=labels, preparation=preparation)
-
-
-def _checked(array: NDArray[Any], spec: InputSpec, path: Path) -> NDArray[Any]:
-    wanted = spec.shape[1:]
-    if array.ndim != len(spec.shape) or any(
-        w is not None and w != g for w, g in zip(wanted, array.shape[1:], strict=True)
-    ):
-        raise ConfigError(f"{path}: {spec.name} must have shape (N, {', '.join(map(str, wanted))}), got {array.shape}")
-    return array.astype(spec.dtype, copy=False)
-
-
-def _read_picture(path: Path) -> NDArray[np.uint8]:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            kept = image.mode in ("L", "RGB", "RGBA")
-            return np.asarray(image if kept else image.convert("RGB"), np.uint8)
-    except OSError as error:
-        raise ConfigError(f"cannot read {path} as a picture: {error}") from error
-
-
-def _with_channels(pixels: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
-    image = pixels[:, :, None] if pixels.ndim == 2 else pixels
-    if image.shape[2] == channels:
-        return image
-    if channels > 1:
-        colours = image[:, :, :3] if image.shape[2] >= 3 else np.repeat(image[:, :, :1], 3, axis=2)
-        opaque = np.full((*image.shape[:2], channels - 3), 255, np.uint8)
-        return np.concatenate([colours, opaque], 2)
-    luma = image[:, :, :3].astype(np.float32) @ np.asarray([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
-    return np.rint(luma)[:, :, None].astype(np.uint8)
-
-
-def _fit(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    if image.shape[:2] == (height, width):
-        return image
-    from PIL import Image
-
-    scale = max(height / image.shape[0], width / image.shape[1])
-    rows, columns = max(height, round(image.shape[0] * scale)), max(width, round(image.shape[1] * scale))
-    picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
-    resized = np.asarray(picture.resize((columns, rows), Image.Resampling.BILINEAR), np.uint8)
-    top, left = (rows - height) // 2, (columns - width) // 2
-    cut = resized[top : top + height, left : left + width]
-    return cut[:, :, None] if cut.ndim == 2 else cut
-
-
-def _is_integer(text: str) -> bool:
-    return text.strip().lstrip("-").isdigit()
+def _behind(parts: Sequence[Rows]) -> Rows:
+    if all(isinstance(rows, np.ndarray) for rows in parts):
+        return np.concatenate([np.asarray(rows) for rows in parts])
+    return [row for rows in parts for row in rows]

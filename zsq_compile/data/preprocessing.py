@@ -10,7 +10,23 @@ from zsq_compile.data.input_spec import InputSpec, Layout
 
 ChannelOrder = Literal["rgb", "bgr", "gray", "rgba", "none"]
 Source = Literal["given", "inferred", "assumed", "unexplained"]
-SignalFamily = Literal["noise", "white", "bursts"]
+SignalFamily = Literal[
+    "noise",
+    "white",
+    "bursts",
+    "sound",
+    "speech",
+    "music",
+    "noises",
+    "levelled",
+    "log_mel",
+    "mfcc",
+    "mel",
+    "log_spectrum",
+    "embedding",
+    "positive",
+    "rows",
+]
 Pixels = TypeVar("Pixels")
 
 _CLOSE_MARGIN = 1.5

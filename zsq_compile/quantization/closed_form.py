@@ -92,25 +92,40 @@ def correct_biases(
 ) -> tuple[QuantizedState, dict[str, str]]:
     """Take the mean errors of a quantized network back out of the biases of ``qdq``.
 
-    ``auto`` is analytic where the moments of a layer's input are known and empirical elsewhere. Returns the state, and
-    the form used by node name.
+    ``auto`` is analytic where the moments of a layer's input are known and empirical elsewhere; where the samples come
+    from several populations it is empirical everywhere, and nothing is measured where too few samples fit in a batch to
+    have one of each. Returns the state, and the form used by node name.
     """
     teacher, plan = network.teacher, state.plan
     quantized = TorchGraph(state.qdq, device=teacher.device)
     changed: dict[str, Tensor] = {}
     used: dict[str, str] = {}
-    if form in ("auto", "analytic"):
+    samples = network.calibration
+    if form == "analytic" or (form == "auto" and samples.populations is None):
         moments = propagate_moments(network.model, network.statistics, teacher.initializers)
         changed = correct_analytically(plan, quantized, teacher, moments)
         quantized.initializers.update(changed)
         used = {site.node: "analytic" for site in plan.weights if _has_changed(site, changed)}
     if form in ("auto", "empirical"):
         rest = [site.node for site in plan.weights if site.node not in used]
-        measured = correct_empirically(plan, quantized, teacher, network.calibration.join(network.model), rest)
+        measured = _correct_on_samples(network, plan, quantized, rest)
         behind = (site for site in plan.weights if site.node in rest)
         used |= {site.node: "empirical" for site in behind if _has_changed(site, measured)}
         changed |= measured
     return QuantizedState(base=state.base, qdq=replace_initializers(state.qdq, changed), plan=plan), used
+
+
+def _correct_on_samples(
+    network: FloatNetwork, plan: QuantizationPlan, quantized: TorchGraph, layers: Sequence[str]
+) -> dict[str, Tensor]:
+    samples, teacher = network.calibration, network.teacher
+    batches = samples.join(network.model)
+    if samples.populations is None:
+        return correct_empirically(plan, quantized, teacher, batches, layers)
+    numbers = samples.populations.split(len(next(iter(batches[0].values()))))[: len(batches)]
+    if {one for part in numbers for one in part.tolist()} != set(samples.populations.tolist()):
+        return {}
+    return correct_empirically(plan, quantized, teacher, batches, layers, numbers)
 
 
 def _has_changed(site: WeightSite, changed: Mapping[str, Tensor]) -> bool:

@@ -31,11 +31,28 @@ class Samples:
     Attributes:
         inputs: (count, ...) by name.
         fixed: the batch size that the network insists on; None where any will do.
+        populations: (count,) int64, number of the population that each sample is from, such as a preprocessing that the
+            network may want: what is chosen on the samples is to suit the worst of them. Whole batches of a fixed size
+            are of one. None where all samples are of the same.
 
     """
 
     inputs: Batch
     fixed: int | None = None
+    populations: Tensor | None = None
+
+    def parts(self) -> tuple["Samples", ...]:
+        """Return the samples of each population, in order; all of them where there is one."""
+        if self.populations is None:
+            return (self,)
+        numbers = sorted(set(self.populations.tolist()))
+        own = [(self.populations == number).nonzero()[:, 0] for number in numbers]
+        return tuple(replace(self.chosen(places), populations=None) for places in own)
+
+    def chosen(self, places: Tensor) -> "Samples":
+        """Return the samples at some places, int64."""
+        inputs = {name: value[places] for name, value in self.inputs.items()}
+        return replace(self, inputs=inputs, populations=None if self.populations is None else self.populations[places])
 
     def feed_of(self, model: ir.Model) -> int:
         """Count the samples of one batch: what the network insists on, or a convenient number that fits a run."""
@@ -69,7 +86,9 @@ class Samples:
         """Return as many as have outputs that fit in a bounded part of memory, two of them at least."""
         most = max(_OUTPUT_BYTES // max(sum(map(_sample_bytes, model.graph.outputs)), 1), 2)
         kept = max(most // (self.fixed or 1), 1) * (self.fixed or 1)
-        return replace(self, inputs={name: value[:kept] for name, value in self.inputs.items()})
+        populations = None if self.populations is None else self.populations[:kept]
+        inputs = {name: value[:kept] for name, value in self.inputs.items()}
+        return replace(self, inputs=inputs, populations=populations)
 
     def take_few(self, model: ir.Model) -> list[dict[str, Tensor]]:
         """At most 32 samples, fewer of a large network: one batch, or several of a fixed size."""
@@ -81,13 +100,10 @@ class Samples:
 
         What was chosen as the best on some samples looks better on these than it is.
         """
-        groups = torch.arange(self.count) // (self.fixed or 1)
-        if not len(groups) or int(groups[-1]) == 0:
+        turns = self._turns(torch.arange(self.count))
+        if not len(turns) or int(turns.max()) == 0:
             return self, self
-        first, second = (
-            replace(self, inputs={name: value[: self.count][groups % 2 == side] for name, value in self.inputs.items()})
-            for side in (0, 1)
-        )
+        first, second = (self.chosen((turns % 2 == side).nonzero()[:, 0]) for side in (0, 1))
         return first, second
 
     def split(self, chosen: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -96,10 +112,14 @@ class Samples:
         ``chosen`` are the indices of whole batches to be split; None stands for all.
         """
         index = torch.arange(self.count) if chosen is None else chosen
-        groups = torch.arange(len(index)) // (self.fixed or 1)
-        period = min(_JUDGED, int(groups[-1]) + 1)
-        judged = groups % period == period - 1
+        turns = self._turns(index)
+        period = min(_JUDGED, int(turns.max()) + 1)
+        judged = turns % period == period - 1
         return index[~judged] if period > 1 else index[judged], index[judged]
+
+    def _turns(self, index: Tensor) -> Tensor:
+        """Count the batches of each population in front of each sample, where ``index`` are all samples."""
+        return count_turns(len(index), self.fixed, None if self.populations is None else self.populations[index])
 
     def draw(self, chosen: Tensor, batch: int, rng: torch.Generator) -> Tensor:
         """Draw indices of one batch out of those chosen, none twice; a whole one where its size is fixed."""
@@ -119,6 +139,18 @@ class Samples:
                 left = torch.cat([left, self.draw(chosen, len(chosen), rng)])
             yield left[: batch // size * size]
             left = left[batch // size * size :]
+
+
+def count_turns(count: int, fixed: int | None, populations: Tensor | None) -> Tensor:
+    """Count the batches of its own population in front of each of ``count`` samples, int64 (count,)."""
+    feed = fixed or 1
+    turns = torch.arange(count) // feed
+    if populations is None:
+        return turns
+    for number in set(populations[:count].tolist()):
+        own = populations[:count] == number
+        turns[own] = torch.arange(int(own.sum())) // feed
+    return turns
 
 
 def count_value_bytes(model: ir.Model) -> list[int]:

@@ -102,6 +102,12 @@ class Report:
             return self.validation.agreement
         return self.agreement_estimate.estimate
 
+    @property
+    def held_agreement(self) -> float | None:
+        """What a gate is held against: ``expected_agreement``, or its lower end where nothing proves the input."""
+        estimate = self.agreement_estimate
+        return self.expected_agreement if estimate is None or estimate.held is None else estimate.held
+
     def summary(self) -> str:
         """Return the most important figures as lines of text."""
         validation = self.validation

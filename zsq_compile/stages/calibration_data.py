@@ -13,12 +13,13 @@ from zsq_compile.batchnorm.find_statistics import KnownStatistics
 from zsq_compile.config.compile import Effort, GeneratorConfig, InputConfig
 from zsq_compile.config.conditional_generators import ConditionalConfig
 from zsq_compile.data.batch_axes import stack_given
+from zsq_compile.data.hypotheses import JointHypothesis, plausible_together
 from zsq_compile.data.input_spec import InputSpec, fixed_batch
 from zsq_compile.data.posterior import Posterior, best_of
 from zsq_compile.data.preprocessing import Preprocessing, given_preprocessing
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError
-from zsq_compile.quantization.samples import Batch, Samples
+from zsq_compile.quantization.samples import Samples, count_turns
 from zsq_compile.stages.given_samples import fit_samples
 from zsq_compile.synthesis.generator import Generator, SyntheticSet
 from zsq_compile.synthesis.preprocessing.find import infer_on_images
@@ -63,6 +64,11 @@ class CalibrationData:
     def preprocessing(self) -> Mapping[str, Preprocessing]:
         """The most probable preprocessing of every input that has one."""
         return best_of(self.posteriors)
+
+    @property
+    def plausible(self) -> tuple[JointHypothesis, ...]:
+        """What ``Samples.populations`` numbers: the plausible preprocessings of all inputs together."""
+        return plausible_together(self.posteriors)
 
     @property
     def origin(self) -> str:
@@ -148,8 +154,8 @@ def synthesize_data(
     whole = {spec.name for spec in inputs if spec.batch_axis is None}
     shared = {name: x[:1].expand_as(x).clone() if name in whole else x for name, x in made.inputs.items()}
     made = replace(made, inputs=shared) if whole else made
-    calibration, held_out = hold_out(made.inputs, fixed_batch(inputs))
-    calibration = replace(calibration, inputs=_stretched(calibration.inputs, made.preprocessing))
+    calibration, held_out = hold_out(made.inputs, fixed_batch(inputs), made.hypotheses)
+    calibration = _stretched(calibration, made.plausible)
     held = len(next(iter(held_out.inputs.values())))
     return CalibrationData(
         calibration=calibration,
@@ -161,15 +167,18 @@ def synthesize_data(
     )
 
 
-def _stretched(samples: Batch, preprocessing: Mapping[str, Preprocessing]) -> dict[str, Tensor]:
+def _stretched(samples: Samples, plausible: Sequence[JointHypothesis]) -> Samples:
     """Stretch the contrast of some pictures whose preprocessing was fitted: ranges are to reach as far as real ones."""
-    stretched = dict(samples)
-    for name, one in preprocessing.items():
-        if one.name == "fitted" and one.layout is not None:
-            stretched[name] = samples[name].clone()
-            pixels = one.decode(samples[name][::_STRETCHED])
-            stretched[name][::_STRETCHED] = one.encode(0.5 + CONTRAST * (pixels - 0.5))
-    return stretched
+    stretched = {name: value.clone() for name, value in samples.inputs.items()}
+    for number, hypothesis in enumerate(plausible):
+        own = torch.arange(samples.count)
+        own = own if samples.populations is None else own[samples.populations == number]
+        chosen = own[::_STRETCHED]
+        for name, one in hypothesis.preprocessing.items():
+            if one.name == "fitted" and one.layout is not None:
+                pixels = one.decode(samples.inputs[name][chosen])
+                stretched[name][chosen] = one.encode(0.5 + CONTRAST * (pixels - 0.5))
+    return replace(samples, inputs=stretched)
 
 
 def confident_share(given: float | None, *, compiling: bool) -> float:
@@ -260,10 +269,26 @@ def take_data(
     )
 
 
-def hold_out(samples: Mapping[str, Tensor], fixed: int | None) -> tuple[Samples, Samples]:
-    """Hold out every fifth batch, so that both parts come from all that a generator worked on."""
-    period, feed = _HELD_OUT + 1, fixed or 1
-    count = min(len(tensor) for tensor in samples.values()) // feed * feed
-    held = torch.arange(count) // feed % period == min(period, count // feed) - 1
-    kept, apart = ({name: x[:count][part] for name, x in samples.items()} for part in (~held, held))
-    return Samples(inputs=kept, fixed=fixed), Samples(inputs=apart, fixed=fixed)
+def hold_out(
+    samples: Mapping[str, Tensor], fixed: int | None, hypotheses: Tensor | None = None
+) -> tuple[Samples, Samples]:
+    """Hold out every fifth batch, so that both parts come from all that a generator worked on.
+
+    Where samples are encoded under several ``hypotheses``, int64 (count,), every fifth batch of each.
+    """
+    count = min(len(tensor) for tensor in samples.values()) // (fixed or 1) * (fixed or 1)
+    numbers = torch.zeros(count, dtype=torch.int64) if hypotheses is None else hypotheses[:count]
+    turns, held = count_turns(count, fixed, numbers), torch.zeros(count, dtype=torch.bool)
+    for number in set(numbers.tolist()):
+        own = numbers == number
+        period = min(_HELD_OUT + 1, int(turns[own].max()) + 1)
+        held |= own & (turns % (_HELD_OUT + 1) == period - 1)
+    kept, apart = (
+        Samples(
+            inputs={name: x[:count][part] for name, x in samples.items()},
+            fixed=fixed,
+            populations=None if hypotheses is None else numbers[part],
+        )
+        for part in (~held, held)
+    )
+    return kept, apart

@@ -1,7 +1,7 @@
 """Stage: estimate the agreement with the float model on real data, without any."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +11,37 @@ from numpy.typing import NDArray
 
 from backends.memory import giving_back
 from zsq_compile.data.batch_axes import FIRST, BatchAxes
+from zsq_compile.data.hypotheses import JointHypothesis, plausible_together
 from zsq_compile.data.input_spec import InputSpec
-from zsq_compile.data.preprocessing import Preprocessing
+from zsq_compile.data.posterior import Posterior
 from zsq_compile.synthesis.images.families import input_families
 from zsq_compile.verification.agreement_estimate import (
+    SHIFT,
     SPREAD,
     AgreementEstimate,
     Family,
     estimate_from_families,
     measure_families,
 )
+from zsq_compile.verification.hypothesis_estimate import HypothesisEstimate, span
 
 ASSUMED_SPREAD = 1.0
 """What SPREAD is where the preprocessing was assumed, and may be another."""
 
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fit:
+    """Constants of the estimate, which ``benchmarks/confidence.py`` fits, each network left out in turn."""
+
+    shift: float = SHIFT
+    spread: float = SPREAD
+    assumed_spread: float = ASSUMED_SPREAD
+
+
+FIT = Fit()
+"""Those in use."""
+
+_PROOFS = ("given", "inferred")
 _HIGH_CONFIDENCE = "high confidence"
 _SEED_OFFSET = 1_000_003  # from the seed that calibration data was made with
 
@@ -35,17 +52,20 @@ class EstimateInputs:
 
     Attributes:
         inputs: of the network.
-        preprocessing: of image inputs, by name.
-        families: (count, ...) by name of the family and of the input, seen by no calibration; None where there are no
-            synthetic values for an input.
+        posteriors: what may be the preprocessing, by name of the inputs that have one.
+        families: (count, ...) by name of the family and of the input, seen by no calibration; None where there are
+            no synthetic values for an input. Where several preprocessings are plausible each has all
+            families, see ``hypotheses``.
+        hypotheses: number of the plausible preprocessing that a family is encoded under, by its name.
         high_confidence: images with a high score of the float network, by input, to find files that clip large scores;
             None where there are none.
 
     """
 
     inputs: Sequence[InputSpec]
-    preprocessing: Mapping[str, Preprocessing]
+    posteriors: Mapping[str, Posterior]
     families: Mapping[str, Mapping[str, NDArray[Any]]] | None
+    hypotheses: Mapping[str, int] = field(default_factory=dict)
     high_confidence: Mapping[str, NDArray[Any]] | None = None
 
     @property
@@ -54,8 +74,14 @@ class EstimateInputs:
         families = self.families or {}
         return families if self.high_confidence is None else {**families, _HIGH_CONFIDENCE: self.high_confidence}
 
-    def estimate(self, measured: Sequence[Family], source: str) -> AgreementEstimate:
-        """Estimate the agreement on real data.
+    @property
+    def proven(self) -> bool:
+        """Whether something proves the preprocessing of every input: the user, or statistics that point to one."""
+        found = [self.posteriors.get(spec.name) for spec in self.inputs]
+        return all(one is not None and not one.is_open and one.best.source in _PROOFS for one in found)
+
+    def estimate(self, measured: Sequence[Family], source: str, *, fit: Fit = FIT) -> AgreementEstimate:
+        """Estimate the agreement on real data, over all plausible preprocessings.
 
         A file that keeps fewer of the high-confidence decisions than the interval allows clips scores that real images
         reach and the families do not: it gets no estimate.
@@ -63,41 +89,82 @@ class EstimateInputs:
         Args:
             measured: one file, on ``samples``.
             source: see AgreementEstimate.calibration_source.
+            fit: constants to use instead of those in use.
 
         """
         kept = next((one.agreement for one in measured if one.name == _HIGH_CONFIDENCE), None)
         families = [one for one in measured if one.name != _HIGH_CONFIDENCE]
-        found = replace(self._from_families(families, source), high_confidence=kept)
+        found = replace(self._spanned(families, source, fit), high_confidence=kept, proven=self.proven)
         if kept is None or found.low is None or kept >= found.low:
             return found
         reason = f"only {kept:.0%} of high-confidence decisions are kept: activation ranges clip too much"
         return replace(found, estimate=None, low=None, high=None, reason=reason)
 
-    def _from_families(self, measured: Sequence[Family], source: str) -> AgreementEstimate:
+    def _spanned(self, measured: Sequence[Family], source: str, fit: Fit) -> AgreementEstimate:
+        """Estimate under each plausible preprocessing, and span the intervals."""
+        plausible = plausible_together(self.posteriors)
+        if len(plausible) == 1 or self.families is None:
+            return self._under(plausible[0], measured, source, fit)
+        made = []
+        for number, one in enumerate(plausible):
+            own = [family for family in measured if self.hypotheses[family.name] == number]
+            made.append((one, self._under(one, own, source, fit)))
+        hypotheses = tuple(
+            HypothesisEstimate(
+                words=one.words(),
+                probability=one.probability,
+                estimate=found.estimate,
+                low=found.low,
+                high=found.high,
+                sqnr_db=min((family.sqnr_db for family in found.families if family.sqnr_db is not None), default=None),
+            )
+            for one, found in made
+        )
+        spanned = span(hypotheses)
+        estimate, low, high = spanned or (None, None, None)
+        reason = None if spanned else next((found.reason for _, found in made if found.reason is not None), None)
+        whole = replace(made[0][1], families=tuple(measured), hypotheses=hypotheses, reason=reason)
+        return replace(whole, estimate=estimate, low=low, high=high)
+
+    def _under(
+        self, hypothesis: JointHypothesis, measured: Sequence[Family], source: str, fit: Fit
+    ) -> AgreementEstimate:
+        """Estimate if the inputs are prepared in one way."""
         if self.families is None:
             return estimate_from_families((), source, reason="there are no synthetic values for an input")
-        found = [self.preprocessing.get(spec.name) for spec in self.inputs]
-        doubtful = any(one is None or one.source in ("assumed", "unexplained") for one in found)
-        source = f"{source}, with an assumed input" if doubtful else source
+        found = [hypothesis.preprocessing.get(spec.name) for spec in self.inputs]
+        source = source if self.proven else f"{source}, with an assumed input"
         if not (len(self.inputs) == 1 and self.inputs[0].is_image and found[0] is not None):
             reason = "its error is known only for networks with one image input"
             return estimate_from_families(measured, source, reason=reason)
         if found[0].source == "unexplained":
             reason = "no preprocessing that was tried brings images near its batch normalisation statistics"
             return estimate_from_families(measured, source, reason=reason)
-        return estimate_from_families(measured, source, spread=ASSUMED_SPREAD if doubtful else SPREAD)
+        doubtful = found[0].source == "assumed" and not self.posteriors[self.inputs[0].name].is_open
+        spread = fit.assumed_spread if doubtful else fit.spread
+        return estimate_from_families(measured, source, shift=fit.shift, spread=spread)
 
 
 def make_estimate_inputs(
-    inputs: Sequence[InputSpec], preprocessing: Mapping[str, Preprocessing], *, seed: int = 0
+    inputs: Sequence[InputSpec], posteriors: Mapping[str, Posterior], *, seed: int = 0
 ) -> EstimateInputs:
-    """Make the families of inputs, from a seed that follows from ``seed`` and differs from it."""
+    """Make the families of inputs, from a seed that follows from ``seed`` and differs from it.
+
+    Under every plausible preprocessing they are the same pictures.
+    """
     if not all(spec.can_be_made for spec in inputs):
-        return EstimateInputs(inputs=inputs, preprocessing=preprocessing, families=None)
-    with giving_back():  # what making them takes would be kept beside what the runs take
-        families = input_families(inputs, preprocessing, torch.Generator().manual_seed(seed + _SEED_OFFSET))
-    arrays = {name: {key: tensor.numpy() for key, tensor in made.items()} for name, made in families.items()}
-    return EstimateInputs(inputs=inputs, preprocessing=preprocessing, families=arrays)
+        return EstimateInputs(inputs=inputs, posteriors=posteriors, families=None)
+    plausible = plausible_together(posteriors)
+    families: dict[str, dict[str, NDArray[Any]]] = {}
+    numbers: dict[str, int] = {}
+    for number, one in enumerate(plausible):
+        with giving_back():  # what making them takes would be kept beside what the runs take
+            made = input_families(inputs, one.preprocessing, torch.Generator().manual_seed(seed + _SEED_OFFSET))
+        for name, samples in made.items():
+            key = name if len(plausible) == 1 else f"{name}, {number + 1}: {one.words()}"
+            families[key] = {name: tensor.numpy() for name, tensor in samples.items()}
+            numbers[key] = number
+    return EstimateInputs(inputs=inputs, posteriors=posteriors, families=families, hypotheses=numbers)
 
 
 def estimate_agreement(

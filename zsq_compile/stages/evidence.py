@@ -182,7 +182,7 @@ def draw_pictures(teacher: TorchGraph, data: CalibrationData, inputs: Sequence[I
     if made is None or spec is None or spec.name not in made.preprocessing:
         return ()
     count = min(_PICTURES, len(made.inputs[spec.name]))
-    pixels = made.preprocessing[spec.name].decode(made.inputs[spec.name][:count]).numpy()
+    pixels = made.decode(spec.name, count).numpy()
     seen = classify(teacher, inputs, made, count)
     pictures = []
     for number, one in enumerate(pixels):

@@ -46,7 +46,7 @@ def show_synthetic(
     name = require_image(inputs).name
     values = made.inputs[name]
     count = min(len(values), MOST_PICTURES)
-    pixels = made.preprocessing[name].decode(values[:count])
+    pixels = made.decode(name, count)
     words = captions(teacher, inputs, made, count)
     number = str(count) if count == len(values) else f"{count} of {len(values)}"
     said = f"{title}: {number} synthetic images ({made.algorithm}, seed {made.seed})"

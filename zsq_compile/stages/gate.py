@@ -5,6 +5,11 @@ from zsq_compile.frontend.declared_outputs import declared_outputs
 from zsq_compile.frontend.load import LoadedModel
 from zsq_compile.metrics import decision_output
 from zsq_compile.reporting.report import Report
+from zsq_compile.verification.agreement_estimate import AgreementEstimate
+from zsq_compile.verification.hypothesis_estimate import worst
+
+SETTLE = "--like FILE with one real input, --input-range, or --mean and --std would settle it"
+"""What a user can do about an open preprocessing."""
 
 
 def require_decisions(loaded: LoadedModel, min_agreement: float | None) -> None:
@@ -20,7 +25,21 @@ def require_decisions(loaded: LoadedModel, min_agreement: float | None) -> None:
 
 def is_missed(report: Report, min_agreement: float | None) -> bool:
     """Tell whether the agreement asked for was not reached; ValidationError where no decision was counted."""
-    counted = report.expected_agreement
+    counted = report.held_agreement
     if min_agreement is not None and counted is None:
         raise ValidationError(f"{report.emitted} was written, but has made no decision: leave min_agreement out")
     return min_agreement is not None and counted is not None and counted < min_agreement
+
+
+def describe_held(estimate: AgreementEstimate | None, held: float | None) -> str:
+    """Say what a gate was held against, and what would settle it where that is the lower end of an interval."""
+    if held is None:
+        return "the model has no output with classes"
+    if estimate is None or estimate.estimate is None or estimate.proven:
+        return f"it is {held:.4f}"
+    lowest = worst(estimate.hypotheses)
+    under = "" if lowest is None else f", if the input is prepared as {lowest.words}"
+    return (
+        f"it is {held:.4f}{under}, the lowest that is plausible (the estimate is {estimate.estimate:.4f}), because "
+        f"nothing proves how the input is prepared; {SETTLE}"
+    )

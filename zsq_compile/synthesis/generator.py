@@ -1,7 +1,7 @@
 """What every synthesis algorithm promises, and the set that it returns."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias
 
 import torch
@@ -9,7 +9,8 @@ from torch import Tensor
 
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.config.compile import Effort
-from zsq_compile.data.input_spec import InputSpec
+from zsq_compile.data.hypotheses import JointHypothesis, deal, plausible_together
+from zsq_compile.data.input_spec import InputSpec, fixed_batch
 from zsq_compile.data.posterior import Posterior, best_of
 from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.differentiable.module import TorchGraph
@@ -30,6 +31,8 @@ class SyntheticSet:
         seed: the seed of the ``torch.Generator`` it was given.
         loss_curve: loss per iteration, averaged over batches; empty for generators that optimise nothing.
         posteriors: what may be the preprocessing, by name of images and of other inputs whose scale is known.
+        hypotheses: (count,) int64, which of ``plausible`` each sample is encoded under; None where all are encoded
+            under the same.
         labels: (count,) class that each sample was to show; None for generators without class targets.
         trainer: of the generator network that made the samples, to continue its training; None where there is none.
 
@@ -40,6 +43,7 @@ class SyntheticSet:
     seed: int
     loss_curve: tuple[float, ...]
     posteriors: Mapping[str, Posterior] = field(default_factory=dict)
+    hypotheses: Tensor | None = None
     labels: Tensor | None = None
     trainer: ConditionalTrainer | None = None
 
@@ -47,6 +51,50 @@ class SyntheticSet:
     def preprocessing(self) -> Mapping[str, Preprocessing]:
         """The most probable preprocessing of every input that has one."""
         return best_of(self.posteriors)
+
+    @property
+    def plausible(self) -> tuple[JointHypothesis, ...]:
+        """What ``hypotheses`` numbers: the plausible preprocessings of all inputs together."""
+        return plausible_together(self.posteriors)
+
+    def decode(self, name: str, count: int) -> Tensor:
+        """Return the first ``count`` samples of an input as they were before its preprocessing, each by its own."""
+        values = self.inputs[name][:count]
+        if self.hypotheses is None:
+            return self.preprocessing[name].decode(values)
+        numbers, ways = self.hypotheses[:count].tolist(), [one.preprocessing[name] for one in self.plausible]
+        return torch.cat([ways[number].decode(values[i : i + 1]) for i, number in enumerate(numbers)])
+
+    def with_each(self, change: "Callable[[SyntheticSet], SyntheticSet]") -> "SyntheticSet":
+        """Change the samples of every hypothesis as a set of their own, which has that preprocessing for certain.
+
+        ``change`` keeps number and order of the samples it is given. Of the rest of what it returns, that for the most
+        probable hypothesis stays.
+        """
+        if self.hypotheses is None:
+            return change(self)
+        inputs = {name: values.clone() for name, values in self.inputs.items()}
+        changed = None
+        for number, one in enumerate(self.plausible):
+            own = self.hypotheses == number
+            if not own.any():
+                continue
+            made = change(
+                replace(
+                    self,
+                    inputs={name: values[own] for name, values in self.inputs.items()},
+                    posteriors={name: Posterior.certain(way) for name, way in one.preprocessing.items()},
+                    hypotheses=None,
+                    labels=None if self.labels is None else self.labels[own],
+                )
+            )
+            changed = changed or made
+            for name, values in made.inputs.items():
+                inputs[name][own] = values
+        assert changed is not None  # a set without samples has no hypotheses
+        return replace(
+            changed, inputs=inputs, posteriors=self.posteriors, hypotheses=self.hypotheses, labels=self.labels
+        )
 
 
 class Generator(Protocol):
@@ -128,14 +176,41 @@ class AlgorithmGenerator:
             progress=self._progress,
         )
         made = self._algorithm(task, count, rng)
+        hypotheses = deal_hypotheses(posteriors, count, fixed_batch(self._inputs) or 1)
         with torch.no_grad():
-            encoded = task.encode(made.samples)
+            encoded = encode_each(task, made.samples, posteriors, hypotheses)
         return SyntheticSet(
             inputs={spec.name: as_input(spec, encoded[spec.name][:count]) for spec in self._inputs},
             algorithm=self._name,
             seed=seed,
             loss_curve=tuple(made.loss_curve),
             posteriors=posteriors,
+            hypotheses=hypotheses,
             labels=made.labels,
             trainer=made.trainer,
         )
+
+
+def deal_hypotheses(posteriors: Mapping[str, Posterior], count: int, feed: int) -> Tensor | None:
+    """Deal ``count`` samples to the plausible hypotheses, int64 (count,); None where nothing is open."""
+    plausible = plausible_together(posteriors)
+    if len(plausible) == 1:
+        return None
+    return torch.from_numpy(deal([one.probability for one in plausible], count, feed))
+
+
+def encode_each(
+    task: SynthesisTask, samples: Mapping[str, Tensor], posteriors: Mapping[str, Posterior], hypotheses: Tensor | None
+) -> dict[str, Tensor]:
+    """Turn samples into network inputs, each by its own of the plausible preprocessings."""
+    if hypotheses is None:
+        return task.encode(samples)
+    encoded: dict[str, Tensor] = {}
+    for number, one in enumerate(plausible_together(posteriors)):
+        own = (hypotheses == number).nonzero()[:, 0]
+        part = {name: values[own.to(values.device)] for name, values in samples.items()}
+        for name, values in replace(task, preprocessing=one.preprocessing).encode(part).items():
+            encoded.setdefault(name, values.new_empty(len(hypotheses), *values.shape[1:]))[own.to(values.device)] = (
+                values
+            )
+    return encoded

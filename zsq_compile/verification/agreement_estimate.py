@@ -35,6 +35,7 @@ from zsq_compile.metrics import (
     powers,
     score_output,
 )
+from zsq_compile.verification.hypothesis_estimate import HypothesisEstimate, worst
 from zsq_compile.verification.running import Arrays, fitting_batch, run_batched, session_batch
 
 Part = tuple[Arrays, Arrays]
@@ -100,6 +101,8 @@ class AgreementEstimate:
         reason: why there is no estimate; None where there is one.
         high_confidence: share of equal decisions, 0 to 1, on samples with a high score of the float network; None where
             that was not measured.
+        hypotheses: what was found under each plausible preprocessing, which the interval spans; empty where it is one.
+        proven: whether something proves the input: the user, or statistics of the training data.
 
     """
 
@@ -111,6 +114,13 @@ class AgreementEstimate:
     level: float = LEVEL
     reason: str | None = None
     high_confidence: float | None = None
+    hypotheses: tuple[HypothesisEstimate, ...] = ()
+    proven: bool = True
+
+    @property
+    def held(self) -> float | None:
+        """What a gate is held against: the estimate, or the lower end where nothing proves the input."""
+        return self.estimate if self.proven else self.low
 
     def describe(self) -> str:
         """Return the estimate and its interval, or why there is none, without ``calibration_source``."""
@@ -118,6 +128,7 @@ class AgreementEstimate:
             ratios = [family.sqnr_db for family in self.families if family.sqnr_db is not None]
             words = [decibel_words(end(ratios)) for end in (min, max) if ratios]
             noise = f"; SQNR {' to '.join(words).replace(' dB', '', 1)} on synthetic inputs" if ratios else ""
+            noise += f", the worst with {lowest.words}" if ratios and (lowest := worst(self.hypotheses)) else ""
             return f"no estimate: {self.reason}{noise}"
         return f"{100 * self.estimate:.1f}% ({100 * self.low:.1f} to {100 * self.high:.1f}%)"
 

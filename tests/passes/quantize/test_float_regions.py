@@ -126,3 +126,35 @@ def test_a_convolution_in_front_of_a_softmax_keeps_its_integers(tmp_path: Path) 
     feeds = {"x": np.random.default_rng(0).standard_normal((2, 2, 6, 6)).astype(np.float32)}
     _, _, written = quantized(text, feeds)
     assert optimized_operators(written, tmp_path).count("QLinearConv") == 2
+
+
+SQUARES = {"product": "a = Mul(c, c) b = Mul(d, d)", "power": "a = Pow(c, two) b = Pow(d, two)"}
+
+
+@pytest.mark.parametrize("squares", SQUARES)
+@pytest.mark.parametrize("root", ["Sqrt(p)", "Log(p)"])
+def test_squares_keep_their_range_on_the_way_to_a_root(squares: str, root: str) -> None:
+    text = f"""
+    spectrum (float[N,1,64] x) => (float[N,2,62] y)
+        <float two = {{2}}, float least = {{1e-6}}, float[4,1,3] w, float[4,1,3] v, float[2,4,1] u>
+    {{
+        [real] c = Conv(x, w) [imaginary] d = Conv(x, v) {SQUARES[squares]} [sum] s = Add(a, b) p = Max(s, least)
+        m = {root} [last] l = Conv(m, u) r = Relu(l) [out] y = Add(r, r)
+    }}
+    """
+    # loud samples beside some that are 50 dB below: half of eight bits' range of a power, and all of that of a square
+    loud = np.random.default_rng(0).standard_normal((8, 1, 64)).astype(np.float32)
+    feeds = {"x": loud * np.float32(0.003) ** (np.arange(8) % 2).reshape(-1, 1, 1).astype(np.float32)}
+    _, plan, _ = quantized(text, feeds)
+    assert "powers" in {refusal.where: refusal.reason for refusal in plan.refusals}["sum"]
+    assert {"a", "b", "s", "p"}.isdisjoint(site.value for site in plan.activations)
+    assert "m" in {site.value for site in plan.activations}
+
+
+def test_squares_that_no_root_reads_are_quantized() -> None:
+    text = """
+    gate (float[N,1,64] x) => (float[N,2,62] y) <float[4,1,3] w, float[2,4,1] u>
+    { [first] c = Conv(x, w) [square] a = Mul(c, c) [sum] s = Add(a, c) [last] l = Conv(s, u) y = Relu(l) }
+    """
+    _, plan, _ = quantized(text, {"x": np.random.default_rng(0).standard_normal((8, 1, 64)).astype(np.float32)})
+    assert {"a", "s"} <= {site.value for site in plan.activations}

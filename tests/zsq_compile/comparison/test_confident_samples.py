@@ -14,6 +14,7 @@ from zsq_compile.comparison.confident_samples import ConfidentSamples
 from zsq_compile.comparison.measure import Judge, measure_rows
 from zsq_compile.comparison.result import ComparedModel
 from zsq_compile.data.dataset import Dataset
+from zsq_compile.data.posterior import Posterior
 from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.frontend.load import LoadedModel, load_model
 from zsq_compile.progress import Silent
@@ -39,7 +40,7 @@ def loaded(tmp_path: Path) -> LoadedModel:
 
 def sure_of(loaded: LoadedModel, **settings: float) -> ConfidentSamples:
     return ConfidentSamples(
-        loaded=loaded, preprocessing={"x": UNIT}, config=CompileConfig(**settings), progress=Silent()
+        loaded=loaded, posteriors={"x": Posterior.certain(UNIT)}, config=CompileConfig(**settings), progress=Silent()
     )
 
 
@@ -81,7 +82,7 @@ def clipped(loaded: LoadedModel, path: Path, limit: float) -> Path:
 
 
 def test_a_file_that_cuts_off_large_scores_gets_no_estimate(loaded: LoadedModel, tmp_path: Path) -> None:
-    expected = sure_of(loaded).extend(make_estimate_inputs(loaded.inputs, {"x": UNIT}))
+    expected = sure_of(loaded).extend(make_estimate_inputs(loaded.inputs, {"x": Posterior.certain(UNIT)}))
     assert expected.high_confidence is not None and expected.families is not None
     low = np.max([logits(loaded.path, family["x"]).max() for family in expected.families.values()])
     high = np.sort(logits(loaded.path, expected.high_confidence["x"]), 1)[:, -2].min()

@@ -163,7 +163,7 @@ def test_folder_of_pictures_without_labels(tmp_path):
 
 
 def test_an_option_is_named_in_messages(tmp_path):
-    with pytest.raises(ConfigError, match="--calib-data wants a folder"):
+    with pytest.raises(ConfigError, match="--calib-data wants a picture"):
         load(tmp_path / "absent", option="--calib-data")
     with pytest.raises(ConfigError, match=r"--calib-data .* has neither"):
         load(tmp_path, option="--calib-data")
@@ -218,8 +218,8 @@ def test_data_of_onnx_that_does_not_fit_is_refused(tmp_path):
     [
         ({"x": np.zeros((2, 3, 5, 6))}, (RGB,), r"x must have shape \(N, 3, 4, 6\), got \(2, 3, 5, 6\)"),
         ({"images": np.zeros((2, 4, 6, 3))}, (RGB,), "images must be uint8 .* got float64"),
-        ({"images": pictures(2)}, (SIGNAL,), r"wanted the model's inputs \(s\), or images and labels"),
-        ({"other": np.zeros(2)}, (RGB,), r"holds other; wanted"),
+        ({"images": pictures(2)}, (SIGNAL,), r"no array for the input 's', only images; wanted the model's inputs \(s\)"),
+        ({"other": np.zeros(2)}, (RGB,), r"no array for the input 'x', only other; wanted"),
         ({"images": pictures(2), "labels": np.arange(3)}, (RGB,), r"got lengths \[2, 3\]"),
         ({"images": pictures(0), "labels": np.arange(0)}, (RGB,), r"at least one, got lengths \[0\]"),
     ],
@@ -231,12 +231,14 @@ def test_wrong_arrays_are_refused(tmp_path, arrays, specs, words):
 
 
 def test_wrong_places_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"wants a folder or an \.npz file"):
+    with pytest.raises(ConfigError, match=r"wants a picture, .* or a folder of these, got .*absent"):
         load(tmp_path / "absent")
     with pytest.raises(ConfigError, match=r"neither a labels\.csv"):
         load(tmp_path)
+    Image.fromarray(pictures(1)[0]).save(tmp_path / "a.png")
     with pytest.raises(ConfigError, match="does not take one picture"):
         load(tmp_path, (SIGNAL,))
+    (tmp_path / "a.png").unlink()
     (tmp_path / "labels.csv").write_text("a.png,0\nb.png,1\n")
     with pytest.raises(ConfigError, match=r"names a\.png, which is not in .*\(2 files are missing\)"):
         load(tmp_path)

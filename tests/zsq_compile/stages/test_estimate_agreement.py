@@ -7,8 +7,10 @@ import pytest
 
 from tests import models
 from zsq_compile.data.input_spec import InputSpec
+from zsq_compile.data.posterior import Posterior
 from zsq_compile.data.preprocessing import Preprocessing
-from zsq_compile.stages.estimate_agreement import estimate_agreement, make_estimate_inputs
+from zsq_compile.metrics import Z90
+from zsq_compile.stages.estimate_agreement import FIT, Fit, estimate_agreement, make_estimate_inputs
 
 UNIT = Preprocessing(name="given", mean=(0.0,) * 3, std=(1.0,) * 3, channel_order="rgb", source="given")
 IMAGE = InputSpec(name="x", shape=(None, 3, 8, 8), dtype=np.dtype(np.float32), layout="NCHW")
@@ -29,7 +31,9 @@ def emitted(tmp_path: Path) -> Path:
 
 def test_the_seed_decides_and_nothing_else(emitted: Path) -> None:
     first, again, other = (
-        estimate_agreement(models.residual(), emitted, make_estimate_inputs([IMAGE], {"x": UNIT}, seed=seed), "t")
+        estimate_agreement(
+            models.residual(), emitted, make_estimate_inputs([IMAGE], {"x": Posterior.certain(UNIT)}, seed=seed), "t"
+        )
         for seed in (0, 0, 1)
     )
     assert first == again
@@ -39,7 +43,9 @@ def test_the_seed_decides_and_nothing_else(emitted: Path) -> None:
 
 def test_an_assumed_preprocessing_widens_the_interval_and_is_told(emitted: Path) -> None:
     given, inferred, assumed = (
-        estimate_agreement(models.residual(), emitted, make_estimate_inputs([IMAGE], {"x": preprocessing}), "t")
+        estimate_agreement(
+            models.residual(), emitted, make_estimate_inputs([IMAGE], {"x": Posterior.certain(preprocessing)}), "t"
+        )
         for preprocessing in (
             UNIT,
             replace(UNIT, name="unit", source="inferred"),
@@ -50,6 +56,23 @@ def test_an_assumed_preprocessing_widens_the_interval_and_is_told(emitted: Path)
     assert assumed.estimate == given.estimate
     assert assumed.low < given.low < given.high < assumed.high
     assert assumed.calibration_source == "t, with an assumed input"
+
+
+def test_constants_move_and_widen_the_interval_on_the_scale_of_log_odds(emitted: Path) -> None:
+    """Closed form: the middle moves by the difference of shifts, the half width is Z90 hypot(spread, error)."""
+
+    def odds(share: float | None) -> float:
+        return float(np.log(share / (1.0 - share)))
+
+    for source, spread in ("given", "spread"), ("assumed", "assumed_spread"):
+        told = {"x": Posterior.certain(replace(UNIT, source=source))}
+        inputs = make_estimate_inputs([IMAGE], told)
+        made = estimate_agreement(models.residual(), emitted, inputs, "t")
+        fit = Fit(shift=FIT.shift - 1.0, **{spread: 2.0})
+        moved = inputs.estimate(made.families, "t", fit=fit)
+        error = np.mean([family.error for family in made.families if family.flips])
+        assert odds(moved.estimate) == pytest.approx(odds(made.estimate) - 1.0, abs=1e-9)
+        assert odds(moved.high) - odds(moved.estimate) == pytest.approx(Z90 * np.hypot(2.0, error), abs=1e-9)
 
 
 def test_an_input_that_is_no_picture_gets_figures_but_no_estimate(emitted: Path) -> None:

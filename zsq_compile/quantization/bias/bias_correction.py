@@ -8,9 +8,13 @@ A bias that several layers share is corrected by the mean of what each of them w
 ``correct_analytically`` knows E[x] from BatchNormalization statistics and needs no data. ``correct_empirically``
 measures the shift on data, layer by layer in order, each behind layers that are corrected already.
 Both return changed initializers of the QDQ graph.
+
+Where the data come from several populations, of which only one will be met in use, a shift is taken out as far as all
+agree: nothing where they differ in sign, else the smallest. More would shift the outputs of the others.
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import onnx_ir as ir
 import torch
@@ -53,42 +57,49 @@ def correct_empirically(
     teacher: TorchGraph,
     batches: Sequence[Mapping[str, Tensor]],
     layers: Collection[str] | None = None,
+    populations: Sequence[Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Correct layers one after the other by the shift of their outputs' channel means on data.
 
     One batch goes through both graphs once. Several batches cost a run up to each layer, because a layer is to be
     measured on all of them before the next one is. ``layers`` are names of nodes; None means all. Left out are layers
-    that make as many rows as the data decide: there may be others in both graphs, or none. Returns new biases by
-    initializer name.
+    that make as many rows as the data decide: there may be others in both graphs, or none. ``populations``, for each
+    batch an int64 (count,), number that of every sample; layers whose outputs have no axis of samples in front are left
+    out then. Returns new biases by initializer name.
     """
     uneven = find_uneven_values(teacher.model)
     sites = {site.node: site for site in _correctable(plan, quantized) if layers is None or site.node in layers}
+    parted = [_Parted(len(next(iter(batch.values()))), None) for batch in batches]
+    if populations is not None:
+        known = sorted({number for one in populations for number in one.tolist()})
+        parted = [_Parted(len(one), torch.searchsorted(torch.tensor(known), one), len(known)) for one in populations]
     wanted: dict[str, list[Tensor]] = {name: [] for name in sites}
-    sizes = [len(next(iter(batch.values()))) for batch in batches]
     outputs: dict[str, str] = {}
 
-    def remember(node: ir.Node, made: tuple[Tensor, ...]) -> None:
-        if node.name in sites and made[0].numel() and node.outputs[0].name not in uneven:
-            wanted[str(node.name)].append(_channel_means(made[0]))
-            outputs[str(node.name)] = str(node.outputs[0].name)
-
     with torch.no_grad():
-        for batch in batches:
+        for batch, one in zip(batches, parted, strict=True):
+
+            def remember(node: ir.Node, made: tuple[Tensor, ...], one: _Parted = one) -> None:
+                known = node.name in sites and made[0].numel() and node.outputs[0].name not in uneven
+                if known and one.fits(made[0]):
+                    wanted[str(node.name)].append(one.channel_means(made[0]))
+                    outputs[str(node.name)] = str(node.outputs[0].name)
+
             teacher.run(batch, visit=remember)
-        means = {name: _mean(found, sizes) for name, found in wanted.items() if found}
+        means = {name: _mean(found, parted) for name, found in wanted.items() if found}
         in_order = [(sites[name], means[name], outputs[name]) for name in outputs]
-        shared = _correct_shared(plan, quantized, batches, sizes, [(sites[name], wanted[name]) for name in outputs])
+        shared = _correct_shared(plan, quantized, batches, parted, [(sites[name], wanted[name]) for name in outputs])
         in_order = [layer for layer in in_order if _bias_name(layer[0], quantized) not in shared]
         if len(batches) == 1:
-            return shared | _correct_in_one_run(plan, quantized, batches[0], in_order, shared)
-        return _correct_in_turn(plan, quantized, batches, sizes, in_order, shared)
+            return shared | _correct_in_one_run(plan, quantized, batches[0], parted[0], in_order, shared)
+        return _correct_in_turn(plan, quantized, batches, parted, in_order, shared)
 
 
 def _correct_shared(
     plan: QuantizationPlan,
     quantized: TorchGraph,
     batches: Sequence[Mapping[str, Tensor]],
-    sizes: Sequence[int],
+    parted: Sequence["_Parted"],
     layers: Sequence[tuple[WeightSite, Sequence[Tensor]]],
 ) -> dict[str, Tensor]:
     """Correct the biases that layers share, by what each layer lacks where all in front of it lack nothing.
@@ -98,21 +109,21 @@ def _correct_shared(
     wanted = {site.node: means for site, means in layers}
     groups = _by_bias([site for site, _ in layers], quantized)
     shifts: dict[str, list[Tensor]] = {site.node: [] for sites in groups.values() if len(sites) > 1 for site in sites}
-    for batch, place in zip(batches if shifts else (), range(len(batches)), strict=False):
+    for place, batch in enumerate(batches if shifts else ()):
 
         def correct(node: ir.Node, made: tuple[Tensor, ...], place: int = place) -> tuple[Tensor, ...] | None:
             if node.name not in wanted:
                 return None
-            shift = wanted[node.name][place] - _channel_means(made[0])
+            shift = wanted[node.name][place] - parted[place].channel_means(made[0])
             if node.name in shifts:
                 shifts[str(node.name)].append(shift)
-            return (made[0] + _along_channels(shift, made[0]), *made[1:])
+            return (made[0] + parted[place].along_channels(shift, made[0]), *made[1:])
 
         quantized.run(batch, visit=correct)
     changed = {}
     for name, sites in groups.items():
         if len(sites) > 1:
-            mean = torch.stack([_mean(shifts[site.node], sizes) for site in sites]).mean(0)
+            mean = torch.stack([agreed(_mean(shifts[site.node], parted)) for site in sites]).mean(0)
             changed[name] = _shift_bias(plan, sites[0], quantized, mean)
     return changed
 
@@ -121,6 +132,7 @@ def _correct_in_one_run(
     plan: QuantizationPlan,
     quantized: TorchGraph,
     batch: Mapping[str, Tensor],
+    parted: "_Parted",
     layers: Sequence[tuple[WeightSite, Tensor, str]],
     replaced: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
@@ -133,7 +145,8 @@ def _correct_in_one_run(
             return None
         site, mean = wanted[node.name]
         name = _bias_name(site, quantized)
-        changed[name] = _shift_bias(plan, site, quantized, mean - _channel_means(outputs[0]))
+        shift = agreed(mean - parted.channel_means(outputs[0]))
+        changed[name] = _shift_bias(plan, site, quantized, shift)
         step = bias_step(plan, site).to(outputs[0]) if name != site.bias else outputs[0].new_ones(())
         moved = (changed[name] - quantized.initializers[name]).to(step.dtype) * step
         return (outputs[0] + _along_channels(moved, outputs[0]), *outputs[1:])
@@ -146,23 +159,66 @@ def _correct_in_turn(
     plan: QuantizationPlan,
     quantized: TorchGraph,
     batches: Sequence[Mapping[str, Tensor]],
-    sizes: Sequence[int],
+    parted: Sequence["_Parted"],
     layers: Sequence[tuple[WeightSite, Tensor, str]],
     replaced: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
     changed = dict(replaced)
     found: dict[str, list[Tensor]] = {site.node: [] for site, _, _ in layers}
     for site, mean, output in layers:
-        # by node: a quantized graph output has its layer's name, but is not what the layer makes
-        def remember(node: ir.Node, made: tuple[Tensor, ...], wanted: str = site.node) -> None:
-            if node.name == wanted:
-                found[wanted].append(_channel_means(made[0]))
+        for batch, one in zip(batches, parted, strict=True):
+            # by node: a quantized graph output has its layer's name, but is not what the layer makes
+            def remember(node: ir.Node, made: tuple[Tensor, ...], wanted: str = site.node, one: _Parted = one) -> None:
+                if node.name == wanted:
+                    found[wanted].append(one.channel_means(made[0]))
 
-        for batch in batches:
             quantized.run(batch, [output], replace=changed, visit=remember)
-        shift = mean - _mean(found[site.node], sizes)
+        shift = agreed(mean - _mean(found[site.node], parted))
         changed[_bias_name(site, quantized)] = _shift_bias(plan, site, quantized, shift)
     return changed
+
+
+def agreed(shifts: Tensor) -> Tensor:
+    """Return the part of shifts, (populations, channels), that all populations share: (channels,)."""
+    if len(shifts) == 1:
+        return shifts[0]
+    alike = (shifts > 0).all(0) | (shifts < 0).all(0)
+    smallest = shifts.gather(0, shifts.abs().argmin(0, keepdim=True))[0]
+    return torch.where(alike, smallest, torch.zeros_like(smallest))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Parted:
+    """The samples of one batch by population: ``numbers`` is int64 (count,); None where all are of the same."""
+
+    count: int
+    numbers: Tensor | None
+    populations: int = 1
+
+    @property
+    def sizes(self) -> list[int]:
+        """Samples of each population."""
+        if self.numbers is None:
+            return [self.count]
+        return [int((self.numbers == number).sum()) for number in range(self.populations)]
+
+    def fits(self, output: Tensor) -> bool:
+        """Whether the parts of an output are known: there is one, or its first axis counts samples."""
+        return self.numbers is None or len(output) == self.count
+
+    def channel_means(self, output: Tensor) -> Tensor:
+        """Mean over everything but axis 1 for each population, float64, (populations, channels)."""
+        if self.numbers is None:
+            return _channel_means(output)[None]
+        parts = (output[self.numbers == number] for number in range(self.populations))
+        return torch.stack([_channel_means(one) if len(one) else one.new_zeros(one.shape[1]).double() for one in parts])
+
+    def along_channels(self, shifts: Tensor, output: Tensor) -> Tensor:
+        """Lay (populations, channels) numbers out so that each sample of an output gets those of its population."""
+        if self.numbers is None:
+            return _along_channels(shifts[0], output)
+        each = shifts.to(output)[self.numbers]
+        return each.reshape(*each.shape, *[1] * (output.ndim - 2))
 
 
 def dequantize_weight(plan: QuantizationPlan, site: WeightSite, quantized: TorchGraph) -> Tensor:
@@ -231,10 +287,15 @@ def _channel_means(output: Tensor) -> Tensor:
     return torch.stack(sums).sum(0) / max(output.numel() // output.shape[1], 1)
 
 
-def _mean(means: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
-    """Mean over batches of different sizes."""
-    weights = torch.tensor(sizes, dtype=torch.float64, device=means[0].device)
-    return torch.stack(tuple(means)).T @ (weights / weights.sum())
+def _mean(means: Sequence[Tensor], parted: Sequence[_Parted]) -> Tensor:
+    """Mean of (populations, channels) numbers over batches with different numbers of samples."""
+    sizes = [one.sizes for one in parted]
+    rows = []
+    for number in range(len(means[0])):
+        own = [size[number] for size in sizes]
+        weights = torch.tensor(own, dtype=torch.float64, device=means[0].device)
+        rows.append(torch.stack([mean[number] for mean in means]).T @ (weights / weights.sum()))
+    return torch.stack(rows)
 
 
 def _mean_shift(node: ir.Node, error: Tensor, mean: Tensor) -> Tensor | None:

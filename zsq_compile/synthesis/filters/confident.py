@@ -52,6 +52,9 @@ class ConfidentGenerator:
     ) -> SyntheticSet:
         """See Generator."""
         made = self._inner.synthesize(teacher, statistics, count, rng)
+        return made.with_each(lambda part: self._changed(part, teacher, rng))
+
+    def _changed(self, made: SyntheticSet, teacher: TorchGraph, rng: torch.Generator) -> SyntheticSet:
         chosen = self._choose(made)
         if made.labels is not None or not made.preprocessing or not chosen.any():
             return made

@@ -33,7 +33,9 @@ class LowPassGenerator:
         self, teacher: TorchGraph, statistics: BatchNormStatistics, count: int, rng: torch.Generator
     ) -> SyntheticSet:
         """See Generator."""
-        made = self._inner.synthesize(teacher, statistics, count, rng)
+        return self._inner.synthesize(teacher, statistics, count, rng).with_each(self._filtered)
+
+    def _filtered(self, made: SyntheticSet) -> SyntheticSet:
         inputs = {
             spec.name: self._filter(made.inputs[spec.name], spec, made.preprocessing[spec.name])
             if spec.is_image

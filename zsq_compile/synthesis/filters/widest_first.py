@@ -45,6 +45,7 @@ class WidestFirstGenerator:
         return replace(
             made,
             inputs={name: value[order] for name, value in made.inputs.items()},
+            hypotheses=None if made.hypotheses is None else made.hypotheses[order],
             labels=None if made.labels is None else made.labels[order],
         )
 

@@ -61,7 +61,7 @@ def _colour_images(count: int, size: tuple[int, int], factor: int, rng: torch.Ge
     images = _colour_labels(labels, _draw_leaves(count, leaf_count, rng), rng)
     if factor > 1:
         images = functional.avg_pool2d(images, factor)
-    return _compress(_expose(_soften(_light(images, rng), rng), rng))
+    return _compress(_expose(soften(_light(images, rng), rng), rng))
 
 
 def _paint_labels(count: int, size: tuple[int, int], rng: torch.Generator) -> tuple[torch.Tensor, int]:
@@ -159,7 +159,7 @@ def _light(images: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     return images * light + amount * veil
 
 
-def _soften(images: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+def soften(images: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     """Blur as a lens does: mix every image with two binomial blurs of itself, from sharp to soft."""
     channels = images.shape[1]
     row = torch.tensor((1.0, 4.0, 6.0, 4.0, 1.0), device=images.device) / 16.0

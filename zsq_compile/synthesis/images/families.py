@@ -15,7 +15,7 @@ from zsq_compile.data.input_spec import InputSpec, fixed_batch
 from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.synthesis.images.dead_leaves import prior_images
 from zsq_compile.synthesis.images.procedural import as_input, draw_samples
-from zsq_compile.synthesis.images.signal import prior_signals
+from zsq_compile.synthesis.signals.noise import prior_signals
 
 _PIXELS = 48 * 224 * 224
 _MOST, _FEWEST = 256, 8

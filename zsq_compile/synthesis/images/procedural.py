@@ -9,7 +9,7 @@ from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.data.preprocessing import Preprocessing, unit_preprocessing
 from zsq_compile.errors import SynthesisError
 from zsq_compile.synthesis.images.dead_leaves import prior_images
-from zsq_compile.synthesis.images.signal import signals
+from zsq_compile.synthesis.signals.draw import signals
 from zsq_compile.synthesis.stand_ins import draw_stand_ins
 
 

@@ -11,9 +11,9 @@ from tests.zsq_compile.synthesis.networks import NO_STATISTICS, Listener, seeded
 from zsq_compile.config.generators import PriorConfig
 from zsq_compile.data.posterior import best_of
 from zsq_compile.data.preprocessing import Preprocessing
-from zsq_compile.synthesis.images.signal import signals
 from zsq_compile.synthesis.make_generator import make_generator
 from zsq_compile.synthesis.preprocessing.find import find_preprocessing
+from zsq_compile.synthesis.signals.draw import signals
 
 LENGTH = 256
 TEXT = f"""

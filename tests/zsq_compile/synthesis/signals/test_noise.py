@@ -3,7 +3,7 @@ import torch
 
 from tests.zsq_compile.synthesis.images.test_spectral import slope
 from tests.zsq_compile.synthesis.networks import seeded
-from zsq_compile.synthesis.images.signal import prior_signals
+from zsq_compile.synthesis.signals.noise import prior_signals
 
 
 @pytest.mark.parametrize("shape", [(5,), (4, 3), (6, 42), (3, 2, 64), (2, 5, 8, 16), (2, 20000)])

@@ -1,0 +1,95 @@
+"""Signals of a family in the shape of an input."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from zsq_compile.data.preprocessing import SignalFamily
+from zsq_compile.synthesis.images.spectral import power_law_field
+from zsq_compile.synthesis.signals.mel import cepstrum, log_powers, mel_powers, powers, sound_length
+from zsq_compile.synthesis.signals.noise import prior_signals
+from zsq_compile.synthesis.signals.sequences import draw_embeddings, draw_positive, draw_rows
+from zsq_compile.synthesis.signals.sound import RATE, draw_sounds
+
+WAVEFORMS: tuple[SignalFamily, ...] = ("sound", "speech", "music", "noises", "levelled")
+SPECTROGRAMS: tuple[SignalFamily, ...] = ("log_mel", "mfcc", "mel", "log_spectrum")
+
+_HIGHEST = 2.0  # logarithm of the highest peak of a burst
+_PLATEAU = 7.0  # of the highest plateau, which makes the deviation of both kinds alike
+_MEL_OF_CEPSTRUM = 40
+_ORDINARY = 0.02  # deviation that a sound is levelled to before its spectrogram is scaled
+
+
+def signals(shape: tuple[int, ...], family: SignalFamily, rng: torch.Generator, *, bands_last: bool = True) -> Tensor:
+    """Make ``shape[0]`` samples of a family.
+
+    ``noise`` is that of ``prior_signals``; ``white`` has independent standard normal numbers, as the features of a
+    table; ``bursts`` are zero or little above it for the most part: noise on a logarithmic scale, whose peaks are
+    sharp, and noise cut to plateaus, in turns. ``sound`` is a mixture of ``speech``, ``music``, ``noises`` and
+    silence at full scale 1, and ``levelled`` the same with every window at mean 0 and deviation 1; both along the
+    last axis. Spectrograms of sounds have frames and bands as their last two axes, in this order or, where
+    ``bands_last`` is False, in the other: ``mel`` and ``log_mel`` bands, ``log_spectrum`` and ``mfcc``, each with mean
+    0 and deviation 1 over all, but for ``mel``, which is not below 0. ``embedding`` is a sequence of feature vectors,
+    ``positive`` one that is not below 0, ``rows`` are those of a table.
+    """
+    match family:
+        case "noise":
+            return prior_signals(shape, rng)
+        case "white":
+            return torch.randn(shape, generator=rng, device=rng.device)
+        case "bursts":
+            return _draw_bursts(shape, rng)
+        case "sound" | "speech" | "music" | "noises" | "levelled":
+            return _draw_waveforms(shape, family, rng)
+        case "log_mel" | "mfcc" | "mel" | "log_spectrum":
+            return _draw_spectrograms(shape, family, rng, bands_last=bands_last)
+        case "embedding":
+            return draw_embeddings(shape, rng)
+        case "positive":
+            return draw_positive(shape, rng)
+        case "rows":
+            return draw_rows(shape, rng)
+
+
+def _draw_waveforms(shape: tuple[int, ...], family: SignalFamily, rng: torch.Generator) -> Tensor:
+    count = math.prod(shape[:-1])
+    made = draw_sounds(count, shape[-1], rng, "sound" if family == "levelled" else family)
+    if family == "levelled":
+        made = made - made.mean(1, keepdim=True)
+        made = made / made.std(1, keepdim=True, correction=0).clamp_min(1e-8)
+    return made.reshape(shape)
+
+
+def _draw_spectrograms(
+    shape: tuple[int, ...], family: SignalFamily, rng: torch.Generator, *, bands_last: bool
+) -> Tensor:
+    frames, bands = shape[-2:] if bands_last else (shape[-1], shape[-2])
+    count = math.prod(shape[:-2])
+    sounds = draw_sounds(count, sound_length(frames, RATE), rng)
+    if family == "log_spectrum":
+        made = log_powers(powers(sounds, frames, bands))
+    elif family == "mfcc":
+        made = cepstrum(log_powers(mel_powers(sounds, frames, max(_MEL_OF_CEPSTRUM, bands), RATE)), bands)
+    elif family == "log_mel":
+        made = log_powers(mel_powers(sounds, frames, bands, RATE))
+    else:
+        level = sounds.std(1, keepdim=True).clamp_min(_ORDINARY)
+        made = mel_powers(sounds / level, frames, bands, RATE).sqrt()
+        return _placed(made / made.square().mean().sqrt().clamp_min(1e-6), shape, bands_last=bands_last)
+    return _placed((made - made.mean()) / made.std().clamp_min(1e-6), shape, bands_last=bands_last)
+
+
+def _placed(made: Tensor, shape: tuple[int, ...], *, bands_last: bool) -> Tensor:
+    return (made if bands_last else made.transpose(1, 2)).reshape(shape)
+
+
+def _draw_bursts(shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
+    made = prior_signals(shape, rng)
+    per_sample = (shape[0], *[1] * (len(shape) - 1))
+    draw = torch.rand(2, shape[0], generator=rng, device=rng.device)
+    smooth = power_law_field(shape, 0.5 + draw[0], rng, axes=1) if len(shape) > 1 else made
+    rare, high = 0.5 + 1.3 * draw[0], _PLATEAU * (0.5 + 0.5 * draw[1])
+    plateaus = (smooth > rare.view(per_sample)) * high.view(per_sample)
+    turn = torch.arange(shape[0], device=rng.device).view(per_sample) % 2
+    return torch.where(turn == 0, made.clamp_max(_HIGHEST).exp(), plateaus)
