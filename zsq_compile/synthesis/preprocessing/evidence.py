@@ -68,8 +68,9 @@ def rank_by_evidence(network: TrialNetwork, *, thorough: bool) -> Posterior:
 
 def _shares(log_odds: NDArray[np.float64]) -> NDArray[np.float64]:
     """Probabilities of these logarithms of odds."""
-    odds: NDArray[np.float64] = np.exp(log_odds - log_odds.max())
-    return np.maximum(odds / odds.sum(), 1e-300)
+    odds = np.exp(log_odds - log_odds.max())
+    shares: NDArray[np.float64] = np.maximum(odds / odds.sum(), 1e-300)
+    return shares
 
 
 def _gather(
