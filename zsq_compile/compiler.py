@@ -146,8 +146,8 @@ def compile_model(
     with clock.stage("validate"):
         estimate = _estimate(loaded, path, samples, target, config.seed)
     with clock.stage("collect report data"):
-        look = partial(gather_evidence, pictures_wanted=pictures_wanted, progress=clock.progress)
-        evidence = look(loaded, samples, exported, estimate, device)
+        look = partial(gather_evidence, pictures_wanted=pictures_wanted)
+        evidence = look(loaded, samples, network, quantized.state.plan, exported, estimate)
     report = build_report(config, loaded, samples, quantized, exported, evidence, clock)
     return _conclude(report, config.min_agreement, samples.synthetic, quantized.state.plan)
 

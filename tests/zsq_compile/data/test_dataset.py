@@ -218,7 +218,11 @@ def test_data_of_onnx_that_does_not_fit_is_refused(tmp_path):
     [
         ({"x": np.zeros((2, 3, 5, 6))}, (RGB,), r"x must have shape \(N, 3, 4, 6\), got \(2, 3, 5, 6\)"),
         ({"images": np.zeros((2, 4, 6, 3))}, (RGB,), "images must be uint8 .* got float64"),
-        ({"images": pictures(2)}, (SIGNAL,), r"no array for the input 's', only images; wanted the model's inputs \(s\)"),
+        (
+            {"images": pictures(2)},
+            (SIGNAL,),
+            r"no array for the input 's', only images; wanted the model's inputs \(s\)",
+        ),
         ({"other": np.zeros(2)}, (RGB,), r"no array for the input 'x', only other; wanted"),
         ({"images": pictures(2), "labels": np.arange(3)}, (RGB,), r"got lengths \[2, 3\]"),
         ({"images": pictures(0), "labels": np.arange(0)}, (RGB,), r"at least one, got lengths \[0\]"),
