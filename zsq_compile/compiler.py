@@ -1,14 +1,11 @@
 """The compilation pipeline, one call per stage: ``compile_model``; and its first half alone: ``synthesize``."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
 import torch
-from numpy.typing import NDArray
 
 from backends.catalog import AUTO, TargetError, load_target
 from backends.machine import detect_target
@@ -18,9 +15,7 @@ from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from passes.plan import QuantizationPlan
 from zsq_compile.batchnorm.find_statistics import KnownStatistics, find_statistics
 from zsq_compile.config.compile import CompileConfig
-from zsq_compile.config.distillation import require_source
-from zsq_compile.config.generators import PixelsConfig, PriorConfig
-from zsq_compile.data.dataset import Dataset, load_data
+from zsq_compile.data.dataset import FORMS, Dataset, load_data
 from zsq_compile.data.input_spec import fixed_batch
 from zsq_compile.differentiable.device import choose_device
 from zsq_compile.differentiable.module import TorchGraph
@@ -37,26 +32,21 @@ from zsq_compile.reporting.gallery import require_png
 from zsq_compile.reporting.report import Report
 from zsq_compile.stages.calibration_data import (
     CalibrationData,
-    confident_share,
     count_in_batches,
     default_count,
-    read_preprocessing,
     require_keepable,
-    synthesize_data,
-    take_data,
 )
 from zsq_compile.stages.estimate_agreement import estimate_agreement, make_estimate_inputs
 from zsq_compile.stages.evidence import build_report, gather_evidence
 from zsq_compile.stages.export import Exported, export
 from zsq_compile.stages.gallery import require_image, show_synthetic
 from zsq_compile.stages.gate import is_missed, require_decisions
-from zsq_compile.stages.given_samples import read_samples
+from zsq_compile.stages.like import Given, require_places
 from zsq_compile.stages.live_samples import make_live
+from zsq_compile.stages.make_data import choose_generator, make_data
 from zsq_compile.stages.provenance import origin_of, stamp
-from zsq_compile.stages.provisional_student import make_provisional_student
 from zsq_compile.stages.quantize import Quantized, fold_network, is_learned, is_wide, quantize, steps_for
-from zsq_compile.synthesis.generator import Generator, SyntheticSet
-from zsq_compile.synthesis.make_generator import make_generator
+from zsq_compile.synthesis.generator import SyntheticSet
 from zsq_compile.verification.agreement_estimate import AgreementEstimate
 
 
@@ -86,7 +76,7 @@ def compile_model(
     output: str | Path | None = None,
     config: CompileConfig | None = None,
     *,
-    calibration: Mapping[str, NDArray[Any]] | Path | None = None,
+    calibration: Given | None = None,
     data: Path | None = None,
     given_plan: PlanFile | None = None,
     samples_kept: bool = False,
@@ -100,8 +90,8 @@ def compile_model(
         model: path of the float model.
         output: path of the quantized model; None writes ``<model>.w<bits>a<bits>.onnx`` beside it.
         config: everything that can be decided.
-        calibration: network inputs by name, (count, ...), or the .npz file that holds them, to use instead of
-            synthesized ones.
+        calibration: network inputs by name, (count, ...), or the files and folders that hold real inputs (see
+            ``data.dataset``), to use instead of synthesized ones, or beside them where they are few.
         data: labelled images or arrays, only to measure the result with (see ``verification.dataset``).
         given_plan: widths of single layers and values; what it does not name is as ``config`` says.
         samples_kept: the synthesized samples are to be written with ``sample_arrays``, whose names must be free.
@@ -116,7 +106,7 @@ def compile_model(
     config, clock = config or CompileConfig(), Clock(progress or Silent(), started)
     config.require_possible()
     target, device = _choose_target(config.target, clock.progress), choose_device(config.device)
-    given, path = read_samples(calibration), _choose_output(Path(model), output, data, config)
+    path = _choose_output(Path(model), output, data, calibration, config)
     with clock.stage("load"):
         loaded, known = _load(Path(model), target, config, clock.progress, samples_kept=samples_kept)
         require_decisions(loaded, config.min_agreement)
@@ -127,7 +117,7 @@ def compile_model(
         plan = plan_quantization(folded, target, config.quantization, given_plan)
         limit = resolve_limit(folded, target, config.quantization, config.max_size, float_bytes(loaded))
     with clock.stage("synthesize" if calibration is None else "read calibration data"):
-        samples = _make_data(loaded, known, target, config, given, clock.progress)
+        samples = make_data(loaded, known, target, config, calibration, clock.progress)
         labelled = None if data is None else load_data(data, loaded.inputs, samples.image_preprocessing)
     if config.quantization.even_channels:
         folded, statistics = even_channels(folded, statistics, plan, samples.calibration, clock.progress)
@@ -180,7 +170,7 @@ def synthesize(
         loaded, known = _load(Path(model), target, config, progress, samples_kept=samples_kept)
     if gallery is not None:
         require_image(loaded.inputs)
-    generator = _choose_generator(loaded, known, target, config, progress, handed_on=True)
+    generator = choose_generator(loaded, known, target, config, progress, handed_on=True)
     count = config.samples or default_count(loaded.inputs, config.effort, learned=is_learned(config))
     count = count_in_batches(count, fixed_batch(loaded.inputs), hold_out=False)
     teacher = TorchGraph(loaded.model, device=choose_device(config.device))
@@ -217,10 +207,13 @@ def _choose_target(name: str, progress: Progress) -> Target:
     return target
 
 
-def _choose_output(model: Path, output: str | Path | None, data: Path | None, config: CompileConfig) -> Path:
+def _choose_output(
+    model: Path, output: str | Path | None, data: Path | None, calibration: Given | None, config: CompileConfig
+) -> Path:
     """Resolve the output path; a bad one, and a bad path of the data, is refused before the work."""
     if data is not None and not data.exists():
-        raise ConfigError(f"--data wants a folder or an .npz file, got {data}, which does not exist")
+        raise ConfigError(f"--data wants {FORMS}, got {data}, which does not exist")
+    require_places(calibration)
     widths = "mixed" if config.mixed else f"w{config.quantization.bits}a{config.quantization.act_bits}"
     path = Path(output) if output is not None else model.with_name(f"{model.stem}.{widths}.onnx")
     if path.resolve() == model.resolve():
@@ -265,61 +258,6 @@ def _require_suitable(given: PlanFile | None, loaded: LoadedModel, config: Compi
         raise ConfigError("mixed chooses widths and a plan gives them: leave one out")
     if given.model_sha256 and given.model_sha256 != file_sha256(loaded.path):
         progress.warn(f"the plan was made for another file than {loaded.path}: its widths may not suit this one")
-
-
-def _choose_generator(
-    loaded: LoadedModel,
-    known: KnownStatistics,
-    target: Target,
-    config: CompileConfig,
-    progress: Progress,
-    *,
-    handed_on: bool,
-) -> Generator:
-    """Make the generator that was asked for, or the one that suits the statistics; samples may go to others."""
-    preprocessing, device = read_preprocessing(loaded.inputs, config.input), choose_device(config.device)
-    student = partial(
-        make_provisional_student,
-        loaded,
-        known.statistics,
-        target,
-        config.quantization,
-        config.seed,
-        device,
-        preprocessing,
-    )
-    return make_generator(
-        config.generator or (PixelsConfig() if known.statistics.usable else PriorConfig()),
-        loaded.inputs,
-        preprocessing,
-        progress,
-        effort=config.effort,
-        low_pass=config.low_pass,
-        confident_share=confident_share(config.confident_share, compiling=not handed_on),
-        widest_first=handed_on,
-        student=student,
-    )
-
-
-def _make_data(
-    loaded: LoadedModel,
-    known: KnownStatistics,
-    target: Target,
-    config: CompileConfig,
-    given: tuple[Mapping[str, NDArray[Any]] | None, str],
-    progress: Progress,
-) -> CalibrationData:
-    """Take the calibration data that the user gave, or synthesize some."""
-    arrays, source = given
-    if arrays is not None:
-        require_source(config.distill, "leave --calib out, whose samples stay as they are")
-        preprocessing = read_preprocessing(loaded.inputs, config.input)
-        teacher = TorchGraph(loaded.model)
-        return take_data(arrays, teacher, known, loaded.inputs, preprocessing, config.seed, source=source)
-    generator = _choose_generator(loaded, known, target, config, progress, handed_on=False)
-    teacher = TorchGraph(loaded.model, device=choose_device(config.device))
-    count = config.samples or default_count(loaded.inputs, config.effort, learned=is_learned(config))
-    return synthesize_data(generator, teacher, known, loaded.inputs, count, config.seed)
 
 
 def _estimate(loaded: LoadedModel, path: Path, data: CalibrationData, target: Target, seed: int) -> AgreementEstimate:

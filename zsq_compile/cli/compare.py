@@ -15,8 +15,9 @@ class CompareOptions(ConfiguredOptions):
     """What comparing takes beside its settings.
 
     Attributes:
-        data: real samples to judge all files on: a folder with labels.csv, with a folder per class, with pictures alone
-            or with test_data_set_*/input_*.pb; or an .npz file with images (and labels), or with network inputs.
+        data: real inputs to judge all files on: a folder with labels.csv, with a folder per class, with pictures or
+            sounds alone or with test_data_set_*/input_*.pb; a file of these; or an .npz file with images (and labels),
+            or with network inputs.
         calib_data: real samples to calibrate onnxruntime's quantizer on, in the forms of ``data``; ours takes none.
         calib_samples: number of samples that onnxruntime's quantizer is calibrated on.
         others: another quantized file of the same model; once for each.
@@ -26,9 +27,9 @@ class CompareOptions(ConfiguredOptions):
 
     data: Annotated[
         Path | None,
-        Option(panel=RESULT, metavar="DIR|FILE.npz", default="held-out synthetic samples"),
+        Option(panel=RESULT, metavar="FILE|DIR", default="held-out synthetic samples"),
     ] = None
-    calib_data: Annotated[Path | None, Option(panel=DATA, metavar="DIR|FILE.npz")] = None
+    calib_data: Annotated[Path | None, Option(panel=DATA, metavar="FILE|DIR")] = None
     calib_samples: Annotated[int | None, Option(panel=DATA, default="256, or as many as fit into memory")] = None
     others: Annotated[tuple[Path, ...], Option(names=("--with",), metavar="FILE.onnx")] = ()
     output: Annotated[

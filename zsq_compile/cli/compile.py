@@ -30,12 +30,13 @@ class CompileOptions(ConfiguredOptions):
 
     Attributes:
         output: the quantized model.
-        data: real images with labels, only to measure the result: a folder with labels.csv or a folder per class, or an
-            .npz file with images and labels.
+        data: real inputs, with labels or without, only to measure the result: a folder with labels.csv or a folder per
+            class, an .npz file with images and labels, or what ``calib`` takes.
         report: self-contained HTML report: every layer, the data, the bytes, the times; it needs no internet access.
         plan: bits of single layers and values, as ``save_plan`` writes them; they win over the other options.
         save_plan: keep the bits of every layer and value.
-        calib: calibrate on these network inputs instead of synthetic ones: an array per input, ready to feed.
+        calib: real inputs to calibrate on: pictures, .wav files, arrays, or folders of these; once for each. Few of
+            them are put among synthetic ones. Arrays are taken as they are, but for bytes, which are RGB pixels.
         save_calib: keep the synthetic calibration data.
         version: show the version.
 
@@ -45,11 +46,11 @@ class CompileOptions(ConfiguredOptions):
         Path | None,
         Option(panel=RESULT, names=("--output", "-o"), default="MODEL.w8a8.onnx beside the input"),
     ] = None
-    data: Annotated[Path | None, Option(panel=RESULT, metavar="DIR|FILE.npz")] = None
+    data: Annotated[Path | None, Option(panel=RESULT, metavar="FILE|DIR")] = None
     report: Annotated[Path | None, Option(panel=RESULT, metavar="FILE.html")] = None
     plan: Annotated[Path | None, Option(panel=PRECISION, metavar="FILE.json")] = None
     save_plan: Annotated[Path | None, Option(panel=PRECISION, metavar="FILE.json")] = None
-    calib: Annotated[Path | None, Option(panel=DATA, metavar="FILE.npz")] = None
+    calib: Annotated[tuple[Path, ...], Option(panel=DATA, metavar="FILE|DIR")] = ()
     save_calib: Annotated[Path | None, Option(panel=DATA, metavar="FILE.npz")] = None
     version: Annotated[bool, Option(at_once=_show_version)] = False
 
@@ -78,7 +79,7 @@ def compile_command(call: Call[CompileOptions]) -> Answer:
 def _compile(call: Call[CompileOptions]) -> "CompileResult":
     """Read what is given beside the settings, compile, and keep what is asked for."""
     options = call.options
-    if options.save_calib is not None and options.calib is not None:
+    if options.save_calib is not None and options.calib:
         raise ConfigError("--save-calib keeps synthetic data, but --calib brings its own: leave one out")
     for kept in (options.save_calib, options.save_plan):
         if kept is not None:
@@ -96,7 +97,7 @@ def _compile(call: Call[CompileOptions]) -> "CompileResult":
         options.model,
         options.output,
         call.config,
-        calibration=options.calib,
+        calibration=tuple(options.calib) or None,
         data=options.data,
         given_plan=None if options.plan is None else read_plan(options.plan),
         samples_kept=options.save_calib is not None,

@@ -28,7 +28,7 @@ from zsq_compile.comparison.result import ComparedModel, Comparison
 from zsq_compile.compiler import compile_model, synthesize
 from zsq_compile.config.checks import require_count
 from zsq_compile.config.compile import CompileConfig
-from zsq_compile.data.dataset import Dataset, load_data
+from zsq_compile.data.dataset import FORMS, Dataset, load_data
 from zsq_compile.data.input_spec import fixed_batch
 from zsq_compile.data.posterior import Posterior, best_of
 from zsq_compile.data.preprocessing import Preprocessing
@@ -230,7 +230,7 @@ def _require_files(data: Path | None, calib_data: Path | None, others: Sequence[
     """Refuse paths that do not exist before the long work."""
     for option, path in (("--data", data), ("--calib-data", calib_data)):
         if path is not None and not path.exists():
-            raise ConfigError(f"{option} wants a folder or an .npz file, got {path}, which does not exist")
+            raise ConfigError(f"{option} wants {FORMS}, got {path}, which does not exist")
     absent = [path for path in others if not path.is_file()]
     if absent:
         raise ConfigError(f"--with wants a quantized ONNX file, got {absent[0]}, which is no file")

@@ -1,7 +1,7 @@
 """Checks of single values, with one wording for all of them: what is wanted, what came."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,15 @@ def require_folder(path: Path) -> None:
     """Raise ConfigError unless a file can be put at ``path``: its folder exists, and no folder has its name."""
     if path.is_dir() or not path.parent.is_dir():
         raise ConfigError(f"wanted the name of a file in a folder that exists, got {path}")
+
+
+def require_paths(option: str, paths: Sequence[str]) -> None:
+    """Raise ConfigError unless there is something at every path; they are no text by themselves."""
+    if isinstance(paths, str):
+        raise ConfigError(f"{option} takes several paths, each a text of its own, got {paths!r}: write [{paths!r}]")
+    for path in paths:
+        if not Path(path).exists():
+            raise ConfigError(f"{option} wants a file or a folder, got {path}, which does not exist")
 
 
 def require_one_source(checkpoint: str | None, bn_stats: str | None) -> None:

@@ -14,6 +14,7 @@ from zsq_compile.config.checks import (
     require_mixed_goal,
     require_number,
     require_one_source,
+    require_paths,
     require_shapes,
 )
 from zsq_compile.config.conditional_generators import AdadfqConfig, ConditionalConfig, GdfqConfig, ZsCganConfig
@@ -93,6 +94,8 @@ class InputConfig:
         std: standard deviation of each channel of pixels in 0..1, such as .229,.224,.225; given if and only if ``mean``
             is.
         input_range: input values of black and white pixels, such as 0,255 or -1,1; instead of ``mean`` and ``std``.
+        like: one or a few real inputs without labels: a picture, a .wav, an .npy or .npz file, or a folder of these;
+            once for each. They settle how inputs are prepared, and a share of the calibration data is made from them.
 
     """
 
@@ -106,6 +109,7 @@ class InputConfig:
     input_range: Annotated[
         tuple[float, float] | None, Option(panel=INPUT, metavar="LOW,HIGH", default="inferred", read=parse_numbers)
     ] = None
+    like: Annotated[tuple[str, ...], Option(panel=INPUT, metavar="FILE|DIR")] = ()
 
     def __post_init__(self) -> None:
         """Check the values; ConfigError when one is wrong."""
@@ -116,6 +120,7 @@ class InputConfig:
             self._check_normalisation(self.mean, self.std)
         if self.input_range is not None:
             self._check_range(self.input_range)
+        require_paths("--like", self.like)
 
     def _check_normalisation(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         if self.input_range is not None:

@@ -143,7 +143,7 @@ class Setting:
         if option.value is not None:
             return option.value
         if option.read is None:
-            return given
+            return tuple(given) if get_origin(self.kind) is tuple else given
         try:
             return dict(map(option.read, given)) if get_origin(self.kind) is Mapping else option.read(given)
         except ConfigError as error:

@@ -13,16 +13,18 @@ from zsq_compile.errors import ConfigError
 
 Arrays = Mapping[str, NDArray[Any]]
 
-_GIVEN_ONCE = ("state", "mask", "length", "rate")
+_GIVEN_ONCE = ("state", "mask", "length", "rate", "size", "scale", "types", "positions")
 """Kinds of inputs of which one value may hold for several samples that follow each other."""
+
+_USUAL = ("rate", "size", "scale")
 
 
 def arrange_samples(given: Arrays, inputs: Sequence[InputSpec], what: str) -> dict[str, NDArray[Any]]:
     """Bring arrays by input name into the form (count, ...), as many samples of each.
 
-    An input that takes a recurrent state may be left out, and starts at zero; so may a mask that hides nothing. One
-    sample of an input stands for all, and a few states, masks, lengths or rates each for as many samples that follow
-    each other. Axes are brought into the input's order where that is the only one that fits.
+    What ``can_be_left_out`` may be. One sample of an input stands for all, and a few states, masks, lengths or rates
+    each for as many samples that follow each other. Axes are brought into the input's order where that is the only one
+    that fits.
 
     Args:
         given: arrays; names that are no inputs are left out.
@@ -48,8 +50,10 @@ def arrange_samples(given: Arrays, inputs: Sequence[InputSpec], what: str) -> di
 
 
 def can_be_left_out(spec: InputSpec) -> bool:
-    """Whether samples need no array for an input."""
-    return spec.kind == "state" or spec.neutral is not None
+    """Whether samples need no array for an input: a state starts at zero, and a mask hides nothing."""
+    if spec.kind in _USUAL:
+        return spec.usual is not None
+    return spec.kind in ("state", "types", "positions") or (spec.kind == "mask" and spec.neutral is not None)
 
 
 def arrange(array: NDArray[Any], spec: InputSpec) -> NDArray[Any]:
@@ -78,7 +82,7 @@ def _orders(spec: InputSpec) -> Iterator[tuple[int, ...]]:
     """Yield orders of the axes behind the samples' that an array may have been given in."""
     rank = len(spec.shape) - 1
     if spec.is_image:
-        yield (1, 2, 0) if spec.layout == "NHWC" else (2, 0, 1)
+        yield (2, 3, 1) if spec.layout == "NHWC" else (3, 1, 2)
     elif rank <= 3:
         yield from (tuple(axis + 1 for axis in order) for order in permutations(range(rank)))
 
@@ -97,7 +101,17 @@ def _fits(shape: Sequence[int], wanted: Sequence[int | None]) -> bool:
 def _stand_ins(inputs: Sequence[InputSpec], given: Arrays) -> Iterator[tuple[InputSpec, NDArray[Any]]]:
     for spec in inputs:
         if spec.name not in given and can_be_left_out(spec):
-            yield spec, np.full(spec.batched(1), spec.neutral or 0, spec.dtype)
+            yield spec, _stand_in(spec)
+
+
+def _stand_in(spec: InputSpec) -> NDArray[Any]:
+    """Make the one sample that every user would give."""
+    shape = spec.batched(1)
+    if spec.kind in _USUAL:
+        return np.resize(np.asarray(spec.usual), shape).astype(spec.dtype)
+    if spec.kind == "positions":
+        return np.broadcast_to(np.arange(shape[-1]), shape).astype(spec.dtype)
+    return np.full(shape, spec.neutral if spec.kind == "mask" else 0, spec.dtype)
 
 
 def _require_shape(array: NDArray[Any], spec: InputSpec, what: str) -> None:
@@ -113,8 +127,7 @@ def _require_shape(array: NDArray[Any], spec: InputSpec, what: str) -> None:
 def _repeated(array: NDArray[Any], count: int, spec: InputSpec, what: str) -> NDArray[Any]:
     if len(array) == count:
         return array
-    several = spec.kind in _GIVEN_ONCE or spec.neutral is not None
-    if len(array) and count % len(array) == 0 and (len(array) == 1 or several):
+    if len(array) and count % len(array) == 0 and (len(array) == 1 or spec.kind in _GIVEN_ONCE):
         return np.repeat(array, count // len(array), axis=0)
     raise ConfigError(
         f"{what} has {len(array)} samples for {spec.name!r}, and {count} for another input: give as many of both, or "

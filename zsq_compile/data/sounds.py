@@ -69,7 +69,10 @@ def channels_of(spec: InputSpec) -> int:
 
 
 def wanted_rate(inputs: Sequence[InputSpec], words: Iterable[str] = ()) -> int:
-    """Return the rate in Hz that the names of inputs, or other words about a network, tell; else the usual one."""
+    """Return the rate in Hz that an input for it, names of inputs or other words on a network tell; or a usual one."""
+    told = next((spec.usual for spec in inputs if spec.kind == "rate" and spec.usual), None)
+    if told is not None:
+        return int(told[0])
     for text in (*(spec.name for spec in inputs), *words):
         found = _RATE_WORDS.search(text.lower())
         if found:

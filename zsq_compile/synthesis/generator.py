@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Protocol, TypeAlias
 
 import torch
@@ -141,6 +142,7 @@ class AlgorithmGenerator:
         preprocessing: of image inputs, where its channels fit; None infers it.
         progress: receives stages, notes and warnings.
         effort: how much work to do.
+        known: what real examples have told of the preprocessing, by input.
 
     """
 
@@ -152,6 +154,7 @@ class AlgorithmGenerator:
         preprocessing: Preprocessing | None,
         progress: Progress,
         effort: Effort,
+        known: Mapping[str, Posterior] = MappingProxyType({}),
     ) -> None:
         self._name = name
         self._algorithm = algorithm
@@ -159,13 +162,16 @@ class AlgorithmGenerator:
         self._given = preprocessing
         self._progress = progress
         self._effort = effort
+        self._known = known
 
     def synthesize(
         self, teacher: TorchGraph, statistics: BatchNormStatistics, count: int, rng: torch.Generator
     ) -> SyntheticSet:
         """See Generator."""
         seed = rng.initial_seed()
-        posteriors = find_preprocessing(self._inputs, self._given, teacher, statistics, rng, self._progress)
+        posteriors = find_preprocessing(
+            self._inputs, self._given, teacher, statistics, rng, self._progress, self._known
+        )
         task = SynthesisTask(
             name=self._name,
             teacher=teacher,

@@ -216,8 +216,14 @@ def test_the_gate(call: Callable[..., Ended], tmp_path: Path, one_method: None) 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--data", "absent"], "--data wants a folder or an .npz file, got absent, which does not exist"),
-        (["--calib-data", "absent.npz"], "--calib-data wants a folder or an .npz file, got absent.npz"),
+        (
+            ["--data", "absent"],
+            "or a folder of these, got absent, which does not exist",
+        ),
+        (
+            ["--calib-data", "absent.npz"],
+            "--calib-data wants a picture, a .wav, an .npy or an .npz file, or a folder of these, got absent.npz",
+        ),
         (["--with", "absent.onnx"], "--with wants a quantized ONNX file, got absent.onnx"),
         (["-o", "no/such/folder"], "-o wants a folder to keep the files in"),
         (["--calib-samples", "0"], "calib_samples must be a whole number of at least 1"),

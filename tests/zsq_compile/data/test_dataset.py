@@ -221,7 +221,7 @@ def test_data_of_onnx_that_does_not_fit_is_refused(tmp_path):
         (
             {"images": pictures(2)},
             (SIGNAL,),
-            r"no array for the input 's', only images; wanted the model's inputs \(s\)",
+            r"no array for the input 's', only images; wanted the model's inputs",
         ),
         ({"other": np.zeros(2)}, (RGB,), r"no array for the input 'x', only other; wanted"),
         ({"images": pictures(2), "labels": np.arange(3)}, (RGB,), r"got lengths \[2, 3\]"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from zsq_compile.synthesis.images.dead_leaves import prior_images
 from zsq_compile.synthesis.images.procedural import draw_feed
 from zsq_compile.synthesis.preprocessing.infer import find_contradiction, infer_preprocessing
 from zsq_compile.synthesis.preprocessing.infer_signal import infer_signal
+from zsq_compile.synthesis.preprocessing.rank import rank_candidates
 from zsq_compile.synthesis.preprocessing.trials import TRIAL_IMAGES, TrialNetwork
 from zsq_compile.synthesis.signals.draw import signals
 from zsq_compile.synthesis.stand_ins import warn_of_stand_ins
@@ -29,14 +31,16 @@ def find_preprocessing(
     statistics: BatchNormStatistics,
     rng: torch.Generator,
     progress: Progress,
+    known: Mapping[str, Posterior] = MappingProxyType({}),
 ) -> dict[str, Posterior]:
     """Find what may be the preprocessing, by input: the given one of images where it fits, else inferred ones.
 
-    An input that takes no images is left out where nothing tells its scale: it gets noise of deviation 1.
+    An input that takes no images is left out where nothing tells its scale: it gets noise of deviation 1. What real
+    examples have told of an input is ``known``, and is not looked for again.
     """
     found: dict[str, Preprocessing] = {}
     warn_of_stand_ins(inputs, progress)
-    for spec in (one for one in inputs if one.is_image):
+    for spec in (one for one in inputs if one.is_image and one.name not in known):
         if given is not None and len(given.mean) in (1, spec.channels):
             found[spec.name] = replace(given, layout=spec.layout or "NCHW")
             _warn_of_contradiction(found[spec.name], spec, inputs, teacher, statistics, rng, progress)
@@ -49,8 +53,21 @@ def find_preprocessing(
             progress.note(text)
         else:
             progress.warn(f"{text}; give --mean and --std, or --input-range, if it is something else")
-    found |= _find_signals(inputs, teacher, statistics, rng, progress)
-    return {name: Posterior.certain(one) for name, one in found.items()}
+    found |= _find_signals(inputs, teacher, statistics, rng, progress, known)
+    return {**{name: Posterior.certain(one) for name, one in found.items()}, **known}
+
+
+def rank_on_examples(
+    examples: NDArray[np.uint8],
+    spec: InputSpec,
+    inputs: Sequence[InputSpec],
+    teacher: TorchGraph,
+    statistics: BatchNormStatistics,
+    rng: torch.Generator,
+) -> Posterior:
+    """Rank what an image input may expect on real pictures of it, (N, C, H, W)."""
+    network = _trial_network(teacher, spec, _for_trials(inputs, spec, rng), _apart(rng))
+    return rank_candidates(network, statistics, examples)
 
 
 def _warn_of_contradiction(
@@ -79,11 +96,12 @@ def _find_signals(
     statistics: BatchNormStatistics,
     rng: torch.Generator,
     progress: Progress,
+    known: Mapping[str, Posterior],
 ) -> dict[str, Preprocessing]:
     """Scale of the inputs that take no images, by name, as far as the network tells it; warns of the others."""
     found: dict[str, Preprocessing] = {}
     unknown = []
-    for spec in (one for one in inputs if not one.is_image and not one.takes_stand_ins):
+    for spec in (one for one in inputs if not (one.is_image or one.takes_stand_ins or one.name in known)):
         trials = _apart(rng)
 
         def draw(family: SignalFamily, shape: tuple[int, ...], rng: torch.Generator = trials) -> NDArray[np.float32]:
