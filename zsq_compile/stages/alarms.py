@@ -1,7 +1,7 @@
 """Look for what puts a whole result in doubt: open inputs, samples far from the statistics, outputs that never move."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -137,14 +137,17 @@ def _look(network: FloatNetwork, plan: QuantizationPlan, families: Mapping[str, 
     for family, batches in families.items():
         left = dict.fromkeys(ends, 0.0)
 
-        def look(node: ir.Node, made: tuple[Tensor, ...], left: dict[str, float] = left) -> None:
+        def measure(name: str, value: Tensor, left: dict[str, float] = left) -> None:
+            if name in left and value.is_floating_point() and value.numel():
+                left[name] = max(left[name], float((value.abs() > _BEYOND * ends[name]).double().mean()))
+
+        def look(node: ir.Node, made: tuple[Tensor, ...], measure: Callable[[str, Tensor], None] = measure) -> None:
             for value, tensor in zip(node.outputs, made, strict=False):
-                name = str(value.name)
-                if name in left and tensor.is_floating_point() and tensor.numel():
-                    share = float((tensor.abs() > _BEYOND * ends[name]).double().mean())
-                    left[name] = max(left[name], share)
+                measure(str(value.name), tensor)
 
         for batch in batches:
+            for name, value in batch.items():
+                measure(name, value)
             with torch.inference_mode():
                 found = network.teacher.run(batch, network.teacher.even_outputs, visit=look)
             count = len(next(iter(batch.values())))
