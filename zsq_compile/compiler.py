@@ -134,10 +134,11 @@ def compile_model(
     quantized = quantize(network, plan, steps_for(config, live), clock)
     exported, quantized = _export(loaded, network, quantized, path, config, labelled, clock)
     with clock.stage("validate"):
-        estimate = _estimate(loaded, path, samples, target, config.seed)
+        shown = calibration is not None or bool(config.input.like)
+        estimate = _estimate(loaded, path, samples, target, config.seed, shown=shown)
     with clock.stage("collect report data"):
-        look = partial(gather_evidence, pictures_wanted=pictures_wanted, progress=clock.progress)
-        evidence = look(loaded, samples, exported, estimate, device)
+        look = partial(gather_evidence, pictures_wanted=pictures_wanted)
+        evidence = look(loaded, samples, network, quantized.state.plan, exported, estimate)
     report = build_report(config, loaded, samples, quantized, exported, evidence, clock)
     return _conclude(report, config.min_agreement, samples.synthetic, quantized.state.plan)
 
@@ -260,12 +261,14 @@ def _require_suitable(given: PlanFile | None, loaded: LoadedModel, config: Compi
         progress.warn(f"the plan was made for another file than {loaded.path}: its widths may not suit this one")
 
 
-def _estimate(loaded: LoadedModel, path: Path, data: CalibrationData, target: Target, seed: int) -> AgreementEstimate:
+def _estimate(
+    loaded: LoadedModel, path: Path, data: CalibrationData, target: Target, seed: int, *, shown: bool
+) -> AgreementEstimate:
     """Estimate the agreement on real data, on inputs that calibration has not seen."""
     return estimate_agreement(
         loaded.original,
         path,
-        make_estimate_inputs(loaded.inputs, data.posteriors, seed=seed),
+        make_estimate_inputs(loaded.inputs, data.posteriors, seed=seed, shown=shown),
         data.origin,
         providers=usable_providers(target.providers),
         config=target.session_config,

@@ -155,7 +155,9 @@ def synthesize_data(
     whole = {spec.name for spec in inputs if spec.batch_axis is None}
     shared = {name: x[:1].expand_as(x).clone() if name in whole else x for name, x in made.inputs.items()}
     made = replace(made, inputs=shared) if whole else made
-    calibration, held_out = hold_out(made.inputs, fixed_batch(inputs), made.hypotheses)
+    parts = hold_out(made.inputs, fixed_batch(inputs), made.hypotheses)
+    probabilities = () if made.hypotheses is None else tuple(one.probability for one in made.plausible)
+    calibration, held_out = (replace(part, probabilities=probabilities) for part in parts)
     calibration = _stretched(calibration, made.plausible)
     held = len(next(iter(held_out.inputs.values())))
     return CalibrationData(

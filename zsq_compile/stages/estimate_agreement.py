@@ -57,6 +57,7 @@ class EstimateInputs:
             no synthetic values for an input. Where several preprocessings are plausible each has all
             families, see ``hypotheses``.
         hypotheses: number of the plausible preprocessing that a family is encoded under, by its name.
+        shown: the user has given real samples, which show how an input is prepared where nothing is open.
         high_confidence: images with a high score of the float network, by input, to find files that clip large scores;
             None where there are none.
 
@@ -66,6 +67,7 @@ class EstimateInputs:
     posteriors: Mapping[str, Posterior]
     families: Mapping[str, Mapping[str, NDArray[Any]]] | None
     hypotheses: Mapping[str, int] = field(default_factory=dict)
+    shown: bool = False
     high_confidence: Mapping[str, NDArray[Any]] | None = None
 
     @property
@@ -77,8 +79,10 @@ class EstimateInputs:
     @property
     def proven(self) -> bool:
         """Whether something proves the preprocessing of every input: the user, or statistics that point to one."""
+        if any(one.is_open for one in self.posteriors.values()):
+            return False
         found = [self.posteriors.get(spec.name) for spec in self.inputs]
-        return all(one is not None and not one.is_open and one.best.source in _PROOFS for one in found)
+        return self.shown or all(one is not None and one.best.source in _PROOFS for one in found)
 
     def estimate(self, measured: Sequence[Family], source: str, *, fit: Fit = FIT) -> AgreementEstimate:
         """Estimate the agreement on real data, over all plausible preprocessings.
@@ -146,14 +150,14 @@ class EstimateInputs:
 
 
 def make_estimate_inputs(
-    inputs: Sequence[InputSpec], posteriors: Mapping[str, Posterior], *, seed: int = 0
+    inputs: Sequence[InputSpec], posteriors: Mapping[str, Posterior], *, seed: int = 0, shown: bool = False
 ) -> EstimateInputs:
     """Make the families of inputs, from a seed that follows from ``seed`` and differs from it.
 
-    Under every plausible preprocessing they are the same pictures.
+    Under every plausible preprocessing they are the same pictures. For ``shown`` see EstimateInputs.
     """
     if not all(spec.can_be_made for spec in inputs):
-        return EstimateInputs(inputs=inputs, posteriors=posteriors, families=None)
+        return EstimateInputs(inputs=inputs, posteriors=posteriors, families=None, shown=shown)
     plausible = plausible_together(posteriors)
     families: dict[str, dict[str, NDArray[Any]]] = {}
     numbers: dict[str, int] = {}
@@ -164,7 +168,7 @@ def make_estimate_inputs(
             key = name if len(plausible) == 1 else f"{name}, {number + 1}: {one.words()}"
             families[key] = {name: tensor.numpy() for name, tensor in samples.items()}
             numbers[key] = number
-    return EstimateInputs(inputs=inputs, posteriors=posteriors, families=families, hypotheses=numbers)
+    return EstimateInputs(inputs=inputs, posteriors=posteriors, families=families, hypotheses=numbers, shown=shown)
 
 
 def estimate_agreement(
