@@ -1,14 +1,33 @@
 """An inspection on a terminal: the facts as a table, what stays float with reasons, and what to do about it."""
 
 import math
+from collections.abc import Mapping
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from zsq_compile.config.units import size_words
+from zsq_compile.data.input_spec import InputKind
 from zsq_compile.inspection.findings import Inspection
 
+KIND_WORDS: Mapping[InputKind, str] = {
+    "picture": "pictures",
+    "waveform": "waveforms",
+    "spectrogram": "spectrograms",
+    "features": "vectors in sequence, or maps",
+    "table": "rows of a table",
+    "tokens": "token ids",
+    "types": "ids of token types",
+    "positions": "ids of positions",
+    "mask": "a mask",
+    "length": "a length",
+    "state": "a state that runs hand on",
+    "rate": "a sampling rate",
+    "size": "the size of a picture",
+    "scale": "the factor that a picture was resized by",
+    "unknown": "what nothing tells",
+}
 _MOST_REASONS = 8
 
 
@@ -35,6 +54,7 @@ def facts(found: Inspection) -> list[tuple[str, str]]:
     for one in found.inputs:
         assumed = f", read as {one.assumed}" if one.assumed is not None else ""
         rows.append(("input", f"{one.name} {one.dtype} {'x'.join(map(str, one.shape))}{assumed}"))
+        rows.append(("takes", f"{KIND_WORDS[one.kind]}: {one.reason}"))
     rows.append(("outputs", ", ".join(found.outputs)))
     rows.append(("statistics", f"{found.statistics.source}; {found.statistics.coverage}"))
     rows += [("pixels", one.describe()) for one in found.preprocessing.values()]

@@ -34,6 +34,9 @@ STAND_INS: frozenset[InputKind] = frozenset(
 )
 """Kinds whose values have a meaning of their own: nothing scales them, and nothing optimises them."""
 
+FAITHFUL: frozenset[InputKind] = frozenset({"types", "positions", "state", "rate", "size", "scale"})
+"""Those of them whose stand-ins are what a user would give: zeros of a first run, the size of the picture."""
+
 PICTURE_CHANNELS = (1, 3, 4)
 """Gray, colour, and colour with a fourth plane (transparency, infrared)."""
 
@@ -52,7 +55,8 @@ class InputSpec:
         layout: of a picture; None for anything else.
         neutral: of a mask, the number that hides nothing; of token ids, the one that fills up; else None.
         usual: numbers that every sample has: a sampling rate, a size, a scale; None where samples differ.
-        limit: of ids, the rows of the smallest table that they are looked up in; of a length, the full one; else None.
+        limit: of ids, the rows of the smallest table that they are looked up in; of a length, the full one; of
+            waveforms, spectrograms and sequences of vectors, their steps; else None.
         kind: what it takes.
         reason: why it is taken for that kind, in words.
 
@@ -86,13 +90,10 @@ class InputSpec:
 
     @property
     def steps(self) -> int | None:
-        """Longest axis of a sequence, beside that of its vectors' numbers; None of what is no sequence."""
-        inner = [int(size or 1) for size in self.shape[1:]]
-        if self.kind in ("tokens", "waveform") and inner:
-            return inner[-1]
-        if self.kind in ("features", "spectrogram") and inner:
-            return max(inner)
-        return None
+        """How many ids, samples, frames or vectors follow each other; None of what is no sequence."""
+        if self.kind == "tokens" and len(self.shape) > 1:
+            return int(self.shape[-1] or 1)
+        return self.limit if self.kind in ("waveform", "spectrogram", "features") else None
 
     @property
     def spatial_axes(self) -> tuple[int, int]:

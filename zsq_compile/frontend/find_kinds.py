@@ -29,6 +29,7 @@ from zsq_compile.frontend.kind_clues import (
     names_size,
     split_name,
 )
+from zsq_compile.frontend.open_batch import batch_first
 from zsq_compile.frontend.trace_input import Reading, constant_of, trace
 
 _MOST_TYPES = 16  # rows of a table of token types; tables of words and of positions have more
@@ -47,10 +48,14 @@ class Finding:
     usual: tuple[float, ...] | None = None
 
 
-def find_kinds(model: ir.Model, inputs: Sequence[InputSpec]) -> tuple[InputSpec, ...]:
-    """Return the specs of a normalized model's inputs with what each takes; what is a spectrogram is no picture."""
+def find_kinds(model: ir.Model, inputs: Sequence[InputSpec], *, inside: bool = True) -> tuple[InputSpec, ...]:
+    """Return the specs of a normalized model's inputs with what each takes; what is a spectrogram is no picture.
+
+    ``inside`` tells whether their shapes have the batch on axis 0, wherever the file has it.
+    """
     values = {value.name: value for value in model.graph.inputs}
-    found = [_find(values[spec.name], spec, inputs, model.graph.outputs) for spec in inputs]
+    seen = inputs if inside else tuple(map(batch_first, inputs))
+    found = [_find(values[spec.name], spec, seen, model.graph.outputs) for spec in seen]
     specs = [
         replace(
             spec,
@@ -81,8 +86,8 @@ def _find(value: ir.Value, spec: InputSpec, inputs: Sequence[InputSpec], outputs
         state = _as_state(value, spec, inputs, outputs)
         if state is not None:
             return state
-    kind, reason = find_signal_kind(value, spec, inputs)
-    return Finding(kind=kind, reason=reason)
+    told = find_signal_kind(value, spec, inputs)
+    return Finding(kind=told.kind, reason=told.reason, limit=told.steps)
 
 
 def _as_ids(readings: Sequence[Reading], spec: InputSpec) -> Finding | None:

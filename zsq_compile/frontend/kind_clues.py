@@ -36,12 +36,13 @@ SPECTRUM_WORDS = frozenset(
     )
 )
 SPECTRUM_PARTS = ("spectro", "mfcc", "fbank", "filterbank", "melspec", "logmel", "mel_spec", "input_features")
+PICTURE_WORDS = frozenset({"image", "images", "img", "imgs", "picture", "pictures", "pixel", "pixels", "photo", "gray"})
 AUDIO_PARTS = ("audio", "waveform", "speech")
 
-BANDS = frozenset({10, 12, 13, 20, 23, 24, 26, 30, 32, 39, 40, 60, 64, 80, 96, 120, 128, 201, 229, 257})
+BANDS = frozenset({10, 12, 13, 20, 23, 24, 26, 32, 39, 40, 64, 80, 96, 128, 201, 229, 257})
 """Bands of spectrograms and coefficients of cepstra."""
 
-ODD_BANDS = frozenset({10, 13, 20, 23, 26, 39, 40, 80, 120, 129, 161, 201, 229, 257, 321, 513, 1025})
+ODD_BANDS = frozenset({10, 13, 20, 23, 26, 39, 40, 80, 129, 161, 201, 229, 257, 321, 513, 1025})
 """Those that sides of pictures and of embeddings hardly ever are: 2^k + 1 are the bins of a Fourier transform."""
 
 BINS = frozenset({65, 129, 161, 201, 257, 321, 401, 513, 1025})
@@ -98,6 +99,11 @@ def names_rate(name: str) -> bool:
 def names_spectrum(name: str) -> bool:
     """Whether a name is that of spectrograms or cepstra."""
     return bool(SPECTRUM_WORDS & set(split_name(name))) or any(part in name.lower() for part in SPECTRUM_PARTS)
+
+
+def names_picture(name: str) -> bool:
+    """Whether a name is that of pictures."""
+    return bool(PICTURE_WORDS & set(split_name(name)))
 
 
 def names_audio(name: str) -> bool:

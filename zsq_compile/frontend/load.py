@@ -161,7 +161,7 @@ def _load(
         path=path,
         original=original,
         model=inner.model,
-        inputs=find_kinds(inner.model, inner.inputs),
+        inputs=find_kinds(inner.model, inner.inputs, inside=verify),
         other_inputs=tuple(tuple(map(batch_first, one)) for one in others[:2]),
         face=Face.of(original, inner.axes, inner.added, kept=inner.model is model and not others),
         outputs=tuple(value.name for value in original.graph.output),

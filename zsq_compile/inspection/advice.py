@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from passes.analysis.find_dead_channels import DeadChannels
 from passes.analysis.find_range_risks import BiasRisk, ScaleConflict
+from zsq_compile.data.input_spec import FAITHFUL
 from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.inspection.findings import InputFacts, Inspection, PlacementFacts, StatisticsFacts
 
@@ -43,11 +44,12 @@ def _of_inputs(inputs: Sequence[InputFacts]) -> Iterator[str]:
                 f"input '{one.name}' leaves sizes open, and {one.assumed} was chosen to work with: where the network "
                 f'is used with quite other ones, give them (--input-shape "{one.name}:{one.assumed}")'
             )
-        if "float" not in one.dtype:
-            yield (
-                f"input '{one.name}' takes {one.dtype}, whose values cannot be synthesized: compiling needs samples "
-                "(--calib FILE.npz)"
-            )
+    doubtful = [f"'{one.name}' ({one.kind})" for one in inputs if one.takes_stand_ins and one.kind not in FAITHFUL]
+    if doubtful:
+        yield (
+            f"stand-ins will be fed to {', '.join(doubtful)}, valid values without a meaning: give samples "
+            "(--calib FILE.npz), or what is measured says little of real ones"
+        )
 
 
 def _of_statistics(statistics: StatisticsFacts) -> Iterator[str]:

@@ -8,6 +8,7 @@ from typing import Any
 from passes.analysis.count_work import Work
 from passes.analysis.find_dead_channels import DeadChannels
 from passes.analysis.find_range_risks import BiasRisk, ScaleConflict
+from zsq_compile.data.input_spec import STAND_INS, InputKind
 from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.inspection.estimates import Estimate
 from zsq_compile.reporting.plain import plain
@@ -21,6 +22,8 @@ class InputFacts:
         name: of the input.
         shape: as the file has it, "?" for an open size.
         dtype: NumPy's name of the element type.
+        kind: what it takes (see ``InputSpec``).
+        reason: why it is taken for that, in words.
         assumed: shape with the sizes that were chosen for open ones, as ``--input-shape`` takes it; None where only the
             batch is open, or they were given.
 
@@ -29,7 +32,14 @@ class InputFacts:
     name: str
     shape: tuple[int | str, ...]
     dtype: str
+    kind: InputKind
+    reason: str
     assumed: str | None
+
+    @property
+    def takes_stand_ins(self) -> bool:
+        """Whether compiling without samples feeds it values that are valid and mean nothing."""
+        return self.kind in STAND_INS or (self.kind != "picture" and "float" not in self.dtype)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

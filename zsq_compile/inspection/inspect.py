@@ -155,6 +155,8 @@ def _inputs(loaded: LoadedModel) -> tuple[InputFacts, ...]:
             name=spec.name,
             shape=tuple(size if isinstance(size, int) else "?" for size in loaded.face.inputs[spec.name]),
             dtype=spec.dtype.name,
+            kind=spec.kind,
+            reason=spec.reason,
             assumed=loaded.assumed.get(spec.name),
         )
         for spec in loaded.inputs

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from zsq_compile.data.input_spec import InputSpec
+from zsq_compile.data.input_spec import FAITHFUL, InputSpec
 from zsq_compile.progress import Progress
 from zsq_compile.synthesis.images.natural_images import one_over_f
 
@@ -32,8 +32,6 @@ _WORDS = {
     "size": "the size of the picture",
     "scale": "1",
 }
-_CERTAIN = ("state", "rate", "size", "scale", "positions", "types")
-"""Kinds whose stand-ins are what a user would give."""
 
 
 def draw_stand_ins(spec: InputSpec, count: int, rng: np.random.Generator) -> NDArray[np.generic]:
@@ -72,9 +70,9 @@ def warn_of_stand_ins(inputs: Sequence[InputSpec], progress: Progress) -> None:
     """Say what is fed where values have a meaning of their own, loudly where it is not what a user would give."""
     listed = [(spec, _WORDS.get(spec.kind, "small whole numbers")) for spec in inputs if spec.takes_stand_ins]
     for spec, words in listed:
-        if spec.kind in _CERTAIN:
+        if spec.kind in FAITHFUL:
             progress.note(f"input {spec.name!r} takes a {spec.kind} ({spec.reason}), and is fed {words}")
-    doubtful = [f"{spec.name!r} ({spec.kind}: {words})" for spec, words in listed if spec.kind not in _CERTAIN]
+    doubtful = [f"{spec.name!r} ({spec.kind}: {words})" for spec, words in listed if spec.kind not in FAITHFUL]
     if doubtful:
         progress.warn(
             f"stand-ins are fed to {', '.join(doubtful)}: they are valid and mean nothing, so figures on them say "

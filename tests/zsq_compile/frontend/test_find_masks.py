@@ -47,9 +47,9 @@ def test_the_number_that_hides_nothing(form: str, tmp_path: Path) -> None:
 
 def test_a_network_with_a_mask_compiles_without_samples(tmp_path: Path) -> None:
     onnx.save(parse(ATTENTION.format(mask=FORMS["one keeps"][0], far=-3.4e38)), tmp_path / "m.onnx")
-    made = compile_model(
-        tmp_path / "m.onnx", tmp_path / "q.onnx", CompileConfig(samples=32, effort="fast", speed_trials=False)
-    )
+    # with 7 bits: hiding much makes the attention to the rest large, and on a processor without VNNI sums saturate
+    config = CompileConfig(samples=32, effort="fast", speed_trials=False, target="ort_cpu_avx2")
+    made = compile_model(tmp_path / "m.onnx", tmp_path / "q.onnx", config)
     rng = np.random.default_rng(0)
     feeds = {
         "x": rng.standard_normal((16, 5, 4)).astype(np.float32),
