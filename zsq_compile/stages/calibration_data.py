@@ -21,6 +21,7 @@ from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError
 from zsq_compile.quantization.samples import Samples, count_turns
 from zsq_compile.stages.given_samples import fit_samples
+from zsq_compile.synthesis.filters.examples import Examples
 from zsq_compile.synthesis.generator import Generator, SyntheticSet
 from zsq_compile.synthesis.preprocessing.find import infer_on_images
 from zsq_compile.synthesis.preprocessing.trials import TRIAL_IMAGES
@@ -51,6 +52,7 @@ class CalibrationData:
         posteriors: what may be the preprocessing, by name of image inputs, and of others whose scale is known; of the
             first image only, where the user gave the data.
         synthetic: the whole synthesized set; None when the user gave the data.
+        examples: real inputs that a share of it is made from, if there are any.
 
     """
 
@@ -60,6 +62,7 @@ class CalibrationData:
     known: KnownStatistics
     posteriors: Mapping[str, Posterior]
     synthetic: SyntheticSet | None
+    examples: Examples | None = None
 
     @property
     def preprocessing(self) -> Mapping[str, Preprocessing]:
