@@ -21,10 +21,10 @@ from zsq_compile.stages.calibration_data import (
     CalibrationData,
     confident_share,
     default_count,
-    read_preprocessing,
     synthesize_data,
     take_data,
 )
+from zsq_compile.stages.given_preprocessing import read_preprocessing
 from zsq_compile.stages.like import Given, read_examples, read_given, settle
 from zsq_compile.stages.provisional_student import make_provisional_student
 from zsq_compile.stages.quantize import is_learned
@@ -48,13 +48,14 @@ def choose_generator(
 ) -> Generator:
     """Make the generator that was asked for, or the one that suits the statistics; samples may go to others.
 
-    ``examples`` None reads those that ``--like`` names.
+    ``examples`` None reads those that ``--like`` names, and the preprocessing that was given with them.
     """
-    preprocessing, device = read_preprocessing(loaded.inputs, config.input), choose_device(config.device)
+    device, preprocessing = choose_device(config.device), None
     if examples is None:
+        preprocessing = read_preprocessing(loaded, config.input, progress)
         teacher, like = TorchGraph(loaded.model), config.input.like
         examples = read_examples(like, loaded.path, loaded.inputs, teacher, known, preprocessing, config.seed, progress)
-    if preprocessing is None and examples is not None:
+    if preprocessing is None and examples is not None:  # which had the given one before them
         preprocessing = _of_image(examples)
     student = partial(
         make_provisional_student,
@@ -93,7 +94,8 @@ def make_data(
     examples = None
     if given is not None:
         require_source(config.distill, "leave --calib out, whose samples stay as they are")
-        data, real = read_given(given, loaded.path, loaded.inputs), read_preprocessing(loaded.inputs, config.input)
+        data = read_given(given, loaded.path, loaded.inputs)
+        real = read_preprocessing(loaded, config.input, progress)
         if len(data) >= ENOUGH or not _can_be_mixed(loaded.inputs):
             return _take(data, loaded, known, real, given, config)
         posteriors = settle(data, loaded.inputs, TorchGraph(loaded.model), known, real, config.seed)
