@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import onnx_ir as ir
 import torch
 from known_networks import TRAINED, truth_of
 from small_networks import (
@@ -61,7 +62,7 @@ class Recipe:
         truth: what is done to pixels in front of the file.
         exports: "kept" keeps batch normalisation, "folded" is what torch's exporter does by itself.
         exporter: "script" is torch's old one, "dynamo" the new one.
-        side: pixels that photographs are made small to; None leaves them as they are.
+        side: pixels that pictures are made small to; None leaves them as they are.
         opset: of the file; None leaves it to the exporter.
         epochs: of training.
         rate: largest learning rate, of AdamW where ``adaptive``, else of SGD with momentum.
@@ -101,13 +102,14 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe(name="darknet_unit", make=darknet, truth=_UNIT, opset=11),
     Recipe(name="squeeze_imagenet", make=squeezing, truth=_IMAGENET, epochs=9),
     Recipe(name="bare_symmetric", make=bare, truth=_SYMMETRIC, rate=1e-3, adaptive=True),
-    Recipe(name="next_imagenet", make=layer_normed, truth=_IMAGENET, rate=2e-3, adaptive=True, opset=18),
+    Recipe(name="next_imagenet", make=layer_normed, truth=_IMAGENET, rate=2e-3, adaptive=True, opset=18, epochs=5),
     Recipe(
         name="mixed_caffe",
         make=mixed,
         truth=truth_of(3, _CAFFE_MEAN, (RAW_STD,), order="bgr"),
         rate=2e-3,
         adaptive=True,
+        epochs=5,
     ),
     Recipe(name="resnet_inside", make=residual, truth=_BYTE, inner=(IMAGENET_MEAN, IMAGENET_STD)),
     Recipe(
@@ -121,12 +123,19 @@ RECIPES: tuple[Recipe, ...] = (
     ),
     Recipe(name="mobile_symmetric_nhwc", make=depthwise, truth=_SYMMETRIC, is_channels_last=True, opset=13),
     Recipe(name="resnet_subtract", make=residual, truth=truth_of(3, IMAGENET_MEAN, (1.0,))),
-    Recipe(name="mixed_gray", make=mixed, truth=_gray(0.5, 0.5), exporter="dynamo", opset=None),
+    Recipe(name="mixed_gray", make=mixed, truth=_gray(0.5, 0.5), exporter="dynamo", opset=None, epochs=5),
     Recipe(
         name="bare_mnist", make=bare, truth=_gray(0.1307, 0.3081), pictures="figures", side=None, epochs=3, rate=0.02
     ),
     Recipe(
-        name="vgg_mnist", make=plain, truth=_gray(0.5, 0.5), pictures="figures", side=None, epochs=2, exporter="dynamo"
+        name="vgg_mnist",
+        make=plain,
+        truth=_gray(0.5, 0.5),
+        pictures="figures",
+        side=None,
+        epochs=2,
+        exporter="dynamo",
+        opset=None,
     ),
     Recipe(name="vgg_digits", make=plain, truth=_gray(0.0, 1.0), pictures="digits", side=None, epochs=12),
     Recipe(
@@ -143,7 +152,6 @@ RECIPES: tuple[Recipe, ...] = (
         make=squeezing,
         truth=truth_of(3, IMAGENET_MEAN[::-1], IMAGENET_STD[::-1], order="bgr"),  # PaddlePaddle's, see wild2
         pictures="objects",
-        side=None,
         epochs=7,
         opset=12,
     ),
@@ -259,7 +267,7 @@ def make(recipe: Recipe, assets: Path, folder: Path) -> list[dict[str, Any]]:
     for form in recipe.exports:
         path = folder / f"{recipe.name}_{form}.onnx"
         export(recipe, network, pictures, form, path)
-        normed = any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
+        normed = any(node.op_type == "BatchNormalization" for node in ir.load(path).graph)
         rows.append(
             {
                 "name": path.stem,
@@ -269,7 +277,7 @@ def make(recipe: Recipe, assets: Path, folder: Path) -> list[dict[str, Any]]:
                 "std": recipe.truth.std,
                 "channel_order": recipe.truth.channel_order,
                 "layout": "NHWC" if recipe.is_channels_last else "NCHW",
-                "has_statistics": normed and form == "kept",
+                "has_statistics": normed,
                 "root": pictures.root,
                 "data": pictures.judged,
                 "limit": pictures.limit,

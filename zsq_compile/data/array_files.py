@@ -54,7 +54,8 @@ def open_array(path: Path) -> Arrays:
     if path.suffix.lower() == ".npz":
         return open_archive(path)
     try:
-        return {path.stem: np.lib.format.read_array(path.open("rb"), allow_pickle=False)}
+        with path.open("rb") as file:
+            return {path.stem: np.lib.format.read_array(file, allow_pickle=False)}
     except (OSError, ValueError, EOFError) as error:
         raise ConfigError(f"cannot read {path} as an .npy file of numbers: {error}") from error
 

@@ -82,7 +82,7 @@ def _orders(spec: InputSpec) -> Iterator[tuple[int, ...]]:
     """Yield orders of the axes behind the samples' that an array may have been given in."""
     rank = len(spec.shape) - 1
     if spec.is_image:
-        yield (1, 2, 0) if spec.layout == "NHWC" else (2, 0, 1)
+        yield (2, 3, 1) if spec.layout == "NHWC" else (3, 1, 2)
     elif rank <= 3:
         yield from (tuple(axis + 1 for axis in order) for order in permutations(range(rank)))
 

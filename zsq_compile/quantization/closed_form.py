@@ -22,7 +22,7 @@ from zsq_compile.quantization.rounding.second_moments import (
     SecondMoments,
     find_measurable,
     group_layers,
-    measure_second_moments,
+    mix_second_moments,
 )
 from zsq_compile.quantization.rounding.squant import round_with_squant
 from zsq_compile.quantization.samples import Batch
@@ -35,9 +35,11 @@ def calibrate_plan(
     batches: Sequence[Batch],
     config: QuantizationConfig,
     advance: Advance = ignore_steps,
+    populations: Sequence[int] | None = None,
 ) -> QuantizationPlan:
-    """Give a plan all its scales: activations from the data, weights from the weights themselves."""
-    plan = plan.with_scales(activations=calibrate(plan, teacher, batches, config.calibration_method, advance))
+    """Give a plan all its scales: activations from the data, as ``calibrate`` does, weights from the weights."""
+    scales = calibrate(plan, teacher, batches, config.calibration_method, advance, populations)
+    plan = plan.with_scales(activations=scales)
     return plan.with_scales(weights=choose_weight_scales(plan, teacher.initializers, config.weight_scales))
 
 
@@ -83,8 +85,9 @@ def _measured_in_groups(
     network: FloatNetwork, plan: QuantizationPlan, advance: Advance
 ) -> Iterator[Mapping[str, SecondMoments]]:
     """Yield second moments of as many layers as fit in memory, one pass over the data after the other."""
+    batches, populations = network.calibration.fitting_parts(network.model)
     for layers in group_layers(find_measurable(plan, network.teacher)):
-        yield measure_second_moments(layers, network.teacher, network.calibration.fitting(network.model), advance)
+        yield mix_second_moments(layers, network.teacher, batches, populations, advance)
 
 
 def correct_biases(
@@ -141,9 +144,9 @@ class Calibrate:
 
     def run(self, network: FloatNetwork, state: QuantizedState, clock: Clock) -> tuple[QuantizedState, None]:
         """See Step."""
-        batches = network.calibration.fitting(network.model)
+        batches, populations = network.calibration.fitting_parts(network.model)
         with clock.stage(self.name, 2 * len(batches)) as advance:
-            plan = calibrate_plan(state.plan, network.teacher, batches, self.config, advance)
+            plan = calibrate_plan(state.plan, network.teacher, batches, self.config, advance, populations)
             return make_state(state.base, plan), None
 
 
@@ -157,7 +160,8 @@ class Round:
     def run(self, network: FloatNetwork, state: QuantizedState, clock: Clock) -> tuple[QuantizedState, None]:
         """See Step."""
         passes = len(group_layers(find_measurable(state.plan, network.teacher)))
-        with clock.stage(self.name, passes * len(network.calibration.fitting(network.model))) as advance:
+        batches, _ = network.calibration.fitting_parts(network.model)
+        with clock.stage(self.name, passes * len(batches)) as advance:
             weights, plan = round_weights(network, state.plan, self.method, advance=advance)
             return make_state(replace_initializers(state.base, weights), plan), None
 

@@ -77,6 +77,12 @@ class Samples:
         """Cut the samples into batches that a run of a model needs a bounded part of memory for."""
         return self.batches(self.feed_of(model))
 
+    def fitting_parts(self, model: ir.Model) -> tuple[list[dict[str, Tensor]], list[int]]:
+        """Cut the samples of each population into such batches; return all of them, and the population of each."""
+        parts = [part.fitting(model) for part in self.parts()]
+        numbers = [number for number, part in enumerate(parts) for _ in part]
+        return [batch for part in parts for batch in part], numbers
+
     def join(self, model: ir.Model) -> list[dict[str, Tensor]]:
         """One batch of as many samples as fit a run of a model; all batches where their size is fixed."""
         batches = self.batches(_LIVE_BYTES // count_live_bytes(model) or 1)

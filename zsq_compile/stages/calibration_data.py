@@ -29,6 +29,7 @@ _SMALL_IMAGE = 64 * 64
 _COUNTS = {"fast": (128, 32), "balanced": (256, 64), "best": (1024, 128)}  # of small and of large images
 _LEARNED_COUNTS = {"fast": (256, 64), "balanced": (1024, 128), "best": (2048, 256)}  # few are learned by heart
 _CONFIDENT = 0.125  # of what other quantizers are given
+_ANSWERING = 0.375  # of the samples; see benchmarks/results/answering.md
 _LABELS = "labels"
 CONTRAST = 1.5
 """How many times farther from the middle a fitted preprocessing may let pixels lie than those of our pictures: contrast
@@ -162,6 +163,11 @@ def confident_share(given: float | None, *, compiling: bool) -> float:
     if given is not None:
         return given
     return 0.0 if compiling else _CONFIDENT
+
+
+def answering_share(given: float | None) -> float:
+    """Share of the samples to move until silent heads answer; what is ``given`` for classifiers holds for all."""
+    return _ANSWERING if given is None else given
 
 
 def require_keepable(inputs: Sequence[InputSpec], generator: GeneratorConfig | None) -> None:

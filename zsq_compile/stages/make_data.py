@@ -19,6 +19,7 @@ from zsq_compile.frontend.load import LoadedModel
 from zsq_compile.progress import Progress
 from zsq_compile.stages.calibration_data import (
     CalibrationData,
+    answering_share,
     confident_share,
     default_count,
     synthesize_data,
@@ -75,6 +76,7 @@ def choose_generator(
         effort=config.effort,
         low_pass=config.low_pass,
         confident_share=confident_share(config.confident_share, compiling=not handed_on),
+        answering_share=answering_share(config.confident_share),
         widest_first=handed_on,
         student=student,
         examples=examples,

@@ -33,6 +33,13 @@ PIXELS = Allowance(
 )
 """Of optimised pixels, which start from natural images."""
 
+ANSWERS = Allowance(
+    iterations={"fast": 16, "balanced": 24, "best": 40},
+    seconds={"fast": 20.0, "balanced": 40.0, "best": 200.0},
+    fewest=6,
+)
+"""Of pixels that are moved until heads answer, most of which do so sooner."""
+
 NETWORKS = Allowance(
     iterations={"fast": 100, "balanced": 400, "best": 4000},
     seconds={"fast": 60.0, "balanced": 300.0, "best": 3600.0},

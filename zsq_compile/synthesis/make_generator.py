@@ -12,6 +12,7 @@ from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError
 from zsq_compile.progress import Progress, Silent
+from zsq_compile.synthesis.filters.answering import AnsweringGenerator
 from zsq_compile.synthesis.filters.confident import ConfidentGenerator
 from zsq_compile.synthesis.filters.examples import Examples, ExamplesGenerator
 from zsq_compile.synthesis.filters.low_pass import LowPassGenerator
@@ -38,6 +39,7 @@ def make_generator(
     effort: Effort = "balanced",
     low_pass: float | None = None,
     confident_share: float = 0.0,
+    answering_share: float = 0.0,
     widest_first: bool = False,
     student: Callable[[], TorchGraph] | None = None,
     examples: Examples | None = None,
@@ -52,6 +54,7 @@ def make_generator(
         effort: how much work to do.
         low_pass: filters the finished images (see ``LowPassGenerator``).
         confident_share: of the finished images become high-confidence (see ``ConfidentGenerator``).
+        answering_share: of the finished samples make heads answer that were silent (see ``AnsweringGenerator``).
         widest_first: put the sample first that other quantizers should see first (see ``WidestFirstGenerator``).
         student: makes a quantized network, on the device of the float one, for algorithms that learn against one.
         examples: real inputs, which a share of the samples is made from.
@@ -73,6 +76,8 @@ def make_generator(
         generator = ExamplesGenerator(inner=generator, inputs=inputs, examples=examples)
     if confident_share:
         generator = ConfidentGenerator(generator, inputs, confident_share, progress)
+    if answering_share:
+        generator = AnsweringGenerator(generator, inputs, answering_share, effort, progress)
     return WidestFirstGenerator(generator, fixed_batch(inputs) or 1) if widest_first else generator
 
 

@@ -218,7 +218,7 @@ def test_the_gate(call: Callable[..., Ended], tmp_path: Path, one_method: None) 
     [
         (
             ["--data", "absent"],
-            "--data wants a picture, a .wav, an .npy or an .npz file, or a folder of these, got absent, which does not exist",
+            "or a folder of these, got absent, which does not exist",
         ),
         (
             ["--calib-data", "absent.npz"],

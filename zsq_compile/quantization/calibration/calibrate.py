@@ -12,8 +12,9 @@ from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import QuantizationError
 from zsq_compile.progress import Advance, ignore_steps
 from zsq_compile.quantization.calibration.few_numbers import FewNumbers
-from zsq_compile.quantization.calibration.observers import Extremes, Histogram, choose_range
+from zsq_compile.quantization.calibration.observers import Extremes, Histogram
 from zsq_compile.quantization.calibration.scales import scale_from_range
+from zsq_compile.quantization.calibration.worst_population import choose_joint_range
 from zsq_compile.quantization.samples import Batch
 
 _SENTINEL = 1e30  # beyond it stand numbers that mask others, such as the lowest float32, and none that is computed
@@ -25,12 +26,14 @@ def calibrate(
     batches: Sequence[Batch],
     method: CalibrationMethod,
     advance: Advance = ignore_steps,
+    populations: Sequence[int] | None = None,
 ) -> dict[str, Scale]:
     """Scale of every activation group, on batches that are seen twice (once for ``minmax``) and never held together.
 
     The sites of a group share the range that covers all of them. Numbers that only mask others (minus infinity, which a
     Pad in front of a MaxPool fills in, or 1e38) are not covered: the lowest code does the same there. For ``method``
-    see ``choose_range``.
+    see ``choose_range``. ``populations`` is the number of that which each batch is from; None where there is one. Where
+    there are several the range is for the worst of them, see ``worst_population``.
 
     Raises:
         QuantizationError: there is no data, or a value holds NaN or plus infinity on it, or an input minus infinity.
@@ -39,26 +42,48 @@ def calibrate(
     if not batches:
         raise QuantizationError("calibration wants at least one batch of data, got none: give or synthesize samples")
     groups = {site.value: site.group for site in plan.activations}
+    numbers = [0] * len(batches) if populations is None else populations
+    parts = [
+        [batch for batch, one in zip(batches, numbers, strict=True) if one == number] for number in sorted(set(numbers))
+    ]
+    few = [{group: FewNumbers() for group in groups.values()} for _ in parts]
+    seen = [_find_extremes(teacher, part, groups, advance, own) for part, own in zip(parts, few, strict=True)]
+    histograms = [{group: Histogram(ends) for group, ends in extremes.items()} for extremes in seen]
+    if method != "minmax":
+        for part, observers in zip(parts, histograms, strict=True):
+            _observe(observers, teacher, part, groups, advance)
+    scales = {}
+    for group, members in _by_group(plan.activations).items():
+        number_format = members[0].number_format
+        low, high = min(one[group].low for one in seen), max(one[group].high for one in seen)
+        if method != "minmax":
+            low, high = choose_joint_range([one[group] for one in histograms], number_format, method)
+        if method == "mse":
+            widened = [own[group].widen(number_format) for own in few]
+            if len(parts) == 1:
+                low, high = widened[0] or (low, high)
+            elif known := [ends for ends in widened if ends is not None]:  # so few numbers show no range of the unseen
+                low, high = min(low, *(end for end, _ in known)), max(high, *(end for _, end in known))
+        scales[group] = scale_from_range(low, high, number_format)
+    return scales
+
+
+def _find_extremes(
+    teacher: TorchGraph,
+    batches: Sequence[Batch],
+    groups: Mapping[str, str],
+    advance: Advance,
+    few: Mapping[str, FewNumbers],
+) -> dict[str, Extremes]:
+    """Smallest and largest number of every group, on the batches of one population."""
     extremes = {group: Extremes() for group in groups.values()}
-    few = {group: FewNumbers() for group in extremes}
     _observe(extremes, teacher, batches, groups, advance, few)
     for group, seen in extremes.items():
         if not seen.high - seen.low < float("inf"):
             raise QuantizationError(
                 f"calibration wants finite numbers, got [{seen.low}, {seen.high}] in '{group}': check the input range"
             )
-    histograms = {group: Histogram(seen) for group, seen in extremes.items()}
-    if method != "minmax":
-        _observe(histograms, teacher, batches, groups, advance)
-    scales = {}
-    for group, members in _by_group(plan.activations).items():
-        low, high = extremes[group].low, extremes[group].high
-        if method != "minmax":
-            low, high = choose_range(histograms[group], members[0].number_format, method)
-        if method == "mse":
-            low, high = few[group].widen(members[0].number_format) or (low, high)
-        scales[group] = scale_from_range(low, high, members[0].number_format)
-    return scales
+    return extremes
 
 
 def watch(

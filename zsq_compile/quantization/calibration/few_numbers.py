@@ -3,7 +3,7 @@
 A map of 1000 positions shows its range in a few samples. What stands behind a pooling, as in a squeeze-and-excite
 block, does not: 32 samples are 32 numbers of each channel, the next sample may lie beyond all of them, and a gate that
 is cut scales a whole channel. So each sample is held against the range of the others, widened or narrowed: the factor
-of least error, in the norm of ``choose_range``, serves for all of them (leave-one-out; `benchmarks/few_samples.py`).
+of least error, in the norm of ``choose_range``, serves for all of them (leave-one-out; `benchmarks/few_numbers.py`).
 """
 
 import torch

@@ -113,7 +113,7 @@ def _search(histogram: Histogram, cost: Callable[[Tensor, Tensor], Tensor]) -> t
     return histogram.low * low, histogram.high * high
 
 
-def _quantized_centres(
+def quantized_centres(
     histogram: Histogram, number_format: NumberFormat, low: Tensor, high: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Codes (from the lowest) and dequantized values of all bins for all candidates, each (candidates, BINS)."""
@@ -131,13 +131,13 @@ def _quantized_centres(
 
 def _error(histogram: Histogram, number_format: NumberFormat, low: Tensor, high: Tensor) -> Tensor:
     """Sum of |value - quantized value| ** 2.4 for each candidate, (candidates,)."""
-    _, values = _quantized_centres(histogram, number_format, low, high)
+    _, values = quantized_centres(histogram, number_format, low, high)
     return ((values - histogram.centres()).abs() ** CLIPPING_NORM) @ histogram.counts
 
 
 def _divergence(histogram: Histogram, number_format: NumberFormat, low: Tensor, high: Tensor) -> Tensor:
     """Divergence from the clipped histogram to its quantized version for each candidate, (candidates,)."""
-    codes, _ = _quantized_centres(histogram, number_format, low, high)
+    codes, _ = quantized_centres(histogram, number_format, low, high)
     inside = torch.searchsorted(histogram.centres(), torch.stack([low, high]))
     counts = _without_zero_peak(histogram)
     results = []

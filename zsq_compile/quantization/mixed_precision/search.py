@@ -73,7 +73,8 @@ class ChooseBits:
                 assert self.floor is not None
                 choice = search.agreeing(self.floor)
             plan = override_widths(state.plan, network.target, choice.chosen.widths)
-            plan = calibrate_plan(plan, network.teacher, network.calibration.fitting(network.model), self.config)
+            batches, populations = network.calibration.fitting_parts(network.model)
+            plan = calibrate_plan(plan, network.teacher, batches, self.config, populations=populations)
             return make_state(state.base, plan), choice
 
 

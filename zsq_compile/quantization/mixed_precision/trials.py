@@ -6,6 +6,7 @@ the finished network will.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -31,7 +32,7 @@ from zsq_compile.quantization.mixed_precision.sensitivity import (
     round_at_widths,
 )
 from zsq_compile.quantization.planning import plan_narrowest
-from zsq_compile.quantization.rounding.second_moments import find_measurable, group_layers, measure_second_moments
+from zsq_compile.quantization.rounding.second_moments import find_measurable, group_layers, mix_second_moments
 from zsq_compile.quantization.samples import count_fitting_samples
 from zsq_compile.quantization.state import FloatNetwork, make_state, replace_initializers
 
@@ -82,7 +83,8 @@ class Bench:
         self.network, self.widest, self.config = network, widest, config
         self.narrowest = plan_narrowest(network.model, network.target, config)
         self.trials: list[Trial] = []
-        self._batches, self._held_out = network.calibration.fitting(network.model), held_out_batches(network)
+        self._batches, self._populations = network.calibration.fitting_parts(network.model)
+        self._held_out = held_out_batches(network)
         if not self._held_out:
             raise ConfigError(
                 "mixed measures on samples held out, and there is not one batch of them: give more samples"
@@ -139,7 +141,8 @@ class Bench:
             wanted = Widths(activations={site.value: bits for site in self.widest.activations})
             plan = override_widths(self.widest, self.network.target, wanted)
             method = self.config.calibration_method
-            self._scales[bits] = calibrate(plan, self.network.teacher, self._batches, method)
+            teacher, batches = self.network.teacher, self._batches
+            self._scales[bits] = calibrate(plan, teacher, batches, method, populations=self._populations)
         return self._scales[bits]
 
     def _round(self, advance: Advance) -> dict[int, Rounded]:
@@ -151,7 +154,8 @@ class Bench:
         rounded: dict[int, Rounded] = {}
         for group in ([], *group_layers(layers)):
             members = tuple(site for layer in group for site in layer.sites) or rest
-            moments = measure_second_moments(group, network.teacher, self._batches) if group else {}
+            measure = partial(mix_second_moments, group, network.teacher, self._batches, self._populations)
+            moments = measure() if group else {}
             for bits in dict.fromkeys(min(width, network.target.weight.bits) for width in WIDTHS):
                 sites = tuple(s for s in members if floors[s.node] <= bits <= s.number_format.bits)
                 widths = Widths(weights={site.node: bits for site in sites})

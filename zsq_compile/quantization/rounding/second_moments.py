@@ -53,6 +53,13 @@ class SecondMoments:
         self._total += other._total
         self.count += other.count
 
+    def mix(self, other: "SecondMoments") -> None:
+        """Add the mean of another one, in units of its own power: then all that were mixed count the same."""
+        power = float(other.diagonal().mean())
+        if power > 0.0:
+            self._total.add_(other._total, alpha=1.0 / (max(other.count, 1) * power))
+            self.count += 1
+
     def diagonal(self) -> Tensor:
         """E[x_i y_i], float64, (groups, K)."""
         return self._mean(self._total.diagonal(dim1=1, dim2=2))
@@ -159,6 +166,28 @@ def measure_second_moments(
 
     watch(teacher, batches, {name: name for name in readers}, observe, advance, partial=True)
     return {name: moments for name, moments in found.items() if moments.count}
+
+
+def mix_second_moments(
+    layers: Collection[MeasurableLayer],
+    teacher: TorchGraph,
+    batches: Sequence[Batch],
+    populations: Sequence[int],
+    advance: Advance = ignore_steps,
+) -> dict[str, SecondMoments]:
+    """Second moments over several populations of data, each in units of its power, or those of the only one as is.
+
+    A weight that is rounded for the sum suits the population with small values as well as that with large ones.
+    ``populations`` is the number of that of each batch.
+    """
+    if len(set(populations)) == 1:
+        return measure_second_moments(layers, teacher, batches, advance)
+    mixed = {layer.sites[0].initializer: SecondMoments(layer.groups, layer.size) for layer in layers}
+    for number in sorted(set(populations)):
+        own = [batch for batch, one in zip(batches, populations, strict=True) if one == number]
+        for name, moments in measure_second_moments(layers, teacher, own, advance).items():
+            mixed[name].mix(moments)
+    return {name: moments for name, moments in mixed.items() if moments.count}
 
 
 def draw_phase(rng: torch.Generator) -> tuple[float, float]:

@@ -11,7 +11,10 @@ from zsq_compile.synthesis.signals.speech import draw_speech
 RATE = 16000.0
 """Samples a second, where nothing tells another rate."""
 
-_WINDOWS, _LONGEST = 16, 2.0  # consecutive windows of one sound, and seconds of them, at most
+WINDOWS = 16
+"""Consecutive windows that a sound is cut into, at most."""
+
+_LONGEST = 2.0  # seconds of them
 _PATTERN = ("speech", "music", "speech", "noises", "speech", "speech", "silence", "speech", "music", "noises")
 _QUIET, _LOUD = 0.006, 0.2  # deviation of a sound at full scale 1: 30 dB
 _FLOOR, _SILENT = (1e-5, 3e-2), (1e-6, 1e-3)  # noise beneath a sound, relative to it; and that of silence
@@ -31,7 +34,7 @@ def draw_sounds(count: int, length: int, rng: torch.Generator, kind: str = "soun
         rate: samples a second.
 
     """
-    each = max(min(_WINDOWS, int(_LONGEST * rate) // length), 1)
+    each = max(min(WINDOWS, int(_LONGEST * rate) // length), 1)
     sounds, whole = -(-count // each), each * length
     kinds = [_PATTERN[number % len(_PATTERN)] for number in range(sounds)] if kind == "sound" else [kind] * sounds
     made = torch.zeros(sounds, whole, device=rng.device)

@@ -222,7 +222,7 @@ def test_divergence_is_the_one_of_the_definition() -> None:
     low, high = torch.tensor([-1.0, -2.0, -4.0]).double(), torch.tensor([2.0, 1.0, 4.0]).double()
     found = observers._divergence(histogram, unsigned(4), low, high)
     counts = observers._without_zero_peak(histogram).numpy()
-    codes = observers._quantized_centres(histogram, unsigned(4), low, high)[0].long().numpy()
+    codes = observers.quantized_centres(histogram, unsigned(4), low, high)[0].long().numpy()
     centres = histogram.centres().numpy()
     for row in range(3):
         first, last = np.searchsorted(centres, [float(low[row]), float(high[row])])

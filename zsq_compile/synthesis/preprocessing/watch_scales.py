@@ -1,0 +1,219 @@
+"""What a network makes of an input at many scales: how wide each layer's results are, beside its biases, and the heads.
+
+Training starts from weights that keep a signal's size from layer to layer, and moves weights and biases by steps that
+are about alike. So under the scale that a network was trained on, results of layers are neither tiny beside the biases
+nor huge, they are centred, gates are neither shut nor idle, and heads answer firmly, but not as firmly as can be.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from backends.session import RuntimeModelError
+from passes.constants import constant_value
+from passes.operators import RECURRENT, WEIGHTED
+from passes.surgery import input_at, is_standard, only_use
+from zsq_compile.synthesis.preprocessing.trials import TrialNetwork
+
+Array = NDArray[np.float64]
+
+_MOST_LAYERS = 12
+_TINY = 1e-12
+_HEADS = {"Sigmoid": "sigmoid", "Softmax": "softmax", "LogSoftmax": "softmax", "ArgMax": "softmax"}
+_FOURIER_ROW, _CONCENTRATED = 64, 0.9
+_CLIP = 8.0  # logarithms count no farther
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Layer:
+    """A layer with constant weights that the input reaches.
+
+    Attributes:
+        value: what to watch: its results behind the bias; of a recurrent one, what it reads.
+        axis: of the channels in that value.
+        bias: (channels,) zeros where it has none.
+        weight: (channels, inputs) of a recurrent layer, whose results before the gates are not in the graph.
+
+    """
+
+    value: str
+    axis: int
+    bias: Array
+    weight: Array | None = None
+
+    def results(self, values: NDArray[np.float32]) -> Array:
+        """(samples, channels): results before any activation."""
+        rows = np.moveaxis(values.astype(np.float64), self.axis, -1).reshape(-1, values.shape[self.axis])
+        return rows if self.weight is None else rows @ self.weight.T + self.bias
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Watched:
+    """Layers of a network, and its head, if it decides.
+
+    Attributes:
+        layers: in order of the graph, the first ones and the last.
+        scores: value that the head reads: logits.
+        head: what it makes of them.
+
+    """
+
+    layers: tuple[Layer, ...]
+    scores: str | None
+    head: str | None
+
+
+def find_layers(model: ir.Model, name: str) -> Watched:
+    """Find the layers behind an input, without transforms that nobody trained."""
+    reached = {name}
+    layers: list[Layer] = []
+    scores, head = None, None
+    for node in model.graph:
+        if not any(value is not None and value.name in reached for value in node.inputs):
+            continue
+        reached.update(str(value.name) for value in node.outputs if value.name)
+        if is_standard(node, *_HEADS) and node.inputs[0] is not None:
+            scores, head = str(node.inputs[0].name), _HEADS[node.op_type]
+        layers.extend(_as_layer(node))
+    kept = layers if len(layers) <= _MOST_LAYERS else [*layers[: _MOST_LAYERS - 1], layers[-1]]
+    return Watched(layers=tuple(kept), scores=scores, head=head)
+
+
+def _as_layer(node: ir.Node) -> Iterator[Layer]:
+    if is_standard(node, *RECURRENT):
+        weight, bias = constant_value(input_at(node, 1)), constant_value(input_at(node, 3))
+        if weight is not None and node.inputs[0] is not None:
+            rows = weight.reshape(-1, weight.shape[-1]).astype(np.float64)
+            added = np.zeros(len(rows))
+            if bias is not None:
+                added = bias.astype(np.float64).reshape(len(weight), 2, -1).sum(1).reshape(-1)
+            yield Layer(value=str(node.inputs[0].name), axis=-1, bias=added, weight=rows)
+        return
+    weight = constant_value(input_at(node, 1)) if is_standard(node, *WEIGHTED) else None
+    if weight is None or weight.ndim < 2 or _is_transform(node, weight):
+        return
+    result, bias = node.outputs[0], constant_value(input_at(node, 2))
+    use = only_use(result)
+    if bias is None and use is not None and is_standard(use[0], "Add"):
+        bias = next((one for one in map(constant_value, use[0].inputs) if one is not None), None)
+        result = use[0].outputs[0] if bias is not None else result
+    axis = 1 if node.op_type in ("Conv", "ConvTranspose") else -1
+    flat = np.zeros(1) if bias is None else bias.astype(np.float64).reshape(-1)
+    yield Layer(value=str(result.name), axis=axis, bias=flat)
+
+
+def _is_transform(node: ir.Node, weight: NDArray[np.generic]) -> bool:
+    """Whether the rows of a layer without biases are cosines and sines: a Fourier transform."""
+    rows = weight.reshape(len(weight), -1) if node.op_type == "Conv" else weight.reshape(weight.shape[0], -1).T
+    if input_at(node, 2) is not None or rows.shape[1] < _FOURIER_ROW:
+        return False
+    power = np.abs(np.fft.rfft(rows.astype(np.float64), 2 * rows.shape[1])) ** 2
+    total = power.sum(1)
+    near = np.abs(np.arange(power.shape[1]) - power.argmax(1)[:, None]) <= 6  # the main lobe of a window
+    share = (power * near).sum(1)[total > _TINY] / total[total > _TINY]
+    return bool(len(share) and np.median(share) >= _CONCENTRATED)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sight:
+    """What is seen at one scale and offset; logarithms are natural, and of deviations.
+
+    Attributes:
+        first: width of the first layer's results.
+        inner: mean width of those of the layers between.
+        last: width of the logits, or of the last layer's results.
+        first_bias: root of the mean square of the first layer's biases, over the width of its results.
+        inner_bias: mean of that over the other layers.
+        centre: mean over layers and channels of log(1 + mean² / variance).
+        first_centre: that of the first layer.
+        firm: mean largest probability of a head, from 0 (chance) to 1; 0 without a head.
+        varied: information of the decisions in shares of the most that there can be; 0 without a head.
+
+    """
+
+    first: float
+    inner: float
+    last: float
+    first_bias: float
+    inner_bias: float
+    centre: float
+    first_centre: float
+    firm: float
+    varied: float
+
+
+def watch_scales(
+    network: TrialNetwork, watched: Watched, feeds: Sequence[Callable[[], NDArray[np.float32]]]
+) -> list[Sight | None]:
+    """See what the network makes of each feed; None where results are not finite.
+
+    Raises:
+        RuntimeModelError: that part of the network cannot be run.
+
+    """
+    names = list(dict.fromkeys([*(layer.value for layer in watched.layers), *filter(None, [watched.scores])]))
+    session = network.open(names)
+    seen: list[Sight | None] = []
+    for make in feeds:
+        try:
+            batches = list(network.run(session, make()))
+        except RuntimeModelError:
+            seen.append(None)
+            continue
+        seen.append(_see(watched, {name: np.concatenate([one[name] for one in batches]) for name in names}))
+    return seen
+
+
+def _see(watched: Watched, values: dict[str, NDArray[np.float32]]) -> Sight | None:
+    widths, biases, centres = [], [], []
+    for layer in watched.layers:
+        rows = layer.results(values[layer.value])
+        if not np.isfinite(rows).all():
+            return None
+        variance, mean = rows.var(0), rows.mean(0)
+        width = float(np.sqrt(variance.mean()))
+        bias = float(np.sqrt((layer.bias**2).mean()))
+        widths.append(_log(width))
+        biases.append(_log(bias / max(width, _TINY)) if bias > 0 else None)
+        centres.append(float(np.minimum(np.log1p(mean**2 / np.maximum(variance, _TINY)), _CLIP).mean()))
+    told = [one for one in biases[1:] if one is not None]
+    firm, varied, last = _decisions(watched, values)
+    return Sight(
+        first=widths[0],
+        inner=float(np.mean(widths[1:-1])) if len(widths) > 2 else 0.0,
+        last=widths[-1] if last is None else last,
+        first_bias=biases[0] or 0.0,
+        inner_bias=float(np.mean(told)) if told else 0.0,
+        centre=float(np.mean(centres)),
+        first_centre=centres[0],
+        firm=firm,
+        varied=varied,
+    )
+
+
+def _decisions(watched: Watched, values: dict[str, NDArray[np.float32]]) -> tuple[float, float, float | None]:
+    if watched.scores is None:
+        return 0.0, 0.0, None
+    scores = values[watched.scores].astype(np.float64)
+    if watched.head == "sigmoid":
+        rows = scores.reshape(-1)
+        likely = 1.0 / (1.0 + np.exp(-np.clip(rows, -50, 50)))
+        width = _log(float(rows.std()))
+        chances = np.stack([likely, 1.0 - likely], 1)
+    else:
+        rows = scores.reshape(-1, scores.shape[-1])
+        width = _log(float((rows - rows.mean(1, keepdims=True)).std()))
+        exponents = np.exp(rows - rows.max(1, keepdims=True))
+        chances = exponents / exponents.sum(1, keepdims=True)
+    most = np.log(chances.shape[1]) if chances.shape[1] > 1 else 1.0
+    entropy = -(chances * np.log(np.maximum(chances, 1e-300))).sum(1).mean()
+    mean = chances.mean(0)
+    whole = -(mean * np.log(np.maximum(mean, 1e-300))).sum()
+    return float(1.0 - entropy / most), float((whole - entropy) / most), width
+
+
+def _log(number: float) -> float:
+    return float(np.clip(np.log(max(number, _TINY)), -2 * _CLIP, 2 * _CLIP))
