@@ -25,6 +25,7 @@ from zsq_compile.stages.calibration_data import (
     synthesize_data,
     take_data,
 )
+from zsq_compile.stages.check_samples import expect_signals, warn_of_samples
 from zsq_compile.stages.given_preprocessing import read_preprocessing
 from zsq_compile.stages.like import Given, read_examples, read_given, settle
 from zsq_compile.stages.provisional_student import make_provisional_student
@@ -99,7 +100,7 @@ def make_data(
         data = read_given(given, loaded.path, loaded.inputs)
         real = read_preprocessing(loaded, config.input, progress)
         if len(data) >= ENOUGH or not _can_be_mixed(loaded.inputs):
-            return _take(data, loaded, known, real, given, config)
+            return _take(data, loaded, known, real, given, config, progress)
         posteriors = settle(data, loaded.inputs, TorchGraph(loaded.model), known, real, config.seed)
         examples = Examples(data=data, posteriors=posteriors)
         progress.note(f"{len(data)} real samples are few: variants of them and synthetic ones are put beside them")
@@ -118,6 +119,7 @@ def _take(
     preprocessing: Preprocessing | None,
     given: Given,
     config: CompileConfig,
+    progress: Progress,
 ) -> CalibrationData:
     """Take many real samples as they are."""
     teacher, source = TorchGraph(loaded.model), "calibration data"
@@ -127,7 +129,12 @@ def _take(
         posteriors = settle(data, loaded.inputs, teacher, known, preprocessing, config.seed)
         preprocessing = posteriors[data.preparation.spec.name].best
     arrays = data.arrays(preprocessing)
-    return take_data(arrays, teacher, known, loaded.inputs, preprocessing, config.seed, source=source)
+    taken = take_data(arrays, teacher, known, loaded.inputs, preprocessing, config.seed, source=source)
+    if data.preparation is None:  # what was prepared here has the scale that was asked for
+        expected = {**expect_signals(teacher, known, loaded.inputs, config.seed), **taken.preprocessing}
+        samples = {name: tensor.numpy() for name, tensor in taken.calibration.inputs.items()}
+        warn_of_samples(samples, loaded.inputs, expected, source, progress)
+    return taken
 
 
 def _can_be_mixed(inputs: Sequence[InputSpec]) -> bool:
