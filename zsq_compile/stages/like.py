@@ -89,8 +89,8 @@ def settle(
     """
     found: dict[str, Posterior] = {}
     for spec in (one for one in inputs if one.name in data.samples):
-        if spec.is_image and given is not None and len(given.mean) in (1, spec.channels):
-            found[spec.name] = Posterior.certain(replace(given, layout=spec.layout or "NCHW"))
+        if given is not None and given.fits(spec):
+            found[spec.name] = Posterior.certain(replace(given, layout=spec.layout))
         elif data.preparation is not None and data.preparation.spec.name == spec.name:
             rng = torch.Generator().manual_seed(seed)
             few = data.first(_MOST_TRIED).pictures()

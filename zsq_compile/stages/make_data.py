@@ -25,10 +25,11 @@ from zsq_compile.stages.calibration_data import (
     confident_share,
     default_count,
     first_image,
-    read_preprocessing,
     synthesize_data,
     take_data,
 )
+from zsq_compile.stages.check_samples import expect_signals, warn_of_samples
+from zsq_compile.stages.given_preprocessing import read_preprocessing
 from zsq_compile.stages.like import Given, read_examples, read_given, settle
 from zsq_compile.stages.provisional_student import make_provisional_student
 from zsq_compile.stages.quantize import is_learned
@@ -51,7 +52,7 @@ def choose_generator(
     examples: Examples | None = None,
 ) -> Generator:
     """Make the generator that was asked for, or the one that suits the statistics; samples may go to others."""
-    preprocessing, device = read_preprocessing(loaded.inputs, config.input), choose_device(config.device)
+    preprocessing, device = read_preprocessing(loaded, config.input, progress), choose_device(config.device)
     if preprocessing is None and examples is not None:
         preprocessing = _of_image(examples)
     student = partial(
@@ -92,10 +93,10 @@ def make_data(
     examples = find_examples(loaded, known, config, progress)
     if given is not None:
         require_source(config.distill, "leave --calib out, whose samples stay as they are")
-        data, real = read_given(given, loaded.path, loaded.inputs), read_preprocessing(loaded.inputs, config.input)
+        data, real = read_given(given, loaded.path, loaded.inputs), read_preprocessing(loaded, config.input, progress)
         told = {} if examples is None else examples.posteriors
         if len(data) >= ENOUGH or not _can_be_mixed(loaded.inputs):
-            return replace(_take(data, loaded, known, real, told, given, config), examples=examples)
+            return replace(_take(data, loaded, known, real, told, given, config, progress), examples=examples)
         posteriors = settle(data, loaded.inputs, TorchGraph(loaded.model), known, real, config.seed)
         examples = Examples(data=data, posteriors={**posteriors, **told})
         progress.note(f"{len(data)} real samples are few: variants of them and synthetic ones are put beside them")
@@ -116,7 +117,7 @@ def find_examples(
     """
     if not config.input.like:
         return None
-    given = read_preprocessing(loaded.inputs, config.input)
+    given = read_preprocessing(loaded, config.input, progress)
     return read_examples(
         config.input.like, loaded.path, loaded.inputs, TorchGraph(loaded.model), known, given, config.seed, progress
     )
@@ -130,6 +131,7 @@ def _take(
     told: Mapping[str, Posterior],
     given: Given,
     config: CompileConfig,
+    progress: Progress,
 ) -> CalibrationData:
     """Take many real samples as they are."""
     teacher, source = TorchGraph(loaded.model), given.name if isinstance(given, Path) else "calibration data"
@@ -139,7 +141,12 @@ def _take(
             told = {**settle(data, loaded.inputs, teacher, known, None, config.seed), **told}
         preprocessing = told[image.name].best if image.name in told else None
     arrays = data.arrays(preprocessing)
-    return take_data(arrays, teacher, known, loaded.inputs, preprocessing, config.seed, source=source)
+    taken = take_data(arrays, teacher, known, loaded.inputs, preprocessing, config.seed, source=source)
+    if data.preparation is None:  # what was prepared here has the scale that was asked for
+        expected = {**expect_signals(teacher, known, loaded.inputs, config.seed), **taken.preprocessing}
+        samples = {name: tensor.numpy() for name, tensor in taken.calibration.inputs.items()}
+        warn_of_samples(samples, loaded.inputs, expected, source, progress)
+    return taken
 
 
 def _can_be_mixed(inputs: Sequence[InputSpec]) -> bool:

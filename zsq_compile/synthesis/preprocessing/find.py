@@ -40,9 +40,12 @@ def find_preprocessing(
     """
     found: dict[str, Posterior] = {}
     warn_of_stand_ins(inputs, progress)
+    signal = next((spec for spec in inputs if given is not None and given.layout is None and given.fits(spec)), None)
+    if given is not None and signal is not None:
+        known = {**known, signal.name: Posterior.certain(given)}
     for spec in (one for one in inputs if one.is_image and one.name not in known):
-        if given is not None and len(given.mean) in (1, spec.channels):
-            own = replace(given, layout=spec.layout or "NCHW")
+        if given is not None and given.fits(spec):
+            own = replace(given, layout=spec.layout)
             found[spec.name] = Posterior.certain(own)
             _warn_of_contradiction(own, spec, inputs, teacher, statistics, rng, progress)
             continue
