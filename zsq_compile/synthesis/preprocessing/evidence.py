@@ -26,6 +26,7 @@ from zsq_compile.synthesis.preprocessing.toolkits import PriorOdds, find_prior_o
 from zsq_compile.synthesis.preprocessing.trials import TrialNetwork
 
 _ARITHMETIC, _DECISIONS = np.log(300.0), np.log(8.0)
+_CONTRADICTING = np.log(100.0)
 _IMPOSSIBLE = -30.0  # of numbers that overflow
 _TELLING, _LEAST_INFORMATION = 1.5, 1e-3
 _RAW = ("byte", "byte_bgr")
@@ -93,6 +94,13 @@ def gather_evidence(network: TrialNetwork, candidates: Sequence[Preprocessing], 
         words = f"its decisions are {min(ratio, 99):.1f} times more telling for small inputs than for raw pixels"
         found.append(Evidence(words=words, log_odds=odds))
     return found
+
+
+def contradict_by_inside(network: TrialNetwork, given: Preprocessing) -> Preprocessing | None:
+    """Return the most probable convention where, by the inside alone, it is ``_CONTRADICTING`` times likelier."""
+    ranked = rank_by_evidence(network, thorough=False).best
+    inside = look_inside(network, [ranked, given], most_work=LITTLE_WORK)
+    return ranked if inside is not None and inside[0] - inside[1] >= _CONTRADICTING else None
 
 
 def look_inside(

@@ -16,9 +16,8 @@ from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.progress import Progress
 from zsq_compile.synthesis.images.dead_leaves import prior_images
 from zsq_compile.synthesis.images.procedural import draw_feed
-from zsq_compile.synthesis.preprocessing.infer import find_contradiction
 from zsq_compile.synthesis.preprocessing.infer_signal import infer_signal
-from zsq_compile.synthesis.preprocessing.rank import rank_candidates
+from zsq_compile.synthesis.preprocessing.rank import find_contradiction, rank_candidates
 from zsq_compile.synthesis.preprocessing.trials import TRIAL_IMAGES, TrialNetwork
 from zsq_compile.synthesis.signals.draw import signals
 from zsq_compile.synthesis.stand_ins import warn_of_stand_ins
