@@ -16,6 +16,7 @@ from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.progress import Progress
 from zsq_compile.synthesis.images.dead_leaves import prior_images
 from zsq_compile.synthesis.images.procedural import draw_feed
+from zsq_compile.synthesis.preprocessing.infer_scale import infer_scale
 from zsq_compile.synthesis.preprocessing.infer_signal import infer_signal
 from zsq_compile.synthesis.preprocessing.rank import find_contradiction, rank_candidates
 from zsq_compile.synthesis.preprocessing.trials import TRIAL_IMAGES, TrialNetwork
@@ -52,8 +53,7 @@ def find_preprocessing(
         others = {other.name: draw_feed(other, size, rng) for other in inputs if other.name != spec.name}
         found[spec.name] = rank_on_images(teacher, statistics, spec, rng, others)
         _tell(spec, found[spec.name], progress)
-    signals_found = _find_signals(inputs, teacher, statistics, rng, progress, known)
-    return found | {name: Posterior.certain(one) for name, one in signals_found.items()} | dict(known)
+    return found | _find_signals(inputs, teacher, statistics, rng, progress, known) | dict(known)
 
 
 def _tell(spec: InputSpec, posterior: Posterior, progress: Progress) -> None:
@@ -110,9 +110,9 @@ def _find_signals(
     rng: torch.Generator,
     progress: Progress,
     known: Mapping[str, Posterior],
-) -> dict[str, Preprocessing]:
+) -> dict[str, Posterior]:
     """Scale of the inputs that take no images, by name, as far as the network tells it; warns of the others."""
-    found: dict[str, Preprocessing] = {}
+    found: dict[str, Posterior] = {}
     unknown = []
     for spec in (one for one in inputs if not (one.is_image or one.takes_stand_ins or one.name in known)):
         trials = _apart(rng)
@@ -121,22 +121,31 @@ def _find_signals(
             drawn: NDArray[np.float32] = signals(shape, family, rng).cpu().numpy()
             return drawn
 
-        network = _trial_network(teacher, spec, _for_trials(inputs, spec, rng), trials)
-        one = infer_signal(network, statistics, draw)
-        if one is None:
+        whole = frozenset(other.name for other in inputs if other.batch_axis is None)
+        network = replace(_trial_network(teacher, spec, _for_trials(inputs, spec, rng), trials), whole=whole)
+        told = infer_signal(network, statistics, draw)
+        posterior = infer_scale(network, draw) if told is None else Posterior.certain(told)
+        if posterior is None:
             unknown.append(f"{spec.name!r} (noise of deviation 1: nothing in the model tells its scale)")
             continue
-        found[spec.name] = one
-        if one.is_certain:
-            progress.note(f"input {spec.name!r}: {one.describe()}")
+        found[spec.name] = posterior
+        if told is not None and told.is_certain:
+            progress.note(f"input {spec.name!r}: {told.describe()}")
         else:
-            unknown.append(f"{spec.name!r} ({one.describe()})")
+            unknown.append(f"{spec.name!r} ({_say_open(posterior)})")
     if unknown:
         progress.warn(
             f"what the network takes is no picture, and stand-ins are made for {', '.join(unknown)}: figures on them "
             "say little of real samples; give some with --calib FILE.npz"
         )
     return found
+
+
+def _say_open(posterior: Posterior) -> str:
+    """Say the best preprocessing of a signal, how probable it is, and how far the scales of the others reach."""
+    gains = [1.0 / one.preprocessing.std[0] for one in posterior.plausible]
+    words = f"{posterior.best.describe()}, {posterior.hypotheses[0].probability:.0%}"
+    return words if len(gains) == 1 else f"{words}; or times {min(gains):.3g} to {max(gains):.3g}"
 
 
 def _apart(rng: torch.Generator) -> torch.Generator:
