@@ -48,7 +48,6 @@ WIDTHS = (8, 4, 3, 2)
 """Widths in bits that weights and activations can be given."""
 
 Width = Annotated[int, WIDTHS]
-_LARGEST_STD = 4.0  # of pixels in 0..1, whose own is at most a half
 
 Numbers = Annotated[tuple[float, ...], Option(panel=INPUT, metavar="A,B,C", default="inferred", read=parse_numbers)]
 
@@ -90,10 +89,12 @@ class InputConfig:
         shapes: sizes to work with for an input whose sizes the model leaves open, ? for one to be chosen; once for each
             such input. The written file keeps them open. In Python by input name, with None for ?.
         fix_shapes: write the sizes of ``--input-shape`` into the file, which takes no others then.
-        mean: mean of each channel of pixels in 0..1, such as .485,.456,.406; given if and only if ``std`` is.
-        std: standard deviation of each channel of pixels in 0..1, such as .229,.224,.225; given if and only if ``mean``
-            is.
-        input_range: input values of black and white pixels, such as 0,255 or -1,1; instead of ``mean`` and ``std``.
+        mean: mean of each channel of pixels in 0..1, such as .485,.456,.406, or of a signal's samples as the network
+            takes them; given if and only if ``std`` is. A mean above 1 is taken as one of pixels in 0..255.
+        std: standard deviation of each channel of pixels in 0..1, such as .229,.224,.225, or of a signal's samples as
+            the network takes them; given if and only if ``mean`` is.
+        input_range: input values of black and white pixels, such as 0,255 or -1,1, or the range of a signal's samples;
+            instead of ``mean`` and ``std``.
         like: one or a few real inputs without labels: a picture, a .wav, an .npy or .npz file, or a folder of these;
             once for each. They settle how inputs are prepared, and a share of the calibration data is made from them.
 
@@ -133,16 +134,6 @@ class InputConfig:
             require_number(f"input.mean[{position}]", value, Bounds())
         for position, value in enumerate(std):
             require_number(f"input.std[{position}]", value, Bounds(above=0.0))
-        if max(std) > _LARGEST_STD or (max(mean) > 1.0 and max(std) >= 1.0):
-            given, scaled = (
-                [",".join(f"{value / scale:.4g}" for value in numbers) for numbers in (mean, std)]
-                for scale in (1.0, 255.0)
-            )
-            raise ConfigError(
-                f"--mean {given[0]} --std {given[1]} are like numbers of pixels in 0..255, and those of pixels in 0..1 "
-                f"are wanted: give --mean {scaled[0]} --std {scaled[1]} if the network takes pixels normalised so, "
-                "or --input-range with what black and white become"
-            )
 
     @staticmethod
     def _check_range(input_range: tuple[float, float]) -> None:

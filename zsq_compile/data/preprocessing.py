@@ -9,7 +9,7 @@ import numpy as np
 from zsq_compile.data.input_spec import InputSpec, Layout
 
 ChannelOrder = Literal["rgb", "bgr", "gray", "rgba", "none"]
-Source = Literal["given", "inferred", "assumed", "unexplained"]
+Source = Literal["given", "read", "inferred", "assumed", "unexplained"]
 SignalFamily = Literal[
     "noise",
     "white",
@@ -37,7 +37,9 @@ _MEANINGS = {
     "imagenet": "mean and std of ImageNet",
     "byte": "pixels in 0..255",
     "standard": "mean 0, deviation 1",
-    "byte_bgr": "BGR pixels in 0..255 minus mean (104, 117, 123)",
+    "byte_bgr": "pixels in 0..255 minus mean (123, 117, 104)",
+    "centred": "pixels in [0, 1] minus the mean of ImageNet",
+    "stretched": "pixels in [0, 1] over the deviation of ImageNet",
 }
 
 
@@ -51,8 +53,8 @@ class Preprocessing:
         mean: per channel, in RGB order; one number stands for all channels.
         std: per channel, in RGB order.
         channel_order: "bgr" reverses the three channels after scaling; "rgba" has a fourth plane; "none" of a signal.
-        source: given by the user, inferred from BatchNormalization statistics, assumed, or unexplained: the nearest to
-            statistics that nothing comes near to.
+        source: given by the user, read from what zsq-compile left in the file, inferred from BatchNormalization
+            statistics, assumed, or unexplained: the nearest to statistics that nothing comes near to.
         reason: what decided, in words.
         margin: of an inferred one, the distance of the runner-up over that of the best (>= 1); else None.
         layout: of the network input; None of a signal (N, C, ...), which is in order as it is.
@@ -74,8 +76,14 @@ class Preprocessing:
     def is_certain(self) -> bool:
         """Whether the user gave it, the input's type leaves no other, or the statistics point to it clearly."""
         if self.margin is None:
-            return self.source in ("given", "inferred")
+            return self.source in ("given", "read", "inferred")
         return self.margin >= _CLOSE_MARGIN
+
+    def fits(self, spec: InputSpec) -> bool:
+        """Whether it can be that of an input: of pictures with as many channels, or of a signal."""
+        if not spec.is_image or self.layout is None:
+            return not spec.is_image and self.layout is None and not spec.takes_stand_ins
+        return len(self.mean) in (1, spec.channels)
 
     def encode(self, pixels: Pixels) -> Pixels:
         """(N, C, H, W) pixels in [0, 1] -> network input; a float array, or a tensor (differentiable).
@@ -98,17 +106,28 @@ class Preprocessing:
         """Say what it is and how it was found, such as "imagenet: mean and std of ImageNet (assumed: ...)"."""
         if self.source == "given":
             return f"{self.name}: mean {_listed(self.mean)}, std {_listed(self.std)}"
-        how = f"{self.source}{' from' if self.source == 'inferred' else ':'} {self.reason}"
+        how = f"{self.source}{' from' if self.source in ('inferred', 'read') else ':'} {self.reason}"
         if self.margin is not None:
             how = f"{how}, {self.margin:.2f} times closer than the next"
-        return f"{self.name}: {_MEANINGS.get(self.name) or self._ends()} ({how})"
+        return f"{self.words()} ({how})"
+
+    def words(self) -> str:
+        """Say what it is, such as "unit: pixels in [0, 1], BGR"."""
+        order = ", BGR" if self.channel_order == "bgr" else ""
+        return f"{self.name}: {_MEANINGS.get(self.name) or self._ends()}{order}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values as reports, compiled files and packages hold them; ``inferred`` stands for the source."""
+        """Return plain values as reports, compiled files and packages hold them.
+
+        ``source``, ``layout`` and ``family`` are there where ``name`` and ``inferred`` leave them open.
+        """
         plain = {**asdict(self), "inferred": self.source == "inferred"}
-        del plain["source"], plain["family"]
-        if self.layout == "NCHW":  # what is not said, so that files of before are the same
+        if self.source == _implied_source(plain):  # what is not said, so that files of before are the same
+            del plain["source"]
+        if self.layout == "NCHW":
             del plain["layout"]
+        if self.family is None:
+            del plain["family"]
         return plain
 
     @classmethod
@@ -119,10 +138,11 @@ class Preprocessing:
             mean=tuple(plain["mean"]),
             std=tuple(plain["std"]),
             channel_order=plain["channel_order"],
-            source="given" if plain["name"] == "given" else "inferred" if plain["inferred"] else "assumed",
+            source=plain.get("source") or _implied_source(plain),
             reason=plain.get("reason", ""),
             margin=plain.get("margin"),
             layout=plain.get("layout", "NCHW"),
+            family=plain.get("family"),
         )
 
     def _ends(self) -> str:
@@ -143,6 +163,10 @@ class Preprocessing:
 
     def _in_order(self, values: Any) -> Any:
         return values[:, [2, 1, 0]] if self.channel_order == "bgr" else values
+
+
+def _implied_source(plain: Mapping[str, Any]) -> Source:
+    return "given" if plain["name"] == "given" else "inferred" if plain["inferred"] else "assumed"
 
 
 def _listed(numbers: Sequence[float]) -> str:

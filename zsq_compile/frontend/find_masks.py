@@ -69,7 +69,8 @@ def find_masking(value: ir.Value) -> Masking | None:
                 found = Masking(neutral=met, attention=leads_to_softmax(node.outputs[0]))
                 if found.attention:
                     return found
-                gate = gate or found
+                # what is added to anything but scores hides nothing of it
+                gate = gate or (None if is_standard(node, "Add", "Sub") else found)
             elif met is not None and node.outputs[0] not in numbers:
                 numbers |= dict.fromkeys(node.outputs, met)
                 waiting.extend(node.outputs)

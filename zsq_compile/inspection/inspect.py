@@ -38,7 +38,7 @@ from zsq_compile.inspection.findings import FloatNodes, InputFacts, Inspection, 
 from zsq_compile.inspection.runtime_probe import draw_inputs, find_ranges
 from zsq_compile.progress import Silent
 from zsq_compile.synthesis.images.natural_images import natural_images
-from zsq_compile.synthesis.preprocessing.infer import infer_preprocessing
+from zsq_compile.synthesis.preprocessing.rank import rank_candidates
 from zsq_compile.synthesis.preprocessing.trials import TRIAL_IMAGES, TrialNetwork
 
 _ESTIMATED_BITS = (8, 4)
@@ -124,7 +124,7 @@ def _find_preprocessing(
         draw_images=lambda count, height, width: natural_images(count, spec.channels, height, width, rng),
         others=draw_inputs([one for one in loaded.inputs if one is not spec], TRIAL_IMAGES, rng) or {},
     )
-    return {spec.name: infer_preprocessing(network, statistics, thorough=False)}
+    return {spec.name: rank_candidates(network, statistics, thorough=False).best}
 
 
 def _find_ranges(

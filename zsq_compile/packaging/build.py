@@ -88,7 +88,7 @@ def build_package(
         _copy_model(model, proto, folder)
         _copy_reports(folder, {"report.html": report, "report.json": json_report})
         session = _session(folder / "model.onnx", chosen, notes)
-        feeds = make_feeds(session, count, origin.contract, samples, sizes=origin.sizes)
+        feeds = make_feeds(session, count, origin.contract, samples, sizes=origin.sizes, model=proto)
         runs, tolerances = expected_outputs(folder / "model.onnx", session, feeds)
         if _ort_wanted(ort, proto, notes):
             _write_ort(folder, chosen)

@@ -1,17 +1,21 @@
 """Sample inputs for a package, the expected outputs, and the tolerance of the comparison on the device."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from backends.session import Session, open_session
-from zsq_compile.data.input_spec import PICTURE_CHANNELS, InputSpec
+from zsq_compile.data.input_spec import PICTURE_CHANNELS, STAND_INS, InputSpec
 from zsq_compile.data.preprocessing import Preprocessing, imagenet_preprocessing
 from zsq_compile.errors import ConfigError
+from zsq_compile.frontend.find_kinds import find_kinds
+from zsq_compile.synthesis.stand_ins import draw_stand_ins
 
 _SAFETY = 4.0
 _FLOOR = 0.02
@@ -42,22 +46,23 @@ def make_feeds(
     given: Mapping[str, NDArray[Any]] | None,
     *,
     sizes: Mapping[str, Sequence[int | None]] | None = None,
+    model: onnx.ModelProto | None = None,
 ) -> list[Feed]:
     """Make feeds for ``count`` runs, from given arrays (samples, ...) by input name or procedurally.
 
-    Images are procedural, preprocessed by ``contract``; other float inputs are standard normal. ``sizes`` are shapes
-    for what is made here, of inputs whose own ones are open.
+    Images are procedural, preprocessed by ``contract``, and so are signals; ids, masks and the like, which the graph
+    of ``model`` tells, get stand-ins; other float inputs are standard normal. ``sizes`` are shapes for what is made
+    here, of inputs whose own ones are open.
 
     Raises:
         ConfigError: given arrays do not fit, or there are no synthetic values for an input.
 
     """
-    arrays = {
-        name: _synthetic(session, name, tuple((sizes or {}).get(name, session.input_shapes[name])), count, contract)
-        if given is None
-        else _given(session, name, count, given)
-        for name in session.input_names
-    }
+    if given is None:
+        specs = _describe_inputs(session, sizes or {}, model)
+        arrays = {spec.name: _synthetic(spec, count * _batch(session, spec.name), contract) for spec in specs}
+    else:
+        arrays = {name: _given(session, name, count, given) for name in session.input_names}
     runs = min(len(array) // _batch(session, name) for name, array in arrays.items())
     return [{name: _feed(session, name, array, run) for name, array in arrays.items()} for run in range(runs)]
 
@@ -118,25 +123,42 @@ def _given(session: Session, name: str, count: int, given: Mapping[str, NDArray[
     return array[: count * _batch(session, name)]
 
 
-def _synthetic(
-    session: Session, name: str, shape: tuple[int | None, ...], count: int, contract: Mapping[str, Any] | None
-) -> NDArray[Any]:
-    dtype = session.input_dtypes.get(name)
+def _describe_inputs(
+    session: Session, sizes: Mapping[str, Sequence[int | None]], model: onnx.ModelProto | None
+) -> tuple[InputSpec, ...]:
+    """Describe the inputs of a session, with what they take as far as the graph tells it."""
+    specs = []
+    for name in session.input_names:
+        shape = tuple(sizes.get(name, session.input_shapes[name]))
+        specs.append(InputSpec(name=name, shape=shape, dtype=np.dtype(session.input_dtypes.get(name) or np.void)))
+    return tuple(specs) if model is None else find_kinds(ir.from_proto(model), specs)
+
+
+def _synthetic(spec: InputSpec, total: int, contract: Mapping[str, Any] | None) -> NDArray[Any]:
+    """Make ``total`` samples of an input; ConfigError where nothing can be made for it."""
+    contract = None if contract is None or contract.get("input", spec.name) != spec.name else contract
     known = None if contract is None else Preprocessing.from_json(contract)
-    layout = "NCHW" if known is None else known.layout
-    spec = InputSpec(name=name, shape=shape, dtype=np.dtype(dtype or np.void), layout=layout)
-    pictures = len(shape) == 4 and spec.channels in PICTURE_CHANNELS
-    bytes_known = dtype == np.uint8 and known is not None and pictures
-    if None in shape[1:] or not (bytes_known or np.issubdtype(spec.dtype, np.floating)):
+    spec = replace(spec, layout="NCHW" if known is None else known.layout)
+    pictures = len(spec.shape) == 4 and spec.is_image and spec.channels in PICTURE_CHANNELS
+    bytes_known = spec.dtype == np.uint8 and known is not None and pictures
+    stands_in = spec.kind in STAND_INS and spec.can_be_made
+    if None in spec.shape[1:] or not (bytes_known or stands_in or np.issubdtype(spec.dtype, np.floating)):
         raise ConfigError(
-            f"samples for the input {name!r} ({dtype}, {list(shape)}) cannot be synthesized: give them with --samples"
+            f"samples for the input {spec.name!r} ({spec.dtype}, {list(spec.shape)}) cannot be synthesized: give them "
+            "with --samples"
         )
-    total = count * _batch(session, name)
-    if not pictures:
+    if stands_in:
+        return draw_stand_ins(spec, total, np.random.default_rng(0))
+    if not pictures and (known is None or known.layout is not None):
         return np.random.default_rng(0).standard_normal(spec.batched(total))
     import torch
 
     from zsq_compile.synthesis.images.dead_leaves import prior_images
+    from zsq_compile.synthesis.signals.draw import signals
 
-    pixels = prior_images(*spec.pictures(total), torch.Generator().manual_seed(0)).numpy()
-    return spec.typed((known or imagenet_preprocessing(spec.channels)).encode(pixels))
+    rng = torch.Generator().manual_seed(0)
+    if pictures:
+        made = prior_images(*spec.pictures(total), rng).numpy()
+        return spec.typed((known or imagenet_preprocessing(spec.channels)).encode(made))
+    assert known is not None
+    return spec.typed(known.encode(signals(spec.batched(total), known.family or "noise", rng).numpy()))

@@ -8,9 +8,17 @@ from typing import Any
 
 import numpy as np
 
+from zsq_compile.data.preprocessing import Preprocessing, Source
 from zsq_compile.packaging.samples import Sample
 
 _ORDERS = {1: "gray", 3: "red, green, blue", 4: "red, green, blue and a fourth plane"}
+_KNOWN: Mapping[Source, str] = {
+    "given": "given when it was compiled",
+    "read": "read from the file that it was compiled from",
+    "inferred": "inferred from its statistics",
+    "assumed": "assumed when it was compiled",
+    "unexplained": "assumed when it was compiled, though nothing comes near its statistics",
+}
 _TEMPLATES = Path(__file__).parent / "templates"
 _CPP_TYPES = {
     "float32": "FLOAT",
@@ -65,7 +73,7 @@ def _readme(manifest: Mapping[str, Any], model_name: str, others: Sequence[str])
 
 def _python(manifest: Mapping[str, Any]) -> str:
     session, contract, prepare = manifest["session"], manifest["input_contract"], "\n"
-    if contract is not None:
+    if contract is not None and contract.get("layout", "NCHW") is not None:
         channels = len(contract["mean"])
         last = contract.get("layout") == "NHWC"
         dtype = next((one["dtype"] for one in manifest["inputs"] if len(one["shape"]) == 4), "float32")
@@ -119,17 +127,30 @@ def _cpp(manifest: Mapping[str, Any], sample: Sample) -> str:
 def _describe_contract(contract: Mapping[str, Any] | None) -> str:
     if contract is None:
         return "The preprocessing of images is not known, or the model takes none."
+    if contract.get("layout", "NCHW") is None:
+        return _describe_signal(contract)
     order, named = {
         "bgr": ("channels in the order blue, green, red", " (in the order red, green, blue)"),
         "rgb": ("channels in the order red, green, blue", ""),
         "gray": ("one gray channel", ""),
         "rgba": ("channels in the order red, green, blue and a fourth plane", ""),
     }[contract["channel_order"]]
-    known = "inferred from its statistics" if contract["inferred"] else "given or assumed when it was compiled"
+    known = _KNOWN[Preprocessing.from_json(contract).source]
     axes = ", axes in the order batch, height, width, channels" if contract.get("layout") == "NHWC" else ""
     return (
         f"Input: pixels in [0, 1], {order}{axes}, minus {list(contract['mean'])}{named} and divided by "
         f"{list(contract['std'])}, {known}."
+    )
+
+
+def _describe_signal(contract: Mapping[str, Any]) -> str:
+    """Say on which signals the model was calibrated: others clip, or use few of the 256 levels."""
+    told = Preprocessing.from_json(contract)
+    scale = " ".join(f"{1.0 / one:.4g}" for one in told.std)
+    offset = " ".join(f"{-middle / by:.4g}" for middle, by in zip(told.mean, told.std, strict=True))
+    return (
+        f"Input `{contract['input']}`: signals of the family {told.family} times {scale}, plus {offset}, "
+        f"{_KNOWN[told.source]}."
     )
 
 

@@ -4,23 +4,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from zsq_compile.batchnorm.find_statistics import KnownStatistics
-from zsq_compile.config.compile import Effort, GeneratorConfig, InputConfig
+from zsq_compile.config.compile import Effort, GeneratorConfig
 from zsq_compile.config.conditional_generators import ConditionalConfig
 from zsq_compile.data.batch_axes import stack_given
 from zsq_compile.data.hypotheses import JointHypothesis, plausible_together
 from zsq_compile.data.input_spec import InputSpec, fixed_batch
 from zsq_compile.data.posterior import Posterior, best_of
-from zsq_compile.data.preprocessing import Preprocessing, given_preprocessing
+from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError
 from zsq_compile.quantization.samples import Samples, count_turns
 from zsq_compile.stages.given_samples import fit_samples
+from zsq_compile.synthesis.filters.examples import Examples
 from zsq_compile.synthesis.generator import Generator, SyntheticSet
 from zsq_compile.synthesis.preprocessing.find import infer_on_images
 from zsq_compile.synthesis.preprocessing.trials import TRIAL_IMAGES
@@ -51,6 +51,7 @@ class CalibrationData:
         posteriors: what may be the preprocessing, by name of image inputs, and of others whose scale is known; of the
             first image only, where the user gave the data.
         synthetic: the whole synthesized set; None when the user gave the data.
+        examples: real inputs that a share of it is made from, if there are any.
 
     """
 
@@ -60,6 +61,7 @@ class CalibrationData:
     known: KnownStatistics
     posteriors: Mapping[str, Posterior]
     synthetic: SyntheticSet | None
+    examples: Examples | None = None
 
     @property
     def preprocessing(self) -> Mapping[str, Preprocessing]:
@@ -82,8 +84,16 @@ class CalibrationData:
         return next((one for one in self.preprocessing.values() if one.layout is not None), None)
 
     def plain_preprocessing(self) -> dict[str, Any] | None:
-        """Return the same as plain values."""
-        return None if self.image_preprocessing is None else self.image_preprocessing.to_json()
+        """Return that of the first image input as plain values, or of the first signal where there is none.
+
+        The name of a signal stands under ``input``, and a probability below 1 under ``probability``.
+        """
+        chosen = sorted(self.posteriors.items(), key=lambda item: item[1].best.layout is None)[:1]
+        for name, posterior in chosen:
+            best, likely = posterior.best, posterior.hypotheses[0].probability
+            plain = best.to_json() if best.layout is not None else {**best.to_json(), "input": name}
+            return plain if likely >= 1.0 else {**plain, "probability": round(likely, 3)}
+        return None
 
 
 def first_image(inputs: Sequence[InputSpec]) -> InputSpec | None:
@@ -95,37 +105,6 @@ def has_large_images(inputs: Sequence[InputSpec]) -> bool:
     """Whether the first image input has more pixels than 64 x 64."""
     image = first_image(inputs)
     return image is not None and image.height * image.width > _SMALL_IMAGE
-
-
-def read_preprocessing(inputs: Sequence[InputSpec], config: InputConfig) -> Preprocessing | None:
-    """Preprocessing that the user gave for the image inputs; None when it is to be inferred.
-
-    Raises:
-        ConfigError: there is no image input that it could be of, or it does not fit that.
-
-    """
-    spec = first_image(inputs)
-    if config.mean is None and config.input_range is None:
-        return None
-    if spec is None:
-        shapes = ", ".join(f"{one.name!r} {one.dtype} {one.shape}" for one in inputs)
-        raise ConfigError(
-            f"--mean, --std and --input-range are of pictures, and the network takes none ({shapes}): leave them out, "
-            "and give samples as they are with --calib FILE.npz"
-        )
-    try:
-        given = given_preprocessing(
-            spec.channels, config.mean, config.std, config.input_range, layout=spec.layout or "NCHW"
-        )
-    except ValueError as error:
-        raise ConfigError(f"--mean and --std do not fit the input {spec.name!r}: {error}") from error
-    ends = [(level - mean) / std for level in (0.0, 1.0) for mean, std in zip(given.mean, given.std, strict=True)]
-    if np.issubdtype(spec.dtype, np.integer) and not (min(ends) >= -0.5 and 1.0 < max(ends) <= 255.5):
-        raise ConfigError(
-            f"the input {spec.name!r} takes {spec.dtype}, pixels as they are, which the network scales itself; those "
-            f"given would run from {min(ends):.4g} to {max(ends):.4g}: leave --mean, --std and --input-range out"
-        )
-    return given
 
 
 def default_count(inputs: Sequence[InputSpec], effort: Effort, *, learned: bool) -> int:

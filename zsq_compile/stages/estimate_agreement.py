@@ -14,6 +14,7 @@ from zsq_compile.data.batch_axes import FIRST, BatchAxes
 from zsq_compile.data.hypotheses import JointHypothesis, plausible_together
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.data.posterior import Posterior
+from zsq_compile.synthesis.filters.examples import Examples, vary_examples
 from zsq_compile.synthesis.images.families import input_families
 from zsq_compile.verification.agreement_estimate import (
     SHIFT,
@@ -24,6 +25,7 @@ from zsq_compile.verification.agreement_estimate import (
     measure_families,
 )
 from zsq_compile.verification.hypothesis_estimate import HypothesisEstimate, span
+from zsq_compile.verification.real_family import lower_by_real
 
 ASSUMED_SPREAD = 1.0
 """What SPREAD is where the preprocessing was assumed, and may be another."""
@@ -43,6 +45,7 @@ FIT = Fit()
 
 _PROOFS = ("given", "inferred")
 _HIGH_CONFIDENCE = "high confidence"
+_REAL = "real inputs"
 _SEED_OFFSET = 1_000_003  # from the seed that calibration data was made with
 
 
@@ -146,15 +149,24 @@ class EstimateInputs:
             return estimate_from_families(measured, source, reason=reason)
         doubtful = found[0].source == "assumed" and not self.posteriors[self.inputs[0].name].is_open
         spread = fit.assumed_spread if doubtful else fit.spread
-        return estimate_from_families(measured, source, shift=fit.shift, spread=spread)
+        synthetic = [one for one in measured if not one.name.startswith(_REAL)]
+        real = next((one for one in measured if one.name.startswith(_REAL)), None)
+        made = estimate_from_families(synthetic, source, shift=fit.shift, spread=spread)
+        return made if real is None else lower_by_real(made, real, spread)
 
 
 def make_estimate_inputs(
-    inputs: Sequence[InputSpec], posteriors: Mapping[str, Posterior], *, seed: int = 0, shown: bool = False
+    inputs: Sequence[InputSpec],
+    posteriors: Mapping[str, Posterior],
+    *,
+    seed: int = 0,
+    shown: bool = False,
+    examples: Examples | None = None,
 ) -> EstimateInputs:
     """Make the families of inputs, from a seed that follows from ``seed`` and differs from it.
 
-    Under every plausible preprocessing they are the same pictures. For ``shown`` see EstimateInputs.
+    Under every plausible preprocessing they are the same pictures. For ``shown`` see EstimateInputs. Real ``examples``,
+    with variants of them, are a family of their own.
     """
     if not all(spec.can_be_made for spec in inputs):
         return EstimateInputs(inputs=inputs, posteriors=posteriors, families=None, shown=shown)
@@ -163,7 +175,12 @@ def make_estimate_inputs(
     numbers: dict[str, int] = {}
     for number, one in enumerate(plausible):
         with giving_back():  # what making them takes would be kept beside what the runs take
-            made = input_families(inputs, one.preprocessing, torch.Generator().manual_seed(seed + _SEED_OFFSET))
+            rng = torch.Generator().manual_seed(seed + _SEED_OFFSET)
+            made = input_families(inputs, one.preprocessing, rng)
+            if examples is not None:
+                first = next(iter(made.values()))
+                count = len(next(iter(first.values())))
+                made[_REAL] = {**first, **vary_examples(examples.data, inputs, one.preprocessing, count, rng)}
         for name, samples in made.items():
             key = name if len(plausible) == 1 else f"{name}, {number + 1}: {one.words()}"
             families[key] = {name: tensor.numpy() for name, tensor in samples.items()}

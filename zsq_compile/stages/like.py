@@ -41,15 +41,13 @@ def read_examples(
     given: Preprocessing | None,
     seed: int,
     progress: Progress,
-) -> Examples | None:
-    """Read what ``--like`` names, and let it tell the preprocessing; None where nothing is named.
+) -> Examples:
+    """Read what ``--like`` names, for a network of this file, and let it tell the preprocessing.
 
     Raises:
         ConfigError: it is nothing that the network takes.
 
     """
-    if not like:
-        return None
     data = load_data(list(map(Path, like)), inputs, given, option="--like", partly=True, words=(model.stem,))
     posteriors = settle(data, inputs, teacher, known, given, seed)
     _tell(posteriors, len(data), progress)
@@ -91,8 +89,8 @@ def settle(
     """
     found: dict[str, Posterior] = {}
     for spec in (one for one in inputs if one.name in data.samples):
-        if spec.is_image and given is not None and len(given.mean) in (1, spec.channels):
-            found[spec.name] = Posterior.certain(replace(given, layout=spec.layout or "NCHW"))
+        if given is not None and given.fits(spec):
+            found[spec.name] = Posterior.certain(replace(given, layout=spec.layout))
         elif data.preparation is not None and data.preparation.spec.name == spec.name:
             rng = torch.Generator().manual_seed(seed)
             few = data.first(_MOST_TRIED).pictures()

@@ -32,8 +32,9 @@ class Origin:
         target: name of the target that it was compiled for.
         source_sha256: of the float model's file.
         sizes: shapes by input that were worked with, where more than the batch on axis 0 is open; None is that batch.
-        contract: numbers that the network expects of an image: name, mean, std, channel_order, inferred,
-            and the layout if that is NHWC.
+        contract: numbers that the network expects of its first picture, or of its first signal where it takes none:
+            name, mean, std, channel_order and inferred, and what these leave open of layout, family, source, input
+            (the name) and probability.
 
     """
 
@@ -57,7 +58,10 @@ def origin_of(loaded: LoadedModel, target: Target, seed: int) -> Origin:
 
 
 def stamp(model: ir.Model, origin: Origin) -> ir.Model:
-    """Copy a model with its origin written into it; every input contract, and none, takes the same bytes."""
+    """Copy a model with its origin written into it; the contract of every picture, and none, takes the same bytes.
+
+    That of a signal whose features are scaled each by itself may take more.
+    """
     seed = None if origin.seed is None else str(origin.seed)
     entries = {"version": origin.version, "seed": seed, "target": origin.target, "source_sha256": origin.source_sha256}
     entries["sizes"] = json.dumps(origin.sizes) if origin.sizes else None
@@ -68,7 +72,7 @@ def stamp(model: ir.Model, origin: Origin) -> ir.Model:
 
 
 def _contract_text(contract: Mapping[str, Any] | None) -> str:
-    kept = ("name", "mean", "std", "channel_order", "inferred", "layout")
+    kept = ("name", "mean", "std", "channel_order", "inferred", "layout", "family", "source", "input", "probability")
     plain = None if contract is None else {name: _round(contract[name]) for name in kept if name in contract}
     return json.dumps(plain).ljust(_CONTRACT_ROOM)
 

@@ -241,15 +241,6 @@ def test_what_is_no_shape_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mean", "std"),
-    [((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)), ((103.9, 116.8, 123.7), (1.0,) * 3), ((0.0,), (255.0,))],
-)
-def test_means_of_bytes_are_refused(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-    with pytest.raises(ConfigError, match=f"--mean {mean[0] / 255:.3g}"):
-        InputConfig(mean=mean, std=std)
-
-
-@pytest.mark.parametrize(
     ("mean", "std"), [((0.485,), (0.229,)), ((0.0,), (1 / 255,)), ((1.0,), (1 / 70,)), ((2.0,), (0.2,))]
 )
 def test_means_of_unusual_ranges_are_taken(mean: tuple[float, ...], std: tuple[float, ...]) -> None:

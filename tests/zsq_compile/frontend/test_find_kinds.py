@@ -301,13 +301,15 @@ def test_every_band_normalized_by_itself_makes_a_spectrogram(look: Look) -> None
 
 def test_whole_numbers_that_are_no_ids(look: Look) -> None:
     text = """
-        net (int16[N,400] pcm, int64[N,5] counts, bool[N,2,2] flags) => (float[N,5] y, float[N,400] z, bool[N,2,2] f)
-        { y = Cast<to=1>(counts) z = Cast<to=1>(pcm) f = Not(flags) }
+        net (int16[N,400] pcm, int64[N,5] counts, float[N,5] x, bool[N,2,2] flags)
+            => (float[N,5] y, float[N,400] z, bool[N,2,2] f)
+        { c = Cast<to=1>(counts) y = Add(c, x) z = Cast<to=1>(pcm) f = Not(flags) }
     """
     found = look(parse(text))
     assert {name: spec.kind for name, spec in found.items()} == {
         "pcm": "waveform",
         "counts": "table",
+        "x": "table",
         "flags": "unknown",
     }
     assert all(spec.can_be_made for spec in found.values())

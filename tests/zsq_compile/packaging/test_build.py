@@ -18,7 +18,9 @@ from backends.session import open_session
 from tests import models
 from tests.storing import recurrent
 from tests.zsq_compile.packaging.packages import CONTRACT, quantized
+from zsq_compile import CompileConfig, compile_model
 from zsq_compile.cli import entry as cli
+from zsq_compile.config.compile import InputConfig
 from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.errors import ConfigError, LoadError
 from zsq_compile.packaging.build import build_package
@@ -156,13 +158,46 @@ def test_integer_inputs_need_samples_and_integer_outputs_may_differ_little(tmp_p
     )
     path = tmp_path / "words.onnx"
     onnx.save(proto, path)
-    with pytest.raises(ConfigError, match="cannot be synthesized: give them with --samples"):
-        build_package(path, tmp_path / "words.zsq")
+    drawn = build_package(path, tmp_path / "drawn.zsq", count=3)
+    made_up = [np.load(drawn.path / sample["inputs"]["ids"]) for sample in drawn.manifest["samples"]]
+    assert len(made_up) == 3 and all(one.min() >= 0 and one.max() < 6 for one in made_up)
     ids = np.random.default_rng(0).integers(0, 6, (3, 4))
     made = build_package(path, tmp_path / "words.zsq", samples={"ids": ids})
     assert made.manifest["outputs"] == [{"name": "best", "may_differ": 1}]
     assert made.manifest["input_contract"] is None and made.manifest["seed"] is None
     assert main([str(made.path)]) == 0
+
+
+def test_whole_numbers_that_nothing_tells_the_meaning_of_need_samples(tmp_path):
+    proto = models.parse(
+        """
+        net (int64[N,4] counts, float[N,4] x) => (float[N,3] y) <int8[4,3] codes, float step>
+        { w = DequantizeLinear(codes, step) f = Cast<to=1>(counts) s = Add(f, x) y = MatMul(s, w) }
+        """,
+        weights={"codes": np.arange(12, dtype=np.int8).reshape(4, 3), "step": np.array(0.1, np.float32)},
+    )
+    onnx.save(proto, tmp_path / "counts.onnx")
+    with pytest.raises(ConfigError, match="cannot be synthesized: give them with --samples"):
+        build_package(tmp_path / "counts.onnx", tmp_path / "counts.zsq")
+
+
+def test_the_contract_of_a_signal_is_told_and_fed(tmp_path):
+    proto = models.parse(
+        "net (float[N,16,96] x) => (float[N,3] y) <float[1536,3] w> { f = Flatten(x) y = MatMul(f, w) }"
+    )
+    onnx.save(proto, tmp_path / "m.onnx")
+    given = InputConfig(mean=(5.0,), std=(16.0,))
+    config = CompileConfig(samples=16, effort="fast", speed_trials=False, input=given, target="ort_cpu_avx2")
+    made = compile_model(tmp_path / "m.onnx", tmp_path / "q.onnx", config)
+    package = build_package(made.path, tmp_path / "q.zsq", count=40)
+    told = package.manifest["input_contract"]
+    assert (told["name"], told["input"], told["layout"], told["mean"]) == ("given", "x", None, [-0.3125])
+    samples = np.stack([np.load(package.path / one["inputs"]["x"]) for one in package.manifest["samples"]])
+    assert samples.mean() == pytest.approx(5.0, abs=2.0) and samples.std() == pytest.approx(16.0, rel=0.25)
+    readme = (package.path / "README.md").read_text(encoding="utf-8")
+    assert "times 16" in readme and "given when it was compiled" in readme
+    assert "def prepare" not in (package.path / "run.py").read_text(encoding="utf-8")
+    assert main([str(package.path)]) == 0
 
 
 def test_packed_weights_get_an_ort_file_only_when_asked(tmp_path):

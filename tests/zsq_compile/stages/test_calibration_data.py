@@ -8,7 +8,7 @@ import torch
 from tests.models import parse
 from tests.zsq_compile.quantization.networks import NO_STATISTICS
 from zsq_compile.batchnorm.find_statistics import KnownStatistics
-from zsq_compile.config.compile import Effort, InputConfig
+from zsq_compile.config.compile import Effort
 from zsq_compile.config.generators import NoiseConfig
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.data.preprocessing import given_preprocessing
@@ -18,7 +18,6 @@ from zsq_compile.quantization.samples import Samples
 from zsq_compile.stages.calibration_data import (
     CONTRAST,
     default_count,
-    read_preprocessing,
     sample_arrays,
     synthesize_data,
     take_data,
@@ -100,19 +99,3 @@ def test_labels_stand_beside_the_samples_and_not_in_the_place_of_an_input() -> N
     assert set(sample_arrays({"labels": values}, None)) == {"labels"}
     with pytest.raises(ConfigError, match="under the name 'labels', which is that of an input of the network"):
         sample_arrays({"labels": values}, labels)
-
-
-@pytest.mark.parametrize("config", [InputConfig(mean=(0.5,), std=(0.5,)), InputConfig(input_range=(0.0, 1.0))])
-def test_a_preprocessing_for_a_network_that_takes_no_picture_is_refused(config: InputConfig) -> None:
-    table = [InputSpec(name="rows", shape=(None, 12), dtype=np.dtype(np.float32))]
-    with pytest.raises(ConfigError, match="rows"):
-        read_preprocessing(table, config)
-
-
-def test_bytes_are_given_as_they_are() -> None:
-    picture = [InputSpec(name="x", shape=(None, 8, 8, 3), dtype=np.dtype(np.uint8), layout="NHWC")]
-    found = read_preprocessing(picture, InputConfig(input_range=(0.0, 255.0)))
-    assert found is not None and found.layout == "NHWC"
-    for config in (InputConfig(input_range=(0.0, 1.0)), InputConfig(mean=(0.5,), std=(0.25,))):
-        with pytest.raises(ConfigError, match="uint8"):
-            read_preprocessing(picture, config)
