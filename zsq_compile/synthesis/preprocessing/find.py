@@ -16,12 +16,15 @@ from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.progress import Progress
 from zsq_compile.synthesis.images.dead_leaves import prior_images
 from zsq_compile.synthesis.images.procedural import draw_feed
+from zsq_compile.synthesis.preprocessing.answers import refine_by_answers
 from zsq_compile.synthesis.preprocessing.infer_scale import infer_scale
 from zsq_compile.synthesis.preprocessing.infer_signal import infer_signal
 from zsq_compile.synthesis.preprocessing.rank import find_contradiction, rank_candidates
 from zsq_compile.synthesis.preprocessing.trials import TRIAL_IMAGES, TrialNetwork
 from zsq_compile.synthesis.signals.draw import signals
 from zsq_compile.synthesis.stand_ins import warn_of_stand_ins
+
+_LINE = 2.5  # width over height of lines of text, which nobody mirrors
 
 
 def find_preprocessing(
@@ -78,10 +81,21 @@ def rank_on_examples(
     teacher: TorchGraph,
     statistics: BatchNormStatistics,
     rng: torch.Generator,
+    count: int,
 ) -> Posterior:
-    """Rank what an image input may expect on real pictures of it, (N, C, H, W)."""
+    """Rank what an image input may expect on views (N, C, H, W) of ``count`` real pictures, the whole ones first."""
     network = _trial_network(teacher, spec, _for_trials(inputs, spec, rng), _apart(rng))
-    return rank_candidates(network, statistics, examples)
+    posterior = rank_candidates(network, statistics, examples)
+    if len(posterior.hypotheses) == 1:
+        return posterior
+    whole = examples[:count][:TRIAL_IMAGES].astype(np.float32) / np.float32(255.0)
+    line = spec.width > _LINE * spec.height
+    real = np.concatenate([whole, whole if line else whole[..., ::-1]])[:TRIAL_IMAGES]
+    drawn = network.draw()
+    size = spec.shape[0] or 1
+    return refine_by_answers(
+        network, posterior, np.resize(real, (-(-len(real) // size) * size, *real.shape[1:])), drawn, count
+    )
 
 
 def _warn_of_contradiction(
