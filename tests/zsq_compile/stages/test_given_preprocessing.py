@@ -11,12 +11,12 @@ import torch
 from tests import models
 from zsq_compile import CompileConfig, compile_model
 from zsq_compile.config.compile import InputConfig
-from zsq_compile.data.input_spec import InputSpec
+from zsq_compile.data.input_spec import InputSpec, main_input
 from zsq_compile.data.preprocessing import Preprocessing, given_preprocessing, usual_preprocessings
 from zsq_compile.errors import ConfigError
 from zsq_compile.frontend.load import LoadedModel, load_model
 from zsq_compile.progress import Silent
-from zsq_compile.stages.given_preprocessing import main_input, read_preprocessing
+from zsq_compile.stages.given_preprocessing import read_preprocessing
 from zsq_compile.stages.provenance import Origin, read_origin, stamp
 from zsq_compile.synthesis.images.procedural import draw_samples
 
