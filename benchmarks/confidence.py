@@ -94,10 +94,12 @@ def compile_all(options: argparse.Namespace) -> list[Compiled]:
     exported = {one.group for one in known if not one.has_statistics and not one.name.endswith("_hidden")}
     # folded by the exporter and by us is the same network twice
     files = {one.name: one for one in known if not (one.name.endswith("_hidden") and one.group in exported)}
-    shop = Workshop(options.work / "confidence", target=options.target, fresh=options.fresh)
+    shop = Workshop(options.work / "confidence", target=options.target, fresh=options.fresh, older=options.older)
     cases = []
     for name in chosen(options.models, tuple(files)):
         for bits, told, given in asked(files[name], options.bits):
+            if told not in options.told:
+                continue
             made = shop.compiled(files[name], bits, told, given)
             if made is not None:
                 cases.append(made)
@@ -195,6 +197,8 @@ def main() -> None:
     add_common_options(parser)
     parser.add_argument("--models", nargs="*", help="files, or the beginnings of their names (default: all)")
     parser.add_argument("--bits", nargs="*", type=int, default=[8, 4], help="weight bits")
+    parser.add_argument("--told", nargs="*", default=["nothing", "truth", "wrong"], help="what the compiler is told")
+    parser.add_argument("--older", action="store_true", help="take files that an older source has made, if it must be")
     parser.add_argument("--target", default="auto", help="what files are made for; it must run here")
     options = parser.parse_args()
     open_rows(options)  # ends here where the assets are not there

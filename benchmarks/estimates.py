@@ -132,19 +132,25 @@ def distance(one: Preprocessing, other: Preprocessing) -> float:
 
 
 class Workshop:
-    """Compiles and judges; finished work is kept in a folder, for one source of the compiler."""
+    """Compiles and judges; finished work is kept in a folder, for one source of the compiler.
 
-    def __init__(self, folder: Path, *, target: str, fresh: bool) -> None:
-        self._folder, self._target, self._fresh = folder, target, fresh
+    ``older`` takes what another source made, the newest first, where this one has made nothing yet.
+    """
+
+    def __init__(self, folder: Path, *, target: str, fresh: bool, older: bool) -> None:
+        self._folder, self._target, self._fresh, self._older = folder, target, fresh, older
         folder.mkdir(parents=True, exist_ok=True)
         self._floats: dict[str, NDArray[Any]] = {}
 
     def compiled(self, known: Known, bits: int, told: Told, given: Preprocessing | None) -> Compiled | None:
         """Compile and judge one file, or find what was made before; None, with a line, where it cannot be compiled."""
-        words = [file_sha256(known.path), str(bits), told, self._target, source_key(), runtime_key()]
-        place = self._folder / f"{hashlib.sha256(json.dumps(words).encode()).hexdigest()[:24]}.pickle"
+        words = [file_sha256(known.path), str(bits), told, self._target, runtime_key()]
+        stem = hashlib.sha256(json.dumps(words).encode()).hexdigest()[:24]
+        place = self._folder / f"{stem}.{source_key()[:12]}.pickle"
         if place.is_file() and not self._fresh:
             return _read(place)
+        if self._older and (others := sorted(self._folder.glob(f"{stem}.*.pickle"), key=_age)):
+            return _read(others[0])
         try:
             made = self._make(known, bits, told, given)
         except ZsqError as error:
@@ -200,6 +206,10 @@ class Workshop:
 def _read(place: Path) -> Compiled:
     made: Compiled = pickle.loads(place.read_bytes())
     return made
+
+
+def _age(place: Path) -> float:
+    return -place.stat().st_mtime
 
 
 def _shapes(known: Known) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from zsq_compile.data.preprocessing import Preprocessing, given_preprocessing
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.frontend.load import LoadedModel, load_model
 from zsq_compile.progress import Clock, Silent
+from zsq_compile.quantization.even_channels import even_channels
 from zsq_compile.quantization.planning import plan_quantization
 from zsq_compile.quantization.samples import Samples
 from zsq_compile.quantization.state import FloatNetwork
@@ -43,7 +44,7 @@ from zsq_compile.synthesis.make_generator import make_generator
 Arrays = Mapping[str, NDArray[np.generic]]
 Judge = Callable[[list[Arrays], list[Arrays]], float]
 
-_COUNTS = (1, 4, 16, 64)
+_COUNTS = (1, 4, 16, 32, 64)
 _DRAWS = {1: 3, 4: 2}
 _FACES = (0.6, 0.9)  # least score, and least overlap of a box that is found again
 
@@ -226,10 +227,11 @@ def measure(bench: Bench, samples: Samples, bits: int) -> float:
     target, loaded = load_target("ort_cpu"), bench.loaded
     statistics = harvest_batchnorm(loaded.model)
     folded, statistics = fold_network(loaded.model, statistics, equalize=False, merge=bits == 8, target=target)
+    plan = plan_quantization(folded, target, config.quantization)
+    folded, statistics = even_channels(folded, statistics, plan, samples, Silent())
     network = FloatNetwork(
         teacher=TorchGraph(folded), target=target, statistics=statistics, calibration=samples, held_out=samples
     )
-    plan = plan_quantization(folded, target, config.quantization)
     states, _ = run_steps(network, plan, steps_for(config), Clock(Silent()))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "quantized.onnx"

@@ -43,7 +43,7 @@ from zsq_compile.stages.gallery import require_image, show_synthetic
 from zsq_compile.stages.gate import is_missed, require_decisions
 from zsq_compile.stages.like import Given, require_places
 from zsq_compile.stages.live_samples import make_live
-from zsq_compile.stages.make_data import choose_generator, make_data
+from zsq_compile.stages.make_data import choose_generator, find_examples, make_data
 from zsq_compile.stages.provenance import origin_of, stamp
 from zsq_compile.stages.quantize import Quantized, fold_network, is_learned, is_wide, quantize, steps_for
 from zsq_compile.synthesis.generator import SyntheticSet
@@ -134,10 +134,11 @@ def compile_model(
     quantized = quantize(network, plan, steps_for(config, live), clock)
     exported, quantized = _export(loaded, network, quantized, path, config, labelled, clock)
     with clock.stage("validate"):
-        estimate = _estimate(loaded, path, samples, target, config.seed)
+        shown = calibration is not None or bool(config.input.like)
+        estimate = _estimate(loaded, path, samples, target, config.seed, shown=shown)
     with clock.stage("collect report data"):
-        look = partial(gather_evidence, pictures_wanted=pictures_wanted, progress=clock.progress)
-        evidence = look(loaded, samples, exported, estimate, device)
+        look = partial(gather_evidence, pictures_wanted=pictures_wanted)
+        evidence = look(loaded, samples, network, quantized.state.plan, exported, estimate)
     report = build_report(config, loaded, samples, quantized, exported, evidence, clock)
     return _conclude(report, config.min_agreement, samples.synthetic, quantized.state.plan)
 
@@ -170,7 +171,8 @@ def synthesize(
         loaded, known = _load(Path(model), target, config, progress, samples_kept=samples_kept)
     if gallery is not None:
         require_image(loaded.inputs)
-    generator = choose_generator(loaded, known, target, config, progress, handed_on=True)
+    examples = find_examples(loaded, known, config, progress)
+    generator = choose_generator(loaded, known, target, config, progress, handed_on=True, examples=examples)
     count = config.samples or default_count(loaded.inputs, config.effort, learned=is_learned(config))
     count = count_in_batches(count, fixed_batch(loaded.inputs), hold_out=False)
     teacher = TorchGraph(loaded.model, device=choose_device(config.device))
@@ -260,12 +262,14 @@ def _require_suitable(given: PlanFile | None, loaded: LoadedModel, config: Compi
         progress.warn(f"the plan was made for another file than {loaded.path}: its widths may not suit this one")
 
 
-def _estimate(loaded: LoadedModel, path: Path, data: CalibrationData, target: Target, seed: int) -> AgreementEstimate:
+def _estimate(
+    loaded: LoadedModel, path: Path, data: CalibrationData, target: Target, seed: int, *, shown: bool
+) -> AgreementEstimate:
     """Estimate the agreement on real data, on inputs that calibration has not seen."""
     return estimate_agreement(
         loaded.original,
         path,
-        make_estimate_inputs(loaded.inputs, data.posteriors, seed=seed),
+        make_estimate_inputs(loaded.inputs, data.posteriors, seed=seed, shown=shown, examples=data.examples),
         data.origin,
         providers=usable_providers(target.providers),
         config=target.session_config,

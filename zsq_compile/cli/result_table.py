@@ -13,8 +13,12 @@ if TYPE_CHECKING:
 
 
 def print_result(console: Console, result: "CompileResult") -> None:
-    """Print float against quantized, how the file was made, what to look at, and its path."""
+    """Print alarms, float against quantized, how the file was made, what to look at, and its path."""
     report = result.report
+    if report.alarms:
+        console.print(f"Do not trust this file as it is ({len(report.alarms)} alarms):", style="bold red", markup=False)
+    for alarm in report.alarms:
+        console.print(f"ALARM {alarm.describe()}", style="red", markup=False, highlight=False, soft_wrap=True)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("", "float", "quantized"):
         table.add_column(heading, justify="right" if heading else "left")

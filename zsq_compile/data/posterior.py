@@ -1,7 +1,7 @@
 """What is believed of an input's preprocessing: several possible ones, each with a probability."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from zsq_compile.data.preprocessing import Preprocessing
@@ -38,14 +38,28 @@ class Posterior:
 
     @property
     def best(self) -> Preprocessing:
-        """The most probable preprocessing."""
-        return self.hypotheses[0].preprocessing
+        """The most probable preprocessing, the order of channels apart."""
+        return self.scales[0].preprocessing
+
+    @property
+    def scales(self) -> tuple[Hypothesis, ...]:
+        """Hypotheses without those that differ in the order of channels only, which add to the most probable order.
+
+        Pictures in the wrong order have nearly the ranges of those in the right one, so it is no doubt that calibration
+        has to be hedged against.
+        """
+        held: dict[object, list[Hypothesis]] = {}
+        for one in self.hypotheses:
+            scale = replace(one.preprocessing, channel_order="none", reason="", source="assumed", margin=None)
+            held.setdefault(scale, []).append(one)
+        merged = [replace(group[0], probability=sum(one.probability for one in group)) for group in held.values()]
+        return tuple(sorted(merged, key=lambda one: -one.probability))
 
     @property
     def plausible(self) -> tuple[Hypothesis, ...]:
-        """The fewest hypotheses that hold ``PLAUSIBLE`` of the probability."""
+        """The fewest of ``scales`` that hold ``PLAUSIBLE`` of the probability."""
         held, kept = 0.0, []
-        for one in self.hypotheses:
+        for one in self.scales:
             kept.append(one)
             held += one.probability
             if held >= PLAUSIBLE:
@@ -56,6 +70,10 @@ class Posterior:
     def is_open(self) -> bool:
         """Whether more than one preprocessing is plausible."""
         return len(self.plausible) > 1
+
+    def share(self, *, bgr: bool) -> float:
+        """Return the probability of one order of channels."""
+        return sum(one.probability for one in self.hypotheses if (one.preprocessing.channel_order == "bgr") is bgr)
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return plain values: what ``Preprocessing.to_json`` gives of each, with its probability."""

@@ -37,7 +37,9 @@ _MEANINGS = {
     "imagenet": "mean and std of ImageNet",
     "byte": "pixels in 0..255",
     "standard": "mean 0, deviation 1",
-    "byte_bgr": "BGR pixels in 0..255 minus mean (104, 117, 123)",
+    "byte_bgr": "pixels in 0..255 minus mean (123, 117, 104)",
+    "centred": "pixels in [0, 1] minus the mean of ImageNet",
+    "stretched": "pixels in [0, 1] over the deviation of ImageNet",
 }
 
 
@@ -107,7 +109,12 @@ class Preprocessing:
         how = f"{self.source}{' from' if self.source in ('inferred', 'read') else ':'} {self.reason}"
         if self.margin is not None:
             how = f"{how}, {self.margin:.2f} times closer than the next"
-        return f"{self.name}: {_MEANINGS.get(self.name) or self._ends()} ({how})"
+        return f"{self.words()} ({how})"
+
+    def words(self) -> str:
+        """Say what it is, such as "unit: pixels in [0, 1], BGR"."""
+        order = ", BGR" if self.channel_order == "bgr" else ""
+        return f"{self.name}: {_MEANINGS.get(self.name) or self._ends()}{order}"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values as reports, compiled files and packages hold them.

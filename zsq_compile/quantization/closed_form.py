@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from backends.memory import giving_back
@@ -25,20 +26,19 @@ from zsq_compile.quantization.rounding.second_moments import (
     mix_second_moments,
 )
 from zsq_compile.quantization.rounding.squant import round_with_squant
-from zsq_compile.quantization.samples import Batch
+from zsq_compile.quantization.samples import Batch, Population
 from zsq_compile.quantization.state import FloatNetwork, QuantizedState, make_state, replace_initializers
 
 
 def calibrate_plan(
     plan: QuantizationPlan,
     teacher: TorchGraph,
-    batches: Sequence[Batch],
+    batches: Sequence[Batch] | Sequence[Population],
     config: QuantizationConfig,
     advance: Advance = ignore_steps,
-    populations: Sequence[int] | None = None,
 ) -> QuantizationPlan:
     """Give a plan all its scales: activations from the data, as ``calibrate`` does, weights from the weights."""
-    scales = calibrate(plan, teacher, batches, config.calibration_method, advance, populations)
+    scales = calibrate(plan, teacher, batches, config.calibration_method, advance)
     plan = plan.with_scales(activations=scales)
     return plan.with_scales(weights=choose_weight_scales(plan, teacher.initializers, config.weight_scales))
 
@@ -85,9 +85,9 @@ def _measured_in_groups(
     network: FloatNetwork, plan: QuantizationPlan, advance: Advance
 ) -> Iterator[Mapping[str, SecondMoments]]:
     """Yield second moments of as many layers as fit in memory, one pass over the data after the other."""
-    batches, populations = network.calibration.fitting_parts(network.model)
+    populations = network.calibration.fitting_parts(network.model)
     for layers in group_layers(find_measurable(plan, network.teacher)):
-        yield mix_second_moments(layers, network.teacher, batches, populations, advance)
+        yield mix_second_moments(layers, network.teacher, populations, advance)
 
 
 def correct_biases(
@@ -125,10 +125,15 @@ def _correct_on_samples(
     batches = samples.join(network.model)
     if samples.populations is None:
         return correct_empirically(plan, quantized, teacher, batches, layers)
-    numbers = samples.populations.split(len(next(iter(batches[0].values()))))[: len(batches)]
+    numbers = torch.split(samples.populations, len(next(iter(batches[0].values()))))[: len(batches)]
     if {one for part in numbers for one in part.tolist()} != set(samples.populations.tolist()):
         return {}
     return correct_empirically(plan, quantized, teacher, batches, layers, numbers)
+
+
+def count_batches(populations: Sequence[Population]) -> int:
+    """Count the batches of all populations."""
+    return sum(len(one.batches) for one in populations)
 
 
 def _has_changed(site: WeightSite, changed: Mapping[str, Tensor]) -> bool:
@@ -144,9 +149,9 @@ class Calibrate:
 
     def run(self, network: FloatNetwork, state: QuantizedState, clock: Clock) -> tuple[QuantizedState, None]:
         """See Step."""
-        batches, populations = network.calibration.fitting_parts(network.model)
-        with clock.stage(self.name, 2 * len(batches)) as advance:
-            plan = calibrate_plan(state.plan, network.teacher, batches, self.config, advance, populations)
+        populations = network.calibration.fitting_parts(network.model)
+        with clock.stage(self.name, 2 * count_batches(populations)) as advance:
+            plan = calibrate_plan(state.plan, network.teacher, populations, self.config, advance)
             return make_state(state.base, plan), None
 
 
@@ -160,8 +165,8 @@ class Round:
     def run(self, network: FloatNetwork, state: QuantizedState, clock: Clock) -> tuple[QuantizedState, None]:
         """See Step."""
         passes = len(group_layers(find_measurable(state.plan, network.teacher)))
-        batches, _ = network.calibration.fitting_parts(network.model)
-        with clock.stage(self.name, passes * len(batches)) as advance:
+        batches = count_batches(network.calibration.fitting_parts(network.model))
+        with clock.stage(self.name, passes * batches) as advance:
             weights, plan = round_weights(network, state.plan, self.method, advance=advance)
             return make_state(replace_initializers(state.base, weights), plan), None
 

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +24,14 @@ _OUTPUT_BYTES = 128_000_000  # of one network, where several are compared
 _LIVE_BYTES = 256_000_000  # for those that live at the same time in a run; kernels need as much again
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Population:
+    """Batches of samples that are alike in what is not known of the data, and the probability that data are so."""
+
+    batches: Sequence[Batch]
+    probability: float = 1.0
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Samples:
     """Samples of the inputs of one network.
@@ -34,12 +42,14 @@ class Samples:
         populations: (count,) int64, number of the population that each sample is from, such as a preprocessing that the
             network may want: what is chosen on the samples is to suit the worst of them. Whole batches of a fixed size
             are of one. None where all samples are of the same.
+        probabilities: of the populations, by their numbers; () where there is one.
 
     """
 
     inputs: Batch
     fixed: int | None = None
     populations: Tensor | None = None
+    probabilities: tuple[float, ...] = ()
 
     def parts(self) -> tuple["Samples", ...]:
         """Return the samples of each population, in order; all of them where there is one."""
@@ -47,7 +57,7 @@ class Samples:
             return (self,)
         numbers = sorted(set(self.populations.tolist()))
         own = [(self.populations == number).nonzero()[:, 0] for number in numbers]
-        return tuple(replace(self.chosen(places), populations=None) for places in own)
+        return tuple(replace(self.chosen(places), populations=None, probabilities=()) for places in own)
 
     def chosen(self, places: Tensor) -> "Samples":
         """Return the samples at some places, int64."""
@@ -77,11 +87,11 @@ class Samples:
         """Cut the samples into batches that a run of a model needs a bounded part of memory for."""
         return self.batches(self.feed_of(model))
 
-    def fitting_parts(self, model: ir.Model) -> tuple[list[dict[str, Tensor]], list[int]]:
-        """Cut the samples of each population into such batches; return all of them, and the population of each."""
-        parts = [part.fitting(model) for part in self.parts()]
-        numbers = [number for number, part in enumerate(parts) for _ in part]
-        return [batch for part in parts for batch in part], numbers
+    def fitting_parts(self, model: ir.Model) -> list["Population"]:
+        """Cut the samples of each population into such batches."""
+        numbers = [0] if self.populations is None else sorted(set(self.populations.tolist()))
+        weights = [self.probabilities[number] if self.probabilities else 1.0 for number in numbers]
+        return [Population(part.fitting(model), weight) for part, weight in zip(self.parts(), weights, strict=True)]
 
     def join(self, model: ir.Model) -> list[dict[str, Tensor]]:
         """One batch of as many samples as fit a run of a model; all batches where their size is fixed."""

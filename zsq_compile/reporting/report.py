@@ -11,6 +11,7 @@ from typing import Any
 from passes.analysis.count_bytes import Contents
 from passes.plan import Refusal
 from zsq_compile.quantization.layer_metrics.layer_quality import LayerQuality, worst_layers
+from zsq_compile.reporting.alarms import Alarm
 from zsq_compile.reporting.evidence import MomentMatch, Picture
 from zsq_compile.reporting.facts import MISSING, calibration_facts, comparison_rows, remarks, validation_facts
 from zsq_compile.reporting.plain import plain
@@ -38,6 +39,7 @@ class Report:
         refusals: nodes and values that were left in float, with reasons.
         notes: for the user.
         validation: float against quantized model in the runtime.
+        alarms: what puts the whole result in doubt, whatever the figures say.
         learning: outcome of reconstruction for each block, as plain values.
         synthesis: how the data were made, as plain values ("algorithm", "samples", and "loss_curve" by iteration);
             None where they were given.
@@ -67,6 +69,7 @@ class Report:
     refusals: tuple[Refusal, ...]
     notes: tuple[str, ...]
     validation: Validation
+    alarms: tuple[Alarm, ...] = ()
     learning: tuple[Mapping[str, Any], ...] = ()
     synthesis: Mapping[str, Any] | None = None
     moments: tuple[MomentMatch, ...] = ()
@@ -119,7 +122,8 @@ class Report:
         facts.append(("time", f"{sum(self.stages.values()):.1f} s"))
         facts += [("note", text) for text in self.notes]
         facts += [("FAILED", text) for text in validation.failures]
-        return "\n".join([f"{self.model} -> {self.emitted}", *(f"{what}: {text}" for what, text in facts)])
+        alarms = [f"ALARM: {one.describe()}" for one in self.alarms]
+        return "\n".join([f"{self.model} -> {self.emitted}", *alarms, *(f"{what}: {text}" for what, text in facts)])
 
 
 def installed_versions() -> dict[str, str]:

@@ -20,6 +20,7 @@ from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError
 from zsq_compile.quantization.samples import Samples, count_turns
 from zsq_compile.stages.given_samples import fit_samples
+from zsq_compile.synthesis.filters.examples import Examples
 from zsq_compile.synthesis.generator import Generator, SyntheticSet
 from zsq_compile.synthesis.preprocessing.find import infer_on_images
 from zsq_compile.synthesis.preprocessing.trials import TRIAL_IMAGES
@@ -50,6 +51,7 @@ class CalibrationData:
         posteriors: what may be the preprocessing, by name of image inputs, and of others whose scale is known; of the
             first image only, where the user gave the data.
         synthetic: the whole synthesized set; None when the user gave the data.
+        examples: real inputs that a share of it is made from, if there are any.
 
     """
 
@@ -59,6 +61,7 @@ class CalibrationData:
     known: KnownStatistics
     posteriors: Mapping[str, Posterior]
     synthetic: SyntheticSet | None
+    examples: Examples | None = None
 
     @property
     def preprocessing(self) -> Mapping[str, Preprocessing]:
@@ -131,7 +134,9 @@ def synthesize_data(
     whole = {spec.name for spec in inputs if spec.batch_axis is None}
     shared = {name: x[:1].expand_as(x).clone() if name in whole else x for name, x in made.inputs.items()}
     made = replace(made, inputs=shared) if whole else made
-    calibration, held_out = hold_out(made.inputs, fixed_batch(inputs), made.hypotheses)
+    parts = hold_out(made.inputs, fixed_batch(inputs), made.hypotheses)
+    probabilities = () if made.hypotheses is None else tuple(one.probability for one in made.plausible)
+    calibration, held_out = (replace(part, probabilities=probabilities) for part in parts)
     calibration = _stretched(calibration, made.plausible)
     held = len(next(iter(held_out.inputs.values())))
     return CalibrationData(

@@ -14,6 +14,7 @@ from zsq_compile.data.batch_axes import FIRST, BatchAxes
 from zsq_compile.data.hypotheses import JointHypothesis, plausible_together
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.data.posterior import Posterior
+from zsq_compile.synthesis.filters.examples import Examples, vary_examples
 from zsq_compile.synthesis.images.families import input_families
 from zsq_compile.verification.agreement_estimate import (
     SHIFT,
@@ -24,6 +25,7 @@ from zsq_compile.verification.agreement_estimate import (
     measure_families,
 )
 from zsq_compile.verification.hypothesis_estimate import HypothesisEstimate, span
+from zsq_compile.verification.real_family import lower_by_real
 
 ASSUMED_SPREAD = 1.0
 """What SPREAD is where the preprocessing was assumed, and may be another."""
@@ -43,6 +45,7 @@ FIT = Fit()
 
 _PROOFS = ("given", "inferred")
 _HIGH_CONFIDENCE = "high confidence"
+_REAL = "real inputs"
 _SEED_OFFSET = 1_000_003  # from the seed that calibration data was made with
 
 
@@ -57,6 +60,7 @@ class EstimateInputs:
             no synthetic values for an input. Where several preprocessings are plausible each has all
             families, see ``hypotheses``.
         hypotheses: number of the plausible preprocessing that a family is encoded under, by its name.
+        shown: the user has given real samples, which show how an input is prepared where nothing is open.
         high_confidence: images with a high score of the float network, by input, to find files that clip large scores;
             None where there are none.
 
@@ -66,6 +70,7 @@ class EstimateInputs:
     posteriors: Mapping[str, Posterior]
     families: Mapping[str, Mapping[str, NDArray[Any]]] | None
     hypotheses: Mapping[str, int] = field(default_factory=dict)
+    shown: bool = False
     high_confidence: Mapping[str, NDArray[Any]] | None = None
 
     @property
@@ -77,8 +82,10 @@ class EstimateInputs:
     @property
     def proven(self) -> bool:
         """Whether something proves the preprocessing of every input: the user, or statistics that point to one."""
+        if any(one.is_open for one in self.posteriors.values()):
+            return False
         found = [self.posteriors.get(spec.name) for spec in self.inputs]
-        return all(one is not None and not one.is_open and one.best.source in _PROOFS for one in found)
+        return self.shown or all(one is not None and one.best.source in _PROOFS for one in found)
 
     def estimate(self, measured: Sequence[Family], source: str, *, fit: Fit = FIT) -> AgreementEstimate:
         """Estimate the agreement on real data, over all plausible preprocessings.
@@ -142,29 +149,43 @@ class EstimateInputs:
             return estimate_from_families(measured, source, reason=reason)
         doubtful = found[0].source == "assumed" and not self.posteriors[self.inputs[0].name].is_open
         spread = fit.assumed_spread if doubtful else fit.spread
-        return estimate_from_families(measured, source, shift=fit.shift, spread=spread)
+        synthetic = [one for one in measured if not one.name.startswith(_REAL)]
+        real = next((one for one in measured if one.name.startswith(_REAL)), None)
+        made = estimate_from_families(synthetic, source, shift=fit.shift, spread=spread)
+        return made if real is None else lower_by_real(made, real, spread)
 
 
 def make_estimate_inputs(
-    inputs: Sequence[InputSpec], posteriors: Mapping[str, Posterior], *, seed: int = 0
+    inputs: Sequence[InputSpec],
+    posteriors: Mapping[str, Posterior],
+    *,
+    seed: int = 0,
+    shown: bool = False,
+    examples: Examples | None = None,
 ) -> EstimateInputs:
     """Make the families of inputs, from a seed that follows from ``seed`` and differs from it.
 
-    Under every plausible preprocessing they are the same pictures.
+    Under every plausible preprocessing they are the same pictures. For ``shown`` see EstimateInputs. Real ``examples``,
+    with variants of them, are a family of their own.
     """
     if not all(spec.can_be_made for spec in inputs):
-        return EstimateInputs(inputs=inputs, posteriors=posteriors, families=None)
+        return EstimateInputs(inputs=inputs, posteriors=posteriors, families=None, shown=shown)
     plausible = plausible_together(posteriors)
     families: dict[str, dict[str, NDArray[Any]]] = {}
     numbers: dict[str, int] = {}
     for number, one in enumerate(plausible):
         with giving_back():  # what making them takes would be kept beside what the runs take
-            made = input_families(inputs, one.preprocessing, torch.Generator().manual_seed(seed + _SEED_OFFSET))
+            rng = torch.Generator().manual_seed(seed + _SEED_OFFSET)
+            made = input_families(inputs, one.preprocessing, rng)
+            if examples is not None:
+                first = next(iter(made.values()))
+                count = len(next(iter(first.values())))
+                made[_REAL] = {**first, **vary_examples(examples.data, inputs, one.preprocessing, count, rng)}
         for name, samples in made.items():
             key = name if len(plausible) == 1 else f"{name}, {number + 1}: {one.words()}"
             families[key] = {name: tensor.numpy() for name, tensor in samples.items()}
             numbers[key] = number
-    return EstimateInputs(inputs=inputs, posteriors=posteriors, families=families, hypotheses=numbers)
+    return EstimateInputs(inputs=inputs, posteriors=posteriors, families=families, hypotheses=numbers, shown=shown)
 
 
 def estimate_agreement(

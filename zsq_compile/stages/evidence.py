@@ -8,19 +8,23 @@ import onnx_ir as ir
 import torch
 
 from passes.analysis.count_bytes import Contents, count_bytes
+from passes.plan import QuantizationPlan
 from zsq_compile.config.compile import CompileConfig
 from zsq_compile.data.input_spec import InputSpec, fixed_batch
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.files import file_sha256
 from zsq_compile.frontend.load import LoadedModel
-from zsq_compile.progress import Clock, Progress
+from zsq_compile.progress import Clock
 from zsq_compile.quantization.distillation.distill import Distill
 from zsq_compile.quantization.mixed_precision.search import ChooseBits, explain_choice
 from zsq_compile.quantization.reconstruction.reconstruct import Reconstruct
 from zsq_compile.quantization.samples import count_fitting_samples
+from zsq_compile.quantization.state import FloatNetwork
+from zsq_compile.reporting.alarms import Alarm
 from zsq_compile.reporting.evidence import MomentMatch, Picture
 from zsq_compile.reporting.gallery import as_image
 from zsq_compile.reporting.report import Report
+from zsq_compile.stages.alarms import find_alarms
 from zsq_compile.stages.calibration_data import CalibrationData, first_image, has_large_images
 from zsq_compile.stages.export import Exported
 from zsq_compile.stages.gallery import classify
@@ -30,7 +34,6 @@ from zsq_compile.synthesis.losses import wasserstein
 from zsq_compile.synthesis.probe import layer_targets, measure_moments
 from zsq_compile.verification.agreement_estimate import AgreementEstimate
 
-_FAR = 3.0  # of MomentMatch.distance: means are nearly two deviations away
 _SAMPLES = 64
 _PICTURES, _LARGEST_SIDE = 24, 96
 
@@ -41,6 +44,7 @@ class Evidence:
 
     Attributes:
         estimate: of the agreement on real data.
+        alarms: what puts the whole result in doubt.
         moments: how near the calibration samples come to the statistics, by layer.
         pictures: some of the synthetic images; empty where nobody asked.
         contents: where the bytes are, by file ("float", "quantized").
@@ -48,6 +52,7 @@ class Evidence:
     """
 
     estimate: AgreementEstimate
+    alarms: tuple[Alarm, ...]
     moments: tuple[MomentMatch, ...]
     pictures: tuple[Picture, ...]
     contents: Mapping[str, Contents]
@@ -56,19 +61,20 @@ class Evidence:
 def gather_evidence(
     loaded: LoadedModel,
     data: CalibrationData,
+    network: FloatNetwork,
+    plan: QuantizationPlan,
     exported: Exported,
     estimate: AgreementEstimate,
-    device: torch.device,
     *,
     pictures_wanted: bool,
-    progress: Progress,
 ) -> Evidence:
-    """Look at the calibration data once more, with the float network on a device, and into both files."""
-    teacher = TorchGraph(loaded.model, device=device)
+    """Look at the calibration data once more, with the float network on its device, and into both files."""
+    teacher = TorchGraph(loaded.model, device=network.device)
     moments = match_moments(teacher, data, loaded.inputs)
-    warn_of_distance(moments, progress)
+    alarms = find_alarms(loaded.inputs, data, moments, network, plan)
     return Evidence(
         estimate=estimate,
+        alarms=alarms,
         moments=moments,
         pictures=draw_pictures(teacher, data, loaded.inputs) if pictures_wanted else (),
         contents={
@@ -110,6 +116,7 @@ def build_report(
         validation=exported.validation,
         learning=tuple(asdict(block) for block in records.get(Reconstruct.name, ())),
         synthesis=synthesis,
+        alarms=evidence.alarms,
         moments=evidence.moments,
         pictures=evidence.pictures,
         contents=evidence.contents,
@@ -149,19 +156,6 @@ def match_moments(teacher: TorchGraph, data: CalibrationData, inputs: Sequence[I
             )
         )
     return tuple(found)
-
-
-def warn_of_distance(moments: Sequence[MomentMatch], progress: Progress) -> None:
-    """Warn of calibration data that are far from the training data in most layers, and so is what follows from them."""
-    far = [one for one in moments if one.distance > _FAR]
-    if 2 * len(far) > len(moments):
-        farthest = max(far, key=lambda one: one.distance)
-        progress.warn(
-            f"the calibration data are far from the training data: in {len(far)} of {len(moments)} layers means and "
-            f"deviations are not those that batch normalisation remembers (worst at {farthest.layer or farthest.node}, "
-            f"distance {farthest.distance:.3g}, where training data have 0.01 to 0.04); is the input prepared as in "
-            "training? Give --mean and --std, or real samples with --calib"
-        )
 
 
 def _mean(values: torch.Tensor) -> float:

@@ -41,15 +41,13 @@ def read_examples(
     given: Preprocessing | None,
     seed: int,
     progress: Progress,
-) -> Examples | None:
-    """Read what ``--like`` names, and let it tell the preprocessing; None where nothing is named.
+) -> Examples:
+    """Read what ``--like`` names, for a network of this file, and let it tell the preprocessing.
 
     Raises:
         ConfigError: it is nothing that the network takes.
 
     """
-    if not like:
-        return None
     data = load_data(list(map(Path, like)), inputs, given, option="--like", partly=True, words=(model.stem,))
     posteriors = settle(data, inputs, teacher, known, given, seed)
     _tell(posteriors, len(data), progress)

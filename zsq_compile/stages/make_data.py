@@ -1,8 +1,9 @@
 """Stage: make the calibration data, from real inputs of the user's, by synthesis, or from both."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from backends.target import Target
 from zsq_compile.batchnorm.find_statistics import KnownStatistics
@@ -12,6 +13,7 @@ from zsq_compile.config.generators import PixelsConfig, PriorConfig
 from zsq_compile.data.dataset import Dataset
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.data.layouts import can_be_left_out
+from zsq_compile.data.posterior import Posterior
 from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.differentiable.device import choose_device
 from zsq_compile.differentiable.module import TorchGraph
@@ -22,6 +24,7 @@ from zsq_compile.stages.calibration_data import (
     answering_share,
     confident_share,
     default_count,
+    first_image,
     synthesize_data,
     take_data,
 )
@@ -48,16 +51,9 @@ def choose_generator(
     handed_on: bool,
     examples: Examples | None = None,
 ) -> Generator:
-    """Make the generator that was asked for, or the one that suits the statistics; samples may go to others.
-
-    ``examples`` None reads those that ``--like`` names, and the preprocessing that was given with them.
-    """
-    device, preprocessing = choose_device(config.device), None
-    if examples is None:
-        preprocessing = read_preprocessing(loaded, config.input, progress)
-        teacher, like = TorchGraph(loaded.model), config.input.like
-        examples = read_examples(like, loaded.path, loaded.inputs, teacher, known, preprocessing, config.seed, progress)
-    if preprocessing is None and examples is not None:  # which had the given one before them
+    """Make the generator that was asked for, or the one that suits the statistics; samples may go to others."""
+    preprocessing, device = read_preprocessing(loaded, config.input, progress), choose_device(config.device)
+    if preprocessing is None and examples is not None:
         preprocessing = _of_image(examples)
     student = partial(
         make_provisional_student,
@@ -94,22 +90,37 @@ def make_data(
 ) -> CalibrationData:
     """Take the calibration data that the user gave, synthesize some, or both where those given are few."""
     count = config.samples or default_count(loaded.inputs, config.effort, learned=is_learned(config))
-    examples = None
+    examples = find_examples(loaded, known, config, progress)
     if given is not None:
         require_source(config.distill, "leave --calib out, whose samples stay as they are")
-        data = read_given(given, loaded.path, loaded.inputs)
-        real = read_preprocessing(loaded, config.input, progress)
+        data, real = read_given(given, loaded.path, loaded.inputs), read_preprocessing(loaded, config.input, progress)
+        told = {} if examples is None else examples.posteriors
         if len(data) >= ENOUGH or not _can_be_mixed(loaded.inputs):
-            return _take(data, loaded, known, real, given, config, progress)
+            return replace(_take(data, loaded, known, real, told, given, config, progress), examples=examples)
         posteriors = settle(data, loaded.inputs, TorchGraph(loaded.model), known, real, config.seed)
-        examples = Examples(data=data, posteriors=posteriors)
+        examples = Examples(data=data, posteriors={**posteriors, **told})
         progress.note(f"{len(data)} real samples are few: variants of them and synthetic ones are put beside them")
     generator = choose_generator(loaded, known, target, config, progress, handed_on=False, examples=examples)
     teacher = TorchGraph(loaded.model, device=choose_device(config.device))
     made = synthesize_data(generator, teacher, known, loaded.inputs, count, config.seed)
-    if examples is None:
-        return made
-    return replace(made, description=f"{len(examples.data)} samples given by the user, in {made.description}")
+    return made if examples is None else replace(made, examples=examples)
+
+
+def find_examples(
+    loaded: LoadedModel, known: KnownStatistics, config: CompileConfig, progress: Progress
+) -> Examples | None:
+    """Read what ``--like`` names, and let it tell the preprocessing; None where nothing is named.
+
+    Raises:
+        ConfigError: it is nothing that the network takes.
+
+    """
+    if not config.input.like:
+        return None
+    given = read_preprocessing(loaded, config.input, progress)
+    return read_examples(
+        config.input.like, loaded.path, loaded.inputs, TorchGraph(loaded.model), known, given, config.seed, progress
+    )
 
 
 def _take(
@@ -117,17 +128,18 @@ def _take(
     loaded: LoadedModel,
     known: KnownStatistics,
     preprocessing: Preprocessing | None,
+    told: Mapping[str, Posterior],
     given: Given,
     config: CompileConfig,
     progress: Progress,
 ) -> CalibrationData:
     """Take many real samples as they are."""
-    teacher, source = TorchGraph(loaded.model), "calibration data"
-    if not isinstance(given, dict) and hasattr(given, "name"):
-        source = str(given.name)
-    if data.preparation is not None:
-        posteriors = settle(data, loaded.inputs, teacher, known, preprocessing, config.seed)
-        preprocessing = posteriors[data.preparation.spec.name].best
+    teacher, source = TorchGraph(loaded.model), given.name if isinstance(given, Path) else "calibration data"
+    image = first_image(loaded.inputs)
+    if preprocessing is None and image is not None:
+        if data.preparation is not None:
+            told = {**settle(data, loaded.inputs, teacher, known, None, config.seed), **told}
+        preprocessing = told[image.name].best if image.name in told else None
     arrays = data.arrays(preprocessing)
     taken = take_data(arrays, teacher, known, loaded.inputs, preprocessing, config.seed, source=source)
     if data.preparation is None:  # what was prepared here has the scale that was asked for

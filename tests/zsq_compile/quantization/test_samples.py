@@ -64,3 +64,16 @@ def test_what_tunes_is_apart_from_what_judges(fixed: int | None) -> None:
     fitted, tuned = samples.split(trained)
     assert sorted(torch.cat([fitted, tuned, judged]).tolist()) == list(range(40))
     assert len(tuned) > 0
+
+
+def test_every_part_of_samples_has_all_populations() -> None:
+    numbers = torch.tensor([0, 1] * 20)
+    samples = Samples(inputs={"x": torch.arange(40.0)[:, None]}, populations=numbers)
+    for half in samples.halves():
+        assert half.populations is not None
+        assert torch.bincount(half.populations).tolist() == [10, 10]
+    for part in samples.split():
+        assert set(numbers[part].tolist()) == {0, 1}
+    parts = samples.parts()
+    assert [set((part.inputs["x"] % 2).flatten().tolist()) for part in parts] == [{0.0}, {1.0}]
+    assert all(part.populations is None for part in parts)

@@ -87,3 +87,48 @@ def test_texts_cannot_be_made_up(emitted: Path) -> None:
     told = estimate_agreement(models.residual(), emitted, make_estimate_inputs([texts], {}), "t")
     assert told.families == ()
     assert told.describe() == "no estimate: there are no synthetic values for an input"
+
+
+def test_every_plausible_preprocessing_is_judged_and_the_interval_spans_them(emitted: Path) -> None:
+    unit = replace(UNIT, name="unit", source="assumed")
+    other = replace(unit, name="other", mean=(0.5,) * 3, std=(0.3,) * 3)
+    posterior = Posterior.of([unit, other], [0.9, 0.1])
+    told = estimate_agreement(models.residual(), emitted, make_estimate_inputs([IMAGE], {"x": posterior}), "t")
+    alone = [
+        estimate_agreement(models.residual(), emitted, make_estimate_inputs([IMAGE], {"x": certain}), "t")
+        for certain in (Posterior.certain(replace(one, source="given")) for one in (unit, other))
+    ]
+    assert [one.words for one in told.hypotheses] == ["unit", "other"]
+    assert [one.estimate for one in told.hypotheses] == [one.estimate for one in alone]
+    assert told.low == min(one.low for one in alone)
+    assert told.high == max(one.high for one in alone)
+    assert told.estimate == pytest.approx(0.9 * alone[0].estimate + 0.1 * alone[1].estimate)
+    assert not told.proven
+    assert told.held == told.low
+    assert len(told.families) == 2 * len(alone[0].families)
+    assert alone[0].proven
+    assert alone[0].held == alone[0].estimate
+    assert alone[0].hypotheses == ()
+
+
+def test_real_samples_prove_an_assumed_preprocessing_and_leave_an_open_one_open(emitted: Path) -> None:
+    assumed = replace(UNIT, name="unit", source="assumed")
+    told = [
+        make_estimate_inputs([IMAGE], {"x": posterior}, shown=shown).proven
+        for posterior, shown in (
+            (Posterior.certain(assumed), False),
+            (Posterior.certain(assumed), True),
+            (Posterior.of([assumed, replace(assumed, name="byte")], [1.0, 1.0]), True),
+        )
+    ]
+    assert told == [False, True, False]
+
+
+def test_the_worst_is_told_of_a_network_without_classes(emitted: Path) -> None:
+    ways = [replace(UNIT, name=name, source="unexplained") for name in ("unit", "other")]
+    told = estimate_agreement(
+        models.residual(), emitted, make_estimate_inputs([IMAGE], {"x": Posterior.of(ways, [2.0, 1.0])}), "t"
+    )
+    assert told.estimate is None
+    assert told.reason is not None
+    assert "the worst with unit" in told.describe()  # the first of equals

@@ -17,10 +17,9 @@ from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.data.posterior import Posterior
 from zsq_compile.data.preprocessing import given_preprocessing
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.progress import Remembering, Silent
 from zsq_compile.quantization.samples import Samples
 from zsq_compile.stages.calibration_data import CalibrationData
-from zsq_compile.stages.evidence import draw_pictures, match_moments, warn_of_distance
+from zsq_compile.stages.evidence import draw_pictures, match_moments
 from zsq_compile.synthesis.generator import SyntheticSet
 
 INPUT = InputSpec(name="x", shape=(None, 3, 8, 8), dtype=np.dtype(np.float32), layout="NCHW")
@@ -108,14 +107,3 @@ def test_large_pictures_are_made_smaller(network: ir.Model) -> None:
 def test_data_of_the_user_are_not_shown(network: ir.Model) -> None:
     given = replace(data(torch.zeros(4, 3, 8, 8)), synthetic=None)
     assert draw_pictures(TorchGraph(network), given, (INPUT,)) == ()
-
-
-def test_data_far_from_the_training_data_are_warned_of(network: ir.Model) -> None:
-    statistics, teacher = harvest_batchnorm(network), TorchGraph(network)
-    remembered = torch.from_numpy(pictures(3).astype(np.float32))
-    for scale, warned in ((1.0, False), (255.0, True)):
-        told = Remembering(Silent())
-        warn_of_distance(match_moments(teacher, data(remembered * scale, statistics=statistics), (INPUT,)), told)
-        assert bool(told.texts) == warned
-    warn_of_distance((), told := Remembering(Silent()))
-    assert not told.texts

@@ -1,6 +1,7 @@
 """Run calibration data through the float graph and give every activation of a plan its scale."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import cast
 
 import onnx_ir as ir
 import torch
@@ -15,7 +16,7 @@ from zsq_compile.quantization.calibration.few_numbers import FewNumbers
 from zsq_compile.quantization.calibration.observers import Extremes, Histogram
 from zsq_compile.quantization.calibration.scales import scale_from_range
 from zsq_compile.quantization.calibration.worst_population import choose_joint_range
-from zsq_compile.quantization.samples import Batch
+from zsq_compile.quantization.samples import Batch, Population
 
 _SENTINEL = 1e30  # beyond it stand numbers that mask others, such as the lowest float32, and none that is computed
 
@@ -23,17 +24,15 @@ _SENTINEL = 1e30  # beyond it stand numbers that mask others, such as the lowest
 def calibrate(
     plan: QuantizationPlan,
     teacher: TorchGraph,
-    batches: Sequence[Batch],
+    batches: Sequence[Batch] | Sequence[Population],
     method: CalibrationMethod,
     advance: Advance = ignore_steps,
-    populations: Sequence[int] | None = None,
 ) -> dict[str, Scale]:
     """Scale of every activation group, on batches that are seen twice (once for ``minmax``) and never held together.
 
     The sites of a group share the range that covers all of them. Numbers that only mask others (minus infinity, which a
     Pad in front of a MaxPool fills in, or 1e38) are not covered: the lowest code does the same there. For ``method``
-    see ``choose_range``. ``populations`` is the number of that which each batch is from; None where there is one. Where
-    there are several the range is for the worst of them, see ``worst_population``.
+    see ``choose_range``. Of batches from several populations the range is for the worst, see ``worst_population``.
 
     Raises:
         QuantizationError: there is no data, or a value holds NaN or plus infinity on it, or an input minus infinity.
@@ -42,22 +41,20 @@ def calibrate(
     if not batches:
         raise QuantizationError("calibration wants at least one batch of data, got none: give or synthesize samples")
     groups = {site.value: site.group for site in plan.activations}
-    numbers = [0] * len(batches) if populations is None else populations
-    parts = [
-        [batch for batch, one in zip(batches, numbers, strict=True) if one == number] for number in sorted(set(numbers))
-    ]
+    parts = [one for one in batches if isinstance(one, Population)] or [Population(cast(Sequence[Batch], batches))]
     few = [{group: FewNumbers() for group in groups.values()} for _ in parts]
-    seen = [_find_extremes(teacher, part, groups, advance, own) for part, own in zip(parts, few, strict=True)]
+    seen = [_find_extremes(teacher, part.batches, groups, advance, own) for part, own in zip(parts, few, strict=True)]
     histograms = [{group: Histogram(ends) for group, ends in extremes.items()} for extremes in seen]
     if method != "minmax":
         for part, observers in zip(parts, histograms, strict=True):
-            _observe(observers, teacher, part, groups, advance)
+            _observe(observers, teacher, part.batches, groups, advance)
     scales = {}
     for group, members in _by_group(plan.activations).items():
         number_format = members[0].number_format
         low, high = min(one[group].low for one in seen), max(one[group].high for one in seen)
         if method != "minmax":
-            low, high = choose_joint_range([one[group] for one in histograms], number_format, method)
+            weights = [part.probability for part in parts]
+            low, high = choose_joint_range([one[group] for one in histograms], weights, number_format, method)
         if method == "mse":
             widened = [own[group].widen(number_format) for own in few]
             if len(parts) == 1:

@@ -3,8 +3,9 @@
 Where it is not known how an input is prepared, the values of a layer under one preprocessing may be several times those
 under another. The range of least error over all samples is that of the large ones, and rounds the small ones away. Here
 the error of each population is measured on its own, in units of that population's variance, and the range is that whose
-largest of these errors is smallest. Squares count, and not the 2.4-norm of ``choose_range``: that one weighs the few
-numbers that are cut off the large population more than the rounding of all numbers of the small one.
+largest of these errors is smallest. An amplitude of error counts in proportion to the probability of its population: an
+improbable one takes little resolution from the others. Squares count, and not the 2.4-norm of ``choose_range``, which
+weighs the few numbers that are cut off the large population more than the rounding of all numbers of the small one.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,32 +23,39 @@ _ZOOM = 3.5
 
 
 def choose_joint_range(
-    histograms: Sequence[Histogram], number_format: NumberFormat, method: CalibrationMethod
+    histograms: Sequence[Histogram],
+    probabilities: Sequence[float],
+    number_format: NumberFormat,
+    method: CalibrationMethod,
 ) -> tuple[float, float]:
     """Lowest and highest number that a quantizer should represent for the worst of several populations.
 
     Args:
         histograms: what calibration saw of each population.
+        probabilities: of each population, in any unit.
         number_format: grid that will cover the range.
         method: ``mse`` is as the module says; all others cover the range that ``choose_range`` reads off each
             population.
 
     """
-    seen = [one for one in histograms if one.high > one.low and float(one.counts.sum()) > 0.0]
     if len(histograms) == 1:
         return choose_range(histograms[0], number_format, method)
+    seen = [
+        (one, probability)
+        for one, probability in zip(histograms, probabilities, strict=True)
+        if one.high > one.low and float(one.counts.sum()) > 0.0
+    ]
     if method != "mse" or len(seen) < 2:
         ends = [choose_range(one, number_format, method) for one in histograms]
         return min(low for low, _ in ends), max(high for _, high in ends)
-    powers = [_variance(one) for one in seen]
+    most = max(probability for _, probability in seen)
+    weights = [(probability / most) ** 2 / _variance(one) for one, probability in seen]
 
     def cost(low: Tensor, high: Tensor) -> Tensor:
-        errors = [
-            _squared_error(one, number_format, low, high) / power for one, power in zip(seen, powers, strict=True)
-        ]
-        return torch.stack(errors).amax(0)
+        errors = [_squared_error(one, number_format, low, high) for one, _ in seen]
+        return torch.stack([weight * error for weight, error in zip(weights, errors, strict=True)]).amax(0)
 
-    return _search(min(one.low for one in seen), max(one.high for one in seen), cost)
+    return _search(min(one.low for one, _ in seen), max(one.high for one, _ in seen), cost)
 
 
 def _variance(histogram: Histogram) -> float:

@@ -73,8 +73,7 @@ class ChooseBits:
                 assert self.floor is not None
                 choice = search.agreeing(self.floor)
             plan = override_widths(state.plan, network.target, choice.chosen.widths)
-            batches, populations = network.calibration.fitting_parts(network.model)
-            plan = calibrate_plan(plan, network.teacher, batches, self.config, populations=populations)
+            plan = calibrate_plan(plan, network.teacher, network.calibration.fitting_parts(network.model), self.config)
             return make_state(state.base, plan), choice
 
 

@@ -6,7 +6,6 @@ the finished network will.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -83,7 +82,7 @@ class Bench:
         self.network, self.widest, self.config = network, widest, config
         self.narrowest = plan_narrowest(network.model, network.target, config)
         self.trials: list[Trial] = []
-        self._batches, self._populations = network.calibration.fitting_parts(network.model)
+        self._populations = network.calibration.fitting_parts(network.model)
         self._held_out = held_out_batches(network)
         if not self._held_out:
             raise ConfigError(
@@ -141,8 +140,7 @@ class Bench:
             wanted = Widths(activations={site.value: bits for site in self.widest.activations})
             plan = override_widths(self.widest, self.network.target, wanted)
             method = self.config.calibration_method
-            teacher, batches = self.network.teacher, self._batches
-            self._scales[bits] = calibrate(plan, teacher, batches, method, populations=self._populations)
+            self._scales[bits] = calibrate(plan, self.network.teacher, self._populations, method)
         return self._scales[bits]
 
     def _round(self, advance: Advance) -> dict[int, Rounded]:
@@ -154,8 +152,7 @@ class Bench:
         rounded: dict[int, Rounded] = {}
         for group in ([], *group_layers(layers)):
             members = tuple(site for layer in group for site in layer.sites) or rest
-            measure = partial(mix_second_moments, group, network.teacher, self._batches, self._populations)
-            moments = measure() if group else {}
+            moments = mix_second_moments(group, network.teacher, self._populations) if group else {}
             for bits in dict.fromkeys(min(width, network.target.weight.bits) for width in WIDTHS):
                 sites = tuple(s for s in members if floors[s.node] <= bits <= s.number_format.bits)
                 widths = Widths(weights={site.node: bits for site in sites})

@@ -19,7 +19,7 @@ from passes.weight_layout import channel_count
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.progress import Advance, ignore_steps
 from zsq_compile.quantization.calibration.calibrate import watch
-from zsq_compile.quantization.samples import Batch
+from zsq_compile.quantization.samples import Batch, Population
 
 GROUP_BYTES = 1 << 28
 """Of the moments that live at the same time: those of one layer whose columns have 8192 numbers, in float32."""
@@ -53,12 +53,12 @@ class SecondMoments:
         self._total += other._total
         self.count += other.count
 
-    def mix(self, other: "SecondMoments") -> None:
-        """Add the mean of another one, in units of its own power: then all that were mixed count the same."""
+    def mix(self, other: "SecondMoments", weight: float) -> None:
+        """Add the mean of another one in units of its own power, so many times."""
         power = float(other.diagonal().mean())
         if power > 0.0:
-            self._total.add_(other._total, alpha=1.0 / (max(other.count, 1) * power))
-            self.count += 1
+            self._total.add_(other._total, alpha=weight / (max(other.count, 1) * power))
+            self.count = 1
 
     def diagonal(self) -> Tensor:
         """E[x_i y_i], float64, (groups, K)."""
@@ -171,22 +171,19 @@ def measure_second_moments(
 def mix_second_moments(
     layers: Collection[MeasurableLayer],
     teacher: TorchGraph,
-    batches: Sequence[Batch],
-    populations: Sequence[int],
+    populations: Sequence[Population],
     advance: Advance = ignore_steps,
 ) -> dict[str, SecondMoments]:
     """Second moments over several populations of data, each in units of its power, or those of the only one as is.
 
     A weight that is rounded for the sum suits the population with small values as well as that with large ones.
-    ``populations`` is the number of that of each batch.
     """
-    if len(set(populations)) == 1:
-        return measure_second_moments(layers, teacher, batches, advance)
+    if len(populations) == 1:
+        return measure_second_moments(layers, teacher, populations[0].batches, advance)
     mixed = {layer.sites[0].initializer: SecondMoments(layer.groups, layer.size) for layer in layers}
-    for number in sorted(set(populations)):
-        own = [batch for batch, one in zip(batches, populations, strict=True) if one == number]
-        for name, moments in measure_second_moments(layers, teacher, own, advance).items():
-            mixed[name].mix(moments)
+    for one in populations:
+        for name, moments in measure_second_moments(layers, teacher, one.batches, advance).items():
+            mixed[name].mix(moments, one.probability)
     return {name: moments for name, moments in mixed.items() if moments.count}
 
 

@@ -75,6 +75,9 @@ class AnsweringGenerator:
     ) -> SyntheticSet:
         """See Generator."""
         made = self._inner.synthesize(teacher, statistics, count, rng)
+        return made.with_each(lambda part: self._changed(part, teacher))
+
+    def _changed(self, made: SyntheticSet, teacher: TorchGraph) -> SyntheticSet:
         movable = [spec.name for spec in self._inputs if _is_movable(spec)]
         if made.labels is not None or not movable or not self._share:
             return made

@@ -16,7 +16,7 @@ from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.progress import Progress
 from zsq_compile.synthesis.images.dead_leaves import prior_images
 from zsq_compile.synthesis.images.procedural import draw_feed
-from zsq_compile.synthesis.preprocessing.infer import find_contradiction, infer_preprocessing
+from zsq_compile.synthesis.preprocessing.infer import find_contradiction
 from zsq_compile.synthesis.preprocessing.infer_signal import infer_signal
 from zsq_compile.synthesis.preprocessing.rank import rank_candidates
 from zsq_compile.synthesis.preprocessing.trials import TRIAL_IMAGES, TrialNetwork
@@ -38,26 +38,38 @@ def find_preprocessing(
     An input that takes no images is left out where nothing tells its scale: it gets noise of deviation 1. What real
     examples have told of an input is ``known``, and is not looked for again.
     """
-    found: dict[str, Preprocessing] = {}
+    found: dict[str, Posterior] = {}
     warn_of_stand_ins(inputs, progress)
     signal = next((spec for spec in inputs if given is not None and given.layout is None and given.fits(spec)), None)
     if given is not None and signal is not None:
         known = {**known, signal.name: Posterior.certain(given)}
     for spec in (one for one in inputs if one.is_image and one.name not in known):
         if given is not None and given.fits(spec):
-            found[spec.name] = replace(given, layout=spec.layout)
-            _warn_of_contradiction(found[spec.name], spec, inputs, teacher, statistics, rng, progress)
+            own = replace(given, layout=spec.layout)
+            found[spec.name] = Posterior.certain(own)
+            _warn_of_contradiction(own, spec, inputs, teacher, statistics, rng, progress)
             continue
         size = int(spec.shape[0] or TRIAL_IMAGES)
         others = {other.name: draw_feed(other, size, rng) for other in inputs if other.name != spec.name}
-        found[spec.name] = infer_on_images(teacher, statistics, spec, rng, others)
-        text = f"input {spec.name!r}: {found[spec.name].describe()}"
-        if found[spec.name].is_certain:
-            progress.note(text)
-        else:
-            progress.warn(f"{text}; give --mean and --std, or --input-range, if it is something else")
-    found |= _find_signals(inputs, teacher, statistics, rng, progress, known)
-    return {**{name: Posterior.certain(one) for name, one in found.items()}, **known}
+        found[spec.name] = rank_on_images(teacher, statistics, spec, rng, others)
+        _tell(spec, found[spec.name], progress)
+    signals_found = _find_signals(inputs, teacher, statistics, rng, progress, known)
+    return found | {name: Posterior.certain(one) for name, one in signals_found.items()} | dict(known)
+
+
+def _tell(spec: InputSpec, posterior: Posterior, progress: Progress) -> None:
+    """Say what an input is taken to expect, and what else it may; warn where that is open."""
+    text = f"input {spec.name!r}: {posterior.best.describe()}"
+    if not posterior.is_open and posterior.best.is_certain:
+        progress.note(text)
+        return
+    _, *others = posterior.plausible
+    if others:
+        listed = ", ".join(f"{one.preprocessing.words()} ({one.probability:.0%})" for one in others)
+        text = f"{text}; it may be {listed} as well"
+    progress.warn(
+        f"{text}; if you know it, give --mean and --std, or --input-range, or a real picture with --like FILE"
+    )
 
 
 def rank_on_examples(
@@ -82,14 +94,13 @@ def _warn_of_contradiction(
     rng: torch.Generator,
     progress: Progress,
 ) -> None:
-    """Warn where the network's statistics tell of another preprocessing than the given one."""
+    """Warn where the network tells of another preprocessing than the given one."""
     network = _trial_network(teacher, spec, _for_trials(inputs, spec, rng), _apart(rng))
     other = find_contradiction(network, statistics, given)
     if other is not None:
         progress.warn(
-            f"input {spec.name!r}: the batch normalisation statistics of the network contradict the preprocessing that "
-            f"you gave ({given.describe()}); they point to {other.describe()}. Leave --mean, --std and --input-range "
-            "out to use that"
+            f"input {spec.name!r}: the network contradicts the preprocessing that you gave ({given.describe()}); it "
+            f"points to {other.describe()}. Leave --mean, --std and --input-range out to use that"
         )
 
 
@@ -147,8 +158,19 @@ def infer_on_images(
     rng: torch.Generator,
     others: Mapping[str, torch.Tensor] | None = None,
 ) -> Preprocessing:
-    """Infer the preprocessing of image input ``spec`` on dead leaves; ``others`` are fed to the other inputs."""
-    return infer_preprocessing(_trial_network(teacher, spec, others or {}, rng), statistics)
+    """Return the most probable preprocessing (see ``rank_on_images``)."""
+    return rank_on_images(teacher, statistics, spec, rng, others).best
+
+
+def rank_on_images(
+    teacher: TorchGraph,
+    statistics: BatchNormStatistics,
+    spec: InputSpec,
+    rng: torch.Generator,
+    others: Mapping[str, torch.Tensor] | None = None,
+) -> Posterior:
+    """Rank preprocessings of image input ``spec`` on dead leaves; ``others`` are fed to the other inputs."""
+    return rank_candidates(_trial_network(teacher, spec, others or {}, rng), statistics)
 
 
 def _trial_network(

@@ -8,7 +8,9 @@ from PIL import Image
 
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.data.posterior import Posterior
-from zsq_compile.synthesis.preprocessing.infer import infer_preprocessing
+from zsq_compile.data.preprocessing import byte_preprocessing
+from zsq_compile.synthesis.preprocessing.evidence import rank_by_evidence
+from zsq_compile.synthesis.preprocessing.infer import infer_from_statistics
 from zsq_compile.synthesis.preprocessing.trials import DrawImages, TrialNetwork
 
 
@@ -29,7 +31,10 @@ def rank_candidates(
 
     """
     tried = network if samples is None else replace(network, draw_images=showing(samples))
-    return Posterior.certain(infer_preprocessing(tried, statistics, thorough=thorough))
+    if np.issubdtype(network.spec.dtype, np.integer):
+        return Posterior.certain(byte_preprocessing(network.spec))
+    found = infer_from_statistics(tried, statistics)
+    return rank_by_evidence(tried, thorough=thorough) if found is None else found
 
 
 def showing(pictures: NDArray[np.uint8]) -> DrawImages:

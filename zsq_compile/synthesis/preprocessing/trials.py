@@ -58,12 +58,12 @@ class TrialNetwork:
             session = self.open([layer.input for layer in layers], sizes_open=samples is None)
             if samples is not None:
                 return Trial(network=self, session=session, layers=layers, samples=samples)
-            sizes = next((one for one in self._sizes() if self._runs(session, *one)), None)
+            sizes = self.find_size(session)
         except RuntimeModelError:
             return None
         if sizes is None:
             return None
-        return Trial(network=self, session=session, layers=layers, samples=self._draw(TRIAL_IMAGES, *sizes))
+        return Trial(network=self, session=session, layers=layers, samples=self.draw_some(TRIAL_IMAGES, *sizes))
 
     def seen_moments(
         self, value: str, preprocessings: Sequence[Preprocessing], images: NDArray[np.float32]
@@ -78,11 +78,11 @@ class TrialNetwork:
 
     def draw(self) -> NDArray[np.float32]:
         """Draw images of the network's own size."""
-        return self._draw(TRIAL_IMAGES, self.spec.height, self.spec.width)
+        return self.draw_some(TRIAL_IMAGES, self.spec.height, self.spec.width)
 
     def bias_dominance(self, value: str, preprocessing: Preprocessing) -> float:
         """Median over channels of |mean| / standard deviation of a feature map (N, C, H, W); 0 where it is none."""
-        images = preprocessing.encode(self._draw(1, self.spec.height, self.spec.width))
+        images = preprocessing.encode(self.draw_some(1, self.spec.height, self.spec.width))
         try:
             found = next(self.run(self.open([value]), images))[value]
         except RuntimeModelError:
@@ -127,8 +127,13 @@ class TrialNetwork:
         batch = self.spec.shape[0] or 1
         return -(-count // batch) * batch
 
-    def _draw(self, count: int, height: int, width: int) -> NDArray[np.float32]:
+    def draw_some(self, count: int, height: int, width: int) -> NDArray[np.float32]:
+        """Draw images of a size, as many as fill batches."""
         return self.draw_images(self._rounded(count), height, width)
+
+    def find_size(self, session: Session | None) -> tuple[int, int] | None:
+        """Return the smallest height and width that a session of ``open`` takes; None where it takes none."""
+        return next((one for one in self._sizes() if self._runs(session, *one)), None)
 
     def _sizes(self) -> tuple[tuple[int, int], ...]:
         """Height and width to try, smallest first: reduced in steps of 16, as strided networks like them, or whole."""

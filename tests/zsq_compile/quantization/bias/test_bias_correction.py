@@ -18,6 +18,7 @@ from tests.quantizing import inserted, prepare, with_scales
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.quantization.bias import bias_correction
 from zsq_compile.quantization.bias.bias_correction import (
+    agreed,
     bias_step,
     correct_analytically,
     correct_empirically,
@@ -333,3 +334,36 @@ def test_coverage_needs_sizes_only_where_there_is_a_border() -> None:
     assert bias_correction._tap_coverage(conv([6, 6], auto_pad="SAME_UPPER"), (3, 3)) is None
     valid = bias_correction._tap_coverage(conv([6, 6], auto_pad="VALID"), (3, 3))
     assert valid is not None and bool((valid == 1.0).all())
+
+
+def test_a_shift_is_taken_out_as_far_as_all_populations_agree() -> None:
+    shifts = torch.tensor([[0.5, -0.2, 0.3, 0.0], [0.1, -0.6, -0.3, 0.4]], dtype=torch.float64)
+    assert agreed(shifts).tolist() == pytest.approx([0.1, -0.2, 0.0, 0.0])
+    assert agreed(shifts[:1]).tolist() == shifts[0].tolist()
+
+
+@pytest.mark.parametrize("cuts", [[12], [5, 7]], ids=["one batch", "two batches"])
+def test_one_population_beside_itself_is_corrected_as_alone(cuts: list[int]) -> None:
+    data = images(12, 3, 8, 8)
+    both = pair(models.residual(), data)
+    batches = [{"x": part} for part in data.split(cuts)]
+    alone = correct_empirically(both.plan, both.quantized, both.teacher, batches)
+    doubled = [{"x": torch.cat([part, part])} for part in data.split(cuts)]
+    numbers = [torch.arange(2).repeat_interleave(size) for size in cuts]
+    found = correct_empirically(both.plan, both.quantized, both.teacher, doubled, populations=numbers)
+    assert found.keys() == alone.keys()
+    for name, codes in found.items():
+        assert int((codes - alone[name]).abs().max()) <= 2  # float sums of another length
+
+
+def test_populations_that_disagree_leave_the_biases_as_they_are() -> None:
+    proto = parse("""<ir_version: 9, opset_import: ["" : 17]>
+    net (float[N,4] x) => (float[N,3] y) <float[4,3] w, float[3] b> { y = Gemm(x, w, b) }""")
+    data = torch.cat([torch.full((4, 4), 1.0), torch.full((4, 4), -1.0)])  # what weights lose has the other sign
+    both = pair(proto, data)
+    numbers = [torch.arange(2).repeat_interleave(4)]
+    args = both.plan, both.quantized, both.teacher
+    (name,) = found = correct_empirically(*args, [{"x": data}], populations=numbers)
+    assert torch.equal(found[name], both.quantized.initializers[name])
+    (moved,) = correct_empirically(*args, [{"x": data[:4]}]).values()
+    assert not torch.equal(moved, both.quantized.initializers[name])

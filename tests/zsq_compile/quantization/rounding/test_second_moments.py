@@ -18,6 +18,7 @@ from zsq_compile.quantization.closed_form import calibrate_plan, round_weights
 from zsq_compile.quantization.rounding import second_moments
 from zsq_compile.quantization.rounding.second_moments import (
     MeasurableLayer,
+    SecondMoments,
     find_measurable,
     group_layers,
     measure_second_moments,
@@ -189,3 +190,18 @@ def test_borders_of_large_maps_count_as_often_as_they_are_there() -> None:
     share = float(data.mean())
     assert moments.count < 24 * data.numel() / 4  # a grid of positions stands for all
     assert float(moments.matrix()) == pytest.approx(share, rel=0.35)  # from position 0 on it was 4 times too large
+
+
+def test_populations_are_mixed_in_units_of_their_power() -> None:
+    rng = torch.Generator().manual_seed(0)
+    columns = [size * torch.randn(1, 3, 50, generator=rng) for size in (1.0, 100.0)]
+    parts = []
+    for values in columns:
+        parts.append(SecondMoments(1, 3))
+        parts[-1].observe(values)
+    mixed = SecondMoments(1, 3)
+    for part, weight in zip(parts, (0.75, 0.25), strict=True):
+        mixed.mix(part, weight)
+    matrices = [part.matrix() for part in parts]
+    wanted = sum(w * one / one.diagonal(dim1=1, dim2=2).mean() for w, one in zip((0.75, 0.25), matrices, strict=True))
+    torch.testing.assert_close(mixed.matrix(), wanted, atol=1e-6, rtol=1e-5)

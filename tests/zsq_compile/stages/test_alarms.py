@@ -1,0 +1,114 @@
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from backends.catalog import load_target
+from passes.quantize.place_quantizers import place_quantizers
+from tests.models import graph
+from tests.zsq_compile.quantization.networks import NO_STATISTICS
+from zsq_compile.batchnorm.find_statistics import KnownStatistics
+from zsq_compile.config.compile import QuantizationConfig
+from zsq_compile.data.input_spec import InputSpec
+from zsq_compile.data.posterior import Posterior
+from zsq_compile.data.preprocessing import usual_preprocessings
+from zsq_compile.differentiable.module import TorchGraph
+from zsq_compile.quantization.closed_form import calibrate_plan
+from zsq_compile.quantization.samples import Samples
+from zsq_compile.quantization.state import FloatNetwork
+from zsq_compile.reporting.alarms import Alarm
+from zsq_compile.reporting.evidence import MomentMatch
+from zsq_compile.stages.alarms import find_alarms
+from zsq_compile.stages.calibration_data import CalibrationData
+from zsq_compile.synthesis.generator import SyntheticSet
+from zsq_compile.synthesis.images.dead_leaves import prior_images
+
+TARGET = load_target("ort_cpu")
+WAYS = {one.name: one for one in usual_preprocessings(3)}
+CERTAIN = Posterior.certain(replace(WAYS["unit"], source="given"))
+IMAGE = InputSpec(name="x", shape=(None, 3, 16, 16), dtype=np.dtype(np.float32), layout="NCHW")
+MOVING = """<ir_version: 9, opset_import: ["" : 17]>
+net (float[N,3,16,16] x) => (float[N,4,16,16] y) <float[4,3,1,1] w> { y = Conv(x, w) }"""
+STUCK = """<ir_version: 9, opset_import: ["" : 17]>
+net (float[N,3,16,16] x) => (float[N,1] p, float[N,3] still, float[N,4] moving)
+<float[1,3,1,1] w = {0.1, 0.1, 0.1}, float far = {-20.0}, float little = {1e-6}, float[1,3] base = {1.0, 2.0, 3.0},
+ float[4,3,1,1] v> {
+  a = Conv(x, w)
+  m = GlobalAveragePool(a)
+  f = Flatten(m)
+  s = Add(f, far)
+  p = Sigmoid(s)
+  t = Mul(f, little)
+  still = Add(base, t)
+  b = Conv(x, v)
+  c = GlobalAveragePool(b)
+  moving = Flatten(c)
+}"""
+
+
+def alarms(
+    text: str, values: Tensor, posterior: Posterior | None, moments: Sequence[MomentMatch] = (), *, given: bool = False
+) -> tuple[Alarm, ...]:
+    model = graph(text)
+    samples, teacher = Samples(inputs={"x": values}), TorchGraph(model)
+    posteriors = {} if posterior is None else {"x": posterior}
+    made = SyntheticSet(inputs=samples.inputs, algorithm="", seed=0, loss_curve=(), posteriors=posteriors)
+    data = CalibrationData(
+        calibration=samples,
+        held_out=samples,
+        description="",
+        known=KnownStatistics(statistics=NO_STATISTICS, from_nodes=0),
+        posteriors=posteriors,
+        synthetic=None if given else made,
+    )
+    network = FloatNetwork(
+        teacher=teacher, target=TARGET, statistics=NO_STATISTICS, calibration=samples, held_out=samples
+    )
+    plan = calibrate_plan(place_quantizers(model, TARGET), teacher, [samples.inputs], QuantizationConfig())
+    return find_alarms((IMAGE,), data, moments, network, plan)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Tensor:
+    return prior_images(16, 3, 16, 16, torch.Generator().manual_seed(0))
+
+
+def test_nothing_is_wrong_where_nothing_is(pictures: Tensor) -> None:
+    assert alarms(MOVING, pictures, CERTAIN) == ()
+
+
+def test_an_open_input_is_told_with_its_probabilities(pictures: Tensor) -> None:
+    (found,) = alarms(MOVING, pictures, Posterior.of([WAYS["unit"], WAYS["imagenet"]], [0.6, 0.4]))
+    assert (found.kind, found.where) == ("input", "input 'x'")
+    assert "unit (60%) or imagenet (40%)" in found.describe()
+    assert "--like" in found.advice
+
+
+def test_an_unexplained_input_and_one_without_a_scale_are_told(pictures: Tensor) -> None:
+    unexplained = Posterior.certain(replace(WAYS["unit"], source="unexplained"))
+    assert [one.kind for one in alarms(MOVING, pictures, unexplained)] == ["input"]
+    assert [one.kind for one in alarms(MOVING, pictures, None)] == ["input"]
+
+
+def test_the_users_own_samples_leave_nothing_open(pictures: Tensor) -> None:
+    assert alarms(MOVING, pictures, Posterior.of([WAYS["unit"], WAYS["imagenet"]], [0.6, 0.4]), given=True) == ()
+
+
+def test_outputs_that_never_move_are_told_one_by_one(pictures: Tensor) -> None:
+    found = alarms(STUCK, pictures, CERTAIN)
+    assert {(one.kind, one.where) for one in found} == {("output", "output 'p'"), ("output", "output 'still'")}
+
+
+def test_ranges_that_other_pictures_leave_far_behind_are_told(pictures: Tensor) -> None:
+    (found,) = alarms(MOVING, 0.05 * pictures, CERTAIN)
+    assert found.kind == "ranges"
+
+
+def test_samples_far_from_the_statistics_are_told(pictures: Tensor) -> None:
+    far = MomentMatch(node="bn", layer="conv", channels=4, distance=50.0, mean_gap=1.0, deviation_ratio=9.0)
+    (found,) = alarms(MOVING, pictures, CERTAIN, [far])
+    assert (found.kind, found.where) == ("statistics", "conv")
+    assert alarms(MOVING, pictures, CERTAIN, [far, replace(far, distance=0.1)]) == ()

@@ -1,0 +1,128 @@
+"""How probable is each convention of the field where no statistics tell? Evidence adds up as logarithms of odds.
+
+What counts, beside how usual a convention is:
+
+1. what the inside of the network looks like under it (``interior``, ``likelihood``);
+2. what the first layer sees, where the graph itself scales its input in front of it (``arithmetic``);
+3. decisions of a classifier: where they are far more telling under small inputs than under raw pixels, inputs are
+   small. The reverse proves nothing, as a network of any kind gives more information on images that are blown up;
+4. the toolkit that wrote the file (``toolkits``), which is about all that tells RGB from BGR.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zsq_compile.data.posterior import PLAUSIBLE, Posterior
+from zsq_compile.data.preprocessing import ChannelOrder, Preprocessing, Source
+from zsq_compile.synthesis.preprocessing.arithmetic import find_by_arithmetic
+from zsq_compile.synthesis.preprocessing.conventions import Convention, channel_orders, conventions
+from zsq_compile.synthesis.preprocessing.interior import watch_interior
+from zsq_compile.synthesis.preprocessing.likelihood import log_likelihood
+from zsq_compile.synthesis.preprocessing.toolkits import PriorOdds, find_prior_odds
+from zsq_compile.synthesis.preprocessing.trials import TrialNetwork
+
+_ARITHMETIC, _DECISIONS = np.log(300.0), np.log(8.0)
+_IMPOSSIBLE = -30.0  # of numbers that overflow
+_TELLING, _LEAST_INFORMATION = 1.5, 1e-3
+_RAW = ("byte", "byte_bgr")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Evidence:
+    """One kind of evidence: its name in words, and the logarithms of the odds that it gives to each candidate."""
+
+    words: str
+    log_odds: NDArray[np.float64]
+
+    def raises(self, best: int, total: NDArray[np.float64]) -> float:
+        """Return by how much it raises the logarithm of the probability of ``best`` among all evidence."""
+        return float(np.log(_shares(total)[best]) - np.log(_shares(total - self.log_odds)[best]))
+
+
+def rank_by_evidence(network: TrialNetwork, *, thorough: bool) -> Posterior:
+    """Rank the conventions of the field; ``thorough`` runs the whole network on dozens of images, too."""
+    rows, prior = conventions(), find_prior_odds(network.model)
+    orders = [_order_odds(row, prior, network) for row in rows]
+    candidates = [row.preprocessing(network.spec, order[0][0]) for row, order in zip(rows, orders, strict=True)]
+    usual = Evidence(words="it is the most common", log_odds=np.log([row.odds for row in rows]))
+    found = [usual, *_gather(network, candidates, prior, thorough=thorough)]
+    total = np.sum([one.log_odds for one in found], 0)
+    best, share = int(total.argmax()), _shares(total)
+    decisive = max(found, key=lambda one: one.raises(best, total))
+    if len(found) == 1:
+        reason = "the most common, as nothing in the model tells"
+    else:
+        reason = f"{decisive.words}; {share[best]:.0%} probable"
+    source: Source = "inferred" if share[best] >= PLAUSIBLE else "assumed"
+    hypotheses, weights = [], []
+    for number, (row, order) in enumerate(zip(rows, orders, strict=True)):
+        for name, odds in order:
+            one = row.preprocessing(network.spec, name)
+            hypotheses.append(replace(one, source=source, reason=reason) if number == best else one)
+            weights.append(float(share[number] * odds))
+    return Posterior.of(hypotheses, weights)
+
+
+def _shares(log_odds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Probabilities of these logarithms of odds."""
+    odds = np.exp(log_odds - log_odds.max())
+    shares: NDArray[np.float64] = np.maximum(odds / odds.sum(), 1e-300)
+    return shares
+
+
+def _gather(
+    network: TrialNetwork, candidates: Sequence[Preprocessing], prior: PriorOdds, *, thorough: bool
+) -> list[Evidence]:
+    """Return what there is of evidence."""
+    found = []
+    if prior.by_convention:
+        odds = np.log([prior.by_convention.get(one.name, 1.0) for one in candidates])
+        found.append(Evidence(words=f"usual with {' and '.join(prior.toolkits)}", log_odds=odds))
+    start = find_by_arithmetic(network)
+    if start is not None:
+        odds = np.array([_ARITHMETIC * (one.name == start.name) for one in candidates])
+        found.append(Evidence(words=start.reason, log_odds=odds))
+    inside = _look_inside(network, candidates)
+    if inside is not None:
+        found.append(Evidence(words="its layers are the most centred under it", log_odds=inside))
+    ratio = _decision_ratio(network, candidates) if thorough else 1.0
+    if ratio >= _TELLING:
+        odds = np.array([_DECISIONS * (one.name not in _RAW) for one in candidates])
+        words = f"its decisions are {min(ratio, 99):.1f} times more telling for small inputs than for raw pixels"
+        found.append(Evidence(words=words, log_odds=odds))
+    return found
+
+
+def _look_inside(network: TrialNetwork, candidates: Sequence[Preprocessing]) -> NDArray[np.float64] | None:
+    interior = watch_interior(network)
+    if interior is None:
+        return None
+    described = [interior.describe(one) for one in candidates]
+    if all(one is None for one in described):
+        return None
+    return np.array([_IMPOSSIBLE if one is None else log_likelihood(one) for one in described])
+
+
+def _decision_ratio(network: TrialNetwork, candidates: Sequence[Preprocessing]) -> float:
+    """Information of decisions under the best small candidate over that under the best raw one; 1 if not known."""
+    found = network.decisiveness(candidates)
+    if found is None:
+        return 1.0
+    best = {True: 0.0, False: 0.0}
+    for candidate, information in zip(candidates, found, strict=True):
+        is_raw = candidate.name in _RAW
+        best[is_raw] = max(best[is_raw], information)
+    return best[False] / max(best[True], _LEAST_INFORMATION)
+
+
+def _order_odds(row: Convention, prior: PriorOdds, network: TrialNetwork) -> list[tuple[ChannelOrder, float]]:
+    """Orders of the channels with their shares, the more probable one first."""
+    orders = channel_orders(network.spec)
+    if len(orders) == 1:
+        return [(orders[0], 1.0)]
+    odds = row.bgr / (1.0 - row.bgr) * prior.bgr
+    shares: dict[ChannelOrder, float] = {"rgb": 1.0 / (1.0 + odds), "bgr": odds / (1.0 + odds)}
+    return sorted(shares.items(), key=lambda pair: -pair[1])
