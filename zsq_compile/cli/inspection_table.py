@@ -68,13 +68,9 @@ def facts(found: Inspection) -> list[tuple[str, str]]:
 
 def _scale_facts(posterior: Posterior) -> list[tuple[str, str]]:
     """Rows of one input: the most probable preprocessing, and what is plausible beside it."""
-    best = posterior.best
-    rows = [("pixels" if best.layout is not None else "signal", best.describe())]
-    for one in posterior.plausible if posterior.is_open else ():
-        told = one.preprocessing
-        meaning = told.describe().split(" (", 1)[0] if told.source == "given" else told.describe().rsplit(" (", 1)[0]
-        rows.append(("may be", f"{meaning}, {one.probability:.0%}"))
-    return rows
+    best, *others = [(one.preprocessing, one.probability) for one in posterior.plausible]
+    rows = [("pixels" if best[0].layout is not None else "signal", best[0].describe())]
+    return rows + [("may be", f"{one.words()} ({probability:.0%})") for one, probability in others]
 
 
 def _placement_facts(found: Inspection) -> list[tuple[str, str]]:

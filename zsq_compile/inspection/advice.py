@@ -63,13 +63,15 @@ def _of_statistics(statistics: StatisticsFacts) -> Iterator[str]:
 
 def _of_preprocessing(posteriors: Mapping[str, Posterior]) -> Iterator[str]:
     for name, posterior in posteriors.items():
-        best = posterior.best
-        if posterior.is_open or not best.is_certain:
-            likely = f", {posterior.plausible[0].probability:.0%} likely" if posterior.is_open else ""
-            yield (
-                f"preprocessing of '{name}' is uncertain: {best.describe()}{likely}; give --mean and --std, or "
-                "--input-range, if you know it, or real samples with --like"
-            )
+        best, *others = posterior.plausible
+        if not others and best.preprocessing.is_certain:
+            continue
+        listed = ", ".join(f"{one.preprocessing.words()} ({one.probability:.0%})" for one in others)
+        doubt = f"; it may be {listed} as well" if others else ""
+        yield (
+            f"preprocessing of '{name}' is uncertain: {best.preprocessing.describe()}{doubt}; give --mean and --std, "
+            "or --input-range, if you know it, or real samples with --like"
+        )
 
 
 def _of_signals(inputs: Sequence[InputFacts], posteriors: Mapping[str, Posterior]) -> Iterator[str]:

@@ -16,8 +16,9 @@ from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.progress import Progress
 from zsq_compile.synthesis.images.dead_leaves import prior_images
 from zsq_compile.synthesis.images.procedural import draw_feed
+from zsq_compile.synthesis.preprocessing.contradict_signal import contradict_signal
 from zsq_compile.synthesis.preprocessing.infer import find_contradiction
-from zsq_compile.synthesis.preprocessing.infer_signal import infer_signal
+from zsq_compile.synthesis.preprocessing.infer_signal import DrawSignals, infer_signal
 from zsq_compile.synthesis.preprocessing.rank import rank_candidates
 from zsq_compile.synthesis.preprocessing.trials import TRIAL_IMAGES, TrialNetwork
 from zsq_compile.synthesis.signals.draw import signals
@@ -43,6 +44,9 @@ def find_preprocessing(
     signal = next((spec for spec in inputs if given is not None and given.layout is None and given.fits(spec)), None)
     if given is not None and signal is not None:
         known = {**known, signal.name: Posterior.certain(given)}
+        trials = _apart(rng)
+        network = _trial_network(teacher, signal, _for_trials(inputs, signal, rng), trials)
+        _warn(given, contradict_signal(network, statistics, _drawing(trials), given), signal, progress)
     for spec in (one for one in inputs if one.is_image and one.name not in known):
         if given is not None and given.fits(spec):
             own = replace(given, layout=spec.layout)
@@ -96,12 +100,20 @@ def _warn_of_contradiction(
 ) -> None:
     """Warn where the network tells of another preprocessing than the given one."""
     network = _trial_network(teacher, spec, _for_trials(inputs, spec, rng), _apart(rng))
-    other = find_contradiction(network, statistics, given)
-    if other is not None:
-        progress.warn(
-            f"input {spec.name!r}: the network contradicts the preprocessing that you gave ({given.describe()}); it "
-            f"points to {other.describe()}. Leave --mean, --std and --input-range out to use that"
-        )
+    _warn(given, find_contradiction(network, statistics, given), spec, progress)
+
+
+def _warn(given: Preprocessing, other: Preprocessing | None, spec: InputSpec, progress: Progress) -> None:
+    """Warn of another preprocessing than the given one, if there is any."""
+    if other is None:
+        return
+    origin, advice = "that you gave", "Leave --mean, --std and --input-range out to use that"
+    if given.source == "read":
+        origin, advice = "that the file remembers", "Give --mean and --std, or --input-range, to use that"
+    progress.warn(
+        f"input {spec.name!r}: the network contradicts the preprocessing {origin} ({given.describe()}); it points to "
+        f"{other.describe()}. {advice}"
+    )
 
 
 def _find_signals(
@@ -117,13 +129,8 @@ def _find_signals(
     unknown = []
     for spec in (one for one in inputs if not (one.is_image or one.takes_stand_ins or one.name in known)):
         trials = _apart(rng)
-
-        def draw(family: SignalFamily, shape: tuple[int, ...], rng: torch.Generator = trials) -> NDArray[np.float32]:
-            drawn: NDArray[np.float32] = signals(shape, family, rng).cpu().numpy()
-            return drawn
-
         network = _trial_network(teacher, spec, _for_trials(inputs, spec, rng), trials)
-        one = infer_signal(network, statistics, draw)
+        one = infer_signal(network, statistics, _drawing(trials))
         if one is None:
             unknown.append(f"{spec.name!r} (noise of deviation 1: nothing in the model tells its scale)")
             continue
@@ -138,6 +145,14 @@ def _find_signals(
             "say little of real samples; give some with --calib FILE.npz"
         )
     return found
+
+
+def _drawing(rng: torch.Generator) -> DrawSignals:
+    def draw(family: SignalFamily, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        drawn: NDArray[np.float32] = signals(shape, family, rng).cpu().numpy()
+        return drawn
+
+    return draw
 
 
 def _apart(rng: torch.Generator) -> torch.Generator:
