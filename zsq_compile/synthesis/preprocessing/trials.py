@@ -60,7 +60,7 @@ class TrialNetwork:
             session = self.open([layer.input for layer in layers], sizes_open=samples is None)
             if samples is not None:
                 return Trial(network=self, session=session, layers=layers, samples=samples)
-            sizes = self.find_size(session)
+            sizes = next((one for one in self.sizes() if self.runs(session, *one)), None)
         except RuntimeModelError:
             return None
         if sizes is None:
@@ -133,11 +133,7 @@ class TrialNetwork:
         """Draw images of a size, as many as fill batches."""
         return self.draw_images(self._rounded(count), height, width)
 
-    def find_size(self, session: Session | None) -> tuple[int, int] | None:
-        """Return the smallest height and width that a session of ``open`` takes; None where it takes none."""
-        return next((one for one in self._sizes() if self._runs(session, *one)), None)
-
-    def _sizes(self) -> tuple[tuple[int, int], ...]:
+    def sizes(self) -> tuple[tuple[int, int], ...]:
         """Height and width to try, smallest first: reduced in steps of 16, as strided networks like them, or whole."""
         height, width = self.spec.height, self.spec.width
         scale = min(1.0, _LARGEST_SIDE / max(height, width))
@@ -145,7 +141,8 @@ class TrialNetwork:
             return ((height, width),)
         return (max(16, round(height * scale / 16) * 16), max(16, round(width * scale / 16) * 16)), (height, width)
 
-    def _runs(self, session: Session | None, height: int, width: int) -> bool:
+    def runs(self, session: Session | None, height: int, width: int) -> bool:
+        """Whether a session of ``open`` takes images of a size."""
         blank = np.zeros((self._rounded(TRIAL_IMAGES), self.spec.channels, height, width), np.float32)
         try:
             next(self.run(session, unit_preprocessing(self.spec).encode(blank)))
