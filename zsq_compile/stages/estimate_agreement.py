@@ -43,7 +43,7 @@ class Fit:
 FIT = Fit()
 """Those in use."""
 
-_PROOFS = ("given", "inferred")
+_PROOFS = ("given", "read", "inferred")
 _HIGH_CONFIDENCE = "high confidence"
 _REAL = "real inputs"
 _SEED_OFFSET = 1_000_003  # from the seed that calibration data was made with
