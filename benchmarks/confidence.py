@@ -38,17 +38,18 @@ class Said:
 def fitted(cases: Sequence[Compiled]) -> Fit:
     """Fit the constants; every network counts the same, however many files it has.
 
-    Shift, slope and spread come from files whose preprocessing is given or proven by statistics, the other spread from
-    files that rest on one plausible preprocessing, whether it is true or not.
+    Shift, slope and spread come from files whose preprocessing is given or inferred and not open, the other spread from
+    files with an assumed one, whether it is true or not; where there are none, that in use stays.
     """
-    proven = [one for one in cases if one.doubt in ("given", "statistics") and one.residual() is not None]
-    assumed = [one for one in cases if one.doubt == "one plausible" and one.residual() is not None]
+    single = [one for one in cases if not one.posterior.is_open and one.residual() is not None]
+    proven = [one for one in single if one.posterior.best.source in ("given", "inferred")]
+    assumed = [one for one in single if one.posterior.best.source == "assumed"]
     weights = [1.0 / sum(other.group == one.group for other in proven) for one in proven]
     residuals, firm = ([of(one) for one in proven] for of in (lambda one: _residual(one)[0], Compiled.firmness))
     slope, shift = (float(one) for one in np.polyfit(firm, residuals, 1, w=np.sqrt(weights)))
     spread = spread_around(shift, slope, proven)
     # one doubt more cannot make it more certain
-    assumed_spread = max(spread_around(shift, slope, assumed), spread)
+    assumed_spread = max(spread_around(shift, slope, assumed), spread) if assumed else FIT.assumed_spread
     return Fit(shift=shift, slope=slope, spread=spread, assumed_spread=assumed_spread)
 
 
@@ -97,7 +98,13 @@ def compile_all(options: argparse.Namespace) -> list[Compiled]:
     exported = {one.group for one in known if not one.has_statistics and not one.name.endswith("_hidden")}
     # folded by the exporter and by us is the same network twice
     files = {one.name: one for one in known if not (one.name.endswith("_hidden") and one.group in exported)}
-    shop = Workshop(options.work / "confidence", target=options.target, fresh=options.fresh, older=options.older)
+    shop = Workshop(
+        options.work / "confidence",
+        target=options.target,
+        fresh=options.fresh,
+        older=options.older,
+        making=options.making,
+    )
     cases = []
     for name in chosen(options.models, tuple(files)):
         for bits, told, given in asked(files[name], options.bits):
@@ -203,6 +210,7 @@ def main() -> None:
     parser.add_argument("--bits", nargs="*", type=int, default=[8, 4], help="weight bits")
     parser.add_argument("--told", nargs="*", default=["nothing", "truth", "wrong"], help="what the compiler is told")
     parser.add_argument("--older", action="store_true", help="take files that an older source has made, if it must be")
+    parser.add_argument("--finished", dest="making", action="store_false", help="compile nothing, take what there is")
     parser.add_argument("--target", default="auto", help="what files are made for; it must run here")
     options = parser.parse_args()
     open_rows(options)  # ends here where the assets are not there

@@ -57,6 +57,7 @@ class Compiled:
         inputs: what the estimate was made on, without the arrays.
         families: what was measured on them.
         source: what the estimate says of calibration.
+        has_statistics: see ``Known``.
 
     """
 
@@ -72,6 +73,7 @@ class Compiled:
     inputs: EstimateInputs
     families: tuple[Family, ...]
     source: str
+    has_statistics: bool
 
     @property
     def posterior(self) -> Posterior:
@@ -88,7 +90,7 @@ class Compiled:
             return "open"
         if best.source == "unexplained":
             return "unexplained"
-        return "statistics" if best.source == "inferred" else "one plausible"
+        return "statistics" if self.has_statistics and best.source == "inferred" else "one plausible"
 
     @property
     def is_found(self) -> bool:
@@ -114,7 +116,8 @@ class Compiled:
 
     def firmness(self) -> float:
         """See ``firmness``: of the families under the truth."""
-        return firmness(one.margin for one in self.true_families() if one.margin is not None)
+        margins = [(one.margin, one.classes) for one in self.true_families()]
+        return firmness((margin, classes) for margin, classes in margins if margin is not None and classes)
 
     def residual(self) -> tuple[float, float] | None:
         """Log-odds of the true agreement minus those on families, and the variance by the finite number of the latter.
@@ -139,11 +142,13 @@ def distance(one: Preprocessing, other: Preprocessing) -> float:
 class Workshop:
     """Compiles and judges; finished work is kept in a folder, for one source of the compiler.
 
-    ``older`` takes what another source made, the newest first, where this one has made nothing yet.
+    ``older`` takes what another source made, the newest first, where this one has made nothing yet, and ``making``
+    False makes nothing.
     """
 
-    def __init__(self, folder: Path, *, target: str, fresh: bool, older: bool) -> None:
+    def __init__(self, folder: Path, *, target: str, fresh: bool, older: bool, making: bool) -> None:
         self._folder, self._target, self._fresh, self._older = folder, target, fresh, older
+        self._making = making
         folder.mkdir(parents=True, exist_ok=True)
         self._floats: dict[str, NDArray[Any]] = {}
 
@@ -156,6 +161,8 @@ class Workshop:
             return _read(place)
         if self._older and (others := sorted(self._folder.glob(f"{stem}.*.pickle"), key=_age)):
             return _read(others[0])
+        if not self._making:
+            return None
         try:
             made = self._make(known, bits, told, given)
         except ZsqError as error:
@@ -190,6 +197,7 @@ class Workshop:
             inputs=_without_arrays(loaded.inputs, result),
             families=estimate.families,
             source=result.report.data,
+            has_statistics=known.has_statistics,
         )
 
     def _config(self, known: Known, bits: int, given: Preprocessing | None) -> CompileConfig:

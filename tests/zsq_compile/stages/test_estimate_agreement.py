@@ -70,7 +70,7 @@ def test_constants_move_and_widen_the_interval_on_the_scale_of_log_odds(emitted:
         inputs = make_estimate_inputs([IMAGE], told)
         made = estimate_agreement(models.residual(), emitted, inputs, "t")
         fit = Fit(shift=FIT.shift - 1.0, slope=FIT.slope + 0.5, **{spread: 2.0})
-        moved_by = 0.5 * firmness(family.margin for family in made.families) - 1.0
+        moved_by = 0.5 * firmness((family.margin, family.classes) for family in made.families) - 1.0
         moved = inputs.estimate(made.families, "t", fit=fit)
         error = np.mean([family.error for family in made.families if family.flips])
         assert odds(moved.estimate) == pytest.approx(odds(made.estimate) + moved_by, abs=1e-9)
