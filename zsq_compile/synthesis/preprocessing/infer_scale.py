@@ -6,7 +6,7 @@ the network makes of each (see ``scale_likelihood``).
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,14 +63,18 @@ class Guess:
         )
 
 
-def usual_guesses(spec: InputSpec) -> tuple[Guess, ...]:
-    """Return what an input may take, by its kind; none for a kind that is no signal."""
+def usual_guesses(spec: InputSpec, *, transforms: bool = False) -> tuple[Guess, ...]:
+    """Return what an input may take, by its kind; none for a kind that is no signal.
+
+    Windows are brought to deviation 1 one by one for networks that see the waveform as it is, hardly ever for those
+    that compute its spectrum (``transforms``).
+    """
     if spec.kind == "waveform":
-        rest = [10.0 ** (half / 2) for half in range(-3, 9) if half not in (0, 9)]
+        rest = [10.0 ** (half / 2) for half in range(-3, 9) if half != 0]
         free = [Guess(family="sound", gain=gain, offset=0.0, odds=_FREE / len(rest)) for gain in rest]
-        levelled = Guess(family="levelled", gain=1.0, offset=0.0, odds=0.2)
-        whole = Guess(family="sound", gain=1.0, offset=0.0, odds=0.6)
-        return whole, levelled, Guess(family="sound", gain=_FULL_SCALE, offset=0.0, odds=0.1), *free
+        levelled = Guess(family="levelled", gain=1.0, offset=0.0, odds=0.03 if transforms else 0.3)
+        whole = Guess(family="sound", gain=1.0, offset=0.0, odds=0.87 if transforms else 0.6)
+        return whole, levelled, Guess(family="sound", gain=_FULL_SCALE, offset=0.0, odds=0.08), *free
     kind = "cepstrum" if spec.kind == "spectrogram" and min(spec.batched(1)[-2:]) < _FEWEST_BANDS else spec.kind
     spread = [math.exp(-0.5 * (math.log(scale) / _SPREAD) ** 2) for scale in _SCALES]
     odds = [(1.0 - _USUAL) * one / sum(spread) + (_USUAL if scale == 1.0 else 0.0)
@@ -91,8 +95,8 @@ def infer_scale(network: TrialNetwork, draw: DrawSignals) -> Posterior | None:
 
     """
     spec = network.spec
-    guesses = usual_guesses(spec)
     watched = find_layers(network.model, spec.name)
+    guesses = usual_guesses(spec, transforms=watched.transforms)
     if not guesses:
         return None
     if not watched.layers:
@@ -107,7 +111,8 @@ def infer_scale(network: TrialNetwork, draw: DrawSignals) -> Posterior | None:
     except RuntimeModelError:
         return _posterior(guesses, [0.0] * len(guesses), "nothing in the model tells its scale")
     if _is_indifferent(guesses, seen):
-        return _posterior(guesses, [0.0] * len(guesses), "the network brings any scale to its own")
+        usual = max(guesses, key=lambda guess: guess.odds).preprocessing("the network brings any scale to its own")
+        return Posterior.certain(replace(usual, source="inferred"))
     logs = [-math.inf if one is None else log_likelihood(one, watched) for one in seen]
     return _posterior(guesses, logs, "the usual, and how wide it makes the network's layers and decisions")
 
