@@ -66,10 +66,9 @@ def main() -> None:
     for folder in options.more:
         for name, path in files(folder):
             rows += rows_of(name, path, judged=False)
-    right, judged = (sum(row[4] in words for row in rows) for words in (("right",), ("right",)))
-    judged += sum(row[4].startswith("WRONG") for row in rows)
+    right, wrong = sum(row[4] == "right" for row in rows), sum(row[4].startswith("WRONG") for row in rows)
     header = ["model", "input", "type and shape", "kind", "verdict", "reason"]
-    body = f"{right} of {judged} inputs of known kind are told right.\n\n{table(header, rows)}"
+    body = f"{right} of {right + wrong} inputs of known kind are told right.\n\n{table(header, rows)}"
     write_result("kinds", "What inputs take", body)
 
 
