@@ -95,7 +95,7 @@ def settle(
             rng = torch.Generator().manual_seed(seed)
             few = data.first(_MOST_TRIED).pictures()
             samples = crop_pictures(few, spec, max(TRIAL_IMAGES, len(few)), rng)
-            found[spec.name] = rank_on_examples(samples, spec, inputs, teacher, known.statistics, rng)
+            found[spec.name] = rank_on_examples(samples, spec, inputs, teacher, known.statistics, rng, len(few))
         elif spec.is_image:
             found[spec.name] = Posterior.certain(of_pictures(np.asarray(data.samples[spec.name]), spec))
         elif not spec.takes_stand_ins:

@@ -41,6 +41,7 @@ class TrialNetwork:
         spec: the image input in question.
         others: for the other inputs, of at least a batch.
         draw_images: for that input, if it takes images.
+        whole: names of inputs without a batch, which every run gets one sample of.
 
     """
 
@@ -48,6 +49,7 @@ class TrialNetwork:
     spec: InputSpec
     others: Arrays
     draw_images: DrawImages = _no_images
+    whole: frozenset[str] = frozenset()
 
     def watch(self, layers: Sequence[BatchNorm], samples: NDArray[np.float32] | None = None) -> "Trial | None":
         """Watch what BatchNormalizations read; None where that part of the network cannot be run.
@@ -150,8 +152,10 @@ class TrialNetwork:
 
     def run(self, session: Session | None, encoded: NDArray[np.float32]) -> Iterator[dict[str, NDArray[Any]]]:
         """Compute the values by name of each batch, inputs included; those alone without a session."""
-        size = self.spec.shape[0] or min((len(encoded), *(len(other) for other in self.others.values() if other.ndim)))
-        shared = {name: other[:size] if other.ndim else other for name, other in self.others.items()}
+        batched = [other for name, other in self.others.items() if other.ndim and name not in self.whole]
+        size = self.spec.shape[0] or min((len(encoded), *map(len, batched)))
+        sizes = {name: 1 if name in self.whole else size for name in self.others}
+        shared = {name: other[: sizes[name]] if other.ndim else other for name, other in self.others.items()}
         for start in range(0, len(encoded), size):
             feeds = {**shared, self.spec.name: self.spec.typed(encoded[start : start + size])}
             needed = {} if session is None else {name: feeds[name] for name in session.input_names if name in feeds}
