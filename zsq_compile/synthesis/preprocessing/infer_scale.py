@@ -22,7 +22,7 @@ from zsq_compile.synthesis.preprocessing.watch_scales import Sight, find_layers,
 DrawSignals = Callable[[SignalFamily, tuple[int, ...]], NDArray[np.float32]]
 """(family, shape) -> signals of that shape, as ``signals`` draws them."""
 
-_SCALES = tuple(10.0 ** (third / 3) for third in range(-4, 11))  # deviations from 0.046 to 2154
+_SCALES = tuple(10.0 ** (half / 2) for half in range(-3, 7))  # deviations from 0.03 to 1000
 _USUAL = 0.15  # of the probability is that of deviation 1
 _SPREAD = 2.3  # of the logarithm of the deviation, otherwise: a factor of 10
 _FULL_SCALE, _FREE = 32768.0, 0.02  # of 16 bits; odds of sounds at any other scale
