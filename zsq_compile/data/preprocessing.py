@@ -39,6 +39,7 @@ _MEANINGS = {
     "standard": "mean 0, deviation 1",
     "byte_bgr": "pixels in 0..255 minus mean (123, 117, 104)",
     "centred": "pixels in [0, 1] minus the mean of ImageNet",
+    "mnist": "mean and std of MNIST",
     "stretched": "pixels in [0, 1] over the deviation of ImageNet",
 }
 

@@ -59,6 +59,9 @@ def calibration_facts(report: "Report") -> Facts:
     facts.append(("data", report.data))
     if report.statistics is not None:
         facts.append(("statistics", f"{report.statistics['source']}; {report.coverage}"))
+    facts += [
+        (f"input {one['name']}", f"{one['kind']}: {one['reason']}") for one in report.inputs if one["kind"] != "picture"
+    ]
     if report.contract is not None:
         facts.append(("input", Preprocessing.from_json(report.contract).describe()))
     facts += [("bits", line) for line in (report.mixed or {}).get("summary", ())]

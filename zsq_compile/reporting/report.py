@@ -34,7 +34,9 @@ class Report:
         coverage: how many layers have batch normalisation statistics.
         statistics: where they come from ("source"), with a line per layer that was found in a file or not ("matched",
             "unmatched"), as plain values.
-        contract: preprocessing of the first image input, as plain values; None without one.
+        inputs: what each takes and why, as plain values ("name", "kind", "reason").
+        contract: preprocessing of the first image input, or of the first signal where there is none, as plain values;
+            None where nothing tells it.
         data: description of the calibration data.
         refusals: nodes and values that were left in float, with reasons.
         notes: for the user.
@@ -70,6 +72,7 @@ class Report:
     notes: tuple[str, ...]
     validation: Validation
     alarms: tuple[Alarm, ...] = ()
+    inputs: tuple[Mapping[str, str], ...] = ()
     learning: tuple[Mapping[str, Any], ...] = ()
     synthesis: Mapping[str, Any] | None = None
     moments: tuple[MomentMatch, ...] = ()

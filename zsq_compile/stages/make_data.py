@@ -30,7 +30,7 @@ from zsq_compile.stages.calibration_data import (
 )
 from zsq_compile.stages.check_samples import expect_signals, warn_of_samples
 from zsq_compile.stages.given_preprocessing import read_preprocessing
-from zsq_compile.stages.like import Given, read_examples, read_given, settle
+from zsq_compile.stages.like import Given, of_signals, read_examples, read_given, settle
 from zsq_compile.stages.provisional_student import make_provisional_student
 from zsq_compile.stages.quantize import is_learned
 from zsq_compile.synthesis.filters.examples import Examples
@@ -146,6 +146,9 @@ def _take(
         expected = {**expect_signals(teacher, known, loaded.inputs, config.seed), **taken.preprocessing}
         samples = {name: tensor.numpy() for name, tensor in taken.calibration.inputs.items()}
         warn_of_samples(samples, loaded.inputs, expected, source, progress)
+        signals = [one for one in loaded.inputs if not (one.is_image or one.takes_stand_ins)]
+        told = {one.name: Posterior.certain(of_signals(samples[one.name], one)) for one in signals}
+        taken = replace(taken, posteriors={**told, **taken.posteriors})
     return taken
 
 

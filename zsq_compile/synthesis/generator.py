@@ -17,9 +17,12 @@ from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.progress import Progress
 from zsq_compile.synthesis.adversarial.conditional_trainer import ConditionalTrainer
+from zsq_compile.synthesis.images.choose_families import FamilyChoice, choose_families
 from zsq_compile.synthesis.images.procedural import as_input, check_inputs
 from zsq_compile.synthesis.preprocessing.find import find_preprocessing
 from zsq_compile.synthesis.task import SynthesisTask
+
+_STARTING_FROM_PICTURES = ("prior", "pixels")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -34,6 +37,7 @@ class SyntheticSet:
         posteriors: what may be the preprocessing, by name of images and of other inputs whose scale is known.
         hypotheses: (count,) int64, which of ``plausible`` each sample is encoded under; None where all are encoded
             under the same.
+        families: of pictures that each image input got, where the generator starts from pictures.
         labels: (count,) class that each sample was to show; None for generators without class targets.
         trainer: of the generator network that made the samples, to continue its training; None where there is none.
 
@@ -45,6 +49,7 @@ class SyntheticSet:
     loss_curve: tuple[float, ...]
     posteriors: Mapping[str, Posterior] = field(default_factory=dict)
     hypotheses: Tensor | None = None
+    families: Mapping[str, FamilyChoice] = field(default_factory=dict)
     labels: Tensor | None = None
     trainer: ConditionalTrainer | None = None
 
@@ -180,6 +185,7 @@ class AlgorithmGenerator:
             layers=statistics.usable,
             effort=self._effort,
             progress=self._progress,
+            families=self._choose_families(teacher, best_of(posteriors), statistics, seed),
         )
         made = self._algorithm(task, count, rng)
         hypotheses = deal_hypotheses(posteriors, count, fixed_batch(self._inputs) or 1)
@@ -192,9 +198,22 @@ class AlgorithmGenerator:
             loss_curve=tuple(made.loss_curve),
             posteriors=posteriors,
             hypotheses=hypotheses,
+            families=task.families,
             labels=made.labels,
             trainer=made.trainer,
         )
+
+    def _choose_families(
+        self,
+        teacher: TorchGraph,
+        preprocessing: Mapping[str, Preprocessing],
+        statistics: BatchNormStatistics,
+        seed: int,
+    ) -> dict[str, FamilyChoice]:
+        """Choose the families of pictures, where the algorithm starts from pictures."""
+        if self._name not in _STARTING_FROM_PICTURES:
+            return {}
+        return choose_families(teacher, self._inputs, preprocessing, statistics.usable, seed, self._progress)
 
 
 def deal_hypotheses(posteriors: Mapping[str, Posterior], count: int, feed: int) -> Tensor | None:

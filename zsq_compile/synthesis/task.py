@@ -1,7 +1,7 @@
 """What a synthesis algorithm is given: a network, what to match, how inputs are encoded, and how much work to do."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -17,6 +17,8 @@ from zsq_compile.errors import SynthesisError
 from zsq_compile.progress import Progress
 from zsq_compile.synthesis.balanced_labels import BalancedLabels
 from zsq_compile.synthesis.budget import Budget, plan_budget
+from zsq_compile.synthesis.images.choose_families import FamilyChoice
+from zsq_compile.synthesis.images.pictures import PHOTOGRAPHS, Shares
 from zsq_compile.synthesis.probe import layer_inputs, measure_cost
 
 Tensors = dict[str, Tensor]
@@ -35,6 +37,7 @@ class SynthesisTask:
         layers: BatchNormalizations with usable statistics.
         effort: how much work to do.
         progress: receives stages, notes and warnings.
+        families: of pictures, for image inputs that get others than photographs alone, or were tried on others.
 
     """
 
@@ -45,6 +48,7 @@ class SynthesisTask:
     layers: Sequence[BatchNorm]
     effort: Effort
     progress: Progress
+    families: Mapping[str, FamilyChoice] = field(default_factory=dict)
 
     @property
     def fixed_batch(self) -> int | None:
@@ -60,6 +64,10 @@ class SynthesisTask:
     def free(self) -> frozenset[str]:
         """Names of the inputs whose samples may be moved: not those that take stand-ins."""
         return frozenset(spec.name for spec in self.inputs if not spec.takes_stand_ins)
+
+    def shares(self, name: str) -> Shares:
+        """Families of pictures that an image input gets, with their shares."""
+        return self.families[name].shares if name in self.families else PHOTOGRAPHS
 
     def require_layers(self) -> None:
         """Raise SynthesisError where there are no statistics to match."""

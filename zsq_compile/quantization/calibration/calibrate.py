@@ -15,7 +15,7 @@ from zsq_compile.progress import Advance, ignore_steps
 from zsq_compile.quantization.calibration.few_numbers import FewNumbers
 from zsq_compile.quantization.calibration.observers import Extremes, Histogram
 from zsq_compile.quantization.calibration.scales import scale_from_range
-from zsq_compile.quantization.calibration.worst_population import choose_joint_range
+from zsq_compile.quantization.calibration.worst_population import choose_joint_range, find_activation
 from zsq_compile.quantization.samples import Batch, Population
 
 _SENTINEL = 1e30  # beyond it stand numbers that mask others, such as the lowest float32, and none that is computed
@@ -54,7 +54,9 @@ def calibrate(
         low, high = min(one[group].low for one in seen), max(one[group].high for one in seen)
         if method != "minmax":
             weights = [part.probability for part in parts]
-            low, high = choose_joint_range([one[group] for one in histograms], weights, number_format, method)
+            activate = find_activation(teacher, members[0].value) if len(members) == 1 and len(parts) > 1 else None
+            counted = [one[group] for one in histograms]
+            low, high = choose_joint_range(counted, weights, number_format, method, activate)
         if method == "mse":
             widened = [own[group].widen(number_format) for own in few]
             if len(parts) == 1:

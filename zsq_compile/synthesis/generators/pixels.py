@@ -10,7 +10,7 @@ from zsq_compile.config.generators import PixelsConfig
 from zsq_compile.errors import SynthesisError
 from zsq_compile.synthesis.fold_teacher import fold_teacher
 from zsq_compile.synthesis.generator import Synthesized
-from zsq_compile.synthesis.images.procedural import draw_samples
+from zsq_compile.synthesis.generators.prior import draw_start
 from zsq_compile.synthesis.match_statistics import ClassTargets, match_statistics
 from zsq_compile.synthesis.task import SynthesisTask
 
@@ -33,10 +33,7 @@ def optimize_pixels(config: PixelsConfig, task: SynthesisTask, count: int, rng: 
             "the pixels generator needs BatchNormalization statistics, or a classifier and a class_weight above 0; the "
             "model has no such statistics: use --generator prior"
         )
-    samples = {
-        spec.name: draw_samples(spec, size, rng, task.preprocessing.get(spec.name)).to(task.teacher.device)
-        for spec in task.inputs
-    }
+    samples = {name: values.to(task.teacher.device) for name, values in draw_start(task, size, rng).items()}
     budget = task.plan_budget(samples, config.iterations, config.batch_size)
     if budget.iterations == 0:
         task.progress.warn(

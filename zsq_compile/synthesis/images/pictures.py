@@ -47,10 +47,12 @@ def draw_family(
 def draw_pictures(spec: InputSpec, count: int, rng: torch.Generator, shares: Shares = PHOTOGRAPHS) -> Tensor:
     """Make ``count`` pictures (N, C, H, W) in [0, 1] for an input, of a mixture of families.
 
-    Families take turns, so that every part of the set has about the shares of the whole. Photographs alone are what
-    ``prior_images`` makes.
+    Families come in random order, so that every part of the set has about the shares of the whole, and what else takes
+    turns is not always that of one family. Photographs alone are what ``prior_images`` makes.
     """
     turns = _take_turns(count, shares)
+    if len(set(turns)) > 1:
+        turns = [turns[place] for place in torch.randperm(count, generator=rng, device=rng.device).tolist()]
     pictures = torch.empty(spec.pictures(count), device=rng.device)
     for family in FAMILIES:
         places = [place for place, one in enumerate(turns) if one == family]
@@ -60,7 +62,7 @@ def draw_pictures(spec: InputSpec, count: int, rng: torch.Generator, shares: Sha
 
 
 def _take_turns(count: int, shares: Shares) -> list[PictureFamily]:
-    """Family of each picture: always the one that is most behind its share."""
+    """Families of so many pictures: always the one that is most behind its share."""
     behind = {family: shares.get(family, 0.0) for family in FAMILIES}
     turns: list[PictureFamily] = []
     for _ in range(count):

@@ -8,7 +8,7 @@ import torch
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.data.preprocessing import Preprocessing, unit_preprocessing
 from zsq_compile.errors import SynthesisError
-from zsq_compile.synthesis.images.dead_leaves import prior_images
+from zsq_compile.synthesis.images.pictures import PHOTOGRAPHS, Shares, draw_pictures
 from zsq_compile.synthesis.signals.draw import signals
 from zsq_compile.synthesis.stand_ins import draw_stand_ins
 
@@ -41,17 +41,22 @@ def as_input(spec: InputSpec, values: torch.Tensor) -> torch.Tensor:
 
 
 def draw_samples(
-    spec: InputSpec, count: int, rng: torch.Generator, preprocessing: Preprocessing | None = None
+    spec: InputSpec,
+    count: int,
+    rng: torch.Generator,
+    preprocessing: Preprocessing | None = None,
+    shares: Shares = PHOTOGRAPHS,
 ) -> torch.Tensor:
     """``count`` samples of an input: images (N, C, H, W) in [0, 1], or signals; before their preprocessing, if any.
 
+    Images are of a mixture of families with these ``shares``.
     What takes stand-ins gets them as it takes them (see ``draw_stand_ins``).
     """
     if spec.takes_stand_ins:
         seed = int(torch.randint(1 << 31, (), generator=rng, device=rng.device))
         return torch.from_numpy(draw_stand_ins(spec, count, np.random.default_rng(seed))).to(rng.device)
     if spec.is_image:
-        return prior_images(*spec.pictures(count), rng)
+        return draw_pictures(spec, count, rng, shares)
     return signals(spec.batched(count), (preprocessing and preprocessing.family) or "noise", rng)
 
 

@@ -17,9 +17,10 @@ from zsq_compile.progress import Progress
 from zsq_compile.synthesis.images.dead_leaves import prior_images
 from zsq_compile.synthesis.images.procedural import draw_feed
 from zsq_compile.synthesis.preprocessing.answers import refine_by_answers
-from zsq_compile.synthesis.preprocessing.infer import find_contradiction
-from zsq_compile.synthesis.preprocessing.infer_signal import infer_signal
-from zsq_compile.synthesis.preprocessing.rank import rank_candidates
+from zsq_compile.synthesis.preprocessing.contradict_signal import contradict_signal
+from zsq_compile.synthesis.preprocessing.infer_scale import infer_scale
+from zsq_compile.synthesis.preprocessing.infer_signal import DrawSignals, infer_signal
+from zsq_compile.synthesis.preprocessing.rank import find_contradiction, rank_candidates
 from zsq_compile.synthesis.preprocessing.trials import TRIAL_IMAGES, TrialNetwork
 from zsq_compile.synthesis.signals.draw import signals
 from zsq_compile.synthesis.stand_ins import warn_of_stand_ins
@@ -46,6 +47,9 @@ def find_preprocessing(
     signal = next((spec for spec in inputs if given is not None and given.layout is None and given.fits(spec)), None)
     if given is not None and signal is not None:
         known = {**known, signal.name: Posterior.certain(given)}
+        trials = _apart(rng)
+        network = _trial_network(teacher, signal, _for_trials(inputs, signal, rng), trials)
+        _warn(given, contradict_signal(network, statistics, _drawing(trials), given), signal, progress)
     for spec in (one for one in inputs if one.is_image and one.name not in known):
         if given is not None and given.fits(spec):
             own = replace(given, layout=spec.layout)
@@ -56,8 +60,7 @@ def find_preprocessing(
         others = {other.name: draw_feed(other, size, rng) for other in inputs if other.name != spec.name}
         found[spec.name] = rank_on_images(teacher, statistics, spec, rng, others)
         _tell(spec, found[spec.name], progress)
-    signals_found = _find_signals(inputs, teacher, statistics, rng, progress, known)
-    return found | {name: Posterior.certain(one) for name, one in signals_found.items()} | dict(known)
+    return found | _find_signals(inputs, teacher, statistics, rng, progress, known) | dict(known)
 
 
 def _tell(spec: InputSpec, posterior: Posterior, progress: Progress) -> None:
@@ -110,12 +113,20 @@ def _warn_of_contradiction(
 ) -> None:
     """Warn where the network tells of another preprocessing than the given one."""
     network = _trial_network(teacher, spec, _for_trials(inputs, spec, rng), _apart(rng))
-    other = find_contradiction(network, statistics, given)
-    if other is not None:
-        progress.warn(
-            f"input {spec.name!r}: the network contradicts the preprocessing that you gave ({given.describe()}); it "
-            f"points to {other.describe()}. Leave --mean, --std and --input-range out to use that"
-        )
+    _warn(given, find_contradiction(network, statistics, given), spec, progress)
+
+
+def _warn(given: Preprocessing, other: Preprocessing | None, spec: InputSpec, progress: Progress) -> None:
+    """Warn of another preprocessing than the given one, if there is any."""
+    if other is None:
+        return
+    origin, advice = "that you gave", "Leave --mean, --std and --input-range out to use that"
+    if given.source == "read":
+        origin, advice = "that the file remembers", "Give --mean and --std, or --input-range, to use that"
+    progress.warn(
+        f"input {spec.name!r}: the network contradicts the preprocessing {origin} ({given.describe()}); it points to "
+        f"{other.describe()}. {advice}"
+    )
 
 
 def _find_signals(
@@ -125,33 +136,46 @@ def _find_signals(
     rng: torch.Generator,
     progress: Progress,
     known: Mapping[str, Posterior],
-) -> dict[str, Preprocessing]:
+) -> dict[str, Posterior]:
     """Scale of the inputs that take no images, by name, as far as the network tells it; warns of the others."""
-    found: dict[str, Preprocessing] = {}
+    found: dict[str, Posterior] = {}
     unknown = []
     for spec in (one for one in inputs if not (one.is_image or one.takes_stand_ins or one.name in known)):
         trials = _apart(rng)
-
-        def draw(family: SignalFamily, shape: tuple[int, ...], rng: torch.Generator = trials) -> NDArray[np.float32]:
-            drawn: NDArray[np.float32] = signals(shape, family, rng).cpu().numpy()
-            return drawn
-
-        network = _trial_network(teacher, spec, _for_trials(inputs, spec, rng), trials)
-        one = infer_signal(network, statistics, draw)
-        if one is None:
+        whole = frozenset(other.name for other in inputs if other.batch_axis is None)
+        network = replace(_trial_network(teacher, spec, _for_trials(inputs, spec, rng), trials), whole=whole)
+        draw = _drawing(trials)
+        told = infer_signal(network, statistics, draw)
+        posterior = infer_scale(network, draw) if told is None else Posterior.certain(told)
+        if posterior is None:
             unknown.append(f"{spec.name!r} (noise of deviation 1: nothing in the model tells its scale)")
             continue
-        found[spec.name] = one
-        if one.is_certain:
-            progress.note(f"input {spec.name!r}: {one.describe()}")
+        found[spec.name] = posterior
+        if told is not None and told.is_certain:
+            progress.note(f"input {spec.name!r}: {told.describe()}")
         else:
-            unknown.append(f"{spec.name!r} ({one.describe()})")
+            unknown.append(f"{spec.name!r} ({_say_open(posterior)})")
     if unknown:
         progress.warn(
             f"what the network takes is no picture, and stand-ins are made for {', '.join(unknown)}: figures on them "
             "say little of real samples; give some with --calib FILE.npz"
         )
     return found
+
+
+def _say_open(posterior: Posterior) -> str:
+    """Say the best preprocessing of a signal, how probable it is, and how far the scales of the others reach."""
+    gains = [1.0 / one.preprocessing.std[0] for one in posterior.plausible]
+    words = f"{posterior.best.describe()}, {posterior.hypotheses[0].probability:.0%}"
+    return words if len(gains) == 1 else f"{words}; or times {min(gains):.3g} to {max(gains):.3g}"
+
+
+def _drawing(rng: torch.Generator) -> DrawSignals:
+    def draw(family: SignalFamily, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        drawn: NDArray[np.float32] = signals(shape, family, rng).cpu().numpy()
+        return drawn
+
+    return draw
 
 
 def _apart(rng: torch.Generator) -> torch.Generator:

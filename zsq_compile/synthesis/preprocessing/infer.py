@@ -51,12 +51,12 @@ def infer_from_statistics(network: TrialNetwork, statistics: BatchNormStatistics
     return Posterior.of(ranked, weights)
 
 
-def find_contradiction(
+def contradict_by_statistics(
     network: TrialNetwork, statistics: BatchNormStatistics, given: Preprocessing
 ) -> Preprocessing | None:
     """Return what the statistics point to where that is not the given preprocessing; None where they allow that."""
     layers = statistics.usable[:LAYERS]
-    trial = network.watch(layers) if layers and not np.issubdtype(network.spec.dtype, np.integer) else None
+    trial = network.watch(layers) if layers else None
     distance = 0.0 if trial is None else trial.distance(given)
     if trial is None or distance <= NEAR:
         return None

@@ -8,9 +8,9 @@ from PIL import Image
 
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.data.posterior import Posterior
-from zsq_compile.data.preprocessing import byte_preprocessing
-from zsq_compile.synthesis.preprocessing.evidence import rank_by_evidence
-from zsq_compile.synthesis.preprocessing.infer import infer_from_statistics
+from zsq_compile.data.preprocessing import Preprocessing, byte_preprocessing
+from zsq_compile.synthesis.preprocessing.evidence import contradict_by_inside, rank_by_evidence
+from zsq_compile.synthesis.preprocessing.infer import contradict_by_statistics, infer_from_statistics
 from zsq_compile.synthesis.preprocessing.trials import DrawImages, TrialNetwork
 
 
@@ -35,6 +35,17 @@ def rank_candidates(
         return Posterior.certain(byte_preprocessing(network.spec))
     found = infer_from_statistics(tried, statistics)
     return rank_by_evidence(tried, thorough=thorough) if found is None else found
+
+
+def find_contradiction(
+    network: TrialNetwork, statistics: BatchNormStatistics, given: Preprocessing
+) -> Preprocessing | None:
+    """Return what a network points to where that is not the given preprocessing at all; None where it allows that."""
+    if np.issubdtype(network.spec.dtype, np.integer):
+        return None
+    if statistics.usable:
+        return contradict_by_statistics(network, statistics, given)
+    return contradict_by_inside(network, given)
 
 
 def showing(pictures: NDArray[np.uint8]) -> DrawImages:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from zsq_compile.data.preprocessing import SignalFamily
+from zsq_compile.frontend.kind_clues import BANDS
 from zsq_compile.synthesis.images.spectral import power_law_field
 from zsq_compile.synthesis.signals.mel import cepstrum, log_powers, mel_powers, powers, sound_length
 from zsq_compile.synthesis.signals.noise import prior_signals
@@ -17,21 +18,21 @@ SPECTROGRAMS: tuple[SignalFamily, ...] = ("log_mel", "mfcc", "mel", "log_spectru
 
 _HIGHEST = 2.0  # logarithm of the highest peak of a burst
 _PLATEAU = 7.0  # of the highest plateau, which makes the deviation of both kinds alike
-_MEL_OF_CEPSTRUM = 40
+_MELS = 40  # of which a cepstrum is computed
 _ORDINARY = 0.02  # deviation that a sound is levelled to before its spectrogram is scaled
 
 
-def signals(shape: tuple[int, ...], family: SignalFamily, rng: torch.Generator, *, bands_last: bool = True) -> Tensor:
+def signals(shape: tuple[int, ...], family: SignalFamily, rng: torch.Generator) -> Tensor:
     """Make ``shape[0]`` samples of a family.
 
     ``noise`` is that of ``prior_signals``; ``white`` has independent standard normal numbers, as the features of a
     table; ``bursts`` are zero or little above it for the most part: noise on a logarithmic scale, whose peaks are
     sharp, and noise cut to plateaus, in turns. ``sound`` is a mixture of ``speech``, ``music``, ``noises`` and
     silence at full scale 1, and ``levelled`` the same with every window at mean 0 and deviation 1; both along the
-    last axis. Spectrograms of sounds have frames and bands as their last two axes, in this order or, where
-    ``bands_last`` is False, in the other: ``mel`` and ``log_mel`` bands, ``log_spectrum`` and ``mfcc``, each with mean
-    0 and deviation 1 over all, but for ``mel``, which is not below 0. ``embedding`` is a sequence of feature vectors,
-    ``positive`` one that is not below 0, ``rows`` are those of a table.
+    last axis. Spectrograms of sounds have frames and bands as their last two axes, the bands first only where their
+    number is usual for bands and the other is not: ``mel`` and ``log_mel`` bands, ``log_spectrum`` and ``mfcc``, each
+    with mean 0 and deviation 1 over all, but for ``mel``, which is not below 0. ``embedding`` is a sequence of feature
+    vectors, ``positive`` one that is not below 0, ``rows`` are those of a table.
     """
     match family:
         case "noise":
@@ -43,7 +44,7 @@ def signals(shape: tuple[int, ...], family: SignalFamily, rng: torch.Generator, 
         case "sound" | "speech" | "music" | "noises" | "levelled":
             return _draw_waveforms(shape, family, rng)
         case "log_mel" | "mfcc" | "mel" | "log_spectrum":
-            return _draw_spectrograms(shape, family, rng, bands_last=bands_last)
+            return _draw_spectrograms(shape, family, rng)
         case "embedding":
             return draw_embeddings(shape, rng)
         case "positive":
@@ -61,27 +62,22 @@ def _draw_waveforms(shape: tuple[int, ...], family: SignalFamily, rng: torch.Gen
     return made.reshape(shape)
 
 
-def _draw_spectrograms(
-    shape: tuple[int, ...], family: SignalFamily, rng: torch.Generator, *, bands_last: bool
-) -> Tensor:
-    frames, bands = shape[-2:] if bands_last else (shape[-1], shape[-2])
-    count = math.prod(shape[:-2])
-    sounds = draw_sounds(count, sound_length(frames, RATE), rng)
-    if family == "log_spectrum":
-        made = log_powers(powers(sounds, frames, bands))
-    elif family == "mfcc":
-        made = cepstrum(log_powers(mel_powers(sounds, frames, max(_MEL_OF_CEPSTRUM, bands), RATE)), bands)
-    elif family == "log_mel":
-        made = log_powers(mel_powers(sounds, frames, bands, RATE))
-    else:
+def _draw_spectrograms(shape: tuple[int, ...], family: SignalFamily, rng: torch.Generator) -> Tensor:
+    bands_first = shape[-2] in BANDS and shape[-1] not in BANDS
+    frames, bands = (shape[-1], shape[-2]) if bands_first else shape[-2:]
+    sounds = draw_sounds(math.prod(shape[:-2]), sound_length(frames, RATE), rng)
+    if family == "mel":
         level = sounds.std(1, keepdim=True).clamp_min(_ORDINARY)
         made = mel_powers(sounds / level, frames, bands, RATE).sqrt()
-        return _placed(made / made.square().mean().sqrt().clamp_min(1e-6), shape, bands_last=bands_last)
-    return _placed((made - made.mean()) / made.std().clamp_min(1e-6), shape, bands_last=bands_last)
-
-
-def _placed(made: Tensor, shape: tuple[int, ...], *, bands_last: bool) -> Tensor:
-    return (made if bands_last else made.transpose(1, 2)).reshape(shape)
+        made = made / made.square().mean().sqrt().clamp_min(1e-6)
+    else:
+        if family == "log_spectrum":
+            made = log_powers(powers(sounds, frames, bands))
+        else:
+            made = log_powers(mel_powers(sounds, frames, bands if family == "log_mel" else max(_MELS, bands), RATE))
+        made = cepstrum(made, bands) if family == "mfcc" else made
+        made = (made - made.mean()) / made.std().clamp_min(1e-6)
+    return (made.transpose(1, 2) if bands_first else made).reshape(shape)
 
 
 def _draw_bursts(shape: tuple[int, ...], rng: torch.Generator) -> Tensor:

@@ -1,0 +1,135 @@
+"""Which scale and family an input that is no picture has, where no statistics tell: a posterior over what is usual.
+
+Before anything is seen, samples of deviation 1 are the most usual, and sounds at full scale 1. Behind it stands what
+the network makes of each (see ``scale_likelihood``).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.session import RuntimeModelError
+from zsq_compile.data.input_spec import InputSpec
+from zsq_compile.data.posterior import Posterior
+from zsq_compile.data.preprocessing import Preprocessing, SignalFamily
+from zsq_compile.synthesis.preprocessing.scale_likelihood import log_likelihood
+from zsq_compile.synthesis.preprocessing.trials import TrialNetwork
+from zsq_compile.synthesis.preprocessing.watch_scales import Sight, find_layers, watch_scales
+
+DrawSignals = Callable[[SignalFamily, tuple[int, ...]], NDArray[np.float32]]
+"""(family, shape) -> signals of that shape, as ``signals`` draws them."""
+
+_SCALES = tuple(10.0 ** (half / 2) for half in range(-3, 7))  # deviations from 0.03 to 1000
+_USUAL = 0.15  # of the probability is that of deviation 1
+_SPREAD = 2.3  # of the logarithm of the deviation, otherwise: a factor of 10
+_FULL_SCALE, _FREE = 32768.0, 0.02  # of 16 bits; odds of sounds at any other scale
+_WHOLE_SAMPLES, _FEW_SAMPLES, _LARGE = 32, 4, 1 << 16
+_ALIKE = 0.02  # logarithm of widths that do not depend on the scale
+_LEAST = 1e-3  # of the probability of the best
+
+_FAMILIES: dict[str, tuple[tuple[SignalFamily, float, float], ...]] = {
+    # family, mean in deviations, prior odds
+    "spectrogram": (("log_mel", 0.0, 0.6), ("log_mel", -2.5, 0.25), ("mel", 0.0, 0.15)),
+    "cepstrum": (("mfcc", 0.0, 0.6), ("log_mel", 0.0, 0.25), ("log_mel", -2.5, 0.15)),
+    "features": (("embedding", 0.0, 0.75), ("positive", 0.0, 0.25)),
+    "table": (("rows", 0.0, 0.8), ("positive", 0.0, 0.2)),
+}
+_FEWEST_BANDS = 20  # of a spectrogram; fewer are cepstral coefficients
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Guess:
+    """Signals of a family, times ``gain``, with a mean of ``offset`` of their deviations added before; prior odds."""
+
+    family: SignalFamily
+    gain: float
+    offset: float
+    odds: float
+
+    def preprocessing(self, reason: str) -> Preprocessing:
+        """Return it as a preprocessing."""
+        return Preprocessing(
+            name="standard" if self.gain == 1.0 and self.offset == 0.0 and self.family != "sound" else "scaled",
+            mean=(-self.offset,),
+            std=(1.0 / self.gain,),
+            channel_order="none",
+            source="assumed",
+            reason=reason,
+            layout=None,
+            family=self.family,
+        )
+
+
+def usual_guesses(spec: InputSpec) -> tuple[Guess, ...]:
+    """Return what an input may take, by its kind; none for a kind that is no signal."""
+    if spec.kind == "waveform":
+        rest = [10.0 ** (half / 2) for half in range(-3, 9) if half not in (0, 9)]
+        free = [Guess(family="sound", gain=gain, offset=0.0, odds=_FREE / len(rest)) for gain in rest]
+        levelled = Guess(family="levelled", gain=1.0, offset=0.0, odds=0.2)
+        whole = Guess(family="sound", gain=1.0, offset=0.0, odds=0.6)
+        return whole, levelled, Guess(family="sound", gain=_FULL_SCALE, offset=0.0, odds=0.1), *free
+    kind = "cepstrum" if spec.kind == "spectrogram" and min(spec.batched(1)[-2:]) < _FEWEST_BANDS else spec.kind
+    spread = [math.exp(-0.5 * (math.log(scale) / _SPREAD) ** 2) for scale in _SCALES]
+    odds = [(1.0 - _USUAL) * one / sum(spread) + (_USUAL if scale == 1.0 else 0.0)
+            for scale, one in zip(_SCALES, spread, strict=True)]  # fmt: skip
+    return tuple(
+        Guess(family=family, gain=scale, offset=offset, odds=share * one)
+        for family, offset, share in _FAMILIES.get(kind, ())
+        for scale, one in zip(_SCALES, odds, strict=True)
+    )
+
+
+def infer_scale(network: TrialNetwork, draw: DrawSignals) -> Posterior | None:
+    """Infer family and scale of an input without statistics; None where its kind is no signal or nothing can be run.
+
+    Args:
+        network: with the input in question.
+        draw: signals to try.
+
+    """
+    spec = network.spec
+    guesses = usual_guesses(spec)
+    watched = find_layers(network.model, spec.name)
+    if not guesses:
+        return None
+    if not watched.layers:
+        return _posterior(guesses, [0.0] * len(guesses), "nothing in the model tells its scale")
+    samples = _draw_each(spec, guesses, draw)
+
+    def feed(guess: Guess) -> Callable[[], NDArray[np.float32]]:
+        return lambda: guess.preprocessing("").encode(samples[guess.family])
+
+    try:
+        seen = watch_scales(network, watched, [feed(guess) for guess in guesses])
+    except RuntimeModelError:
+        return _posterior(guesses, [0.0] * len(guesses), "nothing in the model tells its scale")
+    if _is_indifferent(guesses, seen):
+        return _posterior(guesses, [0.0] * len(guesses), "the network brings any scale to its own")
+    logs = [-math.inf if one is None else log_likelihood(one, watched) for one in seen]
+    return _posterior(guesses, logs, "the usual, and how wide it makes the network's layers and decisions")
+
+
+def _draw_each(spec: InputSpec, guesses: Sequence[Guess], draw: DrawSignals) -> dict[SignalFamily, NDArray[np.float32]]:
+    batch = spec.shape[0] or 1
+    wanted = _FEW_SAMPLES if math.prod(spec.batched(1)) > _LARGE else _WHOLE_SAMPLES
+    shape = spec.batched(-(-wanted // batch) * batch)
+    return {family: draw(family, shape) for family in dict.fromkeys(guess.family for guess in guesses)}
+
+
+def _is_indifferent(guesses: Sequence[Guess], seen: Sequence[Sight | None]) -> bool:
+    """Whether the first layer sees the same at all scales, as behind a normalisation of each sample."""
+    first, offset = guesses[0].family, guesses[0].offset
+    widths = [one.first for guess, one in zip(guesses, seen, strict=True)
+              if one is not None and (guess.family, guess.offset) == (first, offset)]  # fmt: skip
+    # the smallest scales drown in what such layers add to the variance
+    return len(widths) > 2 and max(widths[len(widths) // 3 :]) - min(widths[len(widths) // 3 :]) < _ALIKE
+
+
+def _posterior(guesses: Sequence[Guess], logs: Sequence[float], reason: str) -> Posterior:
+    total = np.array(logs) + np.log([guess.odds for guess in guesses])
+    weights = np.exp(total - total.max()) if np.isfinite(total).any() else np.array([guess.odds for guess in guesses])
+    kept = [(guess, float(one)) for guess, one in zip(guesses, weights, strict=True) if one >= _LEAST * weights.max()]
+    return Posterior.of([guess.preprocessing(reason) for guess, _ in kept], [one for _, one in kept])
