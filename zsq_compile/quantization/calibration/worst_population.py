@@ -21,6 +21,7 @@ from backends.target import NumberFormat
 from zsq_compile.config.compile import CalibrationMethod
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.quantization.calibration.observers import Histogram, choose_range, quantized_centres
+from zsq_compile.quantization.samples import PROBABLE
 
 Activate: TypeAlias = Callable[[Tensor], Tensor]
 """An activation function, element by element, on float64 tensors of any shape."""
@@ -47,8 +48,8 @@ def choose_joint_range(
         histograms: what calibration saw of each population.
         probabilities: of each population, in any unit.
         number_format: grid that will cover the range.
-        method: ``mse`` is as the module says; all others cover the range that ``choose_range`` reads off each
-            population.
+        method: ``mse`` is as the module says; all others cover the ranges that ``choose_range`` reads off the
+            populations that are not improbable.
         activate: what is done with the value, element by element; None where that is not known.
 
     """
@@ -60,7 +61,9 @@ def choose_joint_range(
         if one.high > one.low and float(one.counts.sum()) > 0.0
     ]
     if method != "mse" or len(seen) < 2:
-        ends = [choose_range(one, number_format, method) for one in histograms]
+        least = PROBABLE * max(probabilities)
+        chosen = [one for one, own in zip(histograms, probabilities, strict=True) if own >= least]
+        ends = [choose_range(one, number_format, method) for one in chosen]
         return min(low for low, _ in ends), max(high for _, high in ends)
     most = max(probability for _, probability in seen)
     behind = activate or _same
