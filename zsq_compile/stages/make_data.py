@@ -141,7 +141,8 @@ def _take(
             told = {**settle(data, loaded.inputs, teacher, known, None, config.seed), **told}
         preprocessing = told[image.name].best if image.name in told else None
     arrays = data.arrays(preprocessing)
-    taken = take_data(arrays, teacher, known, loaded.inputs, preprocessing, config.seed, source=source)
+    stacked = [replace(one, batch_axis=0) for one in loaded.inputs]  # as the reader has made them
+    taken = take_data(arrays, teacher, known, stacked, preprocessing, config.seed, source=source)
     if data.preparation is None:  # what was prepared here has the scale that was asked for
         expected = {**expect_signals(teacher, known, loaded.inputs, config.seed), **taken.preprocessing}
         samples = {name: tensor.numpy() for name, tensor in taken.calibration.inputs.items()}
