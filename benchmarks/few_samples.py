@@ -210,10 +210,15 @@ def synthesize(bench: Bench) -> Samples:
     return Samples(inputs=made.inputs)
 
 
+def share_of(bench: Bench) -> float:
+    """Share of the samples that real inputs make."""
+    return mixing.SHARES[bool(harvest_batchnorm(bench.loaded.model).usable)]
+
+
 def mix(bench: Bench, synthetic: Samples, real: Dataset) -> Samples:
     """Put real inputs and variants of them among synthetic ones, as the compiler does."""
     name = bench.loaded.inputs[0].name
-    chosen = mixing.choose_evenly(synthetic.count, mixing.SHARE, 1)
+    chosen = mixing.choose_evenly(synthetic.count, share_of(bench), 1)
     rng = torch.Generator().manual_seed(1)
     varied = vary_examples(real, bench.loaded.inputs, {name: bench.preprocessing}, int(chosen.sum()), rng)
     values = synthetic.inputs[name].clone()
@@ -274,9 +279,10 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--networks", nargs="*", default=list(NETWORKS))
     parser.add_argument("--bits", nargs="*", type=int, default=[8, 4])
-    parser.add_argument("--share", type=float, default=mixing.SHARE, help="of the samples that real inputs make")
+    parser.add_argument("--share", type=float, help="of the samples that real inputs make, for all networks")
     options = parser.parse_args()
-    mixing.SHARE = options.share
+    if options.share is not None:
+        mixing.SHARES.update({True: options.share, False: options.share})
     rows = []
     for name in options.networks:
         bench = prepare(name, options.shared / "assets")
@@ -285,8 +291,8 @@ def main() -> None:
     head = ["network", "bits", "real inputs", "alone: mean (least)", "mixed: mean (least)", "synthetic alone"]
     body = (
         "Decisions that are those of the float network, percent; of yunet_n faces that are found again with an overlap "
-        f"above {_FACES[1]}. {options.share:.0%} of the mixed samples are real ones and their variants. "
-        f"{max(_DRAWS.values())} draws of one real input, {_DRAWS[4]} of 4.\n\n"
+        f"above {_FACES[1]}. Of the mixed samples {mixing.SHARES[True]:.0%} are real ones and their variants where "
+        f"statistics are left, and {mixing.SHARES[False]:.0%} where none are. {max(_DRAWS.values())} draws of one real input, {_DRAWS[4]} of 4.\n\n"
     )
     write_result("few_samples", "A few real inputs", body + table(head, rows))
 

@@ -134,8 +134,7 @@ def compile_model(
     quantized = quantize(network, plan, steps_for(config, live), clock)
     exported, quantized = _export(loaded, network, quantized, path, config, labelled, clock)
     with clock.stage("validate"):
-        shown = calibration is not None or bool(config.input.like)
-        estimate = _estimate(loaded, path, samples, target, config.seed, shown=shown)
+        estimate = _estimate(loaded, path, samples, target, config, shown=calibration is not None)
     with clock.stage("collect report data"):
         look = partial(gather_evidence, pictures_wanted=pictures_wanted)
         evidence = look(loaded, samples, network, quantized.state.plan, exported, estimate)
@@ -263,13 +262,19 @@ def _require_suitable(given: PlanFile | None, loaded: LoadedModel, config: Compi
 
 
 def _estimate(
-    loaded: LoadedModel, path: Path, data: CalibrationData, target: Target, seed: int, *, shown: bool
+    loaded: LoadedModel, path: Path, data: CalibrationData, target: Target, config: CompileConfig, *, shown: bool
 ) -> AgreementEstimate:
     """Estimate the agreement on real data, on inputs that calibration has not seen."""
     return estimate_agreement(
         loaded.original,
         path,
-        make_estimate_inputs(loaded.inputs, data.posteriors, seed=seed, shown=shown, examples=data.examples),
+        make_estimate_inputs(
+            loaded.inputs,
+            data.posteriors,
+            seed=config.seed,
+            shown=shown or bool(config.input.like),
+            examples=data.examples,
+        ),
         data.origin,
         providers=usable_providers(target.providers),
         config=target.session_config,

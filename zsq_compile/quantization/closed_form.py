@@ -96,8 +96,9 @@ def correct_biases(
     """Take the mean errors of a quantized network back out of the biases of ``qdq``.
 
     ``auto`` is analytic where the moments of a layer's input are known and empirical elsewhere. Where the samples come
-    from several populations it is empirical everywhere, by those that are not improbable beside another one, and as far
-    as these agree. Returns the state, and the form used by node name.
+    from several populations, it is empirical everywhere on the only one that is not improbable beside another, and
+    corrects nothing where there are more: what coarse ranges shift on synthetic samples they do not shift on real ones.
+    ``empirical`` corrects as far as these agree. Returns the state, and the form used by node name.
     """
     teacher, plan = network.teacher, state.plan
     quantized = TorchGraph(state.qdq, device=teacher.device)
@@ -108,7 +109,7 @@ def correct_biases(
         changed = correct_analytically(plan, quantized, teacher, moments)
         quantized.initializers.update(changed)
         used = {site.node: "analytic" for site in plan.weights if _has_changed(site, changed)}
-    if form in ("auto", "empirical"):
+    if form == "empirical" or (form == "auto" and network.calibration.probable().populations is None):
         rest = [site.node for site in plan.weights if site.node not in used]
         measured = _correct_on_samples(network, plan, quantized, rest)
         behind = (site for site in plan.weights if site.node in rest)

@@ -28,6 +28,8 @@ Given = Mapping[str, NDArray[Any]] | Path | Sequence[Path]
 _MOST_TRIED = 64
 _BEYOND = 0.01  # of the range of pixels
 _GRAY, _CONTRAST = 0.45, 0.25  # mean and deviation of the pixels of photographs
+_LEAST_CONTRAST = 0.04  # of pictures that show anything
+_UNEVEN = 0.02  # of a step of 8 bits, from the nearest step
 _MOST_SCALES = 16  # channels with a scale of their own
 _SMALLEST_DEVIATION = 1e-6
 
@@ -113,10 +115,10 @@ def of_pictures(values: NDArray[Any], spec: InputSpec) -> Preprocessing:
     scored = []
     for one in usual_preprocessings(spec.channels, spec.layout or "NCHW"):
         pixels = one.decode(values.astype(np.float64))
-        if pixels.min() >= -_BEYOND and pixels.max() <= 1.0 + _BEYOND:
+        if pixels.min() >= -_BEYOND and pixels.max() <= 1.0 + _BEYOND and pixels.std() > _LEAST_CONTRAST:
             levels = 255.0 * pixels
             uneven = float(np.abs(levels - np.rint(levels)).mean())
-            scored.append((uneven > 0.02 or pixels.std() < 0.02, -float(pixels.std()), one))
+            scored.append((uneven > _UNEVEN, -float(pixels.std()), one))
     reason = "the values of the examples"
     if scored:
         return replace(min(scored, key=lambda entry: entry[:2])[2], source="inferred", reason=reason)

@@ -12,6 +12,7 @@ from zsq_compile.config.compile import CalibrationMethod
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import QuantizationError
 from zsq_compile.progress import Advance, ignore_steps
+from zsq_compile.quantization.calibration.answering_places import weigh_by_answers
 from zsq_compile.quantization.calibration.few_numbers import FewNumbers
 from zsq_compile.quantization.calibration.observers import Extremes, Histogram
 from zsq_compile.quantization.calibration.scales import scale_from_range
@@ -32,7 +33,8 @@ def calibrate(
 
     The sites of a group share the range that covers all of them. Numbers that only mask others (minus infinity, which a
     Pad in front of a MaxPool fills in, or 1e38) are not covered: the lowest code does the same there. For ``method``
-    see ``choose_range``. Of batches from several populations the range is for the worst, see ``worst_population``.
+    see ``choose_range``; under ``mse`` places count more from which answers come (``answering_places``).
+    Of batches from several populations the range is for the worst, see ``worst_population``.
 
     Raises:
         QuantizationError: there is no data, or a value holds NaN or plus infinity on it, or an input minus infinity.
@@ -48,6 +50,8 @@ def calibrate(
     if method != "minmax":
         for part, observers in zip(parts, histograms, strict=True):
             _observe(observers, teacher, part.batches, groups, advance)
+            if method == "mse":
+                weigh_by_answers(observers, teacher, part.batches, groups)
     scales = {}
     for group, members in _by_group(plan.activations).items():
         number_format = members[0].number_format

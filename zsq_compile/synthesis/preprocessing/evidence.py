@@ -15,11 +15,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.data.posterior import PLAUSIBLE, Posterior
 from zsq_compile.data.preprocessing import ChannelOrder, Preprocessing, Source
 from zsq_compile.synthesis.preprocessing.arithmetic import find_by_arithmetic
 from zsq_compile.synthesis.preprocessing.conventions import Convention, channel_orders, conventions
+from zsq_compile.synthesis.preprocessing.infer import odds_of_statistics
 from zsq_compile.synthesis.preprocessing.interior import LITTLE_WORK, MOST_WORK, watch_interior
 from zsq_compile.synthesis.preprocessing.likelihood import log_likelihood
 from zsq_compile.synthesis.preprocessing.toolkits import PriorOdds, find_prior_odds
@@ -44,8 +46,17 @@ class Evidence:
         return float(np.log(_shares(total)[best]) - np.log(_shares(total - self.log_odds)[best]))
 
 
-def rank_by_evidence(network: TrialNetwork, *, thorough: bool) -> Posterior:
-    """Rank the conventions of the field; ``thorough`` runs the whole network on dozens of images, too."""
+def rank_by_evidence(
+    network: TrialNetwork, statistics: BatchNormStatistics | None = None, *, thorough: bool
+) -> Posterior:
+    """Rank the conventions of the field.
+
+    Args:
+        network: with the image input in question, and what it is tried on.
+        statistics: of layers far behind the input, which tell something and do not decide.
+        thorough: run the whole network on dozens of images, too.
+
+    """
     rows, prior = conventions(network.spec), find_prior_odds(network.model)
     orders = [order_odds(row, prior, network.spec) for row in rows]
     candidates = [row.preprocessing(network.spec, order[0][0]) for row, order in zip(rows, orders, strict=True)]
@@ -53,6 +64,9 @@ def rank_by_evidence(network: TrialNetwork, *, thorough: bool) -> Posterior:
     inside = look_inside(network, candidates, most_work=MOST_WORK if thorough else LITTLE_WORK)
     if inside is not None:
         found.append(Evidence(words="its layers are the most centred under it", log_odds=inside))
+    remembered = None if statistics is None else odds_of_statistics(network, statistics, candidates)
+    if remembered is not None:
+        found.append(Evidence(words="batch normalisation statistics far behind it come nearest", log_odds=remembered))
     total = np.sum([one.log_odds for one in found], 0)
     best, share = int(total.argmax()), _shares(total)
     decisive = max(found, key=lambda one: one.raises(best, total))

@@ -34,7 +34,7 @@ def rank_candidates(
     if np.issubdtype(network.spec.dtype, np.integer):
         return Posterior.certain(byte_preprocessing(network.spec))
     found = infer_from_statistics(tried, statistics)
-    return rank_by_evidence(tried, thorough=thorough) if found is None else found
+    return rank_by_evidence(tried, statistics, thorough=thorough) if found is None else found
 
 
 def find_contradiction(

@@ -31,8 +31,3 @@ def describe(sight: Sight, watched: Watched) -> NDArray[np.float64]:
     by_first = (0.0, 0.0, first, first**2) if recurrent else (first, first**2, 0.0, 0.0)
     rest = (biases[0] ** 2, biases[1] ** 2, sight.firm, sight.firm**2, sight.varied)
     return np.array((*by_head, *by_first, *rest))
-
-
-def log_likelihood(sight: Sight, watched: Watched) -> float:
-    """Return the logarithm of the likelihood, up to a constant that is the same at all scales of a network."""
-    return float(describe(sight, watched) @ np.array(WEIGHTS))
