@@ -134,7 +134,7 @@ def _take(
     progress: Progress,
 ) -> CalibrationData:
     """Take many real samples as they are."""
-    teacher, source = TorchGraph(loaded.model), given.name if isinstance(given, Path) else "calibration data"
+    teacher, source = TorchGraph(loaded.model), _name_of(given)
     image = first_image(loaded.inputs)
     if preprocessing is None and image is not None:
         if data.preparation is not None:
@@ -151,6 +151,12 @@ def _take(
         told = {one.name: Posterior.certain(of_signals(samples[one.name], one)) for one in signals}
         taken = replace(taken, posteriors={**told, **taken.posteriors})
     return taken
+
+
+def _name_of(given: Given) -> str:
+    """Say what messages call the samples: the file or folder that they come from, if it is one."""
+    places = [] if isinstance(given, Mapping) else [given] if isinstance(given, Path) else list(given)
+    return places[0].name if len(places) == 1 else "calibration data"
 
 
 def _can_be_mixed(inputs: Sequence[InputSpec]) -> bool:
