@@ -110,9 +110,14 @@ class Report:
 
     @property
     def held_agreement(self) -> float | None:
-        """What a gate is held against: ``expected_agreement``, or its lower end where nothing proves the input."""
-        estimate = self.agreement_estimate
-        return self.expected_agreement if estimate is None or estimate.held is None else estimate.held
+        """What a gate is held against: ``expected_agreement``, or its lower end where nothing proves the input.
+
+        Without an estimate that is the lowest count over the plausible preprocessings.
+        """
+        estimate, worst = self.agreement_estimate, self.validation.worst_agreement
+        if estimate is not None and estimate.held is not None:
+            return estimate.held
+        return self.expected_agreement if worst is None else worst
 
     def summary(self) -> str:
         """Return the most important figures as lines of text."""

@@ -58,15 +58,15 @@ def as_channels(images: Tensor, channels: int) -> Tensor:
 
 
 def as_photographed(images: Tensor, rng: torch.Generator, *, light: float = 0.1, noise: float = 0.04) -> Tensor:
-    """Blur (N, 3, H, W) pictures as a lens does, light half of them unevenly, add noise to half; clamps to [0, 1].
+    """Blur half of (N, 3, H, W) pictures as a lens does, light half unevenly, add noise to half; clamps to [0, 1].
 
     ``light`` is the deviation of the logarithm of the light over a picture, ``noise`` the largest one of the noise.
     """
     count, _, height, width = images.shape
-    draw = torch.rand(4, count, 1, 1, 1, generator=rng, device=rng.device)
+    draw = torch.rand(5, count, 1, 1, 1, generator=rng, device=rng.device)
     steep = torch.full((count,), 2.0, device=rng.device)
     field = power_law_field((count, 1, height, width), steep, rng)
-    lit = soften(images, rng) * ((draw[0] < 0.5) * light * draw[1] * field).exp()
+    lit = torch.where(draw[4] < 0.5, images, soften(images, rng)) * ((draw[0] < 0.5) * light * draw[1] * field).exp()
     grain = torch.randn(images.shape, generator=rng, device=rng.device)
     return (lit + (draw[2] < 0.5) * noise * draw[3] * grain).clamp_(0.0, 1.0)
 

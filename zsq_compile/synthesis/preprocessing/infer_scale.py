@@ -4,9 +4,10 @@ Before anything is seen, samples of deviation 1 are the most usual, and sounds a
 the network makes of each (see ``scale_likelihood``).
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,18 +16,18 @@ from backends.session import RuntimeModelError
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.data.posterior import Posterior
 from zsq_compile.data.preprocessing import Preprocessing, SignalFamily
-from zsq_compile.synthesis.preprocessing.scale_likelihood import log_likelihood
+from zsq_compile.synthesis.preprocessing.scale_likelihood import WEIGHTS, describe
 from zsq_compile.synthesis.preprocessing.trials import TrialNetwork
-from zsq_compile.synthesis.preprocessing.watch_scales import Sight, find_layers, watch_scales
+from zsq_compile.synthesis.preprocessing.watch_scales import Sight, Watched, find_layers, watch_scales
 
 DrawSignals = Callable[[SignalFamily, tuple[int, ...]], NDArray[np.float32]]
 """(family, shape) -> signals of that shape, as ``signals`` draws them."""
 
 _SCALES = tuple(10.0 ** (half / 2) for half in range(-3, 7))  # deviations from 0.03 to 1000
 _USUAL = 0.15  # of the probability is that of deviation 1
-_SPREAD = 2.3  # of the logarithm of the deviation, otherwise: a factor of 10
+_SPREAD = 3.2  # of the logarithm of the deviation, otherwise: a factor of 25
 _FULL_SCALE, _FREE = 32768.0, 0.02  # of 16 bits; odds of sounds at any other scale
-_WHOLE_SAMPLES, _FEW_SAMPLES, _LARGE = 32, 4, 1 << 16
+_WHOLE_SAMPLES, _FEW_SAMPLES, _LARGE = 32, 2, 1 << 15
 _ALIKE = 0.02  # logarithm of widths that do not depend on the scale
 _LEAST = 1e-3  # of the probability of the best
 
@@ -63,14 +64,18 @@ class Guess:
         )
 
 
-def usual_guesses(spec: InputSpec) -> tuple[Guess, ...]:
-    """Return what an input may take, by its kind; none for a kind that is no signal."""
+def usual_guesses(spec: InputSpec, *, transforms: bool = False) -> tuple[Guess, ...]:
+    """Return what an input may take, by its kind; none for a kind that is no signal.
+
+    Windows are brought to deviation 1 one by one for networks that see the waveform as it is, hardly ever for those
+    that compute its spectrum (``transforms``).
+    """
     if spec.kind == "waveform":
-        rest = [10.0 ** (half / 2) for half in range(-3, 9) if half not in (0, 9)]
+        rest = [10.0 ** (half / 2) for half in range(-3, 9) if half != 0]
         free = [Guess(family="sound", gain=gain, offset=0.0, odds=_FREE / len(rest)) for gain in rest]
-        levelled = Guess(family="levelled", gain=1.0, offset=0.0, odds=0.2)
-        whole = Guess(family="sound", gain=1.0, offset=0.0, odds=0.6)
-        return whole, levelled, Guess(family="sound", gain=_FULL_SCALE, offset=0.0, odds=0.1), *free
+        levelled = Guess(family="levelled", gain=1.0, offset=0.0, odds=0.03 if transforms else 0.3)
+        whole = Guess(family="sound", gain=1.0, offset=0.0, odds=0.87 if transforms else 0.6)
+        return whole, levelled, Guess(family="sound", gain=_FULL_SCALE, offset=0.0, odds=0.08), *free
     kind = "cepstrum" if spec.kind == "spectrogram" and min(spec.batched(1)[-2:]) < _FEWEST_BANDS else spec.kind
     spread = [math.exp(-0.5 * (math.log(scale) / _SPREAD) ** 2) for scale in _SCALES]
     odds = [(1.0 - _USUAL) * one / sum(spread) + (_USUAL if scale == 1.0 else 0.0)
@@ -82,34 +87,81 @@ def usual_guesses(spec: InputSpec) -> tuple[Guess, ...]:
     )
 
 
-def infer_scale(network: TrialNetwork, draw: DrawSignals) -> Posterior | None:
-    """Infer family and scale of an input without statistics; None where its kind is no signal or nothing can be run.
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Looked:
+    """What a network makes of every guess.
+
+    Attributes:
+        guesses: that are usual for the input.
+        seen: of each guess; None where the network cannot be run on it.
+        deviations: root of the mean square around the mean, of the network's input under each guess.
+        watched: layers and head.
+
+    """
+
+    guesses: tuple[Guess, ...]
+    seen: tuple[Sight | None, ...]
+    deviations: tuple[float, ...]
+    watched: Watched
+
+
+def look_at_guesses(network: TrialNetwork, draw: DrawSignals) -> Looked | None:
+    """Try what is usual for an input; None where its kind is no signal.
 
     Args:
         network: with the input in question.
         draw: signals to try.
 
     """
-    spec = network.spec
-    guesses = usual_guesses(spec)
-    watched = find_layers(network.model, spec.name)
+    watched = find_layers(network.model, network.spec.name)
+    guesses = usual_guesses(network.spec, transforms=watched.transforms)
     if not guesses:
         return None
-    if not watched.layers:
-        return _posterior(guesses, [0.0] * len(guesses), "nothing in the model tells its scale")
-    samples = _draw_each(spec, guesses, draw)
+    samples = _draw_each(network.spec, guesses, draw)
+    deviations = tuple(guess.gain * float(samples[guess.family].std()) for guess in guesses)
 
     def feed(guess: Guess) -> Callable[[], NDArray[np.float32]]:
         return lambda: guess.preprocessing("").encode(samples[guess.family])
 
-    try:
-        seen = watch_scales(network, watched, [feed(guess) for guess in guesses])
-    except RuntimeModelError:
-        return _posterior(guesses, [0.0] * len(guesses), "nothing in the model tells its scale")
-    if _is_indifferent(guesses, seen):
-        return _posterior(guesses, [0.0] * len(guesses), "the network brings any scale to its own")
-    logs = [-math.inf if one is None else log_likelihood(one, watched) for one in seen]
-    return _posterior(guesses, logs, "the usual, and how wide it makes the network's layers and decisions")
+    seen: Sequence[Sight | None] = [None] * len(guesses)
+    if watched.layers:
+        with contextlib.suppress(RuntimeModelError):
+            seen = watch_scales(network, watched, [feed(guess) for guess in guesses])
+    return Looked(guesses=guesses, seen=tuple(seen), deviations=deviations, watched=watched)
+
+
+def infer_scale(network: TrialNetwork, draw: DrawSignals) -> Posterior | None:
+    """Infer family and scale of an input without statistics; None where its kind is no signal.
+
+    Args:
+        network: with the input in question.
+        draw: signals to try.
+
+    """
+    looked = look_at_guesses(network, draw)
+    if looked is None:
+        return None
+    if _is_indifferent(looked):
+        best = max(looked.guesses, key=lambda guess: guess.odds)
+        usual = best.preprocessing("the network brings any scale to its own")
+        return Posterior.certain(replace(usual, source="inferred"))
+    told = any(one is not None for one in looked.seen)
+    reason = "the usual, and how wide it makes the network's layers and decisions" if told else "the usual"
+    weights = weigh(looked, WEIGHTS)
+    kept = [
+        (guess, float(one)) for guess, one in zip(looked.guesses, weights, strict=True) if one >= _LEAST * max(weights)
+    ]
+    return Posterior.of([guess.preprocessing(reason) for guess, _ in kept], [one for _, one in kept])
+
+
+def weigh(looked: Looked, weights: Sequence[float]) -> NDArray[np.float64]:
+    """Probability of each guess: its odds times its likelihood under the weights of ``describe``."""
+    odds = np.log([guess.odds for guess in looked.guesses])
+    logs = np.array([-math.inf if one is None else describe(one, looked.watched) @ weights for one in looked.seen])
+    total = odds + logs if np.isfinite(logs).any() else odds
+    likely = np.exp(total - total.max())
+    chances: NDArray[np.float64] = likely / likely.sum()
+    return chances
 
 
 def _draw_each(spec: InputSpec, guesses: Sequence[Guess], draw: DrawSignals) -> dict[SignalFamily, NDArray[np.float32]]:
@@ -119,17 +171,11 @@ def _draw_each(spec: InputSpec, guesses: Sequence[Guess], draw: DrawSignals) -> 
     return {family: draw(family, shape) for family in dict.fromkeys(guess.family for guess in guesses)}
 
 
-def _is_indifferent(guesses: Sequence[Guess], seen: Sequence[Sight | None]) -> bool:
+def _is_indifferent(looked: Looked) -> bool:
     """Whether the first layer sees the same at all scales, as behind a normalisation of each sample."""
-    first, offset = guesses[0].family, guesses[0].offset
-    widths = [one.first for guess, one in zip(guesses, seen, strict=True)
-              if one is not None and (guess.family, guess.offset) == (first, offset)]  # fmt: skip
+    first, offset = looked.guesses[0].family, looked.guesses[0].offset
+    pairs = zip(looked.guesses, looked.seen, strict=True)
+    widths = [one.first for guess, one in pairs if one is not None and (guess.family, guess.offset) == (first, offset)]
     # the smallest scales drown in what such layers add to the variance
-    return len(widths) > 2 and max(widths[len(widths) // 3 :]) - min(widths[len(widths) // 3 :]) < _ALIKE
-
-
-def _posterior(guesses: Sequence[Guess], logs: Sequence[float], reason: str) -> Posterior:
-    total = np.array(logs) + np.log([guess.odds for guess in guesses])
-    weights = np.exp(total - total.max()) if np.isfinite(total).any() else np.array([guess.odds for guess in guesses])
-    kept = [(guess, float(one)) for guess, one in zip(guesses, weights, strict=True) if one >= _LEAST * weights.max()]
-    return Posterior.of([guess.preprocessing(reason) for guess, _ in kept], [one for _, one in kept])
+    widths = widths[len(widths) // 3 :]
+    return len(widths) > 2 and max(widths) - min(widths) < _ALIKE

@@ -48,9 +48,10 @@ class Layer:
 
     def results(self, values: NDArray[np.float32]) -> Array:
         """Return (places, channels) results before any activation, of some thousand places at most."""
-        rows = np.moveaxis(values, self.axis, -1).reshape(-1, values.shape[self.axis])
-        rows = rows[:: -(-len(rows) // _MOST_ROWS)].astype(np.float64)
-        return rows if self.weight is None else rows @ self.weight.T + self.bias
+        places = np.moveaxis(values, self.axis, -1).reshape(-1, values.shape[self.axis])
+        rows: Array = places[:: -(-len(places) // _MOST_ROWS)].astype(np.float64)
+        results: Array = rows if self.weight is None else rows @ self.weight.T + self.bias
+        return results
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -61,12 +62,14 @@ class Watched:
         layers: in order of the graph, the first ones and the last.
         scores: value that the head reads: logits.
         head: what it makes of them.
+        transforms: whether a Fourier transform is in the network.
 
     """
 
     layers: tuple[Layer, ...]
     scores: str | None
     head: str | None
+    transforms: bool = False
 
     @property
     def is_recurrent(self) -> bool:
@@ -76,7 +79,7 @@ class Watched:
 
 def find_layers(model: ir.Model, name: str) -> Watched:
     """Find the layers behind an input, without transforms that nobody trained."""
-    reached = {name}
+    reached, transforms = {name}, False
     layers: list[Layer] = []
     scores, head = None, None
     for node in model.graph:
@@ -85,9 +88,21 @@ def find_layers(model: ir.Model, name: str) -> Watched:
         reached.update(str(value.name) for value in node.outputs if value.name)
         if is_standard(node, *_HEADS) and node.inputs[0] is not None:
             scores, head = str(node.inputs[0].name), _HEADS[node.op_type]
+        if _is_transform(node):
+            transforms = True
+            continue
         layers.extend(_as_layer(node))
     kept = layers if len(layers) <= _MOST_LAYERS else [*layers[: _MOST_LAYERS - 1], layers[-1]]
-    return Watched(layers=tuple(kept), scores=scores, head=head)
+    return Watched(layers=tuple(kept), scores=scores, head=head, transforms=transforms)
+
+
+def _is_transform(node: ir.Node) -> bool:
+    source = node.inputs[0] if node.inputs else None
+    if is_standard(node, "STFT", "DFT"):
+        return True
+    if source is None or not is_standard(node, *WEIGHTED) or input_at(node, 2) is not None:
+        return False
+    return fourier_rows(Reading(node=node, place=0, value=source)) is not None
 
 
 def _as_layer(node: ir.Node) -> Iterator[Layer]:
@@ -103,8 +118,6 @@ def _as_layer(node: ir.Node) -> Iterator[Layer]:
     weight = constant_value(input_at(node, 1)) if is_standard(node, *WEIGHTED) else None
     source, result, bias = node.inputs[0], node.outputs[0], constant_value(input_at(node, 2))
     if weight is None or weight.ndim < 2 or source is None:
-        return
-    if bias is None and fourier_rows(Reading(node=node, place=0, value=source)) is not None:
         return
     use = only_use(result)
     if bias is None and use is not None and is_standard(use[0], "Add"):
@@ -197,9 +210,9 @@ def _decisions(watched: Watched, values: dict[str, NDArray[np.float32]]) -> tupl
         return 0.0, 0.0, None
     scores = values[watched.scores].astype(np.float64)
     if watched.head == "sigmoid":
-        rows = scores.reshape(-1)
-        likely = 1.0 / (1.0 + np.exp(-np.clip(rows, -50, 50)))
-        width = _log(float(rows.std()))
+        flat = scores.reshape(-1)
+        likely = 1.0 / (1.0 + np.exp(-np.clip(flat, -50, 50)))
+        width = _log(float(flat.std()))
         chances = np.stack([likely, 1.0 - likely], 1)
     else:
         rows = scores.reshape(-1, scores.shape[-1])

@@ -13,8 +13,20 @@ from zsq_compile.synthesis.signals.noise import prior_signals
 from zsq_compile.synthesis.signals.sequences import draw_embeddings, draw_positive, draw_rows
 from zsq_compile.synthesis.signals.sound import RATE, draw_sounds
 
-WAVEFORMS: tuple[SignalFamily, ...] = ("sound", "speech", "music", "noises", "levelled")
-SPECTROGRAMS: tuple[SignalFamily, ...] = ("log_mel", "mfcc", "mel", "log_spectrum")
+_OTHERS: dict[SignalFamily, tuple[SignalFamily, ...]] = {
+    "sound": ("speech", "music", "noises"),
+    "levelled": ("noise", "white"),
+    "log_mel": ("log_spectrum", "noise"),
+    "log_spectrum": ("log_mel", "noise"),
+    "mfcc": ("log_mel", "embedding"),
+    "mel": ("positive", "bursts"),
+    "embedding": ("noise", "white"),
+    "positive": ("mel", "bursts"),
+    "rows": ("white", "embedding"),
+    "noise": ("embedding", "white"),
+    "white": ("rows", "embedding"),
+    "bursts": ("mel", "positive"),
+}
 
 _HIGHEST = 2.0  # logarithm of the highest peak of a burst
 _PLATEAU = 7.0  # of the highest plateau, which makes the deviation of both kinds alike
@@ -53,6 +65,14 @@ def signals(shape: tuple[int, ...], family: SignalFamily, rng: torch.Generator) 
             return draw_rows(shape, rng)
 
 
+def other_families(family: SignalFamily | None) -> tuple[SignalFamily, ...]:
+    """Families of about the same scale that samples of one have not shown: for judging what was calibrated on that.
+
+    Those of spectrograms need two axes of a sample; ``signals`` makes noise of a shape without them.
+    """
+    return _OTHERS.get(family or "noise", ("noise", "white"))
+
+
 def _draw_waveforms(shape: tuple[int, ...], family: SignalFamily, rng: torch.Generator) -> Tensor:
     count = math.prod(shape[:-1])
     made = draw_sounds(count, shape[-1], rng, "sound" if family == "levelled" else family)
@@ -63,6 +83,8 @@ def _draw_waveforms(shape: tuple[int, ...], family: SignalFamily, rng: torch.Gen
 
 
 def _draw_spectrograms(shape: tuple[int, ...], family: SignalFamily, rng: torch.Generator) -> Tensor:
+    if len(shape) < 3:
+        return prior_signals(shape, rng)
     bands_first = shape[-2] in BANDS and shape[-1] not in BANDS
     frames, bands = (shape[-1], shape[-2]) if bands_first else shape[-2:]
     sounds = draw_sounds(math.prod(shape[:-2]), sound_length(frames, RATE), rng)

@@ -69,7 +69,7 @@ def run_states(
         groups = count // feed
         for frame in range(windows - 1 if pairs else 0):
             starts = torch.arange(frame, groups - 1, windows)
-            for some in [starts] if fixed_batch(inputs) is None else starts.split(1):
+            for some in [starts] if fixed_batch(inputs) is None else list(starts[:, None]):
                 rows = (some[:, None] * feed + torch.arange(feed)).reshape(-1)
                 if not len(rows):
                     continue
