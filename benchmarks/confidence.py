@@ -38,27 +38,30 @@ class Said:
 def fitted(cases: Sequence[Compiled]) -> Fit:
     """Fit the constants; every network counts the same, however many files it has.
 
-    Shift and spread come from files whose preprocessing is given or proven by statistics, the other spread from files
-    that rest on one plausible preprocessing, whether it is true or not.
+    Shift, slope and spread come from files whose preprocessing is given or proven by statistics, the other spread from
+    files that rest on one plausible preprocessing, whether it is true or not.
     """
     proven = [one for one in cases if one.doubt in ("given", "statistics") and one.residual() is not None]
     assumed = [one for one in cases if one.doubt == "one plausible" and one.residual() is not None]
-    shift = float(np.mean([np.mean([_residual(one)[0] for one in own]) for own in by_network(proven)]))
-    spread = spread_around(shift, proven)
+    weights = [1.0 / sum(other.group == one.group for other in proven) for one in proven]
+    residuals, firm = ([of(one) for one in proven] for of in (lambda one: _residual(one)[0], Compiled.firmness))
+    slope, shift = (float(one) for one in np.polyfit(firm, residuals, 1, w=np.sqrt(weights)))
+    spread = spread_around(shift, slope, proven)
     # one doubt more cannot make it more certain
-    return Fit(shift=shift, spread=spread, assumed_spread=max(spread_around(shift, assumed), spread))
+    assumed_spread = max(spread_around(shift, slope, assumed), spread)
+    return Fit(shift=shift, slope=slope, spread=spread, assumed_spread=assumed_spread)
 
 
-def spread_around(shift: float, cases: Sequence[Compiled]) -> float:
+def spread_around(shift: float, slope: float, cases: Sequence[Compiled]) -> float:
     """Root of the mean square of residuals, less what the finite number of made-up samples explains."""
-    squares = [
-        np.mean([(residual - shift) ** 2 - variance for residual, variance in map(_residual, own)])
-        for own in by_network(cases)
-    ]
+    squares = []
+    for own in by_network(cases):
+        found = [(_residual(one)[0] - shift - slope * one.firmness(), _residual(one)[1]) for one in own]
+        squares.append(np.mean([residual**2 - variance for residual, variance in found]))
     if not squares:
         return 0.0
-    # the shift is itself known from so many networks only
-    return math.sqrt(max(float(np.mean(squares)), 0.0) * (1.0 + 1.0 / len(squares)))
+    # shift and slope are themselves known from so many networks only
+    return math.sqrt(max(float(np.mean(squares)), 0.0) * (1.0 + 2.0 / len(squares)))
 
 
 def by_network(cases: Sequence[Compiled]) -> list[list[Compiled]]:
@@ -175,17 +178,18 @@ def constants(cases: Sequence[Compiled]) -> str:
     for own in by_network([one for one in cases if one.told != "wrong"]):
         parts = []
         for doubt in DOUBTS:
-            found = [_residual(one)[0] for one in own if one.doubt == doubt and one.residual() is not None]
+            found = [one for one in own if one.doubt == doubt and one.residual() is not None]
             if found:
-                parts.append(f"{doubt} {', '.join(f'{one:.2f}' for one in found)}")
+                words = [f"{_residual(one)[0]:.2f} ({one.firmness():.1f})" for one in found]
+                parts.append(f"{doubt} {', '.join(words)}")
         lines.append(f"- {own[0].group}: {'; '.join(parts) or 'nothing was measured under the truth'}")
     return "\n".join(
         [
-            f"Fit over all: shift {whole.shift:.2f}, spread {whole.spread:.2f}, with an assumed input "
-            f"{whole.assumed_spread:.2f}; in the product {FIT.shift}, {FIT.spread} and {FIT.assumed_spread}. "
-            f"{LEVEL:.0%} of the intervals are to hold the truth.",
+            f"Fit over all: shift {whole.shift:.2f}, slope {whole.slope:.2f}, spread {whole.spread:.2f}, with an "
+            f"assumed input {whole.assumed_spread:.2f}; in the product {FIT.shift}, {FIT.slope}, {FIT.spread} and "
+            f"{FIT.assumed_spread}. {LEVEL:.0%} of the intervals are to hold the truth.",
             "",
-            "Log-odds of agreement on real data minus those on families under the truth, by file:",
+            "Log-odds of agreement on real data minus those on families under the truth, by file (its firmness):",
             "",
             *lines,
         ]

@@ -27,6 +27,7 @@ from zsq_compile.frontend.load import load_model
 from zsq_compile.metrics import agreement, top1
 from zsq_compile.stages.estimate_agreement import EstimateInputs, Fit, make_estimate_inputs
 from zsq_compile.verification.agreement_estimate import AgreementEstimate, Family, log_odds
+from zsq_compile.verification.firmness import firmness
 from zsq_compile.verification.running import run_batched
 
 Told = Literal["nothing", "truth", "wrong"]
@@ -110,6 +111,10 @@ class Compiled:
             return list(self.families)
         right = {number for number, one in enumerate(plausible) if self.is_true(one.preprocessing)}
         return [one for one in self.families if self.inputs.hypotheses.get(one.name) in right]
+
+    def firmness(self) -> float:
+        """See ``firmness``: of the families under the truth."""
+        return firmness(one.margin for one in self.true_families() if one.margin is not None)
 
     def residual(self) -> tuple[float, float] | None:
         """Log-odds of the true agreement minus those on families, and the variance by the finite number of the latter.

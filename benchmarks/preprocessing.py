@@ -63,7 +63,7 @@ class Row:
     reach: float
 
     def is_right(self, near: float, much: float) -> bool:
-        """Whether the rule of ``infer_preprocessing`` would choose right."""
+        """Whether the rule of ``infer_from_statistics`` would choose right."""
         fits = self.usual > near and self.fitted * much <= self.usual
         return fits if self.truth == "odd" else not fits and self.nearest == self.truth
 

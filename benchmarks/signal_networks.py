@@ -64,7 +64,7 @@ def recipes() -> Iterator[Recipe]:
 
 
 def draw_data(task: str, count: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Inputs (count, ...) of mean 0 and deviation 1 over all, and classes, or numbers for "levels"."""
+    """Draw inputs (count, ...) of mean 0 and deviation 1 over all, and classes, or numbers for "levels"."""
     rng = np.random.default_rng(seed)
     if task == "tones":
         labels = rng.integers(0, 5, count)

@@ -41,7 +41,7 @@ from zsq_compile.stages.evidence import build_report, gather_evidence
 from zsq_compile.stages.export import Exported, export
 from zsq_compile.stages.gallery import require_image, show_synthetic
 from zsq_compile.stages.gate import is_missed, require_decisions
-from zsq_compile.stages.like import Given, require_places
+from zsq_compile.stages.like import Given, require_places, shapes_like
 from zsq_compile.stages.live_samples import make_live
 from zsq_compile.stages.make_data import choose_generator, find_examples, make_data
 from zsq_compile.stages.provenance import origin_of, stamp
@@ -134,8 +134,7 @@ def compile_model(
     quantized = quantize(network, plan, steps_for(config, live), clock)
     exported, quantized = _export(loaded, network, quantized, path, config, labelled, clock)
     with clock.stage("validate"):
-        shown = calibration is not None or bool(config.input.like)
-        estimate = _estimate(loaded, path, samples, target, config.seed, shown=shown)
+        estimate = _estimate(loaded, path, samples, target, config, shown=calibration is not None)
     with clock.stage("collect report data"):
         look = partial(gather_evidence, pictures_wanted=pictures_wanted)
         evidence = look(loaded, samples, network, quantized.state.plan, exported, estimate)
@@ -186,7 +185,8 @@ def _load(
     model: Path, target: Target, config: CompileConfig, progress: Progress, *, samples_kept: bool
 ) -> tuple[LoadedModel, KnownStatistics]:
     asked, newest = config.input, target.newest_opset
-    loaded = load_model(model, input_shapes=asked.shapes, fix_shapes=asked.fix_shapes, newest_opset=newest)
+    shapes = {**shapes_like(asked.like, model), **asked.shapes}
+    loaded = load_model(model, input_shapes=shapes, fix_shapes=asked.fix_shapes, newest_opset=newest)
     report_loading(loaded, progress)
     known = find_statistics(loaded, checkpoint=config.checkpoint, bn_stats=config.bn_stats, progress=progress)
     if samples_kept:
@@ -263,13 +263,19 @@ def _require_suitable(given: PlanFile | None, loaded: LoadedModel, config: Compi
 
 
 def _estimate(
-    loaded: LoadedModel, path: Path, data: CalibrationData, target: Target, seed: int, *, shown: bool
+    loaded: LoadedModel, path: Path, data: CalibrationData, target: Target, config: CompileConfig, *, shown: bool
 ) -> AgreementEstimate:
     """Estimate the agreement on real data, on inputs that calibration has not seen."""
     return estimate_agreement(
         loaded.original,
         path,
-        make_estimate_inputs(loaded.inputs, data.posteriors, seed=seed, shown=shown, examples=data.examples),
+        make_estimate_inputs(
+            loaded.inputs,
+            data.posteriors,
+            seed=config.seed,
+            shown=shown or bool(config.input.like),
+            examples=data.examples,
+        ),
         data.origin,
         providers=usable_providers(target.providers),
         config=target.session_config,

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from zsq_compile.config.units import size_words
 from zsq_compile.data.input_spec import InputKind
+from zsq_compile.data.posterior import Posterior
 from zsq_compile.inspection.findings import Inspection
 
 KIND_WORDS: Mapping[InputKind, str] = {
@@ -57,12 +58,19 @@ def facts(found: Inspection) -> list[tuple[str, str]]:
         rows.append(("takes", f"{KIND_WORDS[one.kind]}: {one.reason}"))
     rows.append(("outputs", ", ".join(found.outputs)))
     rows.append(("statistics", f"{found.statistics.source}; {found.statistics.coverage}"))
-    rows += [("pixels", one.describe()) for one in found.preprocessing.values()]
+    rows += [row for posterior in found.posteriors.values() for row in _scale_facts(posterior)]
     rows += _placement_facts(found)
     rows.append(("ranges", found.ranges))
     rows += [("note", text) for text in found.notes]
     rows += [("look at", text) for text in found.warnings]
     return rows
+
+
+def _scale_facts(posterior: Posterior) -> list[tuple[str, str]]:
+    """Rows of one input: the most probable preprocessing, and what is plausible beside it."""
+    best, *others = [(one.preprocessing, one.probability) for one in posterior.plausible]
+    rows = [("pixels" if best[0].layout is not None else "signal", best[0].describe())]
+    return rows + [("may be", f"{one.words()} ({probability:.0%})") for one, probability in others]
 
 
 def _placement_facts(found: Inspection) -> list[tuple[str, str]]:

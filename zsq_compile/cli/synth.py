@@ -16,7 +16,7 @@ _WIDTHS = ("bits", "act_bits")
 _CONFIGURED = (
     *_WIDTHS,
     *("generator", "classes", "low_pass", "samples", "effort", "device", "seed"),
-    *("checkpoint", "bn_stats", "input_shape", "mean", "std", "input_range"),
+    *("checkpoint", "bn_stats", "input_shape", "mean", "std", "input_range", "like"),
 )
 
 

@@ -220,7 +220,8 @@ class CompileConfig:
         confident_share: share of the samples, 0 to 1, that are moved until a classifier is sure of what it sees in
             them, so that its outputs reach farther, as on real images. None, the default, is an eighth where the data
             goes to other quantizers (``synth``), which quantize outputs, and 0 in a compilation, which leaves them
-            float.
+            float. If given, it is also the share that makes silent detectors and recognisers answer: three eighths, and
+            none of networks that answer anyway.
         effort: time against accuracy: ``fast`` only computes, ``balanced`` and ``best`` also learn below 8 bits.
         time_budget: time for the whole compilation, such as 90s, 10m or 1h; learning takes what is left of it. In
             Python in seconds. None, the default, lets the effort decide, and only then do the same seeds give the same

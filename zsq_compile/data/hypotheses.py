@@ -14,6 +14,8 @@ from zsq_compile.data.preprocessing import Preprocessing
 MOST = 6
 """Hypotheses that are looked at: each of them costs samples and runs."""
 
+_ALIKE = 0.25  # of the samples
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JointHypothesis:
@@ -45,11 +47,11 @@ def plausible_together(posteriors: Mapping[str, Posterior]) -> tuple[JointHypoth
 def deal(probabilities: Sequence[float], count: int, feed: int = 1) -> NDArray[np.int64]:
     """Deal ``count`` samples to hypotheses: the number of that which each is encoded under, int64 (count,).
 
-    Half of the samples are dealt in proportion to the probabilities and half to all alike, so that the least probable
+    Three quarters are dealt in proportion to the probabilities and a quarter to all alike, so that the least probable
     one has enough to show its range. Whole feeds of ``feed`` samples have the same. The order is that of a fair queue:
     any stretch of samples has nearly the shares of the whole.
     """
-    shares = [0.5 * one / sum(probabilities) + 0.5 / len(probabilities) for one in probabilities]
+    shares = [(1.0 - _ALIKE) * one / sum(probabilities) + _ALIKE / len(probabilities) for one in probabilities]
     dealt = [0] * len(shares)
     numbers = []
     for turn in range(-(-count // feed)):

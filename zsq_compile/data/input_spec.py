@@ -132,6 +132,12 @@ class InputSpec:
         return nearest
 
 
+def main_input(inputs: Sequence[InputSpec]) -> InputSpec | None:
+    """Return the first input that takes pictures, else the first that takes signals; None where there is neither."""
+    data = [spec for spec in inputs if not spec.takes_stand_ins]
+    return next((spec for spec in data if spec.is_image), data[0] if data else None)
+
+
 def fixed_batch(inputs: Sequence[InputSpec]) -> int | None:
     """Return the fixed batch size of the model, or None."""
     return next((spec.shape[0] for spec in inputs if spec.shape and spec.shape[0] is not None), None)

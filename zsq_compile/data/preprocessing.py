@@ -39,6 +39,7 @@ _MEANINGS = {
     "standard": "mean 0, deviation 1",
     "byte_bgr": "pixels in 0..255 minus mean (123, 117, 104)",
     "centred": "pixels in [0, 1] minus the mean of ImageNet",
+    "mnist": "mean and std of MNIST",
     "stretched": "pixels in [0, 1] over the deviation of ImageNet",
 }
 
@@ -104,6 +105,8 @@ class Preprocessing:
 
     def describe(self) -> str:
         """Say what it is and how it was found, such as "imagenet: mean and std of ImageNet (assumed: ...)"."""
+        if self.source == "given" and self.layout is None:
+            return f"{self.name}: {self._ends()}"
         if self.source == "given":
             return f"{self.name}: mean {_listed(self.mean)}, std {_listed(self.std)}"
         how = f"{self.source}{' from' if self.source in ('inferred', 'read') else ':'} {self.reason}"

@@ -117,6 +117,10 @@ def _rows(reading: Reading) -> int | None:
     if is_standard(node, "OneHot") and reading.place == 0:
         depth = constant_of(node.inputs[1])
         return None if depth is None else int(depth.reshape(-1)[0])
+    if is_standard(node, "Equal"):  # as jax writes one_hot
+        classes = constant_of(reading.other())
+        numbers = np.unique(classes) if classes is not None else np.zeros(0)
+        return numbers.size if numbers.size > 1 and numbers[0] == 0 and _counts(numbers) else None
     return None
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from passes.analysis.find_dead_channels import DeadChannels
 from passes.analysis.find_range_risks import BiasRisk, ScaleConflict
 from zsq_compile.data.input_spec import FAITHFUL
-from zsq_compile.data.preprocessing import Preprocessing
+from zsq_compile.data.posterior import Posterior
 from zsq_compile.inspection.findings import InputFacts, Inspection, PlacementFacts, StatisticsFacts
 
 
@@ -15,7 +15,8 @@ def advise(found: Inspection) -> tuple[str, ...]:
         *_of_placement(found.placement),
         *_of_inputs(found.inputs),
         *_of_statistics(found.statistics),
-        *_of_preprocessing(found.preprocessing),
+        *_of_preprocessing(found.posteriors),
+        *_of_signals(found.inputs, found.posteriors),
         *(_of_bias(risk) for risk in found.bias_risks),
         *(_of_scales(conflict) for conflict in found.scale_conflicts),
         *_of_dead(found.dead_channels),
@@ -60,13 +61,26 @@ def _of_statistics(statistics: StatisticsFacts) -> Iterator[str]:
         )
 
 
-def _of_preprocessing(preprocessing: Mapping[str, Preprocessing]) -> Iterator[str]:
-    for name, one in preprocessing.items():
-        if not one.is_certain:
-            yield (
-                f"preprocessing of '{name}' is uncertain: {one.describe()}; give --mean and --std, or --input-range, "
-                "if you know it"
-            )
+def _of_preprocessing(posteriors: Mapping[str, Posterior]) -> Iterator[str]:
+    for name, posterior in posteriors.items():
+        best, *others = posterior.plausible
+        if not others and best.preprocessing.is_certain:
+            continue
+        listed = ", ".join(f"{one.preprocessing.words()} ({one.probability:.0%})" for one in others)
+        doubt = f"; it may be {listed} as well" if others else ""
+        yield (
+            f"preprocessing of '{name}' is uncertain: {best.preprocessing.describe()}{doubt}; give --mean and --std, "
+            "or --input-range, if you know it, or real samples with --like"
+        )
+
+
+def _of_signals(inputs: Sequence[InputFacts], posteriors: Mapping[str, Posterior]) -> Iterator[str]:
+    unknown = [f"'{one.name}' ({one.kind})" for one in inputs if one.is_signal and one.name not in posteriors]
+    if unknown:
+        yield (
+            f"the scale of {', '.join(unknown)} was not found here: compiling looks longer; samples (--like, --calib) "
+            "tell it, and so do their --mean and --std"
+        )
 
 
 def _of_bias(risk: BiasRisk) -> str:

@@ -9,6 +9,7 @@ from passes.analysis.count_work import Work
 from passes.analysis.find_dead_channels import DeadChannels
 from passes.analysis.find_range_risks import BiasRisk, ScaleConflict
 from zsq_compile.data.input_spec import STAND_INS, InputKind
+from zsq_compile.data.posterior import Posterior
 from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.inspection.estimates import Estimate
 from zsq_compile.reporting.plain import plain
@@ -40,6 +41,11 @@ class InputFacts:
     def takes_stand_ins(self) -> bool:
         """Whether compiling without samples feeds it values that are valid and mean nothing."""
         return self.kind in STAND_INS or (self.kind != "picture" and "float" not in self.dtype)
+
+    @property
+    def is_signal(self) -> bool:
+        """Whether it takes data that are no pictures."""
+        return not (self.takes_stand_ins or self.kind == "picture")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,7 +114,8 @@ class Inspection:
         outputs: names of its outputs.
         work: of one sample.
         statistics: of the training data, as far as known.
-        preprocessing: of the first image input, by its name; empty where there is none.
+        preprocessing: the most probable one of the first picture and of every signal whose scale is told, by input.
+        posteriors: what may be the preprocessing, with probabilities, of the same.
         placement: what the target will do with the model.
         ranges: how the ranges were measured that bias and scale risks follow from, or why not, in words.
         dead_channels: by layer.
@@ -130,6 +137,7 @@ class Inspection:
     work: Work
     statistics: StatisticsFacts
     preprocessing: Mapping[str, Preprocessing]
+    posteriors: Mapping[str, Posterior]
     placement: PlacementFacts
     ranges: str
     dead_channels: tuple[DeadChannels, ...]

@@ -14,12 +14,12 @@ from backends.target import Target
 from passes.analysis.count_work import Work, count_work
 from passes.analysis.find_dead_channels import find_dead_channels
 from passes.analysis.find_range_risks import Ranges, find_bias_risks, find_scale_conflicts
-from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from passes.operators import WEIGHTED
 from passes.plan import QuantizationPlan
 from passes.quantize.place_quantizers import place_quantizers
 from passes.quantize.prepare_float import prepare_float
 from zsq_compile.batchnorm.find_statistics import KnownStatistics, find_statistics
+from zsq_compile.data.posterior import best_of
 from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.errors import ConfigError
 from zsq_compile.failures import told_in_words
@@ -34,12 +34,10 @@ from zsq_compile.inspection.estimates import (
     may_classify,
     usual_agreement,
 )
+from zsq_compile.inspection.find_posteriors import find_posteriors
 from zsq_compile.inspection.findings import FloatNodes, InputFacts, Inspection, PlacementFacts, StatisticsFacts
 from zsq_compile.inspection.runtime_probe import draw_inputs, find_ranges
 from zsq_compile.progress import Silent
-from zsq_compile.synthesis.images.natural_images import natural_images
-from zsq_compile.synthesis.preprocessing.rank import rank_candidates
-from zsq_compile.synthesis.preprocessing.trials import TRIAL_IMAGES, TrialNetwork
 
 _ESTIMATED_BITS = (8, 4)
 _MOST_WORK = 6_000_000_000  # multiplications of the one sample that ranges are taken from: a third of a second
@@ -81,7 +79,8 @@ def inspect_model(
     rng = np.random.default_rng(0)
     known = find_statistics(loaded, checkpoint=checkpoint, bn_stats=bn_stats, progress=Silent())
     statistics, work = known.statistics, count_work(loaded.model)
-    preprocessing = _find_preprocessing(loaded, statistics, rng)
+    posteriors = find_posteriors(loaded, statistics, rng)
+    preprocessing = best_of(posteriors)
     network = prepare_float(loaded.model, statistics, equalize=False, target=goal)
     plans = {bits: place_quantizers(network, goal, bits=bits) for bits in _ESTIMATED_BITS}
     ranges, how = _find_ranges(network, plans[8], loaded, preprocessing, work, rng)
@@ -98,6 +97,7 @@ def inspect_model(
         work=work,
         statistics=_statistics(known),
         preprocessing=preprocessing,
+        posteriors=posteriors,
         placement=_placement(network, plans[8], goal),
         ranges=how,
         dead_channels=find_dead_channels(network),
@@ -109,22 +109,6 @@ def inspect_model(
         seconds=time.perf_counter() - started,
     )
     return replace(found, warnings=(*found.warnings, *advise(found)))
-
-
-def _find_preprocessing(
-    loaded: LoadedModel, statistics: BatchNormStatistics, rng: np.random.Generator
-) -> dict[str, Preprocessing]:
-    """Preprocessing of the first image input, by its name; empty where there is none."""
-    spec = next((one for one in loaded.inputs if one.is_image), None)
-    if spec is None:
-        return {}
-    network = TrialNetwork(
-        model=loaded.model,
-        spec=spec,
-        draw_images=lambda count, height, width: natural_images(count, spec.channels, height, width, rng),
-        others=draw_inputs([one for one in loaded.inputs if one is not spec], TRIAL_IMAGES, rng) or {},
-    )
-    return {spec.name: rank_candidates(network, statistics, thorough=False).best}
 
 
 def _find_ranges(

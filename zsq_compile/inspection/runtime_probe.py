@@ -8,12 +8,15 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from zsq_compile.data.input_spec import InputSpec
-from zsq_compile.data.preprocessing import Preprocessing, unit_preprocessing
+from zsq_compile.data.preprocessing import Preprocessing, SignalFamily, unit_preprocessing
 from zsq_compile.frontend.partial_session import open_partial_session
 from zsq_compile.synthesis.images.natural_images import natural_images, one_over_f
 from zsq_compile.synthesis.stand_ins import draw_stand_ins
 
 Arrays = dict[str, NDArray[Any]]
+
+_QUIET, _LOUD = 0.006, 0.2  # deviation of a sound at full scale 1
+_HIGHEST = 2.0  # logarithm of the highest peak of a burst
 
 
 def draw_inputs(
@@ -24,7 +27,7 @@ def draw_inputs(
 ) -> Arrays | None:
     """Draw samples for all inputs: images, stand-ins, and signals with a 1/f spectrum for other floats.
 
-    ``preprocessing`` is that of image inputs, by name; the others get plain pixels.
+    ``preprocessing`` is that of images and signals, by name; other images get plain pixels.
 
     Returns:
         ``count`` samples by name, or a batch where that is fixed; None where there are no synthetic values for one.
@@ -42,12 +45,30 @@ def draw_inputs(
         if spec.is_image:
             encoding = (preprocessing or {}).get(spec.name) or unit_preprocessing(spec)
             values: NDArray[Any] = encoding.encode(natural_images(*spec.pictures(shape[0]), rng))
-        elif len(shape) >= 2 and shape[-1] > 1:
-            values = one_over_f((*shape[:-1], 1, shape[-1]), rng).reshape(shape)
         else:
-            values = np.asarray(rng.standard_normal(shape))
+            scale = (preprocessing or {}).get(spec.name)
+            values = draw_signal((scale and scale.family) or "noise", shape, rng)
+            values = values if scale is None else scale.encode(values)
         drawn[spec.name] = spec.typed(values)
     return drawn
+
+
+def draw_signal(family: SignalFamily, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Draw signals without torch: independent numbers, numbers above 0, or a 1/f spectrum, of deviation 1.
+
+    Sounds are at full scale 1, and louder and softer.
+
+    What stands here for a family is its rough likeness: enough to see a scale by.
+    """
+    if family in ("white", "rows") or len(shape) < 2 or shape[-1] < 2:
+        return rng.standard_normal(shape).astype(np.float32)
+    made = one_over_f((*shape[:-1], 1, shape[-1]), rng).reshape(shape)
+    if family in ("bursts", "positive", "mel"):
+        made = np.exp(np.minimum(made, _HIGHEST))
+    elif family in ("sound", "speech", "music", "noises"):
+        levels = _QUIET * (_LOUD / _QUIET) ** rng.random(shape[0])
+        made = np.clip(made * levels.reshape(-1, *(1,) * (len(shape) - 1)), -1.0, 1.0)
+    return made.astype(np.float32)
 
 
 def find_ranges(

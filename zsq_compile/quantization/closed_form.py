@@ -95,21 +95,21 @@ def correct_biases(
 ) -> tuple[QuantizedState, dict[str, str]]:
     """Take the mean errors of a quantized network back out of the biases of ``qdq``.
 
-    ``auto`` is analytic where the moments of a layer's input are known and empirical elsewhere; where the samples come
-    from several populations it is empirical everywhere, and nothing is measured where too few samples fit in a batch to
-    have one of each. Returns the state, and the form used by node name.
+    ``auto`` is analytic where the moments of a layer's input are known and empirical elsewhere. Where the samples come
+    from several populations, it is empirical everywhere on the only one that is not improbable beside another, and
+    corrects nothing where there are more: what coarse ranges shift on synthetic samples they do not shift on real ones.
+    ``empirical`` corrects as far as these agree. Returns the state, and the form used by node name.
     """
     teacher, plan = network.teacher, state.plan
     quantized = TorchGraph(state.qdq, device=teacher.device)
     changed: dict[str, Tensor] = {}
     used: dict[str, str] = {}
-    samples = network.calibration
-    if form == "analytic" or (form == "auto" and samples.populations is None):
+    if form == "analytic" or (form == "auto" and network.calibration.populations is None):
         moments = propagate_moments(network.model, network.statistics, teacher.initializers)
         changed = correct_analytically(plan, quantized, teacher, moments)
         quantized.initializers.update(changed)
         used = {site.node: "analytic" for site in plan.weights if _has_changed(site, changed)}
-    if form in ("auto", "empirical"):
+    if form == "empirical" or (form == "auto" and network.calibration.probable().populations is None):
         rest = [site.node for site in plan.weights if site.node not in used]
         measured = _correct_on_samples(network, plan, quantized, rest)
         behind = (site for site in plan.weights if site.node in rest)
@@ -121,7 +121,8 @@ def correct_biases(
 def _correct_on_samples(
     network: FloatNetwork, plan: QuantizationPlan, quantized: TorchGraph, layers: Sequence[str]
 ) -> dict[str, Tensor]:
-    samples, teacher = network.calibration, network.teacher
+    """Correct layers on calibration samples; nothing where a batch has not one sample of every population."""
+    samples, teacher = network.calibration.probable(), network.teacher
     batches = samples.join(network.model)
     if samples.populations is None:
         return correct_empirically(plan, quantized, teacher, batches, layers)

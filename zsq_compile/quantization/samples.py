@@ -16,6 +16,9 @@ from zsq_compile.differentiable.module import TorchGraph
 Batch = Mapping[str, Tensor]
 """Network inputs by name, (count, ...)."""
 
+PROBABLE = 0.25
+"""Of the probability of the most probable population: what is below it is improbable beside that one."""
+
 _BATCH = 32
 _JUDGED = 8  # one batch in so many judges
 _HELD_BYTES = 256_000_000  # for the values of the graph where all are kept
@@ -58,6 +61,15 @@ class Samples:
         numbers = sorted(set(self.populations.tolist()))
         own = [(self.populations == number).nonzero()[:, 0] for number in numbers]
         return tuple(replace(self.chosen(places), populations=None, probabilities=()) for places in own)
+
+    def probable(self) -> "Samples":
+        """Return the samples of the most probable population, and of those that are not improbable beside it."""
+        if self.populations is None or not self.probabilities:
+            return self
+        least = PROBABLE * max(self.probabilities)
+        kept = torch.tensor([one >= least for one in self.probabilities])
+        found = self.chosen(kept[self.populations].nonzero()[:, 0])
+        return found if int(kept.sum()) > 1 else replace(found, populations=None, probabilities=())
 
     def chosen(self, places: Tensor) -> "Samples":
         """Return the samples at some places, int64."""

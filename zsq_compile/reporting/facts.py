@@ -31,6 +31,8 @@ def comparison_rows(validation: "Validation") -> list[tuple[str, str, str]]:
     if validation.agreement is not None:
         label = f"same class on {validation.samples} held-out samples"
         rows.append((label, MISSING, f"{validation.agreement:.2%}"))
+    if validation.worst_agreement is not None:
+        rows.append(("the same under the worst plausible input", MISSING, f"{validation.worst_agreement:.2%}"))
     if validation.sqnr_db is not None:
         rows.append(("signal to quantization noise", MISSING, decibel_words(validation.sqnr_db)))
     for output in validation.outputs:
@@ -56,9 +58,13 @@ def calibration_facts(report: "Report") -> Facts:
     if report.agreement_estimate is not None:
         estimate = report.agreement_estimate
         facts.append(("estimated agreement on real data", f"{estimate.describe()}, {estimate.calibration_source}"))
+        facts += [("if the input is", one.describe()) for one in estimate.hypotheses]
     facts.append(("data", report.data))
     if report.statistics is not None:
         facts.append(("statistics", f"{report.statistics['source']}; {report.coverage}"))
+    facts += [
+        (f"input {one['name']}", f"{one['kind']}: {one['reason']}") for one in report.inputs if one["kind"] != "picture"
+    ]
     if report.contract is not None:
         facts.append(("input", Preprocessing.from_json(report.contract).describe()))
     facts += [("bits", line) for line in (report.mixed or {}).get("summary", ())]

@@ -34,7 +34,9 @@ class Report:
         coverage: how many layers have batch normalisation statistics.
         statistics: where they come from ("source"), with a line per layer that was found in a file or not ("matched",
             "unmatched"), as plain values.
-        contract: preprocessing of the first image input, as plain values; None without one.
+        inputs: what each takes and why, as plain values ("name", "kind", "reason").
+        contract: preprocessing of the first image input, or of the first signal where there is none, as plain values;
+            None where nothing tells it.
         data: description of the calibration data.
         refusals: nodes and values that were left in float, with reasons.
         notes: for the user.
@@ -70,6 +72,7 @@ class Report:
     notes: tuple[str, ...]
     validation: Validation
     alarms: tuple[Alarm, ...] = ()
+    inputs: tuple[Mapping[str, str], ...] = ()
     learning: tuple[Mapping[str, Any], ...] = ()
     synthesis: Mapping[str, Any] | None = None
     moments: tuple[MomentMatch, ...] = ()
@@ -107,9 +110,14 @@ class Report:
 
     @property
     def held_agreement(self) -> float | None:
-        """What a gate is held against: ``expected_agreement``, or its lower end where nothing proves the input."""
-        estimate = self.agreement_estimate
-        return self.expected_agreement if estimate is None or estimate.held is None else estimate.held
+        """What a gate is held against: ``expected_agreement``, or its lower end where nothing proves the input.
+
+        Without an estimate that is the lowest count over the plausible preprocessings.
+        """
+        estimate, worst = self.agreement_estimate, self.validation.worst_agreement
+        if estimate is not None and estimate.held is not None:
+            return estimate.held
+        return self.expected_agreement if worst is None else worst
 
     def summary(self) -> str:
         """Return the most important figures as lines of text."""

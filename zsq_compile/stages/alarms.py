@@ -153,7 +153,7 @@ def _look(network: FloatNetwork, plan: QuantizationPlan, families: Mapping[str, 
             count = len(next(iter(batch.values())))
             for name, value in found.items():
                 if value.is_floating_point() and value.ndim and len(value) == count and value.numel():
-                    rows = value.double().flatten(1)
+                    rows = value.double().reshape(count, -1)
                     moved = outputs.setdefault(name, _Movement(rows.shape[1]))
                     if len(moved.sums) == rows.shape[1]:
                         moved.observe(rows)

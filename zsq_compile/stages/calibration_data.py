@@ -90,7 +90,7 @@ class CalibrationData:
         """
         chosen = sorted(self.posteriors.items(), key=lambda item: item[1].best.layout is None)[:1]
         for name, posterior in chosen:
-            best, likely = posterior.best, posterior.hypotheses[0].probability
+            best, likely = posterior.best, posterior.scales[0].probability
             plain = best.to_json() if best.layout is not None else {**best.to_json(), "input": name}
             return plain if likely >= 1.0 else {**plain, "probability": round(likely, 3)}
         return None

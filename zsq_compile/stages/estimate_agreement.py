@@ -18,6 +18,7 @@ from zsq_compile.synthesis.filters.examples import Examples, vary_examples
 from zsq_compile.synthesis.images.families import input_families
 from zsq_compile.verification.agreement_estimate import (
     SHIFT,
+    SLOPE,
     SPREAD,
     AgreementEstimate,
     Family,
@@ -36,6 +37,7 @@ class Fit:
     """Constants of the estimate, which ``benchmarks/confidence.py`` fits, each network left out in turn."""
 
     shift: float = SHIFT
+    slope: float = SLOPE
     spread: float = SPREAD
     assumed_spread: float = ASSUMED_SPREAD
 
@@ -43,7 +45,7 @@ class Fit:
 FIT = Fit()
 """Those in use."""
 
-_PROOFS = ("given", "inferred")
+_PROOFS = ("given", "read", "inferred")
 _HIGH_CONFIDENCE = "high confidence"
 _REAL = "real inputs"
 _SEED_OFFSET = 1_000_003  # from the seed that calibration data was made with
@@ -151,7 +153,7 @@ class EstimateInputs:
         spread = fit.assumed_spread if doubtful else fit.spread
         synthetic = [one for one in measured if not one.name.startswith(_REAL)]
         real = next((one for one in measured if one.name.startswith(_REAL)), None)
-        made = estimate_from_families(synthetic, source, shift=fit.shift, spread=spread)
+        made = estimate_from_families(synthetic, source, shift=fit.shift, slope=fit.slope, spread=spread)
         return made if real is None else lower_by_real(made, real, spread)
 
 

@@ -109,6 +109,7 @@ def build_report(
         stages=dict(clock.seconds),
         coverage=statistics.coverage(),
         statistics=data.known.plain(),
+        inputs=tuple({"name": one.name, "kind": one.kind, "reason": one.reason} for one in loaded.inputs),
         contract=data.plain_preprocessing(),
         data=data.description,
         refusals=(*statistics.refusals, *plan.refusals),

@@ -128,6 +128,7 @@ def _validate(
         labelled=labelled,
         float_bytes=float_bytes(loaded),
         axes=loaded.face.axes,
+        populations=None if held_out.populations is None else held_out.populations.numpy(),
     )
     others = run_other_sizes(
         loaded.original,
@@ -154,7 +155,7 @@ def _simulation(emitted: ir.Model, held_out: Samples, loaded: LoadedModel) -> Si
 
     def simulate(feeds: Arrays) -> Arrays:
         inputs = {name: torch.from_numpy(array) for name, array in feeds.items()}
-        batches = [inputs] if shared else replace(held_out, inputs=inputs).fitting(loaded.model)
+        batches = [inputs] if shared else Samples(inputs=inputs, fixed=held_out.fixed).fitting(loaded.model)
         with torch.inference_mode():
             parts = [graph.run(batch) for batch in batches]
             if not all(map(_has_batch, parts, batches)):

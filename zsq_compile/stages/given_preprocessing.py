@@ -1,21 +1,17 @@
 """The preprocessing that needs no search: the user gave it, or the file remembers it from the compilation before."""
 
-from collections.abc import Sequence
-from dataclasses import replace
-
 import numpy as np
 
 from zsq_compile.config.compile import InputConfig
-from zsq_compile.data.input_spec import InputKind, InputSpec
+from zsq_compile.data.input_spec import InputKind, InputSpec, main_input
 from zsq_compile.data.preprocessing import Preprocessing, SignalFamily, given_preprocessing
+from zsq_compile.data.remembered import read_remembered
 from zsq_compile.errors import ConfigError
 from zsq_compile.frontend.load import LoadedModel
 from zsq_compile.progress import Progress
-from zsq_compile.stages.provenance import read_origin
 
 _BYTES = 255.0
 _LARGEST_STD = 4.0  # of pixels in 0..1, whose own is at most a half
-_TRUSTED = ("given", "inferred", "read")  # what was assumed before is looked for again
 
 _LEVEL: dict[InputKind, SignalFamily] = {"waveform": "levelled", "spectrogram": "log_mel", "features": "embedding"}
 """Families with mean 0 and deviation 1."""
@@ -45,23 +41,11 @@ def read_preprocessing(loaded: LoadedModel, config: InputConfig, progress: Progr
     return _given(spec, config, progress)
 
 
-def main_input(inputs: Sequence[InputSpec]) -> InputSpec | None:
-    """Return the first input that takes pictures, else the first that takes signals; None where there is neither."""
-    data = [spec for spec in inputs if not spec.takes_stand_ins]
-    return next((spec for spec in data if spec.is_image), data[0] if data else None)
-
-
 def _remembered(loaded: LoadedModel, spec: InputSpec, progress: Progress) -> Preprocessing | None:
-    """Return what zsq-compile has left in the file's metadata, where it fits and was more than an assumption."""
-    contract = read_origin({entry.key: entry.value for entry in loaded.original.metadata_props}).contract
-    if contract is None or contract.get("input", spec.name) != spec.name:
-        return None
-    found = Preprocessing.from_json(contract)
-    if found.source not in _TRUSTED or not found.fits(spec):
-        return None
-    reason = "the file, where zsq-compile left it"
-    read = replace(found, source="read", reason=reason, layout=spec.layout, margin=None)
-    progress.note(f"input {spec.name!r}: {read.describe()}; --mean and --std, or --input-range, win over it")
+    """Return what zsq-compile has left in the file's metadata, and say so."""
+    read = read_remembered({entry.key: entry.value for entry in loaded.original.metadata_props}, spec)
+    if read is not None:
+        progress.note(f"input {spec.name!r}: {read.describe()}; --mean and --std, or --input-range, win over it")
     return read
 
 

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 
 from zsq_compile.batchnorm.find_statistics import KnownStatistics
+from zsq_compile.data.array_files import is_array, open_array
 from zsq_compile.data.dataset import Dataset, load_data, take_arrays
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.data.posterior import Posterior
@@ -28,6 +30,8 @@ Given = Mapping[str, NDArray[Any]] | Path | Sequence[Path]
 _MOST_TRIED = 64
 _BEYOND = 0.01  # of the range of pixels
 _GRAY, _CONTRAST = 0.45, 0.25  # mean and deviation of the pixels of photographs
+_LEAST_CONTRAST = 0.04  # of pictures that show anything
+_UNEVEN = 0.02  # of a step of 8 bits, from the nearest step
 _MOST_SCALES = 16  # channels with a scale of their own
 _SMALLEST_DEVIATION = 1e-6
 
@@ -52,6 +56,36 @@ def read_examples(
     posteriors = settle(data, inputs, teacher, known, given, seed)
     _tell(posteriors, len(data), progress)
     return Examples(data=data, posteriors=posteriors)
+
+
+def shapes_like(like: Sequence[str], model: Path) -> dict[str, tuple[int | None, ...]]:
+    """Sizes, by input, that arrays of examples have where the file leaves some open; pictures fit any.
+
+    Empty where the file cannot be read, which is told by whoever loads it.
+    """
+    paths = [path for path in map(Path, like) if path.is_file() and is_array(path)]
+    if not paths or not model.is_file():
+        return {}
+    try:
+        graph = onnx.load(model, load_external_data=False).graph
+    except Exception:  # the protobuf back ends raise different types
+        return {}
+    weights = {tensor.name for tensor in graph.initializer}
+    declared = {
+        value.name: [dim.dim_value or None for dim in value.type.tensor_type.shape.dim]
+        for value in graph.input
+        if value.name not in weights
+    }
+    arrays = open_array(paths[0])
+    if len(arrays) == len(declared) == 1:
+        arrays = {next(iter(declared)): next(iter(arrays.values()))}
+    found: dict[str, tuple[int | None, ...]] = {}
+    for name, sizes in declared.items():
+        shape = arrays[name].shape if name in arrays and arrays[name].dtype != np.uint8 else ()
+        pairs = list(zip(sizes[1:], shape[1:], strict=False))
+        if len(shape) == len(sizes) and None in sizes[1:] and all(own in (None, size) for own, size in pairs):
+            found[name] = (None, *shape[1:])
+    return found
 
 
 def read_given(given: Given, model: Path, inputs: Sequence[InputSpec]) -> Dataset:
@@ -95,9 +129,11 @@ def settle(
             rng = torch.Generator().manual_seed(seed)
             few = data.first(_MOST_TRIED).pictures()
             samples = crop_pictures(few, spec, max(TRIAL_IMAGES, len(few)), rng)
-            found[spec.name] = rank_on_examples(samples, spec, inputs, teacher, known.statistics, rng)
+            found[spec.name] = rank_on_examples(samples, spec, inputs, teacher, known.statistics, rng, len(few))
         elif spec.is_image:
             found[spec.name] = Posterior.certain(of_pictures(np.asarray(data.samples[spec.name]), spec))
+        elif given is not None and given.layout is None and not spec.takes_stand_ins:
+            found[spec.name] = Posterior.certain(given)
         elif not spec.takes_stand_ins:
             found[spec.name] = Posterior.certain(of_signals(np.asarray(data.samples[spec.name]), spec))
     return found
@@ -113,10 +149,10 @@ def of_pictures(values: NDArray[Any], spec: InputSpec) -> Preprocessing:
     scored = []
     for one in usual_preprocessings(spec.channels, spec.layout or "NCHW"):
         pixels = one.decode(values.astype(np.float64))
-        if pixels.min() >= -_BEYOND and pixels.max() <= 1.0 + _BEYOND:
+        if pixels.min() >= -_BEYOND and pixels.max() <= 1.0 + _BEYOND and pixels.std() > _LEAST_CONTRAST:
             levels = 255.0 * pixels
             uneven = float(np.abs(levels - np.rint(levels)).mean())
-            scored.append((uneven > 0.02 or pixels.std() < 0.02, -float(pixels.std()), one))
+            scored.append((uneven > _UNEVEN, -float(pixels.std()), one))
     reason = "the values of the examples"
     if scored:
         return replace(min(scored, key=lambda entry: entry[:2])[2], source="inferred", reason=reason)

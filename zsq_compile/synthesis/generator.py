@@ -18,8 +18,9 @@ from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.progress import Progress
 from zsq_compile.synthesis.adversarial.conditional_trainer import ConditionalTrainer
 from zsq_compile.synthesis.images.choose_families import FamilyChoice, choose_families
-from zsq_compile.synthesis.images.procedural import as_input, check_inputs
+from zsq_compile.synthesis.images.procedural import as_input, check_inputs, draw_samples
 from zsq_compile.synthesis.preprocessing.find import find_preprocessing
+from zsq_compile.synthesis.signals.run_states import run_states
 from zsq_compile.synthesis.task import SynthesisTask
 
 _STARTING_FROM_PICTURES = ("prior", "pixels")
@@ -190,7 +191,8 @@ class AlgorithmGenerator:
         made = self._algorithm(task, count, rng)
         hypotheses = deal_hypotheses(posteriors, count, fixed_batch(self._inputs) or 1)
         with torch.no_grad():
-            encoded = encode_each(task, made.samples, posteriors, hypotheses)
+            encoded = encode_each(task, made.samples, posteriors, hypotheses, rng)
+            encoded = run_states(teacher, self._inputs, encoded)
         return SyntheticSet(
             inputs={spec.name: as_input(spec, encoded[spec.name][:count]) for spec in self._inputs},
             algorithm=self._name,
@@ -225,15 +227,26 @@ def deal_hypotheses(posteriors: Mapping[str, Posterior], count: int, feed: int) 
 
 
 def encode_each(
-    task: SynthesisTask, samples: Mapping[str, Tensor], posteriors: Mapping[str, Posterior], hypotheses: Tensor | None
+    task: SynthesisTask,
+    samples: Mapping[str, Tensor],
+    posteriors: Mapping[str, Posterior],
+    hypotheses: Tensor | None,
+    rng: torch.Generator,
 ) -> dict[str, Tensor]:
-    """Turn samples into network inputs, each by its own of the plausible preprocessings."""
+    """Turn samples into network inputs, each by its own of the plausible preprocessings.
+
+    Signals of another family than that of the best preprocessing are drawn anew.
+    """
     if hypotheses is None:
         return task.encode(samples)
     encoded: dict[str, Tensor] = {}
     for number, one in enumerate(plausible_together(posteriors)):
         own = (hypotheses == number).nonzero()[:, 0]
         part = {name: values[own.to(values.device)] for name, values in samples.items()}
+        for spec in task.inputs:
+            best, other = (chosen.get(spec.name) for chosen in (task.preprocessing, one.preprocessing))
+            if best is not None and other is not None and other.family != best.family:
+                part[spec.name] = draw_samples(spec, len(own), rng, other).to(part[spec.name].device)
         for name, values in replace(task, preprocessing=one.preprocessing).encode(part).items():
             encoded.setdefault(name, values.new_empty(len(hypotheses), *values.shape[1:]))[own.to(values.device)] = (
                 values

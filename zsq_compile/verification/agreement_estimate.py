@@ -35,6 +35,7 @@ from zsq_compile.metrics import (
     powers,
     score_output,
 )
+from zsq_compile.verification.firmness import firmness
 from zsq_compile.verification.hypothesis_estimate import HypothesisEstimate, worst
 from zsq_compile.verification.running import Arrays, fitting_batch, run_batched, session_batch
 
@@ -45,7 +46,10 @@ LEVEL = 0.9
 """Share of intervals that should hold the true agreement."""
 
 SHIFT = 1.9
-"""Log-odds of agreement on real images minus those on synthetic families: the mean over networks."""
+"""Log-odds of agreement on real images minus those on synthetic families, at a ``firmness`` of 0: mean of networks."""
+
+SLOPE = 0.0
+"""How much more that is for each unit of ``firmness``."""
 
 SPREAD = 0.37
 """Standard deviation of that over networks and bit widths, as measured on 400 to 1000 real images."""
@@ -289,6 +293,7 @@ def estimate_from_families(
     *,
     reason: str | None = None,
     shift: float = SHIFT,
+    slope: float = SLOPE,
     spread: float = SPREAD,
 ) -> AgreementEstimate:
     """Estimate the agreement on real data from that on synthetic families.
@@ -298,6 +303,7 @@ def estimate_from_families(
         source: see AgreementEstimate.calibration_source.
         reason: why there can be no estimate, if that is known beforehand.
         shift: see SHIFT.
+        slope: see SLOPE.
         spread: see SPREAD.
 
     """
@@ -307,7 +313,8 @@ def estimate_from_families(
         return AgreementEstimate(
             estimate=None, low=None, high=None, calibration_source=source, families=tuple(families), reason=reason
         )
-    middle, reach = found[0] + shift, Z90 * math.hypot(spread, found[1])
+    firm = firmness(one.margin for one in families if one.margin is not None)
+    middle, reach = found[0] + shift + slope * firm, Z90 * math.hypot(spread, found[1])
     low, estimate, high = (logistic(middle + side * reach) for side in (-1.0, 0.0, 1.0))
     return AgreementEstimate(estimate=estimate, low=low, high=high, calibration_source=source, families=tuple(families))
 

@@ -84,6 +84,8 @@ class Validation:
         warnings: for the user.
         speed: whether the file is faster beyond noise, and which nodes cost the time if it is slower; None when no
             latency was measured.
+        worst_agreement: the lowest share of equal decisions over the populations that the held-out samples are from;
+            None where they are from one, or no output holds decisions.
 
     """
 
@@ -99,6 +101,7 @@ class Validation:
     failures: tuple[str, ...]
     warnings: tuple[str, ...]
     speed: SpeedAudit | None = None
+    worst_agreement: float | None = None
 
     @property
     def agreement(self) -> float | None:
@@ -134,6 +137,7 @@ def validate(
     float_bytes: int | None = None,
     latency_seconds: float = 3.0,
     axes: BatchAxes = FIRST,
+    populations: NDArray[np.int64] | None = None,
 ) -> Validation:
     """Check an emitted file in its runtime and measure it against the float model.
 
@@ -151,6 +155,7 @@ def validate(
         float_bytes: size of the user's file; None takes that of ``original`` as it would be written.
         latency_seconds: time to spend on latency; 0 measures none.
         axes: of the batch in both files.
+        populations: (count,) number of the population that each held-out sample is from; None where all are from one.
 
     Raises:
         ValidationError: the file is no valid ONNX, the runtime cannot load or run it, or its outputs differ in
@@ -188,7 +193,18 @@ def validate(
             failures=(*_failures(wanted, got, match), *runs.uneven_failures()),
             warnings=_warnings(outputs, None if stand_in else fusion, match, None if stand_in else speed),
             speed=speed,
+            worst_agreement=_worst_agreement(wanted, got, populations),
         )
+
+
+def _worst_agreement(wanted: Arrays, got: Arrays, populations: NDArray[np.int64] | None) -> float | None:
+    """Lowest agreement over populations, where the output that is decided at has a row for each sample."""
+    name = decision_output(array_outputs(wanted))
+    if populations is None or name is None or len(wanted[name]) != len(populations):
+        return None
+    parts = (populations == number for number in np.unique(populations))
+    found = [agreement(wanted[name][own], got[name][own]) for own in parts]
+    return min((one for one in found if one is not None), default=None)
 
 
 @contextmanager

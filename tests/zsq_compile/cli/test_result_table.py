@@ -16,10 +16,12 @@ from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.progress import Progress
 from zsq_compile.quantization.layer_metrics.layer_quality import LayerQuality
 from zsq_compile.quantization.plan_file import PlanFile
-from zsq_compile.reporting.facts import comparison_rows
+from zsq_compile.reporting.alarms import Alarm
+from zsq_compile.reporting.facts import calibration_facts, comparison_rows
 from zsq_compile.reporting.report import Report
 from zsq_compile.verification.agreement_estimate import AgreementEstimate
 from zsq_compile.verification.fusion import Fusion
+from zsq_compile.verification.hypothesis_estimate import HypothesisEstimate
 from zsq_compile.verification.latency import Latency
 from zsq_compile.verification.validate import LabelledQuality, OutputQuality, Validation
 
@@ -84,6 +86,31 @@ def a_result(validation: Validation, **report: Any) -> CompileResult:
         gate_missed=False,
         plan=PlanFile(weights={}, activations={}),
     )
+
+
+def test_alarms_come_first_and_all_is_not_said_to_be_well() -> None:
+    alarm = Alarm(kind="input", where="input 'x'", words="it may be [unit] or byte", advice="give --like FILE")
+    console, stream = a_console()
+    print_result(console, a_result(a_validation(), alarms=(alarm,)))
+    first, second, *rest = stream.getvalue().splitlines()
+    assert "Do not trust" in first
+    assert second == f"ALARM {alarm.describe()}"
+    assert any("size" in line for line in rest)
+    summary = a_result(a_validation(), alarms=(alarm,)).report.summary().splitlines()
+    assert summary[1] == f"ALARM: {alarm.describe()}"
+    assert a_result(a_validation(), alarms=(alarm,)).report.to_json()["alarms"][0]["kind"] == "input"
+
+
+def test_every_plausible_input_has_a_line() -> None:
+    ways = tuple(
+        HypothesisEstimate(words=name, probability=0.5, estimate=0.9, low=low, high=0.95, sqnr_db=9.0)
+        for name, low in (("unit", 0.8), ("imagenet", 0.5))
+    )
+    told = AgreementEstimate(
+        estimate=0.9, low=0.5, high=0.95, calibration_source="", families=(), hypotheses=ways, proven=False
+    )
+    facts = calibration_facts(a_result(a_validation(), agreement_estimate=told).report)
+    assert ("if the input is", "imagenet (50%): 90.0% (50.0 to 95.0%)") in facts
 
 
 def test_the_table_compares_float_with_quantized() -> None:

@@ -34,7 +34,7 @@ def test_nothing_to_prepare_is_one_hypothesis() -> None:
 def test_samples_are_dealt_in_proportion_and_all_get_some(feed: int) -> None:
     dealt = deal([0.9, 0.07, 0.03], 240, feed)
     counts = np.bincount(dealt)
-    wanted = 240 * (0.5 * np.array([0.9, 0.07, 0.03]) + 0.5 / 3)
+    wanted = 240 * (0.75 * np.array([0.9, 0.07, 0.03]) + 0.25 / 3)
     assert np.abs(counts - wanted).max() <= feed
     assert all(len(set(part)) == 1 for part in dealt.reshape(-1, feed))
     halves = [np.bincount(part, minlength=3) for part in (dealt[:120], dealt[120:])]

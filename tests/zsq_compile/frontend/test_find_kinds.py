@@ -61,6 +61,20 @@ def test_a_table_of_positions_is_told_by_its_name_and_ids_that_fill_up_by_a_comp
     assert found["ids"].neutral == 1.0
 
 
+ONE_HOT = {
+    "OneHot": "int64 depth = {4}, float[2] ends = {0.0, 1.0}> { h = OneHot<axis=-1>(codes, depth, ends) "
+    "y = MatMul(h, w) }",
+    "compared": "int64[1,1,4] all = {0,1,2,3}, int64[1] last = {-1}> { u = Unsqueeze(codes, last) q = Equal(u, all) "
+    "h = Cast<to=1>(q) y = MatMul(h, w) }",
+}
+
+
+@pytest.mark.parametrize("form", ONE_HOT)
+def test_ids_that_become_vectors_of_zeros_and_one(look: Look, form: str) -> None:
+    found = look(parse(f"net (int64[N,9] codes) => (float[N,9,3] y) <float[4,3] w, {ONE_HOT[form]}"))["codes"]
+    assert (found.kind, found.limit) == ("tokens", 4)
+
+
 MASKED = """
 masked (float[N,5,4] x, {dtype}[N,{sizes}] {name}) => (float[N,5,4] y)
 <float low = {{-10000.0}}, float zero = {{0.0}}, int64[1] first = {{1}}, int64[1] last = {{-1}}, float[4,4] w>

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from rich.console import Console
 
@@ -19,9 +20,13 @@ from tests import models
 from zsq_compile import inspect_model
 from zsq_compile.cli import entry as cli
 from zsq_compile.cli.inspection_table import facts, print_inspection, time_words
+from zsq_compile.data.posterior import Posterior
+from zsq_compile.data.preprocessing import given_preprocessing, usual_preprocessings
 from zsq_compile.errors import ConfigError
 from zsq_compile.frontend.load import load_model
+from zsq_compile.inspection.advice import advise
 from zsq_compile.inspection.findings import FloatNodes, Inspection
+from zsq_compile.stages.provenance import Origin, stamp
 
 ROOT = Path(__file__).resolve().parents[3]
 ASSETS = Path(os.environ.get("ZSQ_ASSETS", ROOT / "../shared/assets")) / "models"
@@ -66,7 +71,8 @@ def test_a_network_without_statistics_is_told_how_to_get_some(look: Callable[...
     assert found.statistics.source == "without statistics"
     assert "--checkpoint" in str(found.statistics.advice) and "--bn-stats" in str(found.statistics.advice)
     assert any("--checkpoint" in text for text in found.warnings)
-    assert any("preprocessing of 'x' is uncertain" in text and "--input-range" in text for text in found.warnings)
+    doubtful = replace(found, posteriors={"x": Posterior.certain(usual_preprocessings(1)[0])})  # source: assumed
+    assert any("preprocessing of 'x' is uncertain" in text and "--input-range" in text for text in advise(doubtful))
 
 
 def test_a_batch_normalisation_on_the_input_is_read(look: Callable[..., Inspection]) -> None:
@@ -279,3 +285,50 @@ def test_a_checkpoint_is_looked_into_as_compiling_does() -> None:
     assert [one.source for one in found.preprocessing.values()] == ["inferred"]
     with pytest.raises(ConfigError, match=r"resnet20-12fca82f\.th .*none of its 28 layers"):
         inspect_model(ASSETS / "imagenet/mobilenetv1_075_folded.onnx", checkpoint=folder / "resnet20-12fca82f.th")
+
+
+TABLE = """
+net (float[N,4] row) => (float[N,3] y)
+<float[4] scale, float[4] shift, float[4] mean, float[4] variance, float[4,3] w>
+{ n = BatchNormalization(row, scale, shift, mean, variance) y = MatMul(n, w) }
+"""
+
+
+def test_the_scale_of_a_signal_is_found_without_torch(look: Callable[..., Inspection]) -> None:
+    moments = {"mean": np.array([48.0, 50.0, 51.0, 52.0]), "variance": np.array([90.0, 100.0, 110.0, 95.0])}
+    found = look(models.parse(TABLE, weights=moments))
+    assert (found.inputs[0].kind, found.inputs[0].is_signal) == ("table", True)
+    one = found.preprocessing["row"]
+    assert one.source == "inferred"
+    np.testing.assert_allclose(1.0 / np.array(one.std), np.sqrt(moments["variance"]), rtol=1e-4)
+    np.testing.assert_allclose(-np.array(one.mean) / one.std, moments["mean"], rtol=1e-4)
+    assert found.to_json()["posteriors"]["row"]["hypotheses"][0]["probability"] == 1.0
+    assert not any("row" in text for text in found.warnings)
+
+
+def test_a_signal_that_nothing_tells_the_scale_of_is_advised_on(look: Callable[..., Inspection]) -> None:
+    found = look(models.parse("net (float[N,16,96] x) => (float[N,16,3] y) <float[96,3] w> { y = MatMul(x, w) }"))
+    assert found.inputs[0].kind == "features"
+    if "x" in found.posteriors:  # all scales alike: what nothing tells is open
+        assert found.posteriors["x"].is_open and any("'x' is uncertain" in text for text in found.warnings)
+    told = advise(replace(found, posteriors={}))
+    assert any("'x' (features)" in text and "--like" in text for text in told)
+
+
+def test_what_the_file_remembers_is_not_looked_for(look: Callable[..., Inspection]) -> None:
+    contract = given_preprocessing(3, input_range=(0.0, 7.0)).to_json()
+    found = look(ir.to_proto(stamp(ir.from_proto(models.residual()), Origin(contract=contract))))
+    (one,) = found.preprocessing.values()
+    assert (one.source, one.std) == ("read", pytest.approx((1 / 7.0,) * 3))
+
+
+def test_the_table_says_kinds_and_what_is_plausible(look: Callable[..., Inspection]) -> None:
+    found = look(models.residual())
+    unit, symmetric, *_ = usual_preprocessings(3)
+    doubt = Posterior.of([unit, symmetric], [0.7, 0.3])
+    rows = facts(replace(found, posteriors={"x": doubt}))
+    assert ("takes", f"pictures: {found.inputs[0].reason}") in rows
+    told = [text for name, text in rows if name == "may be"]
+    assert len(told) == 1 and "symmetric" in told[0] and "30%" in told[0]
+    advice = advise(replace(found, posteriors={"x": doubt}))
+    assert any("'x' is uncertain" in text and told[0] in text for text in advice)

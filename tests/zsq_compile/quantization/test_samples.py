@@ -1,5 +1,7 @@
 """Batches that fit in memory, and which samples learn, tune and judge."""
 
+from dataclasses import replace
+
 import onnx_ir as ir
 import pytest
 import torch
@@ -77,3 +79,13 @@ def test_every_part_of_samples_has_all_populations() -> None:
     parts = samples.parts()
     assert [set((part.inputs["x"] % 2).flatten().tolist()) for part in parts] == [{0.0}, {1.0}]
     assert all(part.populations is None for part in parts)
+
+
+def test_what_is_improbable_beside_another_is_left_out() -> None:
+    samples = Samples(
+        inputs={"x": torch.arange(9.0)[:, None]}, populations=torch.tensor([0, 1, 2] * 3), probabilities=(0.7, 0.2, 0.1)
+    )
+    assert set((samples.probable().inputs["x"] % 3).flatten().tolist()) == {0.0, 1.0}
+    alone = replace(samples, probabilities=(0.9, 0.06, 0.04)).probable()
+    assert alone.populations is None
+    assert alone.inputs["x"].flatten().tolist() == [0.0, 3.0, 6.0]

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from tests.zsq_compile.reporting.reports import HOSTILE, a_bare_report, a_report
 from zsq_compile.config.units import size_words
 from zsq_compile.errors import ConfigError
+from zsq_compile.reporting.alarms import Alarm
 from zsq_compile.reporting.facts import calibration_facts, comparison_rows, validation_facts
 from zsq_compile.reporting.figures import latency_bars, layer_chart, learning_charts, moment_chart, size_bars
 from zsq_compile.reporting.html import layer_map, page_of, require_page, write_page
@@ -163,3 +165,12 @@ def test_a_page_wants_a_folder_and_an_ending(tmp_path: Path) -> None:
         require_page(tmp_path / "a.pdf")
     with pytest.raises(ConfigError, match="folder that exists"):
         require_page(tmp_path / "none" / "a.html")
+
+
+def test_alarms_stand_before_all_figures() -> None:
+    alarm = Alarm(kind="output", where="output 'p'", words=f"it is always {HOSTILE}", advice="give --calib")
+    shown = Page(page_of(replace(a_report(), alarms=(alarm,)))).text
+    assert (
+        -1 < shown.index("Do not trust this file") < shown.index("output 'p'") < shown.index("Float against quantized")
+    )
+    assert "Do not trust" not in Page(page_of(a_report())).text

@@ -11,6 +11,7 @@ from zsq_compile.data.posterior import Posterior
 from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.metrics import Z90
 from zsq_compile.stages.estimate_agreement import FIT, Fit, estimate_agreement, make_estimate_inputs
+from zsq_compile.verification.firmness import firmness
 
 UNIT = Preprocessing(name="given", mean=(0.0,) * 3, std=(1.0,) * 3, channel_order="rgb", source="given")
 IMAGE = InputSpec(name="x", shape=(None, 3, 8, 8), dtype=np.dtype(np.float32), layout="NCHW")
@@ -59,7 +60,7 @@ def test_an_assumed_preprocessing_widens_the_interval_and_is_told(emitted: Path)
 
 
 def test_constants_move_and_widen_the_interval_on_the_scale_of_log_odds(emitted: Path) -> None:
-    """Closed form: the middle moves by the difference of shifts, the half width is Z90 hypot(spread, error)."""
+    """Closed form: the middle moves by shift and slope times firmness, the half width is Z90 hypot(spread, error)."""
 
     def odds(share: float | None) -> float:
         return float(np.log(share / (1.0 - share)))
@@ -68,10 +69,11 @@ def test_constants_move_and_widen_the_interval_on_the_scale_of_log_odds(emitted:
         told = {"x": Posterior.certain(replace(UNIT, source=source))}
         inputs = make_estimate_inputs([IMAGE], told)
         made = estimate_agreement(models.residual(), emitted, inputs, "t")
-        fit = Fit(shift=FIT.shift - 1.0, **{spread: 2.0})
+        fit = Fit(shift=FIT.shift - 1.0, slope=FIT.slope + 0.5, **{spread: 2.0})
+        moved_by = 0.5 * firmness(family.margin for family in made.families) - 1.0
         moved = inputs.estimate(made.families, "t", fit=fit)
         error = np.mean([family.error for family in made.families if family.flips])
-        assert odds(moved.estimate) == pytest.approx(odds(made.estimate) - 1.0, abs=1e-9)
+        assert odds(moved.estimate) == pytest.approx(odds(made.estimate) + moved_by, abs=1e-9)
         assert odds(moved.high) - odds(moved.estimate) == pytest.approx(Z90 * np.hypot(2.0, error), abs=1e-9)
 
 

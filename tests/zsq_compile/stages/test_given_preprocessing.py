@@ -10,15 +10,18 @@ import torch
 
 from tests import models
 from zsq_compile import CompileConfig, compile_model
+from zsq_compile.batchnorm.find_statistics import find_statistics
 from zsq_compile.config.compile import InputConfig
-from zsq_compile.data.input_spec import InputSpec
+from zsq_compile.data.input_spec import InputSpec, main_input
 from zsq_compile.data.preprocessing import Preprocessing, given_preprocessing, usual_preprocessings
+from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError
 from zsq_compile.frontend.load import LoadedModel, load_model
 from zsq_compile.progress import Silent
-from zsq_compile.stages.given_preprocessing import main_input, read_preprocessing
+from zsq_compile.stages.given_preprocessing import read_preprocessing
 from zsq_compile.stages.provenance import Origin, read_origin, stamp
 from zsq_compile.synthesis.images.procedural import draw_samples
+from zsq_compile.synthesis.preprocessing.find import find_preprocessing
 
 CONFIG = CompileConfig(samples=16, effort="fast", speed_trials=False, target="ort_cpu_avx2")
 CONV = "net (float[N,{sizes}] x) => (float[N,4,A,B] y) <float[4,{channels},3,3] w> {{ y = Conv(x, w) }}"
@@ -195,3 +198,23 @@ def test_a_compiled_file_of_a_signal_remembers_its_scale(tmp_path: Path) -> None
     again = load_model(made.path, simplify=False, verify=False)
     found = read_preprocessing(again, InputConfig(), Listener())
     assert found is not None and found.std == pytest.approx((1 / 16.0,)) and found.family == "embedding"
+
+
+BN_TABLE = """
+net (float[N,4] x) => (float[N,3] y)
+<float[4] scale, float[4] shift, float[4] mean, float[4] variance, float[4,3] w>
+{ n = BatchNormalization(x, scale, shift, mean, variance) y = MatMul(n, w) }
+"""
+
+
+@pytest.mark.parametrize(("mean", "is_told"), [(50.0, False), (0.0, True)])
+def test_a_given_scale_of_a_signal_is_held_against_the_statistics(mean: float, is_told: bool, tmp_path: Path) -> None:
+    moments = {"mean": np.array([48.0, 50.0, 51.0, 52.0]), "variance": np.array([90.0, 100.0, 110.0, 95.0])}
+    onnx.save(models.parse(BN_TABLE, weights=moments), tmp_path / "m.onnx")
+    loaded, listener = load_model(tmp_path / "m.onnx"), Listener()
+    given_scale = read_preprocessing(loaded, InputConfig(mean=(mean,), std=(10.0,)), listener)
+    known = find_statistics(loaded, checkpoint=None, bn_stats=None, progress=Silent()).statistics
+    rng = torch.Generator().manual_seed(0)
+    found = find_preprocessing(loaded.inputs, given_scale, TorchGraph(loaded.model), known, rng, listener)
+    assert found["x"].best == given_scale, "what the user gave wins"
+    assert any("contradicts" in text and "you gave" in text for text in listener.warnings) == is_told

@@ -56,6 +56,14 @@ class Histogram:
             for part in torch.split(values.detach().float().flatten(), _CHUNK):
                 self.counts += torch.histc(part, BINS, self.low, self.high).double().cpu()
 
+    def weigh(self, values: Tensor, weights: Tensor) -> None:
+        """Count a batch of any shape, each number as often as its weight, of the same shape, says."""
+        if self.high > self.low and values.numel():
+            places = (values.detach().double().flatten() - self.low) / (self.high - self.low) * BINS
+            inside = (places >= 0.0) & (places <= BINS)
+            bins = places[inside].long().clamp(max=BINS - 1)
+            self.counts += torch.bincount(bins, weights.double().flatten()[inside], minlength=BINS).cpu()
+
     def centres(self) -> Tensor:
         """Middle of each bin, float64, (BINS,)."""
         width = (self.high - self.low) / BINS

@@ -14,10 +14,10 @@ from torch import Tensor
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.config.compile import Effort
 from zsq_compile.data.input_spec import InputSpec, fixed_batch
+from zsq_compile.differentiable.find_answers import AnsweringHead, find_answers
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.progress import Progress
 from zsq_compile.synthesis.budget import ANSWERS, plan_budget
-from zsq_compile.synthesis.filters.find_answers import AnsweringHead, find_answers
 from zsq_compile.synthesis.filters.raise_answers import draw_goals, raise_answers
 from zsq_compile.synthesis.generator import Generator, SyntheticSet
 from zsq_compile.synthesis.images.procedural import as_input

@@ -21,8 +21,9 @@ from zsq_compile.synthesis.generator import Generator, SyntheticSet
 from zsq_compile.synthesis.images.procedural import as_input
 from zsq_compile.synthesis.images.variants import vary_pictures, vary_signals
 
-SHARE = 0.5
-"""Of the samples that are made from examples; see benchmarks/results/few_samples.md."""
+SHARES = {True: 0.5, False: 0.85}
+"""Share of the samples that are made from examples, by whether the others follow statistics of the training data, or
+are drawn. See benchmarks/results/few_samples.md."""
 
 _BEYOND = 0.02  # of the range of pixels that decoded numbers may lie outside of it
 
@@ -61,13 +62,14 @@ class ExamplesGenerator:
     ) -> SyntheticSet:
         """See Generator."""
         made, apart = self.inner.synthesize(teacher, statistics, count, rng), apart_from(rng)
-        mixed = made.with_each(lambda part: self._mix(part, apart))
-        words = f"{made.algorithm}, {SHARE:.0%} of them made from {len(self.examples.data)} real inputs"
+        share = SHARES[bool(statistics.usable)]
+        mixed = made.with_each(lambda part: self._mix(part, share, apart))
+        words = f"{made.algorithm}, {share:.0%} of them made from {len(self.examples.data)} real inputs"
         return replace(mixed, algorithm=words, labels=None)
 
-    def _mix(self, made: SyntheticSet, rng: torch.Generator) -> SyntheticSet:
+    def _mix(self, made: SyntheticSet, share: float, rng: torch.Generator) -> SyntheticSet:
         count = len(next(iter(made.inputs.values())))
-        chosen = choose_evenly(count, SHARE, fixed_batch(self.inputs) or 1)
+        chosen = choose_evenly(count, share, fixed_batch(self.inputs) or 1)
         inputs = {name: values.clone() for name, values in made.inputs.items()}
         varied = vary_examples(self.examples.data, self.inputs, made.preprocessing, int(chosen.sum()), rng)
         for name, samples in varied.items():

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from zsq_compile.data.input_spec import InputSpec
-from zsq_compile.synthesis.filters.find_answers import AnsweringHead
+from zsq_compile.differentiable.find_answers import AnsweringHead
 from zsq_compile.synthesis.images.spectral import power_law_filter
 from zsq_compile.synthesis.task import SynthesisTask, Tensors
 

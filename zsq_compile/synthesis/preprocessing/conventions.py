@@ -11,7 +11,10 @@ from zsq_compile.data.preprocessing import ChannelOrder, Preprocessing
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Convention:
-    """A row of ``conventions.toml``; ``mean`` and ``std`` are of pixels in [0, 1], ``bgr`` is a share."""
+    """A row of ``conventions.toml``; ``mean`` and ``std`` are of pixels in [0, 1], ``bgr`` is a share.
+
+    Without mean and std it is one for gray pictures only.
+    """
 
     name: str
     mean: tuple[float, ...]
@@ -34,20 +37,25 @@ class Convention:
 
 
 @cache
-def conventions() -> tuple[Convention, ...]:
+def all_conventions() -> tuple[Convention, ...]:
     """Read the conventions."""
     text = files(__package__).joinpath("conventions.toml").read_text(encoding="utf-8")
     return tuple(
         Convention(
             name=row["name"],
-            mean=tuple(row["mean"]),
-            std=tuple(row["std"]),
+            mean=tuple(row.get("mean", ())),
+            std=tuple(row.get("std", ())),
             gray=tuple(row["gray"]),
             odds=row["odds"],
             bgr=row["bgr"],
         )
         for row in tomllib.loads(text)["convention"]
     )
+
+
+def conventions(spec: InputSpec) -> tuple[Convention, ...]:
+    """Return the conventions for the pictures that an input takes."""
+    return tuple(one for one in all_conventions() if one.mean or spec.channels == 1)
 
 
 def channel_orders(spec: InputSpec) -> tuple[ChannelOrder, ...]:

@@ -15,16 +15,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
+from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.data.posterior import PLAUSIBLE, Posterior
 from zsq_compile.data.preprocessing import ChannelOrder, Preprocessing, Source
 from zsq_compile.synthesis.preprocessing.arithmetic import find_by_arithmetic
 from zsq_compile.synthesis.preprocessing.conventions import Convention, channel_orders, conventions
-from zsq_compile.synthesis.preprocessing.interior import watch_interior
+from zsq_compile.synthesis.preprocessing.infer import odds_of_statistics
+from zsq_compile.synthesis.preprocessing.interior import LITTLE_WORK, MOST_WORK, watch_interior
 from zsq_compile.synthesis.preprocessing.likelihood import log_likelihood
 from zsq_compile.synthesis.preprocessing.toolkits import PriorOdds, find_prior_odds
-from zsq_compile.synthesis.preprocessing.trials import TrialNetwork
+from zsq_compile.synthesis.preprocessing.trials import DrawImages, TrialNetwork
 
 _ARITHMETIC, _DECISIONS = np.log(300.0), np.log(8.0)
+_CONTRADICTING = np.log(100.0)
 _IMPOSSIBLE = -30.0  # of numbers that overflow
 _TELLING, _LEAST_INFORMATION = 1.5, 1e-3
 _RAW = ("byte", "byte_bgr")
@@ -42,13 +46,32 @@ class Evidence:
         return float(np.log(_shares(total)[best]) - np.log(_shares(total - self.log_odds)[best]))
 
 
-def rank_by_evidence(network: TrialNetwork, *, thorough: bool) -> Posterior:
-    """Rank the conventions of the field; ``thorough`` runs the whole network on dozens of images, too."""
-    rows, prior = conventions(), find_prior_odds(network.model)
-    orders = [_order_odds(row, prior, network) for row in rows]
+def rank_by_evidence(
+    network: TrialNetwork,
+    statistics: BatchNormStatistics | None = None,
+    families: Sequence[DrawImages] = (),
+    *,
+    thorough: bool,
+) -> Posterior:
+    """Rank the conventions of the field.
+
+    Args:
+        network: with the image input in question, and what it is tried on.
+        statistics: of layers far behind the input, which tell something and do not decide.
+        families: other kinds of pictures that it may have been trained on.
+        thorough: run the whole network on dozens of images, too.
+
+    """
+    rows, prior = conventions(network.spec), find_prior_odds(network.model)
+    orders = [order_odds(row, prior, network.spec) for row in rows]
     candidates = [row.preprocessing(network.spec, order[0][0]) for row, order in zip(rows, orders, strict=True)]
-    usual = Evidence(words="it is the most common", log_odds=np.log([row.odds for row in rows]))
-    found = [usual, *_gather(network, candidates, prior, thorough=thorough)]
+    found = gather_evidence(network, candidates, thorough=thorough)
+    inside = look_inside(network, candidates, families, most_work=MOST_WORK if thorough else LITTLE_WORK)
+    if inside is not None:
+        found.append(Evidence(words="its layers are the most centred under it", log_odds=inside))
+    remembered = None if statistics is None else odds_of_statistics(network, statistics, candidates)
+    if remembered is not None:
+        found.append(Evidence(words="batch normalisation statistics far behind it come nearest", log_odds=remembered))
     total = np.sum([one.log_odds for one in found], 0)
     best, share = int(total.argmax()), _shares(total)
     decisive = max(found, key=lambda one: one.raises(best, total))
@@ -73,11 +96,10 @@ def _shares(log_odds: NDArray[np.float64]) -> NDArray[np.float64]:
     return shares
 
 
-def _gather(
-    network: TrialNetwork, candidates: Sequence[Preprocessing], prior: PriorOdds, *, thorough: bool
-) -> list[Evidence]:
-    """Return what there is of evidence."""
-    found = []
+def gather_evidence(network: TrialNetwork, candidates: Sequence[Preprocessing], *, thorough: bool) -> list[Evidence]:
+    """Return what there is of evidence beside the inside of the network; how usual each is comes first."""
+    prior, rows = find_prior_odds(network.model), conventions(network.spec)
+    found = [Evidence(words="it is the most common", log_odds=np.log([row.odds for row in rows]))]
     if prior.by_convention:
         odds = np.log([prior.by_convention.get(one.name, 1.0) for one in candidates])
         found.append(Evidence(words=f"usual with {' and '.join(prior.toolkits)}", log_odds=odds))
@@ -85,9 +107,6 @@ def _gather(
     if start is not None:
         odds = np.array([_ARITHMETIC * (one.name == start.name) for one in candidates])
         found.append(Evidence(words=start.reason, log_odds=odds))
-    inside = _look_inside(network, candidates)
-    if inside is not None:
-        found.append(Evidence(words="its layers are the most centred under it", log_odds=inside))
     ratio = _decision_ratio(network, candidates) if thorough else 1.0
     if ratio >= _TELLING:
         odds = np.array([_DECISIONS * (one.name not in _RAW) for one in candidates])
@@ -96,14 +115,35 @@ def _gather(
     return found
 
 
-def _look_inside(network: TrialNetwork, candidates: Sequence[Preprocessing]) -> NDArray[np.float64] | None:
-    interior = watch_interior(network)
-    if interior is None:
-        return None
-    described = [interior.describe(one) for one in candidates]
-    if all(one is None for one in described):
-        return None
-    return np.array([_IMPOSSIBLE if one is None else log_likelihood(one) for one in described])
+def contradict_by_inside(
+    network: TrialNetwork, given: Preprocessing, families: Sequence[DrawImages] = ()
+) -> Preprocessing | None:
+    """Return the most probable convention where, by the inside alone, it is ``_CONTRADICTING`` times likelier."""
+    ranked = rank_by_evidence(network, families=families, thorough=False).best
+    inside = look_inside(network, [ranked, given], families, most_work=LITTLE_WORK)
+    return ranked if inside is not None and inside[0] - inside[1] >= _CONTRADICTING else None
+
+
+def look_inside(
+    network: TrialNetwork,
+    candidates: Sequence[Preprocessing],
+    families: Sequence[DrawImages] = (),
+    *,
+    most_work: int = MOST_WORK,
+) -> NDArray[np.float64] | None:
+    """Return the logarithm of how likely each candidate is by the inside; None where that cannot be looked at.
+
+    A candidate is as likely as it is on average over the kinds of pictures: the network tells which one it knows
+    together with the preprocessing.
+    """
+    found = []
+    for draw_images in (network.draw_images, *families):
+        interior = watch_interior(replace(network, draw_images=draw_images), most_work=most_work)
+        described = [None if interior is None else interior.describe(one) for one in candidates]
+        found.append([_IMPOSSIBLE if one is None else log_likelihood(one) for one in described])
+        if all(one is None for one in described):
+            return None
+    return np.asarray(np.logaddexp.reduce(found, 0) - np.log(len(found)))
 
 
 def _decision_ratio(network: TrialNetwork, candidates: Sequence[Preprocessing]) -> float:
@@ -118,9 +158,9 @@ def _decision_ratio(network: TrialNetwork, candidates: Sequence[Preprocessing]) 
     return best[False] / max(best[True], _LEAST_INFORMATION)
 
 
-def _order_odds(row: Convention, prior: PriorOdds, network: TrialNetwork) -> list[tuple[ChannelOrder, float]]:
+def order_odds(row: Convention, prior: PriorOdds, spec: InputSpec) -> list[tuple[ChannelOrder, float]]:
     """Orders of the channels with their shares, the more probable one first."""
-    orders = channel_orders(network.spec)
+    orders = channel_orders(spec)
     if len(orders) == 1:
         return [(orders[0], 1.0)]
     odds = row.bgr / (1.0 - row.bgr) * prior.bgr

@@ -16,12 +16,17 @@ from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.progress import Progress
 from zsq_compile.synthesis.images.dead_leaves import prior_images
 from zsq_compile.synthesis.images.procedural import draw_feed
-from zsq_compile.synthesis.preprocessing.infer import find_contradiction
-from zsq_compile.synthesis.preprocessing.infer_signal import infer_signal
-from zsq_compile.synthesis.preprocessing.rank import rank_candidates
+from zsq_compile.synthesis.preprocessing.answers import refine_by_answers
+from zsq_compile.synthesis.preprocessing.contradict_signal import contradict_signal
+from zsq_compile.synthesis.preprocessing.infer_scale import infer_scale
+from zsq_compile.synthesis.preprocessing.infer_signal import DrawSignals, infer_signal
+from zsq_compile.synthesis.preprocessing.rank import find_contradiction, rank_candidates
+from zsq_compile.synthesis.preprocessing.trial_families import drawing, other_families
 from zsq_compile.synthesis.preprocessing.trials import TRIAL_IMAGES, TrialNetwork
 from zsq_compile.synthesis.signals.draw import signals
 from zsq_compile.synthesis.stand_ins import warn_of_stand_ins
+
+_LINE = 2.5  # width over height of lines of text, which nobody mirrors
 
 
 def find_preprocessing(
@@ -43,6 +48,9 @@ def find_preprocessing(
     signal = next((spec for spec in inputs if given is not None and given.layout is None and given.fits(spec)), None)
     if given is not None and signal is not None:
         known = {**known, signal.name: Posterior.certain(given)}
+        trials = _apart(rng)
+        network = _trial_network(teacher, signal, _for_trials(inputs, signal, rng), trials)
+        _warn(given, contradict_signal(network, statistics, _drawing(trials), given), signal, progress)
     for spec in (one for one in inputs if one.is_image and one.name not in known):
         if given is not None and given.fits(spec):
             own = replace(given, layout=spec.layout)
@@ -53,8 +61,7 @@ def find_preprocessing(
         others = {other.name: draw_feed(other, size, rng) for other in inputs if other.name != spec.name}
         found[spec.name] = rank_on_images(teacher, statistics, spec, rng, others)
         _tell(spec, found[spec.name], progress)
-    signals_found = _find_signals(inputs, teacher, statistics, rng, progress, known)
-    return found | {name: Posterior.certain(one) for name, one in signals_found.items()} | dict(known)
+    return found | _find_signals(inputs, teacher, statistics, rng, progress, known) | dict(known)
 
 
 def _tell(spec: InputSpec, posterior: Posterior, progress: Progress) -> None:
@@ -79,10 +86,21 @@ def rank_on_examples(
     teacher: TorchGraph,
     statistics: BatchNormStatistics,
     rng: torch.Generator,
+    count: int,
 ) -> Posterior:
-    """Rank what an image input may expect on real pictures of it, (N, C, H, W)."""
+    """Rank what an image input may expect on views (N, C, H, W) of ``count`` real pictures, the whole ones first."""
     network = _trial_network(teacher, spec, _for_trials(inputs, spec, rng), _apart(rng))
-    return rank_candidates(network, statistics, examples)
+    posterior = rank_candidates(network, statistics, examples)
+    if len(posterior.hypotheses) == 1:
+        return posterior
+    whole = examples[:count][:TRIAL_IMAGES].astype(np.float32) / np.float32(255.0)
+    line = spec.width > _LINE * spec.height
+    real = np.concatenate([whole, whole if line else whole[..., ::-1]])[:TRIAL_IMAGES]
+    drawn = network.draw()
+    size = spec.shape[0] or 1
+    return refine_by_answers(
+        network, posterior, np.resize(real, (-(-len(real) // size) * size, *real.shape[1:])), drawn, count
+    )
 
 
 def _warn_of_contradiction(
@@ -96,12 +114,20 @@ def _warn_of_contradiction(
 ) -> None:
     """Warn where the network tells of another preprocessing than the given one."""
     network = _trial_network(teacher, spec, _for_trials(inputs, spec, rng), _apart(rng))
-    other = find_contradiction(network, statistics, given)
-    if other is not None:
-        progress.warn(
-            f"input {spec.name!r}: the network contradicts the preprocessing that you gave ({given.describe()}); it "
-            f"points to {other.describe()}. Leave --mean, --std and --input-range out to use that"
-        )
+    _warn(given, find_contradiction(network, statistics, given), spec, progress)
+
+
+def _warn(given: Preprocessing, other: Preprocessing | None, spec: InputSpec, progress: Progress) -> None:
+    """Warn of another preprocessing than the given one, if there is any."""
+    if other is None:
+        return
+    origin, advice = "that you gave", "Leave --mean, --std and --input-range out to use that"
+    if given.source == "read":
+        origin, advice = "that the file remembers", "Give --mean and --std, or --input-range, to use that"
+    progress.warn(
+        f"input {spec.name!r}: the network contradicts the preprocessing {origin} ({given.describe()}); it points to "
+        f"{other.describe()}. {advice}"
+    )
 
 
 def _find_signals(
@@ -111,33 +137,46 @@ def _find_signals(
     rng: torch.Generator,
     progress: Progress,
     known: Mapping[str, Posterior],
-) -> dict[str, Preprocessing]:
+) -> dict[str, Posterior]:
     """Scale of the inputs that take no images, by name, as far as the network tells it; warns of the others."""
-    found: dict[str, Preprocessing] = {}
+    found: dict[str, Posterior] = {}
     unknown = []
     for spec in (one for one in inputs if not (one.is_image or one.takes_stand_ins or one.name in known)):
         trials = _apart(rng)
-
-        def draw(family: SignalFamily, shape: tuple[int, ...], rng: torch.Generator = trials) -> NDArray[np.float32]:
-            drawn: NDArray[np.float32] = signals(shape, family, rng).cpu().numpy()
-            return drawn
-
-        network = _trial_network(teacher, spec, _for_trials(inputs, spec, rng), trials)
-        one = infer_signal(network, statistics, draw)
-        if one is None:
+        whole = frozenset(other.name for other in inputs if other.batch_axis is None)
+        network = replace(_trial_network(teacher, spec, _for_trials(inputs, spec, rng), trials), whole=whole)
+        draw = _drawing(trials)
+        told = infer_signal(network, statistics, draw)
+        posterior = infer_scale(network, draw) if told is None else Posterior.certain(told)
+        if posterior is None:
             unknown.append(f"{spec.name!r} (noise of deviation 1: nothing in the model tells its scale)")
             continue
-        found[spec.name] = one
-        if one.is_certain:
-            progress.note(f"input {spec.name!r}: {one.describe()}")
+        found[spec.name] = posterior
+        if told is not None and told.is_certain:
+            progress.note(f"input {spec.name!r}: {told.describe()}")
         else:
-            unknown.append(f"{spec.name!r} ({one.describe()})")
+            unknown.append(f"{spec.name!r} ({_say_open(posterior)})")
     if unknown:
         progress.warn(
             f"what the network takes is no picture, and stand-ins are made for {', '.join(unknown)}: figures on them "
             "say little of real samples; give some with --calib FILE.npz"
         )
     return found
+
+
+def _say_open(posterior: Posterior) -> str:
+    """Say the best preprocessing of a signal, how probable it is, and how far the scales of the others reach."""
+    gains = [1.0 / one.preprocessing.std[0] for one in posterior.plausible]
+    words = f"{posterior.best.describe()}, {posterior.hypotheses[0].probability:.0%}"
+    return words if len(gains) == 1 else f"{words}; or times {min(gains):.3g} to {max(gains):.3g}"
+
+
+def _drawing(rng: torch.Generator) -> DrawSignals:
+    def draw(family: SignalFamily, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        drawn: NDArray[np.float32] = signals(shape, family, rng).cpu().numpy()
+        return drawn
+
+    return draw
 
 
 def _apart(rng: torch.Generator) -> torch.Generator:
@@ -169,16 +208,14 @@ def rank_on_images(
     rng: torch.Generator,
     others: Mapping[str, torch.Tensor] | None = None,
 ) -> Posterior:
-    """Rank preprocessings of image input ``spec`` on dead leaves; ``others`` are fed to the other inputs."""
-    return rank_candidates(_trial_network(teacher, spec, others or {}, rng), statistics)
+    """Rank preprocessings of image input ``spec`` on drawn pictures; ``others`` are fed to the other inputs."""
+    network = _trial_network(teacher, spec, others or {}, rng)
+    return rank_candidates(network, statistics, families=other_families(spec, _apart(rng)))
 
 
 def _trial_network(
     teacher: TorchGraph, spec: InputSpec, others: Mapping[str, torch.Tensor], rng: torch.Generator
 ) -> TrialNetwork:
-    def draw_images(count: int, height: int, width: int) -> NDArray[np.float32]:
-        images: NDArray[np.float32] = prior_images(count, spec.channels, height, width, rng).cpu().numpy()
-        return images
-
     shared = {name: tensor.cpu().numpy() for name, tensor in others.items()}
+    draw_images = drawing(prior_images, spec, rng)
     return TrialNetwork(model=teacher.model, spec=spec, draw_images=draw_images, others=shared)

@@ -4,12 +4,13 @@ The candidates are those in common use: the one under which the same images come
 and a deviation of each channel are fitted. What comes near nothing is an alarm.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from passes.operators import WEIGHTED
@@ -24,20 +25,26 @@ to which distance either is what the network was trained with. See benchmarks/re
 
 LAYERS = 4
 _SHARPNESS = 10.0  # what is 1.5 times farther than the nearest has 2 per cent of its probability
+_LEAST_ODDS = -200.0
 _FEWEST_VALUES = 128
 _STATISTICS = "batch normalisation statistics"
 
 
 def infer_from_statistics(network: TrialNetwork, statistics: BatchNormStatistics) -> Posterior | None:
-    """Infer what the image input of a network expects; None where there are no statistics, or they cannot be tried."""
+    """Infer what the image input of a network expects.
+
+    None where there are no statistics, or they cannot be tried; or where they are far behind the input and nothing is
+    near: then they are evidence among others (see ``odds_of_statistics``).
+    """
     candidates = usual_preprocessings(network.spec.channels, network.spec.layout or "NCHW")
-    layers = statistics.usable[:LAYERS]
-    trial = network.watch(layers) if layers else None
+    trial = watch_statistics(network, statistics)
     distances = [] if trial is None else [trial.distance(candidate) for candidate in candidates]
     if trial is None or not np.isfinite(distances).any():
         return None
     nearest, second = sorted(range(len(candidates)), key=distances.__getitem__)[:2]
     if distances[nearest] > NEAR:
+        if is_deep(trial):
+            return None
         make = partial(replace, candidates[0], name="fitted")
         found = fit_to_statistics(trial, make, network.spec.channels, distances[nearest])
         if found is not None:
@@ -47,16 +54,41 @@ def infer_from_statistics(network: TrialNetwork, statistics: BatchNormStatistics
     margin = distances[second] / max(distances[nearest], 1e-12)
     best = replace(candidates[nearest], source="inferred", margin=margin, reason=_STATISTICS)
     ranked = [best if one is candidates[nearest] else one for one in candidates]
-    weights = [(max(one, 1e-12) / max(distances[nearest], 1e-12)) ** -_SHARPNESS for one in distances]
-    return Posterior.of(ranked, weights)
+    return Posterior.of(ranked, [float(np.exp(odds)) for odds in _log_odds(distances)])
 
 
-def find_contradiction(
+def odds_of_statistics(
+    network: TrialNetwork, statistics: BatchNormStatistics, candidates: Sequence[Preprocessing]
+) -> NDArray[np.float64] | None:
+    """Return the logarithms of the odds that statistics give to candidates; None where they cannot be tried."""
+    trial = watch_statistics(network, statistics)
+    distances = [] if trial is None else [trial.distance(candidate) for candidate in candidates]
+    return _log_odds(distances) if np.isfinite(distances).any() else None
+
+
+def watch_statistics(network: TrialNetwork, statistics: BatchNormStatistics) -> Trial | None:
+    """Watch the first layers that have statistics; None where there are none, or they cannot be run."""
+    layers = statistics.usable[:LAYERS]
+    return network.watch(layers) if layers else None
+
+
+def is_deep(trial: Trial) -> bool:
+    """Whether there is more than one layer in front of the first with statistics."""
+    return count_layers(trial.network.model, trial.layers[0].input) > 1
+
+
+def _log_odds(distances: Sequence[float]) -> NDArray[np.float64]:
+    """Logarithms of odds by distance, 0 for the nearest."""
+    logs = np.log(np.maximum(distances, 1e-12))
+    odds: NDArray[np.float64] = np.maximum(-_SHARPNESS * (logs - logs.min()), _LEAST_ODDS)
+    return odds
+
+
+def contradict_by_statistics(
     network: TrialNetwork, statistics: BatchNormStatistics, given: Preprocessing
 ) -> Preprocessing | None:
     """Return what the statistics point to where that is not the given preprocessing; None where they allow that."""
-    layers = statistics.usable[:LAYERS]
-    trial = network.watch(layers) if layers and not np.issubdtype(network.spec.dtype, np.integer) else None
+    trial = watch_statistics(network, statistics)
     distance = 0.0 if trial is None else trial.distance(given)
     if trial is None or distance <= NEAR:
         return None
@@ -73,7 +105,7 @@ def fit_to_statistics(
     None where the first BatchNormalization is too far behind the input, or where nothing much nearer is found; or where
     a channel of it has few numbers on all samples, whose moments are too noisy to be fitted.
     """
-    if count_layers(trial.network.model, trial.layers[0].input) > 1:
+    if is_deep(trial):
         return None
     fit = Fit(trial.of_first_layer(), lambda mean, std: make(mean=mean, std=std), channels)
     if fit.count_values() < _FEWEST_VALUES:

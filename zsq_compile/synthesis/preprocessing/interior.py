@@ -11,7 +11,7 @@ The first alone would always prefer the larger contrast. Each is averaged over t
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,17 +25,18 @@ from passes.operators import CONVOLUTIONS, WEIGHTED
 from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.synthesis.preprocessing.trials import TrialNetwork
 
-FEATURES = ("centred", "cancelled", "first", "first_squared", "growth", "growth_squared")
+FEATURES = ("centred", "cancelled", "opposed", "first", "first_squared", "growth", "growth_squared")
 """Names of the numbers that describe a preprocessing (see ``_summarise``)."""
+
+MOST_WORK, LITTLE_WORK = 1_500_000_000, 300_000_000
+"""Multiplications of all images under one preprocessing, where there is time, and in a moment."""
 
 _IMAGES, _FEW_IMAGES = 8, 3
 _SMALL = 20_000  # pixels
-_MOST_WORK = 1_500_000_000  # multiplications of all images under one preprocessing
 _POSITIONS = 1200  # of a feature map that are looked at
 _FEWEST_CHANNELS, _FEWEST_VALUES, _FEWEST_LAYERS = 4, 8, 2
 _FLOOR = 0.05  # of the variance: means and biases below its root are as good as 0
 _SILENT = 1e-5  # of the largest deviation
-_MOST_CANCELLED = 3.0
 _CENTRED_FLOOR = 0.1
 
 
@@ -59,34 +60,36 @@ class Interior:
 
     def describe(self, preprocessing: Preprocessing) -> NDArray[np.float64] | None:
         """Return the ``FEATURES`` under a preprocessing; None where numbers overflow or the runtime fails."""
-        encoded = preprocessing.encode(self.images)
         try:
             with np.errstate(all="ignore"):
-                batches = list(self.network.run(self.session, encoded))
+                batches = list(self.network.run(self.session, preprocessing.encode(self.images)))
                 rows = [_describe_layer(layer, _channels(layer, batches)) for layer in self.layers]
         except RuntimeModelError:
             return None
         return _summarise([row for row in rows if row is not None])
 
 
-def watch_interior(network: TrialNetwork) -> Interior | None:
-    """Watch the layers of a network, the first of a large one; None where it has none, or cannot be run."""
+def watch_interior(network: TrialNetwork, *, most_work: int = MOST_WORK) -> Interior | None:
+    """Watch the layers of a network; None where it has none, or cannot be run.
+
+    Of a large network only the first layers are watched, as many as take ``most_work`` multiplications for each
+    preprocessing.
+    """
     folded = network.model.clone()
     FoldBatchNorm().call(folded)
-    tried = TrialNetwork(model=folded, spec=network.spec, draw_images=network.draw_images, others=network.others)
-    layers = _affordable(tried, _find_layers(tried))
-    if not layers:
-        return None
-    names = [layer.output for layer in layers]
-    for sizes_open in (True, False):
+    tried = replace(network, model=folded)
+    found, whole = _find_layers(tried), network.spec.height * network.spec.width
+    for height, width in network.sizes() if found else ():
+        area = height * width
+        count = _IMAGES if area < _SMALL else _FEW_IMAGES
+        layers = _affordable(tried, found, most_work * whole / (count * area))
         try:
-            session = tried.open(names, sizes_open=sizes_open)
+            session = tried.open([layer.output for layer in layers], sizes_open=area < whole)
         except RuntimeModelError:
             continue
-        size = tried.find_size(session) if sizes_open else (network.spec.height, network.spec.width)
-        if size is not None:
-            count = _IMAGES if size[0] * size[1] < _SMALL else _FEW_IMAGES
-            return Interior(network=tried, session=session, layers=layers, images=tried.draw_some(count, *size))
+        if tried.runs(session, height, width):
+            images = tried.draw_some(count, height, width)
+            return Interior(network=tried, session=session, layers=layers, images=images)
     return None
 
 
@@ -102,13 +105,12 @@ def _find_layers(network: TrialNetwork) -> list[Layer]:
     return found
 
 
-def _affordable(network: TrialNetwork, layers: list[Layer]) -> list[Layer]:
-    """Return the first layers, as many as there is time for."""
+def _affordable(network: TrialNetwork, layers: list[Layer], most_work: float) -> list[Layer]:
+    """Return the first layers, as many as one image of the network's own size takes that work for."""
     work = layer_work(network.model)
     makers = {value.name: str(node.name) for node in network.model.graph for value in node.outputs}
-    batch = network.spec.shape[0] or 1
-    spent = np.cumsum([_FEW_IMAGES * work.get(makers[layer.output], 0) / batch for layer in layers])
-    return layers[: max(_FEWEST_LAYERS, int((spent <= _MOST_WORK).sum()))]
+    spent = np.cumsum([work.get(makers[layer.output], 0) / (network.spec.shape[0] or 1) for layer in layers])
+    return layers[: max(_FEWEST_LAYERS, int((spent <= most_work).sum()))]
 
 
 def _channels(layer: Layer, batches: Sequence[Mapping[str, NDArray[Any]]]) -> NDArray[np.float64]:
@@ -128,7 +130,9 @@ def _describe_layer(layer: Layer, values: NDArray[np.float64]) -> dict[str, floa
     With the mean mu, the deviation s and the bias b of a channel, and m = mu - b:
 
     - centred: mean over channels of log(1 + mu²/s²);
-    - cancelled: mean of log(mu²/b²), how much smaller than the bias the mean is;
+    - left: mean of log(mu²/b²), what the bias leaves of the mean, against the bias;
+    - cancelled: mean of log(mu²/max(b², m²)), against the larger of the two that make it;
+    - opposed: correlation of b/s with -m/s around 0, in which a large one counts no more than others;
     - scale: mean of log s.
     """
     mean, deviation = values.mean(1), values.std(1)
@@ -141,8 +145,14 @@ def _describe_layer(layer: Layer, values: NDArray[np.float64]) -> dict[str, floa
     found = {"centred": float(np.log1p((mean / deviation) ** 2).mean()), "scale": float(np.log(deviation).mean())}
     if layer.bias is None or layer.bias.size != varied.size or varied.sum() < _FEWEST_CHANNELS or not layer.bias.any():
         return found
-    floor = _FLOOR * deviation**2
-    found["cancelled"] = float(np.log((mean**2 + floor) / (layer.bias[varied] ** 2 + floor)).mean())
+    bias = layer.bias[varied]
+    made, floor = mean - bias, _FLOOR * deviation**2
+    found["left"] = float(np.log((mean**2 + floor) / (bias**2 + floor)).mean())
+    found["cancelled"] = float(np.log((mean**2 + floor) / (np.maximum(bias**2, made**2) + floor)).mean())
+    ours, theirs = bias / deviation, made / deviation
+    weights = 1.0 / (1.0 + np.maximum(ours**2, theirs**2))
+    size = (weights * ours**2).sum() * (weights * theirs**2).sum()
+    found["opposed"] = float(-(weights * ours * theirs).sum() / np.sqrt(size + 1e-30))
     return found
 
 
@@ -165,8 +175,9 @@ def _summarise(rows: Sequence[Mapping[str, float]]) -> NDArray[np.float64] | Non
     return np.array(
         [
             mean("centred", behind),
-            min(mean("cancelled", behind), _MOST_CANCELLED),
-            mean("centred", first) + mean("cancelled", first),
+            mean("cancelled", behind),
+            mean("opposed", behind),
+            mean("centred", first) + mean("left", first),
             np.log(mean("centred", first) + _CENTRED_FLOOR) ** 2,
             growth,
             growth**2,

@@ -41,6 +41,7 @@ class TrialNetwork:
         spec: the image input in question.
         others: for the other inputs, of at least a batch.
         draw_images: for that input, if it takes images.
+        whole: names of inputs without a batch, which every run gets one sample of.
 
     """
 
@@ -48,6 +49,7 @@ class TrialNetwork:
     spec: InputSpec
     others: Arrays
     draw_images: DrawImages = _no_images
+    whole: frozenset[str] = frozenset()
 
     def watch(self, layers: Sequence[BatchNorm], samples: NDArray[np.float32] | None = None) -> "Trial | None":
         """Watch what BatchNormalizations read; None where that part of the network cannot be run.
@@ -58,7 +60,7 @@ class TrialNetwork:
             session = self.open([layer.input for layer in layers], sizes_open=samples is None)
             if samples is not None:
                 return Trial(network=self, session=session, layers=layers, samples=samples)
-            sizes = self.find_size(session)
+            sizes = next((one for one in self.sizes() if self.runs(session, *one)), None)
         except RuntimeModelError:
             return None
         if sizes is None:
@@ -131,11 +133,7 @@ class TrialNetwork:
         """Draw images of a size, as many as fill batches."""
         return self.draw_images(self._rounded(count), height, width)
 
-    def find_size(self, session: Session | None) -> tuple[int, int] | None:
-        """Return the smallest height and width that a session of ``open`` takes; None where it takes none."""
-        return next((one for one in self._sizes() if self._runs(session, *one)), None)
-
-    def _sizes(self) -> tuple[tuple[int, int], ...]:
+    def sizes(self) -> tuple[tuple[int, int], ...]:
         """Height and width to try, smallest first: reduced in steps of 16, as strided networks like them, or whole."""
         height, width = self.spec.height, self.spec.width
         scale = min(1.0, _LARGEST_SIDE / max(height, width))
@@ -143,7 +141,8 @@ class TrialNetwork:
             return ((height, width),)
         return (max(16, round(height * scale / 16) * 16), max(16, round(width * scale / 16) * 16)), (height, width)
 
-    def _runs(self, session: Session | None, height: int, width: int) -> bool:
+    def runs(self, session: Session | None, height: int, width: int) -> bool:
+        """Whether a session of ``open`` takes images of a size."""
         blank = np.zeros((self._rounded(TRIAL_IMAGES), self.spec.channels, height, width), np.float32)
         try:
             next(self.run(session, unit_preprocessing(self.spec).encode(blank)))
@@ -153,8 +152,10 @@ class TrialNetwork:
 
     def run(self, session: Session | None, encoded: NDArray[np.float32]) -> Iterator[dict[str, NDArray[Any]]]:
         """Compute the values by name of each batch, inputs included; those alone without a session."""
-        size = self.spec.shape[0] or min((len(encoded), *(len(other) for other in self.others.values() if other.ndim)))
-        shared = {name: other[:size] if other.ndim else other for name, other in self.others.items()}
+        batched = [other for name, other in self.others.items() if other.ndim and name not in self.whole]
+        size = self.spec.shape[0] or min((len(encoded), *map(len, batched)))
+        sizes = {name: 1 if name in self.whole else size for name in self.others}
+        shared = {name: other[: sizes[name]] if other.ndim else other for name, other in self.others.items()}
         for start in range(0, len(encoded), size):
             feeds = {**shared, self.spec.name: self.spec.typed(encoded[start : start + size])}
             needed = {} if session is None else {name: feeds[name] for name in session.input_names if name in feeds}

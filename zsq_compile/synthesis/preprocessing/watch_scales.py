@@ -16,6 +16,8 @@ from backends.session import RuntimeModelError
 from passes.constants import constant_value
 from passes.operators import RECURRENT, WEIGHTED
 from passes.surgery import input_at, is_standard, only_use
+from zsq_compile.frontend.find_signal_kinds import fourier_rows
+from zsq_compile.frontend.trace_input import Reading
 from zsq_compile.synthesis.preprocessing.trials import TrialNetwork
 
 Array = NDArray[np.float64]
@@ -23,7 +25,7 @@ Array = NDArray[np.float64]
 _MOST_LAYERS = 12
 _TINY = 1e-12
 _HEADS = {"Sigmoid": "sigmoid", "Softmax": "softmax", "LogSoftmax": "softmax", "ArgMax": "softmax"}
-_FOURIER_ROW, _CONCENTRATED = 64, 0.9
+_MOST_ROWS = 4096  # places of a layer that are looked at
 _CLIP = 8.0  # logarithms count no farther
 
 
@@ -45,30 +47,39 @@ class Layer:
     weight: Array | None = None
 
     def results(self, values: NDArray[np.float32]) -> Array:
-        """(samples, channels): results before any activation."""
-        rows = np.moveaxis(values.astype(np.float64), self.axis, -1).reshape(-1, values.shape[self.axis])
-        return rows if self.weight is None else rows @ self.weight.T + self.bias
+        """Return (places, channels) results before any activation, of some thousand places at most."""
+        places = np.moveaxis(values, self.axis, -1).reshape(-1, values.shape[self.axis])
+        rows: Array = places[:: -(-len(places) // _MOST_ROWS)].astype(np.float64)
+        results: Array = rows if self.weight is None else rows @ self.weight.T + self.bias
+        return results
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Watched:
-    """Layers of a network, and its head, if it decides.
+    """Layers of a network that an input reaches, and the head, if it decides.
 
     Attributes:
         layers: in order of the graph, the first ones and the last.
         scores: value that the head reads: logits.
         head: what it makes of them.
+        transforms: whether a Fourier transform is in the network.
 
     """
 
     layers: tuple[Layer, ...]
     scores: str | None
     head: str | None
+    transforms: bool = False
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether its first layer is a recurrent one."""
+        return bool(self.layers) and self.layers[0].weight is not None
 
 
 def find_layers(model: ir.Model, name: str) -> Watched:
     """Find the layers behind an input, without transforms that nobody trained."""
-    reached = {name}
+    reached, transforms = {name}, False
     layers: list[Layer] = []
     scores, head = None, None
     for node in model.graph:
@@ -77,9 +88,21 @@ def find_layers(model: ir.Model, name: str) -> Watched:
         reached.update(str(value.name) for value in node.outputs if value.name)
         if is_standard(node, *_HEADS) and node.inputs[0] is not None:
             scores, head = str(node.inputs[0].name), _HEADS[node.op_type]
+        if _is_transform(node):
+            transforms = True
+            continue
         layers.extend(_as_layer(node))
     kept = layers if len(layers) <= _MOST_LAYERS else [*layers[: _MOST_LAYERS - 1], layers[-1]]
-    return Watched(layers=tuple(kept), scores=scores, head=head)
+    return Watched(layers=tuple(kept), scores=scores, head=head, transforms=transforms)
+
+
+def _is_transform(node: ir.Node) -> bool:
+    source = node.inputs[0] if node.inputs else None
+    if is_standard(node, "STFT", "DFT"):
+        return True
+    if source is None or not is_standard(node, *WEIGHTED) or input_at(node, 2) is not None:
+        return False
+    return fourier_rows(Reading(node=node, place=0, value=source)) is not None
 
 
 def _as_layer(node: ir.Node) -> Iterator[Layer]:
@@ -93,9 +116,9 @@ def _as_layer(node: ir.Node) -> Iterator[Layer]:
             yield Layer(value=str(node.inputs[0].name), axis=-1, bias=added, weight=rows)
         return
     weight = constant_value(input_at(node, 1)) if is_standard(node, *WEIGHTED) else None
-    if weight is None or weight.ndim < 2 or _is_transform(node, weight):
+    source, result, bias = node.inputs[0], node.outputs[0], constant_value(input_at(node, 2))
+    if weight is None or weight.ndim < 2 or source is None:
         return
-    result, bias = node.outputs[0], constant_value(input_at(node, 2))
     use = only_use(result)
     if bias is None and use is not None and is_standard(use[0], "Add"):
         bias = next((one for one in map(constant_value, use[0].inputs) if one is not None), None)
@@ -103,18 +126,6 @@ def _as_layer(node: ir.Node) -> Iterator[Layer]:
     axis = 1 if node.op_type in ("Conv", "ConvTranspose") else -1
     flat = np.zeros(1) if bias is None else bias.astype(np.float64).reshape(-1)
     yield Layer(value=str(result.name), axis=axis, bias=flat)
-
-
-def _is_transform(node: ir.Node, weight: NDArray[np.generic]) -> bool:
-    """Whether the rows of a layer without biases are cosines and sines: a Fourier transform."""
-    rows = weight.reshape(len(weight), -1) if node.op_type == "Conv" else weight.reshape(weight.shape[0], -1).T
-    if input_at(node, 2) is not None or rows.shape[1] < _FOURIER_ROW:
-        return False
-    power = np.abs(np.fft.rfft(rows.astype(np.float64), 2 * rows.shape[1])) ** 2
-    total = power.sum(1)
-    near = np.abs(np.arange(power.shape[1]) - power.argmax(1)[:, None]) <= 6  # the main lobe of a window
-    share = (power * near).sum(1)[total > _TINY] / total[total > _TINY]
-    return bool(len(share) and np.median(share) >= _CONCENTRATED)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,7 +140,7 @@ class Sight:
         inner_bias: mean of that over the other layers.
         centre: mean over layers and channels of log(1 + mean² / variance).
         first_centre: that of the first layer.
-        firm: mean largest probability of a head, from 0 (chance) to 1; 0 without a head.
+        firm: one less the mean entropy of a head's decisions, as a share of the largest; 0 without a head.
         varied: information of the decisions in shares of the most that there can be; 0 without a head.
 
     """
@@ -199,9 +210,9 @@ def _decisions(watched: Watched, values: dict[str, NDArray[np.float32]]) -> tupl
         return 0.0, 0.0, None
     scores = values[watched.scores].astype(np.float64)
     if watched.head == "sigmoid":
-        rows = scores.reshape(-1)
-        likely = 1.0 / (1.0 + np.exp(-np.clip(rows, -50, 50)))
-        width = _log(float(rows.std()))
+        flat = scores.reshape(-1)
+        likely = 1.0 / (1.0 + np.exp(-np.clip(flat, -50, 50)))
+        width = _log(float(flat.std()))
         chances = np.stack([likely, 1.0 - likely], 1)
     else:
         rows = scores.reshape(-1, scores.shape[-1])

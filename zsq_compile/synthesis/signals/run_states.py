@@ -4,7 +4,7 @@ Calibrated on zeros alone, which is what a first frame has, ranges know nothing 
 """
 
 from collections.abc import Mapping, Sequence
-from os.path import commonprefix
+from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -34,8 +34,13 @@ def pair_states(inputs: Sequence[InputSpec], outputs: Mapping[str, Tensor]) -> d
         shape = spec.batched(spec.shape[0] or 1)
         free = [name for name, value in outputs.items() if value.shape == shape and name not in taken.values()]
         if free:
-            taken[spec.name] = max(free, key=lambda name: len(commonprefix([spec.name.lower(), name.lower()])))
+            taken[spec.name] = max(free, key=lambda name: _alike(name, spec.name))
     return taken
+
+
+def _alike(one: str, other: str) -> int:
+    """Count the letters that two names begin with."""
+    return len(list(takewhile(lambda pair: pair[0] == pair[1], zip(one.lower(), other.lower(), strict=False))))
 
 
 def run_states(
@@ -43,9 +48,9 @@ def run_states(
 ) -> dict[str, Tensor]:
     """Return the samples with states that the network returned, where inputs are states and outputs give them.
 
-    Each run of ``windows`` samples is taken for frames that follow one another, as ``draw_sounds`` makes them: the first
-    has the state that it has, zeros, and every other the one that the network returned for the frame before it. A
-    state that is not finite, or very large, leaves that of the frame as it is.
+    Each run of ``windows`` samples is taken for frames that follow one another, as ``draw_sounds`` makes them: the
+    first has the state that it has, zeros, and every other the one that the network returned for the frame before it.
+    A state that is not finite, or very large, leaves that of the frame as it is.
 
     Args:
         teacher: the float network.
@@ -64,7 +69,7 @@ def run_states(
         groups = count // feed
         for frame in range(windows - 1 if pairs else 0):
             starts = torch.arange(frame, groups - 1, windows)
-            for some in [starts] if fixed_batch(inputs) is None else starts.split(1):
+            for some in [starts] if fixed_batch(inputs) is None else list(starts[:, None]):
                 rows = (some[:, None] * feed + torch.arange(feed)).reshape(-1)
                 if not len(rows):
                     continue

@@ -14,7 +14,7 @@ from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.data.posterior import Posterior
 from zsq_compile.data.preprocessing import given_preprocessing, usual_preprocessings
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.synthesis.filters.examples import SHARE, Examples, choose_evenly, vary_examples
+from zsq_compile.synthesis.filters.examples import SHARES, Examples, choose_evenly, vary_examples
 from zsq_compile.synthesis.images.variants import crop_pictures, vary_pictures, vary_signals
 from zsq_compile.synthesis.make_generator import make_generator
 
@@ -69,8 +69,9 @@ def test_a_share_of_the_set_is_made_from_examples() -> None:
     teacher, statistics = TorchGraph(model), harvest_batchnorm(model)
     plain = make_generator(PriorConfig(), [RGB], WIDE).synthesize(teacher, statistics, 20, rng())
     made = make_generator(PriorConfig(), [RGB], WIDE, examples=examples).synthesize(teacher, statistics, 20, rng())
-    chosen = choose_evenly(20, SHARE, 1)
-    assert int(chosen.sum()) == round(20 * SHARE)
+    share = SHARES[False]
+    chosen = choose_evenly(20, share, 1)
+    assert int(chosen.sum()) == round(20 * share)
     torch.testing.assert_close(made.inputs["x"][~chosen], plain.inputs["x"][~chosen], atol=0.0, rtol=0.0)
     np.testing.assert_allclose(made.inputs["x"][chosen][:2], data.arrays(WIDE)["x"], atol=1e-6)
     assert made.posteriors == {"x": Posterior.certain(WIDE)}

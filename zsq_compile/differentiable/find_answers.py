@@ -59,6 +59,7 @@ class AnsweringHead:
             as a background or the blank of CTC.
         samples: axis of ``logits`` that holds the samples.
         rows: how many entries of that axis each sample has.
+        positions: places of each sample; 1 where the sample as a whole gets an answer.
         classes: axis of the classes (of channels, under a sigmoid) once the samples are axis 0; None without such.
         excluding: whether classes exclude each other, as under a softmax.
         nothing: class that stands for nothing; None under a sigmoid, where a low number does.
@@ -71,6 +72,7 @@ class AnsweringHead:
     kind: AnswerKind
     samples: int
     rows: int
+    positions: int
     classes: int | None
     excluding: bool
     nothing: int | None
@@ -176,6 +178,7 @@ class _Habits:
             kind=kind,
             samples=self._samples,
             rows=self._rows,
+            positions=self._positions,
             classes=self._classes,
             excluding=self._excluding,
             nothing=nothing,
@@ -250,7 +253,7 @@ def _sample_axes(teacher: TorchGraph, feeds: Feeds, names: Sequence[str]) -> dic
     count = min((len(value) for value in feeds.values()), default=0)
     if not names or not count:
         return {}
-    sizes = [count] if _has_fixed_batch(teacher) else [min(count, size) for size in (1, 2)]
+    sizes = [count] if has_fixed_batch(teacher) else [min(count, size) for size in (1, 2)]
     shapes = [{name: value.shape for name, value in teacher.run(_first(feeds, size), names).items()} for size in sizes]
     axes = {}
     for name in names:
@@ -270,7 +273,8 @@ def _first(feeds: Feeds, count: int) -> dict[str, Tensor]:
     return {name: value[:count] for name, value in feeds.items()}
 
 
-def _has_fixed_batch(teacher: TorchGraph) -> bool:
+def has_fixed_batch(teacher: TorchGraph) -> bool:
+    """Whether a network takes one number of samples only."""
     shapes = [value.shape for value in teacher.model.graph.inputs if value.name in teacher.input_names]
     return any(shape is not None and len(shape) > 0 and isinstance(shape[0], int) for shape in shapes)
 
