@@ -22,7 +22,7 @@ from zsq_compile.synthesis.images.pictures import FAMILIES, PHOTOGRAPHS, Picture
 from zsq_compile.synthesis.images.procedural import as_input, draw_feed
 from zsq_compile.synthesis.probe import layer_targets, measure_moments
 
-ACTIVITY, DECISIONS, OTHER = 25.0, 4.4, -3.1
+ACTIVITY, DECISIONS, OTHER = 8.1, 8.0, -4.65
 """Log-odds of a family against photographs: per unit of activity, per unit of decisions, and of any other family."""
 
 _LEAST_PHOTOGRAPHS = 0.25
