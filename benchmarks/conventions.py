@@ -31,6 +31,7 @@ from zsq_compile.synthesis.preprocessing.conventions import conventions
 from zsq_compile.synthesis.preprocessing.evidence import gather_evidence, order_odds
 from zsq_compile.synthesis.preprocessing.interior import FEATURES, Interior, watch_interior
 from zsq_compile.synthesis.preprocessing.toolkits import find_prior_odds
+from zsq_compile.synthesis.preprocessing.trial_families import drawing, other_families
 from zsq_compile.synthesis.preprocessing.trials import TrialNetwork
 
 Matrix = NDArray[np.float64]
@@ -40,15 +41,23 @@ _WEIGHTS = _PACKAGE / "likelihood.toml"
 _RIDGE = 0.1
 _OWN = 0.5  # weight of a network as it is; the rest is shared by what it would be under other conventions
 _IMPOSSIBLE = -30.0
-_STEPS, _LARGEST_STEP = 60, 2.0
+_ROUNDS, _STEPS, _LARGEST_STEP = 4, 60, 2.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Choice:
-    """Candidates (candidates, features), NaN where one cannot be run, and the number of the right one."""
+    """Candidates on each kind of pictures (kinds, candidates, features), and the number of the right candidate.
+
+    NaN where one cannot be run.
+    """
 
     features: Matrix
     right: int
+
+    def likeliest(self, weights: Matrix) -> Matrix:
+        """(candidates, features) on the kind of pictures on which the right candidate is the likeliest."""
+        likely = np.nan_to_num(self.features[:, self.right] @ weights, nan=-np.inf)
+        return np.asarray(self.features[int(likely.argmax())])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -76,9 +85,17 @@ class Looked:
 def look(known: Known, rows: Rows) -> Looked:
     """Look at a network, or read what was seen of it before."""
     key = ["conventions", known.name, file_sha256(known.path), repr(known.truth), *_code()]
-    row = rows.get(key, lambda: _measure(known))
+    network = _trial_network(known)
+    row = rows.get(key, lambda: _measure(known, network))
+    kinds = [row]
+    for number, draw in enumerate(other_families(network.spec, torch.Generator().manual_seed(0))):
+        tried = replace(network, draw_images=draw)
+        kinds.append(rows.get([*key, str(number)], lambda tried=tried: _measure(known, tried)))  # type: ignore[misc]
     assert row is not None
-    choices = [Choice(features=np.array(one["features"], float), right=one["right"]) for one in row["choices"]]
+    choices = [
+        Choice(features=np.array([one["features"] for one in alike], float), right=alike[0]["right"])
+        for alike in zip(*(one["choices"] for one in kinds if one is not None), strict=True)
+    ]
     return Looked(
         known=known,
         names=row["names"],
@@ -94,8 +111,7 @@ def _code() -> list[str]:
     return [file_sha256(_PACKAGE / name) for name in names]
 
 
-def _measure(known: Known) -> dict[str, Any]:
-    network = _trial_network(known)
+def _measure(known: Known, network: TrialNetwork) -> dict[str, Any]:
     interior = watch_interior(network)
     assert interior is not None
     spec = network.spec
@@ -128,12 +144,7 @@ def _trial_network(known: Known) -> TrialNetwork:
     loaded = load_model(known.path, input_shapes=shapes, simplify=False, verify=False)
     spec = next(one for one in loaded.inputs if one.is_image)
     rng = torch.Generator().manual_seed(0)
-    return TrialNetwork(
-        model=loaded.model,
-        spec=spec,
-        draw_images=lambda count, height, width: prior_images(count, spec.channels, height, width, rng).numpy(),
-        others={},
-    )
+    return TrialNetwork(model=loaded.model, spec=spec, draw_images=drawing(prior_images, spec, rng), others={})
 
 
 def _distance(one: Preprocessing, truth: Preprocessing) -> float:
@@ -161,22 +172,31 @@ def _features(interior: Interior, one: Preprocessing, seen: dict[tuple[float, ..
 
 
 def fit(networks: Sequence[Looked]) -> Matrix:
-    """Weights of the features that make the right candidates most likely (Newton's method, with a ridge).
+    """Weights of the features that make the right candidates most likely.
 
-    Every group of files counts the same.
+    Every group of files counts the same. Which pictures a network knows is taken from the weights of the round before.
     """
+    weights = np.zeros(len(FEATURES))
+    for _ in range(_ROUNDS):
+        weights = _fit_round(networks, weights)
+    return weights
+
+
+def _fit_round(networks: Sequence[Looked], before: Matrix) -> Matrix:
+    """Fit by Newton's method, with a ridge."""
     groups = [one.known.group for one in networks]
     scale = _scale(networks)
-    terms: list[tuple[Choice, float]] = []
+    terms: list[tuple[Matrix, Matrix, float]] = []
     for one in networks:
         share = 1.0 / groups.count(one.known.group)
-        terms += [(one.own, share * _OWN), *((other, share * (1.0 - _OWN) / len(one.others)) for other in one.others)]
+        for choice in (one.own, *one.others):
+            weight = share * (_OWN if choice is one.own else (1.0 - _OWN) / len(one.others))
+            seen = choice.likeliest(before)
+            terms.append((seen[np.isfinite(seen).all(1)] / scale, seen[choice.right] / scale, weight))
     weights = np.zeros(len(FEATURES))
     for _ in range(_STEPS):
         slope, curve = -_RIDGE * weights, _RIDGE * np.eye(len(weights))
-        for choice, weight in terms:
-            rows = choice.features[np.isfinite(choice.features).all(1)] / scale
-            chosen = choice.features[choice.right] / scale
+        for rows, chosen, weight in terms:
             shares = _shares(rows @ weights)
             mean = shares @ rows
             slope = slope + weight * (chosen - mean)
@@ -192,7 +212,9 @@ def fit(networks: Sequence[Looked]) -> Matrix:
 def _scale(networks: Sequence[Looked]) -> Matrix:
     """Root mean square of the differences to the right candidate, by feature."""
     choices = [choice for one in networks for choice in (one.own, *one.others)]
-    apart = np.concatenate([one.features - one.features[one.right] for one in choices])
+    apart = np.concatenate(
+        [(one.features - one.features[:, [one.right]]).reshape(-1, len(FEATURES)) for one in choices]
+    )
     return np.asarray(np.sqrt(np.nanmean(apart**2, 0)))
 
 
@@ -203,8 +225,8 @@ def _shares(log_odds: Matrix) -> Matrix:
 
 def posterior(choice: Choice, weights: Matrix, prior: Matrix) -> Matrix:
     """Probability of each candidate."""
-    inside = np.where(np.isfinite(choice.features).all(1), np.nan_to_num(choice.features) @ weights, _IMPOSSIBLE)
-    return _shares(inside + prior)
+    inside = np.where(np.isfinite(choice.features).all(2), np.nan_to_num(choice.features) @ weights, _IMPOSSIBLE)
+    return _shares(np.logaddexp.reduce(inside, 0) + prior)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,9 +9,8 @@ defined. The preprocessing is given. This is where SHARE and ENOUGH come from.
 """
 
 import argparse
-import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,7 +122,7 @@ class Bench:
     synthetic: int
 
 
-def prepare(name: str, assets: Path) -> Bench:
+def prepare(name: str, assets: Path, most: int) -> Bench:
     """Load a network, and compute what it makes of the inputs that it is judged on."""
     network = NETWORKS[name]
     loaded = load_model(assets / "models" / network.file, verify=False, input_shapes=dict(network.shapes or {}))
@@ -142,7 +141,7 @@ def prepare(name: str, assets: Path) -> Bench:
         preprocessing = Preprocessing(
             name="given", mean=network.mean, std=network.std, channel_order="bgr", source="given"
         )
-    tested = read["tested"].first(network.most_tested).prepared(preprocessing)
+    tested = read["tested"].first(min(network.most_tested, most)).prepared(preprocessing)
     feeds = [inputs for inputs, _ in tested.batches(1 if network.order == "bgr" else 50)]
     session = open_session(loaded.path, optimize="none")
     return Bench(
@@ -255,22 +254,19 @@ def drawn(pool: Dataset, count: int, draw: int) -> Dataset:
     )
 
 
-def rows_of(name: str, bench: Bench, bits: int) -> list[list[str]]:
-    """Measure one network at one width."""
+def rows_of(name: str, bench: Bench, bits: int, counts: Sequence[int], draws: int) -> Iterator[list[str]]:
+    """Measure one network at one width, and yield each row as soon as it is there."""
     synthetic = synthesize(bench)
     none = f"{100 * measure(bench, synthetic, bits):.1f}"
-    rows = []
-    for count in (count for count in _COUNTS if count <= len(bench.pool)):
+    for count in (count for count in counts if count <= len(bench.pool)):
         found: dict[str, list[float]] = {"alone": [], "mixed": []}
-        for draw in range(_DRAWS.get(count, 1)):
+        for draw in range(min(_DRAWS.get(count, 1), draws)):
             real = drawn(bench.pool, count, draw)
             alone = {key: torch.from_numpy(array) for key, array in real.arrays(bench.preprocessing).items()}
             found["alone"].append(measure(bench, Samples(inputs=alone), bits))
             found["mixed"].append(measure(bench, mix(bench, synthetic, real), bits))
         cells = [f"{100 * np.mean(part):.1f} ({100 * min(part):.1f})" for part in found.values()]
-        rows.append([name, f"W{bits}A8", str(count), *cells, none])
-        print(rows[-1], file=sys.stderr, flush=True)
-    return rows
+        yield [name, f"W{bits}A8", str(count), *cells, none]
 
 
 def main() -> None:
@@ -279,20 +275,29 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--networks", nargs="*", default=list(NETWORKS))
     parser.add_argument("--bits", nargs="*", type=int, default=[8, 4])
+    parser.add_argument("--counts", nargs="*", type=int, default=list(_COUNTS), help="real inputs")
+    parser.add_argument("--draws", type=int, default=max(_DRAWS.values()), help="of few of them, at most")
+    parser.add_argument("--tested", type=int, default=1000, help="inputs to judge on, at most")
     parser.add_argument("--share", type=float, help="of the samples that real inputs make, for all networks")
     options = parser.parse_args()
     if options.share is not None:
         mixing.SHARES.update({True: options.share, False: options.share})
     rows = []
     for name in options.networks:
-        bench = prepare(name, options.shared / "assets")
+        bench = prepare(name, options.shared / "assets", options.tested)
         for bits in options.bits:
-            rows += rows_of(name, bench, bits)
+            for row in rows_of(name, bench, bits, options.counts, options.draws):
+                rows.append(row)
+                write(rows)
+
+
+def write(rows: list[list[str]]) -> None:
+    """Write what there is: with many networks that takes hours."""
     head = ["network", "bits", "real inputs", "alone: mean (least)", "mixed: mean (least)", "synthetic alone"]
     body = (
         "Decisions that are those of the float network, percent; of yunet_n faces that are found again with an overlap "
         f"above {_FACES[1]}. Of the mixed samples {mixing.SHARES[True]:.0%} are real ones and their variants where "
-        f"statistics are left, and {mixing.SHARES[False]:.0%} where none are. {max(_DRAWS.values())} draws of one real input, {_DRAWS[4]} of 4.\n\n"
+        f"statistics are left, and {mixing.SHARES[False]:.0%} where none are.\n\n"
     )
     write_result("few_samples", "A few real inputs", body + table(head, rows))
 

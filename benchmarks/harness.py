@@ -24,7 +24,7 @@ from zsq_compile.reporting.report import installed_versions
 
 _FINAL = frozenset({0, 3, 4, 5, 6})  # exit codes that the same source gives again; a crash or a kill is tried again
 RESULTS = Path(__file__).resolve().parent / "results"
-_PLACES = ("--assets", "--cases", "--work")
+_PLACES = ("--assets", "--cases", "--work", "--known")
 
 
 class Rows:

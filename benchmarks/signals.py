@@ -31,7 +31,6 @@ REAL = {  # file beneath the models of the assets, and deviation and mean of its
     "wild2/alexa_v0.1": (16.0, 0.0),
     "wild2/silero_vad_16k_sequence": (0.058, 0.0),
     "wild/keypoint_classifier_mlp": (0.5, 0.0),
-    "wild/dnsmos_sig_bak_ovr": (0.06, 0.0),
 }
 _RIDGE, _WIDTH, _REAL_WEIGHT = 0.03, 0.5, 4.0
 _NEAR, _FAR = math.log(2.0), math.log(math.sqrt(10.0))

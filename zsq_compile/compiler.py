@@ -41,7 +41,7 @@ from zsq_compile.stages.evidence import build_report, gather_evidence
 from zsq_compile.stages.export import Exported, export
 from zsq_compile.stages.gallery import require_image, show_synthetic
 from zsq_compile.stages.gate import is_missed, require_decisions
-from zsq_compile.stages.like import Given, require_places
+from zsq_compile.stages.like import Given, require_places, shapes_like
 from zsq_compile.stages.live_samples import make_live
 from zsq_compile.stages.make_data import choose_generator, find_examples, make_data
 from zsq_compile.stages.provenance import origin_of, stamp
@@ -185,7 +185,8 @@ def _load(
     model: Path, target: Target, config: CompileConfig, progress: Progress, *, samples_kept: bool
 ) -> tuple[LoadedModel, KnownStatistics]:
     asked, newest = config.input, target.newest_opset
-    loaded = load_model(model, input_shapes=asked.shapes, fix_shapes=asked.fix_shapes, newest_opset=newest)
+    shapes = {**shapes_like(asked.like, model), **asked.shapes}
+    loaded = load_model(model, input_shapes=shapes, fix_shapes=asked.fix_shapes, newest_opset=newest)
     report_loading(loaded, progress)
     known = find_statistics(loaded, checkpoint=config.checkpoint, bn_stats=config.bn_stats, progress=progress)
     if samples_kept:

@@ -105,6 +105,8 @@ class Preprocessing:
 
     def describe(self) -> str:
         """Say what it is and how it was found, such as "imagenet: mean and std of ImageNet (assumed: ...)"."""
+        if self.source == "given" and self.layout is None:
+            return f"{self.name}: {self._ends()}"
         if self.source == "given":
             return f"{self.name}: mean {_listed(self.mean)}, std {_listed(self.std)}"
         how = f"{self.source}{' from' if self.source in ('inferred', 'read') else ':'} {self.reason}"

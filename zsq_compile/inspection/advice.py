@@ -78,8 +78,8 @@ def _of_signals(inputs: Sequence[InputFacts], posteriors: Mapping[str, Posterior
     unknown = [f"'{one.name}' ({one.kind})" for one in inputs if one.is_signal and one.name not in posteriors]
     if unknown:
         yield (
-            f"nothing in the model tells the scale of {', '.join(unknown)}: give samples with --like "
-            "or --calib, or --mean and --std of them"
+            f"the scale of {', '.join(unknown)} was not found here: compiling looks longer; samples (--like, --calib) "
+            "tell it, and so do their --mean and --std"
         )
 
 

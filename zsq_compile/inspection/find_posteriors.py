@@ -1,5 +1,7 @@
 """What the inputs of a model may expect of pictures and signals, found without torch."""
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,9 +13,12 @@ from zsq_compile.data.remembered import read_remembered
 from zsq_compile.frontend.load import LoadedModel
 from zsq_compile.inspection.runtime_probe import draw_inputs, draw_signal
 from zsq_compile.synthesis.images.natural_images import natural_images
+from zsq_compile.synthesis.preprocessing.infer_scale import infer_scale
 from zsq_compile.synthesis.preprocessing.infer_signal import infer_signal
 from zsq_compile.synthesis.preprocessing.rank import rank_candidates
 from zsq_compile.synthesis.preprocessing.trials import TRIAL_IMAGES, TrialNetwork
+
+_LARGEST = 1 << 15  # numbers in a sample of a signal that is tried at many scales, which an inspection has no time for
 
 
 def find_posteriors(
@@ -21,7 +26,8 @@ def find_posteriors(
 ) -> dict[str, Posterior]:
     """Find what may be the preprocessing of the first picture and of every signal, by input.
 
-    What the file remembers is not looked for; a signal is left out where nothing tells its scale.
+    What the file remembers is not looked for; a signal is left out where nothing tells its scale, or finding out would
+    take long.
     """
     entries = {entry.key: entry.value for entry in loaded.original.metadata_props}
     image = next((spec for spec in loaded.inputs if spec.is_image), None)
@@ -50,5 +56,10 @@ def _find(
     def draw(family: SignalFamily, shape: tuple[int, ...]) -> NDArray[np.float32]:
         return draw_signal(family, shape, rng)
 
-    signal = infer_signal(network, statistics, draw)
-    return None if signal is None else Posterior.certain(signal)
+    told = infer_signal(network, statistics, draw)
+    if told is not None:
+        return Posterior.certain(told)
+    if np.prod(spec.batched(1)) > _LARGEST:
+        return None
+    whole = frozenset(one.name for one in loaded.inputs if one.batch_axis is None)
+    return infer_scale(replace(network, whole=whole), draw)

@@ -15,6 +15,7 @@ from zsq_compile.synthesis.stand_ins import draw_stand_ins
 
 Arrays = dict[str, NDArray[Any]]
 
+_QUIET, _LOUD = 0.006, 0.2  # deviation of a sound at full scale 1
 _HIGHEST = 2.0  # logarithm of the highest peak of a burst
 
 
@@ -53,7 +54,9 @@ def draw_inputs(
 
 
 def draw_signal(family: SignalFamily, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Draw signals of deviation 1 without torch: independent numbers, numbers above 0, or a 1/f spectrum.
+    """Draw signals without torch: independent numbers, numbers above 0, or a 1/f spectrum, of deviation 1.
+
+    Sounds are at full scale 1, and louder and softer.
 
     What stands here for a family is its rough likeness: enough to see a scale by.
     """
@@ -62,6 +65,9 @@ def draw_signal(family: SignalFamily, shape: tuple[int, ...], rng: np.random.Gen
     made = one_over_f((*shape[:-1], 1, shape[-1]), rng).reshape(shape)
     if family in ("bursts", "positive", "mel"):
         made = np.exp(np.minimum(made, _HIGHEST))
+    elif family in ("sound", "speech", "music", "noises"):
+        levels = _QUIET * (_LOUD / _QUIET) ** rng.random(shape[0])
+        made = np.clip(made * levels.reshape(-1, *(1,) * (len(shape) - 1)), -1.0, 1.0)
     return made.astype(np.float32)
 
 

@@ -16,8 +16,10 @@ from zsq_compile.differentiable.module import TorchGraph
 Batch = Mapping[str, Tensor]
 """Network inputs by name, (count, ...)."""
 
+PROBABLE = 0.25
+"""Of the probability of the most probable population: what is below it is improbable beside that one."""
+
 _BATCH = 32
-_PROBABLE = 0.25  # of the probability of the most probable population
 _JUDGED = 8  # one batch in so many judges
 _HELD_BYTES = 256_000_000  # for the values of the graph where all are kept
 _KEPT_BYTES = 160_000_000  # for those that wait for their gradients, whose kernels keep as much again, and gradients
@@ -64,7 +66,7 @@ class Samples:
         """Return the samples of the most probable population, and of those that are not improbable beside it."""
         if self.populations is None or not self.probabilities:
             return self
-        least = _PROBABLE * max(self.probabilities)
+        least = PROBABLE * max(self.probabilities)
         kept = torch.tensor([one >= least for one in self.probabilities])
         found = self.chosen(kept[self.populations].nonzero()[:, 0])
         return found if int(kept.sum()) > 1 else replace(found, populations=None, probabilities=())

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 
 from zsq_compile.batchnorm.find_statistics import KnownStatistics
+from zsq_compile.data.array_files import is_array, open_array
 from zsq_compile.data.dataset import Dataset, load_data, take_arrays
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.data.posterior import Posterior
@@ -56,6 +58,36 @@ def read_examples(
     return Examples(data=data, posteriors=posteriors)
 
 
+def shapes_like(like: Sequence[str], model: Path) -> dict[str, tuple[int | None, ...]]:
+    """Sizes, by input, that arrays of examples have where the file leaves some open; pictures fit any.
+
+    Empty where the file cannot be read, which is told by whoever loads it.
+    """
+    paths = [path for path in map(Path, like) if path.is_file() and is_array(path)]
+    if not paths or not model.is_file():
+        return {}
+    try:
+        graph = onnx.load(model, load_external_data=False).graph
+    except Exception:  # the protobuf back ends raise different types
+        return {}
+    weights = {tensor.name for tensor in graph.initializer}
+    declared = {
+        value.name: [dim.dim_value or None for dim in value.type.tensor_type.shape.dim]
+        for value in graph.input
+        if value.name not in weights
+    }
+    arrays = open_array(paths[0])
+    if len(arrays) == len(declared) == 1:
+        arrays = {next(iter(declared)): next(iter(arrays.values()))}
+    found: dict[str, tuple[int | None, ...]] = {}
+    for name, sizes in declared.items():
+        shape = arrays[name].shape if name in arrays and arrays[name].dtype != np.uint8 else ()
+        pairs = list(zip(sizes[1:], shape[1:], strict=False))
+        if len(shape) == len(sizes) and None in sizes[1:] and all(own in (None, size) for own, size in pairs):
+            found[name] = (None, *shape[1:])
+    return found
+
+
 def read_given(given: Given, model: Path, inputs: Sequence[InputSpec]) -> Dataset:
     """Read calibration data of the user's.
 
@@ -100,6 +132,8 @@ def settle(
             found[spec.name] = rank_on_examples(samples, spec, inputs, teacher, known.statistics, rng, len(few))
         elif spec.is_image:
             found[spec.name] = Posterior.certain(of_pictures(np.asarray(data.samples[spec.name]), spec))
+        elif given is not None and given.layout is None and not spec.takes_stand_ins:
+            found[spec.name] = Posterior.certain(given)
         elif not spec.takes_stand_ins:
             found[spec.name] = Posterior.certain(of_signals(np.asarray(data.samples[spec.name]), spec))
     return found

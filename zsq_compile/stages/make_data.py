@@ -134,14 +134,15 @@ def _take(
     progress: Progress,
 ) -> CalibrationData:
     """Take many real samples as they are."""
-    teacher, source = TorchGraph(loaded.model), given.name if isinstance(given, Path) else "calibration data"
+    teacher, source = TorchGraph(loaded.model), _name_of(given)
     image = first_image(loaded.inputs)
     if preprocessing is None and image is not None:
         if data.preparation is not None:
             told = {**settle(data, loaded.inputs, teacher, known, None, config.seed), **told}
         preprocessing = told[image.name].best if image.name in told else None
     arrays = data.arrays(preprocessing)
-    taken = take_data(arrays, teacher, known, loaded.inputs, preprocessing, config.seed, source=source)
+    stacked = [replace(one, batch_axis=0) for one in loaded.inputs]  # as the reader has made them
+    taken = take_data(arrays, teacher, known, stacked, preprocessing, config.seed, source=source)
     if data.preparation is None:  # what was prepared here has the scale that was asked for
         expected = {**expect_signals(teacher, known, loaded.inputs, config.seed), **taken.preprocessing}
         samples = {name: tensor.numpy() for name, tensor in taken.calibration.inputs.items()}
@@ -150,6 +151,12 @@ def _take(
         told = {one.name: Posterior.certain(of_signals(samples[one.name], one)) for one in signals}
         taken = replace(taken, posteriors={**told, **taken.posteriors})
     return taken
+
+
+def _name_of(given: Given) -> str:
+    """Say what messages call the samples: the file or folder that they come from, if it is one."""
+    places = [] if isinstance(given, Mapping) else [given] if isinstance(given, Path) else list(given)
+    return places[0].name if len(places) == 1 else "calibration data"
 
 
 def _can_be_mixed(inputs: Sequence[InputSpec]) -> bool:

@@ -18,7 +18,7 @@ from zsq_compile.config.generators import PriorConfig
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.data.preprocessing import usual_preprocessings
 from zsq_compile.errors import ConfigError
-from zsq_compile.stages.like import of_pictures, of_signals
+from zsq_compile.stages.like import of_pictures, of_signals, shapes_like
 from zsq_compile.stages.make_data import ENOUGH
 from zsq_compile.synthesis.images.dead_leaves import prior_images
 
@@ -65,6 +65,17 @@ def test_network_inputs_show_what_they_were_prepared_by(name: str, layout) -> No
     assert found.name == "fitted"
     np.testing.assert_allclose(decoded.mean((0, 2, 3)), 0.45, atol=1e-3)
     np.testing.assert_allclose(decoded.std((0, 2, 3)), 0.25, atol=1e-3)
+
+
+def test_arrays_choose_the_sizes_that_the_file_leaves_open(tmp_path: Path) -> None:
+    text = "net (float[N,3,H,W] x, float[N,4] s) => (float[N,3,H,W] y, float[N,4] t) { y = Relu(x) t = Relu(s) }"
+    onnx.save(parse(text), tmp_path / "net.onnx")
+    np.savez(tmp_path / "like.npz", x=np.zeros((2, 3, 40, 56), np.float32), s=np.zeros((2, 4), np.float32))
+    like = (str(tmp_path / "like.npz"),)
+    assert shapes_like(like, tmp_path / "net.onnx") == {"x": (None, 3, 40, 56)}
+    np.savez(tmp_path / "like.npz", x=np.zeros((2, 40, 56, 3), np.float32))
+    assert shapes_like(like, tmp_path / "net.onnx") == {}
+    assert shapes_like(like, tmp_path / "absent.onnx") == {}
 
 
 def test_signals_show_their_scale() -> None:

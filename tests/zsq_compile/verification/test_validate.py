@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import sys
 
 import numpy as np
@@ -206,3 +207,13 @@ def test_an_output_of_zeros_has_no_ratio_and_is_told(tmp_path, shift):
     result = validate(original, path, {"x": np.ones((3, 2), np.float32)}, latency_seconds=0)
     assert [(one.silent, one.sqnr_db) for one in result.outputs] == [(True, None), (False, np.inf)]
     assert any("'y'" in text for text in result.warnings)
+
+
+def test_the_worst_population_is_told_where_there_are_several(pair):
+    model, emitted = pair
+    x = samples(400, 3) * 0.05  # near the borders between classes, so that decisions change
+    wanted, got = outputs(model, x)["logits"], outputs(emitted, x)["logits"]
+    run = functools.partial(validate, model, emitted, {"x": x}, threads=1, latency_seconds=0.0)
+    parts = [agreement(wanted[part::2], got[part::2]) for part in range(2)]
+    assert run(populations=np.arange(400) % 2).worst_agreement == pytest.approx(min(parts))
+    assert run().worst_agreement is None

@@ -17,7 +17,7 @@ from zsq_compile.quantization.calibration.few_numbers import FewNumbers
 from zsq_compile.quantization.calibration.observers import Extremes, Histogram
 from zsq_compile.quantization.calibration.scales import scale_from_range
 from zsq_compile.quantization.calibration.worst_population import choose_joint_range, find_activation
-from zsq_compile.quantization.samples import Batch, Population
+from zsq_compile.quantization.samples import PROBABLE, Batch, Population
 
 _SENTINEL = 1e30  # beyond it stand numbers that mask others, such as the lowest float32, and none that is computed
 
@@ -52,17 +52,19 @@ def calibrate(
             _observe(observers, teacher, part.batches, groups, advance)
             if method == "mse":
                 weigh_by_answers(observers, teacher, part.batches, groups)
+    least = PROBABLE * max(part.probability for part in parts)
+    probable = [number for number, part in enumerate(parts) if part.probability >= least]
     scales = {}
     for group, members in _by_group(plan.activations).items():
         number_format = members[0].number_format
-        low, high = min(one[group].low for one in seen), max(one[group].high for one in seen)
+        low, high = min(seen[one][group].low for one in probable), max(seen[one][group].high for one in probable)
         if method != "minmax":
             weights = [part.probability for part in parts]
             activate = find_activation(teacher, members[0].value) if len(members) == 1 and len(parts) > 1 else None
             counted = [one[group] for one in histograms]
             low, high = choose_joint_range(counted, weights, number_format, method, activate)
         if method == "mse":
-            widened = [own[group].widen(number_format) for own in few]
+            widened = [few[one][group].widen(number_format) for one in probable]
             if len(parts) == 1:
                 low, high = widened[0] or (low, high)
             elif known := [ends for ends in widened if ends is not None]:  # so few numbers show no range of the unseen

@@ -3,8 +3,8 @@
 Where it is not known how an input is prepared, the values of a layer under one preprocessing may be several times those
 under another. The range of least error over all samples is that of the large ones, and rounds the small ones away. Here
 the error of each population is measured on its own, in units of that population's variance, and the range is that whose
-largest of these errors is smallest. An amplitude of error counts in proportion to the probability of its population: an
-improbable one takes little resolution from the others.
+largest of these errors is smallest. An amplitude of error counts by the square of its population's probability: one
+that is as probable as the best is served as well, and one of a tenth of that takes next to no resolution from it.
 
 Squares count, and not the 2.4-norm of ``choose_range``, which weighs the few numbers that are cut off the large
 population more than the rounding of all numbers of the small one. Where an activation function reads the value, the
@@ -21,6 +21,7 @@ from backends.target import NumberFormat
 from zsq_compile.config.compile import CalibrationMethod
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.quantization.calibration.observers import Histogram, choose_range, quantized_centres
+from zsq_compile.quantization.samples import PROBABLE
 
 Activate: TypeAlias = Callable[[Tensor], Tensor]
 """An activation function, element by element, on float64 tensors of any shape."""
@@ -29,7 +30,7 @@ _ACTIVATIONS = (
     *("Relu", "LeakyRelu", "Elu", "Selu", "Celu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Softplus"),
     *("Mish", "Gelu"),
 )
-_NARROWEST = 0.04  # of the range of all values
+_NARROWEST = 0.3  # of the range of the smallest population
 _TRIES, _PLACES, _ZOOMS = 120, 11, 4
 _ZOOM = 3.5
 
@@ -47,8 +48,8 @@ def choose_joint_range(
         histograms: what calibration saw of each population.
         probabilities: of each population, in any unit.
         number_format: grid that will cover the range.
-        method: ``mse`` is as the module says; all others cover the range that ``choose_range`` reads off each
-            population.
+        method: ``mse`` is as the module says; all others cover the ranges that ``choose_range`` reads off the
+            populations that are not improbable.
         activate: what is done with the value, element by element; None where that is not known.
 
     """
@@ -60,17 +61,21 @@ def choose_joint_range(
         if one.high > one.low and float(one.counts.sum()) > 0.0
     ]
     if method != "mse" or len(seen) < 2:
-        ends = [choose_range(one, number_format, method) for one in histograms]
+        least = PROBABLE * max(probabilities)
+        chosen = [one for one, own in zip(histograms, probabilities, strict=True) if own >= least]
+        ends = [choose_range(one, number_format, method) for one in chosen]
         return min(low for low, _ in ends), max(high for _, high in ends)
     most = max(probability for _, probability in seen)
     behind = activate or _same
-    weights = [(probability / most) ** 2 / _variance(one, behind) for one, probability in seen]
+    weights = [(probability / most) ** 4 / _variance(one, behind) for one, probability in seen]
 
     def cost(low: Tensor, high: Tensor) -> Tensor:
         errors = [_squared_error(one, number_format, low, high, behind) for one, _ in seen]
         return torch.stack([weight * error for weight, error in zip(weights, errors, strict=True)]).amax(0)
 
-    return _search(min(one.low for one, _ in seen), max(one.high for one, _ in seen), cost)
+    reaches = [max(-one.low, one.high) for one, _ in seen]
+    narrowest = _NARROWEST * min(reaches) / max(reaches)
+    return _search(min(one.low for one, _ in seen), max(one.high for one, _ in seen), narrowest, cost)
 
 
 def find_activation(teacher: TorchGraph, name: str) -> Activate | None:
@@ -115,9 +120,9 @@ def _squared_error(
     return (activate(values) - activate(histogram.centres())).square() @ histogram.counts
 
 
-def _search(low: float, high: float, cost: Callable[[Tensor, Tensor], Tensor]) -> tuple[float, float]:
+def _search(low: float, high: float, narrowest: float, cost: Callable[[Tensor, Tensor], Tensor]) -> tuple[float, float]:
     """Range of least cost, on a scale of ratios: one-sided values shrink one end, others each end on its own."""
-    least = torch.tensor(_NARROWEST, dtype=torch.float64).log()
+    least = torch.tensor(narrowest, dtype=torch.float64).log()
     if low == 0.0 or high == 0.0:
         shrunk = torch.linspace(float(least), 0.0, _TRIES, dtype=torch.float64).exp()
         best = float(shrunk[int(torch.argmin(cost(low * shrunk, high * shrunk)))])

@@ -1,1 +1,1 @@
-"""Procedural images and signals."""
+"""Procedural images."""

@@ -25,7 +25,7 @@ from zsq_compile.synthesis.preprocessing.infer import odds_of_statistics
 from zsq_compile.synthesis.preprocessing.interior import LITTLE_WORK, MOST_WORK, watch_interior
 from zsq_compile.synthesis.preprocessing.likelihood import log_likelihood
 from zsq_compile.synthesis.preprocessing.toolkits import PriorOdds, find_prior_odds
-from zsq_compile.synthesis.preprocessing.trials import TrialNetwork
+from zsq_compile.synthesis.preprocessing.trials import DrawImages, TrialNetwork
 
 _ARITHMETIC, _DECISIONS = np.log(300.0), np.log(8.0)
 _CONTRADICTING = np.log(100.0)
@@ -47,13 +47,18 @@ class Evidence:
 
 
 def rank_by_evidence(
-    network: TrialNetwork, statistics: BatchNormStatistics | None = None, *, thorough: bool
+    network: TrialNetwork,
+    statistics: BatchNormStatistics | None = None,
+    families: Sequence[DrawImages] = (),
+    *,
+    thorough: bool,
 ) -> Posterior:
     """Rank the conventions of the field.
 
     Args:
         network: with the image input in question, and what it is tried on.
         statistics: of layers far behind the input, which tell something and do not decide.
+        families: other kinds of pictures that it may have been trained on.
         thorough: run the whole network on dozens of images, too.
 
     """
@@ -61,7 +66,7 @@ def rank_by_evidence(
     orders = [order_odds(row, prior, network.spec) for row in rows]
     candidates = [row.preprocessing(network.spec, order[0][0]) for row, order in zip(rows, orders, strict=True)]
     found = gather_evidence(network, candidates, thorough=thorough)
-    inside = look_inside(network, candidates, most_work=MOST_WORK if thorough else LITTLE_WORK)
+    inside = look_inside(network, candidates, families, most_work=MOST_WORK if thorough else LITTLE_WORK)
     if inside is not None:
         found.append(Evidence(words="its layers are the most centred under it", log_odds=inside))
     remembered = None if statistics is None else odds_of_statistics(network, statistics, candidates)
@@ -110,24 +115,35 @@ def gather_evidence(network: TrialNetwork, candidates: Sequence[Preprocessing], 
     return found
 
 
-def contradict_by_inside(network: TrialNetwork, given: Preprocessing) -> Preprocessing | None:
+def contradict_by_inside(
+    network: TrialNetwork, given: Preprocessing, families: Sequence[DrawImages] = ()
+) -> Preprocessing | None:
     """Return the most probable convention where, by the inside alone, it is ``_CONTRADICTING`` times likelier."""
-    ranked = rank_by_evidence(network, thorough=False).best
-    inside = look_inside(network, [ranked, given], most_work=LITTLE_WORK)
+    ranked = rank_by_evidence(network, families=families, thorough=False).best
+    inside = look_inside(network, [ranked, given], families, most_work=LITTLE_WORK)
     return ranked if inside is not None and inside[0] - inside[1] >= _CONTRADICTING else None
 
 
 def look_inside(
-    network: TrialNetwork, candidates: Sequence[Preprocessing], *, most_work: int = MOST_WORK
+    network: TrialNetwork,
+    candidates: Sequence[Preprocessing],
+    families: Sequence[DrawImages] = (),
+    *,
+    most_work: int = MOST_WORK,
 ) -> NDArray[np.float64] | None:
-    """Return the logarithm of how likely each candidate is by the inside; None where that cannot be looked at."""
-    interior = watch_interior(network, most_work=most_work)
-    if interior is None:
-        return None
-    described = [interior.describe(one) for one in candidates]
-    if all(one is None for one in described):
-        return None
-    return np.array([_IMPOSSIBLE if one is None else log_likelihood(one) for one in described])
+    """Return the logarithm of how likely each candidate is by the inside; None where that cannot be looked at.
+
+    A candidate is as likely as it is on average over the kinds of pictures: the network tells which one it knows
+    together with the preprocessing.
+    """
+    found = []
+    for draw_images in (network.draw_images, *families):
+        interior = watch_interior(replace(network, draw_images=draw_images), most_work=most_work)
+        described = [None if interior is None else interior.describe(one) for one in candidates]
+        found.append([_IMPOSSIBLE if one is None else log_likelihood(one) for one in described])
+        if all(one is None for one in described):
+            return None
+    return np.asarray(np.logaddexp.reduce(found, 0) - np.log(len(found)))
 
 
 def _decision_ratio(network: TrialNetwork, candidates: Sequence[Preprocessing]) -> float:

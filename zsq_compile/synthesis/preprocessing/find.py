@@ -21,6 +21,7 @@ from zsq_compile.synthesis.preprocessing.contradict_signal import contradict_sig
 from zsq_compile.synthesis.preprocessing.infer_scale import infer_scale
 from zsq_compile.synthesis.preprocessing.infer_signal import DrawSignals, infer_signal
 from zsq_compile.synthesis.preprocessing.rank import find_contradiction, rank_candidates
+from zsq_compile.synthesis.preprocessing.trial_families import drawing, other_families
 from zsq_compile.synthesis.preprocessing.trials import TRIAL_IMAGES, TrialNetwork
 from zsq_compile.synthesis.signals.draw import signals
 from zsq_compile.synthesis.stand_ins import warn_of_stand_ins
@@ -207,16 +208,14 @@ def rank_on_images(
     rng: torch.Generator,
     others: Mapping[str, torch.Tensor] | None = None,
 ) -> Posterior:
-    """Rank preprocessings of image input ``spec`` on dead leaves; ``others`` are fed to the other inputs."""
-    return rank_candidates(_trial_network(teacher, spec, others or {}, rng), statistics)
+    """Rank preprocessings of image input ``spec`` on drawn pictures; ``others`` are fed to the other inputs."""
+    network = _trial_network(teacher, spec, others or {}, rng)
+    return rank_candidates(network, statistics, families=other_families(spec, _apart(rng)))
 
 
 def _trial_network(
     teacher: TorchGraph, spec: InputSpec, others: Mapping[str, torch.Tensor], rng: torch.Generator
 ) -> TrialNetwork:
-    def draw_images(count: int, height: int, width: int) -> NDArray[np.float32]:
-        images: NDArray[np.float32] = prior_images(count, spec.channels, height, width, rng).cpu().numpy()
-        return images
-
     shared = {name: tensor.cpu().numpy() for name, tensor in others.items()}
+    draw_images = drawing(prior_images, spec, rng)
     return TrialNetwork(model=teacher.model, spec=spec, draw_images=draw_images, others=shared)

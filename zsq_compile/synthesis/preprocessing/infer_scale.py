@@ -25,9 +25,9 @@ DrawSignals = Callable[[SignalFamily, tuple[int, ...]], NDArray[np.float32]]
 
 _SCALES = tuple(10.0 ** (half / 2) for half in range(-3, 7))  # deviations from 0.03 to 1000
 _USUAL = 0.15  # of the probability is that of deviation 1
-_SPREAD = 2.3  # of the logarithm of the deviation, otherwise: a factor of 10
+_SPREAD = 3.2  # of the logarithm of the deviation, otherwise: a factor of 25
 _FULL_SCALE, _FREE = 32768.0, 0.02  # of 16 bits; odds of sounds at any other scale
-_WHOLE_SAMPLES, _FEW_SAMPLES, _LARGE = 32, 4, 1 << 16
+_WHOLE_SAMPLES, _FEW_SAMPLES, _LARGE = 32, 2, 1 << 15
 _ALIKE = 0.02  # logarithm of widths that do not depend on the scale
 _LEAST = 1e-3  # of the probability of the best
 

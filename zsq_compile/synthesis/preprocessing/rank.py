@@ -1,5 +1,6 @@
 """Rank the preprocessings that the image input of a network may expect."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +19,7 @@ def rank_candidates(
     network: TrialNetwork,
     statistics: BatchNormStatistics,
     samples: NDArray[np.uint8] | None = None,
+    families: Sequence[DrawImages] = (),
     *,
     thorough: bool = True,
 ) -> Posterior:
@@ -27,6 +29,7 @@ def rank_candidates(
         network: with the image input in question, and what it is tried on.
         statistics: of the network.
         samples: real pictures to try instead of drawn ones, (N, C, H, W) in RGB order, of any size.
+        families: other kinds of pictures that the network may have been trained on; not with real ones.
         thorough: gather evidence that takes seconds in a large network, too.
 
     """
@@ -34,18 +37,23 @@ def rank_candidates(
     if np.issubdtype(network.spec.dtype, np.integer):
         return Posterior.certain(byte_preprocessing(network.spec))
     found = infer_from_statistics(tried, statistics)
-    return rank_by_evidence(tried, statistics, thorough=thorough) if found is None else found
+    if found is not None:
+        return found
+    return rank_by_evidence(tried, statistics, families if samples is None else (), thorough=thorough)
 
 
 def find_contradiction(
-    network: TrialNetwork, statistics: BatchNormStatistics, given: Preprocessing
+    network: TrialNetwork,
+    statistics: BatchNormStatistics,
+    given: Preprocessing,
+    families: Sequence[DrawImages] = (),
 ) -> Preprocessing | None:
     """Return what a network points to where that is not the given preprocessing at all; None where it allows that."""
     if np.issubdtype(network.spec.dtype, np.integer):
         return None
     if statistics.usable:
         return contradict_by_statistics(network, statistics, given)
-    return contradict_by_inside(network, given)
+    return contradict_by_inside(network, given, families)
 
 
 def showing(pictures: NDArray[np.uint8]) -> DrawImages:

@@ -16,7 +16,7 @@ NAMES = (
 )  # fmt: skip
 """What the weights are of: logarithms of widths, by a head or none, by a plain or a recurrent first layer; and more."""
 
-WEIGHTS = (1.7, -2.28, 3.43, -2.65, -0.06, -0.37, -0.4, -0.33, -1.19, -1.93, 3.73, -1.55, 1.06)
+WEIGHTS = (1.34, -2.2, 1.4, -5.06, -0.14, -0.27, -0.36, -0.25, -0.44, -2.34, 4.4, -1.91, 1.68)
 
 _UNIT = 3.0  # of logarithms: a factor of 20
 _LOWEST, _HIGHEST = -6.0, 9.0

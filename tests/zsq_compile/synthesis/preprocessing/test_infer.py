@@ -70,7 +70,8 @@ def test_a_network_that_runs_at_its_own_size_only_is_tried_at_that() -> None:
 
 
 def test_without_statistics_preprocessing_is_assumed() -> None:
-    teacher, _ = teacher_of(models.residual())
+    text = "net (float[N,3,8,8] x) => (float[N,4,8,8] y) <float[4,3,3,3] w> { y = Conv<pads=[1,1,1,1]>(x, w) }"
+    teacher, _ = teacher_of(models.parse(text))
     found = rank_on_images(teacher, NO_STATISTICS, spec(None, 3, 8, 8), seeded())
     assert (found.best.source, found.best.margin, found.is_open) == ("assumed", None, True)
 

@@ -11,7 +11,7 @@ from tests.zsq_compile.synthesis.networks import seeded
 from zsq_compile.data.input_spec import InputKind, InputSpec
 from zsq_compile.data.posterior import Posterior
 from zsq_compile.data.preprocessing import SignalFamily
-from zsq_compile.synthesis.preprocessing.infer_scale import infer_scale
+from zsq_compile.synthesis.preprocessing.infer_scale import infer_scale, usual_guesses
 from zsq_compile.synthesis.preprocessing.trials import TrialNetwork
 from zsq_compile.synthesis.preprocessing.watch_scales import find_layers, watch_scales
 from zsq_compile.synthesis.signals.draw import signals
@@ -94,12 +94,26 @@ def test_what_is_no_signal_has_no_scale() -> None:
     assert infer_scale(network_of(PERCEPTRON, trained(1.0, 1), "tokens"), draw) is None
 
 
-def test_a_waveform_is_taken_at_full_scale_unless_the_network_says_otherwise() -> None:
-    weights = {**trained(0.07), "b0": np.zeros(32, np.float32)}
-    found = infer_scale(network_of(PERCEPTRON, weights, "waveform"), draw)
-    assert found is not None
-    assert found.best.family == "sound"
-    assert found.best.std == (1.0,)
+def test_a_waveform_is_taken_at_full_scale_the_more_the_larger_the_first_weights_are() -> None:
+    found = [infer_scale(network_of(PERCEPTRON, trained(deviation), "waveform"), draw) for deviation in (0.07, 1.0)]
+    quiet, loud = (
+        sum(one.probability for one in posterior.hypotheses if one.preprocessing.family == "sound")
+        for posterior in found
+        if posterior is not None
+    )
+    assert quiet > loud
+    assert {one.preprocessing.family for posterior in found if posterior for one in posterior.plausible} <= {
+        "sound",
+        "levelled",
+    }
+
+
+def test_what_a_network_that_computes_a_spectrum_takes_is_hardly_ever_levelled() -> None:
+    spec = InputSpec(name="x", shape=(None, 576), dtype=np.dtype(np.float32), kind="waveform")
+    for transforms, most in ((True, 0.05), (False, 0.5)):
+        guesses = usual_guesses(spec, transforms=transforms)
+        assert sum(guess.odds for guess in guesses) == pytest.approx(1.0)
+        assert 0.0 < sum(guess.odds for guess in guesses if guess.family == "levelled") < most
 
 
 def test_widths_follow_the_scale_and_biases_the_other_way() -> None:

@@ -1,6 +1,7 @@
 """Networks whose batch normalisation is folded away: what is left of the truth."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -14,10 +15,12 @@ from zsq_compile.data.preprocessing import given_preprocessing
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.synthesis.images.dead_leaves import prior_images
 from zsq_compile.synthesis.preprocessing.conventions import all_conventions, channel_orders, conventions
+from zsq_compile.synthesis.preprocessing.evidence import look_inside
 from zsq_compile.synthesis.preprocessing.find import find_preprocessing
 from zsq_compile.synthesis.preprocessing.interior import watch_interior
 from zsq_compile.synthesis.preprocessing.rank import find_contradiction, rank_candidates, showing
 from zsq_compile.synthesis.preprocessing.toolkits import find_prior_odds, toolkits
+from zsq_compile.synthesis.preprocessing.trial_families import other_families
 from zsq_compile.synthesis.preprocessing.trials import TrialNetwork
 
 RGB = spec(None, 3, 20, 20)
@@ -88,7 +91,8 @@ def test_a_given_preprocessing_is_held_against_a_folded_network(ends: tuple[floa
 
 
 def test_an_open_posterior_is_told_with_all_that_is_plausible() -> None:
-    teacher, _ = teacher_of(models.residual())
+    text = "net (float[N,3,8,8] x) => (float[N,4,8,8] y) <float[4,3,3,3] w> { y = Conv<pads=[1,1,1,1]>(x, w) }"
+    teacher, _ = teacher_of(models.parse(text))
     listener, one = Listener(), spec(None, 3, 8, 8)
     (found,) = find_preprocessing([one], None, teacher, NO_STATISTICS, seeded(), listener).values()
     assert found.is_open and found.best.source == "assumed"
@@ -96,6 +100,29 @@ def test_an_open_posterior_is_told_with_all_that_is_plausible() -> None:
         assert hypothesis.preprocessing.name in listener.warnings[0], number
     for option in ("--mean", "--input-range", "--like"):
         assert option in listener.warnings[0]
+
+
+@pytest.mark.parametrize(("channels", "height", "width", "count"), [(3, 20, 20, 0), (1, 20, 20, 1), (1, 16, 64, 2)])
+def test_gray_and_wide_inputs_are_tried_on_signs_and_text_lines(
+    channels: int, height: int, width: int, count: int
+) -> None:
+    one = spec(None, channels, height, width)
+    families = other_families(one, seeded())
+    assert len(families) == count
+    for draw in families:
+        drawn = draw(3, height, width)
+        assert drawn.shape == (3, channels, height, width)
+        assert 0.0 <= drawn.min() < drawn.max() <= 1.0
+
+
+def test_a_candidate_is_as_likely_as_on_average_over_the_kinds_of_pictures() -> None:
+    network = tried(folded("unit"))
+    pictures = prior_images(16, 3, 20, 20, seeded(5)).numpy()
+    kinds = [lambda count, height, width, gain=gain: pictures[:count] * gain for gain in (1.0, 0.3)]
+    candidates = [SCALES[name].preprocessing(RGB, "rgb") for name in ("unit", "imagenet", "byte")]
+    alone = [look_inside(replace(network, draw_images=draw), candidates) for draw in kinds]
+    both = look_inside(replace(network, draw_images=kinds[0]), candidates, kinds[1:])
+    np.testing.assert_allclose(both, np.log(np.mean(np.exp(alone), 0)), rtol=1e-6)
 
 
 def test_real_pictures_take_the_place_of_drawn_ones() -> None:
