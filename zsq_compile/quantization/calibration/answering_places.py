@@ -97,6 +97,8 @@ def _place_weights(
             answers = head.answers(made[head.logits])
             said = said + functional.softplus(answers[torch.isfinite(answers)]).sum()
         names = list(kept.values)
+        if not names or not said.requires_grad:  # nothing that is quantized lies in front, or no gradient comes through
+            return []
         gradients = torch.autograd.grad(said, [kept.values[name] for name in names], allow_unused=True)
     found = []
     for name, gradient in zip(names, gradients, strict=True):

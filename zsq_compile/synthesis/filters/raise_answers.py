@@ -99,6 +99,8 @@ def raise_answers(
         run = torch.ones_like(moving) if together else moving
         view = {**samples, **{name: _shift(leaf, steps.get(name, 0), rng) for name, leaf in leaves.items()}}
         missing = _missing(task, {name: value[run] for name, value in view.items()}, goals, run)
+        if not missing.requires_grad:  # what is rounded or looked up lets no gradient through
+            break
         times[run] = torch.where(missing.detach() <= 0.0, times[run] + 1, 0)
         _step(task, optimizer, leaves, torch.autograd.grad(missing.sum(), list(leaves.values()), allow_unused=True))
         with torch.no_grad():

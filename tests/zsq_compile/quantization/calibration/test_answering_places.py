@@ -77,3 +77,11 @@ def test_weights_count_as_often_as_they_say() -> None:
     histogram.weigh(torch.tensor([-1.0, 0.0, 3.0, 4.0]), torch.tensor([0.5, 2.0, 3.0, 9.0]))
     assert float(histogram.counts.sum()) == 5.5, "what lies beyond the ends is not counted"
     assert float(histogram.counts[-1]) == 3.0 and float(histogram.counts[0]) == 0.5
+
+
+def test_answers_without_a_gradient_keep_the_counts() -> None:
+    text = "net (float[N,2,10,10] x) => (float[N,2,10,10] y) { r = Relu(x) f = Floor(r) c = Sub(f, z) y = Sigmoid(c) }"
+    text = text.replace("{ r", "<float[1] z> { r")
+    teacher = TorchGraph(ir.from_proto(models.parse(text, weights={"z": np.float32([1.5])})))
+    plain, weighed = counted(teacher, [{"x": samples()}])
+    assert torch.equal(plain.counts, weighed.counts)
