@@ -1,10 +1,10 @@
 """What does a network make of a real picture that it does not make of drawn ones? Most, under the right preprocessing.
 
-A classifier names what the picture shows, a detector fires where drawn pictures leave it silent, a reader finds letters.
-How far its answer to a real picture is from its usual answer to drawn ones is a divergence in nats; it does not grow by
-contrast alone, as confidence does, because that makes drawn pictures certain, too. Measured on four classifiers with
-twelve photographs each, the right convention had the largest or nearly the largest divergence of all, and it is what
-tells RGB from BGR. NumPy and ONNX Runtime only.
+A classifier names what the picture shows, a detector fires where drawn pictures leave it silent, a reader finds
+letters. How far its answer to a real picture is from its usual answer to drawn ones is a divergence in nats. Contrast
+alone does not raise it, as it raises confidence, because that makes drawn pictures certain, too. On four classifiers
+with twelve photographs each, the right convention had the largest divergence or was within half a nat of it, and it is
+what tells RGB from BGR. NumPy and ONNX Runtime only.
 """
 
 from collections.abc import Sequence
