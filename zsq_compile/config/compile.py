@@ -212,7 +212,7 @@ class CompileConfig:
             ``bn_stats``.
         bn_stats: file that ``zsq-compile harvest`` wrote from the same network before its batch normalisation was
             folded away, which gives the statistics. Not together with ``checkpoint``.
-        target: what the model is to run on: a name, a target file of your own, or auto for this machine.
+        target: what the model is to run on: a name, a target file of your own, or auto, the default, for this machine.
         samples: number of calibration samples to make. None, the default, takes it from the effort.
         low_pass: frequency where a Gaussian low-pass filter over the finished images lets 61 % of the amplitude
             through; lower is stronger, 0.36 is usual. As SynQ has it, which takes 0.36 at 224 pixels. None, the
@@ -251,7 +251,7 @@ class CompileConfig:
     ] = None
     checkpoint: Annotated[str | None, Option(panel=DATA, metavar="FILE.pt|.th|.safetensors")] = None
     bn_stats: Annotated[str | None, Option(panel=DATA, metavar="FILE.npz")] = None
-    target: Annotated[str, Option(panel=PRECISION, metavar="NAME|FILE.toml|auto")] = "ort_cpu"
+    target: Annotated[str, Option(panel=PRECISION, metavar="NAME|FILE.toml|auto")] = "auto"
     samples: Annotated[Count | None, Option(panel=DATA, default="from the effort")] = None
     low_pass: Annotated[Positive | None, Option(panel=DATA, metavar="CYCLES_PER_PIXEL", default="off")] = None
     confident_share: Share | None = None

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from backends.catalog import TargetError, load_target
+from backends.catalog import AUTO, TargetError, load_target
 from backends.session import RuntimeModelError
 from backends.target import Target
 from passes.analysis.count_work import Work, count_work
@@ -50,7 +50,7 @@ Shape = tuple[int | None, ...]
 def inspect_model(
     model: str | Path,
     *,
-    target: str = "ort_cpu",
+    target: str = AUTO,
     input_shapes: Mapping[str, Shape] | None = None,
     checkpoint: Path | None = None,
     bn_stats: Path | None = None,
