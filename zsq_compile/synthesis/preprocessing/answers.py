@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from backends.session import RuntimeModelError, Session
 from passes.analysis.find_uneven_values import find_uneven_values
-from zsq_compile.data.posterior import PLAUSIBLE, Posterior
+from zsq_compile.data.posterior import Posterior
 from zsq_compile.data.preprocessing import Preprocessing, Source
 from zsq_compile.metrics import are_probabilities, array_outputs, score_output
 from zsq_compile.synthesis.preprocessing.trials import TrialNetwork
@@ -136,9 +136,11 @@ def refine_by_answers(
     odds = np.log([one.probability for one in likely]) + weight * (found - found.max())
     shares = np.exp(odds - odds.max())
     shares /= shares.sum()
-    best = int(shares.argmax())
-    words = f"what the network makes of {count} real picture{'s' if count > 1 else ''}; {shares[best]:.0%} probable"
-    source: Source = "inferred" if shares[best] >= PLAUSIBLE else "assumed"
     ways = [one.preprocessing for one in likely]
-    ways[best] = replace(ways[best], source=source, reason=words, margin=None)
+    refined = Posterior.of(ways, [float(one) for one in shares])
+    first = refined.scales[0]  # the order of channels apart, which calibration need not know
+    pictures = f"{count} real picture{'s' if count > 1 else ''}"
+    words = f"what the network makes of {pictures}; {first.probability:.0%} probable"
+    source: Source = "assumed" if refined.is_open else "inferred"
+    ways[ways.index(first.preprocessing)] = replace(first.preprocessing, source=source, reason=words, margin=None)
     return Posterior.of(ways, [float(one) for one in shares])

@@ -90,7 +90,7 @@ def rank_on_examples(
 ) -> Posterior:
     """Rank what an image input may expect on views (N, C, H, W) of ``count`` real pictures, the whole ones first."""
     network = _trial_network(teacher, spec, _for_trials(inputs, spec, rng), _apart(rng))
-    posterior = rank_candidates(network, statistics, examples)
+    posterior = _shown(rank_candidates(network, statistics, examples), count)
     if len(posterior.hypotheses) == 1:
         return posterior
     whole = examples[:count][:TRIAL_IMAGES].astype(np.float32) / np.float32(255.0)
@@ -101,6 +101,16 @@ def rank_on_examples(
     return refine_by_answers(
         network, posterior, np.resize(real, (-(-len(real) // size) * size, *real.shape[1:])), drawn, count
     )
+
+
+def _shown(posterior: Posterior, count: int) -> Posterior:
+    """Count the only plausible preprocessing as proven, where layers were looked at on real pictures."""
+    if posterior.best.source != "ranked":
+        return posterior
+    reason = f"{posterior.best.reason}, on {count} real picture{'s' if count > 1 else ''}"
+    ways = [one.preprocessing for one in posterior.hypotheses]
+    told = [replace(one, source="inferred", reason=reason) if one.source == "ranked" else one for one in ways]
+    return Posterior.of(told, [one.probability for one in posterior.hypotheses])
 
 
 def _warn_of_contradiction(
