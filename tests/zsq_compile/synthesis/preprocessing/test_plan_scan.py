@@ -26,9 +26,7 @@ def plan(work: int, batch: int = 1, most: int = 100_000, numbers: int = 100):
 def test_a_scan_never_takes_more_than_it_may(work: int, batch: int) -> None:
     found = plan(work, batch)
     if found is None:
-        assert (
-            5 * max(batch, 2) * work > 100_000
-        )  # both ends of the scales, the usual one, the middle, and the other kind
+        assert 5 * max(batch, 2) * work > 100_000  # ends, middle and usual one; the other kind
         return
     assert found.samples * len(found.tried) * work <= 100_000
     assert found.samples % batch == found.together % batch == 0
