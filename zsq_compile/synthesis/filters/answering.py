@@ -1,8 +1,8 @@
 """Move a share of the samples until the network answers: finds a thing, reads a character, hears a voice.
 
 Photographs seldom show what a network was made to find, and procedural pictures never do. What it computes of them
-stays small then: on a face detector the ranges in front of its answers were half of those of real pictures, and 36 of
-163 faces were found again by the quantized file. See `benchmarks/results/answering.md`.
+stays small then, and its quantized file cuts off what it computes of real ones. How many of the things are found again
+with and without stands in `benchmarks/results/answering.md`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -48,8 +48,9 @@ class AnsweringHeads:
 class AnsweringGenerator:
     """Another generator's set, of which an even share of feeds is moved until heads answer that were silent.
 
-    A set with labels, and one on which no head is silent, stay as they are. Whether samples make up one sequence is
-    told by inputs that every run gets whole: then the moved ones are neighbours.
+    A set with labels, and one on which no head is silent, stay as they are, and so does that of a classifier with
+    exclusive classes: every sample has a class. Whether samples make up one sequence is told by inputs that every run
+    gets whole: then the moved ones are neighbours.
 
     Args:
         inner: makes the set.

@@ -78,6 +78,24 @@ def test_a_network_that_answers_anyway_gets_the_set_as_it_is() -> None:
     assert some.algorithm == plain.algorithm
 
 
+@pytest.mark.parametrize("shape", ["N,3", "N,3,1,1"])
+def test_a_classifier_that_sees_one_class_in_all_samples_gets_the_set_as_it_is(shape: str) -> None:
+    four = shape.count(",") == 3
+    last = "c = Conv(p, w, b)" if four else "f = Flatten(p) c = Gemm<transB=1>(f, w, b)"
+    sizes = "3,3,1,1" if four else "3,3"
+    text = f"""
+        classifier (float[N,3,{SIDE},{SIDE}] x) => (float[{shape}] y) <float[{sizes}] w, float[3] b>
+        {{ p = GlobalAveragePool(x) {last} y = Softmax<axis=1>(c) }}
+        """
+    weights = {"w": np.eye(3, dtype=np.float32).reshape((3, 3, 1, 1) if four else (3, 3)), "b": np.float32([0, 9, 0])}
+    teacher = TorchGraph(ir.from_proto(models.parse(text, weights=weights)))
+    plain, some = (made(teacher, share) for share in (0.0, 0.5))
+    with torch.no_grad():
+        classes = teacher.run({"x": plain.inputs["x"]})["y"].flatten(1).argmax(1)
+    assert (classes == 1).all(), "nothing else is seen, as behind a head that is silent"
+    assert torch.equal(plain.inputs["x"], some.inputs["x"]) and some.algorithm == plain.algorithm
+
+
 def test_places_that_were_asked_for_answer_as_firmly_as_that() -> None:
     teacher, rng = detector(), seeded(3)
     plain = made(teacher, 0.0).inputs["x"]
