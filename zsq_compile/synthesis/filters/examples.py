@@ -69,7 +69,10 @@ class ExamplesGenerator:
 
     def _mix(self, made: SyntheticSet, share: float, rng: torch.Generator) -> SyntheticSet:
         count = len(next(iter(made.inputs.values())))
-        chosen = choose_evenly(count, share, fixed_batch(self.inputs) or 1)
+        feed = fixed_batch(self.inputs) or 1
+        chosen = choose_evenly(count, share, feed)
+        if not chosen.any():  # of few samples the last ones are real, rather than none
+            chosen[-feed:] = True
         inputs = {name: values.clone() for name, values in made.inputs.items()}
         varied = vary_examples(self.examples.data, self.inputs, made.preprocessing, int(chosen.sum()), rng)
         for name, samples in varied.items():
@@ -95,14 +98,17 @@ def vary_examples(
     count: int,
     rng: torch.Generator,
 ) -> dict[str, Tensor]:
-    """Make network inputs from real ones, (count, ...) by name: these themselves first, and then variants in turn."""
+    """Make network inputs from real ones, (count, ...) by name: these themselves first, and then variants in turn.
+
+    Of more than ``count`` the first are read, and no others.
+    """
     specs, prepared = {spec.name: spec for spec in inputs}, data.preparation
     pictured = None if prepared is None else prepared.spec.name
     varied: dict[str, Tensor] = {}
     for name, rows in data.samples.items():
         spec, one = specs[name], preprocessing.get(name)
         if name == pictured and one is not None:
-            varied[name] = as_input(spec, one.encode(vary_pictures(data.pictures(), spec, count, rng)))
+            varied[name] = as_input(spec, one.encode(vary_pictures(data.first(count).pictures(), spec, count, rng)))
         else:
             varied[name] = as_input(spec, _vary_inputs(np.asarray(rows), spec, one, count, rng))
     return varied
