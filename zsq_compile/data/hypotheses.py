@@ -55,7 +55,7 @@ def _independent_parts(posteriors: Mapping[str, Posterior]) -> Iterator[list[_Ch
     for name, one in posteriors.items():
         if one.is_open and one.best.layout is not None:
             pictures.setdefault(len(one.best.mean), {})[name] = one
-    together = {}
+    together = dict[str, list[_Chosen]]()
     for group in pictures.values():
         ways = _prepared_alike(group) if len(group) > 1 else []
         together |= dict.fromkeys(group, ways) if len(ways) > 1 else {}

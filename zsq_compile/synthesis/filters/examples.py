@@ -69,10 +69,7 @@ class ExamplesGenerator:
 
     def _mix(self, made: SyntheticSet, share: float, rng: torch.Generator) -> SyntheticSet:
         count = len(next(iter(made.inputs.values())))
-        feed = fixed_batch(self.inputs) or 1
-        chosen = choose_evenly(count, share, feed)
-        if not chosen.any():  # of few samples the last ones are real, rather than none
-            chosen[-feed:] = True
+        chosen = choose_evenly(count, share, fixed_batch(self.inputs) or 1)
         inputs = {name: values.clone() for name, values in made.inputs.items()}
         varied = vary_examples(self.examples.data, self.inputs, made.preprocessing, int(chosen.sum()), rng)
         for name, samples in varied.items():

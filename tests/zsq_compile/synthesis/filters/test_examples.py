@@ -104,15 +104,14 @@ def test_whole_feeds_of_a_fixed_batch_are_chosen(fixed: int) -> None:
     assert int(chosen.sum()) == 20
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_of_few_samples_the_last_is_real(count: int) -> None:
+def test_a_sample_alone_is_made_though_none_of_it_is_left_for_examples() -> None:
     model = graph(NETWORK)
     data = take_arrays({"x": np.stack(pictures(2))}, [RGB], "a")
     examples = Examples(data=data, posteriors={"x": Posterior.certain(WIDE)})
-    made = make_generator(PriorConfig(), [RGB], WIDE, examples=examples).synthesize(
-        TorchGraph(model), harvest_batchnorm(model), count, rng()
-    )
-    np.testing.assert_allclose(made.inputs["x"][-1], data.arrays(WIDE)["x"][0], atol=1e-6)
+    generator = make_generator(PriorConfig(), [RGB], WIDE, examples=examples)
+    made = generator.synthesize(TorchGraph(model), harvest_batchnorm(model), 1, rng())
+    assert made.inputs["x"].shape == (1, 3, 12, 16)
+    assert vary_pictures(pictures(2), RGB, 0, rng()).shape == (0, 3, 12, 16)
 
 
 def test_no_more_pictures_are_read_than_are_shown(tmp_path: Path) -> None:
