@@ -50,16 +50,20 @@ def find_alarms(
 
     """
     families = {} if data.synthetic is None else _draw_families(inputs, data.preprocessing)
+    hedged = data.synthetic is not None
+    doubtful = [one for one in inputs if hedged or one.name in data.posteriors]
     seen = _look(network, plan, {_CALIBRATION: _take_few(network, inputs), **families})
     return (
-        *(() if data.synthetic is None else _of_inputs(inputs, data.posteriors)),
+        *_of_inputs(doubtful, data.posteriors, hedged=hedged),
         *_of_distance(moments),
         *_of_outputs(seen),
         *_of_ranges(seen),
     )
 
 
-def _of_inputs(inputs: Sequence[InputSpec], posteriors: Mapping[str, Posterior]) -> Iterator[Alarm]:
+def _of_inputs(inputs: Sequence[InputSpec], posteriors: Mapping[str, Posterior], *, hedged: bool) -> Iterator[Alarm]:
+    """Tell of inputs whose preprocessing is open, or not found; ``hedged``: samples are prepared in all open ways."""
+    made = "is made for all of them, and suits none as well as it could" if hedged else "is made for the first alone"
     for spec in (one for one in inputs if not one.takes_stand_ins):
         posterior = posteriors.get(spec.name)
         if posterior is None:
@@ -69,7 +73,7 @@ def _of_inputs(inputs: Sequence[InputSpec], posteriors: Mapping[str, Posterior])
             listed = [f"{one.preprocessing.name} ({one.probability:.0%})" for one in posterior.plausible]
             words = (
                 f"it may be prepared as {', '.join(listed[:-1])} or {listed[-1]}, and nothing proves which: the file "
-                "is made for all of them, and suits none as well as it could"
+                f"{made}"
             )
             yield Alarm(kind="input", where=f"input {spec.name!r}", words=words, advice=SETTLE)
         elif posterior.best.source == "unexplained":
