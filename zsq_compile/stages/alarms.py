@@ -51,30 +51,32 @@ def find_alarms(
 
     """
     families = {} if data.synthetic is None else _draw_families(inputs, data.preprocessing)
+    hedged = data.synthetic is not None
+    doubtful = [one for one in inputs if hedged or one.name in data.posteriors]
     seen = _look(network, plan, {_CALIBRATION: _take_few(network, inputs), **families})
     return (
-        *(() if data.synthetic is None else _of_inputs(inputs, data.posteriors, data.synthetic.hypotheses is not None)),
+        *_of_inputs(
+            doubtful, data.posteriors, is_hedged=data.synthetic is not None and data.synthetic.hypotheses is not None
+        ),
         *_of_distance(moments),
         *_of_outputs(seen),
         *_of_ranges(seen),
     )
 
 
-def _of_inputs(inputs: Sequence[InputSpec], posteriors: Mapping[str, Posterior], is_hedged: bool) -> Iterator[Alarm]:
+def _of_inputs(inputs: Sequence[InputSpec], posteriors: Mapping[str, Posterior], *, is_hedged: bool) -> Iterator[Alarm]:
     """Tell of inputs that nothing explains, or that may be prepared in several ways.
 
     Where a hedged file was made for all of them, and one is as probable as all others together, that is a doubt.
     """
+    made = "made for all of them, and suits none as well as it could" if is_hedged else "made for the first alone"
     for spec in (one for one in inputs if not one.takes_stand_ins):
         posterior = posteriors.get(spec.name)
         if posterior is None:
             words = "nothing in the model tells the scale of its values, and it was fed noise of deviation 1"
             yield Alarm(kind="input", where=f"input {spec.name!r}", words=words, advice=_CALIB)
         elif posterior.is_open:
-            words = (
-                f"it may be prepared as {posterior.describe()}, and nothing proves which: the file is made for "
-                "all of them, and suits none as well as it could"
-            )
+            words = f"it may be prepared as {posterior.describe()}, and nothing proves which: the file is {made}"
             degree: Degree = "doubt" if is_hedged and posterior.plausible[0].probability >= _PROBABLE else "alarm"
             yield Alarm(kind="input", where=f"input {spec.name!r}", words=words, advice=SETTLE, degree=degree)
         elif posterior.best.source == "unexplained":

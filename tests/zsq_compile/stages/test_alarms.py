@@ -134,8 +134,10 @@ def test_an_unexplained_input_and_one_without_a_scale_are_told(pictures: Tensor)
         assert (found.kind, found.degree) == ("input", "alarm")
 
 
-def test_the_users_own_samples_leave_nothing_open(pictures: Tensor) -> None:
-    assert alarms(MOVING, pictures, Posterior.of([WAYS["unit"], WAYS["imagenet"]], [0.6, 0.4]), given=True) == ()
+def test_the_users_own_arrays_leave_nothing_open_and_pictures_may(pictures: Tensor) -> None:
+    assert alarms(MOVING, pictures, Posterior.certain(WAYS["unit"]), given=True) == ()
+    (alarm,) = alarms(MOVING, pictures, Posterior.of([WAYS["unit"], WAYS["imagenet"]], [0.6, 0.4]), given=True)
+    assert alarm.kind == "input" and "made for the first alone" in alarm.words
 
 
 def test_outputs_that_never_move_are_told_one_by_one(pictures: Tensor) -> None:

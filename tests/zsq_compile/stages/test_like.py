@@ -11,6 +11,7 @@ from PIL import Image
 
 from tests.command_line import call_command
 from tests.models import parse
+from tests.zsq_compile.stages.test_given_preprocessing import Listener
 from tests.zsq_compile.synthesis.networks import trained_on
 from zsq_compile.compiler import compile_model, synthesize
 from zsq_compile.config.compile import CompileConfig, InputConfig
@@ -155,6 +156,24 @@ def test_folders_of_pictures_calibrate(tmp_path: Path, network: Path) -> None:
     arrays = np.stack([np.asarray(Image.open(path)) for path in sorted((tmp_path / "real").iterdir())])
     bytes_given = compile_model(network, tmp_path / "b.onnx", CompileConfig(**QUICK), calibration={"x": arrays})
     assert pictures.path.read_bytes() == bytes_given.path.read_bytes()
+
+
+def test_pictures_do_not_prove_how_they_are_prepared(tmp_path: Path) -> None:
+    text = """
+        net (float[N,3,16,16] x) => (float[N,4] y) <float[8,3,3,3] w, float[8] b, float[8,4] v>
+        { c = Conv(x, w, b) r = Relu(c) p = GlobalAveragePool(r) f = Flatten(p) y = MatMul(f, v) }
+        """
+    onnx.save(parse(text), tmp_path / "net.onnx")
+    save_pictures(tmp_path / "real", ENOUGH)
+    listener, config = Listener(), CompileConfig(**QUICK)
+    found = compile_model(
+        tmp_path / "net.onnx", tmp_path / "q.onnx", config, calibration=tmp_path / "real", progress=listener
+    )
+    estimate = found.report.agreement_estimate
+    assert found.synthetic is None and estimate is not None
+    assert not estimate.proven and len(estimate.hypotheses) > 1
+    assert [one.kind for one in found.report.alarms if "made for the first alone" in one.words] == ["input"]
+    assert any(f"{ENOUGH} real inputs" in text for text in listener.warnings)
 
 
 def test_what_the_network_does_not_take_is_refused(tmp_path: Path) -> None:
