@@ -14,7 +14,7 @@ from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.data.posterior import Posterior
 from zsq_compile.data.preprocessing import given_preprocessing, usual_preprocessings
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.synthesis.filters.examples import SHARES, Examples, choose_evenly, vary_examples
+from zsq_compile.synthesis.filters.examples import ADDED, Examples, choose_evenly, vary_examples
 from zsq_compile.synthesis.images.variants import crop_pictures, vary_pictures, vary_signals
 from zsq_compile.synthesis.make_generator import make_generator
 
@@ -62,21 +62,21 @@ def test_signals_keep_their_level() -> None:
     assert vary_signals(given, 2, rng(), shifted=False).shape == (2, 4, 32)
 
 
-def test_a_share_of_the_set_is_made_from_examples() -> None:
+def test_samples_made_from_examples_come_beside_synthetic_ones_that_stay_as_they_are() -> None:
     model = graph(NETWORK)
     data = take_arrays({"x": np.stack(pictures(2))}, [RGB], "a")
     examples = Examples(data=data, posteriors={"x": Posterior.certain(WIDE)})
     teacher, statistics = TorchGraph(model), harvest_batchnorm(model)
     plain = make_generator(PriorConfig(), [RGB], WIDE).synthesize(teacher, statistics, 20, rng())
-    made = make_generator(PriorConfig(), [RGB], WIDE, examples=examples).synthesize(teacher, statistics, 20, rng())
-    share = SHARES[False]
-    chosen = choose_evenly(20, share, 1)
-    assert int(chosen.sum()) == round(20 * share)
-    torch.testing.assert_close(made.inputs["x"][~chosen], plain.inputs["x"][~chosen], atol=0.0, rtol=0.0)
-    np.testing.assert_allclose(made.inputs["x"][chosen][:2], data.arrays(WIDE)["x"], atol=1e-6)
-    assert made.posteriors == {"x": Posterior.certain(WIDE)}
-    again = make_generator(PriorConfig(), [RGB], WIDE, examples=examples).synthesize(teacher, statistics, 20, rng())
-    torch.testing.assert_close(again.inputs["x"], made.inputs["x"], atol=0.0, rtol=0.0)
+    generator = make_generator(PriorConfig(), [RGB], WIDE, examples=examples)
+    made = generator.synthesize(teacher, statistics, round(20 * (1 + ADDED)), rng()).inputs["x"]
+    own = (made.unsqueeze(1) == plain.inputs["x"]).flatten(2).all(2)
+    assert own.any(0).all() and int(own.sum()) == 20
+    np.testing.assert_allclose(made[~own.any(1)][:2], data.arrays(WIDE)["x"], atol=1e-6)
+    assert len(torch.unique(made.flatten(1), dim=0)) == len(made)
+    again = generator.synthesize(teacher, statistics, len(made), rng())
+    torch.testing.assert_close(again.inputs["x"], made, atol=0.0, rtol=0.0)
+    assert again.posteriors == {"x": Posterior.certain(WIDE)}
 
 
 def test_where_the_preprocessing_is_open_each_variant_has_its_own() -> None:
