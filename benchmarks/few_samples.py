@@ -51,7 +51,6 @@ Judge = Callable[[Sequence[Arrays], Sequence[Arrays]], float]
 
 _ARMS: Mapping[str, Mapping[str, float]] = {
     "replaced: 50 %": {"replaced": 0.5},
-    "replaced: 85 %": {"replaced": 0.85},
     "added: 50 %": {"added": 0.5},
     "added: 100 %": {"added": 1.0},
 }
