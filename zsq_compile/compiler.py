@@ -273,7 +273,7 @@ def _estimate(
             loaded.inputs,
             data.posteriors,
             seed=config.seed,
-            shown=shown or bool(config.input.like),
+            shown=shown or (data.examples is not None and data.examples.show(loaded.inputs)),
             examples=data.examples,
         ),
         data.origin,

@@ -12,6 +12,7 @@ from torch import Tensor
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.data.dataset import Dataset
 from zsq_compile.data.input_spec import InputSpec, fixed_batch
+from zsq_compile.data.layouts import can_be_left_out
 from zsq_compile.data.pictures import Pixels
 from zsq_compile.data.posterior import Posterior
 from zsq_compile.data.preprocessing import Preprocessing
@@ -40,6 +41,10 @@ class Examples:
 
     data: Dataset
     posteriors: Mapping[str, Posterior]
+
+    def show(self, inputs: Sequence[InputSpec]) -> bool:
+        """Whether they show what every input takes, those aside that samples may leave out."""
+        return all(spec.name in self.data.samples or can_be_left_out(spec) for spec in inputs)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -112,6 +112,14 @@ def test_network_inputs_are_varied_as_pictures_where_they_decode_to_some() -> No
     assert float(vary_examples(beyond, [RGB], {"x": WIDE}, 30, rng())["x"].abs().max()) > 5.0
 
 
+def test_examples_of_one_input_do_not_show_what_the_other_takes() -> None:
+    data = take_arrays({"x": np.stack(pictures(2))}, [RGB], "a")
+    examples = Examples(data=data, posteriors={"x": Posterior.certain(WIDE)})
+    state = InputSpec(name="s", shape=(None, 8), dtype=np.dtype(np.float32), kind="state")
+    assert examples.show([RGB]) and examples.show([RGB, state])
+    assert not examples.show([RGB, ROWS])
+
+
 def test_other_inputs_are_repeated_as_they_are() -> None:
     lengths = InputSpec(name="n", shape=(None,), dtype=np.dtype(np.int64), kind="length")
     rows = np.random.default_rng(0).standard_normal((3, 4, 32)).astype(np.float32)
