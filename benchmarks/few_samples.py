@@ -254,7 +254,7 @@ def row_of(name: str, bits: int, count: int, options: argparse.Namespace, rows: 
             key = ["few_samples", source_key(), runtime_key(), name, *map(str, (bits, real, draw, options.tested)), arm]
             make = partial(_measure_arm, name, options, bits, real, draw, arm)
             measured.append(rows.get(key, make) or {})
-            print(name, bits, count, draw, arm, measured[-1], flush=True)
+            print(name, bits, real, draw, arm, measured[-1]["found"], flush=True)
         found = [100 * row["found"] for row in measured]
         cells.append(f"{np.mean(found):.1f} ({min(found):.1f}), {np.mean([row['sqnr_db'] for row in measured]):.1f} dB")
     return [name, f"W{bits}A8", str(count), *cells]
