@@ -51,13 +51,12 @@ def find_alarms(
 
     """
     families = {} if data.synthetic is None else _draw_families(inputs, data.preprocessing)
-    hedged = data.synthetic is not None
-    doubtful = [one for one in inputs if hedged or one.name in data.posteriors]
+    is_made = data.synthetic is not None
+    is_hedged = data.synthetic is not None and data.synthetic.hypotheses is not None
+    doubtful = [one for one in inputs if is_made or one.name in data.posteriors]
     seen = _look(network, plan, {_CALIBRATION: _take_few(network, inputs), **families})
     return (
-        *_of_inputs(
-            doubtful, data.posteriors, is_hedged=data.synthetic is not None and data.synthetic.hypotheses is not None
-        ),
+        *_of_inputs(doubtful, data.posteriors, is_hedged=is_hedged),
         *_of_distance(moments),
         *_of_outputs(seen),
         *_of_ranges(seen),

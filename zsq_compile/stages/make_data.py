@@ -89,7 +89,6 @@ def make_data(
     progress: Progress,
 ) -> CalibrationData:
     """Take the calibration data that the user gave, synthesize some, or both where those given are few."""
-    count = config.samples or default_count(loaded.inputs, config.effort, learned=is_learned(config))
     examples = find_examples(loaded, known, config, progress)
     if given is not None:
         require_source(config.distill, "leave --calib out, whose samples stay as they are")
@@ -99,9 +98,10 @@ def make_data(
             return replace(_take(data, loaded, known, real, told, given, config, progress), examples=examples)
         posteriors = settle(data, loaded.inputs, TorchGraph(loaded.model), known, real, config.seed)
         examples = Examples(data=data, posteriors={**posteriors, **told})
-        progress.note(f"{len(data)} real samples are few: variants of them and synthetic ones are put beside them")
+        progress.note(f"{len(data)} real samples are few: synthetic ones and variants of them are put beside them")
     generator = choose_generator(loaded, known, target, config, progress, handed_on=False, examples=examples)
     teacher = TorchGraph(loaded.model, device=choose_device(config.device))
+    count = config.samples or default_count(loaded.inputs, config.effort, learned=is_learned(config), examples=examples)
     made = synthesize_data(generator, teacher, known, loaded.inputs, count, config.seed)
     return made if examples is None else replace(made, examples=examples)
 

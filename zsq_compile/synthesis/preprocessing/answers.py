@@ -136,11 +136,12 @@ def refine_by_answers(
     odds = np.log([one.probability for one in likely]) + weight * (found - found.max())
     shares = np.exp(odds - odds.max())
     shares /= shares.sum()
-    ways = [one.preprocessing for one in likely]
-    refined = Posterior.of(ways, [float(one) for one in shares])
-    first = refined.scales[0]  # the order of channels apart, which calibration need not know
-    pictures = f"{count} real picture{'s' if count > 1 else ''}"
-    words = f"what the network makes of {pictures}; {first.probability:.0%} probable"
-    source: Source = "assumed" if refined.is_open else "inferred"
-    ways[ways.index(first.preprocessing)] = replace(first.preprocessing, source=source, reason=words, margin=None)
-    return Posterior.of(ways, [float(one) for one in shares])
+    ways, weights = [one.preprocessing for one in likely], [float(one) for one in shares]
+    best = Posterior.of(ways, weights).scales[0]  # of all orders of channels together: they are no doubt of the scale
+    source: Source = "inferred" if best.probability >= PLAUSIBLE else "assumed"
+    words = f"what the network makes of {count} real picture{'s' if count > 1 else ''}; {best.probability:.0%} probable"
+    place = ways.index(best.preprocessing)
+    if best.probability - weights[place] > 1.0 - PLAUSIBLE:
+        words = f"{words}, and {weights[place]:.0%} in this order of channels"
+    ways[place] = replace(best.preprocessing, source=source, reason=words, margin=None)
+    return Posterior.of(ways, weights)
