@@ -41,6 +41,7 @@ from zsq_compile.quantization.samples import Samples
 from zsq_compile.quantization.state import FloatNetwork
 from zsq_compile.stages.calibration_data import answering_share
 from zsq_compile.stages.quantize import fold_network, run_steps, steps_for
+from zsq_compile.synthesis.images.pictures import draw_pictures
 from zsq_compile.synthesis.make_generator import make_generator
 
 _IMAGENET = given_preprocessing(3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -105,6 +106,14 @@ class Subject:
         parts = self._judge.feeds(self.case.key, "calib", self._folder)
         joined = {name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in parts[0]}
         return {name: value[: self.case.samples] for name, value in joined.items()}
+
+    def photographs(self) -> dict[str, Tensor]:
+        """Synthetic photographs alone, whatever family the network was made for; none where inputs are no pictures."""
+        if self.case.preprocessing is None:
+            return {}
+        spec = next(one for one in self.loaded.inputs if one.is_image)
+        pictures = draw_pictures(spec, self.case.samples, torch.Generator().manual_seed(0))
+        return {spec.name: self.case.preprocessing.encode(pictures)}
 
     def made(self, share: float, real: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Synthetic samples, of which a share is moved."""
@@ -189,6 +198,8 @@ def lines_of(subject: Subject) -> list[list[str]]:
     wanted, lines = _spans(subject.plan, subject.reach(real)), []
     if all(torch.equal(sets["moved"][name], value) for name, value in sets["as drawn"].items()):
         sets.pop("moved")  # no head is silent
+    if alone := subject.photographs():
+        sets = {"photographs alone": alone, **sets}
     for name, samples in sets.items():
         spans = _spans(subject.plan, subject.reach(samples))
         ratios = [spans[group] / wanted[group] for group in wanted]
