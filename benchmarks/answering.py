@@ -85,7 +85,7 @@ CASES = (
 class Subject:
     """A network, ready to be quantized on any samples and judged on its real inputs."""
 
-    def __init__(self, case: Case, folder: Path, judge: ModuleType, steps: bool) -> None:
+    def __init__(self, case: Case, folder: Path, judge: ModuleType, steps: bool, judged: int | None = None) -> None:
         self.case, self._judge, self._folder, self._all_steps = case, judge, folder, steps
         path = folder / f"{case.key}.onnx"
         self.loaded = load_model(path, input_shapes=case.shapes)
@@ -97,7 +97,7 @@ class Subject:
         )
         self.plan: QuantizationPlan = plan_quantization(folded, self._target, self._config.quantization, None)
         self.teacher = TorchGraph(folded)
-        self._inputs = judge.feeds(case.key, "eval", folder)
+        self._inputs = judge.feeds(case.key, "eval", folder)[:judged]
         self._wanted = judge.outputs(path, self._inputs)
 
     def real(self) -> dict[str, Tensor]:
@@ -187,6 +187,8 @@ def lines_of(subject: Subject) -> list[list[str]]:
         "real": real,
     }
     wanted, lines = _spans(subject.plan, subject.reach(real)), []
+    if all(torch.equal(sets["moved"][name], value) for name, value in sets["as drawn"].items()):
+        sets.pop("moved")  # no head is silent
     for name, samples in sets.items():
         spans = _spans(subject.plan, subject.reach(samples))
         ratios = [spans[group] / wanted[group] for group in wanted]
@@ -209,13 +211,16 @@ def main() -> None:
     add_common_options(parser)
     parser.add_argument("--models", nargs="*", help="models (default: all)")
     parser.add_argument("--all-steps", action="store_true", help="round and correct biases too, not only choose ranges")
+    parser.add_argument("--samples", type=int, help="samples to quantize with (default: what the network's case says)")
+    parser.add_argument("--judged", type=int, help="real inputs to judge on (default: all)")
     options = parser.parse_args()
     folder, lines = options.assets / "models" / "wild2", []
     judge = _load_judge(folder)
     for case in CASES:
         if options.models is None or case.key in options.models:
             print(f"{case.key} ...", file=sys.stderr, flush=True)
-            lines += lines_of(Subject(case, folder, judge, options.all_steps))
+            sized = replace(case, samples=options.samples or case.samples)
+            lines += lines_of(Subject(sized, folder, judge, options.all_steps, options.judged))
             _write(lines, "all steps" if options.all_steps else "ranges only, weights to the nearest")
 
 

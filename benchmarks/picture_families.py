@@ -82,16 +82,16 @@ def opened(known: Known) -> tuple[LoadedModel, InputSpec, Preprocessing]:
 
 
 def measured(known: Known) -> dict[str, Any]:
-    """Measure what every family does to a network: [activity, decisions, contrast] by family."""
+    """Measure what every family does to a network: [activity, decisions] by family."""
     loaded, spec, truth = opened(known)
     rng = torch.Generator().manual_seed(0)
     found = measure_excitation(TorchGraph(loaded.model), loaded.inputs, spec, {spec.name: truth}, rng)
-    return {family: [one.activity, one.decisions, one.contrast] for family, one in found.items()}
+    return {family: [one.activity, one.decisions] for family, one in found.items()}
 
 
 def design(row: Mapping[str, Sequence[float]]) -> NDArray[np.float64]:
     """(families, 3) activity and decisions beyond those of photographs, and whether it is another family."""
-    evidence = np.array([row[family][:2] for family in FAMILIES])
+    evidence = np.array([row[family] for family in FAMILIES])
     other = np.array([[float(family != "photographs")] for family in FAMILIES])
     return np.hstack([evidence - evidence[FAMILIES.index("photographs")], other])
 
@@ -198,8 +198,9 @@ def range_lines(networks: Sequence[Known], evidence: Mapping[str, Any], options:
         print(f"ranges of {one.name} ...", file=sys.stderr, flush=True)
         key = ["family ranges", one.name, file_sha256(one.path), repr(sorted(chosen_now.shares.items()))]
         row = rows.get(key, lambda one=one, c=chosen_now: compared(one, options.assets, c.shares))
-        if row:
-            cells = [f"{100 * whole:.0f} / {100 * inner:.0f} %" for whole, inner in row.values()]
+        if "mixture" in row:
+            pairs = [row[name] for name in ("photographs", "mixture")]
+            cells = [f"{100 * whole:.0f} / {100 * inner:.0f} %" for whole, inner in pairs]
             mixture = ", ".join(f"{100 * share:.0f} % {family}" for family, share in chosen_now.shares.items())
             lines.append([one.name, mixture, *cells])
     return lines
@@ -228,9 +229,9 @@ def main() -> None:
     rows, networks, evidence = open_rows(options), list(known_here(options)), {}
     for one in networks:
         print(f"{one.name} ...", file=sys.stderr, flush=True)
-        row = rows.get(["families and contrast", one.name, file_sha256(one.path)], lambda one=one: measured(one))
+        row = rows.get(["families", one.name, file_sha256(one.path)], lambda one=one: measured(one))
         evidence[one.name] = row
-    networks = [one for one in networks if evidence[one.name]]
+    networks = [one for one in networks if "photographs" in evidence[one.name]]
     items = {one.name: (design(evidence[one.name]), FAMILIES.index(domain(one))) for one in networks}
     lines, right = [], 0
     for one in networks:

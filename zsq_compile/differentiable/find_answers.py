@@ -55,8 +55,9 @@ class AnsweringHead:
         output: graph output that they reach, or scores of boxes that are suppressed inside the graph; the first.
         logits: value in front of the sigmoid or softmax.
         kind: "probability" of one number for each sample, "objectness" of one number at each place, "classes" of
-            several, where low numbers are nothing, and "classes or nothing" of a softmax with a class for nothing, such
-            as a background or the blank of CTC.
+            several, where low numbers are nothing, and "classes or nothing" of a softmax at each place with a class for
+            nothing, such as a background or the blank of CTC. The softmax of a classifier is no head: every sample has
+            some class, and none of them is nothing.
         samples: axis of ``logits`` that holds the samples.
         rows: how many entries of that axis each sample has.
         positions: places of each sample; 1 where the sample as a whole gets an answer.
@@ -165,6 +166,8 @@ class _Habits:
         kind, nothing = self._kind(), None
         seldom = self._said / self._seen < (_SOMETIMES if self._positions == 1 else _SELDOM)
         if self._excluding:
+            if self._positions == 1:  # a classifier: a class that rules only tells what samples look like
+                return None
             rules = self._wins / self._seen >= _RULES
             if not rules.any():
                 return None

@@ -30,7 +30,7 @@ from zsq_compile.stages.calibration_data import (
 )
 from zsq_compile.stages.check_samples import expect_signals, warn_of_samples
 from zsq_compile.stages.given_preprocessing import read_preprocessing
-from zsq_compile.stages.like import Given, of_signals, read_examples, read_given, settle
+from zsq_compile.stages.like import Given, of_signals, read_examples, read_given, settle, tell
 from zsq_compile.stages.provisional_student import make_provisional_student
 from zsq_compile.stages.quantize import is_learned
 from zsq_compile.synthesis.filters.examples import Examples
@@ -135,10 +135,12 @@ def _take(
 ) -> CalibrationData:
     """Take many real samples as they are."""
     teacher, source = TorchGraph(loaded.model), _name_of(given)
-    image = first_image(loaded.inputs)
+    image, found = first_image(loaded.inputs), dict[str, Posterior]()
     if preprocessing is None and image is not None:
         if data.preparation is not None:
-            told = {**settle(data, loaded.inputs, teacher, known, None, config.seed), **told}
+            found = {**settle(data, loaded.inputs, teacher, known, None, config.seed), **told}
+            tell(found, len(data), progress)
+            told = found
         preprocessing = told[image.name].best if image.name in told else None
     arrays = data.arrays(preprocessing)
     stacked = [replace(one, batch_axis=0) for one in loaded.inputs]  # as the reader has made them
@@ -149,8 +151,8 @@ def _take(
         warn_of_samples(samples, loaded.inputs, expected, source, progress)
         signals = [one for one in loaded.inputs if not (one.is_image or one.takes_stand_ins)]
         told = {one.name: Posterior.certain(of_signals(samples[one.name], one)) for one in signals}
-        taken = replace(taken, posteriors={**told, **taken.posteriors})
-    return taken
+        return replace(taken, posteriors={**told, **taken.posteriors})
+    return replace(taken, posteriors={**taken.posteriors, **found})  # pictures alone do not prove it
 
 
 def _name_of(given: Given) -> str:

@@ -12,6 +12,7 @@ from PIL import Image
 from backends.catalog import load_target
 from tests.command_line import call_command
 from tests.models import parse
+from tests.zsq_compile.stages.test_given_preprocessing import Listener
 from tests.zsq_compile.synthesis.networks import trained_on
 from zsq_compile.batchnorm.find_statistics import find_statistics
 from zsq_compile.compiler import compile_model, synthesize
@@ -164,6 +165,24 @@ def test_folders_of_pictures_calibrate(tmp_path: Path, network: Path) -> None:
     way = next(one for one in usual_preprocessings(3) if one.name == "symmetric")
     given = (read_given(places, network, [RGB]).arrays(way)["x"] for places in (tmp_path / "real", {"x": arrays}))
     np.testing.assert_array_equal(*given)
+
+
+def test_pictures_do_not_prove_how_they_are_prepared(tmp_path: Path) -> None:
+    text = """
+        net (float[N,3,16,16] x) => (float[N,4] y) <float[8,3,3,3] w, float[8] b, float[8,4] v>
+        { c = Conv(x, w, b) r = Relu(c) p = GlobalAveragePool(r) f = Flatten(p) y = MatMul(f, v) }
+        """
+    onnx.save(parse(text), tmp_path / "net.onnx")
+    save_pictures(tmp_path / "real", ENOUGH)
+    listener, config = Listener(), CompileConfig(**QUICK)
+    found = compile_model(
+        tmp_path / "net.onnx", tmp_path / "q.onnx", config, calibration=tmp_path / "real", progress=listener
+    )
+    estimate = found.report.agreement_estimate
+    assert found.synthetic is None and estimate is not None
+    assert not estimate.proven and len(estimate.hypotheses) > 1
+    assert [one.kind for one in found.report.alarms if "made for the first alone" in one.words] == ["input"]
+    assert any(f"{ENOUGH} real inputs" in text for text in listener.warnings)
 
 
 def test_what_the_network_does_not_take_is_refused(tmp_path: Path) -> None:

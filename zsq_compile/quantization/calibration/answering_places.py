@@ -1,7 +1,7 @@
 """Let places count more from which a network's answers come.
 
 A detector says nothing at 999 of 1000 places, and a range of least error over all of them cuts off what the few others
-are answered by: on a face detector 12 of 163 boxes were lost by that, with ranges that reach as far as those of real
+are answered by: on a face detector 7 of 163 boxes were lost by that, with ranges that reach as far as those of real
 pictures. So half of the error is measured with each place weighed by the squared gradient of the answers, the share of
 a place in the Fisher information (as BRECQ, Li et al. 2021, weighs outputs of blocks); the other half as ever. See
 `benchmarks/results/answering.md`.

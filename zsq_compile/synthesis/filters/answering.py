@@ -1,8 +1,8 @@
 """Move a share of the samples until the network answers: finds a thing, reads a character, hears a voice.
 
 Photographs seldom show what a network was made to find, and procedural pictures never do. What it computes of them
-stays small then: on a face detector the ranges in front of its answers were half of those of real pictures, and 36 of
-163 faces were found again by the quantized file. See `benchmarks/results/answering.md`.
+stays small then, and its quantized file cuts off what it computes of real ones. How many of the things are found again
+with and without stands in `benchmarks/results/answering.md`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,8 +25,6 @@ from zsq_compile.synthesis.probe import batches, measure_cost
 from zsq_compile.synthesis.task import SynthesisTask
 
 _BATCH = 8
-_FIXED_KINDS = ("tokens", "mask", "length", "state", "rate")
-"""Inputs whose values stay as they are."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -48,8 +46,9 @@ class AnsweringHeads:
 class AnsweringGenerator:
     """Another generator's set, of which an even share of feeds is moved until heads answer that were silent.
 
-    A set with labels, and one on which no head is silent, stay as they are. Whether samples make up one sequence is
-    told by inputs that every run gets whole: then the moved ones are neighbours.
+    A set with labels, and one on which no head is silent, stay as they are, and so does that of a classifier with
+    exclusive classes: every sample has a class. Whether samples make up one sequence is told by inputs that every run
+    gets whole: then the moved ones are neighbours.
 
     Args:
         inner: makes the set.
@@ -86,6 +85,8 @@ class AnsweringGenerator:
         if not seen.silent:
             return made
         chosen = self._choose(len(next(iter(feeds.values()))))
+        if not chosen.any():  # too few samples to share
+            return made
         moved = self._move(teacher, made, {name: x[chosen] for name, x in feeds.items()}, movable, seen.silent)
         if moved is None:
             return made
@@ -176,7 +177,7 @@ def find_silent(
 
 def _is_movable(spec: InputSpec) -> bool:
     """Whether an input has one value for each sample that may be any number."""
-    return spec.can_be_made and spec.neutral is None and spec.batch_axis is not None and spec.kind not in _FIXED_KINDS
+    return spec.can_be_made and not spec.takes_stand_ins and spec.batch_axis is not None
 
 
 def _is_sequence(inputs: Sequence[InputSpec]) -> bool:

@@ -120,14 +120,17 @@ def vary_examples(
     count: int,
     rng: torch.Generator,
 ) -> dict[str, Tensor]:
-    """Make network inputs from real ones, (count, ...) by name: these themselves first, and then variants in turn."""
+    """Make network inputs from real ones, (count, ...) by name: these themselves first, and then variants in turn.
+
+    Of more than ``count`` the first are read, and no others.
+    """
     specs, prepared = {spec.name: spec for spec in inputs}, data.preparation
     pictured = None if prepared is None else prepared.spec.name
     varied: dict[str, Tensor] = {}
     for name, rows in data.samples.items():
         spec, one = specs[name], preprocessing.get(name)
         if name == pictured and one is not None:
-            varied[name] = as_input(spec, one.encode(vary_pictures(data.pictures(), spec, count, rng)))
+            varied[name] = as_input(spec, one.encode(vary_pictures(data.first(count).pictures(), spec, count, rng)))
         else:
             varied[name] = as_input(spec, _vary_inputs(np.asarray(rows), spec, one, count, rng))
     return varied

@@ -3,8 +3,8 @@
 Training shapes filters to what the training set shows: an input like it drives the outputs of the layers apart, and one
 unlike it leaves them near their means. So the deviation of what each channel of each layer makes, over places and
 pictures, is compared between families. Where outputs are probabilities, so is theirs: it is large where decisions are
-firm and differ, be they classes, characters, masks or the presence of an object. Dead and always active units, and the
-reach of ranges, tell less (``benchmarks/results/picture_families.md``).
+firm and differ, be they classes, characters, masks or the presence of an object. How often the two name the family of a
+network's domain stands in ``benchmarks/results/picture_families.md``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,6 @@ from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.synthesis.images.pictures import FAMILIES, PictureFamily, draw_family
 from zsq_compile.synthesis.images.procedural import as_input, draw_feed
 
-_PIXELS_NAME = ""  # of no value in a graph
 _PIXELS = 12 * 224 * 224
 _MOST, _FEWEST = 24, 6
 _BATCH = 4
@@ -37,13 +36,11 @@ class Excitation:
     Attributes:
         activity: mean over layers and channels of the logarithm of the deviation, over that of all families.
         decisions: the same of outputs that are probabilities, their channels taken together; 0 where there are none.
-        contrast: the same of the pixels: any network answers to black and white more than to shades.
 
     """
 
     activity: float
     decisions: float
-    contrast: float = 0.0
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -104,9 +101,7 @@ def measure_excitation(
         pictures = draw_family(family, *spec.pictures(count), rng)
         encoded = as_input(spec, preprocessing[spec.name].encode(pictures)).to(teacher.device)
         watched[family] = _watch(teacher, {**others, spec.name: encoded}, count, spec.shape[0] or _BATCH)
-        watched[family].add(_PIXELS_NAME, pictures, 1)
-    contrast = _compare_layer(_PIXELS_NAME, watched)
-    layers = [name for name in watched[FAMILIES[0]].parts if name not in (*teacher.output_names, _PIXELS_NAME)]
+    layers = [name for name in watched[FAMILIES[0]].parts if name not in teacher.output_names]
     table = [row for row in (_compare_layer(name, watched) for name in layers) if row is not None]
     if not table:
         return {}
@@ -115,7 +110,6 @@ def measure_excitation(
         family: Excitation(
             activity=sum(row[family] for row in table) / len(table),
             decisions=sum(row[family] for row in heads) / len(heads) if heads else 0.0,
-            contrast=contrast[family] if contrast else 0.0,
         )
         for family in FAMILIES
     }

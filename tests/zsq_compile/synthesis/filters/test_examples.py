@@ -1,15 +1,17 @@
 """Real inputs among synthesized ones: there themselves, with variants that stay pixels; same seed, same samples."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from passes.batchnorm.harvest_batchnorm import harvest_batchnorm
 from tests.models import graph
 from zsq_compile.config.generators import PriorConfig
-from zsq_compile.data.dataset import Dataset, take_arrays
+from zsq_compile.data.dataset import Dataset, load_data, take_arrays
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.data.posterior import Posterior
 from zsq_compile.data.preprocessing import given_preprocessing, usual_preprocessings
@@ -100,6 +102,25 @@ def test_whole_feeds_of_a_fixed_batch_are_chosen(fixed: int) -> None:
     chosen = choose_evenly(40, 0.5, fixed).view(-1, fixed)
     assert (chosen.all(1) == chosen.any(1)).all()
     assert int(chosen.sum()) == 20
+
+
+def test_a_sample_alone_is_made_though_none_of_it_is_left_for_examples() -> None:
+    model = graph(NETWORK)
+    data = take_arrays({"x": np.stack(pictures(2))}, [RGB], "a")
+    examples = Examples(data=data, posteriors={"x": Posterior.certain(WIDE)})
+    generator = make_generator(PriorConfig(), [RGB], WIDE, examples=examples)
+    made = generator.synthesize(TorchGraph(model), harvest_batchnorm(model), 1, rng())
+    assert made.inputs["x"].shape == (1, 3, 12, 16)
+    assert vary_pictures(pictures(2), RGB, 0, rng()).shape == (0, 3, 12, 16)
+
+
+def test_no_more_pictures_are_read_than_are_shown(tmp_path: Path) -> None:
+    for number, picture in enumerate(pictures(2)):
+        Image.fromarray(picture).save(tmp_path / f"{number}.png")
+    (tmp_path / "9.png").write_bytes(b"read by nobody")
+    data = load_data(tmp_path, [RGB], WIDE)
+    assert len(data) == 3
+    assert len(vary_examples(data, [RGB], {"x": WIDE}, 2, rng())["x"]) == 2
 
 
 def test_network_inputs_are_varied_as_pictures_where_they_decode_to_some() -> None:
