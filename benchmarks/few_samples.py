@@ -248,15 +248,18 @@ def row_of(name: str, bits: int, count: int, options: argparse.Namespace, rows: 
     """Measure one network at one width with so many real inputs; what is there is taken from ``rows``."""
     cells = []
     for arm in ("alone", *_ARMS, "synthetic alone"):
-        measured = []
+        found = []
         for draw in range(1 if arm == "synthetic alone" else options.draws):
             real = 0 if arm == "synthetic alone" else count
             key = ["few_samples", source_key(), runtime_key(), name, *map(str, (bits, real, draw, options.tested)), arm]
-            make = partial(_measure_arm, name, options, bits, real, draw, arm)
-            measured.append(rows.get(key, make) or {})
-            print(name, bits, real, draw, arm, measured[-1]["found"], flush=True)
-        found = [100 * row["found"] for row in measured]
-        cells.append(f"{np.mean(found):.1f} ({min(found):.1f}), {np.mean([row['sqnr_db'] for row in measured]):.1f} dB")
+            make = None if options.finished else partial(_measure_arm, name, options, bits, real, draw, arm)
+            row = rows.get(key, make)
+            if row is not None:
+                print(name, bits, real, draw, arm, row["found"], flush=True)
+                found.append((100 * row["found"], row["sqnr_db"]))
+        shares, ratios = zip(*found, strict=True) if found else ((), ())
+        each = " and ".join(f"{share:.1f}" for share in shares)
+        cells.append(f"{each} %, {np.mean(ratios):.1f} dB" if found else "not measured")
     return [name, f"W{bits}A8", str(count), *cells]
 
 
@@ -280,6 +283,7 @@ def main() -> None:
     parser.add_argument("--counts", nargs="*", type=int, default=[1, 16], help="real inputs")
     parser.add_argument("--draws", type=int, default=2, help="of real inputs")
     parser.add_argument("--tested", type=int, default=1000, help="inputs to judge on, at most")
+    parser.add_argument("--finished", action="store_true", help="measure nothing, and write what has been measured")
     options = parser.parse_args()
     rows = open_rows(options)
     write(
@@ -296,12 +300,11 @@ def write(rows: list[list[str]]) -> None:
     """Write the table."""
     head = ["network", "bits", "real inputs", "alone", *_ARMS, "synthetic alone"]
     body = (
-        "Decisions that are those of the float network, percent; of yunet_n boxes that are found again, by the judge "
-        "beside it. Real inputs are drawn at random from the calibration data, with seeds that follow from their "
-        "number, whatever they show. The mean over draws, the least of them in brackets, and the noise of the worst "
-        "output. Replaced: of so many of the synthetic "
-        "samples real inputs and variants of them take the place. Added: all synthetic samples stay, and as large a "
-        "share of their number of real inputs and variants comes on top.\n\n"
+        "Decisions that are those of the float network; of yunet_n boxes that are found again, by the judge beside it. "
+        "Each figure is one draw; the noise is that of the worst output, the mean over draws. Real inputs are drawn at "
+        "random from the calibration data, with seeds that follow from their number, whatever they show. Replaced: in "
+        "the place of so many synthetic samples come real inputs and variants of them. Added: all synthetic samples "
+        "stay, and as large a share of their number of real inputs and variants comes on top.\n\n"
     )
     write_result("few_samples", "A few real inputs", body + table(head, rows))
 

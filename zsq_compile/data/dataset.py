@@ -93,6 +93,14 @@ class Dataset:
             labels=None if self.labels is None else self.labels[:count],
         )
 
+    def every(self, step: int) -> "Dataset":
+        """Return one sample in so many, of all parts of the source."""
+        return replace(
+            self,
+            samples={name: rows[::step] for name, rows in self.samples.items()},
+            labels=None if self.labels is None else self.labels[::step],
+        )
+
     def _prepared(self, name: str, rows: Rows) -> NDArray[Any]:
         if self.preparation is None or name != self.preparation.spec.name:
             return np.asarray(rows)

@@ -1,5 +1,6 @@
 """Stage: make the calibration data, from real inputs of the user's, by synthesis, or from both."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -39,6 +40,8 @@ from zsq_compile.synthesis.make_generator import make_generator
 
 ENOUGH = 32
 """Real samples that are better alone than among synthetic ones; see benchmarks/results/few_samples.md."""
+
+_MOST_BYTES = 2_000_000_000  # of given pictures as network inputs, which are copied once
 
 
 def choose_generator(
@@ -142,6 +145,7 @@ def _take(
             tell(found, len(data), progress)
             told = found
         preprocessing = told[image.name].best if image.name in told else None
+    data = _thinned(data, progress)
     arrays = data.arrays(preprocessing)
     stacked = [replace(one, batch_axis=0) for one in loaded.inputs]  # as the reader has made them
     taken = take_data(arrays, teacher, known, stacked, preprocessing, config.seed, source=source)
@@ -153,6 +157,17 @@ def _take(
         told = {one.name: Posterior.certain(of_signals(samples[one.name], one)) for one in signals}
         return replace(taken, posteriors={**told, **taken.posteriors})
     return replace(taken, posteriors={**taken.posteriors, **found})  # pictures alone do not prove it
+
+
+def _thinned(data: Dataset, progress: Progress) -> Dataset:
+    """Return as many of the pictures as fit into memory as floats, from all over their folder, and say so."""
+    if data.preparation is None:
+        return data
+    most = max(_MOST_BYTES // (4 * math.prod(data.preparation.spec.batched(1))), ENOUGH)
+    step = -(-len(data) // most)
+    if step > 1:
+        progress.note(f"one in {step} of {len(data)} pictures is calibrated on: all of them take too much memory")
+    return data.every(step)
 
 
 def _name_of(given: Given) -> str:

@@ -18,6 +18,7 @@ from zsq_compile.batchnorm.find_statistics import find_statistics
 from zsq_compile.compiler import compile_model, synthesize
 from zsq_compile.config.compile import CompileConfig, InputConfig
 from zsq_compile.config.generators import PriorConfig
+from zsq_compile.data.dataset import load_data
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.data.preprocessing import usual_preprocessings
 from zsq_compile.errors import ConfigError
@@ -183,6 +184,19 @@ def test_pictures_do_not_prove_how_they_are_prepared(tmp_path: Path) -> None:
     assert not estimate.proven and len(estimate.hypotheses) > 1
     assert [one.kind for one in found.report.alarms if "made for the first alone" in one.words] == ["input"]
     assert any(f"{ENOUGH} real inputs" in text for text in listener.warnings)
+
+
+def test_of_more_pictures_than_fit_into_memory_an_even_part_is_taken(
+    tmp_path: Path, network: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zsq_compile.stages.make_data._MOST_BYTES", (ENOUGH + 1) * 4 * 3 * 12 * 16)
+    files = save_pictures(tmp_path / "real", 2 * ENOUGH + 4)
+    listener, config = Listener(), CompileConfig(**QUICK)
+    given = compile_model(network, tmp_path / "a.onnx", config, calibration=tmp_path / "real", progress=listener)
+    assert any(f"one in 3 of {len(files)} pictures" in text for text in listener.notes)
+    part = load_data(tmp_path / "real", [RGB], None).every(3)
+    assert len(part) == -(-len(files) // 3)
+    assert f"{len(part) - len(part) // 5} samples given" in given.report.data
 
 
 def test_what_the_network_does_not_take_is_refused(tmp_path: Path) -> None:
