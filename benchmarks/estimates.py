@@ -34,7 +34,7 @@ Told = Literal["nothing", "truth", "wrong"]
 Doubt = Literal["given", "statistics", "ranked single", "open", "unexplained", "given wrong"]
 
 DOUBTS: tuple[Doubt, ...] = ("given", "statistics", "ranked single", "open", "unexplained", "given wrong")
-"""What the preprocessing of a compilation rests on: the user, statistics, a ranking with one plausible convention, which
+"""What the preprocessing of a compilation rests on: the user, statistics, a ranking with one plausible one, which
 proves nothing, or with several; the last is what a user may do, and no estimate can know."""
 
 _BATCH = 50

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from backends.session import RuntimeModelError, Session
 from passes.analysis.find_uneven_values import find_uneven_values
-from zsq_compile.data.posterior import Posterior
+from zsq_compile.data.posterior import PLAUSIBLE, Posterior
 from zsq_compile.data.preprocessing import Preprocessing, Source
 from zsq_compile.metrics import are_probabilities, array_outputs, score_output
 from zsq_compile.synthesis.preprocessing.trials import TrialNetwork
