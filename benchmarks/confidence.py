@@ -38,12 +38,13 @@ class Said:
 def fitted(cases: Sequence[Compiled]) -> Fit:
     """Fit the constants; every network counts the same, however many files it has.
 
-    Shift, slope and spread come from files whose preprocessing is given or inferred and not open, the other spread from
-    files with an assumed one, whether it is true or not; where there are none, that in use stays.
+    Shift, slope and spread come from files whose preprocessing is given, or proven by statistics. The other spread
+    comes from files with a single plausible one that nothing proves, whether it is true or not; where there are none,
+    that in use stays.
     """
-    single = [one for one in cases if not one.posterior.is_open and one.residual() is not None]
-    proven = [one for one in single if one.posterior.best.source in ("given", "inferred")]
-    assumed = [one for one in single if one.posterior.best.source == "assumed"]
+    measured = [one for one in cases if one.residual() is not None]
+    proven = [one for one in measured if one.doubt in ("given", "statistics")]
+    assumed = [one for one in measured if one.doubt == "ranked single"]
     weights = [1.0 / sum(other.group == one.group for other in proven) for one in proven]
     residuals, firm = ([of(one) for one in proven] for of in (lambda one: _residual(one)[0], Compiled.firmness))
     slope, shift = (float(one) for one in np.polyfit(firm, residuals, 1, w=np.sqrt(weights)))
@@ -227,7 +228,8 @@ def main() -> None:
     body = (
         "Agreement with the float network in percent: counted on made-up families, real on real data, and estimated\n"
         "from the families by what all other networks tell. `--effort fast --no-speed-trials`, the target is that of\n"
-        "this machine. A preprocessing is given, proven by statistics, the only plausible one, or one of several.\n\n"
+        "this machine. A preprocessing is given, proven by statistics, ranked as the only plausible one (which\n"
+        "proves nothing), or one of several.\n\n"
     )
     write_result(
         "confidence",

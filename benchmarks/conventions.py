@@ -3,7 +3,8 @@
 Every network of ``known_networks.py`` whose statistics are gone or hidden is looked at under all conventions, and as if
 it had been trained under any other: then it sees pictures that are decoded by that one and encoded by its own, so that
 a few dozen networks show hundreds of right and wrong contrasts and offsets. Beside how it looks inside, what counts is
-what counts in use: how usual a convention is, the toolkit, arithmetic, decisions.
+what counts in use: how usual a convention is, the toolkit, arithmetic, decisions. How far the likelihood is trusted is
+fitted with networks that were not trained (``untrained.py``).
 
     python benchmarks/conventions.py --save        # writes the weights beside the code
 """
@@ -17,9 +18,11 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import torch
+from fit_conventions import Choice, Looked, fit, trusted
 from harness import Rows, open_rows, table, write_result
 from known_networks import Known, known_networks
 from numpy.typing import NDArray
+from untrained import look_untrained, say_untrained
 from zoo import ROOT, add_common_options
 
 from zsq_compile.data.posterior import PLAUSIBLE
@@ -30,6 +33,7 @@ from zsq_compile.synthesis.images.dead_leaves import prior_images
 from zsq_compile.synthesis.preprocessing.conventions import conventions
 from zsq_compile.synthesis.preprocessing.evidence import gather_evidence, order_odds
 from zsq_compile.synthesis.preprocessing.interior import FEATURES, Interior, watch_interior
+from zsq_compile.synthesis.preprocessing.likelihood import Trust
 from zsq_compile.synthesis.preprocessing.toolkits import find_prior_odds
 from zsq_compile.synthesis.preprocessing.trial_families import drawing, other_families
 from zsq_compile.synthesis.preprocessing.trials import TrialNetwork
@@ -38,48 +42,6 @@ Matrix = NDArray[np.float64]
 
 _PACKAGE = ROOT / "zsq_compile/synthesis/preprocessing"
 _WEIGHTS = _PACKAGE / "likelihood.toml"
-_RIDGE = 0.1
-_OWN = 0.5  # weight of a network as it is; the rest is shared by what it would be under other conventions
-_IMPOSSIBLE = -30.0
-_ROUNDS, _STEPS, _LARGEST_STEP = 4, 60, 2.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Choice:
-    """Candidates on each kind of pictures (kinds, candidates, features), and the number of the right candidate.
-
-    NaN where one cannot be run.
-    """
-
-    features: Matrix
-    right: int
-
-    def likeliest(self, weights: Matrix) -> Matrix:
-        """(candidates, features) on the kind of pictures on which the right candidate is the likeliest."""
-        likely = np.nan_to_num(self.features[:, self.right] @ weights, nan=-np.inf)
-        return np.asarray(self.features[int(likely.argmax())])
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Looked:
-    """What was seen of a network.
-
-    Attributes:
-        known: the network.
-        names: of the candidates.
-        own: the network as it is.
-        others: as if it had been trained under each of the other conventions.
-        prior: logarithms of the odds by everything but the inside.
-        bgr: probability of BGR, given the right convention.
-
-    """
-
-    known: Known
-    names: Sequence[str]
-    own: Choice
-    others: Sequence[Choice]
-    prior: Matrix
-    bgr: float
 
 
 def look(known: Known, rows: Rows) -> Looked:
@@ -92,6 +54,7 @@ def look(known: Known, rows: Rows) -> Looked:
         tried = replace(network, draw_images=draw)
         kinds.append(rows.get([*key, str(number)], lambda tried=tried: _measure(known, tried)))  # type: ignore[misc]
     assert row is not None
+    layers, untrained = look_untrained(network, rows, key, known.truth)
     choices = [
         Choice(features=np.array([one["features"] for one in alike], float), right=alike[0]["right"])
         for alike in zip(*(one["choices"] for one in kinds if one is not None), strict=True)
@@ -103,6 +66,8 @@ def look(known: Known, rows: Rows) -> Looked:
         others=choices[1:],
         prior=np.array(row["prior"]),
         bgr=row["bgr"],
+        layers=layers,
+        untrained=untrained,
     )
 
 
@@ -171,70 +136,18 @@ def _features(interior: Interior, one: Preprocessing, seen: dict[tuple[float, ..
     return seen[key]
 
 
-def fit(networks: Sequence[Looked]) -> Matrix:
-    """Weights of the features that make the right candidates most likely.
-
-    Every group of files counts the same. Which pictures a network knows is taken from the weights of the round before.
-    """
-    weights = np.zeros(len(FEATURES))
-    for _ in range(_ROUNDS):
-        weights = _fit_round(networks, weights)
-    return weights
-
-
-def _fit_round(networks: Sequence[Looked], before: Matrix) -> Matrix:
-    """Fit by Newton's method, with a ridge."""
-    groups = [one.known.group for one in networks]
-    scale = _scale(networks)
-    terms: list[tuple[Matrix, Matrix, float]] = []
-    for one in networks:
-        share = 1.0 / groups.count(one.known.group)
-        for choice in (one.own, *one.others):
-            weight = share * (_OWN if choice is one.own else (1.0 - _OWN) / len(one.others))
-            seen = choice.likeliest(before)
-            terms.append((seen[np.isfinite(seen).all(1)] / scale, seen[choice.right] / scale, weight))
-    weights = np.zeros(len(FEATURES))
-    for _ in range(_STEPS):
-        slope, curve = -_RIDGE * weights, _RIDGE * np.eye(len(weights))
-        for rows, chosen, weight in terms:
-            shares = _shares(rows @ weights)
-            mean = shares @ rows
-            slope = slope + weight * (chosen - mean)
-            curve = curve + weight * ((rows * shares[:, None]).T @ rows - np.outer(mean, mean))
-        step = np.linalg.solve(curve, slope)
-        largest = float(np.abs(step).max())
-        weights = weights + step * min(1.0, _LARGEST_STEP / max(largest, 1e-12))
-        if largest < 1e-8:
-            break
-    return weights / scale
-
-
-def _scale(networks: Sequence[Looked]) -> Matrix:
-    """Root mean square of the differences to the right candidate, by feature."""
-    choices = [choice for one in networks for choice in (one.own, *one.others)]
-    apart = np.concatenate(
-        [(one.features - one.features[:, [one.right]]).reshape(-1, len(FEATURES)) for one in choices]
-    )
-    return np.asarray(np.sqrt(np.nanmean(apart**2, 0)))
-
-
-def _shares(log_odds: Matrix) -> Matrix:
-    odds = np.exp(log_odds - log_odds.max())
-    return np.asarray(odds / odds.sum())
-
-
-def posterior(choice: Choice, weights: Matrix, prior: Matrix) -> Matrix:
-    """Probability of each candidate."""
-    inside = np.where(np.isfinite(choice.features).all(2), np.nan_to_num(choice.features) @ weights, _IMPOSSIBLE)
-    return _shares(np.logaddexp.reduce(inside, 0) + prior)
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """What is said of a network by weights that were fitted to all others."""
+    """What is said of a network by weights and a trust that were fitted to all others."""
 
     looked: Looked
-    shares: Matrix
+    weights: Matrix
+    trust: Trust
+
+    @property
+    def shares(self) -> Matrix:
+        """Probability of each candidate."""
+        return self.looked.seen.shares(self.weights, self.trust)
 
     @property
     def truth(self) -> float:
@@ -277,16 +190,19 @@ def judge(networks: Sequence[Looked]) -> list[Verdict]:
     """Judge each group of networks by weights that were fitted to all other groups."""
     found = []
     for group in dict.fromkeys(one.known.group for one in networks):
-        weights = fit([one for one in networks if one.known.group != group])
+        others = [one for one in networks if one.known.group != group]
+        weights = fit(others)
+        trust = trusted(others, weights)
         own = [one for one in networks if one.known.group == group]
-        found += [Verdict(looked=one, shares=posterior(one.own, weights, one.prior)) for one in own]
+        found += [Verdict(looked=one, weights=weights, trust=trust) for one in own]
     return found
 
 
-def save(weights: Matrix) -> None:
+def save(weights: Matrix, trust: Trust) -> None:
     """Write the weights beside the code."""
     head = "# Weights of the features of interior.py, written by benchmarks/conventions.py --save.\n\n[weights]\n"
-    _WEIGHTS.write_text(head + "".join(f"{name} = {one:.4g}\n" for name, one in zip(FEATURES, weights, strict=True)))
+    body = "".join(f"{name} = {one:.4g}\n" for name, one in zip(FEATURES, weights, strict=True))
+    _WEIGHTS.write_text(f"{head}{body}\n[trust]\nlayers = {trust.layers:g}\nfloor = {trust.floor:g}\n")
 
 
 def main() -> None:
@@ -302,9 +218,10 @@ def main() -> None:
         print(known.name, flush=True)
     verdicts = judge(networks)
     weights = fit(networks)
+    trust = trusted(networks, weights)
     if options.save:
-        save(weights)
-    write_result("conventions", "Conventions identified without statistics", report(verdicts, weights))
+        save(weights, trust)
+    write_result("conventions", "Conventions identified without statistics", report(verdicts, weights, trust))
 
 
 def _without_statistics(known: Sequence[Known]) -> list[Known]:
@@ -314,7 +231,7 @@ def _without_statistics(known: Sequence[Known]) -> list[Known]:
     return [one for one in bare if one.group not in folded or not one.name.endswith("_hidden")]
 
 
-def report(verdicts: Sequence[Verdict], weights: Matrix) -> str:
+def report(verdicts: Sequence[Verdict], weights: Matrix, trust: Trust) -> str:
     """Return the body of the table's page; groups count the same, however many files they have."""
     count = len({one.looked.known.group for one in verdicts})
 
@@ -328,6 +245,7 @@ def report(verdicts: Sequence[Verdict], weights: Matrix) -> str:
     orders = sum(one.order == one.looked.known.truth.channel_order for one in told)
     both = sum(one.is_right and one.order == one.looked.known.truth.channel_order for one in told)
     sizes = mean([float(len(one.plausible)) for one in verdicts])
+    random = [(seen, one.weights, one.trust) for one in verdicts for seen in one.looked.untrained]
     body = (
         f"Top choice right: {top:.0%} of {count} networks ({len(verdicts)} files); truth plausible: {inside:.0%}; "
         f"plausible conventions: {sizes:.1f} on average. Brier score {mean([one.brier for one in verdicts]):.2f} "
@@ -335,7 +253,10 @@ def report(verdicts: Sequence[Verdict], weights: Matrix) -> str:
         f"{mean([-float(np.log(max(one.truth, 1e-9))) for one in verdicts]):.2f}.\n\n"
         f"Order of the channels, which toolkits and usage tell alone: right for {orders} of {len(told)} files whose "
         f"order is known; convention and order for {both}.\n\n"
-        "Weights fitted to all: " + ", ".join(f"{n} {w:.2f}" for n, w in zip(FEATURES, weights, strict=True)) + ".\n\n"
+        "Weights fitted to all: "
+        + ", ".join(f"{n} {w:.2f}" for n, w in zip(FEATURES, weights, strict=True))
+        + f"; trusted fully from {trust.layers:g} layers with biases on, and nowhere below {trust.floor:g}.\n\n"
+        + f"{say_untrained(random)}\n\n"
     )
     header = ["file", "network", "trained with", "its probability", "top choice", "plausible", "order", "said"]
     return body + table(header, [one.row() for one in verdicts])

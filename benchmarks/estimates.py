@@ -31,10 +31,11 @@ from zsq_compile.verification.firmness import firmness
 from zsq_compile.verification.running import run_batched
 
 Told = Literal["nothing", "truth", "wrong"]
-Doubt = Literal["given", "statistics", "one plausible", "open", "unexplained", "given wrong"]
+Doubt = Literal["given", "statistics", "ranked single", "open", "unexplained", "given wrong"]
 
-DOUBTS: tuple[Doubt, ...] = ("given", "statistics", "one plausible", "open", "unexplained", "given wrong")
-"""What the preprocessing of a compilation rests on; the last is what a user may do, and no estimate can know."""
+DOUBTS: tuple[Doubt, ...] = ("given", "statistics", "ranked single", "open", "unexplained", "given wrong")
+"""What the preprocessing of a compilation rests on: the user, statistics, a ranking with one plausible one, which
+proves nothing, or with several; the last is what a user may do, and no estimate can know."""
 
 _BATCH = 50
 _NEAR = 0.1  # of the range between black and white: mean and std of CIFAR and of ImageNet are the same thing
@@ -90,7 +91,7 @@ class Compiled:
             return "open"
         if best.source == "unexplained":
             return "unexplained"
-        return "statistics" if self.has_statistics and best.source == "inferred" else "one plausible"
+        return "statistics" if best.source == "inferred" else "ranked single"
 
     @property
     def is_found(self) -> bool:

@@ -3,23 +3,29 @@
 Each network is quantized in closed form (ranges, gptq, biases) on so many real inputs alone, on as many with variants
 of them and synthetic samples beside (``zsq_compile.synthesis.filters.examples``), and on synthetic samples alone, and
 is judged on other real inputs in ONNX Runtime with all optimizations off, which computes the quantized graph as it is
-defined. The preprocessing is given. This is where SHARE and ENOUGH come from.
+defined. The preprocessing is given. This is where ADDED and ENOUGH come from.
 
-    PYTHONPATH=. python benchmarks/few_samples.py [--shared ../shared] [--networks resnet20_bn ...]
+    PYTHONPATH=. python benchmarks/few_samples.py [--networks resnet20_bn ...] [--bits 8 4] [--counts 1 16] [--draws 2]
+
+Finished rows are kept under ``--work``, so that a run of all of them may be stopped and go on.
 """
 
 import argparse
+import functools
+import importlib.util
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import torch
-from harness import table, write_result
+from harness import Rows, open_rows, runtime_key, source_key, table, write_result
 from numpy.typing import NDArray
-from zoo import IMAGENET_MEAN, IMAGENET_STD
+from zoo import IMAGENET_MEAN, IMAGENET_STD, add_common_options
 
 from backends.catalog import load_target
 from backends.session import open_session
@@ -35,17 +41,19 @@ from zsq_compile.quantization.even_channels import even_channels
 from zsq_compile.quantization.planning import plan_quantization
 from zsq_compile.quantization.samples import Samples
 from zsq_compile.quantization.state import FloatNetwork
+from zsq_compile.stages.calibration_data import answering_share
 from zsq_compile.stages.quantize import fold_network, run_steps, steps_for
-from zsq_compile.synthesis.filters import examples as mixing
-from zsq_compile.synthesis.filters.examples import vary_examples
+from zsq_compile.synthesis.filters.examples import choose_evenly, vary_examples
 from zsq_compile.synthesis.make_generator import make_generator
 
 Arrays = Mapping[str, NDArray[np.generic]]
-Judge = Callable[[list[Arrays], list[Arrays]], float]
+Judge = Callable[[Sequence[Arrays], Sequence[Arrays]], float]
 
-_COUNTS = (1, 4, 16, 32, 64)
-_DRAWS = {1: 3, 4: 2}
-_FACES = (0.6, 0.9)  # least score, and least overlap of a box that is found again
+_ARMS: Mapping[str, Mapping[str, float]] = {
+    "replaced: 50 %": {"replaced": 0.5},
+    "added: 50 %": {"added": 0.5},
+    "added: 100 %": {"added": 1.0},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,19 +117,20 @@ NETWORKS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Bench:
     """One network, loaded, and its real inputs."""
 
     loaded: LoadedModel
     preprocessing: Preprocessing
     pool: Dataset
-    tested: list[Arrays]
-    wanted: list[Arrays]
+    tested: Sequence[Arrays]
+    wanted: Sequence[Arrays]
     judge: Judge
     synthetic: int
 
 
+@functools.cache
 def prepare(name: str, assets: Path, most: int) -> Bench:
     """Load a network, and compute what it makes of the inputs that it is judged on."""
     network = NETWORKS[name]
@@ -150,83 +159,54 @@ def prepare(name: str, assets: Path, most: int) -> Bench:
         pool=read["calibration"].prepared(preprocessing),
         tested=feeds,
         wanted=[session.run(dict(one)) for one in feeds],
-        judge=boxes_found if network.order == "bgr" else same_classes,
+        judge=judge_of(assets) if network.order == "bgr" else same_classes,
         synthetic=network.synthetic,
     )
 
 
-def same_classes(wanted: list[Arrays], got: list[Arrays]) -> float:
+def same_classes(wanted: Sequence[Arrays], got: Sequence[Arrays]) -> float:
     """Share of samples whose largest score is that of the same class."""
     pairs = [(next(iter(one.values())), next(iter(other.values()))) for one, other in zip(wanted, got, strict=True)]
     return float(np.mean(np.concatenate([one.argmax(1) == other.argmax(1) for one, other in pairs])))
 
 
-def boxes_found(wanted: list[Arrays], got: list[Arrays]) -> float:
-    """Share of the float network's faces that the quantized one finds again."""
-    least, overlap = _FACES
-    count = found = 0
-    for one, other in zip(wanted, got, strict=True):
-        boxes, others = faces(one, least), faces(other, 0.8 * least)
-        count += len(boxes)
-        found += sum(bool(len(others)) and bool((overlaps(box, others) > overlap).any()) for box in boxes)
-    return found / count
+def judge_of(assets: Path) -> Judge:
+    """Share of YuNet's boxes that are found again, by the judge that lies beside the network."""
+    path = assets / "models" / "wild2" / "judge.py"
+    spec = importlib.util.spec_from_file_location("wild2_judge", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    judge = module.JUDGES["yunet_n"][1]
+    return lambda wanted, got: float(judge(wanted, got)[0])
 
 
-def faces(outputs: Arrays, least: float) -> NDArray[np.float64]:
-    """Decode YuNet's boxes (count, 4), the best score first, without those that overlap a better one."""
-    boxes, scores = [], []
-    for stride in (8, 16, 32):
-        kind, objectness = (np.asarray(outputs[f"{key}_{stride}"], np.float64).reshape(-1) for key in ("cls", "obj"))
-        offsets = np.asarray(outputs[f"bbox_{stride}"], np.float64).reshape(-1, 4)
-        score = np.sqrt(kind.clip(0, 1) * objectness.clip(0, 1))
-        rows, columns = np.divmod(np.arange(len(score)), 320 // stride)
-        middle = (np.stack([columns, rows], 1) + offsets[:, :2]) * stride
-        half = np.exp(offsets[:, 2:]) * stride / 2
-        boxes.append(np.concatenate([middle - half, middle + half], 1)[score > least])
-        scores.append(score[score > least])
-    order = np.argsort(-np.concatenate(scores), kind="stable")
-    kept: list[NDArray[np.float64]] = []
-    for box in np.concatenate(boxes)[order]:
-        if not kept or (overlaps(box, np.stack(kept)) < 0.45).all():
-            kept.append(box)
-    return np.stack(kept) if kept else np.zeros((0, 4))
-
-
-def overlaps(box: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Intersection over union of a box with others."""
-    sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
-    inside = sides.clip(0).prod(1)
-    areas = (box[2:] - box[:2]).prod() + (others[:, 2:] - others[:, :2]).prod(1)
-    return np.asarray(inside / (areas - inside))
-
-
+@functools.cache
 def synthesize(bench: Bench) -> Samples:
-    """Make the synthetic samples."""
+    """Make the synthetic samples as the compiler does, some of them moved until silent heads answer."""
     loaded, statistics = bench.loaded, harvest_batchnorm(bench.loaded.model)
     config = PixelsConfig() if statistics.usable else PriorConfig()
-    generator = make_generator(config, loaded.inputs, bench.preprocessing, effort="fast")
+    share = answering_share(None)
+    generator = make_generator(config, loaded.inputs, bench.preprocessing, effort="fast", answering_share=share)
     made = generator.synthesize(TorchGraph(loaded.model), statistics, bench.synthetic, torch.Generator().manual_seed(0))
     return Samples(inputs=made.inputs)
 
 
-def share_of(bench: Bench) -> float:
-    """Share of the samples that real inputs make."""
-    return mixing.SHARES[bool(harvest_batchnorm(bench.loaded.model).usable)]
-
-
-def mix(bench: Bench, synthetic: Samples, real: Dataset) -> Samples:
-    """Put real inputs and variants of them among synthetic ones, as the compiler does."""
-    name = bench.loaded.inputs[0].name
-    chosen = mixing.choose_evenly(synthetic.count, share_of(bench), 1)
+def mix(bench: Bench, synthetic: Samples, real: Dataset, *, replaced: float = 0.0, added: float = 0.0) -> Samples:
+    """Put real inputs and variants of them in the place of a share of the synthetic ones, or beside all of them."""
+    name, count = bench.loaded.inputs[0].name, synthetic.count
+    total = round(count * (1.0 + added))
+    chosen = choose_evenly(total, replaced or 1.0 - count / total, 1)
     rng = torch.Generator().manual_seed(1)
     varied = vary_examples(real, bench.loaded.inputs, {name: bench.preprocessing}, int(chosen.sum()), rng)
-    values = synthetic.inputs[name].clone()
+    values = synthetic.inputs[name].new_empty(total, *synthetic.inputs[name].shape[1:])
+    values[~chosen] = synthetic.inputs[name][: int((~chosen).sum())] if added else synthetic.inputs[name][~chosen]
     values[chosen] = varied[name]
     return Samples(inputs={name: values})
 
 
-def measure(bench: Bench, samples: Samples, bits: int) -> float:
-    """Quantize on samples, and judge."""
+def measure(bench: Bench, samples: Samples, bits: int) -> dict[str, Any]:
+    """Quantize on samples, and judge: ``found`` is a share, ``sqnr_db`` that of all outputs together."""
     config = CompileConfig(effort="fast", quantization=QuantizationConfig(bits=bits))
     target, loaded = load_target("ort_cpu"), bench.loaded
     statistics = harvest_batchnorm(loaded.model)
@@ -241,7 +221,17 @@ def measure(bench: Bench, samples: Samples, bits: int) -> float:
         path = Path(folder) / "quantized.onnx"
         ir.save(list(states.values())[-1].qdq, path)
         session = open_session(path, optimize="none")
-        return bench.judge(bench.wanted, [session.run(dict(feeds)) for feeds in bench.tested])
+        got = [session.run(dict(feeds)) for feeds in bench.tested]
+    return {"found": bench.judge(bench.wanted, got), "sqnr_db": noise(bench.wanted, got)}
+
+
+def noise(wanted: Sequence[Arrays], got: Sequence[Arrays]) -> float:
+    """Return the least signal-to-noise ratio of an output, dB."""
+    found = []
+    for name in wanted[0]:
+        one, other = (np.concatenate([np.ravel(each[name]) for each in part]) for part in (wanted, got))
+        found.append(10.0 * np.log10(np.square(one).sum() / np.square(one - other).sum()))
+    return float(min(found))
 
 
 def drawn(pool: Dataset, count: int, draw: int) -> Dataset:
@@ -254,50 +244,67 @@ def drawn(pool: Dataset, count: int, draw: int) -> Dataset:
     )
 
 
-def rows_of(name: str, bench: Bench, bits: int, counts: Sequence[int], draws: int) -> Iterator[list[str]]:
-    """Measure one network at one width, and yield each row as soon as it is there."""
-    synthetic = synthesize(bench)
-    none = f"{100 * measure(bench, synthetic, bits):.1f}"
-    for count in (count for count in counts if count <= len(bench.pool)):
-        found: dict[str, list[float]] = {"alone": [], "mixed": []}
-        for draw in range(min(_DRAWS.get(count, 1), draws)):
-            real = drawn(bench.pool, count, draw)
-            alone = {key: torch.from_numpy(array) for key, array in real.arrays(bench.preprocessing).items()}
-            found["alone"].append(measure(bench, Samples(inputs=alone), bits))
-            found["mixed"].append(measure(bench, mix(bench, synthetic, real), bits))
-        cells = [f"{100 * np.mean(part):.1f} ({100 * min(part):.1f})" for part in found.values()]
-        yield [name, f"W{bits}A8", str(count), *cells, none]
+def row_of(name: str, bits: int, count: int, options: argparse.Namespace, rows: Rows) -> list[str]:
+    """Measure one network at one width with so many real inputs; what is there is taken from ``rows``."""
+    cells = []
+    for arm in ("alone", *_ARMS, "synthetic alone"):
+        found = []
+        for draw in range(1 if arm == "synthetic alone" else options.draws):
+            real = 0 if arm == "synthetic alone" else count
+            key = ["few_samples", source_key(), runtime_key(), name, *map(str, (bits, real, draw, options.tested)), arm]
+            make = None if options.finished else partial(_measure_arm, name, options, bits, real, draw, arm)
+            row = rows.get(key, make)
+            if row is not None:
+                print(name, bits, real, draw, arm, row["found"], flush=True)
+                found.append((100 * row["found"], row["sqnr_db"]))
+        shares, ratios = zip(*found, strict=True) if found else ((), ())
+        each = " and ".join(f"{share:.1f}" for share in shares)
+        cells.append(f"{each} %, {np.mean(ratios):.1f} dB" if found else "not measured")
+    return [name, f"W{bits}A8", str(count), *cells]
+
+
+def _measure_arm(name: str, options: argparse.Namespace, bits: int, count: int, draw: int, arm: str) -> dict[str, Any]:
+    bench = prepare(name, options.assets, options.tested)
+    if arm == "synthetic alone":
+        return measure(bench, synthesize(bench), bits)
+    real = drawn(bench.pool, count, draw)
+    if arm == "alone":
+        arrays = real.arrays(bench.preprocessing)
+        return measure(bench, Samples(inputs={key: torch.from_numpy(one) for key, one in arrays.items()}), bits)
+    return measure(bench, mix(bench, synthesize(bench), real, **_ARMS[arm]), bits)
 
 
 def main() -> None:
     """Print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shared", type=Path, default=Path("../shared"))
+    add_common_options(parser)
     parser.add_argument("--networks", nargs="*", default=list(NETWORKS))
     parser.add_argument("--bits", nargs="*", type=int, default=[8, 4])
-    parser.add_argument("--counts", nargs="*", type=int, default=list(_COUNTS), help="real inputs")
-    parser.add_argument("--draws", type=int, default=max(_DRAWS.values()), help="of few of them, at most")
+    parser.add_argument("--counts", nargs="*", type=int, default=[1, 16], help="real inputs")
+    parser.add_argument("--draws", type=int, default=2, help="of real inputs")
     parser.add_argument("--tested", type=int, default=1000, help="inputs to judge on, at most")
-    parser.add_argument("--share", type=float, help="of the samples that real inputs make, for all networks")
+    parser.add_argument("--finished", action="store_true", help="measure nothing, and write what has been measured")
     options = parser.parse_args()
-    if options.share is not None:
-        mixing.SHARES.update({True: options.share, False: options.share})
-    rows = []
-    for name in options.networks:
-        bench = prepare(name, options.shared / "assets", options.tested)
-        for bits in options.bits:
-            for row in rows_of(name, bench, bits, options.counts, options.draws):
-                rows.append(row)
-                write(rows)
+    rows = open_rows(options)
+    write(
+        [
+            row_of(name, bits, count, options, rows)
+            for name in options.networks
+            for bits in options.bits
+            for count in options.counts
+        ]
+    )
 
 
 def write(rows: list[list[str]]) -> None:
-    """Write what there is: with many networks that takes hours."""
-    head = ["network", "bits", "real inputs", "alone: mean (least)", "mixed: mean (least)", "synthetic alone"]
+    """Write the table."""
+    head = ["network", "bits", "real inputs", "alone", *_ARMS, "synthetic alone"]
     body = (
-        "Decisions that are those of the float network, percent; of yunet_n faces that are found again with an overlap "
-        f"above {_FACES[1]}. Of the mixed samples {mixing.SHARES[True]:.0%} are real ones and their variants where "
-        f"statistics are left, and {mixing.SHARES[False]:.0%} where none are.\n\n"
+        "Decisions that are those of the float network; of yunet_n boxes that are found again, by the judge beside it. "
+        "Each figure is one draw; the noise is that of the worst output, the mean over draws. Real inputs are drawn at "
+        "random from the calibration data, with seeds that follow from their number, whatever they show. Replaced: in "
+        "the place of so many synthetic samples come real inputs and variants of them. Added: all synthetic samples "
+        "stay, and as large a share of their number of real inputs and variants comes on top.\n\n"
     )
     write_result("few_samples", "A few real inputs", body + table(head, rows))
 

@@ -172,7 +172,7 @@ def synthesize(
         require_image(loaded.inputs)
     examples = find_examples(loaded, known, config, progress)
     generator = choose_generator(loaded, known, target, config, progress, handed_on=True, examples=examples)
-    count = config.samples or default_count(loaded.inputs, config.effort, learned=is_learned(config))
+    count = config.samples or default_count(loaded.inputs, config.effort, learned=is_learned(config), examples=examples)
     count = count_in_batches(count, fixed_batch(loaded.inputs), hold_out=False)
     teacher = TorchGraph(loaded.model, device=choose_device(config.device))
     made = generator.synthesize(teacher, known.statistics, count, torch.Generator().manual_seed(config.seed))
@@ -273,7 +273,7 @@ def _estimate(
             loaded.inputs,
             data.posteriors,
             seed=config.seed,
-            shown=shown or bool(config.input.like),
+            shown=shown or (data.examples is not None and data.examples.show(loaded.inputs)),
             examples=data.examples,
         ),
         data.origin,

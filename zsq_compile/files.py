@@ -88,7 +88,7 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
             with archive:
                 return {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ConfigError(f"{path} cannot be read as an .npz file of arrays: {error}") from error
+        raise ConfigError(f"cannot read {path} as an .npz file of arrays: {error}") from error
     raise ConfigError(f"{path} holds one array without a name; wanted an .npz file with an array per network input")
 
 

@@ -133,7 +133,7 @@ class _Ours:
     @property
     def image_preprocessing(self) -> Preprocessing | None:
         """Preprocessing of the first image input."""
-        return next(iter(best_of(self.posteriors).values()), None)
+        return next((one for one in best_of(self.posteriors).values() if one.layout is not None), None)
 
 
 def _compile_ours(

@@ -1,7 +1,6 @@
 """Arrays in files, and which input each of them is for."""
 
 import re
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.data.layouts import arrange, can_be_left_out, has_shape
 from zsq_compile.data.pictures import as_pictures
 from zsq_compile.errors import ConfigError
+from zsq_compile.files import read_arrays
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -52,21 +52,9 @@ def is_array(path: Path) -> bool:
 def open_array(path: Path) -> Arrays:
     """Read an .npz file, or an .npy file as the only array of one."""
     if path.suffix.lower() == ".npz":
-        return open_archive(path)
+        return read_arrays(path)
     try:
         with path.open("rb") as file:
             return {path.stem: np.lib.format.read_array(file, allow_pickle=False)}
     except (OSError, ValueError, EOFError) as error:
         raise ConfigError(f"cannot read {path} as an .npy file of numbers: {error}") from error
-
-
-def open_archive(path: Path) -> Arrays:
-    """Read an .npz file; ConfigError when it is none."""
-    try:
-        archive = np.load(path, allow_pickle=False)
-        if isinstance(archive, np.lib.npyio.NpzFile):
-            with archive:
-                return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ConfigError(f"cannot read {path} as an .npz file of plain arrays: {error}") from error
-    raise ConfigError(f"cannot read {path} as an .npz file of plain arrays: it is an .npy file, and has another name")

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zsq_compile.data.array_files import Arrays, by_name, is_array, open_archive, open_array
+from zsq_compile.data.array_files import Arrays, by_name, is_array, open_array
 from zsq_compile.data.folders import find_files
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.data.layouts import arrange_samples, can_be_left_out, convert
@@ -91,6 +91,14 @@ class Dataset:
             self,
             samples={name: rows[:count] for name, rows in self.samples.items()},
             labels=None if self.labels is None else self.labels[:count],
+        )
+
+    def every(self, step: int) -> "Dataset":
+        """Return one sample in so many, of all parts of the source."""
+        return replace(
+            self,
+            samples={name: rows[::step] for name, rows in self.samples.items()},
+            labels=None if self.labels is None else self.labels[::step],
         )
 
     def _prepared(self, name: str, rows: Rows) -> NDArray[Any]:
@@ -163,7 +171,7 @@ class Reader:
             return self._folder(path)
         if not path.is_file():
             raise ConfigError(f"{self.option} wants {FORMS}, got {path}, which does not exist")
-        return self._rows([(path, None)], path) if path.suffix != ".npz" else self.take(open_archive(path), str(path))
+        return self._rows([(path, None)], path)
 
     def join(self, parts: Sequence[Dataset]) -> Dataset:
         """Put what lies at several places behind each other."""

@@ -18,8 +18,11 @@ def find_files(folder: Path, wanted: Callable[[Path], bool]) -> Entries:
     ``labels.csv`` with a file name and a class on each line (a header line is allowed), one folder per class, numbered
     in sorted order unless the folders' names are numbers already, or files beside each other, which have no classes.
 
+    Hidden files and folders, whose names begin with a dot, are left out.
+
     Raises:
-        ConfigError: the list cannot be read, or names files that are not there.
+        ConfigError: the list cannot be read, or names files that are not there; or there are files beside folders of
+            classes, of which only some would be read.
 
     """
     listing = folder / LISTING
@@ -31,7 +34,14 @@ def find_files(folder: Path, wanted: Callable[[Path], bool]) -> Entries:
                 f"{listing} names {missing[0].name}, which is not in {folder} ({len(missing)} files are missing)"
             )
         return [entry for entry in entries if wanted(entry[0])]
-    return list(_by_class(folder, wanted)) or [(file, None) for file in _sorted(folder, wanted)]
+    classed: Entries = list(_by_class(folder, wanted))
+    beside: Entries = [(file, None) for file in _sorted(folder, wanted)]
+    if classed and beside:
+        raise ConfigError(
+            f"{folder} holds {beside[0][0].name} and {len(beside) - 1} more such files, and folders with others, such "
+            f"as {classed[0][0].parent.name}: wanted files in a folder for each class, or files alone; move some away"
+        )
+    return classed or beside
 
 
 def _listed(listing: Path) -> Entries:
@@ -46,7 +56,7 @@ def _listed(listing: Path) -> Entries:
 
 
 def _by_class(folder: Path, wanted: Callable[[Path], bool]) -> Iterator[tuple[Path, int]]:
-    classes = sorted(entry for entry in folder.iterdir() if entry.is_dir())
+    classes = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     numbered = all(_is_integer(entry.name) for entry in classes)
     for index, entry in enumerate(classes):
         for file in _sorted(entry, wanted):
@@ -54,7 +64,7 @@ def _by_class(folder: Path, wanted: Callable[[Path], bool]) -> Iterator[tuple[Pa
 
 
 def _sorted(folder: Path, wanted: Callable[[Path], bool]) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if wanted(file) and file.is_file())
+    return sorted(one for one in folder.iterdir() if wanted(one) and one.is_file() and not one.name.startswith("."))
 
 
 def _is_integer(text: str) -> bool:

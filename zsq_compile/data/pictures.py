@@ -71,14 +71,16 @@ def read_picture(path: Path) -> Pixels:
 
 
 def _as_bytes(values: NDArray[Any], path: Path) -> Pixels:
-    """Bring gray levels of 16 bits, or of floats in [0, 1], to 8 bits."""
+    """Bring gray levels of 16 bits, or of floats in [0, 1], to 8 bits; wider numbers up to 255 are such levels."""
     levels = values.astype(np.float64)
     if levels.size and not (np.isfinite(levels).all() and levels.min() >= 0.0 and levels.max() <= 65535.0):
         raise ConfigError(
             f"cannot read {path} as a picture: its levels run from {levels.min():.4g} to {levels.max():.4g}; wanted "
             "0 to 255 or 0 to 65535: convert it, or give an .npy file of what the network takes"
         )
-    white = 1.0 if values.dtype.kind == "f" and levels.max(initial=0.0) <= 1.0 else 65535.0
+    highest = levels.max(initial=0.0)
+    white = 255.0 if values.dtype.itemsize > 2 and highest <= 255.0 else 65535.0
+    white = 1.0 if values.dtype.kind == "f" and highest <= 1.0 else white
     return np.asarray(np.rint(levels * (255.0 / white)), np.uint8)
 
 

@@ -71,6 +71,18 @@ class Posterior:
         """Whether more than one preprocessing is plausible."""
         return len(self.plausible) > 1
 
+    def describe(self) -> str:
+        """Say what is plausible: the names and probabilities of pictures', the families and scales of signals'."""
+        plausible = self.plausible
+        if self.best.layout is not None:
+            return _either([f"{one.preprocessing.name} ({one.probability:.0%})" for one in plausible])
+        scales: dict[str, list[float]] = {}
+        for one in plausible:
+            way = one.preprocessing
+            scales.setdefault((way.family or way.name).replace("_", " "), []).extend(1.0 / std for std in way.std)
+        ranges = [f"{family}, times {_span(gains)}" for family, gains in scales.items()]
+        return _either(ranges) + (f" ({len(plausible)} most probable)" if len(plausible) > 1 else "")
+
     def share(self, *, bgr: bool) -> float:
         """Return the probability of one order of channels."""
         return sum(one.probability for one in self.hypotheses if (one.preprocessing.channel_order == "bgr") is bgr)
@@ -78,6 +90,16 @@ class Posterior:
     def to_json(self) -> list[dict[str, Any]]:
         """Return plain values: what ``Preprocessing.to_json`` gives of each, with its probability."""
         return [{**one.preprocessing.to_json(), "probability": one.probability} for one in self.hypotheses]
+
+
+def _either(words: Sequence[str]) -> str:
+    *others, last = words
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def _span(numbers: Sequence[float]) -> str:
+    low, high = f"{min(numbers):.2g}", f"{max(numbers):.2g}"
+    return low if low == high else f"{low} to {high}"
 
 
 def best_of(posteriors: Mapping[str, Posterior]) -> dict[str, Preprocessing]:

@@ -9,7 +9,7 @@ import numpy as np
 from zsq_compile.data.input_spec import InputSpec, Layout
 
 ChannelOrder = Literal["rgb", "bgr", "gray", "rgba", "none"]
-Source = Literal["given", "read", "inferred", "assumed", "unexplained"]
+Source = Literal["given", "read", "inferred", "ranked", "assumed", "unexplained"]
 SignalFamily = Literal[
     "noise",
     "white",
@@ -54,8 +54,10 @@ class Preprocessing:
         mean: per channel, in RGB order; one number stands for all channels.
         std: per channel, in RGB order.
         channel_order: "bgr" reverses the three channels after scaling; "rgba" has a fourth plane; "none" of a signal.
-        source: given by the user, read from what zsq-compile left in the file, inferred from BatchNormalization
-            statistics, assumed, or unexplained: the nearest to statistics that nothing comes near to.
+        source: given by the user; read from what zsq-compile left in the file; inferred from BatchNormalization
+            statistics, real examples or the input's type, which prove it; ranked: the only plausible one by how a
+            network without statistics looks under it, which proves nothing; assumed: the most probable of several; or
+            unexplained: the nearest to statistics that nothing comes near to.
         reason: what decided, in words.
         margin: of an inferred one, the distance of the runner-up over that of the best (>= 1); else None.
         layout: of the network input; None of a signal (N, C, ...), which is in order as it is.
@@ -74,11 +76,14 @@ class Preprocessing:
     family: SignalFamily | None = None
 
     @property
+    def is_proven(self) -> bool:
+        """Whether it rests on more than how a network without statistics looks under it."""
+        return self.source in ("given", "read", "inferred")
+
+    @property
     def is_certain(self) -> bool:
         """Whether the user gave it, the input's type leaves no other, or the statistics point to it clearly."""
-        if self.margin is None:
-            return self.source in ("given", "read", "inferred")
-        return self.margin >= _CLOSE_MARGIN
+        return self.is_proven and (self.margin is None or self.margin >= _CLOSE_MARGIN)
 
     def fits(self, spec: InputSpec) -> bool:
         """Whether it can be that of an input: of pictures with as many channels, or of a signal."""

@@ -8,7 +8,6 @@ from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.errors import ConfigError
 
 CONTRACT = "zsq_compile.contract"
-_TRUSTED = ("given", "inferred", "read")  # what was assumed before is looked for again
 
 
 def read_remembered(entries: Mapping[str, str], spec: InputSpec) -> Preprocessing | None:
@@ -27,7 +26,7 @@ def read_remembered(entries: Mapping[str, str], spec: InputSpec) -> Preprocessin
         found = Preprocessing.from_json(contract)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError(f"what the model says of its origin cannot be read: {error!r}; compile it again") from error
-    if found.source not in _TRUSTED or not found.fits(spec):
+    if not (found.is_proven and found.fits(spec)):  # what nothing proved is looked for again
         return None
     return Preprocessing(
         name=found.name,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from zsq_compile.data.input_spec import InputSpec
@@ -30,8 +31,9 @@ _RATE_WORDS = re.compile(
     r"(?<![0-9])(?:(8|16|22|24|32|44|48)k(?:hz)?|(8000|16000|22050|24000|32000|44100|48000))(?![0-9a-z])"
 )
 _TAPS = 24  # zero crossings of the filter on either side
-_CHUNK = 16384
+_CHUNK = 1 << 20  # numbers that are weighed at a time
 _LEAST_LENGTH = 256
+_LOWEST_RATE, _HIGHEST_RATE = 1000, 1_000_000  # of recordings of sound; beyond is a broken header
 _MOST_CHANNELS = 8
 
 
@@ -97,8 +99,11 @@ def read_sound(path: Path) -> Sound:
     coding, channels, rate, _, _, bits = struct.unpack("<HHIIHH", form[:16])
     if coding == _EXTENSIBLE and len(form) >= 26:
         coding = struct.unpack("<H", form[24:26])[0]
-    if not (channels and rate):
-        raise ConfigError(f"cannot read {path} as a sound: its header says {channels} channels and a rate of {rate} Hz")
+    if not (channels and _LOWEST_RATE <= rate <= _HIGHEST_RATE):
+        raise ConfigError(
+            f"cannot read {path} as a sound: its header says {channels} channels and a rate of {rate} Hz; wanted one "
+            f"channel or more and a rate from {_LOWEST_RATE} to {_HIGHEST_RATE} Hz"
+        )
     values = _decoded(body, coding, bits, path)
     frames = len(values) // channels
     if not frames:
@@ -154,21 +159,22 @@ def resample(wave: Wave, old: int, new: int) -> Wave:
     """
     if old == new:
         return wave
-    step = gcd(old, new)
-    count = max(-(-len(wave) * (new // step) // (old // step)), 1)
+    up, down = new // gcd(old, new), old // gcd(old, new)
+    count = max(-(-len(wave) * up // down), 1)
     cutoff = min(1.0, new / old)
     reach = int(np.ceil(_TAPS / cutoff))
-    made = np.empty((count, wave.shape[1]), np.float32)
     offsets = np.arange(-reach + 1, reach + 1)
-    for start in range(0, count, _CHUNK):
-        times = np.arange(start, min(start + _CHUNK, count)) * (old / new)
-        whole = np.floor(times).astype(np.int64)
-        apart = offsets[None] - (times - whole)[:, None]
-        weights = np.sinc(cutoff * apart) * np.cos(np.clip(apart / reach, -1.0, 1.0) * (np.pi / 2)) ** 2
-        weights /= weights.sum(1, keepdims=True)
-        taken = np.clip(whole[:, None] + offsets[None], 0, len(wave) - 1)
-        for channel in range(wave.shape[1]):
-            made[start : start + len(times), channel] = (wave[:, channel][taken] * weights).sum(1)
+    apart = offsets[None] - np.arange(min(up, count))[:, None] * down % up / up  # times between old frames recur
+    weights = np.sinc(cutoff * apart) * np.cos(np.clip(apart / reach, -1.0, 1.0) * (np.pi / 2)) ** 2
+    weights = (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+    longer = np.pad(np.ascontiguousarray(wave.T), ((0, 0), (reach - 1, reach)), mode="edge")
+    stretches = sliding_window_view(longer, 2 * reach, axis=1)  # (channels, frames, taps)
+    made = np.empty((count, wave.shape[1]), np.float32)
+    size = max(_CHUNK // (2 * reach), 1)
+    for start in range(0, count, size):
+        places = np.arange(start, min(start + size, count))
+        taken = stretches[:, places * down // up]
+        made[places] = np.einsum("ckt,kt->kc", taken, weights[places % up])
     return made
 
 
@@ -177,10 +183,11 @@ def as_windows(sound: Sound, spec: InputSpec, rate: int) -> NDArray[Any]:
 
     What is left at the end is left out. An input of integers has full scale at 32768.
     """
-    wave = resample(sound.wave, sound.rate, rate)
-    channels, length = channels_of(spec), window_length(spec)
-    if channels == 1 or wave.shape[1] == 1:
-        wave = np.repeat(wave.mean(1, keepdims=True), channels, 1)
+    channels, length, wave = channels_of(spec), window_length(spec), sound.wave
+    mixed = channels == 1 or wave.shape[1] == 1
+    wave = resample(wave.mean(1, keepdims=True) if mixed else wave, sound.rate, rate)
+    if mixed:
+        wave = np.repeat(wave, channels, 1)
     elif wave.shape[1] != channels:
         raise ConfigError(
             f"the input {spec.name!r} takes {channels} channels of sound, and the recording has {wave.shape[1]}: mix "

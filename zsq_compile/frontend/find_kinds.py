@@ -76,9 +76,9 @@ def _find(value: ir.Value, spec: InputSpec, inputs: Sequence[InputSpec], outputs
     finding = (
         _as_ids(readings, spec)
         or _as_length(readings, spec)
+        or _as_size(spec, inputs)  # before masks: boxes are multiplied by it
         or _as_mask(masking, spec)
         or _as_rate(readings, spec)
-        or _as_size(spec, inputs)
     )
     if finding is not None:
         return finding

@@ -7,7 +7,7 @@ import onnx_ir as ir
 from passes.operators import RECURRENT
 from passes.surgery import is_standard
 from zsq_compile.data.input_spec import InputSpec
-from zsq_compile.frontend.kind_clues import STATE_WORDS, related_names, split_name
+from zsq_compile.frontend.kind_clues import ENCODER_WORDS, STATE_WORDS, related_names, split_name
 from zsq_compile.frontend.trace_input import trace
 
 _INITIAL = (5, 6)  # places of initial_h and initial_c
@@ -17,7 +17,7 @@ def find_state(value: ir.Value, spec: InputSpec, outputs: Sequence[ir.Value]) ->
     """Say why a float input is a state; None where it is none.
 
     It is one where a recurrent operator starts from it; or where an output has its shape and a related name, or its
-    shape and the input a name of states.
+    shape and the input a name of states that no encoder hands over.
     """
     for reading in trace(value):
         if is_standard(reading.node, *RECURRENT) and reading.place in _INITIAL:
@@ -26,7 +26,8 @@ def find_state(value: ir.Value, spec: InputSpec, outputs: Sequence[ir.Value]) ->
     related = next((one for one in fitting if related_names(spec.name, str(one.name))), None)
     if related is not None:
         return f"output '{related.name}' has its shape and a related name"
-    if fitting and STATE_WORDS & set(split_name(spec.name)):
+    words = set(split_name(spec.name))
+    if fitting and STATE_WORDS & words and not ENCODER_WORDS & words:
         return f"its name, and output '{fitting[0].name}' has its shape"
     return None
 

@@ -23,6 +23,9 @@ STATE_WORDS = frozenset(
         *("h", "c", "hx", "cx", "h0", "c0", "lstm", "gru"),
     )
 )
+ENCODER_WORDS = frozenset({"encoder", "enc"})
+"""Of what a decoder reads of another network (``encoder_hidden_states``): data, whatever has its shape."""
+
 SIZE_WORDS = frozenset({"shape", "size", "sizes", "info"})
 SIZED_WORDS = frozenset({"im", "image", "img", "target", "orig", "original", "input"})
 """What a size is of: ``im_shape``, ``orig_target_sizes``, ``im_info``."""

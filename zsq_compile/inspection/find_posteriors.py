@@ -1,7 +1,5 @@
 """What the inputs of a model may expect of pictures and signals, found without torch."""
 
-from dataclasses import replace
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,11 +12,10 @@ from zsq_compile.frontend.load import LoadedModel
 from zsq_compile.inspection.runtime_probe import draw_inputs, draw_signal
 from zsq_compile.synthesis.images.natural_images import natural_images
 from zsq_compile.synthesis.preprocessing.infer_scale import infer_scale
-from zsq_compile.synthesis.preprocessing.infer_signal import infer_signal
+from zsq_compile.synthesis.preprocessing.infer_signal import LITTLE_FIT_WORK, infer_signal
+from zsq_compile.synthesis.preprocessing.plan_scan import LITTLE_SCAN_WORK
 from zsq_compile.synthesis.preprocessing.rank import rank_candidates
 from zsq_compile.synthesis.preprocessing.trials import TRIAL_IMAGES, TrialNetwork
-
-_LARGEST = 1 << 15  # numbers in a sample of a signal that is tried at many scales, which an inspection has no time for
 
 
 def find_posteriors(
@@ -49,6 +46,8 @@ def _find(
         spec=spec,
         draw_images=lambda count, height, width: natural_images(count, spec.channels, height, width, rng),
         others=draw_inputs([one for one in loaded.inputs if one is not spec], TRIAL_IMAGES, rng) or {},
+        whole=frozenset(one.name for one in loaded.inputs if one.batch_axis is None),
+        aside=frozenset(one.name for one in loaded.inputs if one.batch_axis),
     )
     if spec.is_image:
         return rank_candidates(network, statistics, thorough=False)
@@ -56,10 +55,8 @@ def _find(
     def draw(family: SignalFamily, shape: tuple[int, ...]) -> NDArray[np.float32]:
         return draw_signal(family, shape, rng)
 
-    told = infer_signal(network, statistics, draw)
+    signals = sum(not (one.is_image or one.takes_stand_ins) for one in loaded.inputs)
+    told = infer_signal(network, statistics, draw, LITTLE_FIT_WORK // signals)
     if told is not None:
         return Posterior.certain(told)
-    if np.prod(spec.batched(1)) > _LARGEST:
-        return None
-    whole = frozenset(one.name for one in loaded.inputs if one.batch_axis is None)
-    return infer_scale(replace(network, whole=whole), draw)
+    return infer_scale(network, draw, LITTLE_SCAN_WORK // signals)

@@ -68,6 +68,9 @@ def draw_signal(family: SignalFamily, shape: tuple[int, ...], rng: np.random.Gen
     elif family in ("sound", "speech", "music", "noises"):
         levels = _QUIET * (_LOUD / _QUIET) ** rng.random(shape[0])
         made = np.clip(made * levels.reshape(-1, *(1,) * (len(shape) - 1)), -1.0, 1.0)
+    elif family == "levelled":
+        made = made - made.mean(-1, keepdims=True)
+        made = made / np.maximum(made.std(-1, keepdims=True), 1e-8)
     return made.astype(np.float32)
 
 

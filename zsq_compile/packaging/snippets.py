@@ -16,6 +16,7 @@ _KNOWN: Mapping[Source, str] = {
     "given": "given when it was compiled",
     "read": "read from the file that it was compiled from",
     "inferred": "inferred from its statistics",
+    "ranked": "the only plausible one when it was compiled, which nothing proves",
     "assumed": "assumed when it was compiled",
     "unexplained": "assumed when it was compiled, though nothing comes near its statistics",
 }

@@ -13,6 +13,7 @@ from zsq_compile.errors import ConfigError
 from zsq_compile.files import written_whole
 from zsq_compile.quantization.layer_metrics.layer_quality import worst_layers
 from zsq_compile.reporting import figures
+from zsq_compile.reporting.alarms import headline
 from zsq_compile.reporting.facts import calibration_facts, comparison_rows, validation_facts
 from zsq_compile.reporting.report import Report
 
@@ -39,6 +40,7 @@ def page_of(report: Report) -> str:
     return environment.get_template(_TEMPLATE).render(
         report=values,
         title=report.model.name,
+        headline=headline(report.alarms),
         rows=comparison_rows(report.validation),
         outputs=validation_facts(report.validation),
         calibration=calibration_facts(report),

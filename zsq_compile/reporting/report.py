@@ -130,7 +130,7 @@ class Report:
         facts.append(("time", f"{sum(self.stages.values()):.1f} s"))
         facts += [("note", text) for text in self.notes]
         facts += [("FAILED", text) for text in validation.failures]
-        alarms = [f"ALARM: {one.describe()}" for one in self.alarms]
+        alarms = [f"{one.degree.upper()}: {one.describe()}" for one in self.alarms]
         return "\n".join([f"{self.model} -> {self.emitted}", *alarms, *(f"{what}: {text}" for what, text in facts)])
 
 

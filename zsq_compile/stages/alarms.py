@@ -15,13 +15,14 @@ from zsq_compile.data.posterior import Posterior
 from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.quantization.samples import Batch, count_fitting_samples
 from zsq_compile.quantization.state import FloatNetwork
-from zsq_compile.reporting.alarms import Alarm
+from zsq_compile.reporting.alarms import Alarm, Degree
 from zsq_compile.reporting.evidence import MomentMatch
 from zsq_compile.stages.calibration_data import CalibrationData, has_large_images
 from zsq_compile.stages.gate import SETTLE
 from zsq_compile.synthesis.images.pictures import FAMILIES, draw_family
 from zsq_compile.synthesis.images.procedural import as_input
 
+_PROBABLE = 0.5
 _FAR = 3.0  # of MomentMatch.distance: means are nearly two deviations away
 _STILL = 1e-3  # movement over samples, of the size of an output's numbers
 _QUIET = 0.01  # of a probability, from its end
@@ -50,28 +51,33 @@ def find_alarms(
 
     """
     families = {} if data.synthetic is None else _draw_families(inputs, data.preprocessing)
+    is_made = data.synthetic is not None
+    is_hedged = data.synthetic is not None and data.synthetic.hypotheses is not None
+    doubtful = [one for one in inputs if is_made or one.name in data.posteriors]
     seen = _look(network, plan, {_CALIBRATION: _take_few(network, inputs), **families})
     return (
-        *(() if data.synthetic is None else _of_inputs(inputs, data.posteriors)),
+        *_of_inputs(doubtful, data.posteriors, is_hedged=is_hedged),
         *_of_distance(moments),
         *_of_outputs(seen),
         *_of_ranges(seen),
     )
 
 
-def _of_inputs(inputs: Sequence[InputSpec], posteriors: Mapping[str, Posterior]) -> Iterator[Alarm]:
+def _of_inputs(inputs: Sequence[InputSpec], posteriors: Mapping[str, Posterior], *, is_hedged: bool) -> Iterator[Alarm]:
+    """Tell of inputs that nothing explains, or that may be prepared in several ways.
+
+    Where a hedged file was made for all of them, and one is as probable as all others together, that is a doubt.
+    """
+    made = "made for all of them, and suits none as well as it could" if is_hedged else "made for the first alone"
     for spec in (one for one in inputs if not one.takes_stand_ins):
         posterior = posteriors.get(spec.name)
         if posterior is None:
             words = "nothing in the model tells the scale of its values, and it was fed noise of deviation 1"
             yield Alarm(kind="input", where=f"input {spec.name!r}", words=words, advice=_CALIB)
         elif posterior.is_open:
-            listed = [f"{one.preprocessing.name} ({one.probability:.0%})" for one in posterior.plausible]
-            words = (
-                f"it may be prepared as {', '.join(listed[:-1])} or {listed[-1]}, and nothing proves which: the file "
-                "is made for all of them, and suits none as well as it could"
-            )
-            yield Alarm(kind="input", where=f"input {spec.name!r}", words=words, advice=SETTLE)
+            words = f"it may be prepared as {posterior.describe()}, and nothing proves which: the file is {made}"
+            degree: Degree = "doubt" if is_hedged and posterior.plausible[0].probability >= _PROBABLE else "alarm"
+            yield Alarm(kind="input", where=f"input {spec.name!r}", words=words, advice=SETTLE, degree=degree)
         elif posterior.best.source == "unexplained":
             words = "no preprocessing that was tried brings its samples near what the network remembers of its training"
             yield Alarm(kind="input", where=f"input {spec.name!r}", words=words, advice=SETTLE)

@@ -20,7 +20,7 @@ from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.errors import ConfigError
 from zsq_compile.quantization.samples import Samples, count_turns
 from zsq_compile.stages.given_samples import fit_samples
-from zsq_compile.synthesis.filters.examples import Examples
+from zsq_compile.synthesis.filters.examples import ADDED, Examples
 from zsq_compile.synthesis.generator import Generator, SyntheticSet
 from zsq_compile.synthesis.preprocessing.find import infer_on_images
 from zsq_compile.synthesis.preprocessing.trials import TRIAL_IMAGES
@@ -51,7 +51,7 @@ class CalibrationData:
         posteriors: what may be the preprocessing, by name of image inputs, and of others whose scale is known; of the
             first image only, where the user gave the data.
         synthetic: the whole synthesized set; None when the user gave the data.
-        examples: real inputs that a share of it is made from, if there are any.
+        examples: real inputs that half of it is made from, if there are any.
 
     """
 
@@ -107,10 +107,16 @@ def has_large_images(inputs: Sequence[InputSpec]) -> bool:
     return image is not None and image.height * image.width > _SMALL_IMAGE
 
 
-def default_count(inputs: Sequence[InputSpec], effort: Effort, *, learned: bool) -> int:
-    """Calibration samples to make where the user asked for no number; ``learned`` is what they are used for."""
+def default_count(
+    inputs: Sequence[InputSpec], effort: Effort, *, learned: bool, examples: Examples | None = None
+) -> int:
+    """Calibration samples to make where the user asked for no number; ``learned`` is what they are used for.
+
+    Those that are made from ``examples`` come on top.
+    """
     small, large = (_LEARNED_COUNTS if learned else _COUNTS)[effort]
-    return large if has_large_images(inputs) else small
+    count = large if has_large_images(inputs) else small
+    return count if examples is None else round(count * (1.0 + ADDED))
 
 
 def count_in_batches(count: int, fixed: int | None, *, hold_out: bool) -> int:

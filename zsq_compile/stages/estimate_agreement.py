@@ -29,7 +29,7 @@ from zsq_compile.verification.hypothesis_estimate import HypothesisEstimate, spa
 from zsq_compile.verification.real_family import lower_by_real
 
 ASSUMED_SPREAD = 1.0
-"""What SPREAD is where the preprocessing was assumed, and may be another."""
+"""What SPREAD is where one preprocessing is plausible that nothing proves, and that may be another."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +45,6 @@ class Fit:
 FIT = Fit()
 """Those in use."""
 
-_PROOFS = ("given", "read", "inferred")
 _HIGH_CONFIDENCE = "high confidence"
 _REAL = "real inputs"
 _SEED_OFFSET = 1_000_003  # from the seed that calibration data was made with
@@ -83,11 +82,15 @@ class EstimateInputs:
 
     @property
     def proven(self) -> bool:
-        """Whether something proves the preprocessing of every input: the user, or statistics that point to one."""
+        """Whether something proves the preprocessing of every input.
+
+        That is the user, real samples, the input's type, or statistics that point to one. Where a network without
+        statistics is looked at (``ranked``), the one plausible preprocessing is not proven.
+        """
         if any(one.is_open for one in self.posteriors.values()):
             return False
         found = [self.posteriors.get(spec.name) for spec in self.inputs]
-        return self.shown or all(one is not None and one.best.source in _PROOFS for one in found)
+        return self.shown or all(one is not None and one.best.is_proven for one in found)
 
     def estimate(self, measured: Sequence[Family], source: str, *, fit: Fit = FIT) -> AgreementEstimate:
         """Estimate the agreement on real data, over all plausible preprocessings.
@@ -149,7 +152,7 @@ class EstimateInputs:
         if found[0].source == "unexplained":
             reason = "no preprocessing that was tried brings images near its batch normalisation statistics"
             return estimate_from_families(measured, source, reason=reason)
-        doubtful = found[0].source == "assumed" and not self.posteriors[self.inputs[0].name].is_open
+        doubtful = not (found[0].is_proven or self.shown or self.posteriors[self.inputs[0].name].is_open)
         spread = fit.assumed_spread if doubtful else fit.spread
         synthetic = [one for one in measured if not one.name.startswith(_REAL)]
         real = next((one for one in measured if one.name.startswith(_REAL)), None)

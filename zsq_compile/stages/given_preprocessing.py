@@ -12,6 +12,7 @@ from zsq_compile.progress import Progress
 
 _BYTES = 255.0
 _LARGEST_STD = 4.0  # of pixels in 0..1, whose own is at most a half
+_LARGEST_MEAN = 4.0  # the same; beyond 1 lies a mean of inputs that never reach 0
 
 _LEVEL: dict[InputKind, SignalFamily] = {"waveform": "levelled", "spectrogram": "log_mel", "features": "embedding"}
 """Families with mean 0 and deviation 1."""
@@ -74,6 +75,8 @@ def _in_unit_pixels(spec: InputSpec, mean: Numbers, std: Numbers, progress: Prog
     A mean above 1 can be of nothing else where the deviation is at least 1, which one of bytes is.
     """
     if max(std) <= _LARGEST_STD and (max(mean) <= 1.0 or max(std) < 1.0):
+        if max(mean) > _LARGEST_MEAN:
+            raise ConfigError(_say_mixed(mean, std))
         return mean, std
     scaled = tuple(one / _BYTES for one in mean), tuple(one / _BYTES for one in std)
     texts = [",".join(f"{one:.4g}" for one in numbers) for numbers in (mean, std, *scaled)]
@@ -87,6 +90,16 @@ def _in_unit_pixels(spec: InputSpec, mean: Numbers, std: Numbers, progress: Prog
         f"--mean {texts[0]} --std {texts[1]} are like numbers of pixels in 0..255, and those of pixels in 0..1 are "
         f"wanted: give --mean {texts[2]} --std {texts[3]} if the network takes pixels normalised so, or --input-range "
         "with what black and white become"
+    )
+
+
+def _say_mixed(mean: Numbers, std: Numbers) -> str:
+    given, by, scaled = (
+        ",".join(f"{one:.4g}" for one in numbers) for numbers in (mean, std, [one / _BYTES for one in mean])
+    )
+    return (
+        f"--mean {given} is of pixels in 0..255 and --std {by} of pixels in 0..1, and both are wanted of pixels in "
+        f"0..1: give --mean {scaled} --std {by}, or --input-range with what black and white become"
     )
 
 

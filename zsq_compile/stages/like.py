@@ -54,7 +54,7 @@ def read_examples(
     """
     data = load_data(list(map(Path, like)), inputs, given, option="--like", partly=True, words=(model.stem,))
     posteriors = settle(data, inputs, teacher, known, given, seed)
-    _tell(posteriors, len(data), progress)
+    tell(posteriors, len(data), progress)
     return Examples(data=data, posteriors=posteriors)
 
 
@@ -185,7 +185,8 @@ def _floats(numbers: NDArray[np.float64]) -> tuple[float, ...]:
     return tuple(map(float, numbers))
 
 
-def _tell(posteriors: Mapping[str, Posterior], count: int, progress: Progress) -> None:
+def tell(posteriors: Mapping[str, Posterior], count: int, progress: Progress) -> None:
+    """Say what ``count`` real inputs have told of each input; warn where it is open."""
     for name, posterior in posteriors.items():
         text = f"input {name!r}, from {count} real input{'s' if count > 1 else ''}: {posterior.best.describe()}"
         if posterior.is_open or not posterior.best.is_certain:

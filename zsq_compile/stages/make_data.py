@@ -1,5 +1,6 @@
 """Stage: make the calibration data, from real inputs of the user's, by synthesis, or from both."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -30,7 +31,7 @@ from zsq_compile.stages.calibration_data import (
 )
 from zsq_compile.stages.check_samples import expect_signals, warn_of_samples
 from zsq_compile.stages.given_preprocessing import read_preprocessing
-from zsq_compile.stages.like import Given, of_signals, read_examples, read_given, settle
+from zsq_compile.stages.like import Given, of_signals, read_examples, read_given, settle, tell
 from zsq_compile.stages.provisional_student import make_provisional_student
 from zsq_compile.stages.quantize import is_learned
 from zsq_compile.synthesis.filters.examples import Examples
@@ -39,6 +40,8 @@ from zsq_compile.synthesis.make_generator import make_generator
 
 ENOUGH = 32
 """Real samples that are better alone than among synthetic ones; see benchmarks/results/few_samples.md."""
+
+_MOST_BYTES = 2_000_000_000  # of given pictures as network inputs, which are copied once
 
 
 def choose_generator(
@@ -89,7 +92,6 @@ def make_data(
     progress: Progress,
 ) -> CalibrationData:
     """Take the calibration data that the user gave, synthesize some, or both where those given are few."""
-    count = config.samples or default_count(loaded.inputs, config.effort, learned=is_learned(config))
     examples = find_examples(loaded, known, config, progress)
     if given is not None:
         require_source(config.distill, "leave --calib out, whose samples stay as they are")
@@ -99,9 +101,10 @@ def make_data(
             return replace(_take(data, loaded, known, real, told, given, config, progress), examples=examples)
         posteriors = settle(data, loaded.inputs, TorchGraph(loaded.model), known, real, config.seed)
         examples = Examples(data=data, posteriors={**posteriors, **told})
-        progress.note(f"{len(data)} real samples are few: variants of them and synthetic ones are put beside them")
+        progress.note(f"{len(data)} real samples are few: synthetic ones and variants of them are put beside them")
     generator = choose_generator(loaded, known, target, config, progress, handed_on=False, examples=examples)
     teacher = TorchGraph(loaded.model, device=choose_device(config.device))
+    count = config.samples or default_count(loaded.inputs, config.effort, learned=is_learned(config), examples=examples)
     made = synthesize_data(generator, teacher, known, loaded.inputs, count, config.seed)
     return made if examples is None else replace(made, examples=examples)
 
@@ -135,11 +138,14 @@ def _take(
 ) -> CalibrationData:
     """Take many real samples as they are."""
     teacher, source = TorchGraph(loaded.model), _name_of(given)
-    image = first_image(loaded.inputs)
+    image, found = first_image(loaded.inputs), dict[str, Posterior]()
     if preprocessing is None and image is not None:
         if data.preparation is not None:
-            told = {**settle(data, loaded.inputs, teacher, known, None, config.seed), **told}
+            found = {**settle(data, loaded.inputs, teacher, known, None, config.seed), **told}
+            tell(found, len(data), progress)
+            told = found
         preprocessing = told[image.name].best if image.name in told else None
+    data = _thinned(data, progress)
     arrays = data.arrays(preprocessing)
     stacked = [replace(one, batch_axis=0) for one in loaded.inputs]  # as the reader has made them
     taken = take_data(arrays, teacher, known, stacked, preprocessing, config.seed, source=source)
@@ -149,8 +155,19 @@ def _take(
         warn_of_samples(samples, loaded.inputs, expected, source, progress)
         signals = [one for one in loaded.inputs if not (one.is_image or one.takes_stand_ins)]
         told = {one.name: Posterior.certain(of_signals(samples[one.name], one)) for one in signals}
-        taken = replace(taken, posteriors={**told, **taken.posteriors})
-    return taken
+        return replace(taken, posteriors={**told, **taken.posteriors})
+    return replace(taken, posteriors={**taken.posteriors, **found})  # pictures alone do not prove it
+
+
+def _thinned(data: Dataset, progress: Progress) -> Dataset:
+    """Return as many of the pictures as fit into memory as floats, from all over their folder, and say so."""
+    if data.preparation is None:
+        return data
+    most = max(_MOST_BYTES // (4 * math.prod(data.preparation.spec.batched(1))), ENOUGH)
+    step = -(-len(data) // most)
+    if step > 1:
+        progress.note(f"one in {step} of {len(data)} pictures is calibrated on: all of them take too much memory")
+    return data.every(step)
 
 
 def _name_of(given: Given) -> str:

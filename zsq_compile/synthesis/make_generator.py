@@ -57,7 +57,7 @@ def make_generator(
         answering_share: of the finished samples make heads answer that were silent (see ``AnsweringGenerator``).
         widest_first: put the sample first that other quantizers should see first (see ``WidestFirstGenerator``).
         student: makes a quantized network, on the device of the float one, for algorithms that learn against one.
-        examples: real inputs, which a share of the samples is made from.
+        examples: real inputs, which half of the samples are made from.
 
     Raises:
         ConfigError: the algorithm needs a student, and there is none.
@@ -72,12 +72,12 @@ def make_generator(
         require_images(inputs, name)
     if low_pass is not None:
         generator = LowPassGenerator(generator, inputs, low_pass)
-    if examples is not None:
-        generator = ExamplesGenerator(inner=generator, inputs=inputs, examples=examples)
     if confident_share:
         generator = ConfidentGenerator(generator, inputs, confident_share, progress)
     if answering_share:
         generator = AnsweringGenerator(generator, inputs, answering_share, effort, progress)
+    if examples is not None:
+        generator = ExamplesGenerator(inner=generator, inputs=inputs, examples=examples)
     return WidestFirstGenerator(generator, fixed_batch(inputs) or 1) if widest_first else generator
 
 

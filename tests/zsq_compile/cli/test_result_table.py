@@ -16,7 +16,7 @@ from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.progress import Progress
 from zsq_compile.quantization.layer_metrics.layer_quality import LayerQuality
 from zsq_compile.quantization.plan_file import PlanFile
-from zsq_compile.reporting.alarms import Alarm
+from zsq_compile.reporting.alarms import Alarm, Degree
 from zsq_compile.reporting.facts import calibration_facts, comparison_rows
 from zsq_compile.reporting.report import Report
 from zsq_compile.verification.agreement_estimate import AgreementEstimate
@@ -99,6 +99,27 @@ def test_alarms_come_first_and_all_is_not_said_to_be_well() -> None:
     summary = a_result(a_validation(), alarms=(alarm,)).report.summary().splitlines()
     assert summary[1] == f"ALARM: {alarm.describe()}"
     assert a_result(a_validation(), alarms=(alarm,)).report.to_json()["alarms"][0]["kind"] == "input"
+
+
+@pytest.mark.parametrize(
+    ("degrees", "grave", "counted"),
+    [
+        (("doubt",), False, "(1 doubt)"),
+        (("alarm",), True, "(1 alarm)"),
+        (("doubt", "alarm", "alarm"), True, "(2 alarms and 1 doubt)"),
+    ],
+)
+def test_the_gravest_alarm_is_in_the_headline(degrees: tuple[Degree, ...], counted: str, *, grave: bool) -> None:
+    alarms = tuple(Alarm(kind="input", where="x", words="w", advice="a", degree=degree) for degree in degrees)
+    console, stream = a_console()
+    result = a_result(a_validation(), alarms=alarms)
+    print_result(console, result)
+    first, *rest = stream.getvalue().splitlines()
+    assert ("Do not trust" in first) is grave
+    assert ("Check the input" in first) is not grave
+    assert counted in first
+    assert [line.split()[0] for line in rest[: len(degrees)]] == [degree.upper() for degree in degrees]
+    assert [one["degree"] for one in result.report.to_json()["alarms"]] == list(degrees)
 
 
 def test_every_plausible_input_has_a_line() -> None:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,19 +11,36 @@ WAYS = {one.name: one for one in usual_preprocessings(3)}
 OPEN = Posterior.of([WAYS["unit"], WAYS["imagenet"], WAYS["byte"]], [0.6, 0.39, 0.01])
 
 
+def gray(posterior: Posterior) -> Posterior:
+    ways = [replace(one.preprocessing, mean=(0.5,), std=one.preprocessing.std[:1]) for one in posterior.hypotheses]
+    return Posterior.of(ways, [one.probability for one in posterior.hypotheses])
+
+
 def test_plausible_preprocessings_of_all_inputs_together() -> None:
     one = plausible_together({"x": OPEN})
     assert [found.words() for found in one] == ["unit", "imagenet"]
     assert [found.probability for found in one] == pytest.approx([0.6 / 0.99, 0.39 / 0.99])
-    both = plausible_together({"x": OPEN, "y": OPEN, "z": Posterior.certain(WAYS["byte"])})
+    both = plausible_together({"x": OPEN, "y": gray(OPEN), "z": Posterior.certain(WAYS["byte"])})
     assert len(both) == 4
-    assert both[0].preprocessing == {"x": WAYS["unit"], "y": WAYS["unit"], "z": WAYS["byte"]}
+    assert [one.name for one in both[0].preprocessing.values()] == ["unit", "unit", "byte"]
     assert sum(found.probability for found in both) == pytest.approx(1.0)
     assert [found.probability for found in both] == sorted((found.probability for found in both), reverse=True)
 
 
 def test_no_more_hypotheses_than_are_worth_a_run() -> None:
-    assert len(plausible_together({name: OPEN for name in "abcd"})) == MOST
+    signal = Posterior.of([replace(one.preprocessing, layout=None) for one in OPEN.hypotheses], [0.6, 0.39, 0.01])
+    assert len(plausible_together(dict.fromkeys("abcd", signal))) == MOST
+    assert len(plausible_together({str(number): signal for number in range(24)})) == MOST
+
+
+def test_pictures_of_one_network_are_prepared_alike() -> None:
+    other = Posterior.of([WAYS["imagenet"], WAYS["unit"], WAYS["byte"]], [0.5, 0.49, 0.01])
+    three = plausible_together({"a": OPEN, "b": Posterior.certain(WAYS["byte"]), "c": other})
+    assert [one.preprocessing for one in three] == [
+        {"a": WAYS[name], "b": WAYS["byte"], "c": WAYS[name]} for name in ("unit", "imagenet")
+    ]
+    odds = 0.6 * 0.49, 0.39 * 0.5
+    assert [one.probability for one in three] == pytest.approx([one / sum(odds) for one in odds])
 
 
 def test_nothing_to_prepare_is_one_hypothesis() -> None:

@@ -172,3 +172,17 @@ def test_sounds_for_a_network_that_takes_none_are_refused(tmp_path: Path) -> Non
     for place in (tmp_path, tmp_path / "a.wav"):
         with pytest.raises(ConfigError, match=r"holds sounds, but the model does not take one sound .*row float32"):
             load_data(place, [table], None)
+
+
+@pytest.mark.parametrize(("old", "new"), [(44100, 16000), (16000, 44100), (48000, 16000), (44101, 16000)])
+def test_a_tone_is_the_same_tone_at_another_rate(old: int, new: int) -> None:
+    made = resample(tone(old // 10, 2, old).astype(np.float32), old, new)
+    wanted = tone(len(made), 2, new)
+    inner = slice(100, -100)  # the ends know nothing of what is beyond
+    assert np.abs(made - wanted)[inner].max() < 1e-3
+
+
+@pytest.mark.parametrize("rate", [0, 1, 4_000_000_000])
+def test_rates_that_no_sound_has_are_refused(tmp_path: Path, rate: int) -> None:
+    with pytest.raises(ConfigError, match=f"rate of {rate} Hz"):
+        read_sound(write(tmp_path / "a.wav", tone(), rate=rate))

@@ -200,6 +200,18 @@ def test_the_only_input_is_no_state_and_neither_is_a_picture(look: Look) -> None
     assert picture["image_in"].kind == "picture"
 
 
+def test_what_an_encoder_hands_over_is_no_state_though_an_output_has_its_shape(look: Look) -> None:
+    found = look(
+        parse(
+            """
+            decoder (float[N,6,8] x, float[N,6,8] encoder_hidden_states) => (float[N,6,8] last_hidden_state)
+            <float[8,8] w> { k = MatMul(encoder_hidden_states, w) last_hidden_state = Add(k, x) }
+            """
+        )
+    )
+    assert found["encoder_hidden_states"].kind == "features"
+
+
 def test_a_sampling_rate_and_what_it_stands_beside(look: Look) -> None:
     found = look(
         parse(
@@ -231,6 +243,19 @@ def test_the_size_and_scale_of_a_picture(look: Look) -> None:
         "im_shape": ("size", (32.0, 48.0)),
         "scale_factor": ("scale", (1.0,)),
     }
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("orig_target_sizes", "int64"), ("im_shape", "float")])
+def test_a_size_that_boxes_are_multiplied_by_is_no_mask(look: Look, name: str, dtype: str) -> None:
+    found = look(
+        parse(
+            f"""
+            detr (float[N,3,32,48] images, {dtype}[N,2] {name}) => (float[N,2] boxes) <float[2,3,3,3] w>
+            {{ c = Conv(images, w) p = GlobalAveragePool(c) f = Flatten(p) s = Cast<to=1>({name}) boxes = Mul(f, s) }}
+            """
+        )
+    )
+    assert (found[name].kind, found[name].usual) == ("size", (32.0, 48.0))
 
 
 def _waves(size: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from zsq_compile.batchnorm.find_statistics import KnownStatistics
 from zsq_compile.config.compile import QuantizationConfig
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.data.posterior import Posterior
-from zsq_compile.data.preprocessing import usual_preprocessings
+from zsq_compile.data.preprocessing import Preprocessing, usual_preprocessings
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.quantization.closed_form import calibrate_plan
 from zsq_compile.quantization.samples import Samples
@@ -50,12 +50,22 @@ net (float[N,3,16,16] x) => (float[N,1] p, float[N,3] still, float[N,4] moving)
 
 
 def alarms(
-    text: str, values: Tensor, posterior: Posterior | None, moments: Sequence[MomentMatch] = (), *, given: bool = False
+    text: str,
+    values: Tensor,
+    posterior: Posterior | None,
+    moments: Sequence[MomentMatch] = (),
+    *,
+    given: bool = False,
+    spec: InputSpec = IMAGE,
+    hedged: bool = True,
 ) -> tuple[Alarm, ...]:
     model = graph(text)
     samples, teacher = Samples(inputs={"x": values}), TorchGraph(model)
     posteriors = {} if posterior is None else {"x": posterior}
-    made = SyntheticSet(inputs=samples.inputs, algorithm="", seed=0, loss_curve=(), posteriors=posteriors)
+    dealt = torch.arange(len(values)) % 2 if hedged and posterior is not None and posterior.is_open else None
+    made = SyntheticSet(
+        inputs=samples.inputs, algorithm="", seed=0, loss_curve=(), posteriors=posteriors, hypotheses=dealt
+    )
     data = CalibrationData(
         calibration=samples,
         held_out=samples,
@@ -68,7 +78,7 @@ def alarms(
         teacher=teacher, target=TARGET, statistics=NO_STATISTICS, calibration=samples, held_out=samples
     )
     plan = calibrate_plan(place_quantizers(model, TARGET), teacher, [samples.inputs], QuantizationConfig())
-    return find_alarms((IMAGE,), data, moments, network, plan)
+    return find_alarms((spec,), data, moments, network, plan)
 
 
 @pytest.fixture(scope="module")
@@ -87,14 +97,47 @@ def test_an_open_input_is_told_with_its_probabilities(pictures: Tensor) -> None:
     assert "--like" in found.advice
 
 
+@pytest.mark.parametrize(
+    ("weights", "hedged", "degree"),
+    [((0.6, 0.4), True, "doubt"), ((0.5, 0.5), True, "doubt"), ((0.6, 0.4), False, "alarm")],
+)
+def test_an_open_input_is_a_doubt_where_one_is_probable_and_the_file_is_made_for_all(
+    pictures: Tensor, weights: tuple[float, ...], degree: str, *, hedged: bool
+) -> None:
+    posterior = Posterior.of([WAYS["unit"], WAYS["imagenet"]], weights)
+    (found,) = alarms(MOVING, pictures, posterior, hedged=hedged)
+    assert found.degree == degree
+
+
+def test_where_none_is_probable_an_open_input_is_an_alarm(pictures: Tensor) -> None:
+    posterior = Posterior.of([WAYS["unit"], WAYS["imagenet"], WAYS["symmetric"]], [0.4, 0.3, 0.3])
+    (found,) = alarms(MOVING, pictures, posterior)
+    assert found.degree == "alarm"
+
+
+def test_an_open_signal_is_told_with_its_families_and_the_ends_of_its_scales(pictures: Tensor) -> None:
+    spec = replace(IMAGE, layout=None, kind="embedding")
+    ways = [
+        Preprocessing(
+            name="scaled", mean=(0.0,), std=(1.0 / gain,), channel_order="none", layout=None, family="embedding"
+        )
+        for gain in (0.46, 4.6, 46.0)
+    ]
+    (found,) = alarms(MOVING, pictures, Posterior.of(ways, [0.2, 0.6, 0.2]), spec=spec)
+    assert "embedding, times 0.46 to 46 (3 most probable)" in found.words
+
+
 def test_an_unexplained_input_and_one_without_a_scale_are_told(pictures: Tensor) -> None:
     unexplained = Posterior.certain(replace(WAYS["unit"], source="unexplained"))
-    assert [one.kind for one in alarms(MOVING, pictures, unexplained)] == ["input"]
-    assert [one.kind for one in alarms(MOVING, pictures, None)] == ["input"]
+    for posterior in (unexplained, None):
+        (found,) = alarms(MOVING, pictures, posterior)
+        assert (found.kind, found.degree) == ("input", "alarm")
 
 
-def test_the_users_own_samples_leave_nothing_open(pictures: Tensor) -> None:
-    assert alarms(MOVING, pictures, Posterior.of([WAYS["unit"], WAYS["imagenet"]], [0.6, 0.4]), given=True) == ()
+def test_the_users_own_arrays_leave_nothing_open_and_pictures_may(pictures: Tensor) -> None:
+    assert alarms(MOVING, pictures, Posterior.certain(WAYS["unit"]), given=True) == ()
+    (alarm,) = alarms(MOVING, pictures, Posterior.of([WAYS["unit"], WAYS["imagenet"]], [0.6, 0.4]), given=True)
+    assert alarm.kind == "input" and "made for the first alone" in alarm.words
 
 
 def test_outputs_that_never_move_are_told_one_by_one(pictures: Tensor) -> None:

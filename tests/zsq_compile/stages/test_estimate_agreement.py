@@ -43,7 +43,7 @@ def test_the_seed_decides_and_nothing_else(emitted: Path) -> None:
 
 
 def test_an_assumed_preprocessing_widens_the_interval_and_is_told(emitted: Path) -> None:
-    given, inferred, assumed = (
+    given, inferred, assumed, ranked = (
         estimate_agreement(
             models.residual(), emitted, make_estimate_inputs([IMAGE], {"x": Posterior.certain(preprocessing)}), "t"
         )
@@ -51,9 +51,12 @@ def test_an_assumed_preprocessing_widens_the_interval_and_is_told(emitted: Path)
             UNIT,
             replace(UNIT, name="unit", source="inferred"),
             replace(UNIT, name="unit", source="assumed"),
+            replace(UNIT, name="unit", source="ranked"),
         )
     )
-    assert given == inferred
+    assert given == inferred and given.proven
+    assert assumed == ranked and not ranked.proven
+    assert (given.held, ranked.held) == (given.estimate, ranked.low)
     assert assumed.estimate == given.estimate
     assert assumed.low < given.low < given.high < assumed.high
     assert assumed.calibration_source == "t, with an assumed input"

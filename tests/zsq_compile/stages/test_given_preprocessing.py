@@ -104,6 +104,13 @@ def test_numbers_of_neither_scale_are_refused_with_what_to_give(tmp_path: Path) 
 SIGNALS = {"table": TABLE, "waveform": WAVES, "vectors": VECTORS}
 
 
+def test_a_mean_of_bytes_with_a_deviation_of_unit_pixels_is_refused(tmp_path: Path) -> None:
+    text = CONV.format(sizes="3,8,8", channels=3)
+    with pytest.raises(ConfigError, match=r"--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225"):
+        given(text, tmp_path, mean=(123.675, 116.28, 103.53), std=(0.229, 0.224, 0.225))
+    assert given(text, tmp_path, mean=(2.0,), std=(0.2,)).mean == (2.0, 2.0, 2.0)
+
+
 @pytest.mark.parametrize("what", SIGNALS)
 def test_mean_and_deviation_of_a_signal_are_those_of_its_samples(what: str, tmp_path: Path) -> None:
     found = given(SIGNALS[what], tmp_path, mean=(40.0,), std=(16.0,))

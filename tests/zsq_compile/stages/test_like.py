@@ -9,17 +9,23 @@ import pytest
 import torch
 from PIL import Image
 
+from backends.catalog import load_target
 from tests.command_line import call_command
 from tests.models import parse
+from tests.zsq_compile.stages.test_given_preprocessing import Listener
 from tests.zsq_compile.synthesis.networks import trained_on
+from zsq_compile.batchnorm.find_statistics import find_statistics
 from zsq_compile.compiler import compile_model, synthesize
 from zsq_compile.config.compile import CompileConfig, InputConfig
 from zsq_compile.config.generators import PriorConfig
+from zsq_compile.data.dataset import load_data
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.data.preprocessing import usual_preprocessings
 from zsq_compile.errors import ConfigError
-from zsq_compile.stages.like import of_pictures, of_signals, shapes_like
-from zsq_compile.stages.make_data import ENOUGH
+from zsq_compile.frontend.load import load_model
+from zsq_compile.progress import Silent
+from zsq_compile.stages.like import of_pictures, of_signals, read_given, shapes_like
+from zsq_compile.stages.make_data import ENOUGH, make_data
 from zsq_compile.synthesis.images.dead_leaves import prior_images
 
 RGB = InputSpec(name="x", shape=(None, 3, 12, 16), dtype=np.dtype(np.float32), layout="NCHW", kind="picture")
@@ -101,8 +107,8 @@ def test_one_picture_settles_seeds_and_judges(tmp_path: Path, network: Path) -> 
     assert apart.min() < 0.02  # the picture itself is among them
     names = [family.name for family in result.report.agreement_estimate.families]
     assert names.count("real inputs") == 1
-    again = compile_model(network, tmp_path / "again.onnx", config)
-    assert again.path.read_bytes() == result.path.read_bytes()
+    again, other = (synthesize(network, config).inputs["x"] for _ in range(2))
+    torch.testing.assert_close(again, other, atol=0.0, rtol=0.0)
 
 
 def test_the_command_line_takes_several_and_a_configuration_file_a_list(
@@ -137,24 +143,60 @@ def test_arrays_settle_the_scale_of_a_signal(tmp_path: Path) -> None:
 def test_few_given_samples_are_put_among_synthetic_ones_and_many_are_taken_alone(tmp_path: Path, count: int) -> None:
     onnx.save(parse(SIGNAL), tmp_path / "net.onnx")
     values = np.random.default_rng(0).standard_normal((count, 4, 32)).astype(np.float32)
-    config = CompileConfig(**{**QUICK, "samples": 100})
-    result = compile_model(tmp_path / "net.onnx", tmp_path / "q.onnx", config, calibration={"f": values})
-    assert (result.synthetic is None) == (count >= ENOUGH)
-    if result.synthetic is not None:
-        made = result.synthetic.inputs["f"]
-        assert len(made) == 125
+    config, loaded = CompileConfig(**{**QUICK, "samples": 100}), load_model(tmp_path / "net.onnx")
+    known, target = (
+        find_statistics(loaded, checkpoint=None, bn_stats=None, progress=Silent()),
+        load_target("ort_cpu_avx2"),
+    )
+    made = make_data(loaded, known, target, config, {"f": values}, Silent())
+    assert (made.synthetic is None) == (count >= ENOUGH)
+    if made.synthetic is not None:
+        samples = made.synthetic.inputs["f"]
+        assert len(samples) == 125
         for one in torch.from_numpy(values):
-            assert float((made - one).abs().flatten(1).amax(1).min()) == 0.0
+            assert float((samples - one).abs().flatten(1).amax(1).min()) == 0.0
 
 
 def test_folders_of_pictures_calibrate(tmp_path: Path, network: Path) -> None:
     save_pictures(tmp_path / "real", ENOUGH)
-    pictures = compile_model(network, tmp_path / "a.onnx", CompileConfig(**QUICK), calibration=tmp_path / "real")
-    assert pictures.synthetic is None
-    assert pictures.report.contract is not None and pictures.report.contract["name"] == "symmetric"
+    result = compile_model(network, tmp_path / "a.onnx", CompileConfig(**QUICK), calibration=tmp_path / "real")
+    assert result.synthetic is None
+    assert result.report.contract is not None and result.report.contract["name"] == "symmetric"
     arrays = np.stack([np.asarray(Image.open(path)) for path in sorted((tmp_path / "real").iterdir())])
-    bytes_given = compile_model(network, tmp_path / "b.onnx", CompileConfig(**QUICK), calibration={"x": arrays})
-    assert pictures.path.read_bytes() == bytes_given.path.read_bytes()
+    way = next(one for one in usual_preprocessings(3) if one.name == "symmetric")
+    given = (read_given(places, network, [RGB]).arrays(way)["x"] for places in (tmp_path / "real", {"x": arrays}))
+    np.testing.assert_array_equal(*given)
+
+
+def test_pictures_do_not_prove_how_they_are_prepared(tmp_path: Path) -> None:
+    text = """
+        net (float[N,3,16,16] x) => (float[N,4] y) <float[8,3,3,3] w, float[8] b, float[8,4] v>
+        { c = Conv(x, w, b) r = Relu(c) p = GlobalAveragePool(r) f = Flatten(p) y = MatMul(f, v) }
+        """
+    onnx.save(parse(text), tmp_path / "net.onnx")
+    save_pictures(tmp_path / "real", ENOUGH)
+    listener, config = Listener(), CompileConfig(**QUICK)
+    found = compile_model(
+        tmp_path / "net.onnx", tmp_path / "q.onnx", config, calibration=tmp_path / "real", progress=listener
+    )
+    estimate = found.report.agreement_estimate
+    assert found.synthetic is None and estimate is not None
+    assert not estimate.proven and len(estimate.hypotheses) > 1
+    assert [one.kind for one in found.report.alarms if "made for the first alone" in one.words] == ["input"]
+    assert any(f"{ENOUGH} real inputs" in text for text in listener.warnings)
+
+
+def test_of_more_pictures_than_fit_into_memory_an_even_part_is_taken(
+    tmp_path: Path, network: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zsq_compile.stages.make_data._MOST_BYTES", (ENOUGH + 1) * 4 * 3 * 12 * 16)
+    files = save_pictures(tmp_path / "real", 2 * ENOUGH + 4)
+    listener, config = Listener(), CompileConfig(**QUICK)
+    given = compile_model(network, tmp_path / "a.onnx", config, calibration=tmp_path / "real", progress=listener)
+    assert any(f"one in 3 of {len(files)} pictures" in text for text in listener.notes)
+    part = load_data(tmp_path / "real", [RGB], None).every(3)
+    assert len(part) == -(-len(files) // 3)
+    assert f"{len(part) - len(part) // 5} samples given" in given.report.data
 
 
 def test_what_the_network_does_not_take_is_refused(tmp_path: Path) -> None:

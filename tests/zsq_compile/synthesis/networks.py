@@ -20,28 +20,33 @@ from zsq_compile.synthesis.task import SynthesisTask
 NO_STATISTICS = BatchNormStatistics(entries=(), refusals=(), layers_total=0, layers_covered=0, degenerate=())
 
 
-def trained_on(pictures: NDArray[np.float32]) -> onnx.ModelProto:
-    """Two Conv-BN-Relu and a classifier of 4; every BN remembers what ONNX Runtime computes from ``pictures``."""
+def trained_on(pictures: NDArray[np.float32], depth: int = 2) -> onnx.ModelProto:
+    """Conv-BN-Relu ``depth`` times, a classifier of 4; every BN remembers what ONNX Runtime makes of ``pictures``."""
     channels, height, width = pictures.shape[1:]
+    inits = [
+        f"float[8,{8 if layer else channels},3,3] w{layer}, float[8] scale{layer}, float[8] shift{layer}, "
+        f"float[8] mean{layer}, float[8] variance{layer}"
+        for layer in range(depth)
+    ]
+    layers = [
+        f"""
+        [conv{layer}] c{layer} = Conv<pads=[1,1,1,1]{", strides=[2,2]" if layer == 1 else ""}>({value}, w{layer})
+        [bn{layer}] n{layer} = BatchNormalization(c{layer}, scale{layer}, shift{layer}, mean{layer}, variance{layer})
+        [relu{layer}] r{layer} = Relu(n{layer})"""
+        for layer, value in enumerate(["x", *(f"r{layer}" for layer in range(depth - 1))])
+    ]
     text = f"""
         tiny (float[N,{channels},{height},{width}] x) => (float[N,4] logits)
-        <float[8,{channels},3,3] w0, float[8] scale0, float[8] shift0, float[8] mean0, float[8] variance0,
-         float[8,8,3,3] w1, float[8] scale1, float[8] shift1, float[8] mean1, float[8] variance1,
-         float[4,8] w2, float[4] b2>
+        <{", ".join(inits)}, float[4,8] w{depth}, float[4] b{depth}>
         {{
-            [conv0] c0 = Conv<pads=[1,1,1,1]>(x, w0)
-            [bn0] n0 = BatchNormalization(c0, scale0, shift0, mean0, variance0)
-            [relu0] r0 = Relu(n0)
-            [conv1] c1 = Conv<pads=[1,1,1,1], strides=[2,2]>(r0, w1)
-            [bn1] n1 = BatchNormalization(c1, scale1, shift1, mean1, variance1)
-            [relu1] r1 = Relu(n1)
-            [pool] p = GlobalAveragePool(r1)
+            {"".join(layers)}
+            [pool] p = GlobalAveragePool(r{depth - 1})
             [flatten] f = Flatten(p)
-            [gemm] logits = Gemm<transB=1>(f, w2, b2)
+            [gemm] logits = Gemm<transB=1>(f, w{depth}, b{depth})
         }}
         """
     known: dict[str, NDArray[np.generic]] = {}
-    for layer in ("0", "1"):
+    for layer in range(depth):
         model = models.parse(text, weights=known)
         model.graph.output.append(onnx.helper.make_tensor_value_info(f"c{layer}", onnx.TensorProto.FLOAT, None))
         values = open_session(model, threads=1).run({"x": pictures}, [f"c{layer}"])[f"c{layer}"]

@@ -19,6 +19,9 @@ _TRANSPOSED: dict[int, Callable[..., Tensor]] = {
     3: functional.conv_transpose3d,
 }
 
+# oneDNN 3.12 on AVX2 without AVX-512 writes beyond its memory for gradients of strided 1x1 weights, channels last
+_MUST_STEP_BEFORE = torch.backends.cpu.get_cpu_capability() == "AVX2"
+
 
 def _conv(node: ir.Node) -> Kernel:
     group = integer(node, "group", 1)
@@ -32,6 +35,9 @@ def _conv(node: ir.Node) -> Kernel:
         begins, ends = padding(x.shape[2:], weight.shape[2:], stride, dilation)
         if begins != ends:
             x, begins = functional.pad(x, split_pads(begins, ends)), (0,) * spatial
+        if _MUST_STEP_BEFORE and weight.requires_grad and set(weight.shape[2:]) == {1} and not any(begins):
+            steps = tuple(slice(None, None, step) for step in stride)
+            x, stride = x[(slice(None), slice(None), *steps)], (1,) * spatial
         return _CONVOLUTIONS[spatial](x, weight, bias, stride, begins, dilation, group)
 
     return run

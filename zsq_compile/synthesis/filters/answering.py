@@ -25,8 +25,6 @@ from zsq_compile.synthesis.probe import batches, measure_cost
 from zsq_compile.synthesis.task import SynthesisTask
 
 _BATCH = 8
-_FIXED_KINDS = ("tokens", "mask", "length", "state", "rate")
-"""Inputs whose values stay as they are."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -87,6 +85,8 @@ class AnsweringGenerator:
         if not seen.silent:
             return made
         chosen = self._choose(len(next(iter(feeds.values()))))
+        if not chosen.any():  # too few samples to share
+            return made
         moved = self._move(teacher, made, {name: x[chosen] for name, x in feeds.items()}, movable, seen.silent)
         if moved is None:
             return made
@@ -177,7 +177,7 @@ def find_silent(
 
 def _is_movable(spec: InputSpec) -> bool:
     """Whether an input has one value for each sample that may be any number."""
-    return spec.can_be_made and spec.neutral is None and spec.batch_axis is not None and spec.kind not in _FIXED_KINDS
+    return spec.can_be_made and not spec.takes_stand_ins and spec.batch_axis is not None
 
 
 def _is_sequence(inputs: Sequence[InputSpec]) -> bool:

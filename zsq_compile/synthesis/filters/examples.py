@@ -1,4 +1,4 @@
-"""Let a few real inputs, and variants of them, take the place of a share of the synthesized samples."""
+"""Put a few real inputs, and variants of them, beside synthesized samples."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,18 +12,19 @@ from torch import Tensor
 from passes.batchnorm.harvest_batchnorm import BatchNormStatistics
 from zsq_compile.data.dataset import Dataset
 from zsq_compile.data.input_spec import InputSpec, fixed_batch
+from zsq_compile.data.layouts import can_be_left_out
 from zsq_compile.data.pictures import Pixels
 from zsq_compile.data.posterior import Posterior
 from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.data.sounds import takes_sound
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.synthesis.generator import Generator, SyntheticSet
+from zsq_compile.synthesis.generator import Generator, SyntheticSet, deal_hypotheses
 from zsq_compile.synthesis.images.procedural import as_input
 from zsq_compile.synthesis.images.variants import vary_pictures, vary_signals
 
-SHARES = {True: 0.5, False: 0.85}
-"""Share of the samples that are made from examples, by whether the others follow statistics of the training data, or
-are drawn. See benchmarks/results/few_samples.md."""
+ADDED = 1.0
+"""Samples made from examples for each synthetic one: they come on top, where nobody asked for a number of samples. See
+benchmarks/results/few_samples.md."""
 
 _BEYOND = 0.02  # of the range of pixels that decoded numbers may lie outside of it
 
@@ -41,15 +42,21 @@ class Examples:
     data: Dataset
     posteriors: Mapping[str, Posterior]
 
+    def show(self, inputs: Sequence[InputSpec]) -> bool:
+        """Whether they show what every input takes, those aside that samples may leave out."""
+        return all(spec.name in self.data.samples or can_be_left_out(spec) for spec in inputs)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ExamplesGenerator:
-    """Another generator's set, of which an even share of feeds is made from examples.
+    """Another generator's set, and evenly among it feeds that are made from examples.
+
+    Of every sample of the other generator there is one made from an example.
 
     Attributes:
         inner: makes the set.
         inputs: of the network.
-        examples: inputs that they do not have keep what was synthesized.
+        examples: inputs that they do not have take what was synthesized, in turn.
 
     """
 
@@ -61,20 +68,38 @@ class ExamplesGenerator:
         self, teacher: TorchGraph, statistics: BatchNormStatistics, count: int, rng: torch.Generator
     ) -> SyntheticSet:
         """See Generator."""
-        made, apart = self.inner.synthesize(teacher, statistics, count, rng), apart_from(rng)
-        share = SHARES[bool(statistics.usable)]
-        mixed = made.with_each(lambda part: self._mix(part, share, apart))
-        words = f"{made.algorithm}, {share:.0%} of them made from {len(self.examples.data)} real inputs"
-        return replace(mixed, algorithm=words, labels=None)
+        feed, apart = fixed_batch(self.inputs) or 1, apart_from(rng)
+        chosen = choose_evenly(count, ADDED / (1.0 + ADDED), feed)
+        made = self.inner.synthesize(teacher, statistics, int((~chosen).sum()), rng)
+        varied = int(chosen.sum())
+        if not varied:
+            return made
+        added = SyntheticSet(
+            inputs={name: values[torch.arange(varied) % len(values)] for name, values in made.inputs.items()},
+            algorithm=made.algorithm,
+            seed=made.seed,
+            loss_curve=(),
+            posteriors=made.posteriors,
+            hypotheses=deal_hypotheses(made.posteriors, varied, feed),
+        ).with_each(lambda part: self._vary(part, apart))
+        inputs = {name: _woven(values, added.inputs[name], chosen) for name, values in made.inputs.items()}
+        hypotheses = added.hypotheses
+        if made.hypotheses is not None and hypotheses is not None:
+            hypotheses = _woven(made.hypotheses, hypotheses, chosen)
+        words = f"{made.algorithm}, and {varied} made from {len(self.examples.data)} real inputs"
+        return replace(made, inputs=inputs, hypotheses=hypotheses, algorithm=words, labels=None)
 
-    def _mix(self, made: SyntheticSet, share: float, rng: torch.Generator) -> SyntheticSet:
-        count = len(next(iter(made.inputs.values())))
-        chosen = choose_evenly(count, share, fixed_batch(self.inputs) or 1)
-        inputs = {name: values.clone() for name, values in made.inputs.items()}
-        varied = vary_examples(self.examples.data, self.inputs, made.preprocessing, int(chosen.sum()), rng)
-        for name, samples in varied.items():
-            inputs[name][chosen] = samples
-        return replace(made, inputs=inputs)
+    def _vary(self, part: SyntheticSet, rng: torch.Generator) -> SyntheticSet:
+        count = len(next(iter(part.inputs.values())))
+        varied = vary_examples(self.examples.data, self.inputs, part.preprocessing, count, rng)
+        return replace(part, inputs={**part.inputs, **varied})
+
+
+def _woven(made: Tensor, varied: Tensor, chosen: Tensor) -> Tensor:
+    """Put samples where they are ``chosen``, and those that were made at the other places, in order."""
+    woven = made.new_empty(len(chosen), *made.shape[1:])
+    woven[~chosen], woven[chosen] = made, varied.to(made.dtype)
+    return woven
 
 
 def apart_from(rng: torch.Generator) -> torch.Generator:
@@ -95,14 +120,17 @@ def vary_examples(
     count: int,
     rng: torch.Generator,
 ) -> dict[str, Tensor]:
-    """Make network inputs from real ones, (count, ...) by name: these themselves first, and then variants in turn."""
+    """Make network inputs from real ones, (count, ...) by name: these themselves first, and then variants in turn.
+
+    Of more than ``count`` the first are read, and no others.
+    """
     specs, prepared = {spec.name: spec for spec in inputs}, data.preparation
     pictured = None if prepared is None else prepared.spec.name
     varied: dict[str, Tensor] = {}
     for name, rows in data.samples.items():
         spec, one = specs[name], preprocessing.get(name)
         if name == pictured and one is not None:
-            varied[name] = as_input(spec, one.encode(vary_pictures(data.pictures(), spec, count, rng)))
+            varied[name] = as_input(spec, one.encode(vary_pictures(data.first(count).pictures(), spec, count, rng)))
         else:
             varied[name] = as_input(spec, _vary_inputs(np.asarray(rows), spec, one, count, rng))
     return varied

@@ -1,9 +1,9 @@
 """Families of synthetic inputs that calibration has not seen, for estimating the agreement of a finished file.
 
-All start from dead leaves of a seed of their own: as they are, with more and with less contrast, and with halves of two
-images side by side. By how much the agreement on such images is too low differs little between networks, less than on
-1/f fields, and less than on samples that were optimised for the network's own statistics
-(`benchmarks/results/confidence.md`).
+Pictures start from dead leaves of a seed of their own: as they are, with more and with less contrast, and with halves
+of two images side by side. Signals are varied alike, but all except the first are of other families than calibration
+had. By how much the agreement on such images is too low differs little between networks, less than on 1/f fields, and
+less than on samples that were optimised for the network's own statistics (`benchmarks/results/confidence.md`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from zsq_compile.data.input_spec import InputSpec, fixed_batch
-from zsq_compile.data.preprocessing import Preprocessing
+from zsq_compile.data.preprocessing import Preprocessing, SignalFamily
 from zsq_compile.synthesis.images.dead_leaves import prior_images
 from zsq_compile.synthesis.images.procedural import as_input, draw_samples
+from zsq_compile.synthesis.signals.draw import other_families, signals
 from zsq_compile.synthesis.signals.noise import prior_signals
 
 _PIXELS = 48 * 224 * 224
@@ -52,13 +53,24 @@ def input_families(
             varied = _vary(prior_images(*spec.pictures(count), rng), _MIDDLE)
             varied = {name: one.encode(pixels.clamp(0.0, 1.0)) for name, pixels in varied.items()}
         elif one is not None:
-            varied = _vary(draw_samples(spec, count, rng, one), 0.0)
+            varied = _vary_signals(spec, count, rng, one.family)
             varied = {name: one.encode(values) for name, values in varied.items()}
         else:
             varied = _vary(prior_signals(spec.batched(count), rng), 0.0)
         for name, values in varied.items():
             families.setdefault(name, {})[spec.name] = as_input(spec, values)
     return families
+
+
+def _vary_signals(spec: InputSpec, count: int, rng: torch.Generator, family: SignalFamily | None) -> dict[str, Tensor]:
+    """Signals of a family, and of others louder, quieter and in halves; by name of the family."""
+    shape = spec.batched(count)
+    own = signals(shape, family or "noise", rng)
+    loud, quiet, *left = (signals(shape, other, rng) for other in other_families(family))
+    made = [own, _MORE * loud, _LESS * quiet, _join_halves(left[0] if left else own)]
+    if family == "sound":  # recordings are cut at full scale
+        made = [one.clamp(-1.0, 1.0) for one in made]
+    return dict(zip(FAMILIES, made, strict=True))
 
 
 def _vary(samples: Tensor, middle: float) -> dict[str, Tensor]:

@@ -26,6 +26,8 @@ def vary_pictures(pictures: Sequence[Pixels], spec: InputSpec, count: int, rng: 
     Crops of various sizes, mirrored, with other contrast, brightness and colours; some blended with drawn pictures or
     with a part of one pasted in.
     """
+    if not count:
+        return torch.zeros(spec.pictures(0))
     plain = [with_channels(picture, spec.channels) for picture in pictures]
     whole = [fit_picture(picture, spec.height, spec.width) for picture in plain[:count]]
     crops = [_crop(plain[number % len(plain)], spec, rng) for number in range(count - len(whole))]

@@ -136,9 +136,12 @@ def refine_by_answers(
     odds = np.log([one.probability for one in likely]) + weight * (found - found.max())
     shares = np.exp(odds - odds.max())
     shares /= shares.sum()
-    best = int(shares.argmax())
-    words = f"what the network makes of {count} real picture{'s' if count > 1 else ''}; {shares[best]:.0%} probable"
-    source: Source = "inferred" if shares[best] >= PLAUSIBLE else "assumed"
-    ways = [one.preprocessing for one in likely]
-    ways[best] = replace(ways[best], source=source, reason=words, margin=None)
-    return Posterior.of(ways, [float(one) for one in shares])
+    ways, weights = [one.preprocessing for one in likely], [float(one) for one in shares]
+    best = Posterior.of(ways, weights).scales[0]  # of all orders of channels together: they are no doubt of the scale
+    source: Source = "inferred" if best.probability >= PLAUSIBLE else "assumed"
+    words = f"what the network makes of {count} real picture{'s' if count > 1 else ''}; {best.probability:.0%} probable"
+    place = ways.index(best.preprocessing)
+    if best.probability - weights[place] > 1.0 - PLAUSIBLE:
+        words = f"{words}, and {weights[place]:.0%} in this order of channels"
+    ways[place] = replace(best.preprocessing, source=source, reason=words, margin=None)
+    return Posterior.of(ways, weights)

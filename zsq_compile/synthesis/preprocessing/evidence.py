@@ -23,7 +23,7 @@ from zsq_compile.synthesis.preprocessing.arithmetic import find_by_arithmetic
 from zsq_compile.synthesis.preprocessing.conventions import Convention, channel_orders, conventions
 from zsq_compile.synthesis.preprocessing.infer import odds_of_statistics
 from zsq_compile.synthesis.preprocessing.interior import LITTLE_WORK, MOST_WORK, watch_interior
-from zsq_compile.synthesis.preprocessing.likelihood import log_likelihood
+from zsq_compile.synthesis.preprocessing.likelihood import count_telling, log_likelihood
 from zsq_compile.synthesis.preprocessing.toolkits import PriorOdds, find_prior_odds
 from zsq_compile.synthesis.preprocessing.trials import DrawImages, TrialNetwork
 
@@ -79,7 +79,7 @@ def rank_by_evidence(
         reason = "the most common, as nothing in the model tells"
     else:
         reason = f"{decisive.words}; {share[best]:.0%} probable"
-    source: Source = "inferred" if share[best] >= PLAUSIBLE else "assumed"
+    source: Source = "ranked" if share[best] >= PLAUSIBLE else "assumed"
     hypotheses, weights = [], []
     for number, (row, order) in enumerate(zip(rows, orders, strict=True)):
         for name, odds in order:
@@ -140,9 +140,10 @@ def look_inside(
     for draw_images in (network.draw_images, *families):
         interior = watch_interior(replace(network, draw_images=draw_images), most_work=most_work)
         described = [None if interior is None else interior.describe(one) for one in candidates]
-        found.append([_IMPOSSIBLE if one is None else log_likelihood(one) for one in described])
-        if all(one is None for one in described):
+        if interior is None or all(one is None for one in described):
             return None
+        telling = count_telling(interior.layers)
+        found.append([_IMPOSSIBLE if one is None else log_likelihood(one, telling) for one in described])
     return np.asarray(np.logaddexp.reduce(found, 0) - np.log(len(found)))
 
 

@@ -19,7 +19,8 @@ from zsq_compile.synthesis.images.procedural import draw_feed
 from zsq_compile.synthesis.preprocessing.answers import refine_by_answers
 from zsq_compile.synthesis.preprocessing.contradict_signal import contradict_signal
 from zsq_compile.synthesis.preprocessing.infer_scale import infer_scale
-from zsq_compile.synthesis.preprocessing.infer_signal import DrawSignals, infer_signal
+from zsq_compile.synthesis.preprocessing.infer_signal import FIT_WORK, DrawSignals, infer_signal
+from zsq_compile.synthesis.preprocessing.plan_scan import SCAN_WORK
 from zsq_compile.synthesis.preprocessing.rank import find_contradiction, rank_candidates
 from zsq_compile.synthesis.preprocessing.trial_families import drawing, other_families
 from zsq_compile.synthesis.preprocessing.trials import TRIAL_IMAGES, TrialNetwork
@@ -90,7 +91,7 @@ def rank_on_examples(
 ) -> Posterior:
     """Rank what an image input may expect on views (N, C, H, W) of ``count`` real pictures, the whole ones first."""
     network = _trial_network(teacher, spec, _for_trials(inputs, spec, rng), _apart(rng))
-    posterior = rank_candidates(network, statistics, examples)
+    posterior = _shown(rank_candidates(network, statistics, examples), count)
     if len(posterior.hypotheses) == 1:
         return posterior
     whole = examples[:count][:TRIAL_IMAGES].astype(np.float32) / np.float32(255.0)
@@ -101,6 +102,16 @@ def rank_on_examples(
     return refine_by_answers(
         network, posterior, np.resize(real, (-(-len(real) // size) * size, *real.shape[1:])), drawn, count
     )
+
+
+def _shown(posterior: Posterior, count: int) -> Posterior:
+    """Count the only plausible preprocessing as proven, where layers were looked at on real pictures."""
+    if posterior.best.source != "ranked":
+        return posterior
+    reason = f"{posterior.best.reason}, on {count} real picture{'s' if count > 1 else ''}"
+    ways = [one.preprocessing for one in posterior.hypotheses]
+    told = [replace(one, source="inferred", reason=reason) if one.source == "ranked" else one for one in ways]
+    return Posterior.of(told, [one.probability for one in posterior.hypotheses])
 
 
 def _warn_of_contradiction(
@@ -141,13 +152,14 @@ def _find_signals(
     """Scale of the inputs that take no images, by name, as far as the network tells it; warns of the others."""
     found: dict[str, Posterior] = {}
     unknown = []
-    for spec in (one for one in inputs if not (one.is_image or one.takes_stand_ins or one.name in known)):
+    open_ones = [one for one in inputs if not (one.is_image or one.takes_stand_ins or one.name in known)]
+    for spec in open_ones:
         trials = _apart(rng)
         whole = frozenset(other.name for other in inputs if other.batch_axis is None)
         network = replace(_trial_network(teacher, spec, _for_trials(inputs, spec, rng), trials), whole=whole)
         draw = _drawing(trials)
-        told = infer_signal(network, statistics, draw)
-        posterior = infer_scale(network, draw) if told is None else Posterior.certain(told)
+        told = infer_signal(network, statistics, draw, FIT_WORK // len(open_ones))
+        posterior = Posterior.certain(told) if told else infer_scale(network, draw, SCAN_WORK // len(open_ones))
         if posterior is None:
             unknown.append(f"{spec.name!r} (noise of deviation 1: nothing in the model tells its scale)")
             continue

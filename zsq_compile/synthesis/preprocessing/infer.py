@@ -98,7 +98,7 @@ def contradict_by_statistics(
 
 
 def fit_to_statistics(
-    trial: Trial, make: Callable[..., Preprocessing], channels: int, nearest: float
+    trial: Trial, make: Callable[..., Preprocessing], channels: int, nearest: float, *, hurried: bool = False
 ) -> Preprocessing | None:
     """Fit mean and std of ``channels`` channels, where what is usual is ``nearest`` to the statistics, and not near.
 
@@ -107,7 +107,7 @@ def fit_to_statistics(
     """
     if is_deep(trial):
         return None
-    fit = Fit(trial.of_first_layer(), lambda mean, std: make(mean=mean, std=std), channels)
+    fit = Fit(trial.of_first_layer(), lambda mean, std: make(mean=mean, std=std), channels, hurried)
     if fit.count_values() < _FEWEST_VALUES:
         return None
     fitted = fit.run()

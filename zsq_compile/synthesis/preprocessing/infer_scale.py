@@ -16,7 +16,9 @@ from backends.session import RuntimeModelError
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.data.posterior import Posterior
 from zsq_compile.data.preprocessing import Preprocessing, SignalFamily
+from zsq_compile.synthesis.preprocessing.plan_scan import SCAN_WORK, fill_between, find_chains, plan_scan
 from zsq_compile.synthesis.preprocessing.scale_likelihood import WEIGHTS, describe
+from zsq_compile.synthesis.preprocessing.trial_costs import count_trial
 from zsq_compile.synthesis.preprocessing.trials import TrialNetwork
 from zsq_compile.synthesis.preprocessing.watch_scales import Sight, Watched, find_layers, watch_scales
 
@@ -27,7 +29,6 @@ _SCALES = tuple(10.0 ** (half / 2) for half in range(-3, 7))  # deviations from 
 _USUAL = 0.15  # of the probability is that of deviation 1
 _SPREAD = 3.2  # of the logarithm of the deviation, otherwise: a factor of 25
 _FULL_SCALE, _FREE = 32768.0, 0.02  # of 16 bits; odds of sounds at any other scale
-_WHOLE_SAMPLES, _FEW_SAMPLES, _LARGE = 32, 2, 1 << 15
 _ALIKE = 0.02  # logarithm of widths that do not depend on the scale
 _LEAST = 1e-3  # of the probability of the best
 
@@ -96,6 +97,7 @@ class Looked:
         seen: of each guess; None where the network cannot be run on it.
         deviations: root of the mean square around the mean, of the network's input under each guess.
         watched: layers and head.
+        too_large: whether nothing was tried, because that would take too long.
 
     """
 
@@ -103,42 +105,58 @@ class Looked:
     seen: tuple[Sight | None, ...]
     deviations: tuple[float, ...]
     watched: Watched
+    too_large: bool = False
 
 
-def look_at_guesses(network: TrialNetwork, draw: DrawSignals) -> Looked | None:
+def look_at_guesses(network: TrialNetwork, draw: DrawSignals, most_work: int = SCAN_WORK) -> Looked | None:
     """Try what is usual for an input; None where its kind is no signal.
 
     Args:
         network: with the input in question.
         draw: signals to try.
+        most_work: that trying takes, see ``count_trial``.
 
     """
-    watched = find_layers(network.model, network.spec.name)
-    guesses = usual_guesses(network.spec, transforms=watched.transforms)
+    spec, watched = network.spec, find_layers(network.model, network.spec.name)
+    guesses = usual_guesses(spec, transforms=watched.transforms)
     if not guesses:
         return None
-    samples = _draw_each(network.spec, guesses, draw)
+    batch, gains = int(spec.shape[0] or 1), [guess.gain for guess in guesses]
+    kinds = [(guess.family, guess.offset) for guess in guesses]
+    chains = find_chains(kinds, gains, [guess.odds for guess in guesses])
+    cost = count_trial(network.model, watched.values)
+    scan = plan_scan(chains, cost, math.prod(spec.batched(1)), batch, most_work)
+    shape = spec.batched(batch if scan is None else scan.samples)
+    samples = {family: draw(family, shape) for family in dict.fromkeys(guess.family for guess in guesses)}
     deviations = tuple(guess.gain * float(samples[guess.family].std()) for guess in guesses)
 
     def feed(guess: Guess) -> Callable[[], NDArray[np.float32]]:
         return lambda: guess.preprocessing("").encode(samples[guess.family])
 
-    seen: Sequence[Sight | None] = [None] * len(guesses)
-    if watched.layers:
+    seen: list[Sight | None] = [None] * len(guesses)
+    if scan is not None and watched.layers:
+        tried = sorted(scan.tried)
         with contextlib.suppress(RuntimeModelError):
-            seen = watch_scales(network, watched, [feed(guess) for guess in guesses])
-    return Looked(guesses=guesses, seen=tuple(seen), deviations=deviations, watched=watched)
+            found = watch_scales(network, watched, [feed(guesses[one]) for one in tried], scan.together)
+            for number, sight in zip(tried, found, strict=True):
+                seen[number] = sight
+            if len(tried) < len(guesses):
+                seen = fill_between(chains, gains, seen)
+    return Looked(
+        guesses=guesses, seen=tuple(seen), deviations=deviations, watched=watched, too_large=scan is None
+    )  # fmt: skip
 
 
-def infer_scale(network: TrialNetwork, draw: DrawSignals) -> Posterior | None:
+def infer_scale(network: TrialNetwork, draw: DrawSignals, most_work: int = SCAN_WORK) -> Posterior | None:
     """Infer family and scale of an input without statistics; None where its kind is no signal.
 
     Args:
         network: with the input in question.
         draw: signals to try.
+        most_work: that trying takes, see ``count_trial``; a network that is too large for it has the usual odds.
 
     """
-    looked = look_at_guesses(network, draw)
+    looked = look_at_guesses(network, draw, most_work)
     if looked is None:
         return None
     if _is_indifferent(looked):
@@ -147,6 +165,7 @@ def infer_scale(network: TrialNetwork, draw: DrawSignals) -> Posterior | None:
         return Posterior.certain(replace(usual, source="inferred"))
     told = any(one is not None for one in looked.seen)
     reason = "the usual, and how wide it makes the network's layers and decisions" if told else "the usual"
+    reason += ": the network is too large for all scales to be tried" if looked.too_large else ""
     weights = weigh(looked, WEIGHTS)
     kept = [
         (guess, float(one)) for guess, one in zip(looked.guesses, weights, strict=True) if one >= _LEAST * max(weights)
@@ -162,13 +181,6 @@ def weigh(looked: Looked, weights: Sequence[float]) -> NDArray[np.float64]:
     likely = np.exp(total - total.max())
     chances: NDArray[np.float64] = likely / likely.sum()
     return chances
-
-
-def _draw_each(spec: InputSpec, guesses: Sequence[Guess], draw: DrawSignals) -> dict[SignalFamily, NDArray[np.float32]]:
-    batch = spec.shape[0] or 1
-    wanted = _FEW_SAMPLES if math.prod(spec.batched(1)) > _LARGE else _WHOLE_SAMPLES
-    shape = spec.batched(-(-wanted // batch) * batch)
-    return {family: draw(family, shape) for family in dict.fromkeys(guess.family for guess in guesses)}
 
 
 def _is_indifferent(looked: Looked) -> bool:

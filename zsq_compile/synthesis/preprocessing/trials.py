@@ -42,6 +42,7 @@ class TrialNetwork:
         others: for the other inputs, of at least a batch.
         draw_images: for that input, if it takes images.
         whole: names of inputs without a batch, which every run gets one sample of.
+        aside: names of inputs whose batch, a fixed one, is not on axis 0; every run gets all that there is of them.
 
     """
 
@@ -50,6 +51,7 @@ class TrialNetwork:
     others: Arrays
     draw_images: DrawImages = _no_images
     whole: frozenset[str] = frozenset()
+    aside: frozenset[str] = frozenset()
 
     def watch(self, layers: Sequence[BatchNorm], samples: NDArray[np.float32] | None = None) -> "Trial | None":
         """Watch what BatchNormalizations read; None where that part of the network cannot be run.
@@ -152,10 +154,10 @@ class TrialNetwork:
 
     def run(self, session: Session | None, encoded: NDArray[np.float32]) -> Iterator[dict[str, NDArray[Any]]]:
         """Compute the values by name of each batch, inputs included; those alone without a session."""
-        batched = [other for name, other in self.others.items() if other.ndim and name not in self.whole]
+        cut = {name: other for name, other in self.others.items() if other.ndim and name not in self.aside}
+        batched = [other for name, other in cut.items() if name not in self.whole]
         size = self.spec.shape[0] or min((len(encoded), *map(len, batched)))
-        sizes = {name: 1 if name in self.whole else size for name in self.others}
-        shared = {name: other[: sizes[name]] if other.ndim else other for name, other in self.others.items()}
+        shared = {**self.others, **{name: other[: 1 if name in self.whole else size] for name, other in cut.items()}}
         for start in range(0, len(encoded), size):
             feeds = {**shared, self.spec.name: self.spec.typed(encoded[start : start + size])}
             needed = {} if session is None else {name: feeds[name] for name in session.input_names if name in feeds}

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from backends.session import RuntimeModelError
+from backends.session import RuntimeModelError, Session
 from passes.constants import constant_value
 from passes.operators import RECURRENT, WEIGHTED
 from passes.surgery import input_at, is_standard, only_use
@@ -25,6 +25,7 @@ Array = NDArray[np.float64]
 _MOST_LAYERS = 12
 _TINY = 1e-12
 _HEADS = {"Sigmoid": "sigmoid", "Softmax": "softmax", "LogSoftmax": "softmax", "ArgMax": "softmax"}
+_TOGETHER = 1 << 20  # samples: all
 _MOST_ROWS = 4096  # places of a layer that are looked at
 _CLIP = 8.0  # logarithms count no farther
 
@@ -46,10 +47,15 @@ class Layer:
     bias: Array
     weight: Array | None = None
 
-    def results(self, values: NDArray[np.float32]) -> Array:
-        """Return (places, channels) results before any activation, of some thousand places at most."""
-        places = np.moveaxis(values, self.axis, -1).reshape(-1, values.shape[self.axis])
-        rows: Array = places[:: -(-len(places) // _MOST_ROWS)].astype(np.float64)
+    def places(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return (places, channels) of the value, some thousand places at most."""
+        moved = np.moveaxis(values, self.axis, -1)
+        places = np.arange(0, moved[..., 0].size, _step(moved[..., 0].size))
+        return moved[np.unravel_index(places, moved.shape[:-1])]
+
+    def results(self, places: NDArray[np.float32]) -> Array:
+        """Return (places, channels) results before any activation."""
+        rows: Array = places.astype(np.float64)
         results: Array = rows if self.weight is None else rows @ self.weight.T + self.bias
         return results
 
@@ -70,6 +76,11 @@ class Watched:
     scores: str | None
     head: str | None
     transforms: bool = False
+
+    @property
+    def values(self) -> list[str]:
+        """Names of what is to be computed."""
+        return list(dict.fromkeys([*(layer.value for layer in self.layers), *filter(None, [self.scores])]))
 
     @property
     def is_recurrent(self) -> bool:
@@ -157,31 +168,56 @@ class Sight:
 
 
 def watch_scales(
-    network: TrialNetwork, watched: Watched, feeds: Sequence[Callable[[], NDArray[np.float32]]]
+    network: TrialNetwork,
+    watched: Watched,
+    feeds: Sequence[Callable[[], NDArray[np.float32]]],
+    together: int = _TOGETHER,
 ) -> list[Sight | None]:
     """See what the network makes of each feed; None where results are not finite.
+
+    Args:
+        network: with the input in question.
+        watched: layers and head.
+        feeds: make what the network gets.
+        together: samples that are run at once at most; whole batches where those are fixed.
 
     Raises:
         RuntimeModelError: that part of the network cannot be run.
 
     """
-    names = list(dict.fromkeys([*(layer.value for layer in watched.layers), *filter(None, [watched.scores])]))
-    session = network.open(names)
+    session = network.open(watched.values)
     seen: list[Sight | None] = []
     for make in feeds:
         try:
-            batches = list(network.run(session, make()))
+            seen.append(_see(watched, *_watch(network, session, watched, make(), together)))
         except RuntimeModelError:
             seen.append(None)
-            continue
-        seen.append(_see(watched, {name: np.concatenate([one[name] for one in batches]) for name in names}))
     return seen
 
 
-def _see(watched: Watched, values: dict[str, NDArray[np.float32]]) -> Sight | None:
+def _watch(
+    network: TrialNetwork, session: Session | None, watched: Watched, encoded: NDArray[np.float32], together: int
+) -> tuple[list[NDArray[np.float32]], NDArray[np.float32] | None]:
+    """Return (places, channels) of every layer, and the scores."""
+    places: list[list[NDArray[np.float32]]] = [[] for _ in watched.layers]
+    scores: list[NDArray[np.float32]] = []
+    for start in range(0, len(encoded), together):
+        for values in network.run(session, encoded[start : start + together]):
+            for found, layer in zip(places, watched.layers, strict=True):
+                found.append(layer.places(values[layer.value]))
+            scores += [] if watched.scores is None else [values[watched.scores]]
+    joined = [np.concatenate(found) for found in places]
+    return [found[:: _step(len(found))] for found in joined], np.concatenate(scores) if scores else None
+
+
+def _step(places: int) -> int:
+    return max(-(-places // _MOST_ROWS), 1)
+
+
+def _see(watched: Watched, places: Sequence[NDArray[np.float32]], scores: NDArray[np.float32] | None) -> Sight | None:
     widths, biases, centres = [], [], []
-    for layer in watched.layers:
-        rows = layer.results(values[layer.value])
+    for layer, found in zip(watched.layers, places, strict=True):
+        rows = layer.results(found)
         if not np.isfinite(rows).all():
             return None
         variance, mean = rows.var(0), rows.mean(0)
@@ -191,7 +227,7 @@ def _see(watched: Watched, values: dict[str, NDArray[np.float32]]) -> Sight | No
         biases.append(_log(bias / max(width, _TINY)) if bias > 0 else None)
         centres.append(float(np.minimum(np.log1p(mean**2 / np.maximum(variance, _TINY)), _CLIP).mean()))
     told = [one for one in biases[1:] if one is not None]
-    firm, varied, last = _decisions(watched, values)
+    firm, varied, last = _decisions(watched, scores)
     return Sight(
         first=widths[0],
         inner=float(np.mean(widths[1:-1])) if len(widths) > 2 else 0.0,
@@ -205,10 +241,10 @@ def _see(watched: Watched, values: dict[str, NDArray[np.float32]]) -> Sight | No
     )
 
 
-def _decisions(watched: Watched, values: dict[str, NDArray[np.float32]]) -> tuple[float, float, float | None]:
-    if watched.scores is None:
+def _decisions(watched: Watched, read: NDArray[np.float32] | None) -> tuple[float, float, float | None]:
+    if read is None:
         return 0.0, 0.0, None
-    scores = values[watched.scores].astype(np.float64)
+    scores = read.astype(np.float64)
     if watched.head == "sigmoid":
         flat = scores.reshape(-1)
         likely = 1.0 / (1.0 + np.exp(-np.clip(flat, -50, 50)))

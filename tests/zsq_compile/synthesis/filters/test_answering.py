@@ -8,6 +8,7 @@ import torch
 from tests import models
 from tests.zsq_compile.synthesis.networks import NO_STATISTICS, seeded, spec
 from zsq_compile.config.generators import PriorConfig
+from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.data.preprocessing import given_preprocessing
 from zsq_compile.differentiable.find_answers import AnsweringHead, find_answers
 from zsq_compile.differentiable.module import TorchGraph
@@ -63,6 +64,32 @@ def test_a_share_of_the_samples_answers_and_the_rest_stays(batch: int | None) ->
     assert (answers[moved] > 0.55).all() and (answers[~moved] < 0.5).all()
     assert some.min() >= -1.0 and some.max() <= 1.0
     assert "4 of them answering" in made(teacher, 0.25, batch).algorithm
+
+
+def test_too_few_samples_to_share_stay_as_they_are() -> None:
+    inputs = (spec(None, 3, SIDE, SIDE),)
+    plain, some = (
+        make_generator(PriorConfig(), inputs, SYMMETRIC, answering_share=share, effort="best").synthesize(
+            detector(), NO_STATISTICS, 2, seeded()
+        )
+        for share in (0.0, 0.25)
+    )
+    assert torch.equal(plain.inputs["x"], some.inputs["x"]) and some.algorithm == plain.algorithm
+
+
+def test_whole_numbers_beside_a_picture_are_not_moved() -> None:
+    text = f"""
+        sized (float[N,3,{SIDE},{SIDE}] x, int64[N,2] size) => (float[N,1,8,8] found, float[N,2] area)
+        <float[1,3,4,4] w, float[1] b>
+        {{ l = Conv<strides=[4,4]>(x, w, b) found = Sigmoid(l) area = Cast<to=1>(size) }}
+        """
+    weights = {"w": np.full((1, 3, 4, 4), 0.1, np.float32), "b": np.float32([-9.0])}
+    teacher = TorchGraph(ir.from_proto(models.parse(text, weights=weights)))
+    size = InputSpec(name="size", shape=(None, 2), dtype=np.dtype(np.int64), kind="size", usual=(32.0, 48.0))
+    generator = make_generator(PriorConfig(), (spec(None, 3, SIDE, SIDE), size), SYMMETRIC, answering_share=0.25)
+    some = generator.synthesize(teacher, NO_STATISTICS, COUNT, seeded())
+    assert "4 of them answering" in some.algorithm
+    assert some.inputs["size"].unique(dim=0).tolist() == [[32, 48]]
 
 
 def test_the_same_seed_moves_them_alike() -> None:

@@ -1,20 +1,22 @@
 """Real inputs among synthesized ones: there themselves, with variants that stay pixels; same seed, same samples."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from passes.batchnorm.harvest_batchnorm import harvest_batchnorm
 from tests.models import graph
 from zsq_compile.config.generators import PriorConfig
-from zsq_compile.data.dataset import Dataset, take_arrays
+from zsq_compile.data.dataset import Dataset, load_data, take_arrays
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.data.posterior import Posterior
 from zsq_compile.data.preprocessing import given_preprocessing, usual_preprocessings
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.synthesis.filters.examples import SHARES, Examples, choose_evenly, vary_examples
+from zsq_compile.synthesis.filters.examples import ADDED, Examples, choose_evenly, vary_examples
 from zsq_compile.synthesis.images.variants import crop_pictures, vary_pictures, vary_signals
 from zsq_compile.synthesis.make_generator import make_generator
 
@@ -62,21 +64,21 @@ def test_signals_keep_their_level() -> None:
     assert vary_signals(given, 2, rng(), shifted=False).shape == (2, 4, 32)
 
 
-def test_a_share_of_the_set_is_made_from_examples() -> None:
+def test_samples_made_from_examples_come_beside_synthetic_ones_that_stay_as_they_are() -> None:
     model = graph(NETWORK)
     data = take_arrays({"x": np.stack(pictures(2))}, [RGB], "a")
     examples = Examples(data=data, posteriors={"x": Posterior.certain(WIDE)})
     teacher, statistics = TorchGraph(model), harvest_batchnorm(model)
     plain = make_generator(PriorConfig(), [RGB], WIDE).synthesize(teacher, statistics, 20, rng())
-    made = make_generator(PriorConfig(), [RGB], WIDE, examples=examples).synthesize(teacher, statistics, 20, rng())
-    share = SHARES[False]
-    chosen = choose_evenly(20, share, 1)
-    assert int(chosen.sum()) == round(20 * share)
-    torch.testing.assert_close(made.inputs["x"][~chosen], plain.inputs["x"][~chosen], atol=0.0, rtol=0.0)
-    np.testing.assert_allclose(made.inputs["x"][chosen][:2], data.arrays(WIDE)["x"], atol=1e-6)
-    assert made.posteriors == {"x": Posterior.certain(WIDE)}
-    again = make_generator(PriorConfig(), [RGB], WIDE, examples=examples).synthesize(teacher, statistics, 20, rng())
-    torch.testing.assert_close(again.inputs["x"], made.inputs["x"], atol=0.0, rtol=0.0)
+    generator = make_generator(PriorConfig(), [RGB], WIDE, examples=examples)
+    made = generator.synthesize(teacher, statistics, round(20 * (1 + ADDED)), rng()).inputs["x"]
+    own = (made.unsqueeze(1) == plain.inputs["x"]).flatten(2).all(2)
+    assert own.any(0).all() and int(own.sum()) == 20
+    np.testing.assert_allclose(made[~own.any(1)][:2], data.arrays(WIDE)["x"], atol=1e-6)
+    assert len(torch.unique(made.flatten(1), dim=0)) == len(made)
+    again = generator.synthesize(teacher, statistics, len(made), rng())
+    torch.testing.assert_close(again.inputs["x"], made, atol=0.0, rtol=0.0)
+    assert again.posteriors == {"x": Posterior.certain(WIDE)}
 
 
 def test_where_the_preprocessing_is_open_each_variant_has_its_own() -> None:
@@ -102,6 +104,25 @@ def test_whole_feeds_of_a_fixed_batch_are_chosen(fixed: int) -> None:
     assert int(chosen.sum()) == 20
 
 
+def test_a_sample_alone_is_made_though_none_of_it_is_left_for_examples() -> None:
+    model = graph(NETWORK)
+    data = take_arrays({"x": np.stack(pictures(2))}, [RGB], "a")
+    examples = Examples(data=data, posteriors={"x": Posterior.certain(WIDE)})
+    generator = make_generator(PriorConfig(), [RGB], WIDE, examples=examples)
+    made = generator.synthesize(TorchGraph(model), harvest_batchnorm(model), 1, rng())
+    assert made.inputs["x"].shape == (1, 3, 12, 16)
+    assert vary_pictures(pictures(2), RGB, 0, rng()).shape == (0, 3, 12, 16)
+
+
+def test_no_more_pictures_are_read_than_are_shown(tmp_path: Path) -> None:
+    for number, picture in enumerate(pictures(2)):
+        Image.fromarray(picture).save(tmp_path / f"{number}.png")
+    (tmp_path / "9.png").write_bytes(b"read by nobody")
+    data = load_data(tmp_path, [RGB], WIDE)
+    assert len(data) == 3
+    assert len(vary_examples(data, [RGB], {"x": WIDE}, 2, rng())["x"]) == 2
+
+
 def test_network_inputs_are_varied_as_pictures_where_they_decode_to_some() -> None:
     pixels = np.stack(pictures(2, 12, 16)).transpose(0, 3, 1, 2) / np.float32(255.0)
     data = Dataset(samples={"x": WIDE.encode(pixels)}, labels=None, preparation=None)
@@ -110,6 +131,14 @@ def test_network_inputs_are_varied_as_pictures_where_they_decode_to_some() -> No
     assert float(made.min()) >= -1.0 and float(made.max()) <= 1.0  # as pixels are
     beyond = Dataset(samples={"x": 9.0 * WIDE.encode(pixels)}, labels=None, preparation=None)
     assert float(vary_examples(beyond, [RGB], {"x": WIDE}, 30, rng())["x"].abs().max()) > 5.0
+
+
+def test_examples_of_one_input_do_not_show_what_the_other_takes() -> None:
+    data = take_arrays({"x": np.stack(pictures(2))}, [RGB], "a")
+    examples = Examples(data=data, posteriors={"x": Posterior.certain(WIDE)})
+    state = InputSpec(name="s", shape=(None, 8), dtype=np.dtype(np.float32), kind="state")
+    assert examples.show([RGB]) and examples.show([RGB, state])
+    assert not examples.show([RGB, ROWS])
 
 
 def test_other_inputs_are_repeated_as_they_are() -> None:

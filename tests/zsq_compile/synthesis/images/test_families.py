@@ -75,3 +75,31 @@ def test_every_input_gets_its_own_kind():
         assert arrays["picture"].shape == (256, 3, 16, 16)
         assert arrays["vector"].shape == (256, 12)
     assert torch.equal(families["low contrast"]["vector"], 0.5 * families["prior"]["vector"])
+
+
+def scaled(family, gain=1.0):
+    return Preprocessing(
+        name="scaled", mean=(0.0,), std=(1.0 / gain,), channel_order="none", source="assumed", family=family
+    )
+
+
+def test_sounds_are_judged_on_other_sounds_at_full_scale():
+    families = {name: one["x"] for name, one in made([spec(None, 576)], {"x": scaled("sound", 100.0)}).items()}
+    for values in families.values():
+        assert values.shape == (256, 576)
+        assert 1.0 < values.abs().max() <= 100.0 * 1.0001
+    # music in its own levels, at half of them, and not half of what calibration hears
+    assert not torch.equal(families["low contrast"], 0.5 * families["prior"])
+    assert not torch.equal(families["joined halves"][..., :288], families["prior"][..., :288])
+
+
+def test_features_are_judged_on_signals_without_their_correlation():
+    families = made([spec(None, 16, 32)], {"x": scaled("embedding", 16.0)})
+    prior, quiet = (families[name]["x"] for name in ("prior", "low contrast"))  # the latter: white noise
+
+    def likeness(values):
+        return float((values[:, 1:] * values[:, :-1]).mean() / values.square().mean())
+
+    assert likeness(prior) > 0.4
+    assert abs(likeness(quiet)) < 0.05
+    assert float(quiet.std()) == pytest.approx(0.5 * 16.0, rel=0.05)

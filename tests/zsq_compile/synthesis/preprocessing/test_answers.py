@@ -1,5 +1,7 @@
 """A network that sees a mark at one scale alone: its answers to pictures with the mark settle that scale."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -62,6 +64,18 @@ def test_answers_outweigh_what_is_likely_and_nothing_else_changes() -> None:
     for one, other in zip(silent.hypotheses, before.hypotheses, strict=True):
         assert one.preprocessing.name == other.preprocessing.name
         assert one.probability == pytest.approx(other.probability, abs=1e-3)
+
+
+@pytest.mark.parametrize(("odds", "source"), [([0.52, 0.475, 0.005], "inferred"), ([0.5, 0.2, 0.3], "assumed")])
+def test_the_order_of_channels_is_no_doubt_of_the_scale(odds: list[float], source: str) -> None:
+    byte, unit = (one for one in usual_preprocessings(3) if one.name in ("byte", "unit"))
+    ways = [replace(byte, channel_order="bgr"), byte, unit]
+    drawn = pictures(marked=False)  # which tell nothing
+    after = refine_by_answers(network(DETECTOR), Posterior.of(ways, odds), drawn, drawn, 1)
+    assert after.best.source == source
+    assert after.best.channel_order == "bgr"
+    assert after.is_open == (source == "assumed")
+    assert after.share(bgr=True) == pytest.approx(odds[0], abs=2e-3)
 
 
 def test_networks_without_answers_tell_nothing() -> None:

@@ -1,6 +1,8 @@
 from collections.abc import Sequence
+from dataclasses import astuple, replace
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 import torch
@@ -12,6 +14,8 @@ from zsq_compile.data.input_spec import InputKind, InputSpec
 from zsq_compile.data.posterior import Posterior
 from zsq_compile.data.preprocessing import SignalFamily
 from zsq_compile.synthesis.preprocessing.infer_scale import infer_scale, usual_guesses
+from zsq_compile.synthesis.preprocessing.plan_scan import SCAN_WORK
+from zsq_compile.synthesis.preprocessing.trial_costs import count_trial
 from zsq_compile.synthesis.preprocessing.trials import TrialNetwork
 from zsq_compile.synthesis.preprocessing.watch_scales import find_layers, watch_scales
 from zsq_compile.synthesis.signals.draw import signals
@@ -46,7 +50,7 @@ def trained(deviation: float, steps: int = 300) -> dict[str, NDArray[np.float32]
 
 
 def network_of(text: str, weights: dict[str, NDArray[np.float32]], kind: InputKind = "table") -> TrialNetwork:
-    model = ir.from_proto(models.parse(text, weights=weights))
+    model = ir.from_proto(onnx.shape_inference.infer_shapes(models.parse(text, weights=weights)))
     spec = InputSpec(name="x", shape=(None, 16), dtype=np.dtype(np.float32), kind=kind)
     return TrialNetwork(model=model, spec=spec, others={})
 
@@ -130,3 +134,46 @@ def test_widths_follow_the_scale_and_biases_the_other_way() -> None:
     assert one.first_bias - other.first_bias == pytest.approx(1.0, abs=1e-4)
     assert one.firm < other.firm
     assert 0.0 < one.varied < 1.0
+
+
+def test_a_network_that_is_too_large_to_be_tried_has_the_usual_odds() -> None:
+    network = network_of(PERCEPTRON, trained(10.0, 1))
+    coarse, prior = (infer_scale(network, draw, work) for work in (150_000, 10))
+    assert coarse is not None and prior is not None
+    assert "too large" in prior.best.reason and "too large" not in coarse.best.reason
+    guesses = {(guess.family, f"{guess.gain:.3g}"): guess.odds for guess in usual_guesses(network.spec)}
+    for one in prior.hypotheses:
+        key = (one.preprocessing.family or "noise", f"{1.0 / one.preprocessing.std[0]:.3g}")
+        assert one.probability == pytest.approx(guesses[key], rel=0.01)  # the least probable are left out
+    assert len(coarse.hypotheses) > 5
+
+
+def test_a_coarse_scan_finds_about_the_same_scale() -> None:
+    network = network_of(PERCEPTRON, trained(10.0))
+    cost = count_trial(network.model, ["h", "l"]).work
+    whole, coarse = (infer_scale(network, draw, work) for work in (SCAN_WORK, 150 * cost))
+    assert whole is not None and coarse is not None
+    assert abs(np.log10(middle(whole) / middle(coarse))) <= 0.51
+
+
+def test_batches_that_are_run_one_by_one_show_the_same() -> None:
+    network, rows = network_of(PERCEPTRON, trained(1.0)), draw("rows", (64, 16))
+    watched = find_layers(network.model, "x")
+    (whole,), (parts,) = (watch_scales(network, watched, [lambda: rows], together) for together in (64, 10))
+    assert whole is not None and parts is not None
+    np.testing.assert_allclose(astuple(whole), astuple(parts), rtol=1e-5)
+
+
+def test_a_state_whose_batch_lies_elsewhere_is_fed_whole() -> None:
+    network = network_of(
+        """
+        listener (float[1,16] x, float[2,1,16] h0) => (float[1,4] l) <float[4,16] w0, float[4] b0, int64 last>
+        { s = ReduceSum<keepdims=0>(h0) a = Add(x, s) [first] l = Gemm<transB=1>(a, w0, b0) }
+        """,
+        {"w0": trained(1.0, 1)["w0"][:4], "b0": np.ones(4, np.float32), "last": np.array(1)},
+    )
+    spec = replace(network.spec, shape=(1, 16))
+    states = {"h0": np.full((2, 1, 16), 3.0, np.float32)}
+    fed = replace(network, spec=spec, others=states, aside=frozenset({"h0"}))
+    (found,) = fed.run(fed.open(["s"]), draw("rows", (1, 16)))
+    assert float(found["s"]) == 96.0  # 2 layers of 16 threes

@@ -1,5 +1,7 @@
 """Scales of inputs that are no pictures, from the moments of known signals."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -10,9 +12,11 @@ from tests import models
 from tests.zsq_compile.synthesis.networks import NO_STATISTICS, Listener, seeded, spec, teacher_of
 from zsq_compile.config.generators import PriorConfig
 from zsq_compile.data.posterior import best_of
-from zsq_compile.data.preprocessing import Preprocessing
+from zsq_compile.data.preprocessing import Preprocessing, SignalFamily
 from zsq_compile.synthesis.make_generator import make_generator
 from zsq_compile.synthesis.preprocessing.find import find_preprocessing
+from zsq_compile.synthesis.preprocessing.infer_signal import FIT_WORK, infer_signal
+from zsq_compile.synthesis.preprocessing.trials import TrialNetwork
 from zsq_compile.synthesis.signals.draw import signals
 
 LENGTH = 256
@@ -71,6 +75,32 @@ def test_positive_pulses_are_told_from_noise() -> None:
 def test_noise_of_deviation_1_is_left_as_it_is() -> None:
     found, _ = found_of(trained_on(signals((64, 1, LENGTH), "noise", seeded(9)).numpy()), None, 1, LENGTH)
     assert found is not None and (found.name, found.mean, found.std) == ("standard", (0.0,), (1.0,))
+
+
+def test_windows_that_were_levelled_one_by_one_are_told_from_noise_and_from_sounds() -> None:
+    heard = replace(spec(None, 1, LENGTH), kind="waveform")
+    for family in ("levelled", "sound"):
+        values = signals((320, 1, LENGTH), family, seeded(9)).numpy()
+        teacher, statistics = teacher_of(trained_on(values))
+        found = find_preprocessing([heard], None, teacher, statistics, seeded(), Listener())["x"].best
+        assert (found.family, found.is_certain) == (family, True)
+        assert 1.0 / found.std[0] == pytest.approx(1.0, rel=0.5)
+
+
+def test_little_work_means_fewer_samples_and_none_means_no_answer() -> None:
+    values = 16.0 * signals((64, 1, LENGTH), "noise", seeded(9)).numpy()
+    teacher, statistics = teacher_of(trained_on(values))
+    counts: list[int] = []
+
+    def draw(family: SignalFamily, shape: tuple[int, ...]) -> np.ndarray:
+        counts.append(shape[0])
+        return signals(shape, family, seeded(3)).numpy()
+
+    network = TrialNetwork(model=teacher.model, spec=spec(None, 1, LENGTH), others={})
+    whole, little, none = (infer_signal(network, statistics, draw, work) for work in (FIT_WORK, 250_000_000, 100))
+    assert whole is not None and little is not None and none is None
+    assert 16.0 == pytest.approx(1.0 / whole.std[0], rel=0.3) == pytest.approx(1.0 / little.std[0], rel=0.6)
+    assert max(counts) == 16
 
 
 def test_a_batch_normalisation_on_the_input_tells_every_feature() -> None:

@@ -2,13 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
 from passes.batchnorm.fold_batchnorm import FoldBatchNorm
+from passes.constants import constant_value
 from tests import models
 from tests.zsq_compile.synthesis.networks import NO_STATISTICS, Listener, seeded, spec, teacher_of, trained_on
 from zsq_compile.data.preprocessing import given_preprocessing
@@ -16,8 +19,9 @@ from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.synthesis.images.dead_leaves import prior_images
 from zsq_compile.synthesis.preprocessing.conventions import all_conventions, channel_orders, conventions
 from zsq_compile.synthesis.preprocessing.evidence import look_inside
-from zsq_compile.synthesis.preprocessing.find import find_preprocessing
+from zsq_compile.synthesis.preprocessing.find import find_preprocessing, rank_on_examples
 from zsq_compile.synthesis.preprocessing.interior import watch_interior
+from zsq_compile.synthesis.preprocessing.likelihood import Trust, count_telling
 from zsq_compile.synthesis.preprocessing.rank import find_contradiction, rank_candidates, showing
 from zsq_compile.synthesis.preprocessing.toolkits import find_prior_odds, toolkits
 from zsq_compile.synthesis.preprocessing.trial_families import other_families
@@ -37,12 +41,17 @@ def tried(model: ir.Model, draw: Callable[[int, int, int], NDArray[np.float32]] 
     )
 
 
-def folded(name: str) -> ir.Model:
+def folded(name: str, depth: int = 8) -> ir.Model:
     """A network that was trained under a convention, without its statistics."""
-    pictures = prior_images(48, 3, 20, 20, seeded(99)).numpy()
-    model = ir.from_proto(trained_on(SCALES[name].preprocessing(RGB, "rgb").encode(pictures)))
+    model = ir.from_proto(_trained(name, depth))
     FoldBatchNorm().call(model)
     return model
+
+
+@cache
+def _trained(name: str, depth: int) -> onnx.ModelProto:
+    pictures = prior_images(48, 3, 20, 20, seeded(99)).numpy()
+    return trained_on(SCALES[name].preprocessing(RGB, "rgb").encode(pictures), depth)
 
 
 @pytest.mark.parametrize("name", ["unit", "imagenet", "byte", "byte_bgr"])
@@ -52,6 +61,44 @@ def test_a_folded_network_tells_its_convention_from_its_layers(name: str) -> Non
     raw = [one.preprocessing.name in ("byte", "byte_bgr") for one in found.plausible]
     assert all(raw) if "byte" in name else not any(raw), "contrasts that are 60 times apart cannot be mixed up"
     assert sum(one.probability for one in found.hypotheses) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("make", [models.residual, models.depthwise], ids=["residual", "depthwise"])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_network_that_was_not_trained_stays_open(make: Callable[..., onnx.ModelProto], seed: int) -> None:
+    """No convention is right for it, so none may be called the only plausible one, nor come near to that."""
+    found = rank_candidates(tried(ir.from_proto(make(seed=seed))), NO_STATISTICS)
+    assert found.is_open and not found.best.is_proven
+    assert found.plausible[0].probability < 0.8
+
+
+def test_a_deep_network_is_believed_and_with_its_numbers_in_random_order_it_is_not() -> None:
+    model = folded("unit")
+    found = rank_candidates(tried(model), NO_STATISTICS)
+    assert (found.best.name, found.best.source, found.is_open) == ("unit", "ranked", False)
+    assert not (found.best.is_proven or found.best.is_certain), "a ranking proves nothing"
+    rng = np.random.default_rng(0)
+    for one in model.graph.initializers.values():
+        numbers = constant_value(one)
+        assert numbers is not None
+        one.const_value = ir.tensor(rng.permutation(numbers.reshape(-1)).reshape(numbers.shape), name=one.name)
+    assert rank_candidates(tried(model), NO_STATISTICS).plausible[0].probability < 0.8
+
+
+def test_likelihoods_count_by_the_number_of_layers_and_never_below_the_floor() -> None:
+    """Closed form: (e^L + e^floor)^(layers / full), the power at most 1."""
+    trust, logs = Trust(layers=8, floor=1.0), np.array([-50.0, 0.0, 2.0])
+    for layers, power in ((0, 0.0), (4, 0.5), (8, 1.0), (40, 1.0)):
+        wanted = power * np.log(np.exp(logs) + np.exp(1.0))
+        np.testing.assert_allclose(trust.temper(logs, layers), wanted, rtol=1e-12)
+
+
+def test_layers_without_a_bias_tell_nothing() -> None:
+    text = "net (float[N,3,20,20] x) => (float[N,4,20,20] y) <float[4,3,1,1] w, float[4] b> { y = Conv(x, w, b) }"
+    for bias, count in ((np.zeros(4), 0), (np.ones(4), 1)):
+        interior = watch_interior(tried(ir.from_proto(models.parse(text, weights={"b": bias}))))
+        assert interior is not None
+        assert count_telling(interior.layers) == count
 
 
 def test_what_is_left_of_a_mean_and_of_its_bias_are_measured() -> None:
@@ -88,6 +135,20 @@ def test_a_given_preprocessing_is_held_against_a_folded_network(ends: tuple[floa
     listener = Listener()
     find_preprocessing([RGB], given, TorchGraph(folded("unit")), NO_STATISTICS, seeded(), listener)
     assert any("contradicts" in text for text in listener.warnings) is warned
+
+
+def test_the_only_plausible_one_is_warned_of_as_long_as_nothing_proves_it() -> None:
+    listener = Listener()
+    (found,) = find_preprocessing([RGB], None, TorchGraph(folded("unit")), NO_STATISTICS, seeded(), listener).values()
+    assert not found.is_open
+    assert "ranked" in listener.warnings[0] and "--like" in listener.warnings[0]
+
+
+def test_real_pictures_prove_the_only_plausible_one() -> None:
+    pictures = np.rint(255 * prior_images(4, 3, 20, 20, seeded(3)).numpy()).astype(np.uint8)
+    teacher = TorchGraph(folded("unit"))
+    found = rank_on_examples(pictures, RGB, [RGB], teacher, NO_STATISTICS, seeded(), 4)
+    assert (found.best.name, found.best.source, found.is_open) == ("unit", "inferred", False)
 
 
 def test_an_open_posterior_is_told_with_all_that_is_plausible() -> None:
