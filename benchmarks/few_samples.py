@@ -49,6 +49,7 @@ from zsq_compile.synthesis.make_generator import make_generator
 Arrays = Mapping[str, NDArray[np.generic]]
 Judge = Callable[[Sequence[Arrays], Sequence[Arrays]], float]
 
+_MISSING = "not measured"
 _ARMS: Mapping[str, Mapping[str, float]] = {
     "replaced: 50 %": {"replaced": 0.5},
     "added: 50 %": {"added": 0.5},
@@ -259,7 +260,7 @@ def row_of(name: str, bits: int, count: int, options: argparse.Namespace, rows: 
                 found.append((100 * row["found"], row["sqnr_db"]))
         shares, ratios = zip(*found, strict=True) if found else ((), ())
         each = " and ".join(f"{share:.1f}" for share in shares)
-        cells.append(f"{each} %, {np.mean(ratios):.1f} dB" if found else "not measured")
+        cells.append(f"{each} %, {np.mean(ratios):.1f} dB" if found else _MISSING)
     return [name, f"W{bits}A8", str(count), *cells]
 
 
@@ -286,14 +287,13 @@ def main() -> None:
     parser.add_argument("--finished", action="store_true", help="measure nothing, and write what has been measured")
     options = parser.parse_args()
     rows = open_rows(options)
-    write(
-        [
-            row_of(name, bits, count, options, rows)
-            for name in options.networks
-            for bits in options.bits
-            for count in options.counts
-        ]
-    )
+    measured = [
+        row_of(name, bits, count, options, rows)
+        for name in options.networks
+        for bits in options.bits
+        for count in options.counts
+    ]
+    write([row for row in measured if any(cell != _MISSING for cell in row[3:-1])])
 
 
 def write(rows: list[list[str]]) -> None:
