@@ -19,6 +19,7 @@ _WEIGHTS = {  # positions of weights and of their zero point
     "DequantizeLinear": (0, 2),
     "QLinearConv": (3, 5),
     "QLinearMatMul": (3, 5),
+    "QGemm": (3, 5),
     "ConvInteger": (1, 3),
     "MatMulInteger": (1, 3),
 }
@@ -37,8 +38,16 @@ def _exact(given: Any) -> Any:
         model = onnx.load_from_string(given) if isinstance(given, bytes) else onnx.load(given)
     except Exception:  # what cannot be read is refused by the runtime, in its own words
         return given
+    if _has_signed_activations(model.graph):  # whose kernels want signed weights
+        return given
     moved = [_move(node, number, model.graph) for number, node in enumerate(list(model.graph.node))]
     return model.SerializeToString() if any(moved) else given
+
+
+def _has_signed_activations(graph: onnx.GraphProto) -> bool:
+    types = {one.name: one.data_type for one in graph.initializer}
+    zeros = [node.input[2] for node in graph.node if node.op_type == "QuantizeLinear" and len(node.input) > 2]
+    return any(types.get(name) == onnx.TensorProto.INT8 for name in zeros)
 
 
 def _move(node: onnx.NodeProto, number: int, graph: onnx.GraphProto) -> bool:

@@ -46,7 +46,8 @@ def tree(folder):
 
 def test_the_same_model_gives_the_same_bytes_in_another_process(model, package, tmp_path):
     code = (
-        "import sys; from pathlib import Path; from zsq_compile.packaging.build import build_package\n"
+        "import sys; from pathlib import Path; import tests.conftest\n"
+        "from zsq_compile.packaging.build import build_package\n"
         "for name in ('again.zsq', 'again.tar.gz'): build_package(Path(sys.argv[1]), Path(name), count=2)"
     )
     environment = {**os.environ, "PYTHONPATH": str(DOCUMENT.parents[2]), "PYTHONHASHSEED": "77"}
