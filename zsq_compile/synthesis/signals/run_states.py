@@ -67,7 +67,7 @@ def run_states(
         pairs = pair_states(inputs, first)
         carried = {name: value.clone() if name in pairs else value for name, value in samples.items()}
         groups = count // feed
-        for frame in range(windows - 1 if pairs else 0):
+        for frame in range(min(windows, groups) - 1 if pairs else 0):
             starts = torch.arange(frame, groups - 1, windows)
             for some in [starts] if fixed_batch(inputs) is None else list(starts[:, None]):
                 rows = (some[:, None] * feed + torch.arange(feed)).reshape(-1)
