@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 _MIDDLE = 128
+_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Transpose", "Reshape")  # and what weights pass on the way
 _WEIGHTS = {  # positions of weights and of their zero point
     "DequantizeLinear": (0, 2),
     "QLinearConv": (3, 5),
@@ -58,6 +59,9 @@ def _move(node: onnx.NodeProto, number: int, graph: onnx.GraphProto) -> bool:
     constants = {one.name: one for one in graph.initializer}
     tensor = constants.get(node.input[weights])
     if tensor is None or tensor.data_type != onnx.TensorProto.INT8 or len(tensor.dims) < 2:
+        return False
+    readers = [one.op_type for one in graph.node if node.output[0] in one.input]
+    if node.op_type == "DequantizeLinear" and not set(readers) <= set(_LAYERS):
         return False
     middle = _zero_point(node, zero, constants)
     if middle is None:

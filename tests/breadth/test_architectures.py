@@ -21,7 +21,7 @@ from backends.session import open_session
 from tests.breadth.architectures import ARCHITECTURES
 from tests.breadth.exports import export, pictures
 from zsq_compile.compiler import compile_model
-from zsq_compile.config.compile import CompileConfig, QuantizationConfig
+from zsq_compile.config.compile import CompileConfig, InputConfig, QuantizationConfig
 from zsq_compile.metrics import sqnr_db
 from zsq_compile.reporting.report import Report
 from zsq_compile.synthesis.images import families
@@ -31,6 +31,7 @@ Exported = Callable[[str, str, str], Path]
 Compiled = Callable[[str, str, str, int], tuple[Path, Path, Report]]
 
 _SAMPLES, _PICTURES = 16, 16
+_MEAN, _STD = (0.45,), (0.225,)
 
 # Least dB at 8 and at 4 bits.
 FLOORS = {
@@ -91,7 +92,11 @@ def compiled(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> It
     def made(name: str, exporter: str, layout: str, bits: int) -> tuple[Path, Path, Report]:
         model, output = exported(name, exporter, layout), folder / f"{name}_{exporter}_{layout}_{bits}.onnx"
         quantization = QuantizationConfig(bits=bits)
-        config = CompileConfig(samples=_SAMPLES, effort="fast", speed_trials=False, quantization=quantization)
+        # As `pictures` makes them: nothing proves that in networks that were never trained
+        given = InputConfig(mean=_MEAN, std=_STD)
+        config = CompileConfig(
+            samples=_SAMPLES, effort="fast", speed_trials=False, quantization=quantization, input=given
+        )
         return model, output, compile_model(model, output, config).report
 
     with pytest.MonkeyPatch.context() as patch:

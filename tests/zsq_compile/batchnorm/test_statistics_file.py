@@ -74,7 +74,7 @@ def test_a_file_that_is_wrong_is_refused_in_words(written, change, words):
 
 def test_what_is_no_archive_is_refused_in_words(tmp_path):
     (tmp_path / "a.npz").write_text("nonsense")
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="cannot read"):
         read_statistics(tmp_path / "a.npz")
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="cannot read"):
         read_statistics(tmp_path / "absent.npz")

@@ -211,7 +211,7 @@ def test_options_win_over_the_file(
         (["--plan", "absent.json"], "absent.json cannot be read"),
         (["--save-plan", "no/such/plan.json"], "a file in a folder that exists"),
         (["--config", "absent.toml"], "absent.toml cannot be read"),
-        (["--calib", "absent.npz"], "absent.npz cannot be read"),
+        (["--calib", "absent.npz"], "absent.npz, which does not exist"),
         (["--calib", "a.npz", "--save-calib", "b.npz"], "leave one out"),
         (["--save-calib", "no/such/folder.npz"], "a file in a folder that exists"),
         (["--target", "ort_cpus"], "did you mean 'ort_cpu'?"),

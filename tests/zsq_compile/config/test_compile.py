@@ -60,6 +60,7 @@ def test_every_section_is_read(tmp_path: Path) -> None:
     mixup = true
     """
     assert read_config(written(tmp_path, text)) == CompileConfig(
+        target="ort_cpu",
         samples=64,
         effort="best",
         seed=3,

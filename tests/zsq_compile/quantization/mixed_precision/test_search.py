@@ -13,7 +13,7 @@ from tests import models
 from tests.widening import PLAIN, TARGET, chain, ready
 from tests.zsq_compile.quantization.networks import Watcher
 from zsq_compile import CompileConfig, PriorConfig, QuantizationConfig, compile_model
-from zsq_compile.config.compile import WIDTHS
+from zsq_compile.config.compile import WIDTHS, InputConfig
 from zsq_compile.errors import ConfigError, UnsupportedModelError
 from zsq_compile.progress import Clock
 from zsq_compile.quantization.mixed_precision.search import ChooseBits, MixedChoice, explain_choice
@@ -169,7 +169,8 @@ def model(tmp_path: Path) -> Path:
 
 def test_a_compiled_file_is_within_its_limit_and_its_plan_makes_it_again(model: Path, tmp_path: Path) -> None:
     limit = 20_000
-    config = replace(QUICK, mixed=True, max_size=str(limit))
+    quick = replace(QUICK, input=InputConfig(mean=(0.0,), std=(1.0,)))
+    config = replace(quick, mixed=True, max_size=str(limit))
     result = compile_model(model, config=config)
     assert result.path == model.with_name("net.mixed.onnx")
     assert result.path.stat().st_size <= limit
@@ -180,7 +181,7 @@ def test_a_compiled_file_is_within_its_limit_and_its_plan_makes_it_again(model: 
     assert result.report.validation.fusion.unfused == ()
 
     write_plan(tmp_path / "plan.json", result.plan)
-    again = compile_model(model, tmp_path / "again.onnx", QUICK, given_plan=read_plan(tmp_path / "plan.json"))
+    again = compile_model(model, tmp_path / "again.onnx", quick, given_plan=read_plan(tmp_path / "plan.json"))
     assert again.path.read_bytes() == result.path.read_bytes()
     assert again.plan == result.plan
     assert again.report.mixed is None
