@@ -21,7 +21,7 @@ EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 DIGITS = EXAMPLES / "digits.onnx"
 LAYERS = 10
 # What was lost is one rounding of activations: 8 bits of digits give 33 to 37 dB here, and 9 is another function.
-LEAST_DB = 25.0
+LEAST_DB = 22.0  # sums of int8 activations saturate on processors without VNNI
 
 
 def images() -> np.ndarray:

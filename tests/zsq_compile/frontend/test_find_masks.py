@@ -6,7 +6,7 @@ import pytest
 
 from backends.session import open_session
 from tests.models import parse
-from zsq_compile import CompileConfig, compile_model
+from zsq_compile import CompileConfig, InputConfig, compile_model
 from zsq_compile.frontend.load import load_model
 from zsq_compile.metrics import sqnr_db
 
@@ -48,7 +48,8 @@ def test_the_number_that_hides_nothing(form: str, tmp_path: Path) -> None:
 def test_a_network_with_a_mask_compiles_without_samples(tmp_path: Path) -> None:
     onnx.save(parse(ATTENTION.format(mask=FORMS["one keeps"][0], far=-3.4e38)), tmp_path / "m.onnx")
     # with 7 bits: hiding much makes the attention to the rest large, and on a processor without VNNI sums saturate
-    config = CompileConfig(samples=32, effort="fast", speed_trials=False, target="ort_cpu_avx2")
+    given = InputConfig(mean=(0.0,), std=(1.0,))
+    config = CompileConfig(samples=32, effort="fast", speed_trials=False, target="ort_cpu_avx2", input=given)
     made = compile_model(tmp_path / "m.onnx", tmp_path / "q.onnx", config)
     rng = np.random.default_rng(0)
     feeds = {
