@@ -217,7 +217,7 @@ def test_a_margin_beside_samples_that_the_user_gives_is_refused(model: Path) -> 
         compile_model(model, config=config, calibration=samples)
     told_nothing = settings(GdfqConfig(**SMALL))
     shapes = {value.name: value for value in onnx.load(model).graph.input}
-    size = [dim.dim_value or 20 for dim in shapes["x"].type.tensor_type.shape.dim]
+    size = [dim.dim_value or 40 for dim in shapes["x"].type.tensor_type.shape.dim]
     noise = {"x": np.random.default_rng(0).standard_normal(size).astype(np.float32)}
     report = compile_model(model, config=told_nothing, calibration=noise).report
     assert report.distillation is not None
