@@ -60,7 +60,7 @@ class _Watched:
 
     def variance(self, name: str) -> Tensor | None:
         """(channels,) variance over all that was added; None where the number of channels changed on the way."""
-        parts = self.parts[name]
+        parts = self.parts.get(name, [])
         if len({len(mean) for _, mean, _ in parts}) != 1:
             return None
         counts = torch.tensor([float(count) for count, _, _ in parts], dtype=torch.float64)[:, None]
@@ -122,7 +122,7 @@ def _watch(teacher: TorchGraph, feeds: Mapping[str, Tensor], count: int, batch: 
     def gather(node: ir.Node, results: tuple[Tensor, ...]) -> None:
         name, value = str(node.outputs[0].name), results[0]
         inner = node.op_type in WEIGHTED and name not in teacher.output_names
-        if inner and value.is_floating_point() and value.ndim > 1:
+        if inner and value.is_floating_point() and value.ndim > 1 and value.numel():
             watched.add(name, value, 1 if "Conv" in node.op_type else value.ndim - 1)
 
     with torch.no_grad():
