@@ -18,6 +18,7 @@ from zsq_compile.differentiable.find_answers import AnsweringHead, find_answers
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.progress import Progress
 from zsq_compile.synthesis.budget import ANSWERS, plan_budget
+from zsq_compile.synthesis.filters.choose_feeds import choose_feeds
 from zsq_compile.synthesis.filters.raise_answers import draw_goals, raise_answers
 from zsq_compile.synthesis.generator import Generator, SyntheticSet
 from zsq_compile.synthesis.images.procedural import as_input
@@ -98,10 +99,9 @@ class AnsweringGenerator:
 
     def _choose(self, count: int) -> Tensor:
         """(count,) truth values: whole feeds, spread evenly over the set, or the first of a sequence."""
-        places = torch.arange(count) // self._feed
         if _is_sequence(self._inputs):
-            return places < round(self._share * count)
-        return ((places + 1) * self._share).floor() > (places * self._share).floor()
+            return torch.arange(count) // self._feed < round(self._share * count)
+        return choose_feeds(count, self._feed, self._share)
 
     def _move(
         self,

@@ -17,6 +17,7 @@ from zsq_compile.differentiable.class_scores import class_logits, find_scores
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.progress import Progress
 from zsq_compile.synthesis.budget import plan_budget
+from zsq_compile.synthesis.filters.choose_feeds import choose_feeds
 from zsq_compile.synthesis.generator import Generator, SyntheticSet
 from zsq_compile.synthesis.images.procedural import as_input
 from zsq_compile.synthesis.match_statistics import ClassTargets, match_statistics
@@ -55,7 +56,8 @@ class ConfidentGenerator:
         return made.with_each(lambda part: self._changed(part, teacher, rng))
 
     def _changed(self, made: SyntheticSet, teacher: TorchGraph, rng: torch.Generator) -> SyntheticSet:
-        chosen = self._choose(made)
+        feed = fixed_batch(self._inputs) or 1
+        chosen = choose_feeds(len(next(iter(made.inputs.values()))), feed, self._share)
         if made.labels is not None or not made.preprocessing or not chosen.any():
             return made
         feeds = {name: value[chosen].to(teacher.device) for name, value in made.inputs.items()}
@@ -67,12 +69,6 @@ class ConfidentGenerator:
         for spec in self._inputs:
             inputs[spec.name][chosen] = as_input(spec, moved[spec.name])
         return replace(made, inputs=inputs, algorithm=f"{made.algorithm}, {int(chosen.sum())} of them confident")
-
-    def _choose(self, made: SyntheticSet) -> Tensor:
-        """(count,) truth values: whole feeds, spread evenly over the set."""
-        feed, count = fixed_batch(self._inputs) or 1, len(next(iter(made.inputs.values())))
-        places = torch.arange(count) // feed
-        return ((places + 1) * self._share).floor() > (places * self._share).floor()
 
     def _move(
         self,
