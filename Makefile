@@ -27,7 +27,7 @@ types:
 	$(BIN)mypy
 
 test:
-	$(BIN)python -m pytest -q $(PYTEST)
+	$(BIN)python -m pytest -q -n auto --dist worksteal $(PYTEST)
 
 docs:
 	NO_MKDOCS_2_WARNING=1 $(BIN)mkdocs build --strict --quiet

@@ -3,6 +3,11 @@
 Compilations of tests have ``speed_trials=False``: whether a tiny network is slower in integers differs from run to run.
 """
 
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores: read by torch's libraries when they are loaded
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import onnxruntime
 from hypothesis import settings
 
