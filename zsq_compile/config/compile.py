@@ -33,14 +33,16 @@ from zsq_compile.config.fields import (
 )
 from zsq_compile.config.generators import DsgConfig, IntraqConfig, NoiseConfig, PixelsConfig, PriorConfig, ZeroqConfig
 from zsq_compile.config.genie import GenieConfig
-from zsq_compile.config.units import parse_bytes, parse_named_shape, parse_numbers, parse_seconds
+from zsq_compile.config.units import parse_bytes, parse_layer_bits, parse_named_shape, parse_numbers, parse_seconds
 from zsq_compile.errors import ConfigError
+from zsq_compile.tasks.task import TaskKind
 
 Effort = Literal["fast", "balanced", "best"]
 CalibrationMethod = Literal["minmax", "percentile", "mse", "entropy"]
 BiasCorrection = Literal["auto", "analytic", "empirical", "none"]
 WeightScales = Literal["minmax", "mse"]
 Device = Literal["auto", "cpu", "cuda"]
+KeepQuality = Literal["off", "fast", "balanced", "best"]
 Rounding = Literal["nearest", "squant", "gptq", "adaround", "genie-m", "lsq"]
 LearnedRounding = Literal["adaround", "genie-m", "lsq"]
 
@@ -175,6 +177,10 @@ class QuantizationConfig:
         weight_scales: how the scale of each output channel is chosen: ``mse`` searches it, ``minmax`` takes the
             channel's largest weight.
         quantize_outputs: also quantize the graph outputs. Off by default: quantized logits clip the top classes.
+        exclude: what is to stay float: a pattern of names of layers or values, or of operators, such as ``/head/*`` or
+            ``Softmax``; once for each.
+        layer_bits: bits of the weights of single layers, or ``float``: a pattern as of ``exclude``, =, and the bits;
+            once for each. In Python by pattern.
 
     """
 
@@ -188,6 +194,11 @@ class QuantizationConfig:
     even_channels: Annotated[bool, Option(panel=PRECISION, names=("--even-channels/--no-even-channels",))] = True
     weight_scales: WeightScales = "mse"
     quantize_outputs: bool = False
+    exclude: Annotated[tuple[str, ...], Option(panel=PRECISION, metavar="PATTERN")] = ()
+    layer_bits: Annotated[
+        Mapping[str, Width | Literal["float"]],
+        Option(panel=PRECISION, metavar="PATTERN=8|float", read=parse_layer_bits),
+    ] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check the values; ConfigError when one is wrong."""
@@ -234,6 +245,12 @@ class CompileConfig:
         min_agreement: least share, 0 to 1, of decisions that must be those of the float model, as estimated for real
             data (or counted on held-out samples where there is no estimate); below it the file is written and the exit
             code is 4. ``mixed`` holds its trials against it on held-out samples.
+        task: what the outputs are, which decides how two files are compared. None, the default, recognises it.
+        keep_quality: what is left in float because 8 bits harm the outputs: nothing at ``off``, only what ruins them at
+            ``fast``, until the noise changes next to nothing at ``balanced``, and until it changes nothing that can be
+            measured at ``best``, whatever time it costs.
+        metric: command that prints a number for a file, larger for a better one, such as ``python eval.py {model}``; it
+            then decides what stays float and how many bits a layer has.
         mixed: choose the bits of every layer, ``bits`` at most: the least output noise within ``max_size``, or without
             it the smallest file that keeps ``min_agreement``.
         max_size: with ``mixed``: most bytes of the file, or its share of the float file.
@@ -267,6 +284,9 @@ class CompileConfig:
     min_agreement: Annotated[
         float | None, Bounds(low=0.0, high=1.0, hint="97 % is written 0.97"), Option(panel=RESULT)
     ] = None
+    task: Annotated[TaskKind | None, Option(panel=RESULT, default="recognised")] = None
+    keep_quality: Annotated[KeepQuality, Option(panel=PRECISION)] = "balanced"
+    metric: Annotated[str | None, Option(panel=RESULT, metavar="COMMAND")] = None
     mixed: Annotated[bool, Option(panel=PRECISION)] = False
     max_size: Annotated[str | None, Option(panel=PRECISION, metavar="200k|1.5M|0.15")] = None
     speed_trials: Annotated[bool, Option(panel=RESULT, names=("--speed-trials/--no-speed-trials",))] = True

@@ -1,5 +1,7 @@
 """Sizes, times, shapes and lists as people write them, on the command line and in a configuration file."""
 
+from typing import Literal
+
 from zsq_compile.config.checks import Bounds, Shape, parse_size, require_number, require_shape
 from zsq_compile.errors import ConfigError
 
@@ -29,6 +31,14 @@ def parse_numbers(text: str) -> tuple[float, ...]:
         return tuple(float(number) for number in text.split(","))
     except ValueError as error:
         raise ConfigError(f"wanted numbers with commas between them, got {text!r}") from error
+
+
+def parse_layer_bits(text: str) -> tuple[str, int | Literal["float"]]:
+    """Read ``/head/*=8`` or ``/head/*=float``; ConfigError when it is none."""
+    pattern, separator, width = text.rpartition("=")
+    if not separator or not pattern or not (width == "float" or width.isdecimal()):
+        raise ConfigError(f"bits of layers are written PATTERN=8 or PATTERN=float, got {text!r}")
+    return pattern, "float" if width == "float" else int(width)
 
 
 def parse_classes(text: str) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from passes.quantize.insert_qdq import InsertQdq
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.progress import Clock
 from zsq_compile.quantization.samples import Samples
+from zsq_compile.tasks.task import Task
 
 _CPU = torch.device("cpu")
 
@@ -31,6 +32,7 @@ class FloatNetwork:
         held_out: samples to judge with.
         limit: bytes that the file may have; None for any number.
         device: where networks are reconstructed and distilled; the closed forms run on the processor.
+        task: what the outputs are; None where nobody has looked.
 
     """
 
@@ -41,6 +43,7 @@ class FloatNetwork:
     held_out: Samples
     limit: int | None = None
     device: torch.device = _CPU
+    task: Task | None = None
 
     @property
     def model(self) -> ir.Model:
