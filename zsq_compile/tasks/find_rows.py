@@ -11,7 +11,7 @@ from passes.constants import constant_value
 from passes.operators import RECURRENT, WEIGHTED
 from passes.surgery import input_at, is_standard
 from zsq_compile.tasks.find_facts import OutputFacts
-from zsq_compile.tasks.find_tails import last_layers
+from zsq_compile.tasks.find_layers import last_layers
 from zsq_compile.tasks.task import OutputMeaning
 
 _SUM_TOLERANCE = 2e-3

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from zsq_compile.tasks.find_asked import as_asked
 from zsq_compile.tasks.find_facts import NetworkFacts, OutputFacts, read_facts
-from zsq_compile.tasks.find_joined import find_joined
+from zsq_compile.tasks.find_joined import find_anchors, find_joined
 from zsq_compile.tasks.find_listed import find_centres, find_listed
 from zsq_compile.tasks.find_maps import read_map
 from zsq_compile.tasks.find_rows import read_row, read_steps
@@ -29,6 +29,7 @@ _KINDS: tuple[tuple[OutputRole, TaskKind], ...] = (
 )
 """Kinds by the roles that make them, the telling ones first."""
 
+_BOX = 4  # numbers of a box
 _ROLE_REASONS: Mapping[str, str] = {
     "boxes": "it has the four numbers of a box for each place that the scores have a number for",
     "scores": "it has the scores of the places that another output has boxes for",
@@ -76,8 +77,16 @@ def _find_heads(facts: NetworkFacts, free: list[OutputFacts]) -> tuple[tuple[Box
     joined = {one.name: found for one in free if (found := find_joined(one))}
     if joined:
         return tuple(head for found in joined.values() for head in found), dict.fromkeys(joined, "boxes and scores")
+    centred = find_centres(free)
+    if centred[0] and not any(one.columns == _BOX for one in free):
+        return centred
     listed = find_listed(free, facts.picture)
-    return listed if listed[0] else find_centres(free)
+    if listed[0]:
+        return listed
+    anchored = {one.name: found for one in free if (found := find_anchors(one))}
+    if anchored and len({one.grid for one in free if one.grid[0]}) == sum(bool(one.grid[0]) for one in free):
+        return tuple(head for found in anchored.values() for head in found), dict.fromkeys(anchored, "boxes and scores")
+    return centred
 
 
 def _boxes_meaning(facts: OutputFacts, role: str) -> OutputMeaning:
