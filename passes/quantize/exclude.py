@@ -64,12 +64,17 @@ class KeptFloat:
         return any(value is not None and value.name in self.values for value in (*node.inputs, *node.outputs))
 
 
-def match(pattern: str, names: Iterable[str]) -> bool:
-    """Whether one of the names is a pattern, or fits it: ``*``, ``?`` and ``[...]``, capital letters counting."""
-    return any(name == pattern or fnmatchcase(name, pattern) for name in names)
+def _fitting(pattern: str, nodes: Iterable[ir.Node]) -> list[str]:
+    """Names of the nodes that a pattern fits: those that have it as a name where there are any.
+
+    A pattern has ``*``, ``?`` and ``[...]``, as of a file system, and capital letters count.
+    """
+    names = {str(node.name): _names(node) for node in nodes}
+    exact = [name for name, own in names.items() if pattern in own]
+    return exact or [name for name, own in names.items() if any(fnmatchcase(one, pattern) for one in own)]
 
 
-def layer_names(node: ir.Node) -> tuple[str, ...]:
+def _names(node: ir.Node) -> tuple[str, ...]:
     """Return what a pattern may call a node: its name, its operator, and the names of its constants."""
     constants = (str(value.name) for value in node.inputs if value is not None and value.is_initializer())
     return str(node.name), node.op_type, *constants
@@ -83,8 +88,10 @@ def find_excluded(graph: ir.Graph, patterns: Sequence[str]) -> Exclusion:
     found = Exclusion()
     values = [str(value.name) for value in (*graph.inputs, *(one for node in graph for one in node.outputs))]
     for pattern in patterns:
-        nodes = frozenset(str(node.name) for node in graph if match(pattern, layer_names(node)))
-        named = frozenset() if nodes else frozenset(name for name in values if name and match(pattern, [name]))
+        nodes = frozenset(_fitting(pattern, graph))
+        exact = {name for name in values if name == pattern}
+        fitting = exact or {name for name in values if name and fnmatchcase(name, pattern)}
+        named = frozenset() if nodes else frozenset(fitting)
         if not nodes and not named:
             raise PatternError(_unmatched(pattern, graph, "layer, operator or value", values))
         found |= Exclusion(nodes=nodes, values=named)
@@ -93,8 +100,8 @@ def find_excluded(graph: ir.Graph, patterns: Sequence[str]) -> Exclusion:
 
 def find_layers_named(graph: ir.Graph, pattern: str, layers: Sequence[str]) -> tuple[str, ...]:
     """Names, among those of layers with weights, that a pattern fits. Raises PatternError where it fits none."""
-    weighted = [node for node in graph if node.name in set(layers)]
-    found = tuple(str(node.name) for node in weighted if match(pattern, layer_names(node)))
+    known = set(layers)
+    found = tuple(_fitting(pattern, [node for node in graph if node.name in known]))
     if not found:
         raise PatternError(_unmatched(pattern, graph, "layer whose weights are quantized", layers))
     return found
