@@ -156,6 +156,7 @@ class Target:
         quantize_results: outputs of integer operators are quantized, too; else only their inputs.
         weight_only: activations and biases stay float, and weights are dequantized when the file is loaded.
         bias: "int32" with the product of the data's and the weight's scales, or "float".
+        unsigned_weights: 8-bit weights are written as uint8 around 128 where kernels of int8 ones would saturate.
         int4_form: INT4 weights have a "cast" to int8 in front of DequantizeLinear, which a runtime on a CPU folds at
             load; or DequantizeLinear reads them itself ("native").
         in_parts: operators that run faster when they are written with others (passes/quantize/write_in_parts.py).
@@ -183,6 +184,7 @@ class Target:
     quantize_results: bool = True
     weight_only: bool = False
     bias: BiasForm = "int32"
+    unsigned_weights: bool = False
     int4_form: Int4Form = "cast"
     in_parts: tuple[Literal["ConvTranspose", "Mish", "PRelu"], ...] = ()
     blockwise: Blockwise = field(default_factory=Blockwise)

@@ -12,6 +12,7 @@ from backends.target import NumberFormat, Target
 from passes.checks import GraphInvariant, IllegalGraphError
 from passes.constants import constant_value
 from passes.emit.block_matmul import UNFUSABLE_READERS, row_count
+from passes.emit.unsigned_weights import saturating_codes
 from passes.operators import RECURRENT, WEIGHTED, WITH_BIAS
 from passes.plan import Refusal
 from passes.quantizer_grid import storage_type
@@ -84,13 +85,16 @@ def _weights(model: ir.Model, target: Target) -> Iterator[Refusal]:
         codes, scale = (constant_value(part) for part in maker.inputs[:2])
         if codes is None or scale is None:
             continue  # two activations
-        low, high = target.weight.qmin, target.weight.qmax
-        if int(codes.min(initial=0)) < low or int(codes.max(initial=0)) > high:
+        zero = constant_value(input_at(maker, 2))
+        middle = 128 if target.unsigned_weights and codes.dtype == np.uint8 else 0
+        low, high = target.weight.qmin + middle, target.weight.qmax + middle
+        if int(codes.min(initial=middle)) < low or int(codes.max(initial=middle)) > high:
             reason = f"its codes reach from {codes.min()} to {codes.max()}, and {target.name} takes {low} to {high}"
             yield Refusal.of(node, reason)
-        zero = constant_value(input_at(maker, 2))
-        if target.weight.symmetric and zero is not None and np.asarray(zero, np.int32).any():
-            yield Refusal.of(node, f"the zero points of its weight must be 0 on {target.name}")
+        if target.weight.symmetric and zero is not None and (np.asarray(zero, np.int32) != middle).any():
+            yield Refusal.of(node, f"the zero points of its weight must be {middle} on {target.name}")
+        if target.unsigned_weights and saturating_codes(node) is not None:
+            yield Refusal.of(node, f"sums of its int8 products would saturate, and {target.name} requires uint8 there")
         rule = target.rule(node.op_type)
         if rule is None:
             yield Refusal.of(node, f"{target.name} has no row for it, but its weight is quantized")

@@ -13,6 +13,7 @@ from passes.emit.pack_digits import PackDigits, digits_bytes, digits_pay
 from passes.emit.pack_weights import PackWeights
 from passes.emit.sink_dequantizers import SinkDequantizers
 from passes.emit.slim import Slim
+from passes.emit.unsigned_weights import UnsignedWeights
 from passes.plan import QuantizationPlan, Scale
 from passes.qdq_names import codes_name
 from passes.quantize.insert_qdq import InsertQdq
@@ -39,6 +40,8 @@ def emit(model: ir.Model, plan: QuantizationPlan, target: Target) -> None:
     BlockMatMul(frozenset(name for name, width in bits.items() if width == _BLOCK_BITS), target)(model)
     packed = frozenset(name for name, width in bits.items() if width <= target.packed_weight_bits)
     PackWeights(packed, native=target.int4_form == "native")(model)
+    if target.unsigned_weights:
+        UnsignedWeights()(model)
     if target.activation.signed:
         SinkDequantizers()(model)
     if target.bias == "float":

@@ -12,7 +12,7 @@ from backends.target import Target
 from passes.plan import ActivationSite, QuantizationPlan, Refusal, WeightSite
 
 Width = int | Literal["float"]
-_FULL_BITS = 8  # 8 bits mean 7 on a target where 8 would saturate
+_FULL_BITS = 8  # are asked for where a target has fewer, and mean those
 _REASON = "it stays float, as requested, and so does whatever makes or reads it"
 
 

@@ -289,7 +289,7 @@ def _list_forms(quantized: ir.Model, plan: QuantizationPlan, target: Target, cos
                 prepare=keeping(largest, others=False),
                 target=target,
             )
-    if not target.activation.signed:
+    if not (target.activation.signed or target.unsigned_weights):  # int8 values want int8 weights
         signed = replace(target, activation=replace(target.activation, signed=True))
         yield _Form(words="signed activations", prepare=lambda model: SignCodes()(model), target=signed)
     if any(site.number_format.bits == 4 for site in plan.weights):

@@ -1,14 +1,44 @@
 """Compare the outputs of two networks by what they are for."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from zsq_compile.tasks.task import Task, TaskQuality
+from zsq_compile.tasks.compare_boxes import compare_boxes
+from zsq_compile.tasks.compare_classes import compare_classes, compare_masks
+from zsq_compile.tasks.compare_numbers import (
+    compare_decisions,
+    compare_integers,
+    compare_measurements,
+    compare_peaks,
+    compare_pictures,
+    compare_vectors,
+)
+from zsq_compile.tasks.compare_texts import compare_texts
+from zsq_compile.tasks.task import OutputMeaning, OutputRole, Task, TaskKind, TaskQuality
+
+Outputs = Mapping[str, NDArray[Any]]
+
+_ROLES: Mapping[TaskKind, tuple[OutputRole, ...]] = {
+    "classification": ("class scores",),
+    "detection": (),
+    "segmentation": ("mask",),
+    "heatmaps": ("heatmap",),
+    "text": ("characters",),
+    "decisions": ("probabilities",),
+    "embedding": ("embedding",),
+    "regression": ("landmarks", "numbers", "boxes"),
+    "image": ("image",),
+    "indices": ("indices",),
+}
+"""Roles of the outputs that answer, of each kind of task."""
+
+_NO_ANSWER: tuple[OutputRole, ...] = ("state", "count")
 
 
-def compare_outputs(task: Task, wanted: Mapping[str, NDArray[Any]], got: Mapping[str, NDArray[Any]]) -> TaskQuality:
+def compare_outputs(task: Task, wanted: Outputs, got: Outputs) -> TaskQuality:
     """Say how much of what ``wanted`` says ``got`` says as well.
 
     Args:
@@ -16,10 +46,87 @@ def compare_outputs(task: Task, wanted: Mapping[str, NDArray[Any]], got: Mapping
         wanted: outputs (count, ...) of the float network by name, the batch on axis 0.
         got: those of the other, of the same shapes.
 
+    Raises:
+        ValueError: the task names no output that could be compared so.
+
     """
-    raise NotImplementedError
+    if task.kind == "detection":
+        if not task.heads:
+            raise ValueError("wanted a detector with at least one head of boxes, got none")
+        return compare_boxes(task, wanted, got)
+    answers = answering(task)
+    if not answers:
+        raise ValueError(f"wanted an output that a task of the kind {task.kind!r} can be judged by, got none")
+    found = [_compare(task, meaning, wanted[meaning.name], got[meaning.name]) for meaning in answers]
+    joined = join_qualities(found)
+    assert joined is not None  # there is at least one part
+    return joined
+
+
+def answering(task: Task) -> list[OutputMeaning]:
+    """Return the outputs that answer: those whose role is that of the task; all that are no states where none is."""
+    own = [meaning for meaning in task.outputs if meaning.role in _ROLES[task.kind]]
+    return own or [meaning for meaning in task.outputs if meaning.role not in _NO_ANSWER]
 
 
 def join_qualities(parts: Iterable[TaskQuality]) -> TaskQuality | None:
-    """Quality over parts of the samples, each weighted by its count; None without parts."""
-    raise NotImplementedError
+    """Quality over parts of the samples, each weighted by its count, or by its own weights; None without parts.
+
+    A part whose ``kept`` is None has lost nothing: it counts as kept whole where it has a weight for that, and is left
+    out where it has none, or where all parts are so.
+    """
+    found = list(parts)
+    if len(found) < 2:
+        return found[0] if found else None
+    said = [part for part in found if part.kept is not None]
+    kept = [(1.0 if part.kept is None else part.kept, part.weights.get("kept", part.count)) for part in found]
+    weights: dict[str, float] = {"kept": sum(weight for _, weight in kept), "harm": sum(map(_harm_weight, found))}
+    details: dict[str, float] = {}
+    for name in dict.fromkeys(name for part in found for name in part.details):
+        values = [(part.details[name], part.weights.get(name, part.count)) for part in found if name in part.details]
+        weights[name] = sum(weight for _, weight in values)
+        details[name] = _weighted(values)
+        if name.startswith("least"):
+            details[name] = min(value for value, _ in values)
+    return TaskQuality(
+        measure=found[0].measure,
+        kept=_weighted(kept) if said else None,
+        count=sum(part.count for part in found),
+        harm=_weighted([(part.harm, _harm_weight(part)) for part in found]),
+        details=details,
+        weights=weights,
+    )
+
+
+def _harm_weight(part: TaskQuality) -> float:
+    return part.weights.get("harm", max(part.count, 1))
+
+
+def _weighted(values: Sequence[tuple[float, float]]) -> float:
+    """Mean of values with weights; a plain one where all weights are 0."""
+    total = sum(weight for _, weight in values)
+    if not total:
+        return float(np.mean([value for value, _ in values]))
+    return sum(value * weight for value, weight in values if weight) / total
+
+
+def _compare(task: Task, meaning: OutputMeaning, wanted: NDArray[Any], got: NDArray[Any]) -> TaskQuality:
+    match task.kind:
+        case "classification":
+            return compare_classes(meaning, wanted, got)
+        case "segmentation":
+            return compare_masks(meaning, task.threshold, wanted, got)
+        case "heatmaps":
+            return compare_peaks(meaning, wanted, got)
+        case "text":
+            return compare_texts(meaning, task.blank, wanted, got)
+        case "decisions":
+            return compare_decisions(meaning, task.threshold, wanted, got)
+        case "embedding":
+            return compare_vectors(meaning, wanted, got)
+        case "image":
+            return compare_pictures(wanted, got)
+        case "indices":
+            return compare_integers(wanted, got)
+        case _:
+            return compare_measurements(wanted, got)

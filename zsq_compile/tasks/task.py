@@ -155,6 +155,7 @@ class TaskQuality:
         harm: a smooth measure of the same, 0 or more, 0 for equal outputs, comparable within one network: it tells two
             candidates apart where ``kept`` is the same. It is defined also where ``kept`` is None.
         details: other figures by name, such as "IoU above 0.5", "extra boxes", "mean error".
+        weights: of ``kept``, ``harm`` and the details in a join of parts, where it is not ``count``.
 
     """
 
@@ -163,3 +164,4 @@ class TaskQuality:
     count: int
     harm: float
     details: Mapping[str, float] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)

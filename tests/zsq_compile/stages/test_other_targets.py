@@ -50,10 +50,10 @@ def test_auto_says_what_it_took_and_why(tmp_path: Path) -> None:
     assert metadata["zsq_compile.target"] == found.name
 
 
-def test_a_plan_of_eight_bits_has_seven_where_eight_would_saturate(tmp_path: Path) -> None:
+def test_a_plan_of_eight_bits_has_eight_where_int8_would_saturate(tmp_path: Path) -> None:
     plan = PlanFile(weights={"conv1": 8, "conv2": 4}, activations={})
     result = compiled(tmp_path, "ort_cpu_avx2", plan=plan)
-    assert Widths(weights=result.plan.weights).weights == {"conv0": 7, "conv1": 7, "conv2": 4, "gemm": 7}
+    assert Widths(weights=result.plan.weights).weights == {"conv0": 8, "conv1": 8, "conv2": 4, "gemm": 8}
 
 
 def test_narrow_values_are_refused_before_the_work(tmp_path: Path) -> None:
@@ -75,6 +75,6 @@ def test_mixed_widths_are_those_of_the_target(tmp_path: Path) -> None:
         max_size="4200",
     )
     result = compile_model(tmp_path / "net.onnx", config=config)
-    assert set(result.plan.weights.values()) <= {7, 4, 3, 2}
+    assert set(result.plan.weights.values()) <= {8, 4, 3, 2}
     assert len(set(result.plan.weights.values())) > 1
     assert result.path.stat().st_size <= 4200
