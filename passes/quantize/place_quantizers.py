@@ -13,7 +13,7 @@
    weight that several layers share has the bits of the one that keeps most.
 6. What a graph input holds stays as it is on its way to an output through operators that only move it, and for every
    other reader that computes in float: nothing has to be converted for it.
-7. What only a Softmax reads, behind a mask, stays float (see ``score_region``).
+7. Structures that the target's file names under ``keep_float`` stay float (see ``placement_rules``).
 8. Fewer activation bits are for values that weights multiply. What is only added keeps 8: it saves no multiplication,
    accumulators are wider anyway, and the branch in front of a residual Add would carry most of the network's noise.
    BRECQ, QDrop and Genie count their 4 bits like that.
@@ -28,8 +28,9 @@ import onnx_ir as ir
 from backends.target import NumberFormat, OperatorRule, Target
 from passes.analysis.find_uneven_values import find_uneven_values
 from passes.plan import ActivationSite, QuantizationPlan, Refusal, WeightSite, with_shared_formats
-from passes.quantize.float_regions import input_copies, output_region, power_region, score_region
+from passes.quantize.float_regions import input_copies, output_region
 from passes.quantize.place_stored import place_stored, say_stored
+from passes.quantize.placement_rules import apply_rules
 from passes.surgery import input_at, is_standard, only_use, producer, rule_of
 from passes.value_ranges import clip_limits
 from passes.weight_layout import channel_axis
@@ -113,15 +114,14 @@ class _Placement:
         self._integer: set[ir.Node] = set()
         self._uneven = find_uneven_values(model)
         self._float_region = set() if quantize_outputs else output_region(model.graph)
-        self._scores = score_region(model.graph)
+        self._kept_by_rule = apply_rules(model.graph, target)
         self._copies, self._carriers = input_copies(model.graph)
         eligible: list[tuple[ir.Node, OperatorRule]] = []
-        powers = power_region(model.graph)
         for node in model.graph:
             rule = rule_of(node, target)
             reason = "" if node in self._carriers else _refusal(node, rule)
-            if reason is None and node in powers:
-                reason = "what it makes are powers, whose range few bits do not hold"
+            if reason is None and rule is not None and rule.kind != "weighted":
+                reason = self._kept_by_rule.nodes.get(node)
             if reason is None and rule is not None:
                 eligible.append((node, rule))
             elif reason:
@@ -178,6 +178,9 @@ class _Placement:
                     Refusal.of(node, "how much it reads or makes depends on the data, so it runs in float")
                 )
                 continue
+            if node in self._kept_by_rule.nodes:
+                self.refusals.append(Refusal.of(node, f"{self._kept_by_rule.nodes[node]}, so it runs in float"))
+                continue
             activation = self._fused_activation(node)
             output = (activation or node).outputs[0]
             reason = self._exposed(output, rule)
@@ -204,9 +207,9 @@ class _Placement:
         """Why the output of a kernel, behind an activation, stays float; None where it does not."""
         if output.name in self._float_region:
             return "its output leads straight to a graph output"
-        if output.name in self._scores and (rule.float_output or rule.kind == "quantized"):
-            return "nothing but a Softmax reads its output"
-        return None
+        if output.name in self._kept_by_rule.spared and not (rule.float_output or rule.kind == "quantized"):
+            return None
+        return self._kept_by_rule.values.get(str(output.name))
 
     def _join_groups(self, nodes: list[ir.Node]) -> None:
         changed = True
@@ -226,7 +229,10 @@ class _Placement:
 
     def _may_be_codes(self, name: str) -> bool:
         """Tell whether a value may be quantized: it leads to no output, or is quantized for another reader."""
-        return name not in self._float_region or name in self.sites
+        kept = name in self._float_region or (
+            name in self._kept_by_rule.values and name not in self._kept_by_rule.spared
+        )
+        return not kept or name in self.sites
 
     def _unite(self, names: list[str]) -> None:
         roots = {self.group(name) for name in names}
