@@ -108,10 +108,22 @@ def _read_alone(one: OutputFacts, facts: NetworkFacts) -> tuple[OutputMeaning, i
 
 def _judge(heads: tuple[BoxHead, ...], meanings: list[OutputMeaning]) -> tuple[TaskKind, str]:
     if heads:
-        places = "one list" if len(heads) == 1 and not heads[0].height else f"{len(heads)} grids or lists"
-        return "detection", f"it has boxes with scores, in {places}"
+        return "detection", _boxes_reason(heads)
     for role, kind in _KINDS:
         first = next((one for one in meanings if one.role == role), None)
         if first is not None:
             return kind, f"output '{first.name}': {first.reason}"
     return "regression", "no output tells what it holds"
+
+
+def _boxes_reason(heads: tuple[BoxHead, ...]) -> str:
+    """Say where boxes with scores were found."""
+    parts = "" if len(heads[0].scores) == 1 else ", each the product of an objectness and of classes"
+    form = {"numbers": "of a form that nothing tells", "bins": "as bins of distances"}.get(heads[0].form)
+    found = f"it has boxes ({form or f'as {heads[0].form}'}) with scores{parts}"
+    strides = sorted({head.stride for head in heads if head.stride and head.height})
+    if not strides:
+        return f"{found}, in {'a list' if len(heads) == 1 else f'{len(heads)} lists'}"
+    anchors = len(heads) // len(strides)
+    several = f" with {anchors} anchors each" if anchors > 1 else ""
+    return f"{found}, on grids of stride {', '.join(f'{one:g}' for one in strides)}{several}"
