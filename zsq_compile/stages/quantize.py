@@ -87,7 +87,7 @@ def steps_for(config: CompileConfig, live: LiveSamples | None = None) -> tuple[S
     )
     steps: list[Step] = [Calibrate(config=chosen)]
     if config.mixed:
-        steps.append(ChooseBits(config=chosen, floor=config.min_agreement))
+        steps.append(ChooseBits(config=chosen, floor=config.least_kept))
     steps += [Round(method=chosen.rounding), CorrectBiases(form=chosen.bias_correction)]
     if config.learned_rounding is not None:  # half of the time is for the distillation
         share = 1.0 if distill is None else 0.5
