@@ -69,12 +69,15 @@ def is_wide(config: QuantizationConfig, mixed: bool, given: PlanFile | None) -> 
     Parallel branches are merged only then: a sum of kernels, one of them a way round, has weights of so many sizes that
     4 bits for it cost 5 dB more than 4 bits for each (RepVGG of tests/breadth).
     """
-    return not mixed and min([config.bits, *(given.weights.values() if given else ())]) >= 8
+    asked = [*config.layer_bits.values(), *(given.weights.values() if given else ())]
+    asked += given.layer_bits.values() if given else ()
+    return not mixed and min([config.bits, *(bits for bits in asked if bits != "float")]) >= 8
 
 
 def is_learned(config: CompileConfig) -> bool:
     """Whether the calibration samples will be learned on, as far as the configuration says."""
-    narrow = config.mixed or min(config.quantization.bits, config.quantization.act_bits) < 8
+    named = (bits for bits in config.quantization.layer_bits.values() if bits != "float")
+    narrow = config.mixed or min(config.quantization.bits, config.quantization.act_bits, *named) < 8
     return config.distill is not None or (config.learned_rounding is not None and narrow)
 
 
