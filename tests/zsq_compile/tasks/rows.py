@@ -95,3 +95,18 @@ def tagger(classes: int = 9) -> ir.Model:
     tokens = drawing.feed("tokens", (1, 12), TensorProto.INT64)
     words = drawing.put("Gather", drawing.constant(np.random.default_rng(0).standard_normal((50, 16))), tokens, axis=0)
     return drawing.model(drawing.dense(drawing.put("Relu", drawing.dense(words, 16, 16)), classes, 16))
+
+
+def denoiser() -> ir.Model:
+    """A row of numbers in, the same many out."""
+    drawing = Drawing(1, 3, 8, 8)
+    sound = drawing.feed("sound", (1, 400))
+    return drawing.model(drawing.dense(drawing.put("Relu", drawing.dense(sound, 16, 400)), 400, 16))
+
+
+def projector() -> ir.Model:
+    """Vectors of 128 numbers that nothing brings to length 1, from rows that are independent."""
+    drawing = Drawing(1, 3, 64, 96)
+    (x,) = drawing.levels((8,), channels=32)
+    weight = drawing.constant(np.random.default_rng(1).standard_normal((32, 128)))
+    return drawing.model(drawing.put("MatMul", drawing.put("Flatten", drawing.put("GlobalAveragePool", x)), weight))
