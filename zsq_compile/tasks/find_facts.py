@@ -42,6 +42,7 @@ class OutputFacts:
         picture: that goes in; None without.
         entries: of axis 0 of the file for each sample, where it is no axis of samples; ``shape`` and ``values`` have
             the samples in front of it then.
+        order: axis of the value in the graph for each axis of ``shape``; -1 for one that it has not.
 
     """
 
@@ -51,6 +52,7 @@ class OutputFacts:
     is_float: bool
     picture: Picture | None
     entries: int = 1
+    order: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
@@ -99,11 +101,9 @@ class OutputFacts:
     def stretches(self, axis: int | None = None) -> tuple[Stretch, ...]:
         """Columns by how they come about (see ``read_stretches``); empty where the graph does not tell."""
         along = self.axis if axis is None else axis
-        declared = sizes_of(self.value)
-        if along is None or declared is None:
+        if along is None or len(self.order) != len(self.shape) or self.order[along] < 0:
             return ()
-        own = along - (self.entries > 1)
-        return self._known_stretches(own) if len(declared) + (self.entries > 1) == len(self.shape) and own >= 0 else ()
+        return self._known_stretches(self.order[along])
 
     def _known_stretches(self, axis: int) -> tuple[Stretch, ...]:
         memory: dict[int, tuple[Stretch, ...]] = self.__dict__.setdefault("_memory", {})
@@ -166,20 +166,27 @@ def _read_output(value: ir.Value, values: NDArray[Any] | None, picture: Picture 
     if values is not None:
         is_float = bool(np.issubdtype(values.dtype, np.floating))
         shape = (None, *values.shape[1:])
-    entries = (declared or (1,))[0] or 1
-    if single and picture is not None and entries > 1 and len(shape) == 2:  # a list of places without a batch
-        if values is not None and len(values) % entries:
-            values = None
-        values = None if values is None else values.reshape(-1, entries, *values.shape[1:])
-        return OutputFacts(
-            value=value,
-            shape=(None, entries, *shape[1:]),
-            values=values,
-            is_float=is_float,
-            picture=picture,
-            entries=entries,
-        )
-    return OutputFacts(value=value, shape=shape or (None,), values=values, is_float=is_float, picture=picture)
+    order = tuple(range(len(declared or ())))
+    first = (declared or (1,))[0] or 1
+    entries = 1
+    if single and picture is not None and first > 1 and len(shape) == 2:  # a list of places without a batch
+        entries, order = first, (-1, *order)
+        values = None if values is None or len(values) % first else values.reshape(-1, first, *values.shape[1:])
+        shape = (None, first, *shape[1:])
+    elif declared is not None and len(declared) == 3 and first > 1 and declared[1] in (None, 1):  # time comes first
+        order = (1, 0, 2)
+        if values is not None and len(values) == first and values.shape[1:2] != (first,):
+            values = np.moveaxis(values, 0, 1)
+        shape = (None, first, *shape[2:])
+    return OutputFacts(
+        value=value,
+        shape=shape or (None,),
+        values=values,
+        is_float=is_float,
+        picture=picture,
+        entries=entries,
+        order=order,
+    )
 
 
 def _find_axis(facts: OutputFacts) -> int | None:

@@ -78,6 +78,14 @@ def reader(classes: int = 40, *, squash: str | None = "Softmax", recurrent: bool
     return drawing.model(drawing.put(squash, scores, axis=2) if squash else scores)
 
 
+def time_first(classes: int = 40) -> ir.Model:
+    """Scores of characters with the steps in front of the samples, (columns, N, classes)."""
+    drawing = Drawing(1, 3, 32, 96)
+    (x,) = drawing.levels((8,), channels=16)
+    steps = drawing.put("Transpose", drawing.put("ReduceMean", x, axes=[2], keepdims=0), perm=[2, 0, 1])
+    return drawing.model(drawing.put("Softmax", drawing.dense(steps, classes, 16), axis=2))
+
+
 def listener() -> ir.Model:
     """A voice detector: an LSTM from states that it hands on, one probability a step."""
     drawing = Drawing(5, 1, 4, 4)

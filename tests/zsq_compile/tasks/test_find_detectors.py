@@ -81,6 +81,10 @@ _DETECTORS = {
         drawing.yolov5(),
         Wanted(form="center and size", boxes=("0", 2, 0, 4), scores=(("0", 4, 5), ("0", 5, 8))),
     ),
+    "yolov5 written in place": (
+        drawing.written_in_place(),
+        Wanted(form="center and size", boxes=("0", 2, 0, 4), scores=(("0", 4, 5), ("0", 5, 8))),
+    ),
     "yolox": (
         drawing.yolox(),
         Wanted(form="center and size", boxes=("0", 2, 0, 4), scores=(("0", 4, 5), ("0", 5, 8))),

@@ -44,6 +44,7 @@ _NETWORKS: dict[str, tuple[ir.Model, TaskKind, tuple[tuple[OutputRole, int | Non
     "upscaled": (rows.upscaler(), "image", (("image", 1, None),)),
     "painted": (rows.painter(), "image", (("image", 1, None),)),
     "text": (rows.reader(), "text", (("characters", 2, "probabilities"),)),
+    "text with time first": (rows.time_first(), "text", (("characters", 2, "probabilities"),)),
     "log text": (rows.reader(squash="LogSoftmax"), "text", (("characters", 2, "log probabilities"),)),
     "recurrent text": (rows.reader(squash=None, recurrent=True), "text", (("characters", 2, "logits"),)),
     "plain text": (rows.reader(squash=None), "text", (("characters", 2, "logits"),)),
