@@ -2,8 +2,8 @@
 
     python benchmarks/tasks.py [--more FOLDER ...]
 
-``--more`` names folders with further models, which are listed without a verdict. Every model is told twice: by its graph
-alone, and with its outputs on four synthetic samples.
+``--more`` names folders with further models, which are listed without a verdict. Every model is told twice: by its
+graph alone, and with its outputs on four synthetic samples.
 """
 
 import argparse
@@ -54,7 +54,7 @@ _HEADS = {
 
 
 def run_samples(loaded: LoadedModel) -> dict[str, np.ndarray] | None:
-    """Outputs on synthetic samples, one run for each; None where there are none, or the network does not run."""
+    """Return outputs on synthetic samples, one run for each; None where there are none, or the network does not run."""
     feeds = [draw_inputs(loaded.inputs, 1, np.random.default_rng(seed)) for seed in range(_SAMPLES)]
     try:
         session = open_session(ir.to_proto(loaded.model), threads=1)
