@@ -141,7 +141,9 @@ def _form_by_graph(value: ir.Value | None) -> BoxForm | None:
         if is_standard(node, "Concat") and len(pairs) == 2 and all(_is_pair(one) for one in pairs):
             makers = [one.producer() for one in pairs]
             if all(one is not None and is_standard(one, *ARITHMETIC) for one in makers):
-                return "corners" if _same_base(makers) else "center and size"
+                if [one.op_type for one in makers if one is not None] == ["Sub", "Add"]:
+                    return "corners" if _share_base(makers) else None
+                return "center and size"
         value = next((one for one in node.inputs if one is not None and one.const_value is None), None)
     return None
 
@@ -159,12 +161,11 @@ def _behind_moves(value: ir.Value) -> ir.Value:
     return value
 
 
-def _same_base(makers: Sequence[ir.Node | None]) -> bool:
-    """Whether a difference and a sum are of the same first value."""
-    one, other = makers
-    if one is None or other is None or (one.op_type, other.op_type) != ("Sub", "Add"):
-        return False
-    return any(a is b for a in one.inputs[:1] for b in other.inputs)
+def _share_base(makers: Sequence[ir.Node | None]) -> bool:
+    """Whether a difference and a sum are of parts of the same value, or the sum is of the difference itself."""
+    origins = [{_behind_moves(one) for one in maker.inputs if one is not None} for maker in makers if maker is not None]
+    own = {output for output in makers[0].outputs} if makers[0] is not None else set()
+    return bool(origins[0] & origins[1]) or bool(own & origins[1])
 
 
 def find_joined(facts: OutputFacts) -> tuple[BoxHead, ...]:
