@@ -66,12 +66,12 @@ def run_samples(loaded: LoadedModel) -> dict[str, np.ndarray] | None:
 
 
 def describe(task: Task) -> tuple[TaskKind, tuple[str, ...]]:
-    """Kind and roles."""
+    """Return kind and roles."""
     return task.kind, tuple(one.role for one in task.outputs)
 
 
 def describe_heads(task: Task) -> tuple[str, int, list[tuple[str, int, int]]] | None:
-    """Form of the boxes, number of the heads, scores of the first; None without."""
+    """Return the form of the boxes, the number of heads, and the scores of the first; None without."""
     if not task.heads:
         return None
     first = task.heads[0]

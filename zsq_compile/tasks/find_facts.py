@@ -40,6 +40,9 @@ class OutputFacts:
         values: (count, ...) on samples; None without.
         is_float: whether its numbers are floats.
         picture: that goes in; None without.
+        entries: of axis 0 of the file for each sample, where it is no axis of samples; ``shape`` and ``values`` have
+            the samples in front of it then.
+        order: axis of the value in the graph for each axis of ``shape``; -1 for one that it has not.
 
     """
 
@@ -48,6 +51,8 @@ class OutputFacts:
     values: NDArray[Any] | None
     is_float: bool
     picture: Picture | None
+    entries: int = 1
+    order: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
@@ -96,10 +101,9 @@ class OutputFacts:
     def stretches(self, axis: int | None = None) -> tuple[Stretch, ...]:
         """Columns by how they come about (see ``read_stretches``); empty where the graph does not tell."""
         along = self.axis if axis is None else axis
-        declared = sizes_of(self.value)
-        if along is None or declared is None or len(declared) != len(self.shape):
+        if along is None or len(self.order) != len(self.shape) or self.order[along] < 0:
             return ()
-        return self._known_stretches(along)
+        return self._known_stretches(self.order[along])
 
     def _known_stretches(self, axis: int) -> tuple[Stretch, ...]:
         memory: dict[int, tuple[Stretch, ...]] = self.__dict__.setdefault("_memory", {})
@@ -129,12 +133,13 @@ class NetworkFacts:
 def read_facts(model: ir.Model, outputs: Mapping[str, NDArray[Any]] | None) -> NetworkFacts:
     """Read the facts off a graph, and off its outputs on samples where there are some."""
     inputs = tuple(value for value in model.graph.inputs if not value.is_initializer())
+    single = all((sizes_of(value) or (None,))[:1] == (1,) for value in inputs)
     picture = next((found for value in inputs if (found := _read_picture(value)) is not None), None)
     return NetworkFacts(
         model=model,
         inputs=inputs,
         outputs=tuple(
-            _read_output(value, (outputs or {}).get(str(value.name)), picture) for value in model.graph.outputs
+            _read_output(value, (outputs or {}).get(str(value.name)), picture, single) for value in model.graph.outputs
         ),
         picture=picture,
     )
@@ -152,7 +157,8 @@ def _read_picture(value: ir.Value) -> Picture | None:
     return None
 
 
-def _read_output(value: ir.Value, values: NDArray[Any] | None, picture: Picture | None) -> OutputFacts:
+def _read_output(value: ir.Value, values: NDArray[Any] | None, picture: Picture | None, single: bool) -> OutputFacts:
+    """Read one output; ``single`` says that the network takes one sample at a time."""
     declared = sizes_of(value)
     shape: Shape = (None,) if declared is None else declared
     dtype = value.dtype
@@ -160,7 +166,27 @@ def _read_output(value: ir.Value, values: NDArray[Any] | None, picture: Picture 
     if values is not None:
         is_float = bool(np.issubdtype(values.dtype, np.floating))
         shape = (None, *values.shape[1:])
-    return OutputFacts(value=value, shape=shape or (None,), values=values, is_float=is_float, picture=picture)
+    order = tuple(range(len(declared or ())))
+    first = (declared or (1,))[0] or 1
+    entries = 1
+    if single and picture is not None and first > 1 and len(shape) == 2:  # a list of places without a batch
+        entries, order = first, (-1, *order)
+        values = None if values is None or len(values) % first else values.reshape(-1, first, *values.shape[1:])
+        shape = (None, first, *shape[1:])
+    elif declared is not None and len(declared) == 3 and first > 1 and declared[1] in (None, 1):  # time comes first
+        order = (1, 0, 2)
+        if values is not None and len(values) == first and values.shape[1:2] != (first,):
+            values = np.moveaxis(values, 0, 1)
+        shape = (None, first, *shape[2:])
+    return OutputFacts(
+        value=value,
+        shape=shape or (None,),
+        values=values,
+        is_float=is_float,
+        picture=picture,
+        entries=entries,
+        order=order,
+    )
 
 
 def _find_axis(facts: OutputFacts) -> int | None:
@@ -186,7 +212,7 @@ def _find_axis(facts: OutputFacts) -> int | None:
 
 def _list_axis(facts: OutputFacts, sizes: tuple[int, ...]) -> int:
     """Axis of the columns of (N, places, columns) or (N, columns, places)."""
-    kinds = {axis: facts._known_stretches(axis) if _fits(facts) else () for axis in (1, 2)}
+    kinds = {axis: facts.stretches(axis) for axis in (1, 2)}
     for axis in (2, 1):
         if any(one.squash in ("softmax", "log softmax", "unit length") for one in kinds[axis]):
             return axis
@@ -204,11 +230,6 @@ def _are_mixed(stretches: Sequence[Stretch]) -> bool:
 
 def _are_channels(stretches: Sequence[Stretch]) -> bool:
     return all(one.channels for one in stretches)
-
-
-def _fits(facts: OutputFacts) -> bool:
-    declared = sizes_of(facts.value)
-    return declared is not None and len(declared) == len(facts.shape)
 
 
 def _map_axes(sizes: tuple[int, ...]) -> tuple[int, ...]:

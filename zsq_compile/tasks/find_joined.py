@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from passes.surgery import is_standard
 from zsq_compile.tasks.find_facts import OutputFacts
+from zsq_compile.tasks.find_layers import ARITHMETIC, sizes_of
 from zsq_compile.tasks.find_stretches import Stretch
 from zsq_compile.tasks.task import BoxForm, BoxHead, Columns
 
@@ -15,6 +16,7 @@ _SCORES = ("sigmoid", "softmax", "log softmax", "constant")
 _FEWEST_BINS, _MOST_BINS = 8, 33  # for each side of a box
 _ANCHORS = (3, 5, 1, 2, 4, 6, 9)  # likely first
 _FEW = 6  # operators between an output and the joining of its corners
+_ORDERED = 0.99  # share of boxes whose ends are in order, if they are corners
 _ALIKE = 0.5  # correlation of the channels of two anchors that do the same
 
 
@@ -118,26 +120,37 @@ def box_form(facts: OutputFacts, axis: int, start: int, stop: int, squash: str) 
         return "distances"
     if squash == "none":
         return "offsets"
-    if facts.values is None or not facts.values.size:
-        return "corners" if _ends_in_corners(facts.value) else "center and size"
+    told = _form_by_graph(facts.value)
+    if told is not None or facts.values is None or not facts.values.size:
+        return told or "center and size"
     numbers = np.moveaxis(facts.values, axis, -1)[..., start:stop].reshape(-1, stop - start)
     ordered = (numbers[:, 2] >= numbers[:, 0]) & (numbers[:, 3] >= numbers[:, 1])
-    return "corners" if ordered.mean() > 0.99 else "center and size"
+    return "corners" if ordered.mean() > _ORDERED else "center and size"
 
 
-def _ends_in_corners(value: ir.Value | None) -> bool:
-    """Whether the graph joins what it takes away from the same values and what it adds to them: two corners."""
+def _form_by_graph(value: ir.Value | None) -> BoxForm | None:
+    """Read the form off where the graph joins two pairs of numbers; None where it does not.
+
+    They are corners if one pair takes away from the same values that the other adds to, and centre and size otherwise.
+    """
     for _ in range(_FEW):
         node = None if value is None else value.producer()
         if node is None:
-            return False
-        parts = [_behind_moves(one) for one in node.inputs if one is not None][:2]
-        if is_standard(node, "Concat") and len(parts) == 2:
-            makers = [one.producer() for one in parts]
-            if all(one is not None and is_standard(one, "Sub", "Add") for one in makers):
-                return makers[0] is not makers[1] and _same_base(makers)
+            return None
+        pairs = [_behind_moves(one) for one in node.inputs if one is not None]
+        if is_standard(node, "Concat") and len(pairs) == 2 and all(_is_pair(one) for one in pairs):
+            makers = [one.producer() for one in pairs]
+            if all(one is not None and is_standard(one, *ARITHMETIC) for one in makers):
+                if [one.op_type for one in makers if one is not None] == ["Sub", "Add"]:
+                    return "corners" if _share_base(makers) else None
+                return "center and size"
         value = next((one for one in node.inputs if one is not None and one.const_value is None), None)
-    return False
+    return None
+
+
+def _is_pair(value: ir.Value) -> bool:
+    shape = sizes_of(value)
+    return shape is not None and 2 in shape[1:]
 
 
 def _behind_moves(value: ir.Value) -> ir.Value:
@@ -148,12 +161,11 @@ def _behind_moves(value: ir.Value) -> ir.Value:
     return value
 
 
-def _same_base(makers: Sequence[ir.Node | None]) -> bool:
-    """Whether a difference and a sum are of the same first value."""
-    one, other = makers
-    if one is None or other is None or (one.op_type, other.op_type) != ("Sub", "Add"):
-        return False
-    return any(a is b for a in one.inputs[:1] for b in other.inputs)
+def _share_base(makers: Sequence[ir.Node | None]) -> bool:
+    """Whether a difference and a sum are of parts of the same value, or the sum is of the difference itself."""
+    origins = [{_behind_moves(one) for one in maker.inputs if one is not None} for maker in makers if maker is not None]
+    own = {output for output in makers[0].outputs} if makers[0] is not None else set()
+    return bool(origins[0] & origins[1]) or bool(own & origins[1])
 
 
 def find_joined(facts: OutputFacts) -> tuple[BoxHead, ...]:

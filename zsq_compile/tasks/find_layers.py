@@ -49,6 +49,19 @@ def tail_operators(value: ir.Value) -> frozenset[str]:
     return frozenset(found)
 
 
+def reached_operators(value: ir.Value, most: int = 400) -> frozenset[str]:
+    """Return operators on the paths to a value, layers or not, of the nearest ``most`` nodes."""
+    found: dict[ir.Node, None] = {}
+    pending = [value]
+    while pending and len(found) < most:
+        node = pending.pop(0).producer()
+        if node is None or node in found:
+            continue
+        found[node] = None
+        pending += [source for source in node.inputs if source is not None and source.const_value is None]
+    return frozenset(node.op_type for node in found)
+
+
 def last_layers(value: ir.Value) -> tuple[ir.Node, ...]:
     """Convolutions, products with constants, poolings and others that an output's numbers come from, nearest first."""
     found: dict[ir.Node, None] = {}

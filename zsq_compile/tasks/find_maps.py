@@ -21,6 +21,9 @@ def read_map(facts: OutputFacts) -> OutputMeaning:
     if _is_picture(facts):
         reason = f"it has {columns} channels on a grid as fine as the picture's or finer, and no classes"
         return OutputMeaning(name=name, role="image", reason=reason, axis=axis)
+    if squash == "sigmoid" and columns > 1 and _is_coarse(facts) and not _is_resized(facts) and _is_peaked(facts):
+        reason = f"it has {columns} maps on a coarse grid, flat but for a peak, each under a sigmoid"
+        return OutputMeaning(name=name, role="heatmap", reason=reason, axis=axis, scores="probabilities")
     if squash == "sigmoid":
         reason = "a sigmoid makes each of its pixels"
         return OutputMeaning(name=name, role="mask", reason=reason, axis=axis, scores="probabilities")

@@ -11,7 +11,7 @@ from passes.constants import constant_value
 from passes.operators import RECURRENT, WEIGHTED
 from passes.surgery import input_at, is_standard
 from zsq_compile.tasks.find_facts import OutputFacts
-from zsq_compile.tasks.find_layers import last_layers
+from zsq_compile.tasks.find_layers import last_layers, reached_operators
 from zsq_compile.tasks.task import OutputMeaning
 
 _SUM_TOLERANCE = 2e-3
@@ -20,6 +20,8 @@ _RULES = 0.5  # share of the steps at which the blank of a text wins
 _FEWEST_CHARACTERS = 10
 _TOGETHER = 1.2  # of the sum of independent rows: see row_balance
 _SURE = 3.0  # deviations by which the square of it exceeds that of rows drawn at random
+_VECTOR = 64  # vectors that are searched for have multiples of it; numbers of classes seldom do
+_INDEPENDENT = 0.85  # from which on rows may be independent
 _CANCEL = 0.7  # up to which rows are those of classes
 
 
@@ -69,6 +71,9 @@ def _read_plain_row(facts: OutputFacts) -> OutputMeaning:
         role = "landmarks" if columns >= 8 and columns % 2 == 0 else "numbers"
         return OutputMeaning(name=name, role=role, reason=reason, axis=axis)  # type: ignore[arg-type]
     reason = f"a layer makes {columns} numbers for each sample, and nothing behind it says otherwise"
+    if columns % _VECTOR == 0 and (balance is None or balance > _INDEPENDENT):
+        reason = f"a layer makes {columns} numbers for each sample, as vectors have them, and no weights cancel"
+        return OutputMeaning(name=name, role="embedding", reason=reason, axis=axis)
     if balance is not None and balance <= _CANCEL:
         reason = f"a layer makes {columns} numbers for each sample, whose weights cancel as those of classes do"
     return OutputMeaning(name=name, role="class scores", reason=reason, axis=axis, scores="logits")
@@ -167,16 +172,8 @@ def find_blank(facts: OutputFacts) -> int | None:
 
 def steps_in_sequence(facts: OutputFacts) -> bool:
     """Whether steps of a sample follow each other: by a recurrent operator, or one product for each."""
-    pending, seen = [facts.value], set[ir.Value]()
-    while pending and len(seen) < 400:
-        one = pending.pop()
-        node = one.producer()
-        if one in seen or node is None:
-            continue
-        seen.add(one)
-        if is_standard(node, *RECURRENT):
-            return True
-        pending += [source for source in node.inputs if source is not None and source.const_value is None]
+    if reached_operators(facts.value).intersection(RECURRENT):
+        return True
     products = [node for node in last_layers(facts.value) if is_standard(node, "Gemm", "MatMul")]
     return len(products) > 1 and len({id(input_at(node, 1)) for node in products}) == 1
 

@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import onnx_ir as ir
 
 from passes.constants import constant_value
@@ -86,6 +87,8 @@ class _Walk:
             return self._cut(node, value, axis)
         if is_standard(node, *PICKING):
             return self._picked(node, axis, size)
+        if is_standard(node, "ScatterND"):
+            return self._overwritten(node, axis)
         if is_standard(node, *ARITHMETIC):
             return self._combined(node, value, axis)
         return None if size is None else [Stretch(size=size, squash="arithmetic", layers=frozenset())]
@@ -184,6 +187,22 @@ class _Walk:
         if len(varying) == 1 and _is_per_column(node, varying[0], len(shape), axis):
             return [replace(one, squash="none" if one.squash == "none" else "arithmetic") for one in whole]
         return [replace(one, squash="arithmetic") for one in whole]
+
+    def _overwritten(self, node: ir.Node, axis: int) -> list[Stretch] | None:
+        """Columns of an assignment in place: those that it writes went through arithmetic."""
+        found, index = self._first(node, axis), constant_value(node.inputs[1])
+        updates = None if node.inputs[2] is None else sizes_of(node.inputs[2])
+        if not found or updates is None or axis >= len(updates):
+            return found
+        whole = sum(one.size for one in found)
+        if index is not None and axis < index.shape[-1]:
+            columns = np.unique(index[..., axis])
+            start, stop = int(columns[0]), int(columns[-1]) + 1
+        else:  # indices that depend on the batch: columns are written in order
+            start = next((at for at in range(whole) if cut_between(found, at, at + 1)[0].squash != "arithmetic"), 0)
+            stop = min(start + (updates[axis] or whole), whole)
+        written = [replace(one, squash="arithmetic") for one in cut_between(found, start, stop)]
+        return [*cut_between(found, 0, start), *written, *cut_between(found, stop, whole)]
 
     def _aligned(self, source: ir.Value, rank: int, axis: int) -> list[Stretch] | None:
         shape = sizes_of(source)

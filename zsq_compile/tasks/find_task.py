@@ -1,17 +1,21 @@
 """Recognise what the outputs of a network are, by structure and by what they hold on samples."""
 
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from passes.analysis.find_uneven_values import find_uneven_values
 from zsq_compile.tasks.find_asked import as_asked
 from zsq_compile.tasks.find_facts import NetworkFacts, OutputFacts, read_facts
 from zsq_compile.tasks.find_joined import find_anchors, find_joined
+from zsq_compile.tasks.find_layers import reached_operators, sizes_of
 from zsq_compile.tasks.find_listed import find_centres, find_listed
 from zsq_compile.tasks.find_maps import read_map
-from zsq_compile.tasks.find_rows import read_row, read_steps
+from zsq_compile.tasks.find_rows import read_row, read_steps, row_squash
 from zsq_compile.tasks.find_states import find_states
 from zsq_compile.tasks.task import BoxHead, OutputMeaning, OutputRole, Task, TaskKind
 
@@ -29,6 +33,8 @@ _KINDS: tuple[tuple[OutputRole, TaskKind], ...] = (
 )
 """Kinds by the roles that make them, the telling ones first."""
 
+_SCORES = ("softmax", "log softmax")
+_MANY = 32  # numbers that two shapes hardly have in common by chance
 _BOX = 4  # numbers of a box
 _ROLE_REASONS: Mapping[str, str] = {
     "boxes": "it has the four numbers of a box for each place that the scores have a number for",
@@ -55,12 +61,15 @@ def find_task(
     """
     facts = read_facts(model, outputs)
     states = find_states(facts)
-    free = [one for one in facts.outputs if one.name not in states]
+    uneven = find_uneven_values(model)
+    free = [one for one in facts.outputs if one.name not in states and one.name not in uneven]
     heads, roles = _find_heads(facts, free)
     meanings, blank = [], None
     for one in facts.outputs:
         if one.name in states:
             meanings.append(OutputMeaning(name=one.name, role="state", reason=states[one.name]))
+        elif one.name in uneven:
+            meanings.append(_read_uneven(one))
         elif one.name in roles:
             meanings.append(_boxes_meaning(one, roles[one.name]))
         else:
@@ -68,6 +77,8 @@ def find_task(
             meanings.append(meaning)
             blank = own if blank is None else blank
     kind, reason = _judge(heads, meanings)
+    entries = {one.name: one.entries for one in facts.outputs}
+    meanings = [replace(one, entries=entries[one.name]) for one in meanings]
     task = Task(kind=kind, reason=reason, outputs=tuple(meanings), heads=heads, blank=blank)
     return task if asked is None else as_asked(task, facts.outputs, asked)
 
@@ -89,6 +100,16 @@ def _find_heads(facts: NetworkFacts, free: list[OutputFacts]) -> tuple[tuple[Box
     return centred
 
 
+def _read_uneven(one: OutputFacts) -> OutputMeaning:
+    """Say what an output holds whose size depends on the data: boxes that survive, and what is said of each."""
+    suppressed = "NonMaxSuppression" in reached_operators(one.value)
+    reason = "its size depends on the data" + (", of which NonMaxSuppression leaves some boxes" if suppressed else "")
+    role: OutputRole = "indices" if not one.is_float else "numbers"
+    if suppressed and one.is_float:
+        role = "boxes" if one.columns == _BOX else "scores" if one.columns == 1 else "boxes and scores"
+    return OutputMeaning(name=one.name, role=role, reason=reason, axis=one.axis)
+
+
 def _boxes_meaning(facts: OutputFacts, role: str) -> OutputMeaning:
     reason = _ROLE_REASONS.get(role, f"it has box numbers and scores for each of {facts.places} places")
     return OutputMeaning(name=facts.name, role=role, reason=reason, axis=facts.axis)  # type: ignore[arg-type]
@@ -100,15 +121,30 @@ def _read_alone(one: OutputFacts, facts: NetworkFacts) -> tuple[OutputMeaning, i
         return OutputMeaning(name=one.name, role="indices", reason="it holds integers"), None
     if one.grid[0] and one.stride is not None:
         return read_map(one), None
+    if row_squash(one) not in _SCORES and (source := _same_shape(one, facts)) is not None:
+        reason = f"it has the shape of input '{source}', so it is one like that again"
+        return OutputMeaning(name=one.name, role="numbers", reason=reason, axis=one.axis), None
     if len(one.shape) <= 2 or one.places == 1:
         return read_row(one), None
     tokens = any(value.dtype is not None and value.dtype.is_integer() for value in facts.inputs)
     return read_steps(one, takes_tokens=tokens)
 
 
+def _same_shape(one: OutputFacts, facts: NetworkFacts) -> str | None:
+    """Name of an input of floats that has the shape of an output, and more numbers than a few classes."""
+    shape = sizes_of(one.value)
+    if shape is None or math.prod(size or 1 for size in shape[1:]) < _MANY:
+        return None
+    alike = [value for value in facts.inputs if value.dtype == one.value.dtype and sizes_of(value) is not None]
+    return next((str(value.name) for value in alike if (sizes_of(value) or ())[1:] == shape[1:]), None)
+
+
 def _judge(heads: tuple[BoxHead, ...], meanings: list[OutputMeaning]) -> tuple[TaskKind, str]:
     if heads:
         return "detection", _boxes_reason(heads)
+    survivors = next((one for one in meanings if one.role in ("boxes", "boxes and scores")), None)
+    if survivors is not None:
+        return "detection", f"output '{survivors.name}': {survivors.reason}"
     for role, kind in _KINDS:
         first = next((one for one in meanings if one.role == role), None)
         if first is not None:

@@ -72,6 +72,8 @@ class OutputMeaning:
         reason: a clause for the user, about "it".
         axis: of classes, characters, channels or columns, the batch being axis 0 whatever the file has; None without.
         scores: whether its numbers are "logits", "probabilities" or "log probabilities"; None where it has no scores.
+        entries: of axis 0 for each sample, of a list without a batch, (samples * entries, columns). Axes here and in
+            heads are those of (samples, entries, columns), see ``by_samples``.
 
     """
 
@@ -80,6 +82,7 @@ class OutputMeaning:
     reason: str
     axis: int | None = None
     scores: Literal["logits", "probabilities", "log probabilities"] | None = None
+    entries: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -194,3 +194,15 @@ def yolox(*, classes: int = 3, decoded: bool = True, maps: bool = False) -> ir.M
         sizes = drawing.put("Mul", drawing.put("Exp", sizes), steps)
         rows = drawing.put("Concat", centre, sizes, scores, axis=2)
     return drawing.model(rows)
+
+
+def written_in_place(*, classes: int = 3) -> ir.Model:
+    """Sigmoids of everything, whose first columns are overwritten two by two (ScatterND): (N, places, 5 + classes)."""
+    drawing, size = Drawing(1, 3, 64, 96), 5 + classes
+    (x,) = drawing.levels((8,))
+    rows, places = drawing.put("Sigmoid", drawing.listed(drawing.conv(x, size, 8), size)), 8 * 12
+    for start in (0, 2):
+        index = np.stack(np.meshgrid([0], range(places), range(start, start + 2), indexing="ij"), -1)
+        part = drawing.put("Mul", drawing.slice(rows, start, start + 2, 2), drawing.constant(8.0))
+        rows = drawing.put("ScatterND", rows, drawing.constant(index, np.int64), part)
+    return drawing.model(rows)

@@ -129,3 +129,30 @@ def yolov10(*, classes: int = 3, kept: int = 10) -> ir.Model:
         for one in (strongest, drawing.put("Cast", labels, to=1))
     ]
     return drawing.model(drawing.put("Concat", boxes, *parts, axis=2))
+
+
+def scrfd(*, anchors: int = 2) -> ir.Model:
+    """Lists of each grid without a batch: scores (places, 1), distances (places, 4), points (places, 10)."""
+    drawing = Drawing(1, 3, 64, 96)
+    levels = drawing.levels()
+    outputs = []
+    for columns in (1, 4, 10):
+        for x in levels:
+            rows = drawing.put("Transpose", drawing.conv(x, anchors * columns, 8), perm=[2, 3, 0, 1])
+            rows = drawing.reshape(rows, -1, columns)
+            outputs.append({1: drawing.put("Sigmoid", rows), 4: drawing.put("Relu", rows), 10: rows}[columns])
+    return drawing.model(*outputs)
+
+
+def suppressed() -> ir.Model:
+    """Boxes that NonMaxSuppression leaves: (n, 4), and their scores (n)."""
+    drawing = Drawing(1, 3, 64, 96)
+    (x,) = drawing.levels((8,))
+    boxes = drawing.put("Relu", drawing.listed(drawing.conv(x, 4, 8), 4))
+    scores = drawing.put("Sigmoid", drawing.reshape(drawing.conv(x, 1, 8), 1, 1, -1))
+    limits = drawing.constant(10, np.int64), drawing.constant(0.5), drawing.constant(0.1)
+    kept = drawing.put("NonMaxSuppression", boxes, scores, *limits)
+    places = drawing.put("Gather", kept, drawing.constant(2, np.int64), axis=1)
+    first = drawing.constant([0], np.int64)
+    rows = drawing.put("Gather", drawing.put("Squeeze", boxes, first), places, axis=0)
+    return drawing.model(rows, drawing.put("Gather", drawing.reshape(scores, -1), places, axis=0))

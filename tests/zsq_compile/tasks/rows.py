@@ -78,6 +78,14 @@ def reader(classes: int = 40, *, squash: str | None = "Softmax", recurrent: bool
     return drawing.model(drawing.put(squash, scores, axis=2) if squash else scores)
 
 
+def time_first(classes: int = 40) -> ir.Model:
+    """Scores of characters with the steps in front of the samples, (columns, N, classes)."""
+    drawing = Drawing(1, 3, 32, 96)
+    (x,) = drawing.levels((8,), channels=16)
+    steps = drawing.put("Transpose", drawing.put("ReduceMean", x, axes=[2], keepdims=0), perm=[2, 0, 1])
+    return drawing.model(drawing.put("Softmax", drawing.dense(steps, classes, 16), axis=2))
+
+
 def listener() -> ir.Model:
     """A voice detector: an LSTM from states that it hands on, one probability a step."""
     drawing = Drawing(5, 1, 4, 4)
@@ -95,3 +103,18 @@ def tagger(classes: int = 9) -> ir.Model:
     tokens = drawing.feed("tokens", (1, 12), TensorProto.INT64)
     words = drawing.put("Gather", drawing.constant(np.random.default_rng(0).standard_normal((50, 16))), tokens, axis=0)
     return drawing.model(drawing.dense(drawing.put("Relu", drawing.dense(words, 16, 16)), classes, 16))
+
+
+def denoiser() -> ir.Model:
+    """A row of numbers in, the same many out."""
+    drawing = Drawing(1, 3, 8, 8)
+    sound = drawing.feed("sound", (1, 400))
+    return drawing.model(drawing.dense(drawing.put("Relu", drawing.dense(sound, 16, 400)), 400, 16))
+
+
+def projector() -> ir.Model:
+    """Vectors of 128 numbers that nothing brings to length 1, from rows that are independent."""
+    drawing = Drawing(1, 3, 64, 96)
+    (x,) = drawing.levels((8,), channels=32)
+    weight = drawing.constant(np.random.default_rng(1).standard_normal((32, 128)))
+    return drawing.model(drawing.put("MatMul", drawing.put("Flatten", drawing.put("GlobalAveragePool", x)), weight))

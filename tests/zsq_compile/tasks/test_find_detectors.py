@@ -7,6 +7,8 @@ import onnx_ir as ir
 import pytest
 
 from tests.zsq_compile.tasks import drawing, heads
+from zsq_compile.tasks.by_samples import by_samples
+from zsq_compile.tasks.compare_outputs import compare_outputs
 from zsq_compile.tasks.find_task import find_task
 from zsq_compile.tasks.task import BoxForm
 
@@ -79,6 +81,10 @@ _DETECTORS = {
         drawing.yolov5(),
         Wanted(form="center and size", boxes=("0", 2, 0, 4), scores=(("0", 4, 5), ("0", 5, 8))),
     ),
+    "yolov5 written in place": (
+        drawing.written_in_place(),
+        Wanted(form="center and size", boxes=("0", 2, 0, 4), scores=(("0", 4, 5), ("0", 5, 8))),
+    ),
     "yolox": (
         drawing.yolox(),
         Wanted(form="center and size", boxes=("0", 2, 0, 4), scores=(("0", 4, 5), ("0", 5, 8))),
@@ -131,6 +137,10 @@ _DETECTORS = {
     "detr": (
         heads.detr(),
         Wanted(form="center and size", boxes=("1", 2, 0, 4), scores=(("0", 0, 7),), logits=True),
+    ),
+    "scrfd": (
+        heads.scrfd(),
+        Wanted(form="distances", boxes=("3", 2, 0, 4), scores=(("0", 0, 1),), **_GRID),
     ),
     "yolov10": (heads.yolov10(), Wanted(form="corners", boxes=("0", 2, 0, 4), scores=(("0", 4, 5),))),
 }
@@ -196,3 +206,22 @@ def test_four_classes_are_no_boxes(model: ir.Model) -> None:
     (head,) = find_task(model).heads
 
     assert (head.boxes.output, head.scores[0].output) == ("1", "0")
+
+
+def test_lists_without_a_batch_are_brought_to_samples() -> None:
+    """Rows of two samples behind each other become two lists."""
+    model = heads.scrfd()
+    outputs = {"0": np.zeros((384, 1), np.float32), "3": np.zeros((384, 4), np.float32)}
+
+    task = find_task(model, outputs)
+
+    assert task.outputs[0].entries == 192
+    assert by_samples(task, outputs)["3"].shape == (2, 192, 4)
+
+
+def test_boxes_that_survive_are_a_detector_without_heads() -> None:
+    """Nothing is compared place by place where NonMaxSuppression stands inside."""
+    task = find_task(heads.suppressed(), {})
+
+    assert (task.kind, task.heads, tuple(one.role for one in task.outputs)) == ("detection", (), ("boxes", "scores"))
+    assert compare_outputs(task, {}, {}).kept is None

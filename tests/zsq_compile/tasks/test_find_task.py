@@ -28,6 +28,8 @@ _NETWORKS: dict[str, tuple[ir.Model, TaskKind, tuple[tuple[OutputRole, int | Non
     "landmarks": (rows.classifier(136, common=0.3), "regression", (("landmarks", 1, None),)),
     "one number": (rows.classifier(1), "regression", (("numbers", 1, None),)),
     "features": (rows.pooled(scores=False), "embedding", (("embedding", 1, None),)),
+    "plain vectors": (rows.projector(), "embedding", (("embedding", 1, None),)),
+    "sound in, sound out": (rows.denoiser(), "regression", (("numbers", 1, None),)),
     "unit vectors": (rows.normalised(), "embedding", (("embedding", 1, None),)),
     "class of each pixel": (rows.maps(21, enlarge=4), "segmentation", (("mask", 1, "logits"),)),
     "softmax of each pixel": (
@@ -42,6 +44,7 @@ _NETWORKS: dict[str, tuple[ir.Model, TaskKind, tuple[tuple[OutputRole, int | Non
     "upscaled": (rows.upscaler(), "image", (("image", 1, None),)),
     "painted": (rows.painter(), "image", (("image", 1, None),)),
     "text": (rows.reader(), "text", (("characters", 2, "probabilities"),)),
+    "text with time first": (rows.time_first(), "text", (("characters", 2, "probabilities"),)),
     "log text": (rows.reader(squash="LogSoftmax"), "text", (("characters", 2, "log probabilities"),)),
     "recurrent text": (rows.reader(squash=None, recurrent=True), "text", (("characters", 2, "logits"),)),
     "plain text": (rows.reader(squash=None), "text", (("characters", 2, "logits"),)),
