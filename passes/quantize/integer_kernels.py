@@ -114,12 +114,12 @@ class IntegerKernels:
 def _data(node: ir.Node, rule: OperatorRule) -> list[ir.Value | None]:
     if rule.kind == "weighted":
         weight = input_at(node, 1)
-        return list(node.inputs[:1 if weight is None or weight.const_value is not None else 2])
+        return list(node.inputs[: 1 if weight is None or weight.const_value is not None else 2])
     return [input_at(node, position) for position in rule.inputs or range(len(node.inputs))]
 
 
 def _idle(kernels: Iterable[Kernel]) -> set[str]:
-    """Groups that hang together through kernels none of which multiplies."""
+    """Find the groups that hang together through kernels none of which multiplies."""
     parent: dict[str, str] = {}
 
     def root(name: str) -> str:
