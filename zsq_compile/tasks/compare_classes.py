@@ -5,10 +5,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zsq_compile.tasks.scores import Form, log_odds, log_probabilities, probabilities
+from zsq_compile.tasks.scores import Form, least_probability, log_odds, log_probabilities, probabilities
 from zsq_compile.tasks.task import OutputMeaning, TaskQuality
 
 Floats = NDArray[np.float64]
+
+_LEAST = 1e-4  # probability
 
 
 def compare_classes(meaning: OutputMeaning, wanted: NDArray[Any], got: NDArray[Any]) -> TaskQuality:
@@ -106,7 +108,8 @@ def _form(meaning: OutputMeaning, wanted: NDArray[Any]) -> Form:
 def _mask_harm(before: Floats, after: Floats) -> float:
     """Change of log-odds where either network answers most: weighted by the larger probability."""
     weights = np.maximum(before, after) + 1e-6
-    change = np.abs(log_odds(before) - log_odds(after)) / 2.0
+    least = least_probability(float(before.max(initial=0.0)), _LEAST)
+    change = np.abs(log_odds(before, least) - log_odds(after, least)) / 2.0
     return float(np.sum(weights * change / (1.0 + change)) / np.sum(weights))
 
 

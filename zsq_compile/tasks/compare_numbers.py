@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zsq_compile.tasks.scores import log_odds, probabilities
+from zsq_compile.tasks.scores import least_probability, log_odds, probabilities
 from zsq_compile.tasks.task import OutputMeaning, TaskQuality
 
 Floats = NDArray[np.float64]
 
+_LEAST = 1e-3  # probability
 _NEAR = 0.1  # of a spread: errors below it are 20 dB below what tells samples apart
 _RANGES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0))
 _LEVELS = 5.0  # of 255: what a viewer does not see
@@ -27,8 +28,9 @@ def compare_decisions(meaning: OutputMeaning, threshold: float, wanted: NDArray[
     }
     if either:
         details["equal where either is above"] = float(np.count_nonzero(sides[0] & sides[1])) / either
-    change = np.abs(log_odds(before) - log_odds(after)) / 2.0
-    weights = np.maximum(before, after) + 1e-3
+    least = least_probability(float(before.max(initial=0.0)), _LEAST)
+    change = np.abs(log_odds(before, least) - log_odds(after, least)) / 2.0
+    weights = np.sqrt(np.maximum(before, after)) + 1e-6
     harm = float(np.sum(weights * change / (1.0 + change)) / np.sum(weights))
     return TaskQuality(
         measure="decisions",

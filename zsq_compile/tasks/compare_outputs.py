@@ -1,12 +1,15 @@
 """Compare the outputs of two networks by what they are for."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zsq_compile.tasks.by_samples import by_samples
+from zsq_compile.metrics import powers
 from zsq_compile.tasks.compare_boxes import compare_boxes
 from zsq_compile.tasks.compare_classes import compare_classes, compare_masks
 from zsq_compile.tasks.compare_numbers import (
@@ -58,13 +61,24 @@ def compare_outputs(task: Task, wanted: Outputs, got: Outputs) -> TaskQuality:
     found = [_compare(task, meaning, wanted[meaning.name], got[meaning.name]) for meaning in answers]
     joined = join_qualities(found)
     assert joined is not None  # there is at least one part
-    return joined
+    states = [meaning.name for meaning in task.outputs if meaning.role == "state"]
+    return replace(joined, harm=joined.harm + _state_harm([(wanted[name], got[name]) for name in states]))
 
 
 def answering(task: Task) -> list[OutputMeaning]:
     """Return the outputs that answer: those whose role is that of the task; all that are no states where none is."""
     own = [meaning for meaning in task.outputs if meaning.role in _ROLES[task.kind]]
     return own or [meaning for meaning in task.outputs if meaning.role not in _NO_ANSWER]
+
+
+def _state_harm(pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> float:
+    """Mean error of states, in units of their size: they go back in, and answers of later steps show it."""
+    found = []
+    for wanted, got in pairs:
+        signal, noise = powers(wanted, got)
+        if np.issubdtype(wanted.dtype, np.floating) and signal > 0.0:
+            found.append(math.sqrt(noise / signal) if math.isfinite(noise) else math.inf)
+    return sum(found) / len(found) if found else 0.0
 
 
 def join_qualities(parts: Iterable[TaskQuality]) -> TaskQuality | None:

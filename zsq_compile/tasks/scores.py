@@ -37,7 +37,16 @@ def probabilities(scores: NDArray[Any], form: Form | None) -> NDArray[np.float64
     return np.clip(values, 0.0, 1.0)
 
 
-def log_odds(probability: NDArray[np.float64], least: float = 1e-4) -> NDArray[np.float64]:
+def least_probability(strongest: float, usual: float) -> float:
+    """Return the probability below which all are the same, where an answer has at most ``strongest``.
+
+    It is ``usual``, below which nobody sets a threshold, but less where nothing comes near to an answer: what comes
+    nearest must still differ.
+    """
+    return min(max(strongest / 10.0, 1e-12), usual)
+
+
+def log_odds(probability: NDArray[np.float64], least: float) -> NDArray[np.float64]:
     """Bring probabilities to log-odds, no further from 0.5 than ``least`` is."""
     clipped = np.clip(probability, least, 1.0 - least)
     return np.asarray(np.log(clipped) - np.log1p(-clipped))

@@ -185,3 +185,21 @@ def test_many_boxes_are_compared_in_little_memory_and_time():
     rows[:, 4:] **= 400
     quality = compare_outputs(Task(kind="detection", reason="", heads=(head,)), {"y": rows}, {"y": rows})
     assert quality.kept == pytest.approx(1.0)
+
+
+def test_errors_of_states_harm_though_the_answers_of_this_step_are_the_same():
+    answer, state = (
+        OutputMeaning(name=name, role=role, reason="") for name, role in (("y", "probabilities"), ("h", "state"))
+    )
+    task = Task(kind="decisions", reason="", outputs=(answer, state))
+    wanted = {"y": RNG.random((4, 1)), "h": RNG.normal(size=(4, 8))}
+    quality = compare_outputs(task, wanted, {**wanted, "h": 1.1 * wanted["h"]})
+    assert (quality.kept, quality.harm) == (1.0, pytest.approx(0.1))
+
+
+def test_decisions_that_are_never_near_are_harmed_where_they_come_nearest():
+    task, _ = CASES["decisions"]
+    rows = np.array([[1e-6], [1e-9]])
+    strong, weak = (compare_outputs(task, {"y": rows}, {"y": rows * factor}) for factor in ([[2], [1]], [[1], [2]]))
+    assert strong.kept is None
+    assert strong.harm > 10 * weak.harm
