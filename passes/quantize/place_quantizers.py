@@ -35,8 +35,8 @@ from passes.quantize.float_regions import input_copies, output_region
 from passes.quantize.layers_before import layers_before
 from passes.quantize.place_stored import place_stored, say_stored
 from passes.quantize.placement_rules import apply_rules
+from passes.quantize.refuse import data_inputs, is_float, rank_of, refuse
 from passes.surgery import input_at, is_constant, is_standard, only_use, rule_of
-from passes.value_ranges import clip_limits
 from passes.weight_layout import channel_axis
 
 _EDGE_BITS = 8
@@ -130,10 +130,10 @@ class _Placement:
         for node in model.graph:
             rule = rule_of(node, target)
             if node.name in self._kept.nodes:
-                if _is_float(node.outputs[0]):
+                if is_float(node.outputs[0]):
                     self.refusals.append(replace(Refusal.of(node, REQUESTED), requested=True))
                 continue
-            reason = "" if node in self._carriers else _refusal(node, rule)
+            reason = "" if node in self._carriers else refuse(node, rule)
             if reason is None and rule is not None and rule.kind != "weighted":
                 reason = self._kept_by_rule.nodes.get(node)
             if reason is None and rule is not None:
@@ -213,7 +213,7 @@ class _Placement:
             if exposed and rule.kind == "quantized":
                 continue
             self._integer.add(node)
-            for index in _data_inputs(node, rule):
+            for index in data_inputs(node, rule):
                 value = node.inputs[index]
                 self._mark(value)
                 if rule.kind == "weighted" and value is not None:
@@ -239,7 +239,7 @@ class _Placement:
             changed = False
             for node in nodes:
                 ins = [v for v in (node.inputs if node.op_type == "Concat" else node.inputs[:1]) if v is not None]
-                outs = [v for v in node.outputs if v.name and _is_float(v) and self._may_be_codes(v.name)]
+                outs = [v for v in node.outputs if v.name and is_float(v) and self._may_be_codes(v.name)]
                 if any(v.name in self.sites for v in (*ins, *outs)):
                     self._integer.add(node)
                     changed |= any([self._mark(v) for v in (*ins, *outs)])
@@ -266,53 +266,13 @@ class _Placement:
         """Relu or Clip behind a node that the target fuses into it."""
         use = only_use(node.outputs[0])
         rule = None if use is None else self.target.rule(use[0].op_type)
-        fused = use is not None and rule is not None and rule.kind == "activation" and _refusal(use[0], rule) is None
+        fused = use is not None and rule is not None and rule.kind == "activation" and refuse(use[0], rule) is None
         kept = node.outputs[0].name in self._kept.values or (use is not None and use[0].name in self._kept.nodes)
         return use[0] if use is not None and fused and not kept else None
 
 
 def _names_output(node: ir.Node) -> bool:
     return is_standard(node, "Identity") and node.outputs[0].is_graph_output()
-
-
-def _refusal(node: ir.Node, rule: OperatorRule | None) -> str | None:
-    """Why a node stays float; None when it takes part, "" when it is no loss (shape arithmetic)."""
-    if rule is None:
-        if is_standard(node, "Identity"):
-            return ""
-        heavy = any(is_constant(node, i) and _rank(node.inputs[i]) >= 2 for i in range(1, len(node.inputs)))
-        return f"the target has no integer kernel for {node.op_type}" if heavy or _is_float(node.outputs[0]) else ""
-    if not _is_float(node.outputs[0]):
-        kind = node.outputs[0].dtype
-        return f"its data are {kind.name}, and only float32 is quantized" if kind and kind.is_floating_point() else ""
-    if rule.modes and node.attributes.get_string("mode", "nearest") not in rule.modes:  # the default of Resize
-        return f"its mode is not {' or '.join(rule.modes)}"
-    constant = next((i for i in _data_inputs(node, rule) if is_constant(node, i)), None)
-    if constant is not None:
-        return f"operand {constant} is a constant"
-    if rule.kind == "weighted":
-        return _weighted_refusal(node)
-    if rule.kind == "activation" and node.op_type == "Clip" and clip_limits(node) is None:
-        return "one of its limits is computed at run time"
-    return None
-
-
-def _weighted_refusal(node: ir.Node) -> str | None:
-    if not is_constant(node, 1):
-        return None if node.op_type == "MatMul" else "its weight is computed at run time"
-    if node.op_type == "MatMul" and _rank(node.inputs[1]) != 2:
-        return f"its constant operand has rank {_rank(node.inputs[1])}, and per-channel scales need rank 2"
-    if node.op_type == "Gemm":
-        scaled = [name for name in ("alpha", "beta") if node.attributes.get_float(name, 1.0) != 1.0]
-        if scaled or node.attributes.get_int("transA", 0) != 0:
-            return f"its {', '.join(scaled) or 'transA'} is not the default"
-    bias = input_at(node, 2)
-    if bias is None:
-        return None
-    if bias.const_value is None:
-        return "its bias is computed at run time"
-    rows = bias.const_value.shape.numpy()[:-1]
-    return "its bias differs from row to row" if any(size != 1 for size in rows) else None
 
 
 def _weight_site(node: ir.Node, number_format: NumberFormat, target: Target) -> WeightSite:
@@ -322,7 +282,7 @@ def _weight_site(node: ir.Node, number_format: NumberFormat, target: Target) -> 
     return WeightSite(
         node=str(node.name),
         initializer=str(weight.name),
-        axis=channel_axis(node, _rank(weight)) if rule is not None and rule.per_channel else None,
+        axis=channel_axis(node, rank_of(weight)) if rule is not None and rule.per_channel else None,
         number_format=number_format,
         data_input=str(data.name),
         bias=None if bias is None else str(bias.name),
@@ -336,17 +296,3 @@ def _narrowed(number_format: NumberFormat, bits: int) -> NumberFormat:
 def _values(graph: ir.Graph) -> list[ir.Value]:
     """All values that are computed or fed, in graph order."""
     return [*graph.inputs, *(value for node in graph for value in node.outputs)]
-
-
-def _data_inputs(node: ir.Node, rule: OperatorRule) -> tuple[int, ...]:
-    if rule.kind == "weighted":
-        return (0,) if is_constant(node, 1) else (0, 1)
-    return rule.inputs or tuple(i for i, value in enumerate(node.inputs) if value is not None)
-
-
-def _rank(value: ir.Value | None) -> int:
-    return 0 if value is None or value.shape is None else len(value.shape)
-
-
-def _is_float(value: ir.Value) -> bool:
-    return value.dtype is None or value.dtype == ir.DataType.FLOAT

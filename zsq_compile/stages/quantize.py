@@ -89,7 +89,7 @@ def steps_for(config: CompileConfig, live: LiveSamples | None = None) -> tuple[S
     )
     steps: list[Step] = [Calibrate(config=chosen)]
     if config.mixed:
-        steps.append(ChooseBits(config=chosen, floor=config.min_agreement))
+        steps.append(ChooseBits(config=chosen, floor=config.least_kept))
     placed = config.keep_quality != "off"
     steps.append(Round(method=chosen.rounding))
     if placed:
