@@ -47,6 +47,7 @@ from zsq_compile.stages.live_samples import make_live
 from zsq_compile.stages.make_data import choose_generator, find_examples, make_data
 from zsq_compile.stages.provenance import origin_of, stamp
 from zsq_compile.stages.quantize import Quantized, fold_network, is_learned, is_wide, quantize, steps_for
+from zsq_compile.stages.recognise_task import recognise_task
 from zsq_compile.stages.user_metric import UserJudge
 from zsq_compile.synthesis.generator import SyntheticSet
 from zsq_compile.verification.agreement_estimate import AgreementEstimate
@@ -122,14 +123,16 @@ def compile_model(
         labelled = None if data is None else load_data(data, loaded.inputs, samples.image_preprocessing)
     if config.quantization.even_channels:
         folded, statistics = even_channels(folded, statistics, plan, samples.calibration, clock.progress)
+    teacher = TorchGraph(stamp(folded, replace(origin, contract=samples.plain_preprocessing())))
     network = FloatNetwork(
-        teacher=TorchGraph(stamp(folded, replace(origin, contract=samples.plain_preprocessing()))),
+        teacher=teacher,
         target=target,
         statistics=statistics,
         calibration=samples.calibration,
         held_out=samples.held_out.comparable(folded),
         limit=limit,
         device=device,
+        task=recognise_task(loaded.model, teacher, samples.held_out, config.task),
         asked=None if judge is None else judge.kept,
     )
     live = make_live(samples.synthetic, config.distill, config.generator, config.low_pass, clock.progress)
