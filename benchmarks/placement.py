@@ -59,8 +59,8 @@ def main() -> None:
     header = ["model", "keep-quality", "on real inputs", "least real SQNR, dB", "speed", "values, layers in float"]
     header += ["dB on samples", "kept on samples", "seconds to place", "CPU seconds"]
     body = (
-        f"`zsq-compile MODEL --bits {options.bits} {given} --keep-quality ...`. Speed is the float file's time over the "
-        "quantized one's.\n\n" + table(header, lines)
+        f"`zsq-compile MODEL --bits {options.bits} {given} --keep-quality ...`. Speed is the float file's time "
+        "over the quantized one's.\n\n" + table(header, lines)
     )
     write_result("placement", "What is left in float", body)
 

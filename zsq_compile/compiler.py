@@ -132,8 +132,8 @@ def compile_model(
         held_out=samples.held_out.comparable(folded),
         limit=limit,
         device=device,
-        task=recognise_task(loaded.model, teacher, samples.held_out, config.task),
         asked=None if judge is None else judge.kept,
+        task=recognise_task(loaded, teacher, samples.held_out, config.task, clock.progress),
     )
     live = make_live(samples.synthetic, config.distill, config.generator, config.low_pass, clock.progress)
     quantized = quantize(network, plan, steps_for(config, live), clock)
