@@ -25,6 +25,7 @@ from zsq_compile.files import file_sha256
 from zsq_compile.frontend.load import LoadedModel, load_model, report_loading
 from zsq_compile.progress import Clock, Progress, Silent
 from zsq_compile.quantization.even_channels import even_channels
+from zsq_compile.quantization.placement.leave_float import LeaveFloat
 from zsq_compile.quantization.plan_file import PlanFile, make_plan_file
 from zsq_compile.quantization.planning import float_bytes, plan_quantization, resolve_limit
 from zsq_compile.quantization.state import FloatNetwork
@@ -260,7 +261,11 @@ def _export(
     clock: Clock,
 ) -> tuple[Exported, Quantized]:
     """Write the file, in the form that the clock chose, and let what is known of the layers be that of this form."""
-    write = partial(export, speed_trials=config.speed_trials, chosen_on=config.mixed)
+    write = partial(
+        export,
+        speed_trials=config.speed_trials,
+        chosen_on=config.mixed or quantized.records.get(LeaveFloat.name) is not None,
+    )
     exported = write(loaded, network, quantized.state, path, clock, labelled=labelled)
     return exported, quantized if exported.state is None else quantized.replaced(network, exported.state, clock)
 

@@ -52,6 +52,8 @@ class Report:
         layers: float against quantized model layer by layer, in the simulation, in graph order.
         mixed: how bits were chosen for every layer, as plain values, with two lines under "summary"; None where they
             were not.
+        placement: what was left in float because of its noise, as plain values, with a line under "summary"; None where
+            nothing was.
         speed_trials: other forms of the file that were timed because it was slower than float, as plain values, the one
             that took its place ``chosen``.
         agreement_estimate: estimated agreement on real data, with an interval; None when it was not estimated.
@@ -84,6 +86,7 @@ class Report:
     statistics: Mapping[str, Any] | None = None
     layers: tuple[LayerQuality, ...] = ()
     mixed: Mapping[str, Any] | None = None
+    placement: Mapping[str, Any] | None = None
     speed_trials: tuple[Mapping[str, Any], ...] = ()
     agreement_estimate: AgreementEstimate | None = None
     metric: Mapping[str, Any] | None = None

@@ -18,6 +18,7 @@ from zsq_compile.frontend.load import LoadedModel
 from zsq_compile.progress import Clock
 from zsq_compile.quantization.distillation.distill import Distill
 from zsq_compile.quantization.mixed_precision.search import ChooseBits, explain_choice
+from zsq_compile.quantization.placement.leave_float import LeaveFloat, explain_floats
 from zsq_compile.quantization.reconstruction.reconstruct import Reconstruct
 from zsq_compile.quantization.samples import count_fitting_samples
 from zsq_compile.quantization.state import FloatNetwork
@@ -103,7 +104,7 @@ def build_report(
 ) -> Report:
     """Put together what the stages have left."""
     made, records = data.synthetic, quantized.records
-    distillation, choice = records.get(Distill.name), records.get(ChooseBits.name)
+    distillation, choice, left = (records.get(step.name) for step in (Distill, ChooseBits, LeaveFloat))
     statistics, plan = data.known.statistics, quantized.state.plan
     synthesis = None
     if made is not None:
@@ -133,6 +134,7 @@ def build_report(
         distillation=None if distillation is None else {**asdict(distillation), "summary": distillation.words()},
         layers=quantized.layers,
         mixed=None if choice is None else explain_choice(choice),
+        placement=None if left is None else explain_floats(left),
         speed_trials=tuple(asdict(trial) for trial in exported.trials),
         agreement_estimate=evidence.estimate,
         sha256={"model": file_sha256(loaded.path), "emitted": file_sha256(exported.path)},

@@ -18,7 +18,8 @@ _FREE = 1e-3  # of the time of the whole: what costs less counts as that much, s
 _CANDIDATES = 48  # of most noise, at each step of the order
 _SPARED = 1.05  # of the noise that is allowed: so much is what the last step to integers may bring
 _DROPS = 8  # joint measurements of going back to integers
-_REACHED = 1.26  # times the noise that is left with everything in float, which no choice betters: 1 dB
+_REACHED = 1.58  # times the noise that is left with everything in float, which no choice betters: 2 dB
+_BETTER = 1.26  # times less noise, at least, that a choice must bring: 1 dB
 _WORTH = 2.0  # times less noise, at least, where the floor cannot be reached: 3 dB
 
 
@@ -35,7 +36,6 @@ class Floor:
         return float(10.0 ** (-self.noise_db / 10.0))
 
 
-_DETECTED = {"detection", "heatmaps", "segmentation", "text", "decisions", "regression", "image", "embedding"}
 _RUINED_DB, _FINE_DB, _CLASS_DB = 8.0, 25.0, 15.0
 
 
@@ -48,7 +48,7 @@ def floor_of(kind: TaskKind | None, quality: KeepQuality) -> Floor | None:
         return None
     if quality == "fast":
         return Floor(noise_db=_RUINED_DB, kept=0.75)
-    fine = _FINE_DB if kind in _DETECTED else _CLASS_DB
+    fine = _CLASS_DB if kind in ("classification", "indices") else _FINE_DB
     return Floor(noise_db=fine + 6.0, kept=0.995) if quality == "best" else Floor(noise_db=fine, kept=0.97)
 
 
@@ -104,7 +104,7 @@ class Search:
         groups, after = self._along(path, goal, before)
         if groups:
             groups, after = self._drop(groups, after, goal, alone)
-        if not groups or (before.nsr < after.nsr * _REACHED and not _keeps_more(after, before)):
+        if not groups or (before.nsr < after.nsr * _BETTER and not _keeps_more(after, before)):
             return Choice(groups=frozenset(), before=before, after=before, limit=limit)
         return Choice(groups=groups, before=before, after=after, limit=limit)
 
@@ -130,7 +130,7 @@ class Search:
                 break
             _, chosen, time = best
             path.append(chosen)
-        return path
+        return path or [self.all_groups]  # no slower than the float network, where all else is
 
     def _along(self, path: list[Groups], goal: Floor, before: Judgement) -> tuple[Groups, Judgement]:
         """Take the first set of a path that meets the goal, by bisection; the last one where none does."""
