@@ -1,8 +1,8 @@
 """What each placement rule is worth: networks with real inputs and without, with a rule and without it.
 
 Networks are calibrated on real inputs where there are any, else on drawn pictures, without learning or correction of
-biases, so that nothing but placement differs. Noise is that of the worst output on inputs that calibration has not seen,
-in ONNX Runtime; those of assets/models/wild2 are judged by judge.py beside them as well. Times are the least of
+biases, so that nothing but placement differs. Noise is that of the worst output on inputs that calibration has not
+seen, in ONNX Runtime; those of assets/models/wild2 are judged by judge.py beside them as well. Times are the least of
 interleaved runs, one thread.
 
     PYTHONPATH=. python benchmarks/placement_rules.py [--networks NAME...] [--rules NAME...] [--assets ../shared/assets]

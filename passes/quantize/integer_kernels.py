@@ -114,7 +114,7 @@ class IntegerKernels:
 def _data(node: ir.Node, rule: OperatorRule) -> list[ir.Value | None]:
     if rule.kind == "weighted":
         weight = input_at(node, 1)
-        return list(node.inputs[:1 if weight is None or weight.const_value is not None else 2])
+        return list(node.inputs[: 1 if weight is None or weight.const_value is not None else 2])
     return [input_at(node, position) for position in rule.inputs or range(len(node.inputs))]
 
 
