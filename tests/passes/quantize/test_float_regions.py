@@ -172,7 +172,7 @@ def test_a_transform_in_front_of_powers_makes_float_numbers() -> None:
     """
     x = np.random.default_rng(0).standard_normal((8, 1, 64)).astype(np.float32)
     _, plan, _ = quantized(text, {"x": x})
-    assert [site.value for site in plan.activations][0] == "m"
+    assert plan.activations[0].value == "m"
     assert "squared" in {refusal.where: refusal.reason for refusal in plan.refusals}["transform"]
     assert {site.node for site in plan.weights} == {"transform", "last"}  # stored in integers all the same
 
