@@ -93,7 +93,7 @@ def find_excluded(graph: ir.Graph, patterns: Sequence[str]) -> Exclusion:
         fitting = exact or {name for name in values if name and fnmatchcase(name, pattern)}
         named = frozenset() if nodes else frozenset(fitting)
         if not nodes and not named:
-            raise PatternError(_unmatched(pattern, graph, "layer, operator or value", values))
+            raise PatternError(_unmatched(pattern, list(graph), "layer, operator or value", values))
         found |= Exclusion(nodes=nodes, values=named)
     return found
 
@@ -101,9 +101,10 @@ def find_excluded(graph: ir.Graph, patterns: Sequence[str]) -> Exclusion:
 def find_layers_named(graph: ir.Graph, pattern: str, layers: Sequence[str]) -> tuple[str, ...]:
     """Names, among those of layers with weights, that a pattern fits. Raises PatternError where it fits none."""
     known = set(layers)
-    found = tuple(_fitting(pattern, [node for node in graph if node.name in known]))
+    nodes = [node for node in graph if node.name in known]
+    found = tuple(_fitting(pattern, nodes))
     if not found:
-        raise PatternError(_unmatched(pattern, graph, "layer whose weights are quantized", layers))
+        raise PatternError(_unmatched(pattern, nodes, "layer with weights to quantize", ()))
     return found
 
 
@@ -227,15 +228,13 @@ def _is_layer(node: ir.Node) -> bool:
     return is_standard(node, *WEIGHTED)
 
 
-def _unmatched(pattern: str, graph: ir.Graph, wanted: str, names: Sequence[str]) -> str:
-    nodes = [str(node.name) for node in graph] if wanted.startswith("layer,") else []
-    known = list(dict.fromkeys([*nodes, *names, *(node.op_type for node in graph)]))
+def _unmatched(pattern: str, nodes: Sequence[ir.Node], wanted: str, values: Sequence[str]) -> str:
+    kinds = sorted({node.op_type for node in nodes})
     plain = pattern.replace("*", "").replace("?", "").lower()
-    lowered = {name.lower(): name for name in reversed(known)}
+    lowered = {name.lower(): name for name in (*values, *(str(node.name) for node in nodes), *kinds)}
     near = [lowered[one] for one in difflib.get_close_matches(plain, list(lowered), n=3, cutoff=0.3)]
     hint = f"; the nearest are {', '.join(map(repr, near))}" if near else ""
-    kinds = ", ".join(sorted({node.op_type for node in graph}))
     return (
-        f"the pattern {pattern!r} fits no {wanted} of this model as it is quantized, batch normalisation folded{hint}; "
-        f"its operators are {kinds}"
+        f"the pattern {pattern!r} fits no {wanted} of this model, batch normalisation being folded{hint}; "
+        f"operators there are {', '.join(kinds)}"
     )

@@ -119,7 +119,7 @@ def _data(node: ir.Node, rule: OperatorRule) -> list[ir.Value | None]:
 
 
 def _idle(kernels: Iterable[Kernel]) -> set[str]:
-    """Groups that hang together through kernels none of which multiplies."""
+    """Find the groups that hang together through kernels none of which multiplies."""
     parent: dict[str, str] = {}
 
     def root(name: str) -> str:

@@ -70,14 +70,14 @@ def parse_size(text: str) -> int | float:
     return number if number <= 1.0 else int(number)
 
 
-def require_mixed_goal(mixed: bool, max_size: str | None, min_agreement: float | None) -> None:
+def require_mixed_goal(mixed: bool, max_size: str | None, least_kept: float | None) -> None:
     """Raise ConfigError where mixed bits have no goal, or a limit of size is given without them."""
     if max_size is not None:
         parse_size(max_size)
         if not mixed:
             raise ConfigError("max_size limits the bits that mixed chooses: give mixed (--mixed) as well")
-    elif mixed and min_agreement is None:
-        raise ConfigError("mixed needs a goal: max_size (--max-size 200k or 0.15), or min_agreement (0.97)")
+    elif mixed and least_kept is None:
+        raise ConfigError("mixed needs a goal: max_size (--max-size 200k or 0.15), min_agreement (0.97), or a metric")
 
 
 def require_shape(name: str, shape: Shape) -> None:

@@ -259,7 +259,7 @@ class CompileConfig:
             measured at ``best``, whatever time it costs.
         metric: command that prints a number for a file, larger for a better one, such as 'python eval.py {model}'. No
             shell runs it, {model} becomes the path of a file, and the last number that it prints counts: in the report
-            for both files, and in place of the agreement in what is decided.
+            for both files, and instead of decisions in ``mixed`` and ``min_agreement``, which is 0.99 then.
         mixed: choose the bits of every layer, ``bits`` at most: the least output noise within ``max_size``, or without
             it the smallest file that keeps ``min_agreement``.
         max_size: with ``mixed``: most bytes of the file, or its share of the float file.
@@ -312,7 +312,7 @@ class CompileConfig:
                 "the effort balanced, or the rounding gptq"
             )
         require_one_source(self.checkpoint, self.bn_stats)
-        require_mixed_goal(self.mixed, self.max_size, self.min_agreement)
+        require_mixed_goal(self.mixed, self.max_size, self.least_kept)
         if self.distill is not None and self.distill.steps is None and self.effort == "fast" and not self.time_budget:
             raise ConfigError(
                 "distill (--distill) has no steps at the effort fast: take another, or give distill.steps"
@@ -327,6 +327,11 @@ class CompileConfig:
             require_source(self.distill, "take --generator zs-cgan, gdfq or adadfq")
         if self.low_pass is not None:
             require_source(self.distill, "low_pass filters finished images only, leave it out")
+
+    @property
+    def least_kept(self) -> float | None:
+        """Share of the float model's decisions, or of its metric, that is to be kept; 0.99 of a metric without word."""
+        return 0.99 if self.min_agreement is None and self.metric is not None else self.min_agreement
 
     @property
     def learned_rounding(self) -> LearnedRounding | None:

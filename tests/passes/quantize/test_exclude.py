@@ -137,9 +137,11 @@ def test_patterns_fit_names_operators_constants_and_then_values() -> None:
 
 def test_a_pattern_that_fits_nothing_is_refused_with_the_nearest_and_the_operators() -> None:
     graph = prepare(models.residual()).graph
-    with pytest.raises(PatternError, match=r"'convolution1' fits no layer.*'conv1'.*operators are Add, Conv, .*Gemm"):
+    with pytest.raises(
+        PatternError, match=r"'convolution1' fits no layer.*'conv1'.*operators there are Add, Conv, .*Gemm"
+    ):
         find_excluded(graph, ["Conv", "convolution1"])
-    with pytest.raises(PatternError, match=r"'gemm' fits no layer .*'Gemm'|'gemm' fits no layer .*'conv1'"):
+    with pytest.raises(PatternError, match=r"'gemm' fits no layer with weights .*operators there are Conv$"):
         find_layers_named(graph, "gemm", ("conv1",))
     with pytest.raises(PatternError, match="fits no layer"):
         find_excluded(graph, ["CONV1"])

@@ -130,7 +130,7 @@ def test_named_layers_keep_their_bits_where_the_others_are_chosen(model: ir.Mode
     ("config", "words"),
     [
         (QuantizationConfig(exclude=("Sigmod",)), r"exclude: the pattern 'Sigmod' fits no layer"),
-        (QuantizationConfig(layer_bits={"Relu": 8}), r"layer_bits: the pattern 'Relu' fits no layer whose weights"),
+        (QuantizationConfig(layer_bits={"Relu": 8}), r"layer_bits: the pattern 'Relu' fits no layer with weights"),
         (QuantizationConfig(exclude=("*",)), "leave nothing to quantize"),
         (QuantizationConfig(layer_bits={"*": "float"}), "leave nothing to quantize"),
     ],
