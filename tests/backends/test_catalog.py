@@ -51,6 +51,12 @@ def test_a_file_of_the_users_is_read_by_its_path(tmp_path):
         ("bits = 8", "bits = 40", r"activation.bits must lie in 2..16, got 40"),
         ('kind = "weighted"', 'kind = "heavy"', r"target.operators\[0\].kind: heavy"),
         ('op_type = "Gemm"', 'op_type = "Conv"', "the operator Conv has more than one row"),
+        ('structure = "powers"', 'structure = "silo"', r"target.keep_float\[0\].structure: silo"),
+        (
+            'structure = "powers"',
+            'structure = "spectrum"',
+            "the structure spectrum has more than one row in keep_float",
+        ),
         ("opset = 21", "opset = ", "cannot read the target file"),
         ("opset = 21", "opset = 21\nleast_activation_bits = 1", r"least_activation_bits must lie in 2..8, got 1"),
         ("opset = 21", 'opset = 21\nbias = "int16"', "target.bias: int16"),

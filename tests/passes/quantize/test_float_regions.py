@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -158,3 +159,29 @@ def test_squares_that_no_root_reads_are_quantized() -> None:
     """
     _, plan, _ = quantized(text, {"x": np.random.default_rng(0).standard_normal((8, 1, 64)).astype(np.float32)})
     assert {"a", "s"} <= {site.value for site in plan.activations}
+
+
+def test_a_transform_in_front_of_powers_makes_float_numbers() -> None:
+    text = """
+    spectrum (float[N,1,64] x) => (float[N,2,62] y) <float two = {2}, float[8,1,3] w, int64[2] parts = {4, 4},
+    float[2,4,1] u>
+    {
+        [transform] t = Conv(x, w) c, d = Split<axis=1>(t, parts) a = Pow(c, two) b = Pow(d, two) s = Add(a, b)
+        m = Sqrt(s) [last] l = Conv(m, u) r = Relu(l) [out] y = Add(r, r)
+    }
+    """
+    x = np.random.default_rng(0).standard_normal((8, 1, 64)).astype(np.float32)
+    _, plan, _ = quantized(text, {"x": x})
+    assert plan.activations[0].value == "m"
+    assert "squared" in {refusal.where: refusal.reason for refusal in plan.refusals}["transform"]
+    assert {site.node for site in plan.weights} == {"transform", "last"}  # stored in integers all the same
+
+
+def test_structures_without_a_row_are_quantized() -> None:
+    text = """
+    gate (float[N,1,64] x) => (float[N,2,62] y) <float[4,1,3] w, float[2,4,1] u>
+    { [first] c = Conv(x, w) a = Mul(c, c) s = Add(a, a) m = Sqrt(s) [last] l = Conv(m, u) y = Relu(l) }
+    """
+    model = prepare(parse(text))
+    assert "a" in {site.value for site in place_quantizers(model, replace(TARGET, keep_float=())).activations}
+    assert "a" not in {site.value for site in place_quantizers(model, TARGET).activations}
