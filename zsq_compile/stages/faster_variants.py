@@ -8,43 +8,33 @@ there is a form as fast as that.
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from backends.session import RuntimeModelError, Session, open_session, usable_providers
-from backends.target import Blockwise, Target
-from passes.analysis.count_work import layer_work
+from backends.target import Target
 from passes.checks import IllegalGraphError
 from passes.emit.emit import emit
-from passes.emit.keep_float import KeepFloat
-from passes.emit.sign_codes import SignCodes
-from passes.operators import QUANTIZERS
 from passes.plan import QuantizationPlan
 from passes.qdq_names import quantized_values
-from zsq_compile.errors import QuantizationError, ZsqError
+from zsq_compile.errors import ZsqError
 from zsq_compile.frontend.load import LoadedModel
-from zsq_compile.metrics import sqnr_db
 from zsq_compile.quantization.planning import require_within
 from zsq_compile.quantization.state import FloatNetwork, QuantizedState
+from zsq_compile.stages.form_quality import FormQuality, measure_form, require_no_worse
+from zsq_compile.stages.other_forms import Form, list_forms
 from zsq_compile.verification.latency import Turns, time_in_turns
 from zsq_compile.verification.running import first_sample, run_batched
 from zsq_compile.verification.speed import Costs, judge
 
 _SECONDS_EACH = 1.5  # enough rounds to tell a few percent
-_WORSE_DB = 0.5  # that outputs may be noisier than those of the present file, on the same samples
-_CHANCE_DB = 3.0  # the same where a source of noise is left out: what is lost then is chance, as samples are few
 _RUNS = 5
-_SHARES = (0.9, 0.6)  # of all multiplications
-_EVERY_BLOCK = Blockwise(block_size=256, least_weights=0, most_rows=1 << 30)
-
-Prepare = Callable[[ir.Model], object]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,16 +88,6 @@ class SpeedTrials:
         )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Form:
-    """Another form: what is done to the quantizers, the rules that it is written by, and what it may lose in dB."""
-
-    words: str
-    prepare: Prepare
-    target: Target
-    worse_db: float = _WORSE_DB
-
-
 def emit_model(qdq: ir.Model, plan: QuantizationPlan, target: Target, limit: int | None) -> ir.Model:
     """Bring a QDQ graph in place into the form of a file, and return it; QuantizationError beyond ``limit`` bytes."""
     emit(qdq, plan, target)
@@ -128,11 +108,11 @@ def try_forms(
 
     """
     work = _Work(loaded, network, state, emitted, network.held_out.halves()[0].arrays())
-    forms = {form.words: form for form in _list_forms(state.qdq, state.plan, network.target, costs)}
+    forms = {form.words: form for form in list_forms(state.qdq, state.plan, network.target, costs)}
     wanted = work.outputs(loaded.original)
-    present = work.ratios(work.outputs(emitted), wanted)
+    present = work.quality(emitted, wanted)
     with tempfile.TemporaryDirectory(prefix="zsq_") as folder:
-        written = {}
+        written: dict[str, _Tried] = {}
         failed: list[SpeedTrial] = []
         for number, form in enumerate(forms.values()):
             path = Path(folder) / f"{number}.onnx"
@@ -143,19 +123,19 @@ def try_forms(
                 failed.append(SpeedTrial(form=form.words, median_ms=None, of_float=None, reason=reason))
                 continue
             if once is not None:
-                written[form.words] = (once, path)
-        fastest = dict(sorted(written.items(), key=lambda item: item[1][0])[:_FINALISTS])
-        turns = work.time_files({name: path for name, (_, path) in fastest.items()})
-    best = min(fastest, key=lambda name: turns[name].latency.median_ms, default=None)
+                written[form.words] = once
+        fastest = dict(sorted(written.items(), key=lambda item: item[1].once)[:_FINALISTS])
+        turns = work.time_files({name: one.path for name, one in fastest.items()})
+    best = _best(fastest, turns)
     slower = judge(turns[_FLOAT], turns[_PRESENT])[0] == "slower"
     if best is not None and not (slower and judge(turns[_PRESENT], turns[best])[0] == "faster"):
         best = None
     reference = turns[_FLOAT].latency.median_ms
     times = {name: one.latency.median_ms for name, one in turns.items() if name != _FLOAT}
-    least = min((once for once, _ in written.values()), default=1.0)
+    least = min((one.once for one in written.values()), default=1.0)
     failed += [
-        SpeedTrial(form=name, median_ms=None, of_float=None, reason=f"{once / least:.1f} times the fastest form's time")
-        for name, (once, _) in written.items()
+        SpeedTrial(form=name, median_ms=None, of_float=None, reason=f"{one.once / least:.1f} times the fastest's time")
+        for name, one in written.items()
         if name not in turns
     ]
     trials = [
@@ -183,12 +163,12 @@ class _Work:
     emitted: Path
     samples: Mapping[str, NDArray[Any]]
 
-    def make(self, form: _Form) -> ir.Model | None:
+    def make(self, form: Form) -> ir.Model | None:
         """Make the graph of a form, ready to be written; None where it is the present one."""
         prepared = self._prepare(form)
         return None if prepared is None else emit_model(prepared, self.state.plan, form.target, self.network.limit)
 
-    def describe(self, form: _Form) -> QuantizedState | None:
+    def describe(self, form: Form) -> QuantizedState | None:
         """Make the state of a form, whose plan names what its graph still quantizes; None where that is the same."""
         prepared = self._prepare(form)
         sites = {site.value for site in self.state.plan.activations}
@@ -197,34 +177,29 @@ class _Work:
             return None
         return replace(self.state, qdq=prepared, plan=self.state.plan.without(floats, _SLOWER))
 
-    def _prepare(self, form: _Form) -> ir.Model | None:
+    def _prepare(self, form: Form) -> ir.Model | None:
         copy = self.state.qdq.clone()
         if isinstance(result := form.prepare(copy), ir.passes.PassResult) and not result.modified:
             return None
         return copy
 
     def outputs(self, model: onnx.ModelProto | Path) -> dict[str, NDArray[Any]]:
-        """Run a model on all samples."""
-        return self._run(self._session(model))
-
-    def _run(self, session: Session) -> dict[str, NDArray[Any]]:
+        """Run a model on all samples, in a session that keeps no memory and is closed."""
+        session = self._session(model, lean=True)
         return run_batched(session, self.samples, axes=self.loaded.face.axes, uneven=self.loaded.uneven_outputs)
 
-    @staticmethod
-    def ratios(got: Mapping[str, NDArray[Any]], wanted: Mapping[str, NDArray[Any]]) -> dict[str, float]:
-        """Signal to quantization noise ratio of every float output, dB."""
-        floats = {name: array for name, array in wanted.items() if np.issubdtype(array.dtype, np.floating)}
-        return {name: sqnr_db(array, got[name]) for name, array in floats.items()}
+    def quality(self, path: Path, wanted: Mapping[str, NDArray[Any]]) -> FormQuality:
+        """Measure a file; ``wanted`` are the outputs of the float model."""
+        count = min(map(len, self.samples.values()))
+        return measure_form(self.network.task, wanted, self.outputs(path), count)
 
     def try_form(
-        self, form: _Form, path: Path, wanted: Mapping[str, NDArray[Any]], present: Mapping[str, float]
-    ) -> float | None:
-        """Write a form, and see that it runs and does no worse; returns milliseconds of a run, None for no other form.
-
-        ``wanted`` are the outputs of the float model, ``present`` the ratios of the present file.
+        self, form: Form, path: Path, wanted: Mapping[str, NDArray[Any]], present: FormQuality
+    ) -> "_Tried | None":
+        """Write a form, and see that it runs and does no worse than the present file; returns None for no other form.
 
         Raises:
-            QuantizationError: its outputs lie farther from the float model's than those of the present file.
+            QuantizationError: it does worse.
 
         """
         model = self.make(form)
@@ -233,12 +208,14 @@ class _Work:
         self.loaded.face.write(model, path)
         if path.read_bytes() == self.emitted.read_bytes():
             return None
+        del model
+        quality = self.quality(path, wanted)
+        require_no_worse(quality, present, form.worse_db)
+        return _Tried(path=path, once=self._time_once(path), quality=quality)
+
+    def _time_once(self, path: Path) -> float:
+        """Least milliseconds of a few runs."""
         session = self._session(path)
-        for name, ratio in self.ratios(self._run(session), wanted).items():
-            if ratio < present[name] - form.worse_db:
-                raise QuantizationError(
-                    f"its output {name!r} is at {ratio:.1f} dB, and that of the present file at {present[name]:.1f} dB"
-                )
         feeds = first_sample(session, self.samples, self.loaded.face.axes)
         times = []
         for _ in range(_RUNS):
@@ -250,7 +227,7 @@ class _Work:
     def time_files(self, paths: Mapping[str, Path]) -> dict[str, Turns]:
         """Time files in turns with the float model and the present file."""
         models: dict[str, onnx.ModelProto | Path] = {_FLOAT: self.loaded.original, _PRESENT: self.emitted, **paths}
-        feeds = first_sample(self._session(self.emitted), self.samples, self.loaded.face.axes)
+        feeds = first_sample(self._session(self.emitted, lean=True), self.samples, self.loaded.face.axes)
         return time_in_turns(
             models,
             feeds,
@@ -259,84 +236,25 @@ class _Work:
             config=self.network.target.session_config,
         )
 
-    def _session(self, model: onnx.ModelProto | Path) -> Session:
+    def _session(self, model: onnx.ModelProto | Path, *, lean: bool = False) -> Session:
         target = self.network.target
-        return open_session(model, providers=usable_providers(target.providers), config=target.session_config)
+        providers = usable_providers(target.providers)
+        return open_session(model, providers=providers, config=target.session_config, lean=lean)
 
 
-def _list_forms(quantized: ir.Model, plan: QuantizationPlan, target: Target, costs: Costs | None) -> Iterator[_Form]:
-    """All forms that are worth a try, the nearest to the present one first."""
-    layers = frozenset(site.node for site in plan.weights)
-    work = {name: count for name, count in layer_work(quantized).items() if name in layers}
-    slow = {spot.node for spot in costs.spots} if costs is not None else set()
-    beside = _beside(quantized, slow)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Tried:
+    """A form that was written and run: its file, least milliseconds of a few runs, and what it keeps."""
 
-    def keeping(names: frozenset[str], *, others: bool) -> Prepare:
-        return lambda model: KeepFloat(target, names, others)(model)
-
-    if slow & layers or beside & layers:
-        yield _Form(
-            words="integers without the layers that they slow down",
-            prepare=keeping(layers - slow - beside, others=True),
-            target=target,
-        )
-    yield _Form(words="integers in layers with weights only", prepare=keeping(layers, others=False), target=target)
-    for share in _SHARES:
-        largest = _largest(work, share)
-        if largest < layers:
-            yield _Form(
-                words=f"integers in the layers of {share:.0%} of the work",
-                prepare=keeping(largest, others=False),
-                target=target,
-            )
-    if not (target.activation.signed or target.unsigned_weights):  # int8 values want int8 weights
-        signed = replace(target, activation=replace(target.activation, signed=True))
-        yield _Form(words="signed activations", prepare=lambda model: SignCodes()(model), target=signed)
-    if any(site.number_format.bits == 4 for site in plan.weights):
-        for blockwise, words in (
-            (_EVERY_BLOCK, "every 4-bit product in blocks"),
-            (Blockwise(), "no product in blocks"),
-        ):
-            if blockwise != target.blockwise:
-                yield _Form(words=words, prepare=lambda model: None, target=replace(target, blockwise=blockwise))
-    yield _Form(
-        words="weights in integers, widened when the file is loaded",
-        prepare=keeping(frozenset(), others=False),
-        target=target,
-        worse_db=_CHANCE_DB,  # else no form might be as fast as the float file
-    )
+    path: Path
+    once: float
+    quality: FormQuality
 
 
-def _largest(work: Mapping[str, int], share: float) -> frozenset[str]:
-    """Fewest layers that hold a share of all multiplications."""
-    chosen, left = set(), share * sum(work.values())
-    for name, count in sorted(work.items(), key=lambda item: -item[1]):
-        if left <= 0:
-            break
-        chosen.add(name)
-        left -= count
-    return frozenset(chosen)
-
-
-def _beside(model: ir.Model, names: set[str]) -> set[str]:
-    """Names of the nodes that make what nodes of these names read, or read what they make, past quantizers."""
-    found: set[str] = set()
-    for node in model.graph:
-        if node.name not in names:
-            continue
-        makers = [value.producer() for value in node.inputs if value is not None]
-        readers = [use.node for value in node.outputs for use in value.uses()]
-        found |= {str(one.name) for start in makers for one in _past(start, forward=False)}
-        found |= {str(one.name) for start in readers for one in _past(start, forward=True)}
-    return found
-
-
-def _past(node: ir.Node | None, *, forward: bool) -> Sequence[ir.Node]:
-    """First nodes that are no quantizers, nor activations behind them, in one direction."""
-    if node is None:
-        return ()
-    if node.op_type not in (*QUANTIZERS, "Clip", "Relu"):
-        return (node,)
-    if forward:
-        return [one for use in node.outputs[0].uses() for one in _past(use.node, forward=True)]
-    return _past(None if node.inputs[0] is None else node.inputs[0].producer(), forward=False)
+def _best(fastest: Mapping[str, "_Tried"], turns: Mapping[str, Turns]) -> str | None:
+    """Name the fastest form; of those that the clock cannot tell from it, the one that does best."""
+    first = min(fastest, key=lambda name: turns[name].latency.median_ms, default=None)
+    if first is None:
+        return None
+    as_fast = [name for name in fastest if name == first or judge(turns[first], turns[name])[0] != "slower"]
+    return min(as_fast, key=lambda name: fastest[name].quality.order)

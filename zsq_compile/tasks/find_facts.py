@@ -1,7 +1,7 @@
 """What is known of a network's inputs and outputs before anybody says what they mean."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,10 +10,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from passes.surgery import is_standard
 from zsq_compile.metrics import class_axis
+from zsq_compile.tasks.find_layers import sizes_of, tail_operators
 from zsq_compile.tasks.find_stretches import Stretch
-from zsq_compile.tasks.find_tails import read_stretches, sizes_of, tail_operators
+from zsq_compile.tasks.find_tails import read_stretches
 
 Shape = tuple[int | None, ...]
 
@@ -190,24 +190,20 @@ def _list_axis(facts: OutputFacts, sizes: tuple[int, ...]) -> int:
     for axis in (2, 1):
         if any(one.squash in ("softmax", "log softmax", "unit length") for one in kinds[axis]):
             return axis
-    parted = [axis for axis in (2, 1) if len(kinds[axis]) > 1]
-    if len(parted) == 1 and sizes[parted[0]] <= _MOST_LIST_COLUMNS:
-        return parted[0]
-    if is_last_shared(facts):
-        return 2
+    for tell in (_are_mixed, _are_channels):
+        told = [axis for axis in (2, 1) if kinds[axis] and tell(kinds[axis])]
+        if len(told) == 1 and sizes[told[0]] <= _MOST_LIST_COLUMNS:
+            return told[0]
     return 1 if 0 < sizes[1] < sizes[2] and (sizes[1] > 1 or sizes[2] > _MOST_LIST_COLUMNS) else 2
 
 
-def is_last_shared(facts: OutputFacts) -> bool:
-    """Whether a product with constants makes the last axis, so that this is the one of the columns."""
-    node = facts.value.producer()
-    while node is not None and is_standard(node, "Add", "Sigmoid", "Identity", "Relu", "Cast", "Softmax"):
-        source = next((one for one in node.inputs if one is not None and one.const_value is None), None)
-        node = None if source is None else source.producer()
-    if node is None or not is_standard(node, "MatMul", "Gemm") or len(node.inputs) < 2:
-        return False
-    weight = node.inputs[1]
-    return weight is not None and weight.const_value is not None
+def _are_mixed(stretches: Sequence[Stretch]) -> bool:
+    """Whether columns went through different squashes, as boxes and scores do and places do not."""
+    return len({one.squash for one in stretches}) > 1
+
+
+def _are_channels(stretches: Sequence[Stretch]) -> bool:
+    return all(one.channels for one in stretches)
 
 
 def _fits(facts: OutputFacts) -> bool:

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import onnx_ir as ir
 
+from passes.surgery import is_standard
 from zsq_compile.tasks.find_facts import OutputFacts
 from zsq_compile.tasks.find_stretches import Stretch
 from zsq_compile.tasks.task import BoxForm, BoxHead, Columns
@@ -12,6 +14,7 @@ from zsq_compile.tasks.task import BoxForm, BoxHead, Columns
 _SCORES = ("sigmoid", "softmax", "log softmax", "constant")
 _FEWEST_BINS, _MOST_BINS = 8, 33  # for each side of a box
 _ANCHORS = (3, 5, 1, 2, 4, 6, 9)  # likely first
+_FEW = 6  # operators between an output and the joining of its corners
 _ALIKE = 0.5  # correlation of the channels of two anchors that do the same
 
 
@@ -116,10 +119,41 @@ def box_form(facts: OutputFacts, axis: int, start: int, stop: int, squash: str) 
     if squash == "none":
         return "offsets"
     if facts.values is None or not facts.values.size:
-        return "center and size"
+        return "corners" if _ends_in_corners(facts.value) else "center and size"
     numbers = np.moveaxis(facts.values, axis, -1)[..., start:stop].reshape(-1, stop - start)
     ordered = (numbers[:, 2] >= numbers[:, 0]) & (numbers[:, 3] >= numbers[:, 1])
     return "corners" if ordered.mean() > 0.99 else "center and size"
+
+
+def _ends_in_corners(value: ir.Value | None) -> bool:
+    """Whether the graph joins what it takes away from the same values and what it adds to them: two corners."""
+    for _ in range(_FEW):
+        node = None if value is None else value.producer()
+        if node is None:
+            return False
+        parts = [_behind_moves(one) for one in node.inputs if one is not None][:2]
+        if is_standard(node, "Concat") and len(parts) == 2:
+            makers = [one.producer() for one in parts]
+            if all(one is not None and is_standard(one, "Sub", "Add") for one in makers):
+                return makers[0] is not makers[1] and _same_base(makers)
+        value = next((one for one in node.inputs if one is not None and one.const_value is None), None)
+    return False
+
+
+def _behind_moves(value: ir.Value) -> ir.Value:
+    node = value.producer()
+    while node is not None and is_standard(node, "Unsqueeze", "Identity", "Slice") and node.inputs[0] is not None:
+        value = node.inputs[0]
+        node = value.producer()
+    return value
+
+
+def _same_base(makers: Sequence[ir.Node | None]) -> bool:
+    """Whether a difference and a sum are of the same first value."""
+    one, other = makers
+    if one is None or other is None or (one.op_type, other.op_type) != ("Sub", "Add"):
+        return False
+    return any(a is b for a in one.inputs[:1] for b in other.inputs)
 
 
 def find_joined(facts: OutputFacts) -> tuple[BoxHead, ...]:
@@ -130,9 +164,10 @@ def find_joined(facts: OutputFacts) -> tuple[BoxHead, ...]:
     stretches = facts.stretches()
     parted = part_columns(stretches)
     if parted is None:
-        return _find_anchors(facts) if len(stretches) == 1 and stretches[0].squash in ("none", "sigmoid") else ()
+        return ()
     form = box_form(facts, axis, parted.start, parted.stop, parted.boxes.squash)
     height, width = facts.grid
+    labels = _labels_start(facts, parted)
     return (
         BoxHead(
             boxes=Columns(output=facts.name, axis=axis, start=parted.start, stop=parted.stop),
@@ -140,6 +175,7 @@ def find_joined(facts: OutputFacts) -> tuple[BoxHead, ...]:
             scores=tuple(Columns(output=facts.name, axis=axis, start=a, stop=b) for a, b in parted.scores),
             logits=parted.logits,
             exclusive=parted.exclusive,
+            labels=None if labels is None else Columns(output=facts.name, axis=axis, start=labels, stop=labels + 1),
             height=height,
             width=width,
             stride=facts.stride,
@@ -147,9 +183,20 @@ def find_joined(facts: OutputFacts) -> tuple[BoxHead, ...]:
     )
 
 
-def _find_anchors(facts: OutputFacts) -> tuple[BoxHead, ...]:
+def _labels_start(facts: OutputFacts, parted: Parted) -> int | None:
+    """Column with the number of the class: the one behind a single score of the strongest places (TopK)."""
+    end = parted.scores[-1][1]
+    if facts.columns != 6 or end - parted.scores[-1][0] != 1 or len(parted.scores) > 1 or "TopK" not in facts.operators:
+        return None
+    taken = {*range(parted.start, parted.stop), parted.scores[0][0]}
+    return next((column for column in range(6) if column not in taken), None)
+
+
+def find_anchors(facts: OutputFacts) -> tuple[BoxHead, ...]:
     """Heads of a map with box, objectness and classes of several anchors behind each other, as YOLO has them."""
-    axis, rank = facts.axis, len(facts.shape)
+    axis, rank, stretches = facts.axis, len(facts.shape), facts.stretches()
+    if not facts.is_float or len(stretches) != 1 or stretches[0].squash not in ("none", "sigmoid"):
+        return ()
     if axis is None or not facts.grid[0] or facts.stride is None or facts.stride < 8 or facts.grid == (1, 1):
         return ()
     if rank == 5:

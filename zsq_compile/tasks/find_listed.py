@@ -11,6 +11,8 @@ from zsq_compile.tasks.task import BoxHead, Columns
 
 _STRIDES = (4, 8, 16, 32, 64, 128)
 _SCORE_SQUASHES = ("sigmoid", "softmax", "log softmax")
+_MOST_ANCHORS = 9
+_POINTS = (2, 10, 136)  # columns of offsets, of five points and of 68
 _RULES = 0.8  # share of the places at which background wins
 
 
@@ -38,31 +40,32 @@ def _groups(outputs: Sequence[OutputFacts]) -> list[list[OutputFacts]]:
 
 
 def _find_head(group: Sequence[OutputFacts], picture: Picture | None) -> tuple[BoxHead, dict[str, str]] | None:
-    boxes = _choose_boxes(group)
-    if boxes is None:
-        return None
-    anchors = 1 if boxes.columns == 4 or (is_bins(boxes.columns) and not boxes.grid[0]) else boxes.columns // 4
-    others = [one for one in group if one is not boxes and one.columns % anchors == 0]
-    scores = [one for one in others if row_squash(one) in _SCORE_SQUASHES]
-    if not scores:
-        plain = [one for one in others if one.columns // anchors not in (2, 10, 136) or len(others) == 1]
-        scores = sorted(plain, key=lambda one: one.columns)[:2]
-    scores = scores[:2]
-    if not scores:
-        return None
-    return _make_head(boxes, scores, anchors, picture), _roles(group, boxes, scores)
+    for boxes, anchors in _candidates(group):
+        others = [one for one in group if one is not boxes]
+        scores = [one for one in others if row_squash(one) in _SCORE_SQUASHES]
+        if not scores:
+            plain = [one for one in others if one.columns // anchors not in _POINTS or len(others) == 1]
+            scores = sorted(plain, key=lambda one: one.columns)
+        if scores:
+            return _make_head(boxes, scores[:2], anchors, picture), _roles(group, boxes, scores[:2])
+    return None
 
 
-def _choose_boxes(group: Sequence[OutputFacts]) -> OutputFacts | None:
-    """Output with four numbers for each place, or four rows of bins; rather one that is not squashed to scores."""
-    exact = [one for one in group if one.columns == 4]
-    if not exact and group[0].grid[0]:
-        least = min(one.columns for one in group)
-        exact = [one for one in group if one.columns % 4 == 0 and one.columns <= 4 * max(least, 1) * 2]
-        exact = [one for one in exact if row_squash(one) not in _SCORE_SQUASHES]
-    if not exact:
-        exact = [one for one in group if is_bins(one.columns) and row_squash(one) == "none"]
-    return min(exact, key=lambda one: row_squash(one) in _SCORE_SQUASHES, default=None)
+def _candidates(group: Sequence[OutputFacts]) -> list[tuple[OutputFacts, int]]:
+    """Return outputs that may be boxes, and the anchors of a place then, the likely ones first.
+
+    A place has four numbers, or four for each of its anchors, or four rows of bins. Probabilities are rather scores.
+    """
+    found: list[tuple[tuple[bool, bool, int], OutputFacts, int]] = []
+    for one in group:
+        squashed = row_squash(one) in _SCORE_SQUASHES
+        others = [other.columns for other in group if other is not one]
+        for anchors in range(1, _MOST_ANCHORS + 1 if one.grid[0] else 2):
+            if one.columns == 4 * anchors and all(columns % anchors == 0 for columns in others):
+                found.append(((squashed, False, anchors), one, anchors))
+        if is_bins(one.columns) and row_squash(one) == "none":
+            found.append(((squashed, True, 1), one, 1))
+    return [(one, anchors) for _, one, anchors in sorted(found, key=lambda entry: entry[0])]
 
 
 def _make_head(boxes: OutputFacts, scores: Sequence[OutputFacts], anchors: int, picture: Picture | None) -> BoxHead:
@@ -76,7 +79,7 @@ def _make_head(boxes: OutputFacts, scores: Sequence[OutputFacts], anchors: int, 
         if excludes and one.columns // anchors > 1:
             nothing = _background(one, anchors)
     if not any(exclusive):
-        ruling = [_ruling(one) for one in scores]
+        ruling = [_ruling(one, anchors) for one in scores]
         exclusive = tuple(squash == "none" and one is not None for squash, one in zip(squashes, ruling, strict=True))
         nothing = next((one for one in ruling if one is not None), None) if any(exclusive) else None
     return BoxHead(
@@ -99,14 +102,16 @@ def _box_squash(boxes: OutputFacts) -> str:
 
 def _background(facts: OutputFacts, anchors: int) -> int:
     """Class of a softmax that stands for nothing: the one that wins at most places, else by custom the first."""
-    found = _ruling(facts) if anchors == 1 else None
+    found = _ruling(facts, anchors)
     return 0 if found is None else found
 
 
-def _ruling(facts: OutputFacts) -> int | None:
+def _ruling(facts: OutputFacts, anchors: int) -> int | None:
+    """Class of scores that wins nearly everywhere, if it is the first or the last; None without samples."""
     rows = facts.rows
-    if rows is None or rows.shape[-1] < 2 or not rows.size:
+    if rows is None or rows.shape[-1] < 2 * anchors or not rows.size:
         return None
+    rows = rows.reshape(len(rows), -1, rows.shape[-1] // anchors)
     wins = np.bincount(rows.argmax(-1).reshape(-1), minlength=rows.shape[-1])
     chosen = int(wins.argmax())
     return chosen if wins[chosen] >= _RULES * wins.sum() and chosen in (0, rows.shape[-1] - 1) else None
@@ -144,7 +149,7 @@ def find_centres(
     grids = {one.grid for one in maps}
     if len(grids) != 1 or not maps[0].stride:
         return (), {}
-    pairs = [one for one in maps if one.columns == 2 and row_squash(one) != "sigmoid"]
+    pairs = [one for one in maps if one.columns == 2 and row_squash(one) not in _SCORE_SQUASHES]
     rest = [one for one in maps if one not in pairs]
     heats = [one for one in rest if row_squash(one) == "sigmoid"] or rest[:1]
     if not pairs or not heats:

@@ -3,8 +3,8 @@
 import numpy as np
 
 from zsq_compile.tasks.find_facts import OutputFacts
-from zsq_compile.tasks.find_rows import row_squash
-from zsq_compile.tasks.task import OutputMeaning
+from zsq_compile.tasks.find_rows import row_balance, row_squash
+from zsq_compile.tasks.task import OutputMeaning, OutputRole
 
 _RESIZING = ("Resize", "Upsample")
 _PEAKED = 6.0  # largest number of a heat map, in its 90th percentile
@@ -28,6 +28,11 @@ def read_map(facts: OutputFacts) -> OutputMeaning:
         return OutputMeaning(
             name=name, role="numbers", reason="it has one number a pixel that nothing squashes", axis=axis
         )
+    balance = row_balance(facts)
+    if balance is not None and balance > 1.0:
+        reason = f"it has {columns} numbers a pixel, whose weights go up and down together as those of classes do not"
+        role: OutputRole = "heatmap" if _is_peaked(facts) else "numbers"
+        return OutputMeaning(name=name, role=role, reason=reason, axis=axis)
     if _is_coarse(facts) and (not _is_resized(facts)) and _is_peaked(facts) is not False:
         reason = (
             f"it has {columns} maps on a grid of stride {facts.stride:g} that nothing enlarges and nothing squashes"

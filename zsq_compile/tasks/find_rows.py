@@ -11,14 +11,16 @@ from passes.constants import constant_value
 from passes.operators import RECURRENT, WEIGHTED
 from passes.surgery import input_at, is_standard
 from zsq_compile.tasks.find_facts import OutputFacts
-from zsq_compile.tasks.find_tails import last_layers
+from zsq_compile.tasks.find_layers import last_layers
 from zsq_compile.tasks.task import OutputMeaning
 
 _SUM_TOLERANCE = 2e-3
 _SLACK = 1e-4  # beyond 0 and 1, of probabilities
 _RULES = 0.5  # share of the steps at which the blank of a text wins
 _FEWEST_CHARACTERS = 10
-_MOVES_TOGETHER = 1.25  # of the sum of independent rows: see row_balance
+_TOGETHER = 1.2  # of the sum of independent rows: see row_balance
+_SURE = 3.0  # deviations by which the square of it exceeds that of rows drawn at random
+_CANCEL = 0.7  # up to which rows are those of classes
 
 
 def read_row(facts: OutputFacts) -> OutputMeaning:
@@ -58,8 +60,8 @@ def _read_plain_row(facts: OutputFacts) -> OutputMeaning:
         kind = layers[0].op_type if layers else "nothing"
         reason = f"{kind} makes its {columns} numbers, and no layer turns features into scores"
         return OutputMeaning(name=name, role="embedding", reason=reason, axis=axis)
-    balance = row_balance(layers)
-    if balance is not None and balance > _MOVES_TOGETHER:
+    balance = row_balance(facts)
+    if balance is not None and balance > _TOGETHER:
         reason = (
             f"the weights of its {columns} numbers go up and down together ({balance:.1f} times as much as independent "
             "ones), where those of classes, trained against each other, cancel"
@@ -67,6 +69,8 @@ def _read_plain_row(facts: OutputFacts) -> OutputMeaning:
         role = "landmarks" if columns >= 8 and columns % 2 == 0 else "numbers"
         return OutputMeaning(name=name, role=role, reason=reason, axis=axis)  # type: ignore[arg-type]
     reason = f"a layer makes {columns} numbers for each sample, and nothing behind it says otherwise"
+    if balance is not None and balance <= _CANCEL:
+        reason = f"a layer makes {columns} numbers for each sample, whose weights cancel as those of classes do"
     return OutputMeaning(name=name, role="class scores", reason=reason, axis=axis, scores="logits")
 
 
@@ -82,14 +86,15 @@ def row_squash(facts: OutputFacts) -> str:
     return kinds.pop() if len(kinds) == 1 else "none" if not kinds else "mixed"
 
 
-def row_balance(layers: tuple[ir.Node, ...]) -> float | None:
-    """Length of the sum of the weight rows of a last layer, in that of independent rows; None without such a layer.
+def row_balance(facts: OutputFacts) -> float | None:
+    """Length of the sum of the weight rows of the last layer, in that of independent rows.
 
     The gradient of a cross entropy behind a softmax sums to zero over the classes, so that training leaves the sum of
     their rows where it was drawn, and decay takes it towards zero: rows of classes give 1 or less. Numbers that are
-    regressed, such as coordinates of landmarks, move together and give more.
+    regressed, such as coordinates of landmarks, move together and give more. None without such a layer, and where rows
+    that are drawn at random may give as much more than 1.
     """
-    layer = next((node for node in layers if is_standard(node, *WEIGHTED)), None)
+    layer = next((node for node in last_layers(facts.value) if is_standard(node, *WEIGHTED)), None)
     weight = None if layer is None else constant_value(input_at(layer, 1))
     if layer is None or weight is None or weight.ndim < 2:
         return None
@@ -98,7 +103,13 @@ def row_balance(layers: tuple[ir.Node, ...]) -> float | None:
     table = np.asarray(weight, np.float64)
     table = table.reshape(len(table), -1) if first else table.reshape(-1, table.shape[-1]).T
     whole = float(np.square(table).sum())
-    return math.sqrt(float(np.square(table.sum(0)).sum()) / whole) if whole else None
+    if len(table) < 2 or not whole:
+        return None
+    square = float(np.square(table.sum(0)).sum()) / whole
+    by_chance = 1.0 + _SURE * math.sqrt(
+        2.0 / table.shape[1]
+    )  # the square is that of so many normal numbers, on average
+    return None if 1.0 < square <= by_chance else math.sqrt(square)
 
 
 def read_steps(facts: OutputFacts, *, takes_tokens: bool) -> tuple[OutputMeaning, int | None]:
@@ -117,7 +128,7 @@ def read_steps(facts: OutputFacts, *, takes_tokens: bool) -> tuple[OutputMeaning
             name=name, role="numbers", reason="it has numbers for places, which nothing squashes", axis=axis
         ), None
     scored = squash in ("softmax", "log softmax") or (rows is not None and _sum_to_one(rows))
-    if scored or takes_tokens or steps_in_sequence(facts):
+    if scored or takes_tokens or steps_in_sequence(facts) or _are_classes(facts):
         blank = None if takes_tokens else find_blank(facts)
         scores = "log probabilities" if squash == "log softmax" else "probabilities" if scored else "logits"
         how = {"softmax": "a softmax over", "log softmax": "a log softmax over"}.get(squash, "a row of")
@@ -129,17 +140,29 @@ def read_steps(facts: OutputFacts, *, takes_tokens: bool) -> tuple[OutputMeaning
     return OutputMeaning(name=name, role="numbers", reason=reason, axis=axis), None
 
 
+def _are_classes(facts: OutputFacts) -> bool:
+    """Whether plain numbers of steps are scores of characters: their weights cancel, or a blank wins at most steps."""
+    if facts.columns < _FEWEST_CHARACTERS or not all(one.channels for one in facts.stretches()):
+        return False
+    balance = row_balance(facts)
+    return (balance is not None and balance <= _CANCEL) or _ruling_blank(facts) is not None
+
+
+def _ruling_blank(facts: OutputFacts) -> int | None:
+    """First or last class, where it wins at most steps of the samples."""
+    rows = facts.rows
+    if rows is None or not rows.size:
+        return None
+    wins = np.bincount(rows.argmax(-1).reshape(-1), minlength=rows.shape[-1]) / (rows.shape[0] * rows.shape[1])
+    chosen = int(wins.argmax())
+    return chosen if wins[chosen] >= _RULES and chosen in (0, rows.shape[-1] - 1) else None
+
+
 def find_blank(facts: OutputFacts) -> int | None:
     """Class of a text that stands for no character: the one that wins at most steps, else by custom the first."""
     if facts.columns < _FEWEST_CHARACTERS:
         return None
-    rows = facts.rows
-    if rows is not None and rows.shape[1]:
-        wins = np.bincount(rows.argmax(-1).reshape(-1), minlength=rows.shape[-1]) / (rows.shape[0] * rows.shape[1])
-        chosen = int(wins.argmax())
-        if wins[chosen] >= _RULES and chosen in (0, rows.shape[-1] - 1):
-            return chosen
-    return 0
+    return _ruling_blank(facts) or 0
 
 
 def steps_in_sequence(facts: OutputFacts) -> bool:

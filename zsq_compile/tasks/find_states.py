@@ -5,7 +5,7 @@ import onnx_ir as ir
 from passes.operators import RECURRENT
 from passes.surgery import input_at, is_standard
 from zsq_compile.tasks.find_facts import NetworkFacts
-from zsq_compile.tasks.find_tails import sizes_of
+from zsq_compile.tasks.find_layers import sizes_of
 
 _MOVING = ("Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Concat", "Cast", "Gather", "Expand")
 _INITIAL = (5, 6)  # inputs of a recurrent operator where it starts from

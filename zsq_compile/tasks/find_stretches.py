@@ -19,12 +19,14 @@ class Stretch:
         size: number of columns.
         squash: what they went through last.
         layers: names of the first outputs of the layers that compute them.
+        channels: whether they are channels there, and not places or samples.
 
     """
 
     size: int
     squash: Squash
     layers: frozenset[str]
+    channels: bool = False
 
 
 def cut_between(stretches: Sequence[Stretch], start: int, stop: int) -> list[Stretch]:
@@ -60,7 +62,8 @@ def agree(parts: Sequence[list[Stretch]]) -> list[Stretch] | None:
         squashes = {one.squash for one in pieces}
         layers = frozenset(name for one in pieces for name in one.layers)
         squash = pieces[0].squash if len(squashes) == 1 else "arithmetic"
-        found.append(Stretch(size=end - start, squash=squash, layers=layers))
+        channels = all(one.channels for one in pieces)
+        found.append(Stretch(size=end - start, squash=squash, layers=layers, channels=channels))
         start = end
     return found
 

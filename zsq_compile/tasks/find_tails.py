@@ -13,6 +13,17 @@ import onnx_ir as ir
 from passes.constants import constant_value
 from passes.surgery import input_at, is_standard
 from zsq_compile.metrics import class_axis
+from zsq_compile.tasks.find_layers import (
+    ARITHMETIC,
+    PASSING,
+    PICKING,
+    RESHAPING,
+    SQUASHING,
+    channel_axis,
+    is_layer,
+    last_layers,
+    sizes_of,
+)
 from zsq_compile.tasks.find_stretches import (
     Squash,
     Stretch,
@@ -23,21 +34,6 @@ from zsq_compile.tasks.find_stretches import (
     spread_over,
 )
 
-_SQUASHING: dict[str, Squash] = {
-    "Sigmoid": "sigmoid",
-    "HardSigmoid": "sigmoid",
-    "Softmax": "softmax",
-    "LogSoftmax": "log softmax",
-    "Exp": "exp",
-    "Relu": "positive",
-    "Softplus": "positive",
-    "Tanh": "tanh",
-    "LpNormalization": "unit length",
-}
-_PASSING = ("Identity", "Cast", "Dropout", "Clip", "Resize", "Upsample", "Pad", "Sqrt")
-_RESHAPING = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
-_PICKING = ("Gather", "GatherElements", "GatherND", "TopK")
-_ARITHMETIC = ("Add", "Sub", "Mul", "Div", "Pow", "Neg", "Min", "Max", "Sum")
 _DEEPEST = 80
 _LAST_AXIS_FROM = 13  # opset from which on a softmax without an axis is along the last
 
@@ -46,56 +42,6 @@ def read_stretches(value: ir.Value, axis: int) -> tuple[Stretch, ...]:
     """Return stretches of an output along an axis, those that come about alike as one; empty where nothing tells."""
     found = _Walk().read(value, axis)
     return tuple(merge_neighbours(found)) if found else ()
-
-
-def tail_operators(value: ir.Value) -> frozenset[str]:
-    """Return the operators between an output and the layers in front of it, along all paths."""
-    found: set[str] = set()
-    pending, seen = [value], set[ir.Value]()
-    while pending:
-        one = pending.pop()
-        node = one.producer()
-        if one in seen or node is None:
-            continue
-        seen.add(one)
-        if _is_layer(node):
-            continue
-        found.add(node.op_type)
-        pending += [source for source in node.inputs if source is not None and source.const_value is None]
-    return frozenset(found)
-
-
-def last_layers(value: ir.Value) -> tuple[ir.Node, ...]:
-    """Convolutions, products with constants, poolings and others that an output's numbers come from, nearest first."""
-    found: dict[ir.Node, None] = {}
-    pending, seen = [value], set[ir.Value]()
-    while pending:
-        one = pending.pop(0)
-        node = one.producer()
-        if one in seen or node is None:
-            continue
-        seen.add(one)
-        if _is_layer(node):
-            found.setdefault(node)
-        else:
-            pending += [source for source in node.inputs if source is not None and source.const_value is None]
-    return tuple(found)
-
-
-def sizes_of(value: ir.Value) -> tuple[int | None, ...] | None:
-    """Shape of a value, None for open sizes; None where even the rank is unknown."""
-    if value.shape is None:
-        return None
-    return tuple(size if isinstance(size, int) and size >= 0 else None for size in value.shape)
-
-
-def _is_layer(node: ir.Node) -> bool:
-    known = (*_SQUASHING, *_PASSING, *_RESHAPING, *_PICKING, *_ARITHMETIC)
-    arranging = ("Transpose", "Concat", "Split", "Slice", "Expand", "Tile", "DepthToSpace", "SpaceToDepth")
-    ending = ("ArgMax", "ArgMin", "NonMaxSuppression", "NonZero", "ReduceMax", "ReduceL2", "ReduceSum", "Where")
-    shaping = ("Shape", "Constant", "ConstantOfShape", "Range", "ScatterND", "ScatterElements", "Floor", "Round", "Mod")
-    comparing = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal", "And", "Not", "Abs", "Reciprocal")
-    return not is_standard(node, *known, *arranging, *ending, *shaping, *comparing)
 
 
 class _Walk:
@@ -121,14 +67,15 @@ class _Walk:
         size = shape[axis] if shape is not None and axis < len(shape) else None
         if value.const_value is not None:
             return None if size is None else [Stretch(size=size, squash="constant", layers=frozenset())]
-        if node is None or _is_layer(node):
+        if node is None or is_layer(node):
             name = frozenset({str(value.name)})
-            return None if size is None else [Stretch(size=size, squash="none", layers=name)]
-        if is_standard(node, *_SQUASHING):
+            own = node is not None and shape is not None and axis == channel_axis(node, len(shape))
+            return None if size is None else [Stretch(size=size, squash="none", layers=name, channels=own)]
+        if is_standard(node, *SQUASHING):
             return self._squashed(node, axis)
-        if is_standard(node, *_PASSING):
+        if is_standard(node, *PASSING):
             return self._first(node, axis)
-        if is_standard(node, *_RESHAPING):
+        if is_standard(node, *RESHAPING):
             return self._reshaped(node, value, axis)
         if is_standard(node, "Transpose"):
             order = node.attributes.get_ints("perm", tuple(reversed(range(len(shape or ())))))
@@ -137,9 +84,9 @@ class _Walk:
             return self._joined(node, value, axis)
         if is_standard(node, "Split", "Slice"):
             return self._cut(node, value, axis)
-        if is_standard(node, *_PICKING):
+        if is_standard(node, *PICKING):
             return self._picked(node, axis, size)
-        if is_standard(node, *_ARITHMETIC):
+        if is_standard(node, *ARITHMETIC):
             return self._combined(node, value, axis)
         return None if size is None else [Stretch(size=size, squash="arithmetic", layers=frozenset())]
 
@@ -152,13 +99,14 @@ class _Walk:
         found = None if source is None else self.read(source, axis)
         if source is None or found is None:
             return None
-        squash = _SQUASHING[node.op_type]
+        squash = SQUASHING[node.op_type]
         if squash in ("softmax", "log softmax", "unit length"):
             along = squashed_axis(node)
             whole = sum(one.size for one in found)
             layers = frozenset(name for one in found for name in one.layers)
             squash = squash if along == axis else "arithmetic"
-            return [Stretch(size=whole, squash=squash, layers=layers)]
+            own = all(one.channels for one in found)
+            return [Stretch(size=whole, squash=squash, layers=layers, channels=own)]
         return [replace(one, squash=squash if one.squash != "constant" else "constant") for one in found]
 
     def _reshaped(self, node: ir.Node, value: ir.Value, axis: int) -> list[Stretch] | None:
@@ -177,7 +125,8 @@ class _Walk:
                 found = self.read(source, place)
                 if found and len({one.squash for one in found}) == 1:
                     layers = frozenset(name for one in found for name in one.layers)
-                    return [Stretch(size=size, squash=found[0].squash, layers=layers)]
+                    own = all(one.channels for one in found)
+                    return [Stretch(size=size, squash=found[0].squash, layers=layers, channels=own)]
         layers = frozenset(str(one.outputs[0].name) for one in last_layers(source))
         squash = _common_squash(source)
         return [Stretch(size=size, squash=squash, layers=layers)]
@@ -276,10 +225,10 @@ def _common_squash(value: ir.Value) -> Squash:
     shape = sizes_of(value)
     axis = None if shape is None else class_axis(tuple(one or 0 for one in shape))
     node = value.producer()
-    while node is not None and is_standard(node, *_PASSING, *_RESHAPING, "Transpose"):
+    while node is not None and is_standard(node, *PASSING, *RESHAPING, "Transpose"):
         node = None if node.inputs[0] is None else node.inputs[0].producer()
-    if node is not None and is_standard(node, *_SQUASHING):
-        return _SQUASHING[node.op_type]
+    if node is not None and is_standard(node, *SQUASHING):
+        return SQUASHING[node.op_type]
     found = None if axis is None else _Walk().read(value, axis)
     kinds = {one.squash for one in found or ()}
     return kinds.pop() if len(kinds) == 1 else "arithmetic"

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from zsq_compile.tasks.find_asked import as_asked
 from zsq_compile.tasks.find_facts import NetworkFacts, OutputFacts, read_facts
-from zsq_compile.tasks.find_joined import find_joined
+from zsq_compile.tasks.find_joined import find_anchors, find_joined
 from zsq_compile.tasks.find_listed import find_centres, find_listed
 from zsq_compile.tasks.find_maps import read_map
 from zsq_compile.tasks.find_rows import read_row, read_steps
@@ -29,6 +29,7 @@ _KINDS: tuple[tuple[OutputRole, TaskKind], ...] = (
 )
 """Kinds by the roles that make them, the telling ones first."""
 
+_BOX = 4  # numbers of a box
 _ROLE_REASONS: Mapping[str, str] = {
     "boxes": "it has the four numbers of a box for each place that the scores have a number for",
     "scores": "it has the scores of the places that another output has boxes for",
@@ -76,8 +77,16 @@ def _find_heads(facts: NetworkFacts, free: list[OutputFacts]) -> tuple[tuple[Box
     joined = {one.name: found for one in free if (found := find_joined(one))}
     if joined:
         return tuple(head for found in joined.values() for head in found), dict.fromkeys(joined, "boxes and scores")
+    centred = find_centres(free)
+    if centred[0] and not any(one.columns == _BOX for one in free):
+        return centred
     listed = find_listed(free, facts.picture)
-    return listed if listed[0] else find_centres(free)
+    if listed[0]:
+        return listed
+    anchored = {one.name: found for one in free if (found := find_anchors(one))}
+    if anchored and len({one.grid for one in free if one.grid[0]}) == sum(bool(one.grid[0]) for one in free):
+        return tuple(head for found in anchored.values() for head in found), dict.fromkeys(anchored, "boxes and scores")
+    return centred
 
 
 def _boxes_meaning(facts: OutputFacts, role: str) -> OutputMeaning:
@@ -99,10 +108,22 @@ def _read_alone(one: OutputFacts, facts: NetworkFacts) -> tuple[OutputMeaning, i
 
 def _judge(heads: tuple[BoxHead, ...], meanings: list[OutputMeaning]) -> tuple[TaskKind, str]:
     if heads:
-        places = "one list" if len(heads) == 1 and not heads[0].height else f"{len(heads)} grids or lists"
-        return "detection", f"it has boxes with scores, in {places}"
+        return "detection", _boxes_reason(heads)
     for role, kind in _KINDS:
         first = next((one for one in meanings if one.role == role), None)
         if first is not None:
             return kind, f"output '{first.name}': {first.reason}"
     return "regression", "no output tells what it holds"
+
+
+def _boxes_reason(heads: tuple[BoxHead, ...]) -> str:
+    """Say where boxes with scores were found."""
+    parts = "" if len(heads[0].scores) == 1 else ", each the product of an objectness and of classes"
+    form = {"numbers": "of a form that nothing tells", "bins": "as bins of distances"}.get(heads[0].form)
+    found = f"it has boxes ({form or f'as {heads[0].form}'}) with scores{parts}"
+    strides = sorted({head.stride for head in heads if head.stride and head.height})
+    if not strides:
+        return f"{found}, in {'a list' if len(heads) == 1 else f'{len(heads)} lists'}"
+    anchors = len(heads) // len(strides)
+    several = f" with {anchors} anchors each" if anchors > 1 else ""
+    return f"{found}, on grids of stride {', '.join(f'{one:g}' for one in strides)}{several}"
