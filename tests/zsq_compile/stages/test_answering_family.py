@@ -25,7 +25,7 @@ TASK = Task(
 )
 
 
-def detector(gain: float = 12.0, threshold: float = 0.75) -> onnx.ModelProto:
+def detector(gain: float = 30.0, threshold: float = 0.8) -> onnx.ModelProto:
     """Sigmoid of how far the match with a red blob lies above a threshold; see test_answering.py."""
     rows, columns = np.mgrid[-3.5:4.0, -3.5:4.0]
     blob = np.exp(-(np.hypot(rows, columns) ** 2) / 8.0) * np.array([1.0, -1.0, -1.0])[:, None, None]
@@ -45,7 +45,7 @@ def detector(gain: float = 12.0, threshold: float = 0.75) -> onnx.ModelProto:
 def test_only_the_moved_family_tells_what_is_kept(tmp_path: Path) -> None:
     network = detector()
     path = tmp_path / "less_sure.onnx"
-    path.write_bytes(detector(gain=6.0).SerializeToString())  # every decision at 0.5 stays
+    path.write_bytes(detector(gain=15.0).SerializeToString())  # every decision at 0.5 stays
     moved = AnsweringFamily(teacher=TorchGraph(ir.from_proto(network)), effort="best")
     inputs = make_estimate_inputs([IMAGE], POSTERIORS, task=TASK, answering=moved)
     assert inputs.families is not None
