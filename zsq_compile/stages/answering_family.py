@@ -23,6 +23,7 @@ ANSWERING = "answering"
 _KINDS: tuple[TaskKind, ...] = ("detection", "text", "decisions")
 _SAMPLES, _FEWEST = 16, 8
 _SEED_OFFSET = 2_000_003
+_NO_STATISTICS = BatchNormStatistics(entries=(), refusals=(), layers_total=0, layers_covered=0, degenerate=())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -31,14 +32,12 @@ class AnsweringFamily:
 
     Attributes:
         teacher: the float network.
-        statistics: of it, which are not looked at.
         effort: how much work to do.
         progress: receives a stage and a note.
 
     """
 
     teacher: TorchGraph
-    statistics: BatchNormStatistics
     effort: Effort = "fast"
     progress: Progress | None = None
 
@@ -73,7 +72,7 @@ class AnsweringFamily:
             posteriors={name: Posterior.certain(one) for name, one in preprocessing.items()},
         )
         mover = AnsweringGenerator(_Given(start), inputs, 1.0, self.effort, self.progress or Silent())
-        made = mover.synthesize(self.teacher, self.statistics, count, rng)
+        made = mover.synthesize(self.teacher, _NO_STATISTICS, count, rng)
         return None if made is start else dict(made.inputs)
 
 
