@@ -136,6 +136,9 @@ def _check(target: Target, path: Path) -> None:
     repeated = [name for name, count in Counter(rule.op_type for rule in target.operators).items() if count > 1]
     if repeated:
         raise TargetError(f"{path}: the operator {repeated[0]} has more than one row; keep one")
+    repeated = [name for name, count in Counter(rule.structure for rule in target.keep_float).items() if count > 1]
+    if repeated:
+        raise TargetError(f"{path}: the structure {repeated[0]} has more than one row in keep_float; keep one")
 
 
 def _check_blockwise(target: Target, path: Path) -> None:

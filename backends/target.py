@@ -13,6 +13,18 @@ OperatorKind = Literal["weighted", "activation", "same_scale", "quantized"]
 ``quantized``  Add, Concat...: has an integer kernel of its own, with a scale for each input and for the output.
 """
 
+Structure = Literal["powers", "softmax_input", "decode_tail", "spectrum", "squeeze_excite", "attention", "first_layer"]
+"""A part of a network that is recognised by what it computes (see ``passes/quantize/placement_rules.py``).
+
+``powers``          squares, and sums of them, on the way to a root or a logarithm.
+``softmax_input``   what nothing but a Softmax reads, behind masks and rescaling.
+``decode_tail``     what turns the numbers of a detector's last layers into boxes, with what is joined to these.
+``spectrum``        powers, and what makes the numbers that are squared for them.
+``squeeze_excite``  the branch from the mean of each channel to the factor that the channel is multiplied by.
+``attention``       products of two computed values in front of and behind a Softmax.
+``first_layer``     a convolution that reads a graph input of few channels.
+"""
+
 BiasForm = Literal["int32", "float"]
 Int4Form = Literal["cast", "native"]
 
@@ -101,6 +113,20 @@ class StoredRule:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PlacementRule:
+    """A structure that computes in float, though the target has integer kernels for it.
+
+    Attributes:
+        structure: what it is recognised as.
+        reason: a clause for the user, about "it", a node of the structure or what one makes.
+
+    """
+
+    structure: Structure
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Blockwise:
     """Which matrix products have their 4-bit weights written in blocks, for a kernel that reads INT4.
 
@@ -148,6 +174,7 @@ class Target:
         activation, weight: formats at 8 bits; fewer bits keep sign and symmetry.
         packed_weight_bits: most bits of weights that are stored as INT4; 0 for none.
         operators: those that run in integers; all others stay float.
+        keep_float: structures that stay float, whatever rows their operators have.
         stored: those that run in float, and whose constants are stored in integers behind a Cast and a Mul.
         dense_weight_bits: most bits of weights that are stored as digits of words, where that is smaller; 0 for none.
         wide_activation_bits: width above that of ``activation`` which runs in integers as well, for values that lose
@@ -177,6 +204,7 @@ class Target:
     packed_weight_bits: int
     operators: tuple[OperatorRule, ...]
     newest_opset: int = 0
+    keep_float: tuple[PlacementRule, ...] = ()
     stored: tuple[StoredRule, ...] = ()
     dense_weight_bits: int = 0
     wide_activation_bits: int = 0

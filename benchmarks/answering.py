@@ -209,7 +209,8 @@ def lines_of(subject: Subject) -> list[list[str]]:
     return lines
 
 
-def _load_judge(folder: Path) -> ModuleType:
+def load_judge(folder: Path) -> ModuleType:
+    """Import judge.py, which lies beside the models."""
     spec = importlib.util.spec_from_file_location("wild_judge", folder / "judge.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -226,7 +227,7 @@ def main() -> None:
     parser.add_argument("--judged", type=int, help="real inputs to judge on (default: all)")
     options = parser.parse_args()
     folder, lines = options.assets / "models" / "wild2", []
-    judge = _load_judge(folder)
+    judge = load_judge(folder)
     for case in CASES:
         if options.models is None or case.key in options.models:
             print(f"{case.key} ...", file=sys.stderr, flush=True)

@@ -126,6 +126,7 @@ class QuantizationPlan:
         refusals: what stays float, and why.
         stored: constants of operators that stay float, each once, in graph order.
         folded: by the name of a layer, that of the Relu or Clip that the runtime computes with it.
+        excluded: names of the nodes and values that the user wants in float, nothing of them quantized.
         activation_scales: by group.
         weight_scales: by initializer, those of ``stored`` in the shape of the constant with a last axis of 1.
         quantize_outputs: a site that is a graph output becomes the output itself; else the output stays float.
@@ -137,6 +138,7 @@ class QuantizationPlan:
     refusals: tuple[Refusal, ...]
     stored: tuple[StoredSite, ...] = ()
     folded: Mapping[str, str] = field(default_factory=dict)
+    excluded: tuple[str, ...] = ()
     activation_scales: Mapping[str, Scale] = field(default_factory=dict)
     weight_scales: Mapping[str, Scale] = field(default_factory=dict)
     quantize_outputs: bool = False

@@ -68,6 +68,12 @@ def input_at(node: ir.Node, position: int) -> ir.Value | None:
     return node.inputs[position] if len(node.inputs) > position else None
 
 
+def is_constant(node: ir.Node, position: int) -> bool:
+    """Tell whether an input is there, and a constant."""
+    value = input_at(node, position)
+    return value is not None and value.const_value is not None
+
+
 def producer(node: ir.Node, position: int) -> ir.Node | None:
     """Return the node that makes an input, None where there is none."""
     value = input_at(node, position)

@@ -46,6 +46,8 @@ from zsq_compile.stages.live_samples import make_live
 from zsq_compile.stages.make_data import choose_generator, find_examples, make_data
 from zsq_compile.stages.provenance import origin_of, stamp
 from zsq_compile.stages.quantize import Quantized, fold_network, is_learned, is_wide, quantize, steps_for
+from zsq_compile.stages.recognise_task import recognise_task
+from zsq_compile.stages.user_metric import UserJudge
 from zsq_compile.synthesis.generator import SyntheticSet
 from zsq_compile.verification.agreement_estimate import AgreementEstimate
 
@@ -104,12 +106,11 @@ def compile_model(
 
     """
     config, clock = config or CompileConfig(), Clock(progress or Silent(), started)
-    config.require_possible()
     target, device = _choose_target(config.target, clock.progress), choose_device(config.device)
     path = _choose_output(Path(model), output, data, calibration, config)
     with clock.stage("load"):
         loaded, known = _load(Path(model), target, config, clock.progress, samples_kept=samples_kept)
-        require_decisions(loaded, config.min_agreement)
+        judge = _require_judge(loaded, target, config, clock.progress)
     with clock.stage("plan"):
         _require_suitable(given_plan, loaded, config, clock.progress)
         folded, statistics = _fold(loaded, known, target, config, given_plan)
@@ -121,14 +122,17 @@ def compile_model(
         labelled = None if data is None else load_data(data, loaded.inputs, samples.image_preprocessing)
     if config.quantization.even_channels:
         folded, statistics = even_channels(folded, statistics, plan, samples.calibration, clock.progress)
+    teacher = TorchGraph(stamp(folded, replace(origin, contract=samples.plain_preprocessing())))
     network = FloatNetwork(
-        teacher=TorchGraph(stamp(folded, replace(origin, contract=samples.plain_preprocessing()))),
+        teacher=teacher,
         target=target,
         statistics=statistics,
         calibration=samples.calibration,
         held_out=samples.held_out.comparable(folded),
         limit=limit,
         device=device,
+        asked=None if judge is None else judge.kept,
+        task=recognise_task(loaded, teacher, samples.held_out, config.task, clock.progress),
     )
     live = make_live(samples.synthetic, config.distill, config.generator, config.low_pass, clock.progress)
     quantized = quantize(network, plan, steps_for(config, live), clock)
@@ -136,7 +140,7 @@ def compile_model(
     with clock.stage("validate"):
         estimate = _estimate(loaded, path, samples, target, config, shown=calibration is not None)
     with clock.stage("collect report data"):
-        look = partial(gather_evidence, pictures_wanted=pictures_wanted)
+        look = partial(gather_evidence, pictures_wanted=pictures_wanted, judge=judge)
         evidence = look(loaded, samples, network, quantized.state.plan, exported, estimate)
     report = build_report(config, loaded, samples, quantized, exported, evidence, clock)
     return _conclude(report, config.min_agreement, samples.synthetic, quantized.state.plan)
@@ -212,7 +216,8 @@ def _choose_target(name: str, progress: Progress) -> Target:
 def _choose_output(
     model: Path, output: str | Path | None, data: Path | None, calibration: Given | None, config: CompileConfig
 ) -> Path:
-    """Resolve the output path; a bad one, and a bad path of the data, is refused before the work."""
+    """Resolve the output path; what is bad, or cannot be made, is refused before the work."""
+    config.require_possible()
     if data is not None and not data.exists():
         raise ConfigError(f"--data wants {FORMS}, got {data}, which does not exist")
     require_places(calibration)
@@ -223,6 +228,14 @@ def _choose_output(
     if path.is_dir() or not path.parent.is_dir():
         raise ConfigError(f"the output must be a file in a folder that exists, got {path}")
     return path
+
+
+def _require_judge(loaded: LoadedModel, target: Target, config: CompileConfig, progress: Progress) -> UserJudge | None:
+    """Refuse before the work a gate that no file can pass, or a metric that does not work on the float model."""
+    if config.metric is None:
+        require_decisions(loaded, config.min_agreement)
+        return None
+    return UserJudge(config.metric, loaded, target, progress)
 
 
 def _fold(

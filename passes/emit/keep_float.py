@@ -58,7 +58,7 @@ class KeepFloat(GraphPass):
         for node in standard_nodes(graph, *WEIGHTED):
             if node not in kernels and _constant_weight(node) is not None:
                 for position in range(1, len(node.inputs)):
-                    modified |= _widen(graph, node, position, widened)
+                    modified |= widen(graph, node, position, widened)
         for value in [value for value in sites if value not in needed][::-1]:  # a site may read another's output
             sites[value].remove(graph)
             modified = True
@@ -194,7 +194,7 @@ def _constant_weight(node: ir.Node) -> ir.Node | None:
     return None if maker is None or constant_value(maker.inputs[0]) is None else maker
 
 
-def _widen(graph: ir.Graph, node: ir.Node, position: int, widened: dict[ir.Value, ir.Value]) -> bool:
+def widen(graph: ir.Graph, node: ir.Node, position: int, widened: dict[ir.Value, ir.Value]) -> bool:
     """Dequantize a constant of a layer by a Cast and a Mul, once for all layers in ``widened``."""
     maker = dequantizer(node, position)
     if maker is None:

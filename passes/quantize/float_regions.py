@@ -1,9 +1,11 @@
 """What had better stay float: what leads to an output, what only a Softmax reads, sums of squares, copies of inputs."""
 
+from dataclasses import dataclass
+
 import onnx_ir as ir
 
 from passes.constants import constant_value
-from passes.operators import DATA_MOVEMENT
+from passes.operators import DATA_MOVEMENT, WEIGHTED
 from passes.surgery import input_at, is_standard
 
 _SQUASHING = "Relu Clip Softmax LogSoftmax Sigmoid HardSigmoid Tanh Exp ArgMax TopK"
@@ -13,6 +15,23 @@ _SCORING = (*DATA_MOVEMENT, *_RESCALING, "Where", "Sum", "Max", "Min", "Clip")
 
 _ROOTS = ("Sqrt", "Log")
 _SUMS = (*DATA_MOVEMENT, "Add", "Sum", "Max", "Clip", "ReduceSum")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FloatRegion:
+    """A part of a graph that stays float.
+
+    Attributes:
+        nodes: that compute in float. What they make stays float, too, unless a kernel outside needs it quantized.
+        values: names of those that nothing quantizes as a result, whoever makes them.
+        spared: the layers that make one of ``values`` keep their integer kernel, and so the value is quantized, unless
+            a kernel can make float numbers.
+
+    """
+
+    nodes: frozenset[ir.Node] = frozenset()
+    values: frozenset[str] = frozenset()
+    spared: bool = False
 
 
 def output_region(graph: ir.Graph) -> set[str]:
@@ -25,8 +44,8 @@ def output_region(graph: ir.Graph) -> set[str]:
     return region
 
 
-def score_region(graph: ir.Graph) -> set[str]:
-    """Names of values that nothing but a Softmax reads, behind masking, rescaling and moving only.
+def score_region(graph: ir.Graph) -> FloatRegion:
+    """Find the values that nothing but a Softmax reads, behind masking, rescaling and moving only.
 
     A mask holds -10000, the lowest float32 or minus infinity where attention is forbidden: a grid that reaches as far
     has one code for all that matters. Softmax computes in float, so nothing is lost by leaving its input float as well.
@@ -42,11 +61,11 @@ def score_region(graph: ir.Graph) -> set[str]:
         readers = [use.node for use in value.uses() if not is_standard(use.node, "Shape", "Size")]
         if readers and not value.is_graph_output() and all(scores(node) for node in readers):
             region.add(str(value.name))
-    return region
+    return FloatRegion(values=frozenset(region), spared=True)
 
 
-def power_region(graph: ir.Graph) -> set[ir.Node]:
-    """Nodes that square values, or add up squares, on the way to a root or a logarithm, as spectrograms are computed.
+def power_region(graph: ir.Graph) -> FloatRegion:
+    """Find the nodes that square values, or add up squares, on the way to a root or a logarithm, as in spectrograms.
 
     A square spans twice the decades of its value: a grid of eight bits has one code for all that is more than 24 dB
     below the loudest, of which a root or a logarithm then makes something large. Roots and logarithms run in float.
@@ -64,7 +83,28 @@ def power_region(graph: ir.Graph) -> set[ir.Node]:
             region.add(node)
         if is_standard(node, *_ROOTS) or (leads and node not in squares):
             leading.update(str(value.name) for value in node.inputs if value is not None and value.name in powers)
-    return region
+    return FloatRegion(nodes=frozenset(region))
+
+
+def spectrum_region(graph: ir.Graph) -> FloatRegion:
+    """Find powers as ``power_region`` does, and what makes the numbers that are squared: a Fourier transform.
+
+    Of a transform in eight bits the weakest bins are noise of the loudest, and a magnitude or logarithm shows that.
+    """
+    powers = power_region(graph).nodes
+    nodes, values = set(powers), set[str]()
+    stack = [value for node in powers if _squares(node) for value in node.inputs[:1]]
+    while stack:
+        value = stack.pop()
+        if value is None or str(value.name) in values or value.is_graph_input():
+            continue
+        values.add(str(value.name))
+        maker = value.producer()
+        if maker is not None and is_standard(maker, *DATA_MOVEMENT, *WEIGHTED):
+            nodes.add(maker)
+            if is_standard(maker, *DATA_MOVEMENT):
+                stack.append(maker.inputs[0])
+    return FloatRegion(nodes=frozenset(nodes), values=frozenset(values))
 
 
 def _squares(node: ir.Node) -> bool:

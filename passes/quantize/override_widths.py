@@ -4,7 +4,7 @@ Values of one group share their bits, and so do layers that share a weight: thos
 """
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -40,8 +40,8 @@ def override_widths(plan: QuantizationPlan, target: Target, widths: Widths) -> Q
         WidthsError: a name is not in the plan, the target does not have these bits, or what shares them has others.
 
     """
-    _require_known("layer", widths.weights, widths_of(plan).weights)
-    _require_known("quantized value", widths.activations, {site.value for site in plan.activations})
+    require_known("layer", widths.weights, widths_of(plan).weights)
+    require_known("quantized value", widths.activations, {site.value for site in plan.activations})
     for name, bits in widths.weights.items():
         if not 2 <= bits <= max(target.weight.bits, _FULL_BITS):
             raise WidthsError(
@@ -76,19 +76,20 @@ def override_widths(plan: QuantizationPlan, target: Target, widths: Widths) -> Q
         for site in plan.activations
         if wanted.get(site.group) == "float"
     )
-    return QuantizationPlan(
+    return replace(
+        plan,
         activations=tuple(activations),
         weights=weights,
         refusals=(*plan.refusals, *floats),
         stored=stored,
-        folded=plan.folded,
-        quantize_outputs=plan.quantize_outputs,
+        activation_scales={},
+        weight_scales={},
     )
 
 
 def widths_of(plan: QuantizationPlan) -> Widths:
     """Bits of every layer, stored constant and value of a plan; "float" where ``override_widths`` kept it in float."""
-    floats = (refusal.where for refusal in plan.refusals if refusal.requested)
+    floats = (refusal.where for refusal in plan.refusals if refusal.requested and refusal.op_type == "activation")
     stored = {site.node: site.number_format.bits for site in plan.stored if site.tied is None}
     return Widths(
         weights={site.node: site.number_format.bits for site in plan.weights} | stored,
@@ -141,7 +142,8 @@ def _by_group(sites: tuple[ActivationSite, ...], target: Target, given: Mapping[
     return wanted
 
 
-def _require_known(kind: str, names: Collection[str], known: Collection[str]) -> None:
+def require_known(kind: str, names: Iterable[str], known: Collection[str]) -> None:
+    """Raise WidthsError, with the nearest, for the first name that is not known."""
     for name in names:
         if name not in known:
             nearest = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)

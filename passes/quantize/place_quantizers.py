@@ -13,30 +13,36 @@
    weight that several layers share has the bits of the one that keeps most.
 6. What a graph input holds stays as it is on its way to an output through operators that only move it, and for every
    other reader that computes in float: nothing has to be converted for it.
-7. What only a Softmax reads, behind a mask, stays float (see ``score_region``).
+7. Structures that the target's file names under ``keep_float`` stay float (see ``placement_rules``).
 8. Fewer activation bits are for values that weights multiply. What is only added keeps 8: it saves no multiplication,
    accumulators are wider anyway, and the branch in front of a residual Add would carry most of the network's noise.
    BRECQ, QDrop and Genie count their 4 bits like that.
 9. Values whose size depends on the data stay float, with the operators that read or make them: where nothing survives
    on synthetic data there is no range to see. Weights are stored in integers there all the same.
+10. What the user excludes computes in float with float weights, and stays away from integer kernels (``exclude``).
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import onnx_ir as ir
 
 from backends.target import NumberFormat, OperatorRule, Target
 from passes.analysis.find_uneven_values import find_uneven_values
 from passes.plan import ActivationSite, QuantizationPlan, Refusal, WeightSite, with_shared_formats
-from passes.quantize.float_regions import input_copies, output_region, power_region, score_region
+from passes.quantize.exclude import BESIDE, REQUESTED, Exclusion, keep_float, with_sharers
+from passes.quantize.float_regions import input_copies, output_region
+from passes.quantize.layers_before import layers_before
 from passes.quantize.place_stored import place_stored, say_stored
-from passes.surgery import input_at, is_standard, only_use, producer, rule_of
-from passes.value_ranges import clip_limits
+from passes.quantize.placement_rules import apply_rules
+from passes.quantize.refuse import data_inputs, is_float, rank_of, refuse
+from passes.surgery import input_at, is_constant, is_standard, only_use, rule_of
 from passes.weight_layout import channel_axis
 
 _EDGE_BITS = 8
 _EDGE_INPUT_BITS = 8
 _ADDED_BITS = 8
+_NOTHING = Exclusion()
 
 
 def place_quantizers(
@@ -48,6 +54,7 @@ def place_quantizers(
     edge_bits: int | None = None,
     added_bits: int | None = None,
     quantize_outputs: bool = False,
+    excluded: Exclusion = _NOTHING,
 ) -> QuantizationPlan:
     """Plan the quantization of a folded float model for a target, without scales.
 
@@ -60,10 +67,12 @@ def place_quantizers(
             and the next; None is 8.
         added_bits: bits of activations that no weight multiplies; None is 8, or ``act_bits`` if that is more.
         quantize_outputs: quantize graph outputs as well.
+        excluded: what is to stay float; layers that share a weight with it do so as well.
 
     """
-    placement = _Placement(model, target, quantize_outputs)
-    before = _before(placement.weighted)
+    excluded = with_sharers(model.graph, excluded)
+    placement = _Placement(model, target, quantize_outputs, excluded)
+    before = layers_before(placement.weighted)
     first = {layer for layer, found in before.items() if not found}
     last = set(placement.weighted).difference(*before.values())
     second = {layer for layer, found in before.items() if found and found <= first}
@@ -89,13 +98,14 @@ def place_quantizers(
         for name, value in placement.sites.items()
     )
     weights = with_shared_formats(weights)
-    stored = place_stored(model, target, weights, matrices=narrow_weight, tables=edge_weight)
+    stored = place_stored(model, target, weights, matrices=narrow_weight, tables=edge_weight, excluded=excluded.nodes)
     return QuantizationPlan(
         activations=activations,
         weights=weights,
         refusals=say_stored(placement.refusals, stored),
         stored=stored,
         folded=placement.folded,
+        excluded=(*sorted(excluded.nodes), *sorted(excluded.values)),
         quantize_outputs=quantize_outputs,
     )
 
@@ -103,8 +113,9 @@ def place_quantizers(
 class _Placement:
     """Eligible nodes of a graph, quantized values, and their same-scale groups."""
 
-    def __init__(self, model: ir.Model, target: Target, quantize_outputs: bool) -> None:
+    def __init__(self, model: ir.Model, target: Target, quantize_outputs: bool, excluded: Exclusion) -> None:
         self.target = target
+        self._kept = keep_float(model.graph, target, excluded)
         self.refusals: list[Refusal] = []
         self.sites: dict[str, ir.Value] = {}
         self.multiplied: set[str] = set()
@@ -113,24 +124,29 @@ class _Placement:
         self._integer: set[ir.Node] = set()
         self._uneven = find_uneven_values(model)
         self._float_region = set() if quantize_outputs else output_region(model.graph)
-        self._scores = score_region(model.graph)
+        self._kept_by_rule = apply_rules(model.graph, target)
         self._copies, self._carriers = input_copies(model.graph)
         eligible: list[tuple[ir.Node, OperatorRule]] = []
-        powers = power_region(model.graph)
         for node in model.graph:
             rule = rule_of(node, target)
-            reason = "" if node in self._carriers else _refusal(node, rule)
-            if reason is None and node in powers:
-                reason = "what it makes are powers, whose range few bits do not hold"
+            if node.name in self._kept.nodes:
+                if is_float(node.outputs[0]):
+                    self.refusals.append(replace(Refusal.of(node, REQUESTED), requested=True))
+                continue
+            reason = "" if node in self._carriers else refuse(node, rule)
+            if reason is None and rule is not None and rule.kind != "weighted":
+                reason = self._kept_by_rule.nodes.get(node)
             if reason is None and rule is not None:
                 eligible.append((node, rule))
             elif reason:
                 self.refusals.append(Refusal.of(node, reason))
-        self.weighted = [node for node, rule in eligible if rule.kind == "weighted" and _constant(node, 1)]
+        self.weighted = [node for node, rule in eligible if rule.kind == "weighted" and is_constant(node, 1)]
         if not target.weight_only:
             self._mark_compute([(n, r) for n, r in eligible if r.kind in ("weighted", "quantized")])
             same_scale = (node for node, rule in eligible if rule.kind == "same_scale")
-            self._join_groups([node for node in same_scale if not self._is_uneven(node)])
+            self._join_groups(
+                [node for node in same_scale if not self._is_uneven(node) and not self._kept.touches(node)]
+            )
         order = {value.name: i for i, value in enumerate(_values(model.graph))}
         self.sites = dict(sorted(self.sites.items(), key=lambda item: order[item[0]]))
 
@@ -160,12 +176,13 @@ class _Placement:
     def float_readers(self, value: ir.Value) -> tuple[str, ...]:
         """Names of the nodes that read what a graph input holds and compute in float, or that only name an output."""
         readers = [node for node in dict.fromkeys(use.node for use in value.uses()) if node not in self._integer]
+        asked = self._kept.readers.get(str(value.name), frozenset())
         if value.name not in self._copies:
-            readers = [node for node in readers if is_standard(node, "Identity") and node.outputs[0].is_graph_output()]
+            readers = [node for node in readers if node.name in asked or _names_output(node)]
         return tuple(str(node.name) for node in readers)
 
     def _mark(self, value: ir.Value | None) -> bool:
-        if value is None or value.name is None or value.name in self.sites:
+        if value is None or value.name is None or value.name in self.sites or value.name in self._kept.values:
             return False
         self.sites[value.name] = value
         return True
@@ -177,6 +194,12 @@ class _Placement:
                 self.refusals.append(
                     Refusal.of(node, "how much it reads or makes depends on the data, so it runs in float")
                 )
+                continue
+            if node in self._kept_by_rule.nodes:
+                self.refusals.append(Refusal.of(node, f"{self._kept_by_rule.nodes[node]}, so it runs in float"))
+                continue
+            if any(value is not None and value.name in self._kept.values for value in node.inputs):
+                self.refusals.append(Refusal.of(node, BESIDE))
                 continue
             activation = self._fused_activation(node)
             output = (activation or node).outputs[0]
@@ -190,7 +213,7 @@ class _Placement:
             if exposed and rule.kind == "quantized":
                 continue
             self._integer.add(node)
-            for index in _data_inputs(node, rule):
+            for index in data_inputs(node, rule):
                 value = node.inputs[index]
                 self._mark(value)
                 if rule.kind == "weighted" and value is not None:
@@ -202,11 +225,13 @@ class _Placement:
 
     def _exposed(self, output: ir.Value, rule: OperatorRule) -> str | None:
         """Why the output of a kernel, behind an activation, stays float; None where it does not."""
+        if output.name in self._kept.values:
+            return "what it makes stays float, as requested"
         if output.name in self._float_region:
             return "its output leads straight to a graph output"
-        if output.name in self._scores and (rule.float_output or rule.kind == "quantized"):
-            return "nothing but a Softmax reads its output"
-        return None
+        if output.name in self._kept_by_rule.spared and not (rule.float_output or rule.kind == "quantized"):
+            return None
+        return self._kept_by_rule.values.get(str(output.name))
 
     def _join_groups(self, nodes: list[ir.Node]) -> None:
         changed = True
@@ -214,7 +239,7 @@ class _Placement:
             changed = False
             for node in nodes:
                 ins = [v for v in (node.inputs if node.op_type == "Concat" else node.inputs[:1]) if v is not None]
-                outs = [v for v in node.outputs if v.name and _is_float(v) and self._may_be_codes(v.name)]
+                outs = [v for v in node.outputs if v.name and is_float(v) and self._may_be_codes(v.name)]
                 if any(v.name in self.sites for v in (*ins, *outs)):
                     self._integer.add(node)
                     changed |= any([self._mark(v) for v in (*ins, *outs)])
@@ -226,7 +251,10 @@ class _Placement:
 
     def _may_be_codes(self, name: str) -> bool:
         """Tell whether a value may be quantized: it leads to no output, or is quantized for another reader."""
-        return name not in self._float_region or name in self.sites
+        kept = name in self._float_region or (
+            name in self._kept_by_rule.values and name not in self._kept_by_rule.spared
+        )
+        return not kept or name in self.sites
 
     def _unite(self, names: list[str]) -> None:
         roots = {self.group(name) for name in names}
@@ -238,48 +266,13 @@ class _Placement:
         """Relu or Clip behind a node that the target fuses into it."""
         use = only_use(node.outputs[0])
         rule = None if use is None else self.target.rule(use[0].op_type)
-        fused = use is not None and rule is not None and rule.kind == "activation" and _refusal(use[0], rule) is None
-        return use[0] if use is not None and fused else None
+        fused = use is not None and rule is not None and rule.kind == "activation" and refuse(use[0], rule) is None
+        kept = node.outputs[0].name in self._kept.values or (use is not None and use[0].name in self._kept.nodes)
+        return use[0] if use is not None and fused and not kept else None
 
 
-def _refusal(node: ir.Node, rule: OperatorRule | None) -> str | None:
-    """Why a node stays float; None when it takes part, "" when it is no loss (shape arithmetic)."""
-    if rule is None:
-        if is_standard(node, "Identity"):
-            return ""
-        heavy = any(_constant(node, i) and _rank(node.inputs[i]) >= 2 for i in range(1, len(node.inputs)))
-        return f"the target has no integer kernel for {node.op_type}" if heavy or _is_float(node.outputs[0]) else ""
-    if not _is_float(node.outputs[0]):
-        kind = node.outputs[0].dtype
-        return f"its data are {kind.name}, and only float32 is quantized" if kind and kind.is_floating_point() else ""
-    if rule.modes and node.attributes.get_string("mode", "nearest") not in rule.modes:  # the default of Resize
-        return f"its mode is not {' or '.join(rule.modes)}"
-    constant = next((i for i in _data_inputs(node, rule) if _constant(node, i)), None)
-    if constant is not None:
-        return f"operand {constant} is a constant"
-    if rule.kind == "weighted":
-        return _weighted_refusal(node)
-    if rule.kind == "activation" and node.op_type == "Clip" and clip_limits(node) is None:
-        return "one of its limits is computed at run time"
-    return None
-
-
-def _weighted_refusal(node: ir.Node) -> str | None:
-    if not _constant(node, 1):
-        return None if node.op_type == "MatMul" else "its weight is computed at run time"
-    if node.op_type == "MatMul" and _rank(node.inputs[1]) != 2:
-        return f"its constant operand has rank {_rank(node.inputs[1])}, and per-channel scales need rank 2"
-    if node.op_type == "Gemm":
-        scaled = [name for name in ("alpha", "beta") if node.attributes.get_float(name, 1.0) != 1.0]
-        if scaled or node.attributes.get_int("transA", 0) != 0:
-            return f"its {', '.join(scaled) or 'transA'} is not the default"
-    bias = input_at(node, 2)
-    if bias is None:
-        return None
-    if bias.const_value is None:
-        return "its bias is computed at run time"
-    rows = bias.const_value.shape.numpy()[:-1]
-    return "its bias differs from row to row" if any(size != 1 for size in rows) else None
+def _names_output(node: ir.Node) -> bool:
+    return is_standard(node, "Identity") and node.outputs[0].is_graph_output()
 
 
 def _weight_site(node: ir.Node, number_format: NumberFormat, target: Target) -> WeightSite:
@@ -289,7 +282,7 @@ def _weight_site(node: ir.Node, number_format: NumberFormat, target: Target) -> 
     return WeightSite(
         node=str(node.name),
         initializer=str(weight.name),
-        axis=channel_axis(node, _rank(weight)) if rule is not None and rule.per_channel else None,
+        axis=channel_axis(node, rank_of(weight)) if rule is not None and rule.per_channel else None,
         number_format=number_format,
         data_input=str(data.name),
         bias=None if bias is None else str(bias.name),
@@ -303,41 +296,3 @@ def _narrowed(number_format: NumberFormat, bits: int) -> NumberFormat:
 def _values(graph: ir.Graph) -> list[ir.Value]:
     """All values that are computed or fed, in graph order."""
     return [*graph.inputs, *(value for node in graph for value in node.outputs)]
-
-
-def _before(weighted: list[ir.Node]) -> dict[ir.Node, set[ir.Node]]:
-    """For each layer the layers right before it, with no other layer between."""
-    layers = set(weighted)
-    before: dict[ir.Node, set[ir.Node]] = {}
-    for layer in weighted:
-        before[layer], seen, stack = set(), set[ir.Node](), [layer]
-        while stack:
-            node = stack.pop()
-            for maker in (producer(node, position) for position in range(len(node.inputs))):
-                if maker is None or maker in seen:
-                    continue
-                seen.add(maker)
-                if maker in layers:
-                    before[layer].add(maker)
-                else:
-                    stack.append(maker)
-    return before
-
-
-def _data_inputs(node: ir.Node, rule: OperatorRule) -> tuple[int, ...]:
-    if rule.kind == "weighted":
-        return (0,) if _constant(node, 1) else (0, 1)
-    return rule.inputs or tuple(i for i, value in enumerate(node.inputs) if value is not None)
-
-
-def _constant(node: ir.Node, index: int) -> bool:
-    value = input_at(node, index)
-    return value is not None and value.const_value is not None
-
-
-def _rank(value: ir.Value | None) -> int:
-    return 0 if value is None or value.shape is None else len(value.shape)
-
-
-def _is_float(value: ir.Value) -> bool:
-    return value.dtype is None or value.dtype == ir.DataType.FLOAT

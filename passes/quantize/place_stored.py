@@ -5,7 +5,7 @@ row along the last axis has a scale of its own, which needs no data.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import replace
 
 import numpy as np
@@ -20,7 +20,13 @@ _LEAST_ROW = 8  # a scale takes four bytes
 
 
 def place_stored(
-    model: ir.Model, target: Target, weights: Sequence[WeightSite], *, matrices: NumberFormat, tables: NumberFormat
+    model: ir.Model,
+    target: Target,
+    weights: Sequence[WeightSite],
+    *,
+    matrices: NumberFormat,
+    tables: NumberFormat,
+    excluded: Set[str] = frozenset(),
 ) -> tuple[StoredSite, ...]:
     """Find the constants, each once, by the target's rules.
 
@@ -30,6 +36,7 @@ def place_stored(
         weights: of layers; a constant that holds the numbers of one of them shares its codes.
         matrices: format of what is multiplied, as in recurrent layers.
         tables: format of the rows that a Gather looks up: they are what the layers behind it get, as images are.
+        excluded: names of nodes whose constants stay float.
 
     """
     found: dict[str, StoredSite] = {}
@@ -37,7 +44,8 @@ def place_stored(
         rule = next((rule for rule in target.stored if is_standard(node, rule.op_type)), None)
         for position in rule.inputs if rule is not None else ():
             value = input_at(node, position)
-            if value is not None and value.name not in found and _is_worthwhile(value):
+            kept = value is not None and any(use.node.name in excluded for use in value.uses())
+            if value is not None and not kept and value.name not in found and _is_worthwhile(value):
                 number_format = tables if node.op_type == "Gather" else matrices
                 twin = _find_twin(model.graph, value, weights)
                 found[str(value.name)] = StoredSite(

@@ -62,7 +62,12 @@ def compile_command(call: Call[CompileOptions]) -> Answer:
     if result.gate_missed:
         from zsq_compile.stages.gate import describe_held
 
-        got = describe_held(result.report.agreement_estimate, result.report.held_agreement)
+        metric = result.report.metric
+        got = (
+            describe_held(result.report.agreement_estimate, result.report.held_agreement)
+            if metric is None
+            else f"the metric keeps {metric['kept']:.4f} of the float model's {metric['float']:g}"
+        )
         complaint = f"--min-agreement {call.config.min_agreement} was missed: {got}; {result.path} was written"
     from zsq_compile.cli.result_table import print_result
 

@@ -11,6 +11,7 @@ from zsq_compile.config.units import size_words
 from zsq_compile.data.input_spec import InputKind
 from zsq_compile.data.posterior import Posterior
 from zsq_compile.inspection.findings import Inspection
+from zsq_compile.tasks.task import Task
 
 KIND_WORDS: Mapping[InputKind, str] = {
     "picture": "pictures",
@@ -56,7 +57,8 @@ def facts(found: Inspection) -> list[tuple[str, str]]:
         assumed = f", read as {one.assumed}" if one.assumed is not None else ""
         rows.append(("input", f"{one.name} {one.dtype} {'x'.join(map(str, one.shape))}{assumed}"))
         rows.append(("takes", f"{KIND_WORDS[one.kind]}: {one.reason}"))
-    rows.append(("outputs", ", ".join(found.outputs)))
+    rows.append(("task", f"{found.task.kind}: {found.task.reason}" if found.task.heads else found.task.kind))
+    rows += _output_facts(found.task)
     rows.append(("statistics", f"{found.statistics.source}; {found.statistics.coverage}"))
     rows += [row for posterior in found.posteriors.values() for row in _scale_facts(posterior)]
     rows += _placement_facts(found)
@@ -64,6 +66,16 @@ def facts(found: Inspection) -> list[tuple[str, str]]:
     rows += [("note", text) for text in found.notes]
     rows += [("look at", text) for text in found.warnings]
     return rows
+
+
+def _output_facts(task: Task) -> list[tuple[str, str]]:
+    """Rows of the outputs, those that hold the same for the same reason in one."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for one in task.outputs:
+        alike.setdefault((one.role, one.reason), []).append(one.name)
+    rows = [("output", f"{', '.join(names)}: {role}, as {reason}") for (role, reason), names in alike.items()]
+    left = len(rows) - _MOST_REASONS
+    return rows if left <= 0 else [*rows[:_MOST_REASONS], ("output", f"{left} more, see --json")]
 
 
 def _scale_facts(posterior: Posterior) -> list[tuple[str, str]]:

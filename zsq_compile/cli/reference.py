@@ -18,6 +18,7 @@ from typing import get_args, get_origin
 from zsq_compile.cli.command import COMMANDS, EXIT_CODES, Command
 from zsq_compile.cli.entry import main as run
 from zsq_compile.cli.options import CONFIGURED, CommandOptions, default_words, help_text
+from zsq_compile.config.checks import Shape
 from zsq_compile.config.compile import GENERATORS, CompileConfig, InputConfig, QuantizationConfig
 from zsq_compile.config.distillation import DistillConfig
 from zsq_compile.config.fields import Setting, settings_of
@@ -110,7 +111,10 @@ def _values(one: Setting, *, in_file: bool = False) -> str:
     if get_origin(one.kind) is tuple:
         return f"list of {_TYPES[get_args(one.kind)[0]]}s"
     if get_origin(one.kind) is Mapping:
-        return 'table of shapes by input name, such as "?x3x224x224"'
+        shapes = get_args(one.kind)[1] == Shape
+        return f"table of {'shapes by input name, such as' if shapes else 'bits by pattern, 8, 4, 3, 2 or'} " + (
+            '"?x3x224x224"' if shapes else '"float"'
+        )
     return " ".join(word for word in (_TYPES.get(one.kind, "path"), str(one.bounds or "")) if word)
 
 

@@ -17,9 +17,10 @@ from zsq_compile.files import file_bytes
 from zsq_compile.frontend.load import LoadedModel
 from zsq_compile.progress import Progress
 from zsq_compile.stages.estimate_agreement import EstimateInputs
-from zsq_compile.verification.agreement_estimate import AgreementEstimate, compare_families, run_families
+from zsq_compile.verification.agreement_estimate import AgreementEstimate
 from zsq_compile.verification.fusion import Fusion, inspect_fusion
 from zsq_compile.verification.latency import Latency, measure_latency
+from zsq_compile.verification.measure_families import compare_families, run_families
 from zsq_compile.verification.running import first_sample, fitting_batch
 from zsq_compile.verification.side_by_side import Quality, SideBySide, run_side_by_side
 
@@ -119,7 +120,9 @@ def _estimates(
             continue
         if all(got[name][out].shape == array.shape for name, whole in wanted.items() for out, array in whole.items()):
             calibration = f"calibrated on {rows[int(key)].calibrated_on} data"
-            found[key] = judge.estimate_inputs.estimate(compare_families(wanted, got), calibration)
+            found[key] = judge.estimate_inputs.estimate(
+                compare_families(wanted, got, judge.estimate_inputs.task), calibration
+            )
     return found
 
 

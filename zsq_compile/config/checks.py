@@ -1,6 +1,7 @@
 """Checks of single values, with one wording for all of them: what is wanted, what came."""
 
 import math
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,14 +70,14 @@ def parse_size(text: str) -> int | float:
     return number if number <= 1.0 else int(number)
 
 
-def require_mixed_goal(mixed: bool, max_size: str | None, min_agreement: float | None) -> None:
+def require_mixed_goal(mixed: bool, max_size: str | None, least_kept: float | None) -> None:
     """Raise ConfigError where mixed bits have no goal, or a limit of size is given without them."""
     if max_size is not None:
         parse_size(max_size)
         if not mixed:
             raise ConfigError("max_size limits the bits that mixed chooses: give mixed (--mixed) as well")
-    elif mixed and min_agreement is None:
-        raise ConfigError("mixed needs a goal: max_size (--max-size 200k or 0.15), or min_agreement (0.97)")
+    elif mixed and least_kept is None:
+        raise ConfigError("mixed needs a goal: max_size (--max-size 200k or 0.15), min_agreement (0.97), or a metric")
 
 
 def require_shape(name: str, shape: Shape) -> None:
@@ -106,6 +107,29 @@ def require_paths(option: str, paths: Sequence[str]) -> None:
     for path in paths:
         if not Path(path).exists():
             raise ConfigError(f"{option} wants a file or a folder, got {path}, which does not exist")
+
+
+def require_patterns(option: str, patterns: Sequence[str]) -> None:
+    """Raise ConfigError unless every pattern is a text that is not empty; they are no text by themselves."""
+    if isinstance(patterns, str) or not all(isinstance(one, str) and one.strip() for one in patterns):
+        raise ConfigError(
+            f"quantization.{option} takes patterns, each a text such as '/head/*' or Softmax, got {patterns!r}"
+        )
+
+
+def require_command(command: str | None) -> None:
+    """Raise ConfigError unless a command of a metric can be split into words and names the file."""
+    if command is None:
+        return
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise ConfigError(f"metric is no command ({error}), got {command!r}") from error
+    if not any("{model}" in word for word in words[1:]):
+        raise ConfigError(
+            f"metric needs a command and {{model}} where the path of a file belongs, such as "
+            f"'python eval.py {{model}}', got {command!r}"
+        )
 
 
 def require_one_source(checkpoint: str | None, bn_stats: str | None) -> None:

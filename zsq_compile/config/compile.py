@@ -11,10 +11,13 @@ from typing import Annotated, Literal, get_args
 from zsq_compile.config.checks import (
     Bounds,
     Shape,
+    require_choice,
+    require_command,
     require_mixed_goal,
     require_number,
     require_one_source,
     require_paths,
+    require_patterns,
     require_shapes,
 )
 from zsq_compile.config.conditional_generators import AdadfqConfig, ConditionalConfig, GdfqConfig, ZsCganConfig
@@ -50,6 +53,7 @@ WIDTHS = (8, 4, 3, 2)
 """Widths in bits that weights and activations can be given."""
 
 Width = Annotated[int, WIDTHS]
+LayerBits = int | Literal["float"]
 
 Numbers = Annotated[tuple[float, ...], Option(panel=INPUT, metavar="A,B,C", default="inferred", read=parse_numbers)]
 
@@ -177,10 +181,10 @@ class QuantizationConfig:
         weight_scales: how the scale of each output channel is chosen: ``mse`` searches it, ``minmax`` takes the
             channel's largest weight.
         quantize_outputs: also quantize the graph outputs. Off by default: quantized logits clip the top classes.
-        exclude: what is to stay float: a pattern of names of layers or values, or of operators, such as ``/head/*`` or
-            ``Softmax``; once for each.
-        layer_bits: bits of the weights of single layers, or ``float``: a pattern as of ``exclude``, =, and the bits;
-            once for each. In Python by pattern.
+        exclude: what is to stay float: a pattern of names of layers or values, or of operators, such as '/head/*' or
+            Softmax; once for each. Excluded layers keep float weights.
+        layer_bits: bits of the weights of single layers, or float: a pattern as of ``exclude``, =, and the bits; once
+            for each. The last one that fits a layer holds. In Python by pattern.
 
     """
 
@@ -196,13 +200,17 @@ class QuantizationConfig:
     quantize_outputs: bool = False
     exclude: Annotated[tuple[str, ...], Option(panel=PRECISION, metavar="PATTERN")] = ()
     layer_bits: Annotated[
-        Mapping[str, Width | Literal["float"]],
+        Mapping[str, LayerBits],
         Option(panel=PRECISION, metavar="PATTERN=8|float", read=parse_layer_bits),
     ] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check the values; ConfigError when one is wrong."""
         check_fields(self, "quantization")
+        require_patterns("exclude", self.exclude)
+        require_patterns("layer_bits", tuple(self.layer_bits))
+        for pattern, bits in self.layer_bits.items():
+            require_choice(f"quantization.layer_bits of {pattern}", bits, (*WIDTHS, "float"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -249,8 +257,9 @@ class CompileConfig:
         keep_quality: what is left in float because 8 bits harm the outputs: nothing at ``off``, only what ruins them at
             ``fast``, until the noise changes next to nothing at ``balanced``, and until it changes nothing that can be
             measured at ``best``, whatever time it costs.
-        metric: command that prints a number for a file, larger for a better one, such as ``python eval.py {model}``; it
-            then decides what stays float and how many bits a layer has.
+        metric: command that prints a number for a file, larger for a better one, such as 'python eval.py {model}'. No
+            shell runs it, {model} becomes the path of a file, and the last number that it prints counts: in the report
+            for both files, and instead of decisions in ``mixed`` and ``min_agreement``, which is 0.99 then.
         mixed: choose the bits of every layer, ``bits`` at most: the least output noise within ``max_size``, or without
             it the smallest file that keeps ``min_agreement``.
         max_size: with ``mixed``: most bytes of the file, or its share of the float file.
@@ -294,6 +303,7 @@ class CompileConfig:
     def __post_init__(self) -> None:
         """Check the values; ConfigError when one is wrong."""
         check_fields(self)
+        require_command(self.metric)
         if not self.target:
             raise ConfigError("target needs the name of a target or the path of a target file, got an empty text")
         if self.effort == "fast" and self.quantization.rounding in get_args(LearnedRounding):
@@ -302,7 +312,7 @@ class CompileConfig:
                 "the effort balanced, or the rounding gptq"
             )
         require_one_source(self.checkpoint, self.bn_stats)
-        require_mixed_goal(self.mixed, self.max_size, self.min_agreement)
+        require_mixed_goal(self.mixed, self.max_size, self.least_kept)
         if self.distill is not None and self.distill.steps is None and self.effort == "fast" and not self.time_budget:
             raise ConfigError(
                 "distill (--distill) has no steps at the effort fast: take another, or give distill.steps"
@@ -317,6 +327,11 @@ class CompileConfig:
             require_source(self.distill, "take --generator zs-cgan, gdfq or adadfq")
         if self.low_pass is not None:
             require_source(self.distill, "low_pass filters finished images only, leave it out")
+
+    @property
+    def least_kept(self) -> float | None:
+        """Share of the float model's decisions, or of its metric, that is to be kept; 0.99 of a metric without word."""
+        return 0.99 if self.min_agreement is None and self.metric is not None else self.min_agreement
 
     @property
     def learned_rounding(self) -> LearnedRounding | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from zsq_compile.config.checks import Shape
-from zsq_compile.config.compile import GENERATORS, CompileConfig, GeneratorConfig
+from zsq_compile.config.compile import GENERATORS, CompileConfig, GeneratorConfig, LayerBits
 from zsq_compile.config.fields import Setting, settings_of
 from zsq_compile.config.units import parse_shape
 from zsq_compile.errors import ConfigError
@@ -59,7 +59,8 @@ def _value(one: Setting, value: object) -> object:
     entries = _table(one.key, value) if kind is Mapping else {}
     try:
         if kind is Mapping:
-            return {name: _shape(size) for name, size in entries.items()}
+            of_entry = _shape if parts[1] == Shape else _bits
+            return {name: of_entry(given) for name, given in entries.items()}
         if isinstance(value, str) and one.option is not None and one.option.read is not None:
             return one.option.read(value)
         if kind is tuple:
@@ -91,6 +92,10 @@ def _shape(value: object) -> Shape:
     if isinstance(value, list):
         return tuple(_strict(size, int) for size in value)
     raise ConfigError(f'wanted a shape such as "1x3x224x224" or [1, 3, 224, 224], got {value!r}')
+
+
+def _bits(value: object) -> LayerBits:
+    return "float" if value == "float" else int(_strict(value, int))
 
 
 def _generator(value: object) -> GeneratorConfig:

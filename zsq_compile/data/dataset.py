@@ -9,7 +9,8 @@ Accepted forms, one or several:
 4. ``DIR/labels.csv`` with a file name and a class on each line (a header line is allowed), files beside it;
 5. ``DIR/CLASS/FILE``, one folder per class, numbered in sorted order unless the folders' names are numbers already;
 6. ``DIR/FILE``: files without labels;
-7. ``DIR/test_data_set_N/input_K.pb``, ONNX's own test data, which go in as they are.
+7. ``DIR/test_data_set_N/input_K.pb``, ONNX's own test data, which go in as they are;
+8. files with boxes, masks or texts, in the forms that ``annotated_folders.find_annotated`` lists.
 
 Arrays go in as they are, but for bytes: uint8 arrays for an input that takes pictures as floats are RGB pictures of any
 size, and are prepared like picture files. Axes are brought into order where one order alone fits. A recurrent state may
@@ -24,6 +25,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from zsq_compile.data.annotated_arrays import take_annotations
+from zsq_compile.data.annotated_folders import find_annotated
+from zsq_compile.data.annotations import Annotations, join_annotations, place_truths
 from zsq_compile.data.array_files import Arrays, by_name, is_array, open_array
 from zsq_compile.data.folders import find_files
 from zsq_compile.data.input_spec import InputSpec
@@ -33,6 +37,7 @@ from zsq_compile.data.pictures import Pixels, Preparation, as_pictures, is_pictu
 from zsq_compile.data.preprocessing import Preprocessing, unit_preprocessing
 from zsq_compile.data.sounds import as_windows, is_sound, read_sound, takes_sound, wanted_rate
 from zsq_compile.errors import ConfigError
+from zsq_compile.tasks.truths import Truth, TruthKind
 
 _LABELS, _IMAGES = "labels", "images"
 FORMS = "a picture, a .wav, an .npy or an .npz file, or a folder of these"
@@ -50,12 +55,14 @@ class Dataset:
         samples: by input name; pictures are of the input that ``preparation`` is for.
         labels: class of every sample, (N,) int64, or None.
         preparation: how pictures become input; None when all samples are inputs already.
+        annotations: boxes, masks or texts of every sample, or None.
 
     """
 
     samples: Mapping[str, Rows]
     labels: NDArray[np.int64] | None
     preparation: Preparation | None
+    annotations: Annotations | None = None
 
     def __len__(self) -> int:
         """Count the samples."""
@@ -67,6 +74,21 @@ class Dataset:
             rows = slice(start, min(start + size, len(self)))
             feeds = {name: self._prepared(name, source[rows]) for name, source in self.samples.items()}
             yield feeds, None if self.labels is None else self.labels[rows]
+
+    @property
+    def truth_kind(self) -> TruthKind | None:
+        """What kind of labels there are; None without any."""
+        return self.annotations.kind if self.annotations is not None else None if self.labels is None else "classes"
+
+    def truths(self, start: int, stop: int) -> list[Truth]:
+        """Return what is true of samples from ``start`` to ``stop``, as its input is cut; [] without labels."""
+        if self.annotations is None:
+            return [] if self.labels is None else [int(label) for label in self.labels[start:stop]]
+        part = self.annotations.part(slice(start, stop))
+        if self.preparation is None:
+            return place_truths(part)
+        spec = self.preparation.spec
+        return place_truths(part, self.samples[spec.name][start:stop], (spec.height, spec.width))
 
     def arrays(self, preprocessing: Preprocessing | None = None) -> dict[str, NDArray[Any]]:
         """Return all inputs by name, (count, ...), with pictures prepared so, or as they are prepared already."""
@@ -91,6 +113,7 @@ class Dataset:
             self,
             samples={name: rows[:count] for name, rows in self.samples.items()},
             labels=None if self.labels is None else self.labels[:count],
+            annotations=None if self.annotations is None else self.annotations.part(slice(count)),
         )
 
     def every(self, step: int) -> "Dataset":
@@ -99,6 +122,7 @@ class Dataset:
             self,
             samples={name: rows[::step] for name, rows in self.samples.items()},
             labels=None if self.labels is None else self.labels[::step],
+            annotations=None if self.annotations is None else self.annotations.part(slice(None, None, step)),
         )
 
     def _prepared(self, name: str, rows: Rows) -> NDArray[Any]:
@@ -189,11 +213,13 @@ class Reader:
             parts[0],
             samples={name: _behind([part.samples[name] for part in parts]) for name in parts[0].samples},
             labels=np.concatenate(labels) if len(labels) == len(parts) else None,
+            annotations=join_annotations([part.annotations for part in parts]),
         )
 
     def take(self, arrays: Arrays, what: str) -> Dataset:
         """Take arrays by the names of inputs, or ``images``, or those that there is one place for alone."""
         names = [spec.name for spec in self.inputs]
+        arrays, annotations = take_annotations(arrays, names, what)
         has_labels = _LABELS in arrays and _LABELS not in names
         labels = np.asarray(arrays[_LABELS]).reshape(-1).astype(np.int64) if has_labels else None
         rest = {name: np.asarray(array) for name, array in arrays.items() if not (has_labels and name == _LABELS)}
@@ -210,7 +236,11 @@ class Reader:
         if (labels is not None and len(labels) != len(dataset)) or not len(dataset):
             counts = sorted({len(dataset)} | (set() if labels is None else {len(labels)}))
             raise ConfigError(f"{what}: wanted as many labels as samples and at least one, got lengths {counts}")
-        return replace(dataset, labels=labels)
+        if annotations is not None and len(annotations.rows) != len(dataset):
+            raise ConfigError(
+                f"{what}: wanted {annotations.kind} of {len(dataset)} samples, got {len(annotations.rows)}"
+            )
+        return replace(dataset, labels=labels, annotations=annotations)
 
     def _named(self, arrays: Arrays, what: str, *, stacked: bool = False) -> Dataset:
         """Take arrays by the names of inputs; bytes for a picture in floats are pictures."""
@@ -253,6 +283,14 @@ class Reader:
             samples = {spec.name: convert(arrays[spec.name], spec, str(path)) for spec in self.inputs}
             return Dataset(samples=samples, labels=None, preparation=None)
         for kind in self._kinds():
+            if (annotated := find_annotated(path, kind)) is not None:
+                files, annotations = annotated
+                dataset = self._rows([(file, None) for file in files], path)
+                if len(dataset) != len(files):  # a sound gives several windows, and one text is not of any of them
+                    raise ConfigError(
+                        f"{path} has a text for each file, but files hold several samples: cut them first"
+                    )
+                return replace(dataset, labels=None, annotations=annotations)
             if entries := find_files(path, kind):
                 return self._rows(entries, path)
         for kind, word in ((is_picture, "picture"), (is_sound, "sound")):

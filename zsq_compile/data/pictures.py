@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ Pixels = NDArray[np.uint8]
 
 _USUAL = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"})
 _NO_PICTURES = frozenset({".pdf", ".eps", ".ps", ".h5", ".hdf", ".grib", ".bufr", ".mpg", ".mpeg"})
+_ORIENTATION, _ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)  # EXIF 2.3
 _KEPT_MODES = ("L", "RGB", "RGBA")
 
 
@@ -70,6 +71,23 @@ def read_picture(path: Path) -> Pixels:
         raise ConfigError(f"cannot read {path} as a picture: {error}") from error
 
 
+def picture_size(path: Path) -> tuple[int, int]:
+    """Return rows and columns of a picture as ``read_picture`` gives it, without its pixels.
+
+    Raises:
+        ConfigError: Pillow does not read it.
+
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            turned = image.getexif().get(_ORIENTATION, 1) in _ON_ITS_SIDE
+            return (image.width, image.height) if turned else (image.height, image.width)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ConfigError(f"cannot read {path} as a picture: {error}") from error
+
+
 def _as_bytes(values: NDArray[Any], path: Path) -> Pixels:
     """Bring gray levels of 16 bits, or of floats in [0, 1], to 8 bits; wider numbers up to 255 are such levels."""
     levels = values.astype(np.float64)
@@ -101,11 +119,27 @@ def fit_picture(image: Pixels, height: int, width: int) -> Pixels:
     """Scale (H, W, channels) until it covers another size, and cut that around its middle."""
     if image.shape[:2] == (height, width):
         return image
-    scale = max(height / image.shape[0], width / image.shape[1])
-    rows, columns = max(height, round(image.shape[0] * scale)), max(width, round(image.shape[1] * scale))
-    resized = resize_picture(image, rows, columns)
-    top, left = (rows - height) // 2, (columns - width) // 2
-    return resized[top : top + height, left : left + width]
+    frame = frame_picture(image.shape[0], image.shape[1], height, width)
+    resized = resize_picture(image, frame.rows, frame.columns)
+    return resized[frame.top : frame.top + height, frame.left : frame.left + width]
+
+
+class Frame(NamedTuple):
+    """Where a picture ends up: scaled to ``rows`` and ``columns``, then cut to ``height`` and ``width``."""
+
+    rows: int
+    columns: int
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def frame_picture(rows: int, columns: int, height: int, width: int) -> Frame:
+    """Find where a picture of some size ends up that is scaled until it covers another, and cut around its middle."""
+    scale = max(height / rows, width / columns)
+    down, right = max(height, round(rows * scale)), max(width, round(columns * scale))
+    return Frame(down, right, (down - height) // 2, (right - width) // 2, height, width)
 
 
 def resize_picture(image: Pixels, rows: int, columns: int) -> Pixels:

@@ -17,8 +17,7 @@ from passes.analysis.count_work import Work
 from passes.emit.emit import emitted_bytes, weight_bytes
 from passes.plan import QuantizationPlan
 from zsq_compile.data.input_spec import InputSpec
-from zsq_compile.frontend.declared_outputs import declared_outputs
-from zsq_compile.metrics import Z90, logistic, score_output
+from zsq_compile.metrics import Z90, logistic
 
 # Samples that compiling makes at the default effort, held-out ones included: of small and of large inputs.
 _SAMPLES, _LEARNED_SAMPLES = (320, 80), (1280, 160)
@@ -57,7 +56,7 @@ class Estimate:
         bytes: of the file, about.
         share: of the float file's bytes, or of its parameters' where it does not hold them.
         seconds: at the default effort on two cores; half and twice as much are likely.
-        usual: agreement that classifiers of this class kept; None where no output has class scores.
+        usual: agreement that classifiers of this class kept; None where it is no classifier.
 
     """
 
@@ -145,8 +144,3 @@ def has_depthwise(model: ir.Model) -> bool:
         if node.attributes.get_int("group", 1) > 1 and shape is not None and shape[1] == 1:
             return True
     return False
-
-
-def may_classify(model: ir.Model) -> bool:
-    """Whether an output has one row of class scores for each sample, as far as shapes are known."""
-    return score_output(declared_outputs(model, unknown=0)) is not None

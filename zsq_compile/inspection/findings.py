@@ -13,6 +13,7 @@ from zsq_compile.data.posterior import Posterior
 from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.inspection.estimates import Estimate
 from zsq_compile.reporting.plain import plain
+from zsq_compile.tasks.task import Task
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,6 +113,7 @@ class Inspection:
         operators: operators of the file with the number of their nodes, the most frequent first.
         inputs: of the model.
         outputs: names of its outputs.
+        task: what it is for, and what each of its outputs holds.
         work: of one sample.
         statistics: of the training data, as far as known.
         preprocessing: the most probable one of the first picture and of every signal whose scale is told, by input.
@@ -134,6 +136,7 @@ class Inspection:
     operators: tuple[tuple[str, int], ...]
     inputs: tuple[InputFacts, ...]
     outputs: tuple[str, ...]
+    task: Task
     work: Work
     statistics: StatisticsFacts
     preprocessing: Mapping[str, Preprocessing]

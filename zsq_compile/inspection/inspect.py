@@ -31,13 +31,14 @@ from zsq_compile.inspection.estimates import (
     estimate_bytes,
     estimate_seconds,
     has_depthwise,
-    may_classify,
     usual_agreement,
 )
 from zsq_compile.inspection.find_posteriors import find_posteriors
 from zsq_compile.inspection.findings import FloatNodes, InputFacts, Inspection, PlacementFacts, StatisticsFacts
-from zsq_compile.inspection.runtime_probe import draw_inputs, find_ranges
+from zsq_compile.inspection.runtime_probe import Arrays, draw_inputs, find_outputs, find_ranges
 from zsq_compile.progress import Silent
+from zsq_compile.tasks.find_task import find_task
+from zsq_compile.tasks.task import TaskKind
 
 _ESTIMATED_BITS = (8, 4)
 _MOST_WORK = 6_000_000_000  # multiplications of the one sample that ranges are taken from: a third of a second
@@ -83,7 +84,9 @@ def inspect_model(
     preprocessing = best_of(posteriors)
     network = prepare_float(loaded.model, statistics, equalize=False, target=goal)
     plans = {bits: place_quantizers(network, goal, bits=bits) for bits in _ESTIMATED_BITS}
-    ranges, how = _find_ranges(network, plans[8], loaded, preprocessing, work, rng)
+    feeds, why = _draw_feeds(loaded, preprocessing, work, rng)
+    ranges, how = ({}, why) if feeds is None else _find_ranges(network, plans[8], feeds)
+    task = find_task(loaded.model, None if feeds is None else _find_outputs(loaded, feeds))
     whole = path.stat().st_size
     if whole < 4 * work.parameters:  # there may be weights beside it; finding out reads the file once more
         whole = file_bytes(path)
@@ -94,6 +97,7 @@ def inspect_model(
         operators=tuple(loaded.operators.items()),
         inputs=_inputs(loaded),
         outputs=loaded.outputs,
+        task=task,
         work=work,
         statistics=_statistics(known),
         preprocessing=preprocessing,
@@ -103,7 +107,7 @@ def inspect_model(
         dead_channels=find_dead_channels(network),
         bias_risks=find_bias_risks(network, plans[8], ranges),
         scale_conflicts=find_scale_conflicts(plans[8], ranges),
-        estimates=_estimates(network, plans, goal, loaded, work, whole, synthesized=bool(statistics.usable)),
+        estimates=_estimates(network, plans, goal, loaded, work, whole, task.kind, synthesized=bool(statistics.usable)),
         notes=loaded.notes,
         warnings=loaded.warnings,
         seconds=time.perf_counter() - started,
@@ -111,26 +115,35 @@ def inspect_model(
     return replace(found, warnings=(*found.warnings, *advise(found)))
 
 
-def _find_ranges(
-    network: ir.Model,
-    plan: QuantizationPlan,
-    loaded: LoadedModel,
-    preprocessing: Mapping[str, Preprocessing],
-    work: Work,
-    rng: np.random.Generator,
-) -> tuple[Ranges, str]:
-    """Range of every value that would be quantized, on one synthetic sample; and how they were measured or why not."""
+def _draw_feeds(
+    loaded: LoadedModel, preprocessing: Mapping[str, Preprocessing], work: Work, rng: np.random.Generator
+) -> tuple[Arrays | None, str]:
+    """One synthetic sample for all inputs; None, and why, where there is none, or a run takes too long."""
     if work.multiplications > _MOST_WORK or work.elements > _MOST_ELEMENTS:
-        return {}, "not measured: the network is too large to be run in a moment"
+        return None, "not measured: the network is too large to be run in a moment"
     feeds = draw_inputs(loaded.inputs, 1, rng, preprocessing)
     if feeds is None:
-        return {}, "not measured: there is an input that takes neither floats nor pixels, and cannot be synthesized"
+        return None, "not measured: there is an input that takes neither floats nor pixels, and cannot be synthesized"
+    return feeds, ""
+
+
+def _find_ranges(network: ir.Model, plan: QuantizationPlan, feeds: Arrays) -> tuple[Ranges, str]:
+    """Range of every value that would be quantized, on one sample; and how they were measured or why not."""
     names = [site.value for site in plan.activations]
     try:
         return find_ranges(network, names, feeds), "measured on one synthetic sample"
     except RuntimeModelError as error:
         first = str(error).splitlines()[0]
         return {}, f"not measured: the network does not run on a synthetic sample ({first})"
+
+
+def _find_outputs(loaded: LoadedModel, feeds: Arrays) -> Arrays | None:
+    """Run one sample; without outputs whose size depends on the data, and None where the network does not run."""
+    try:
+        found = find_outputs(loaded.model, feeds)
+    except RuntimeModelError:
+        return None
+    return {name: array for name, array in found.items() if name not in loaded.uneven_outputs}
 
 
 def _inputs(loaded: LoadedModel) -> tuple[InputFacts, ...]:
@@ -204,6 +217,7 @@ def _estimates(
     loaded: LoadedModel,
     work: Work,
     whole: int,
+    kind: TaskKind,
     *,
     synthesized: bool,
 ) -> tuple[Estimate, ...]:
@@ -216,7 +230,7 @@ def _estimates(
             bytes=size,
             share=size / before,
             seconds=estimate_seconds(work, loaded.inputs, bits=bits, synthesized=synthesized),
-            usual=usual_agreement(bits, depthwise=has_depthwise(network)) if may_classify(network) else None,
+            usual=usual_agreement(bits, depthwise=has_depthwise(network)) if kind == "classification" else None,
         )
         for bits, size in estimate_bytes(network, plans, target).items()
     )

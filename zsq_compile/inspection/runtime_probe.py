@@ -103,3 +103,15 @@ def find_ranges(
     found = open_partial_session(copy, [output for pair in ends.values() for output in pair]).run(feeds)
     ranges = {name: (float(found[low]), float(found[high])) for name, (low, high) in ends.items()}
     return {name: pair for name, pair in ranges.items() if np.isfinite(pair).all()}
+
+
+def find_outputs(model: ir.Model, feeds: Mapping[str, NDArray[Any]]) -> Arrays:
+    """Return the outputs of a model on one feed, by name.
+
+    Raises:
+        RuntimeModelError: the runtime cannot load or run the model.
+
+    """
+    names = [str(value.name) for value in model.graph.outputs]
+    found = open_partial_session(model.clone(), names).run(feeds)
+    return {name: np.atleast_1d(found[name]) for name in names}

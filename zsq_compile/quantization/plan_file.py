@@ -2,20 +2,23 @@
 
     {"version": 1,
      "model_sha256": "the float file that the names belong to",
-     "weights": {"/layer1/conv/Conv": 4, ...},       bits by node name
+     "exclude": ["/head/*", "Softmax", ...],         patterns of what stays float, as of the option
+     "layer_bits": {"/backbone/*": 4, ...},          bits, or "float", by pattern, as of the option
+     "weights": {"/layer1/conv/Conv": 4, ...},       bits, or "float", by node name; these win over the patterns
      "activations": {"/layer1/Relu_output_0": 8, ...}}   bits, or "float", by value name
 
-What the file does not name keeps the width that the other options say.
+All but the version may be left out. What the file does not name keeps the width that the other options say. A file that
+was saved names everything: its ``exclude`` holds names, and its ``layer_bits`` nothing.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from passes.plan import QuantizationPlan
-from passes.quantize.override_widths import Width, Widths, widths_of
+from passes.quantize.override_widths import Width, widths_of
 from zsq_compile.errors import ConfigError
 from zsq_compile.files import written_whole
 
@@ -28,13 +31,10 @@ class PlanFile:
 
     version: int = _VERSION
     model_sha256: str = ""
-    weights: Mapping[str, int]
-    activations: Mapping[str, Width]
-
-    @property
-    def widths(self) -> Widths:
-        """What ``override_widths`` takes."""
-        return Widths(weights=self.weights, activations=self.activations)
+    exclude: tuple[str, ...] = ()
+    layer_bits: Mapping[str, Width] = field(default_factory=dict)
+    weights: Mapping[str, Width] = field(default_factory=dict)
+    activations: Mapping[str, Width] = field(default_factory=dict)
 
 
 def read_plan(path: Path) -> PlanFile:
@@ -47,11 +47,9 @@ def read_plan(path: Path) -> PlanFile:
         raise ConfigError(f"plan file {path} is not valid JSON: {error}") from error
     if not isinstance(plain, dict):
         raise ConfigError(f"plan file {path} must hold an object with weights and activations, got {plain!r:.40}")
-    unknown = sorted(plain.keys() - {"version", "model_sha256", "weights", "activations"})
-    if unknown:
-        raise ConfigError(
-            f"plan file {path}: unknown key {unknown[0]!r}; it has version, model_sha256, weights and activations"
-        )
+    known = [one.name for one in fields(PlanFile)]
+    if unknown := sorted(plain.keys() - set(known)):
+        raise ConfigError(f"plan file {path}: unknown key {unknown[0]!r}; it has {', '.join(known)}")
     if plain.get("version") != _VERSION:
         raise ConfigError(
             f"plan file {path}: this zsq-compile reads version {_VERSION}, got {plain.get('version')!r}; "
@@ -60,17 +58,24 @@ def read_plan(path: Path) -> PlanFile:
     sha256 = plain.get("model_sha256", "")
     if not isinstance(sha256, str):
         raise ConfigError(f"plan file {path}: model_sha256 must be a text, got {sha256!r}")
+    exclude = plain.get("exclude", [])
+    if not isinstance(exclude, list) or not all(isinstance(pattern, str) and pattern for pattern in exclude):
+        raise ConfigError(f"plan file {path}: exclude must be a list of patterns, got {exclude!r:.40}")
     return PlanFile(
         model_sha256=sha256,
-        weights=_widths(plain, "weights", path, floats=False),
-        activations=_widths(plain, "activations", path, floats=True),
+        exclude=tuple(exclude),
+        layer_bits=_widths(plain, "layer_bits", path),
+        weights=_widths(plain, "weights", path),
+        activations=_widths(plain, "activations", path),
     )
 
 
 def make_plan_file(plan: QuantizationPlan, model_sha256: str) -> PlanFile:
-    """Widths of every layer and value of a plan; values that other widths left in float are marked as such."""
+    """Widths of every layer and value of a plan; what was left in float on request is marked as such."""
     widths = widths_of(plan)
-    return PlanFile(model_sha256=model_sha256, weights=widths.weights, activations=widths.activations)
+    return PlanFile(
+        model_sha256=model_sha256, exclude=plan.excluded, weights=widths.weights, activations=widths.activations
+    )
 
 
 def write_plan(path: Path, plan: PlanFile) -> None:
@@ -79,13 +84,12 @@ def write_plan(path: Path, plan: PlanFile) -> None:
         part.write_text(json.dumps(asdict(plan), indent=2) + "\n", encoding="utf-8")
 
 
-def _widths(plain: Mapping[str, Any], key: str, path: Path, *, floats: bool) -> dict[str, Any]:
+def _widths(plain: Mapping[str, Any], key: str, path: Path) -> dict[str, Any]:
     given = plain.get(key, {})
     if not isinstance(given, dict):
         raise ConfigError(f"plan file {path}: {key} must be an object of names and widths, got {given!r:.40}")
     for name, width in given.items():
         number = isinstance(width, int) and not isinstance(width, bool)
-        if not number and not (floats and width == "float"):
-            wanted = 'a number of bits or "float"' if floats else "a number of bits"
-            raise ConfigError(f"plan file {path}: {key}.{name} must be {wanted}, got {width!r}")
+        if not number and width != "float":
+            raise ConfigError(f'plan file {path}: {key}.{name} must be a number of bits or "float", got {width!r}')
     return given

@@ -8,6 +8,7 @@ import onnx_ir as ir
 from backends.target import Target
 from passes.emit.emit import emitted_bytes
 from passes.plan import QuantizationPlan
+from passes.quantize.exclude import Exclusion
 from passes.quantize.override_widths import WidthsError, override_widths
 from passes.quantize.place_quantizers import place_quantizers
 from zsq_compile.config.checks import parse_size
@@ -16,6 +17,7 @@ from zsq_compile.errors import ConfigError, QuantizationError, UnsupportedModelE
 from zsq_compile.files import file_bytes
 from zsq_compile.frontend.load import LoadedModel
 from zsq_compile.quantization.plan_file import PlanFile
+from zsq_compile.quantization.user_word import hear_user, within
 
 
 def plan_quantization(
@@ -27,11 +29,11 @@ def plan_quantization(
         model: not changed.
         target: what the runtime executes in integers.
         config: bits for all; the most that a layer may get where they are chosen for each.
-        given: bits of single layers and values, which win.
+        given: bits of single layers and values, which win over bits for all.
 
     Raises:
         UnsupportedModelError: nothing in the model can be quantized.
-        ConfigError: the plan given does not fit the model or the target.
+        ConfigError: a pattern, or the plan given, does not fit the model or the target.
 
     """
     if config.act_bits < target.least_activation_bits:
@@ -39,38 +41,52 @@ def plan_quantization(
             f"act_bits must be at least {target.least_activation_bits} on {target.name}, whose integer kernels take no "
             f"narrower values, got {config.act_bits}: give --act-bits {target.least_activation_bits}, or another target"
         )
-    plan = place_quantizers(
-        model,
-        target,
-        bits=config.bits,
-        act_bits=config.act_bits,
-        edge_bits=config.edge_bits,
-        quantize_outputs=config.quantize_outputs,
-    )
+    placed = _place(model, target, config, config.bits, config.edge_bits)
+    try:
+        word = hear_user(model, placed, config, given)
+        plan = _place(model, target, config, config.bits, config.edge_bits, word.excluded) if word.floats else placed
+        plan = override_widths(plan, target, within(plan, word.widths))
+    except WidthsError as error:
+        raise ConfigError(f"{'layer_bits' if given is None else 'the plan'} does not fit: {error}") from error
     if not plan.weights and not plan.stored:
+        if placed.weights or placed.stored:
+            raise ConfigError("exclude and layer_bits leave nothing to quantize: leave something to integers")
         reasons = "; ".join(f"{refusal.where} ({refusal.op_type}): {refusal.reason}" for refusal in plan.refusals[:3])
         raise UnsupportedModelError(
             f"nothing in this model can be quantized for {target.name}: it needs a Conv, Gemm or MatMul with constant "
             f"weights{', but ' + reasons if reasons else ' and has none'}"
         )
-    if given is None:
-        return plan
-    try:
-        return override_widths(plan, target, given.widths)
-    except WidthsError as error:
-        raise ConfigError(f"the plan does not fit: {error}") from error
+    return plan
 
 
 def plan_narrowest(model: ir.Model, target: Target, config: QuantizationConfig) -> QuantizationPlan:
-    """Plan with the fewest bits that each layer may get: ``edge_bits`` is the floor of edge layers, if it is given."""
+    """Plan with the fewest bits that each layer may get.
+
+    ``edge_bits`` is the floor of edge layers, if it is given, and ``layer_bits`` that of the layers that it names.
+    """
     bits = min(WIDTHS)
+    edge_bits = config.edge_bits or bits
+    word = hear_user(model, _place(model, target, config, bits, edge_bits), config)
+    plan = _place(model, target, config, bits, edge_bits, word.excluded)
+    return override_widths(plan, target, within(plan, word.widths))
+
+
+def _place(
+    model: ir.Model,
+    target: Target,
+    config: QuantizationConfig,
+    bits: int,
+    edge_bits: int | None,
+    excluded: Exclusion | None = None,
+) -> QuantizationPlan:
     return place_quantizers(
         model,
         target,
         bits=bits,
         act_bits=config.act_bits,
-        edge_bits=config.edge_bits or bits,
+        edge_bits=edge_bits,
         quantize_outputs=config.quantize_outputs,
+        excluded=excluded or Exclusion(),
     )
 
 

@@ -1,6 +1,6 @@
 """What every step of quantization takes and gives: the float network, and the state that the quantized one is in."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -33,6 +33,8 @@ class FloatNetwork:
         limit: bytes that the file may have; None for any number.
         device: where networks are reconstructed and distilled; the closed forms run on the processor.
         task: what the outputs are; None where nobody has looked.
+        asked: the user's metric: what share of the float model's number the file of a state keeps, by what it is in
+            words; None where the user has none.
 
     """
 
@@ -44,6 +46,7 @@ class FloatNetwork:
     limit: int | None = None
     device: torch.device = _CPU
     task: Task | None = None
+    asked: Callable[[str, "QuantizedState"], float] | None = None
 
     @property
     def model(self) -> ir.Model:

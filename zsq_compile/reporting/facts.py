@@ -59,6 +59,10 @@ def calibration_facts(report: "Report") -> Facts:
         estimate = report.agreement_estimate
         facts.append(("estimated agreement on real data", f"{estimate.describe()}, {estimate.calibration_source}"))
         facts += [("if the input is", one.describe()) for one in estimate.hypotheses]
+    if report.metric is not None:
+        said, runs = report.metric, len(report.metric["runs"]) - 1
+        text = f"{said['float']:g} -> {said['quantized']:g} ({said['kept']:.2%} kept) by {said['command']}"
+        facts.append(("metric", f"{text}, which was asked of {runs} trials" if runs else text))
     facts.append(("data", report.data))
     if report.statistics is not None:
         facts.append(("statistics", f"{report.statistics['source']}; {report.coverage}"))

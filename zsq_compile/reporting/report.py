@@ -55,6 +55,8 @@ class Report:
         speed_trials: other forms of the file that were timed because it was slower than float, as plain values, the one
             that took its place ``chosen``.
         agreement_estimate: estimated agreement on real data, with an interval; None when it was not estimated.
+        metric: what the user's command said, as plain values ("command", "float", "quantized", "kept", "runs"); None
+            without one.
         versions: of Python and of the packages, see installed_versions.
         sha256: of the files, by role ("model", "emitted").
 
@@ -84,6 +86,7 @@ class Report:
     mixed: Mapping[str, Any] | None = None
     speed_trials: tuple[Mapping[str, Any], ...] = ()
     agreement_estimate: AgreementEstimate | None = None
+    metric: Mapping[str, Any] | None = None
     versions: Mapping[str, str] = field(default_factory=lambda: installed_versions())
     sha256: Mapping[str, str] = field(default_factory=dict)
 

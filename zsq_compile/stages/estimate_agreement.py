@@ -14,8 +14,10 @@ from zsq_compile.data.batch_axes import FIRST, BatchAxes
 from zsq_compile.data.hypotheses import JointHypothesis, plausible_together
 from zsq_compile.data.input_spec import InputSpec
 from zsq_compile.data.posterior import Posterior
+from zsq_compile.stages.answering_family import ANSWERING, AnsweringFamily
 from zsq_compile.synthesis.filters.examples import Examples, vary_examples
-from zsq_compile.synthesis.images.families import input_families
+from zsq_compile.synthesis.images.families import FAMILIES, input_families
+from zsq_compile.tasks.task import Task
 from zsq_compile.verification.agreement_estimate import (
     SHIFT,
     SLOPE,
@@ -23,10 +25,11 @@ from zsq_compile.verification.agreement_estimate import (
     AgreementEstimate,
     Family,
     estimate_from_families,
-    measure_families,
 )
 from zsq_compile.verification.hypothesis_estimate import HypothesisEstimate, span
+from zsq_compile.verification.measure_families import measure_families
 from zsq_compile.verification.real_family import lower_by_real
+from zsq_compile.verification.task_estimate import TASK_FIT, TaskFit, estimate_task
 
 ASSUMED_SPREAD = 1.0
 """What SPREAD is where one preprocessing is plausible that nothing proves, and that may be another."""
@@ -34,12 +37,16 @@ ASSUMED_SPREAD = 1.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fit:
-    """Constants of the estimate, which ``benchmarks/confidence.py`` fits, each network left out in turn."""
+    """Constants of the estimate, which ``benchmarks/confidence.py`` fits, each network left out in turn.
+
+    ``task`` has those of networks that do not choose a class, which ``benchmarks/task_estimates.py`` fits.
+    """
 
     shift: float = SHIFT
     slope: float = SLOPE
     spread: float = SPREAD
     assumed_spread: float = ASSUMED_SPREAD
+    task: TaskFit = TASK_FIT
 
 
 FIT = Fit()
@@ -64,6 +71,7 @@ class EstimateInputs:
         shown: the user has given real samples, which show how an input is prepared where nothing is open.
         high_confidence: images with a high score of the float network, by input, to find files that clip large scores;
             None where there are none.
+        task: what the network is for; None takes it for a classifier.
 
     """
 
@@ -73,6 +81,7 @@ class EstimateInputs:
     hypotheses: Mapping[str, int] = field(default_factory=dict)
     shown: bool = False
     high_confidence: Mapping[str, NDArray[Any]] | None = None
+    task: Task | None = None
 
     @property
     def samples(self) -> Mapping[str, Mapping[str, NDArray[Any]]]:
@@ -143,21 +152,40 @@ class EstimateInputs:
     ) -> AgreementEstimate:
         """Estimate if the inputs are prepared in one way."""
         if self.families is None:
-            return estimate_from_families((), source, reason="there are no synthetic values for an input")
+            return self._without((), source, "there are no synthetic values for an input")
         found = [hypothesis.preprocessing.get(spec.name) for spec in self.inputs]
         source = source if self.proven else f"{source}, with an assumed input"
-        if not (len(self.inputs) == 1 and self.inputs[0].is_image and found[0] is not None):
-            reason = "its error is known only for networks with one image input"
-            return estimate_from_families(measured, source, reason=reason)
-        if found[0].source == "unexplained":
+        if any(one is not None and one.source == "unexplained" for one in found):
             reason = "no preprocessing that was tried brings images near its batch normalisation statistics"
-            return estimate_from_families(measured, source, reason=reason)
+            return self._without(measured, source, reason)
+        if self._has_other_task:
+            return self._of_task(measured, source, fit.task)
+        if not (len(self.inputs) == 1 and self.inputs[0].is_image and found[0] is not None):
+            return self._without(measured, source, "its error is known only for networks with one image input")
         doubtful = not (found[0].is_proven or self.shown or self.posteriors[self.inputs[0].name].is_open)
         spread = fit.assumed_spread if doubtful else fit.spread
         synthetic = [one for one in measured if not one.name.startswith(_REAL)]
         real = next((one for one in measured if one.name.startswith(_REAL)), None)
         made = estimate_from_families(synthetic, source, shift=fit.shift, slope=fit.slope, spread=spread)
         return made if real is None else lower_by_real(made, real, spread)
+
+    @property
+    def _has_other_task(self) -> bool:
+        return self.task is not None and self.task.kind != "classification"
+
+    def _of_task(self, measured: Sequence[Family], source: str, fit: TaskFit) -> AgreementEstimate:
+        """Estimate what is kept of what a network says that does not choose a class."""
+        synthetic = [one for one in measured if not one.name.startswith(_REAL)]
+        real = next((one for one in measured if one.name.startswith(_REAL)), None)
+        open_too = any(one.is_open for one in self.posteriors.values())  # each is then seen by itself
+        assumed = not (self.proven or open_too)
+        made = estimate_task(synthetic, source, assumed=assumed, fit=fit)
+        spread = fit.assumed_spread if assumed else fit.spread
+        return made if real is None else lower_by_real(made, real, spread)
+
+    def _without(self, measured: Sequence[Family], source: str, reason: str) -> AgreementEstimate:
+        estimate = estimate_task if self._has_other_task else estimate_from_families
+        return estimate(measured, source, reason=reason)
 
 
 def make_estimate_inputs(
@@ -167,14 +195,17 @@ def make_estimate_inputs(
     seed: int = 0,
     shown: bool = False,
     examples: Examples | None = None,
+    task: Task | None = None,
+    answering: AnsweringFamily | None = None,
 ) -> EstimateInputs:
     """Make the families of inputs, from a seed that follows from ``seed`` and differs from it.
 
-    Under every plausible preprocessing they are the same pictures. For ``shown`` see EstimateInputs. Real ``examples``,
-    with variants of them, are a family of their own.
+    Under every plausible preprocessing they are the same pictures. For ``shown`` and ``task`` see EstimateInputs. Real
+    ``examples``, with variants of them, are a family of their own, and so are the samples that ``answering`` moves
+    until a network answers that finds, reads or hears something.
     """
     if not all(spec.can_be_made for spec in inputs):
-        return EstimateInputs(inputs=inputs, posteriors=posteriors, families=None, shown=shown)
+        return EstimateInputs(inputs=inputs, posteriors=posteriors, families=None, shown=shown, task=task)
     plausible = plausible_together(posteriors)
     families: dict[str, dict[str, NDArray[Any]]] = {}
     numbers: dict[str, int] = {}
@@ -186,11 +217,16 @@ def make_estimate_inputs(
                 first = next(iter(made.values()))
                 count = len(next(iter(first.values())))
                 made[_REAL] = {**first, **vary_examples(examples.data, inputs, one.preprocessing, count, rng)}
+            if answering is not None:
+                own = answering.make(inputs, one.preprocessing, made[FAMILIES[0]], len(plausible), rng)
+                made |= {} if own is None else {ANSWERING: own}
         for name, samples in made.items():
             key = name if len(plausible) == 1 else f"{name}, {number + 1}: {one.words()}"
             families[key] = {name: tensor.numpy() for name, tensor in samples.items()}
             numbers[key] = number
-    return EstimateInputs(inputs=inputs, posteriors=posteriors, families=families, hypotheses=numbers, shown=shown)
+    return EstimateInputs(
+        inputs=inputs, posteriors=posteriors, families=families, hypotheses=numbers, shown=shown, task=task
+    )
 
 
 def estimate_agreement(
@@ -217,6 +253,6 @@ def estimate_agreement(
     if not samples:
         return inputs.estimate((), source)
     measured = measure_families(
-        original, emitted, samples, providers=providers, config=config, axes=axes, uneven=uneven
+        original, emitted, samples, providers=providers, config=config, axes=axes, uneven=uneven, task=inputs.task
     )
     return inputs.estimate(measured, source)

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -29,6 +30,7 @@ from zsq_compile.stages.calibration_data import CalibrationData, first_image, ha
 from zsq_compile.stages.export import Exported
 from zsq_compile.stages.gallery import classify
 from zsq_compile.stages.quantize import Quantized
+from zsq_compile.stages.user_metric import UserJudge
 from zsq_compile.synthesis.channel_moments import ActivationMoments
 from zsq_compile.synthesis.losses import wasserstein
 from zsq_compile.synthesis.probe import layer_targets, measure_moments
@@ -48,6 +50,7 @@ class Evidence:
         moments: how near the calibration samples come to the statistics, by layer.
         pictures: some of the synthetic images; empty where nobody asked.
         contents: where the bytes are, by file ("float", "quantized").
+        metric: what the user's command said, as plain values; None without one.
 
     """
 
@@ -56,6 +59,7 @@ class Evidence:
     moments: tuple[MomentMatch, ...]
     pictures: tuple[Picture, ...]
     contents: Mapping[str, Contents]
+    metric: Mapping[str, Any] | None = None
 
 
 def gather_evidence(
@@ -67,12 +71,16 @@ def gather_evidence(
     estimate: AgreementEstimate,
     *,
     pictures_wanted: bool,
+    judge: UserJudge | None = None,
 ) -> Evidence:
     """Look at the calibration data once more, with the float network on its device, and into both files."""
     teacher = TorchGraph(loaded.model, device=network.device)
     moments = match_moments(teacher, data, loaded.inputs)
     alarms = find_alarms(loaded.inputs, data, moments, network, plan)
+    if judge is not None:
+        judge.kept_by("the result", exported.path)
     return Evidence(
+        metric=None if judge is None else judge.plain(),
         estimate=estimate,
         alarms=alarms,
         moments=moments,
@@ -121,6 +129,7 @@ def build_report(
         moments=evidence.moments,
         pictures=evidence.pictures,
         contents=evidence.contents,
+        metric=evidence.metric,
         distillation=None if distillation is None else {**asdict(distillation), "summary": distillation.words()},
         layers=quantized.layers,
         mixed=None if choice is None else explain_choice(choice),

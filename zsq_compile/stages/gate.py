@@ -24,8 +24,11 @@ def require_decisions(loaded: LoadedModel, min_agreement: float | None) -> None:
 
 
 def is_missed(report: Report, min_agreement: float | None) -> bool:
-    """Tell whether the agreement asked for was not reached; ValidationError where no decision was counted."""
-    counted = report.held_agreement
+    """Tell whether the agreement asked for was not reached; ValidationError where no decision was counted.
+
+    A metric of the user's takes the place of the agreement.
+    """
+    counted = report.held_agreement if report.metric is None else report.metric["kept"]
     if min_agreement is not None and counted is None:
         raise ValidationError(f"{report.emitted} was written, but has made no decision: leave min_agreement out")
     return min_agreement is not None and counted is not None and counted < min_agreement

@@ -18,10 +18,12 @@ from zsq_compile.quantization.distillation.distill import Distill
 from zsq_compile.quantization.layer_metrics.layer_noise import measure_layers
 from zsq_compile.quantization.layer_metrics.layer_quality import LayerQuality
 from zsq_compile.quantization.mixed_precision.search import ChooseBits
+from zsq_compile.quantization.placement.leave_float import LeaveFloat, WidenFloats
 from zsq_compile.quantization.plan_file import PlanFile
 from zsq_compile.quantization.reconstruction.budget import LearningConfig
 from zsq_compile.quantization.reconstruction.reconstruct import Reconstruct
 from zsq_compile.quantization.state import FloatNetwork, QuantizedState, Step
+from zsq_compile.stages.measure_times import measure_times
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -67,12 +69,15 @@ def is_wide(config: QuantizationConfig, mixed: bool, given: PlanFile | None) -> 
     Parallel branches are merged only then: a sum of kernels, one of them a way round, has weights of so many sizes that
     4 bits for it cost 5 dB more than 4 bits for each (RepVGG of tests/breadth).
     """
-    return not mixed and min([config.bits, *(given.weights.values() if given else ())]) >= 8
+    asked = [*config.layer_bits.values(), *(given.weights.values() if given else ())]
+    asked += given.layer_bits.values() if given else ()
+    return not mixed and min([config.bits, *(bits for bits in asked if bits != "float")]) >= 8
 
 
 def is_learned(config: CompileConfig) -> bool:
     """Whether the calibration samples will be learned on, as far as the configuration says."""
-    narrow = config.mixed or min(config.quantization.bits, config.quantization.act_bits) < 8
+    named = (bits for bits in config.quantization.layer_bits.values() if bits != "float")
+    narrow = config.mixed or min(config.quantization.bits, config.quantization.act_bits, *named) < 8
     return config.distill is not None or (config.learned_rounding is not None and narrow)
 
 
@@ -84,13 +89,21 @@ def steps_for(config: CompileConfig, live: LiveSamples | None = None) -> tuple[S
     )
     steps: list[Step] = [Calibrate(config=chosen)]
     if config.mixed:
-        steps.append(ChooseBits(config=chosen, floor=config.min_agreement))
-    steps += [Round(method=chosen.rounding), CorrectBiases(form=chosen.bias_correction)]
+        steps.append(ChooseBits(config=chosen, floor=config.least_kept))
+    placed = config.keep_quality != "off"
+    steps.append(Round(method=chosen.rounding))
+    if placed:
+        steps.append(
+            LeaveFloat(quality=config.keep_quality, measure_times=measure_times if config.speed_trials else None)
+        )
+    steps.append(CorrectBiases(form=chosen.bias_correction))
     if config.learned_rounding is not None:  # half of the time is for the distillation
         share = 1.0 if distill is None else 0.5
         steps.append(Reconstruct(rounding=config.learned_rounding, learning=learning, share=share))
     if distill is not None:
         steps.append(Distill(config=distill, learning=learning, live=live))
+    if placed:
+        steps.append(WidenFloats())
     return tuple(steps)
 
 

@@ -34,22 +34,33 @@ def place_count(head: BoxHead, outputs: Outputs) -> int:
     return math.prod(rest) * _anchors(head)
 
 
-def best_scores(head: BoxHead, outputs: Outputs) -> tuple[NDArray[np.float32], Integers]:
-    """Return the (N, places) probability of the best class of every place, and this class, from 0 without background.
+def class_count(head: BoxHead, outputs: Outputs) -> int:
+    """Count the classes of a head, without the background."""
+    count = place_count(head, outputs)
+    return max(
+        math.prod(_sliced(part, outputs).shape[1:]) // count - (head.exclusive[index] and head.nothing is not None)
+        for index, part in enumerate(head.scores)
+    )
+
+
+def best_scores(head: BoxHead, outputs: Outputs) -> NDArray[np.float32]:
+    """Return the (N, places) probability of the best class of every place.
 
     Each part is reduced along its columns before a sigmoid is taken, which keeps their order.
     """
     count = place_count(head, outputs)
-    score: NDArray[np.float32] | None = None
-    classes = np.zeros((), np.int64)
-    widest = max(part.stop - part.start for part in head.scores)
-    for index, part in enumerate(head.scores):
-        best, chosen = _reduce(head, index, outputs, count)
-        score = best if score is None else score * best
-        if part.stop - part.start == widest:
-            classes = chosen
-    assert score is not None
-    return score, np.broadcast_to(classes, score.shape)
+    score = _best_of_part(head, 0, outputs, count)
+    for index in range(1, len(head.scores)):
+        score = score * _best_of_part(head, index, outputs, count)
+    return score
+
+
+def best_classes(head: BoxHead, outputs: Outputs, where: Places) -> Integers:
+    """Return the (k,) best class of places, from 0 without background: the best of the widest part."""
+    widths = [part.stop - part.start for part in head.scores]
+    widest = widths.index(max(widths))
+    rows = _rows(head.scores[widest], outputs, where, place_count(head, outputs))
+    return np.asarray(_without_nothing(head, widest, rows, 1).argmax(1), np.int64)
 
 
 def class_probabilities(head: BoxHead, outputs: Outputs, where: Places, classes: Integers) -> Floats:
@@ -58,11 +69,9 @@ def class_probabilities(head: BoxHead, outputs: Outputs, where: Places, classes:
     product = np.ones(len(classes))
     for index, part in enumerate(head.scores):
         values = _rows(part, outputs, where, count)
-        nothing = head.nothing if head.exclusive[index] else None
         if head.logits[index]:
             values = softmax(values) if head.exclusive[index] else sigmoid(values)
-        if nothing is not None and values.shape[1] > 1:
-            values = np.delete(values, nothing, axis=1)
+        values = _without_nothing(head, index, values, 1)
         product *= values[np.arange(len(classes)), np.minimum(classes, values.shape[1] - 1)]
     return product
 
@@ -146,33 +155,28 @@ def _sliced(part: Columns, outputs: Outputs) -> NDArray[Any]:
     return array[(slice(None),) * part.axis + (slice(part.start, part.stop),)]
 
 
-def _reduce(head: BoxHead, index: int, outputs: Outputs, count: int) -> tuple[NDArray[np.float32], Integers]:
-    """Best probability of one part at each place, (N, places), and its column, from 0 without background."""
+def _without_nothing(head: BoxHead, index: int, values: NDArray[Any], axis: int) -> NDArray[Any]:
+    """Leave out the column of the background, in the part that has one."""
+    if not head.exclusive[index] or head.nothing is None or values.shape[axis] < 2:
+        return values
+    return np.delete(values, head.nothing, axis=axis)
+
+
+def _best_of_part(head: BoxHead, index: int, outputs: Outputs, count: int) -> NDArray[np.float32]:
+    """Best probability of one part at each place, (N, places)."""
     part = head.scores[index]
     values, axis = _sliced(part, outputs), part.axis
     groups = count // math.prod(_rest_shape(part, outputs))
     if groups > 1:
         moved = np.moveaxis(values, axis, -1)
         values, axis = moved.reshape(len(moved), count, moved.shape[-1] // groups), 2
-    samples, wide = len(values), values.shape[axis]
-    exclusive = head.exclusive[index]
-    normal = None
-    if head.logits[index] and exclusive:
+    best = _without_nothing(head, index, values, axis).max(axis)
+    if head.logits[index] and head.exclusive[index]:
         top = values.max(axis, keepdims=True)
-        normal = (top.squeeze(axis) + np.log(np.exp(values - top).sum(axis))).reshape(samples, count)
-    if exclusive and head.nothing is not None and wide > 1:
-        values = np.delete(values, head.nothing, axis=axis)
-    chosen = np.zeros((samples, count), np.int64)
-    if values.shape[axis] > 1:
-        picked = np.expand_dims(values.argmax(axis), axis)
-        best, chosen = np.take_along_axis(values, picked, axis).reshape(samples, count), picked.reshape(samples, count)
-    else:
-        best = values.reshape(samples, count)
-    if normal is not None:
-        best = np.exp(best - normal)
+        best = np.exp(best - top.squeeze(axis) - np.log(np.exp(values - top).sum(axis)))
     elif head.logits[index]:
         best = sigmoid(best)
-    return best.astype(np.float32, copy=False), chosen
+    return np.asarray(best.reshape(len(values), count), np.float32)
 
 
 def _rows(part: Columns, outputs: Outputs, where: Places, count: int) -> Floats:

@@ -10,6 +10,7 @@ from zsq_compile.tasks.boxes import (
     Integers,
     Outputs,
     Places,
+    best_classes,
     best_scores,
     box_corners,
     box_groups,
@@ -17,7 +18,7 @@ from zsq_compile.tasks.boxes import (
     class_probabilities,
 )
 from zsq_compile.tasks.scores import log_odds
-from zsq_compile.tasks.suppress import overlaps, pair_overlaps, suppress
+from zsq_compile.tasks.suppress import OVERLAP, overlaps, pair_overlaps, suppress
 from zsq_compile.tasks.task import BoxHead, Task, TaskQuality
 
 MEASURE = "boxes with IoU above 0.9"
@@ -40,10 +41,9 @@ class Found:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Scored:
-    """Probabilities (N, places) and classes (N, places) of all heads behind each other; ``starts`` of each head."""
+    """Probabilities (N, places) of the best classes of all heads behind each other; ``starts`` of each head."""
 
     scores: NDArray[np.float32]
-    classes: Integers
     starts: Integers
 
 
@@ -91,12 +91,12 @@ def compare_boxes(task: Task, wanted: Outputs, got: Outputs) -> TaskQuality:
     )
 
 
-def find_boxes(task: Task, outputs: Outputs, least: float) -> list[Found]:
+def find_boxes(task: Task, outputs: Outputs, least: float, *, overlap: float = OVERLAP) -> list[Found]:
     """Return the boxes of every sample that a detector finds with at least such a probability, after suppression."""
     scored = _score(task.heads, outputs)
     spreads = [_spread(head, order, outputs, scored) for order, head in enumerate(task.heads)]
     decoder = _Decoder(heads=task.heads, wanted=outputs, spreads=spreads, starts=scored.starts)
-    return [decoder.find(outputs, scored, sample, least) for sample in range(len(scored.scores))]
+    return [decoder.find(outputs, scored, sample, least, overlap) for sample in range(len(scored.scores))]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -122,17 +122,24 @@ class _Decoder:
             found[own] = class_probabilities(self.heads[order], outputs, where, classes[own])
         return found
 
-    def find(self, outputs: Outputs, scored: _Scored, sample: int, least: float) -> Found:
+    def classes(self, outputs: Outputs, samples: Integers, places: Integers) -> Integers:
+        """Best class at places, (k,)."""
+        found = np.zeros(len(places), np.int64)
+        for order, own, where in self._by_head(samples, places):
+            found[own] = best_classes(self.heads[order], outputs, where)
+        return found
+
+    def find(self, outputs: Outputs, scored: _Scored, sample: int, least: float, overlap: float = OVERLAP) -> Found:
         """Find the boxes of a sample."""
         places = np.flatnonzero(scored.scores[sample] >= least)
         if len(places) > _MOST:
             places = places[np.argpartition(-scored.scores[sample, places], _MOST)[:_MOST]]
         samples = np.full(len(places), sample)
-        scores, classes = scored.scores[sample, places].astype(np.float64), scored.classes[sample, places]
+        scores, classes = scored.scores[sample, places].astype(np.float64), self.classes(outputs, samples, places)
         corners, groups = self.corners(outputs, samples, places), np.zeros(len(places), np.int64)
         for order, own, where in self._by_head(samples, places):
             groups[own] = box_groups(self.heads[order], order, where, classes[own])
-        kept = suppress(corners, scores, groups)
+        kept = suppress(corners, scores, groups, overlap)
         return Found(corners=corners[kept], scores=scores[kept], classes=classes[kept], groups=groups[kept])
 
     def _by_head(self, samples: Integers, places: Integers) -> list[tuple[int, NDArray[np.bool_], Places]]:
@@ -156,10 +163,8 @@ class _Decoder:
 
 def _score(heads: tuple[BoxHead, ...], outputs: Outputs) -> _Scored:
     parts = [best_scores(head, outputs) for head in heads]
-    starts = np.cumsum([0, *(scores.shape[1] for scores, _ in parts[:-1])])
-    scores = np.concatenate([scores for scores, _ in parts], 1)
-    classes = np.concatenate([classes for _, classes in parts], 1)
-    return _Scored(scores=np.nan_to_num(scores), classes=classes, starts=starts)
+    starts = np.cumsum([0, *(scores.shape[1] for scores in parts[:-1])])
+    return _Scored(scores=np.nan_to_num(np.concatenate(parts, 1)), starts=starts)
 
 
 def _spread(head: BoxHead, order: int, outputs: Outputs, scored: _Scored) -> Floats:
@@ -183,9 +188,9 @@ def _strongest(scores: NDArray[np.float32]) -> tuple[Integers, Integers]:
 def _harm(decoder: _Decoder, wanted: Outputs, got: Outputs, scored: tuple[_Scored, _Scored]) -> float:
     """Change of log-odds and boxes at the places where either answers most, weighted by how strongly it does."""
     total = weight = 0.0
-    for own in scored:
+    for own, source in zip(scored, (wanted, got), strict=True):
         samples, places = _strongest(own.scores)
-        classes = own.classes[samples, places]
+        classes = decoder.classes(source, samples, places)
         before, after = (decoder.probabilities(outputs, samples, places, classes) for outputs in (wanted, got))
         changed = np.abs(log_odds(before) - log_odds(after)) / 2.0
         boxes = pair_overlaps(decoder.corners(wanted, samples, places), decoder.corners(got, samples, places))

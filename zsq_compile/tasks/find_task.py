@@ -6,7 +6,37 @@ from typing import Any
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from zsq_compile.tasks.task import Task, TaskKind
+from zsq_compile.tasks.find_asked import as_asked
+from zsq_compile.tasks.find_facts import NetworkFacts, OutputFacts, read_facts
+from zsq_compile.tasks.find_joined import find_anchors, find_joined
+from zsq_compile.tasks.find_listed import find_centres, find_listed
+from zsq_compile.tasks.find_maps import read_map
+from zsq_compile.tasks.find_rows import read_row, read_steps
+from zsq_compile.tasks.find_states import find_states
+from zsq_compile.tasks.task import BoxHead, OutputMeaning, OutputRole, Task, TaskKind
+
+_KINDS: tuple[tuple[OutputRole, TaskKind], ...] = (
+    ("characters", "text"),
+    ("class scores", "classification"),
+    ("mask", "segmentation"),
+    ("heatmap", "heatmaps"),
+    ("probabilities", "decisions"),
+    ("image", "image"),
+    ("embedding", "embedding"),
+    ("landmarks", "regression"),
+    ("numbers", "regression"),
+    ("indices", "indices"),
+)
+"""Kinds by the roles that make them, the telling ones first."""
+
+_BOX = 4  # numbers of a box
+_ROLE_REASONS: Mapping[str, str] = {
+    "boxes": "it has the four numbers of a box for each place that the scores have a number for",
+    "scores": "it has the scores of the places that another output has boxes for",
+    "objectness": "it has one number for each place that another output has boxes for",
+    "landmarks": "it has further numbers for each place that another output has boxes for",
+    "numbers": "it has two further numbers for each place of the heat map, such as the offset of a centre",
+}
 
 
 def find_task(
@@ -23,4 +53,77 @@ def find_task(
         ConfigError: no output of the network can be what ``asked`` wants.
 
     """
-    raise NotImplementedError
+    facts = read_facts(model, outputs)
+    states = find_states(facts)
+    free = [one for one in facts.outputs if one.name not in states]
+    heads, roles = _find_heads(facts, free)
+    meanings, blank = [], None
+    for one in facts.outputs:
+        if one.name in states:
+            meanings.append(OutputMeaning(name=one.name, role="state", reason=states[one.name]))
+        elif one.name in roles:
+            meanings.append(_boxes_meaning(one, roles[one.name]))
+        else:
+            meaning, own = _read_alone(one, facts)
+            meanings.append(meaning)
+            blank = own if blank is None else blank
+    kind, reason = _judge(heads, meanings)
+    task = Task(kind=kind, reason=reason, outputs=tuple(meanings), heads=heads, blank=blank)
+    return task if asked is None else as_asked(task, facts.outputs, asked)
+
+
+def _find_heads(facts: NetworkFacts, free: list[OutputFacts]) -> tuple[tuple[BoxHead, ...], dict[str, str]]:
+    """Boxes of a detector, and the roles of the outputs that hold them and their scores."""
+    joined = {one.name: found for one in free if (found := find_joined(one))}
+    if joined:
+        return tuple(head for found in joined.values() for head in found), dict.fromkeys(joined, "boxes and scores")
+    centred = find_centres(free)
+    if centred[0] and not any(one.columns == _BOX for one in free):
+        return centred
+    listed = find_listed(free, facts.picture)
+    if listed[0]:
+        return listed
+    anchored = {one.name: found for one in free if (found := find_anchors(one))}
+    if anchored and len({one.grid for one in free if one.grid[0]}) == sum(bool(one.grid[0]) for one in free):
+        return tuple(head for found in anchored.values() for head in found), dict.fromkeys(anchored, "boxes and scores")
+    return centred
+
+
+def _boxes_meaning(facts: OutputFacts, role: str) -> OutputMeaning:
+    reason = _ROLE_REASONS.get(role, f"it has box numbers and scores for each of {facts.places} places")
+    return OutputMeaning(name=facts.name, role=role, reason=reason, axis=facts.axis)  # type: ignore[arg-type]
+
+
+def _read_alone(one: OutputFacts, facts: NetworkFacts) -> tuple[OutputMeaning, int | None]:
+    """Say what an output holds that belongs to no boxes."""
+    if not one.is_float:
+        return OutputMeaning(name=one.name, role="indices", reason="it holds integers"), None
+    if one.grid[0] and one.stride is not None:
+        return read_map(one), None
+    if len(one.shape) <= 2 or one.places == 1:
+        return read_row(one), None
+    tokens = any(value.dtype is not None and value.dtype.is_integer() for value in facts.inputs)
+    return read_steps(one, takes_tokens=tokens)
+
+
+def _judge(heads: tuple[BoxHead, ...], meanings: list[OutputMeaning]) -> tuple[TaskKind, str]:
+    if heads:
+        return "detection", _boxes_reason(heads)
+    for role, kind in _KINDS:
+        first = next((one for one in meanings if one.role == role), None)
+        if first is not None:
+            return kind, f"output '{first.name}': {first.reason}"
+    return "regression", "no output tells what it holds"
+
+
+def _boxes_reason(heads: tuple[BoxHead, ...]) -> str:
+    """Say where boxes with scores were found."""
+    parts = "" if len(heads[0].scores) == 1 else ", each the product of an objectness and of classes"
+    form = {"numbers": "of a form that nothing tells", "bins": "as bins of distances"}.get(heads[0].form)
+    found = f"it has boxes ({form or f'as {heads[0].form}'}) with scores{parts}"
+    strides = sorted({head.stride for head in heads if head.stride and head.height})
+    if not strides:
+        return f"{found}, in {'a list' if len(heads) == 1 else f'{len(heads)} lists'}"
+    anchors = len(heads) // len(strides)
+    several = f" with {anchors} anchors each" if anchors > 1 else ""
+    return f"{found}, on grids of stride {', '.join(f'{one:g}' for one in strides)}{several}"

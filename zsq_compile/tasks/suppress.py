@@ -12,10 +12,13 @@ OVERLAP = 0.45
 
 def overlaps(boxes: Floats, others: Floats) -> Floats:
     """Return the (n, m) intersection over union of boxes (n, 4) and (m, 4), x1, y1, x2, y2."""
-    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    inside = np.prod(np.clip(high - low, 0.0, None), axis=2)
+    inside = _inside(boxes, others)
     return np.asarray(inside / np.maximum(_areas(boxes)[:, None] + _areas(others)[None] - inside, 1e-12))
+
+
+def crowd_overlaps(boxes: Floats, crowds: Floats) -> Floats:
+    """Return the (n, m) share of boxes (n, 4) that lies in (m, 4)."""
+    return np.asarray(_inside(boxes, crowds) / np.maximum(_areas(boxes)[:, None], 1e-12))
 
 
 def pair_overlaps(boxes: Floats, others: Floats) -> Floats:
@@ -39,5 +42,18 @@ def suppress(
     return np.asarray(order[alive], np.int64)
 
 
+def _inside(boxes: Floats, others: Floats) -> Floats:
+    """Area of the intersections, (n, m); the axes apart, which takes half the time of both at once."""
+    wide, high = (
+        np.maximum(
+            np.minimum(boxes[:, None, axis + 2], others[None, :, axis + 2])
+            - np.maximum(boxes[:, None, axis], others[None, :, axis]),
+            0.0,
+        )
+        for axis in (0, 1)
+    )
+    return np.asarray(wide * high)
+
+
 def _areas(boxes: Floats) -> Floats:
-    return np.asarray(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))
+    return np.asarray((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))

@@ -102,6 +102,7 @@ class BoxHead:
         scores: parts whose probabilities are multiplied: objectness of one column, classes of several.
         logits: for each of ``scores``, whether a sigmoid has still to be taken; a softmax where ``exclusive``.
         exclusive: for each of ``scores``, whether its columns exclude each other, as under a softmax.
+        labels: numbers of the classes, where these are given instead of scores of each class.
         nothing: column of ``scores`` that stands for background, in the part that excludes; None without.
         height: rows of the grid, 0 for a list without.
         width: its columns.
@@ -114,6 +115,7 @@ class BoxHead:
     scores: tuple[Columns, ...]
     logits: tuple[bool, ...]
     exclusive: tuple[bool, ...]
+    labels: Columns | None = None
     nothing: int | None = None
     height: int = 0
     width: int = 0

@@ -10,37 +10,19 @@ taken as independent, P(m + d < 0) uses all pairs of samples instead.
 """
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
-from backends.session import RuntimeModelError, Session, open_session
-from zsq_compile.data.batch_axes import FIRST, BatchAxes
-from zsq_compile.errors import ValidationError
-from zsq_compile.metrics import (
-    LEAST_POWER,
-    SMALLEST_PROBABILITY,
-    Z90,
-    are_probabilities,
-    array_outputs,
-    decibel_words,
-    decibels,
-    logistic,
-    powers,
-    score_output,
-)
+from zsq_compile.metrics import SMALLEST_PROBABILITY, Z90, are_probabilities, decibel_words, logistic
 from zsq_compile.verification.firmness import firmness
 from zsq_compile.verification.hypothesis_estimate import HypothesisEstimate, worst
-from zsq_compile.verification.running import Arrays, fitting_batch, run_batched, session_batch
 
-Part = tuple[Arrays, Arrays]
-"""Outputs by name, (count, ...), of the float network and of the quantized one on the same samples."""
+CLASSES = "equal decisions"
+"""What is counted of networks that choose a class."""
 
 LEVEL = 0.9
 """Share of intervals that should hold the true agreement."""
@@ -63,7 +45,8 @@ _LARGEST_ERROR = 2.0  # standard error of log-odds where no pair of samples flip
 class Family:
     """Float against quantized network on one family of synthetic inputs.
 
-    All but ``name``, ``samples`` and ``sqnr_db`` is None where no output has class scores.
+    What tells of classes is None where no output has class scores, ``measure`` to ``harm`` where the task is not known
+    to be another than to choose a class.
 
     Attributes:
         name: of the family.
@@ -76,6 +59,10 @@ class Family:
         chosen: number of different classes that the float network decides for.
         classes: number of classes that it can decide for.
         spread: variance of its scores over samples, in units of the variance between their means.
+        measure: what ``kept`` counts, such as "boxes with IoU above 0.9".
+        kept: share of what the float network says that the other says, too, 0 to 1; None where it says nothing.
+        answers: how many boxes, texts, decisions or numbers that is a share of.
+        harm: see ``TaskQuality``.
 
     """
 
@@ -89,6 +76,10 @@ class Family:
     chosen: int | None = None
     classes: int | None = None
     spread: float | None = None
+    measure: str | None = None
+    kept: float | None = None
+    answers: int | None = None
+    harm: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,6 +98,7 @@ class AgreementEstimate:
             that was not measured.
         hypotheses: what was found under each plausible preprocessing, which the interval spans; empty where it is one.
         proven: whether something proves the input: the user, or statistics of the training data.
+        measure: what the shares count: equal decisions for a class, or what the network is for.
 
     """
 
@@ -120,6 +112,7 @@ class AgreementEstimate:
     high_confidence: float | None = None
     hypotheses: tuple[HypothesisEstimate, ...] = ()
     proven: bool = True
+    measure: str = CLASSES
 
     @property
     def held(self) -> float | None:
@@ -134,117 +127,8 @@ class AgreementEstimate:
             noise = f"; SQNR {' to '.join(words).replace(' dB', '', 1)} on synthetic inputs" if ratios else ""
             noise += f", the worst with {lowest.words}" if ratios and (lowest := worst(self.hypotheses)) else ""
             return f"no estimate: {self.reason}{noise}"
-        return f"{100 * self.estimate:.1f}% ({100 * self.low:.1f} to {100 * self.high:.1f}%)"
-
-
-def measure_families(
-    original: onnx.ModelProto,
-    emitted: Path,
-    families: Mapping[str, Mapping[str, NDArray[Any]]],
-    *,
-    providers: Sequence[str] = ("CPUExecutionProvider",),
-    config: Mapping[str, str] | None = None,
-    threads: int | None = None,
-    axes: BatchAxes = FIRST,
-    uneven: Collection[str] = (),
-) -> tuple[Family, ...]:
-    """Run both networks on families of inputs, by name of the family and of the input; for ``uneven`` see run_families.
-
-    Raises:
-        ValidationError: the runtime failed.
-        ConfigError: a family does not fill one batch of the network.
-
-    """
-    try:
-        reference, session = (
-            open_session(m, providers=providers, threads=threads, config=config, lean=True) for m in (original, emitted)
-        )
-        parts = partial(_run_in_parts, reference, session, axes=axes, uneven=uneven)
-        found = (compare_parts(name, parts(inputs)) for name, inputs in families.items())
-        return tuple(family for family in found if family.samples)
-    except RuntimeModelError as error:
-        raise ValidationError(f"the emitted model {emitted} failed in the runtime: {error}") from error
-
-
-def _run_in_parts(
-    reference: Session, session: Session, inputs: Arrays, *, axes: BatchAxes, uneven: Collection[str]
-) -> Iterator[Part]:
-    """Yield the outputs of both networks on a few samples at a time: a recogniser's take a megabyte each."""
-    fixed = session_batch(reference, axes) or 1
-    size = -(-fitting_batch(reference) // fixed) * fixed
-    count = max(min(map(len, inputs.values())) // fixed * fixed, 1)
-    for start in range(0, count, size):
-        feeds = {name: values[start : start + size] for name, values in inputs.items()}
-        wanted, got = (run_batched(one, feeds, axes=axes, uneven=uneven) for one in (reference, session))
-        yield wanted, got
-
-
-def run_families(
-    session: Session,
-    families: Mapping[str, Mapping[str, NDArray[Any]]],
-    *,
-    batch: int | None = None,
-    axes: BatchAxes = FIRST,
-    uneven: Collection[str] = (),
-) -> dict[str, dict[str, NDArray[Any]]]:
-    """Run a network on families of inputs, by name of the family and of the input; for the rest see ``run_batched``.
-
-    Outputs that are ``uneven`` are left out.
-
-    Raises:
-        RuntimeModelError: the runtime failed.
-        ConfigError: a family does not fill one batch of the network.
-
-    """
-    run = partial(run_batched, session, batch=batch, axes=axes, uneven=uneven)
-    return {name: run(inputs) for name, inputs in families.items()}
-
-
-def compare_families(
-    wanted: Mapping[str, Mapping[str, NDArray[Any]]], got: Mapping[str, Mapping[str, NDArray[Any]]]
-) -> tuple[Family, ...]:
-    """Compare the outputs of the float network on every family with those of a quantized one; () without outputs."""
-    return tuple(compare_family(name, outputs, got[name]) for name, outputs in wanted.items() if outputs)
-
-
-def compare_family(name: str, wanted: Mapping[str, NDArray[Any]], got: Mapping[str, NDArray[Any]]) -> Family:
-    """Compare the outputs (count, ...), by name, of the float network with those of the quantized one."""
-    return compare_parts(name, [(wanted, got)])
-
-
-def compare_parts(name: str, parts: Iterable[Part]) -> Family:
-    """Do the same with outputs of a few samples after the other; of each only its powers and class scores are kept."""
-    sums: dict[str, NDArray[np.float64]] = {}
-    rows: list[tuple[NDArray[Any], NDArray[Any]]] = []
-    samples = 0
-    for wanted, got in parts:
-        outputs = array_outputs(wanted)
-        for key, array in wanted.items():
-            if outputs[key].is_float and key in got and got[key].shape == array.shape:
-                sums[key] = sums.get(key, np.zeros(2)) + powers(array, got[key])
-        scores = score_output(outputs)
-        rows += [] if scores is None else [(wanted[scores], got[scores])]
-        samples += min(map(len, wanted.values()), default=0)
-    heard = [(float(signal), float(noise)) for signal, noise in sums.values() if signal > LEAST_POWER]
-    noise = min((decibels(*both) for both in heard), default=None)
-    if not rows:
-        return Family(name=name, samples=samples, sqnr_db=noise)
-    before, after = (_logits(np.concatenate(arrays)) for arrays in zip(*rows, strict=True))
-    classes = before.argmax(1)
-    margins = _margins(before, classes)
-    flips, error = flip_share(margins, _margins(after, classes) - margins)
-    return Family(
-        name=name,
-        samples=samples,
-        sqnr_db=noise,
-        agreement=float(np.mean(classes == after.argmax(1))),
-        flips=flips,
-        error=error,
-        margin=float(np.median(margins)),
-        chosen=len(np.unique(classes)),
-        classes=before.shape[1],
-        spread=float(before.var(0).mean() / max(before.mean(0).var(), 1e-30)),
-    )
+        counted = "" if self.measure == CLASSES else f" of {self.measure}"
+        return f"{100 * self.estimate:.1f}% ({100 * self.low:.1f} to {100 * self.high:.1f}%){counted}"
 
 
 def flip_share(margins: NDArray[np.float64], errors: NDArray[np.float64]) -> tuple[float, float]:
@@ -334,13 +218,13 @@ def _no_classes(families: Sequence[Family], *, has_scores: bool) -> str | None:
     return None
 
 
-def _logits(scores: NDArray[Any]) -> NDArray[np.float64]:
+def class_logits(scores: NDArray[Any]) -> NDArray[np.float64]:
     """(N, C) scores, or their logarithms where they are probabilities, whose margins shrink near 0 and 1."""
     rows = np.asarray(scores, np.float64).reshape(len(scores), -1)
     return np.log(np.maximum(rows, SMALLEST_PROBABILITY)) if are_probabilities(rows) else rows
 
 
-def _margins(scores: NDArray[np.float64], classes: NDArray[np.int64]) -> NDArray[np.float64]:
+def class_margins(scores: NDArray[np.float64], classes: NDArray[np.int64]) -> NDArray[np.float64]:
     """(N,) scores of the class that is given for each row of (N, C), minus the best of the others."""
     rows, rest = np.arange(len(scores)), scores.copy()
     rest[rows, classes] = -np.inf

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from zsq_compile.cli.overrides import build_config
 from zsq_compile.config.checks import parse_size
 from zsq_compile.config.compile import GENERATORS, WIDTHS, CompileConfig, InputConfig, QuantizationConfig
 from zsq_compile.config.conditional_generators import GdfqConfig, ZsCganConfig
@@ -185,7 +186,13 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
             "seed must be a whole number of at least 0 and of at most 9223372036854775807",
         ),
         (lambda: CompileConfig(min_agreement=97.0), "97 % is written 0.97"),
-        (lambda: CompileConfig(mixed=True), "mixed needs a goal: max_size (--max-size 200k or 0.15), or min_agreement"),
+        (lambda: CompileConfig(mixed=True), "mixed needs a goal: max_size (--max-size 200k or 0.15), min_agreement"),
+        (lambda: QuantizationConfig(exclude="Softmax"), "exclude takes patterns, each a text such as"),  # type: ignore[arg-type]
+        (lambda: QuantizationConfig(exclude=("",)), "exclude takes patterns"),
+        (lambda: QuantizationConfig(layer_bits={"a": 5}), "layer_bits of a must be one of 8, 4, 3, 2, float, got 5"),
+        (lambda: CompileConfig(metric="eval.py"), "metric needs a command and {model} where"),
+        (lambda: CompileConfig(metric="{model}"), "metric needs a command and {model} where"),
+        (lambda: CompileConfig(metric="a '{model}"), "metric is no command (No closing quotation)"),
         (
             lambda: CompileConfig(max_size="200k"),
             "max_size limits the bits that mixed chooses: give mixed (--mixed)",
@@ -246,3 +253,35 @@ def test_what_is_no_shape_is_refused(text: str) -> None:
 )
 def test_means_of_unusual_ranges_are_taken(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
     assert InputConfig(mean=mean, std=std).mean == mean
+
+
+def test_patterns_of_a_file_are_those_of_the_options(tmp_path: Path) -> None:
+    path = tmp_path / "net.toml"
+    path.write_text('[quantization]\nexclude = ["Softmax", "/head/*"]\nlayer_bits = {"*" = 8, "/neck/*" = "float"}\n')
+    chosen = read_config(path).quantization
+    assert chosen.exclude == ("Softmax", "/head/*")
+    assert list(chosen.layer_bits.items()) == [("*", 8), ("/neck/*", "float")]
+    given = {"exclude": ["Softmax", "/head/*"], "layer_bits": ["*=8", "/neck/*=float"]}
+    assert build_config(given).quantization == chosen
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('exclude = "Softmax"', "exclude: wanted a list"),
+        ('layer_bits = {"*" = true}', "layer_bits: wanted a whole number"),
+        ('layer_bits = {"*" = 7}', "layer_bits of * must be one of"),
+    ],
+)
+def test_patterns_that_are_none_are_refused(text: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "net.toml"
+    path.write_text(f"[quantization]\n{text}\n")
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        read_config(path)
+
+
+def test_a_metric_is_a_goal_that_keeps_99_percent_unless_another_share_is_given() -> None:
+    command = "python eval.py {model}"
+    assert CompileConfig(mixed=True, metric=command).least_kept == 0.99
+    assert CompileConfig(mixed=True, metric=command, min_agreement=0.9).least_kept == 0.9
+    assert CompileConfig().least_kept is None

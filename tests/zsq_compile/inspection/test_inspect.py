@@ -42,6 +42,19 @@ def look(tmp_path: Path) -> Callable[..., Inspection]:
     return run
 
 
+def test_outputs_mean_something_and_only_classifiers_are_promised_classes(look: Callable[..., Inspection]) -> None:
+    classifier = look(models.residual())
+    picture = look(models.conv_bn_relu())
+
+    assert (classifier.task.kind, classifier.task.outputs[0].role) == ("classification", "class scores")
+    assert ("task", "classification") in facts(classifier)
+    assert any(label == "output" and text.startswith("logits: class scores, as ") for label, text in facts(classifier))
+    assert picture.task.kind != "classification"
+    assert picture.estimates and all(one.usual is None for one in picture.estimates)
+    told = json.loads(json.dumps(picture.to_json()))["task"]
+    assert (told["kind"], told["outputs"][0]["name"]) == (picture.task.kind, "y")
+
+
 def test_the_facts_of_a_residual_network(look: Callable[..., Inspection]) -> None:
     found = look(models.residual())
     assert (found.opset, found.outputs) == (21, ("logits",))

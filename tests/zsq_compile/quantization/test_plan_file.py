@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from passes.quantize.override_widths import Widths
 from zsq_compile.errors import ConfigError
 from zsq_compile.quantization.plan_file import PlanFile, read_plan, write_plan
 
@@ -19,11 +18,20 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     assert json.loads(path.read_text()) == {
         "version": 1,
         "model_sha256": "ab12",
+        "exclude": [],
+        "layer_bits": {},
         "weights": {"conv1": 4, "gemm": 8},
         "activations": {"r1": 8, "x": "float"},
     }
     assert list(tmp_path.iterdir()) == [path]
-    assert read_plan(path).widths == Widths(weights=PLAN.weights, activations=PLAN.activations)
+
+
+def test_patterns_and_float_weights_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    plain = {"version": 1, "exclude": ["Softmax"], "layer_bits": {"/head/*": "float"}, "weights": {"a": "float"}}
+    path.write_text(json.dumps(plain))
+    wanted = PlanFile(exclude=("Softmax",), layer_bits={"/head/*": "float"}, weights={"a": "float"})
+    assert read_plan(path) == wanted
 
 
 def test_a_plan_by_hand_may_name_a_single_layer(tmp_path: Path) -> None:
@@ -37,10 +45,14 @@ def test_a_plan_by_hand_may_name_a_single_layer(tmp_path: Path) -> None:
     [
         ({"version": 2}, "this zsq-compile reads version 1, got 2; make the plan again with --save-plan"),
         ({}, "reads version 1, got None"),
-        ({"version": 1, "weight": {}}, "unknown key 'weight'; it has version, model_sha256, weights and activations"),
+        (
+            {"version": 1, "weight": {}},
+            "unknown key 'weight'; it has version, model_sha256, exclude, layer_bits, weights, activations",
+        ),
+        ({"version": 1, "exclude": "a"}, "exclude must be a list of patterns, got 'a'"),
+        ({"version": 1, "layer_bits": {"a": "f"}}, "layer_bits.a must be a number of bits or \"float\", got 'f'"),
         ({"version": 1, "weights": [4]}, "weights must be an object of names and widths, got [4]"),
-        ({"version": 1, "weights": {"a": "float"}}, "weights.a must be a number of bits, got 'float'"),
-        ({"version": 1, "weights": {"a": True}}, "weights.a must be a number of bits, got True"),
+        ({"version": 1, "weights": {"a": True}}, 'weights.a must be a number of bits or "float", got True'),
         (
             {"version": 1, "activations": {"a": "flat"}},
             "must be a number of bits or \"float\", got 'flat'",

@@ -5,10 +5,12 @@ import pytest
 
 from zsq_compile.tasks.boxes import (
     Places,
+    best_classes,
     best_scores,
     box_corners,
     box_groups,
     box_numbers,
+    class_count,
     class_probabilities,
     place_count,
 )
@@ -73,10 +75,10 @@ def test_maps_of_anchors_are_read_anchor_by_anchor_at_each_place():
         "corners", boxes=_columns("b", 1, 0, 8), scores=(_columns("s", 1, 0, 6),), exclusive=(True,), nothing=0
     )
     assert place_count(head, outputs) == 12
-    scores, classes = best_scores(head, outputs)
+    scores, classes = best_scores(head, outputs), best_classes(head, outputs, _all(12))
     rows = outputs["s"].transpose(0, 2, 3, 1).reshape(2, 12, 3)[:, :, 1:]
     np.testing.assert_array_equal(scores, rows.max(2))
-    np.testing.assert_array_equal(classes, rows.argmax(2))
+    np.testing.assert_array_equal(classes, rows.argmax(2)[0])
     where = Places(samples=np.int64([1]), places=np.int64([7]))
     np.testing.assert_array_equal(
         box_numbers(head, outputs, where)[0], outputs["b"].transpose(0, 2, 3, 1).reshape(2, 12, 4)[1, 7]
@@ -102,11 +104,12 @@ def test_best_scores_are_products_of_probabilities(exclusive, axis):
         powers = np.exp(classes - classes.max(2, keepdims=True))
         odds = np.delete(powers / powers.sum(2, keepdims=True), 2, axis=2)
     expected = odds / (1 + np.exp(-objects))
-    scores, chosen = best_scores(head, outputs)
+    scores = best_scores(head, outputs)
     np.testing.assert_allclose(scores, expected.max(2), rtol=1e-5, atol=1e-12)
-    np.testing.assert_array_equal(chosen, odds.argmax(2))
     where = Places(samples=np.int64([0, 1, 1]), places=np.int64([4, 0, 3]))
-    own = chosen[where.samples, where.places]
+    own = best_classes(head, outputs, where)
+    np.testing.assert_array_equal(own, odds.argmax(2)[where.samples, where.places])
+    assert class_count(head, outputs) == odds.shape[2]
     np.testing.assert_allclose(
         class_probabilities(head, outputs, where, own), expected.max(2)[where.samples, where.places], rtol=1e-6
     )

@@ -12,13 +12,11 @@ from zsq_compile.verification.agreement_estimate import (
     SPREAD,
     AgreementEstimate,
     Family,
-    compare_family,
-    compare_parts,
     estimate_from_families,
     flip_share,
     log_odds,
-    measure_families,
 )
+from zsq_compile.verification.measure_families import compare_family, compare_parts, measure_families
 
 
 @pytest.fixture

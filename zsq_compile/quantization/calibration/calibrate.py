@@ -60,7 +60,7 @@ def calibrate(
         low, high = min(seen[one][group].low for one in probable), max(seen[one][group].high for one in probable)
         if method != "minmax":
             weights = [part.probability for part in parts]
-            activate = find_activation(teacher, members[0].value) if len(members) == 1 and len(parts) > 1 else None
+            activate = find_activation(teacher, members[0].value) if len(members) == 1 else None
             counted = [one[group] for one in histograms]
             low, high = choose_joint_range(counted, weights, number_format, method, activate)
         if method == "mse":

@@ -6,6 +6,7 @@ grow with the number of batches and the result does not depend on how the data w
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,6 +17,9 @@ from zsq_compile.config.compile import CalibrationMethod
 BINS = 2048
 CLIPPING_NORM = 2.4  # BRECQ and QDrop search clipping ranges under this norm; 2 clips rare large values too early
 _CANDIDATES = 100
+Activate: TypeAlias = Callable[[Tensor], Tensor]
+"""An activation function, element by element, on float64 tensors of any shape."""
+
 _CHUNK = 1 << 23  # torch.histc counts in float32 and stands still at 2^24 in one bin
 _PERCENTILE = 99.99
 
@@ -70,7 +74,9 @@ class Histogram:
         return self.low + width * (torch.arange(BINS, dtype=torch.float64) + 0.5)
 
 
-def choose_range(histogram: Histogram, number_format: NumberFormat, method: CalibrationMethod) -> tuple[float, float]:
+def choose_range(
+    histogram: Histogram, number_format: NumberFormat, method: CalibrationMethod, activate: Activate | None = None
+) -> tuple[float, float]:
     """Lowest and highest number that a quantizer of this format should represent, always with 0 inside.
 
     Args:
@@ -79,6 +85,8 @@ def choose_range(histogram: Histogram, number_format: NumberFormat, method: Cali
         method: ``minmax`` all of it; ``percentile`` all but 0.01 % at each end; ``mse`` the range with the least
             quantization error under the 2.4-norm (QDrop, Wei et al. 2022, appendix); ``entropy`` the range whose
             quantized distribution is nearest in Kullback-Leibler divergence (Migacz 2017).
+        activate: an activation function that alone reads the value; under ``mse`` the error behind it counts: a SiLU
+            makes next to nothing of what is far below 0, and codes for that are taken from the rest. None for none.
 
     """
     if histogram.high <= histogram.low or float(histogram.counts.sum()) == 0.0:
@@ -89,7 +97,7 @@ def choose_range(histogram: Histogram, number_format: NumberFormat, method: Cali
         case "percentile":
             return _percentile_range(histogram)
         case "mse":
-            return _search(histogram, lambda low, high: _error(histogram, number_format, low, high))
+            return _search(histogram, lambda low, high: _error(histogram, number_format, low, high, activate))
         case "entropy":
             return _search(histogram, lambda low, high: _divergence(histogram, number_format, low, high))
 
@@ -137,10 +145,15 @@ def quantized_centres(
     return codes, (codes + lowest) * step
 
 
-def _error(histogram: Histogram, number_format: NumberFormat, low: Tensor, high: Tensor) -> Tensor:
-    """Sum of |value - quantized value| ** 2.4 for each candidate, (candidates,)."""
+def _error(
+    histogram: Histogram, number_format: NumberFormat, low: Tensor, high: Tensor, activate: Activate | None
+) -> Tensor:
+    """Sum of |value - quantized value| ** 2.4, behind the activation, for each candidate, (candidates,)."""
     _, values = quantized_centres(histogram, number_format, low, high)
-    return ((values - histogram.centres()).abs() ** CLIPPING_NORM) @ histogram.counts
+    centres = histogram.centres()
+    if activate is not None:
+        values, centres = activate(values), activate(centres)
+    return ((values - centres).abs() ** CLIPPING_NORM) @ histogram.counts
 
 
 def _divergence(histogram: Histogram, number_format: NumberFormat, low: Tensor, high: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ error behind it counts: what a LeakyRelu makes ten times smaller need not be cov
 """
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -20,11 +19,8 @@ from torch import Tensor
 from backends.target import NumberFormat
 from zsq_compile.config.compile import CalibrationMethod
 from zsq_compile.differentiable.module import TorchGraph
-from zsq_compile.quantization.calibration.observers import Histogram, choose_range, quantized_centres
+from zsq_compile.quantization.calibration.observers import Activate, Histogram, choose_range, quantized_centres
 from zsq_compile.quantization.samples import PROBABLE
-
-Activate: TypeAlias = Callable[[Tensor], Tensor]
-"""An activation function, element by element, on float64 tensors of any shape."""
 
 _ACTIVATIONS = (
     *("Relu", "LeakyRelu", "Elu", "Selu", "Celu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Softplus"),
@@ -54,7 +50,7 @@ def choose_joint_range(
 
     """
     if len(histograms) == 1:
-        return choose_range(histograms[0], number_format, method)
+        return choose_range(histograms[0], number_format, method, activate)
     seen = [
         (one, probability)
         for one, probability in zip(histograms, probabilities, strict=True)

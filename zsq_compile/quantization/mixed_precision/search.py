@@ -107,7 +107,8 @@ class _Search:
             )
         if not _keeps(best, floor):
             best = self._relieve(best, floor)
-        goal = f"the smallest file that keeps {floor:.1%} of the decisions"
+        what = "the decisions" if self._bench.network.asked is None else "the metric"
+        goal = f"the smallest file that keeps {floor:.1%} of {what}"
         if not _keeps(best, floor):
             return self._conclude(best, f"{goal}; nothing that was tried does")
         low, high = -1, len(levels) - 1  # the level ``high`` keeps the floor, ``low`` does not

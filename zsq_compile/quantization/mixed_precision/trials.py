@@ -45,7 +45,8 @@ class Trial:
         widths: of every layer, and of the values that have a width of their own.
         file_bytes: size of its file.
         nsr: noise-to-signal ratio of the outputs.
-        agreement: share of common decisions; None when no output has classes.
+        agreement: share of common decisions, or of the user's metric that is kept where there is one; None when no
+            output has classes.
 
     """
 
@@ -106,7 +107,7 @@ class Bench:
             widths=Widths(weights=bits, activations=values or {}),
             file_bytes=emitted_bytes(network.model, plan, network.target),
             nsr=measure_nsr(self._reference, outputs),
-            agreement=_agreement(self._reference, outputs),
+            agreement=network.asked(what, corrected) if network.asked else _agreement(self._reference, outputs),
         )
         self.trials.append(trial)
         return trial

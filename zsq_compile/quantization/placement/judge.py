@@ -1,0 +1,78 @@
+"""How good a joint choice is: noise of the outputs, and what is kept of what they are for."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from zsq_compile.metrics import decibels
+from zsq_compile.quantization.mixed_precision.sensitivity import measure_nsr
+from zsq_compile.tasks.compare_outputs import compare_outputs
+from zsq_compile.tasks.task import Task, TaskQuality
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judgement:
+    """One network against the float one, on the population that suits it least.
+
+    Attributes:
+        nsr: noise-to-signal ratio, averaged over the outputs; see ``measure_nsr``.
+        kept: share of what the float network says that is kept, 0 to 1; None where nobody knows what the outputs say.
+        measure: what ``kept`` counts; empty likewise.
+        harm: see ``TaskQuality``; None likewise.
+
+    """
+
+    nsr: float
+    kept: float | None = None
+    measure: str = ""
+    harm: float | None = None
+
+    @property
+    def noise_db(self) -> float:
+        """Signal to noise of the outputs in dB."""
+        return decibels(1.0, self.nsr)
+
+
+def judge(task: Task | None, wanted: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> Judgement:
+    """Judge the outputs of a network, (count, ...) by name, against those of the float network."""
+    quality = None if task is None else _compare(task, wanted, got)
+    nsr = measure_nsr(wanted, got)
+    if quality is None:
+        return Judgement(nsr=nsr)
+    return Judgement(nsr=nsr, kept=quality.kept, measure=quality.measure, harm=quality.harm)
+
+
+def worst(judgements: Sequence[Judgement]) -> Judgement:
+    """Return the least of several judgements, entry by entry."""
+    first, *others = judgements
+    for other in others:
+        kept = [one for one in (first.kept, other.kept) if one is not None]
+        harm = [one for one in (first.harm, other.harm) if one is not None]
+        first = Judgement(
+            nsr=max(first.nsr, other.nsr),
+            kept=min(kept, default=None),
+            measure=first.measure or other.measure,
+            harm=max(harm, default=None),
+        )
+    return first
+
+
+def _compare(task: Task, wanted: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> TaskQuality | None:
+    names = {meaning.name for meaning in task.outputs} & wanted.keys()
+    if not names or any(len(wanted[name]) != len(got[name]) for name in names):
+        return None
+    before, after = ({name: part[name].numpy(force=True) for name in names} for part in (wanted, got))
+    try:
+        quality = compare_outputs(task, before, after)
+    except (ValueError, KeyError):  # the outputs at hand are not those that answer, as where sizes follow the data
+        return None
+    return quality if math.isfinite(quality.harm) else None
+
+
+def join_runs(runs: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Put the outputs of several batches behind each other."""
+    names = runs[0].keys()
+    return {name: torch.cat([one[name].reshape(one[name].shape or (1,)) for one in runs]) for name in names}

@@ -1,0 +1,128 @@
+"""Measure what rounding harms: each group of values alone, and joint choices of what is left in float.
+
+Samples come from those held out, and from calibration where these are few. They fall into two halves, one to choose by
+and one to judge by.
+"""
+
+from collections.abc import Sequence, Set
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from passes.analysis.count_work import count_work
+from passes.plan import QuantizationPlan, Scale
+from passes.quantize.integer_kernels import IntegerKernels
+from zsq_compile.differentiable.module import TorchGraph
+from zsq_compile.progress import Advance, ignore_steps
+from zsq_compile.quantization.calibration.scales import scale_from_range
+from zsq_compile.quantization.mixed_precision.sensitivity import measure_activation_nsr
+from zsq_compile.quantization.placement.judge import Judgement, join_runs, judge, worst
+from zsq_compile.quantization.samples import Samples, count_fitting_samples
+from zsq_compile.quantization.state import FloatNetwork, QuantizedState, insert_quantizers
+
+REASON = "it stays float, because its rounding would harm the outputs"
+_ENOUGH = 8  # samples of a half
+_WORK = 4e10  # multiplications that measuring the groups of values one by one may take
+
+
+class Bench:
+    """Runs networks in which some groups of values are relieved: left in float, or given a wider format.
+
+    Args:
+        network: the float network.
+        state: calibrated and rounded.
+
+    Attributes:
+        kernels: of the plan of the state.
+        measured: joint choices that were run.
+
+    """
+
+    def __init__(self, network: FloatNetwork, state: QuantizedState) -> None:
+        self.network, self.state = network, state
+        self.kernels = IntegerKernels(network.model, state.plan, network.target)
+        self.wide = network.target.wide_activation_bits
+        self.measured = 0
+        self._halves = _split(network)
+        self._wanted: dict[int, list[dict[str, Tensor]]] = {}
+
+    def close(self, groups: Set[str]) -> frozenset[str]:
+        """Return the groups that are relieved with some: more where they are left in float."""
+        return frozenset(groups) if self.wide else self.kernels.close(groups)
+
+    def plan(self, groups: Set[str]) -> QuantizationPlan:
+        """Plan in which some groups are relieved."""
+        if not groups:
+            return self.state.plan
+        if self.wide:
+            return _widened(self.state.plan, groups, self.wide)
+        return self.state.plan.without(self.kernels.values(groups), REASON)
+
+    def noise(self, advance: Advance = ignore_steps) -> dict[str, float]:
+        """NSR that the rounding of each group brings alone, on the population that suffers most from it."""
+        teacher, found = self.network.teacher, dict[str, float]()
+        work = max(count_work(self.network.model).multiplications, 1)
+        most = max(int(_WORK / work / max(len(self.kernels.groups), 1)), 1)
+        for part in self._halves[0]:
+            batches = part.batches(min(count_fitting_samples(self.network.model), most))
+            for group, nsr in measure_activation_nsr(self.state.plan, teacher, batches[:1], advance).items():
+                found[group] = max(found.get(group, 0.0), nsr)
+        return found
+
+    def measure(self, groups: Set[str], *, other_half: bool = False) -> Judgement:
+        """Judge the network in which some groups are relieved."""
+        self.measured += 1
+        half = int(other_half)
+        if half not in self._wanted:
+            self._wanted[half] = self._run(self.network.teacher, half)
+        got = self._run(TorchGraph(insert_quantizers(self.state.base, self.plan(groups))), half)
+        return worst([judge(self.network.task, *pair) for pair in zip(self._wanted[half], got, strict=True)])
+
+    def _run(self, graph: TorchGraph, half: int) -> list[dict[str, Tensor]]:
+        names = self.network.teacher.even_outputs
+        with torch.inference_mode():
+            return [
+                join_runs([graph.run(batch, names) for batch in part.fitting(self.network.model)])
+                for part in self._halves[half]
+            ]
+
+
+def _split(network: FloatNetwork) -> tuple[Sequence[Samples], Sequence[Samples]]:
+    """Cut the samples of each population that is not improbable in two: some to choose by, and some to judge by."""
+    halves: tuple[list[Samples], list[Samples]] = ([], [])
+    given = network.calibration.probable().parts()
+    for number, part in enumerate(network.held_out.probable().parts()):
+        pair = part.halves()
+        for side, (half, own) in enumerate(zip(halves, pair, strict=True)):
+            more = given[number].halves()[side] if number < len(given) else None
+            half.append(_joined(own, more))
+    return halves
+
+
+def _joined(own: Samples, more: Samples | None) -> Samples:
+    """Add as many samples as are missing, in whole batches, and leave out those that are too many."""
+    feed = own.fixed or 1
+    wanted = max(_ENOUGH // feed, 1) * feed
+    inputs = {name: value[:wanted] for name, value in own.inputs.items()}
+    if more is not None and own.count < wanted:
+        count = (min(wanted - own.count, more.count)) // feed * feed
+        inputs = {name: torch.cat([value, more.inputs[name][:count]]) for name, value in inputs.items()}
+    return replace(own, inputs=inputs, populations=None, probabilities=())
+
+
+def _widened(plan: QuantizationPlan, groups: Set[str], bits: int) -> QuantizationPlan:
+    """Give some groups a wider format over the range that they have."""
+    scales: dict[str, Scale] = {}
+    sites = []
+    for site in plan.activations:
+        if site.group not in groups:
+            sites.append(site)
+            continue
+        old, scale = site.number_format, plan.activation_scales[site.group]
+        sites.append(replace(site, number_format=old.with_bits(bits)))
+        step, zero = np.float64(scale.scale), int(scale.zero_point)
+        low, high = float(step * (old.qmin - zero)), float(step * (old.qmax - zero))
+        scales[site.group] = scale_from_range(low, high, sites[-1].number_format)
+    return replace(plan, activations=tuple(sites)).with_scales(activations=scales)
