@@ -4,10 +4,11 @@
 
 Layers that stay float keep the codes of their weights, and so the size of the file: a Cast and a Mul, which the runtime
 folds when it opens the model, make them float, where a DequantizeLinear would run on every inference. Activation
-quantizers stay where an integer kernel needs them: on all its inputs and on its output.
+quantizers stay where an integer kernel needs them: on all its inputs and on its output. What moves codes (Pad) moves
+floats where no kernel reads them: else the codes of a waveform would be the largest noise of a file of float kernels.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,13 +23,18 @@ from passes.quantizer_grid import along_axis, grid_of
 from passes.surgery import (
     add_constant,
     dequantizer,
+    input_at,
     is_standard,
     only_use,
+    producer,
     remove_unread,
     rule_of,
+    set_constant,
     set_type,
     standard_nodes,
 )
+
+_MOVERS = ("Pad", "SpaceToDepth")  # may stand between a QuantizeLinear and a DequantizeLinear, on codes
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,8 @@ class KeepFloat(GraphPass):
         for value in [value for value in sites if value not in needed][::-1]:  # a site may read another's output
             sites[value].remove(graph)
             modified = True
+        for node in standard_nodes(graph, *_MOVERS):
+            modified |= _move_floats(graph, node, kernels)
         return ir.passes.PassResult(model, modified)
 
     def _find_kernels(self, graph: ir.Graph, quantized: set[ir.Value]) -> tuple[set[ir.Node], set[ir.Value]]:
@@ -125,6 +133,29 @@ class _Site:
         made.name, made.type, made.shape = f"{self.value.name}_limited", self.value.type, self.value.shape
         graph.insert_after(last, node)
         return made
+
+
+def _move_floats(graph: ir.Graph, node: ir.Node, kernels: Set[ir.Node]) -> bool:
+    """Let an operator that moves codes move the float value itself, where no kernel reads what it makes."""
+    use, quantize = only_use(node.outputs[0]), producer(node, 0)
+    if use is None or quantize is None or not is_standard(use[0], "DequantizeLinear"):
+        return False
+    dequantize, grid = use[0], grid_of(use[0])
+    made = dequantize.outputs[0]
+    if not is_standard(quantize, "QuantizeLinear") or isinstance(grid, str) or made.is_graph_output():
+        return False  # codes of few bits are clipped between, and stay
+    if any(one.node in kernels for one in made.uses()):
+        return False
+    moved, source = node.outputs[0], quantize.inputs[0]
+    if is_standard(node, "Pad") and (fill := constant_value(input_at(node, 2))) is not None:
+        set_constant(graph, node, 2, grid.real(fill), "fill")
+    node.replace_input_with(0, source)
+    set_type(moved, ir.DataType.FLOAT, moved.shape)
+    made.replace_all_uses_with(moved)
+    remove_unread(graph, dequantize)
+    if not quantize.outputs[0].uses():
+        remove_unread(graph, quantize)
+    return True
 
 
 def _site(node: ir.Node) -> _Site | None:

@@ -147,3 +147,39 @@ def test_some_readers_of_a_shared_weight_may_stay_in_integers(tmp_path: Path) ->
     assert operators.count("QGemm") == len(kept)
     assert operators.count("Gemm") + operators.count("FusedGemm") == STEPS + 2 - len(kept)
     assert np.abs(execute(graph, feeds)["y"] - wanted).max() < 0.2
+
+
+def test_a_pad_on_codes_becomes_one_of_floats_where_no_kernel_reads_it(tmp_path: Path) -> None:
+    graph, plan, model = quantized(models.padded())
+    feeds = random_feeds(model)
+    pad = next(node for node in graph.graph if node.op_type == "Pad")
+    assert pad.inputs[0] is not None and pad.inputs[0].dtype == ir.DataType.UINT8, "else this test tells nothing"
+    assert KeepFloat(TARGET, frozenset(), others=False)(graph).modified
+    assert not count(graph, "QuantizeLinear") and not count(graph, "DequantizeLinear")
+    wanted = execute(model, feeds)["y"]
+    assert sqnr(wanted, execute(graph, feeds)["y"]) > 38.0, "weights of 8 bits are all that is rounded"
+    emit(graph, plan, TARGET)
+    assert not set(optimized_operators(graph, tmp_path)) & {"QuantizeLinear", "DequantizeLinear", "QLinearConv"}
+    assert not KeepFloat(TARGET, frozenset(), others=False)(graph).modified
+
+
+def test_a_pad_with_a_value_of_its_own_keeps_it() -> None:
+    graph, _, model = quantized(
+        models.parse(
+            """
+            filled (float[N,2,6,6] x) => (float[N,3,4,4] y)
+            <float[4,2,3,3] w0, float[4] b0, int64[8] pads = {0,0,1,1,0,0,1,1}, float fill = {0.5},
+             float[3,4,3,3] w1, float[3] b1>
+            {
+                [first] c = Conv(x, w0, b0)
+                [relu] r = Relu(c)
+                [pad] p = Pad(r, pads, fill)
+                [second] y = Conv(p, w1, b1)
+            }
+            """
+        )
+    )
+    feeds = random_feeds(model)
+    KeepFloat(TARGET, frozenset(), others=False)(graph)
+    assert not count(graph, "QuantizeLinear")
+    assert sqnr(execute(model, feeds)["y"], execute(graph, feeds)["y"]) > 35.0
