@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zsq_compile.tasks.by_samples import by_samples
 from zsq_compile.metrics import powers
+from zsq_compile.tasks.by_samples import by_samples
 from zsq_compile.tasks.compare_boxes import compare_boxes
 from zsq_compile.tasks.compare_classes import compare_classes, compare_masks
 from zsq_compile.tasks.compare_numbers import (
