@@ -171,7 +171,8 @@ class Search:
 
 
 def _meets(judged: Judgement, floor: Floor) -> bool:
-    return judged.noise_db >= floor.noise_db and (judged.kept is None or judged.kept >= floor.kept)
+    loud = judged.noise_db < floor.noise_db and not judged.decides
+    return not loud and (judged.kept is None or judged.kept >= floor.kept)
 
 
 def _keeps_more(after: Judgement, before: Judgement) -> bool:

@@ -22,6 +22,7 @@ class Judgement:
         kept: share of what the float network says that is kept, 0 to 1; None where nobody knows what the outputs say.
         measure: what ``kept`` counts; empty likewise.
         harm: see ``TaskQuality``; None likewise.
+        decides: ``kept`` is by the user's own metric, and decides alone, whatever the noise.
 
     """
 
@@ -29,6 +30,7 @@ class Judgement:
     kept: float | None = None
     measure: str = ""
     harm: float | None = None
+    decides: bool = False
 
     @property
     def noise_db(self) -> float:
