@@ -172,7 +172,8 @@ class Search:
 
 def _meets(judged: Judgement, floor: Floor) -> bool:
     loud = judged.noise_db < floor.noise_db and not judged.decides
-    return not loud and (judged.kept is None or judged.kept >= floor.kept)
+    chance = 1.0 / judged.count if judged.count else 0.0  # of few, one may change by chance
+    return not loud and (judged.kept is None or judged.kept + chance >= floor.kept)
 
 
 def _keeps_more(after: Judgement, before: Judgement) -> bool:
