@@ -171,7 +171,9 @@ class Search:
 
 
 def _meets(judged: Judgement, floor: Floor) -> bool:
-    return judged.noise_db >= floor.noise_db and (judged.kept is None or judged.kept >= floor.kept)
+    loud = judged.noise_db < floor.noise_db and not judged.decides
+    chance = 1.0 / judged.count if judged.count else 0.0  # of few, one may change by chance
+    return not loud and (judged.kept is None or judged.kept + chance >= floor.kept)
 
 
 def _keeps_more(after: Judgement, before: Judgement) -> bool:

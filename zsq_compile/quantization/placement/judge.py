@@ -22,6 +22,8 @@ class Judgement:
         kept: share of what the float network says that is kept, 0 to 1; None where nobody knows what the outputs say.
         measure: what ``kept`` counts; empty likewise.
         harm: see ``TaskQuality``; None likewise.
+        decides: ``kept`` is by the user's own metric, and decides alone, whatever the noise.
+        count: of what ``kept`` is a share of; 0 where it is none of single things.
 
     """
 
@@ -29,6 +31,8 @@ class Judgement:
     kept: float | None = None
     measure: str = ""
     harm: float | None = None
+    decides: bool = False
+    count: int = 0
 
     @property
     def noise_db(self) -> float:
@@ -42,7 +46,7 @@ def judge(task: Task | None, wanted: Mapping[str, Tensor], got: Mapping[str, Ten
     nsr = measure_nsr(wanted, got)
     if quality is None:
         return Judgement(nsr=nsr)
-    return Judgement(nsr=nsr, kept=quality.kept, measure=quality.measure, harm=quality.harm)
+    return Judgement(nsr=nsr, kept=quality.kept, measure=quality.measure, harm=quality.harm, count=quality.count)
 
 
 def worst(judgements: Sequence[Judgement]) -> Judgement:
@@ -56,8 +60,14 @@ def worst(judgements: Sequence[Judgement]) -> Judgement:
             kept=min(kept, default=None),
             measure=first.measure or other.measure,
             harm=max(harm, default=None),
+            count=min(first.count, other.count),
         )
     return first
+
+
+def is_better(one: Judgement, other: Judgement) -> bool:
+    """Tell whether a network has less noise than another, or keeps more."""
+    return one.nsr < other.nsr or (one.kept is not None and other.kept is not None and one.kept > other.kept)
 
 
 def _compare(task: Task, wanted: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> TaskQuality | None:

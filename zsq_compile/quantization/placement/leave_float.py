@@ -11,7 +11,7 @@ from zsq_compile.config.compile import KeepQuality
 from zsq_compile.metrics import decibel_words
 from zsq_compile.progress import Clock
 from zsq_compile.quantization.placement.choose_float import Choice, Search, floor_of
-from zsq_compile.quantization.placement.judge import Judgement
+from zsq_compile.quantization.placement.judge import Judgement, is_better
 from zsq_compile.quantization.placement.layer_costs import NodeTimes, TimeModel
 from zsq_compile.quantization.placement.measure_noise import REASON, Bench
 from zsq_compile.quantization.state import FloatNetwork, QuantizedState, insert_quantizers
@@ -19,7 +19,6 @@ from zsq_compile.quantization.state import FloatNetwork, QuantizedState, insert_
 MeasureTimes = Callable[[FloatNetwork, QuantizedState], NodeTimes | None]
 """Times of the nodes of the float file and of the quantized one; None where the target's runtime is not here."""
 
-_KEPT_SAVING = 0.5  # of the time that integers save
 _NARROWEST = 8  # bits of values that someone asked for: fewer are meant
 
 
@@ -97,7 +96,7 @@ class LeaveFloat:
                 close=bench.close,
                 price=pricing.price,
                 measure=bench.measure,
-                most=None if self.quality == "best" or bench.wide else pricing.ceiling(),
+                most=None if self.quality == "best" or bench.wide else pricing.float_time,
             )
             noise: dict[str, float] = {}
 
@@ -109,6 +108,8 @@ class LeaveFloat:
             if not choice.groups:
                 return state, None
             record = self._record(bench, choice, pricing, noise)
+            if not is_better(record.after, record.before):
+                return state, None  # on other samples than those of the choice
             plan = bench.plan(choice.groups)
         clock.progress.note(record.words())
         return QuantizedState(base=state.base, qdq=insert_quantizers(state.base, plan), plan=plan), record
@@ -149,11 +150,6 @@ class _Pricing:
             self.measured = times is not None
             self._model = TimeModel(self._network.model, self._state.plan, self._kernels, times)
         return self._model.total(groups)
-
-    def ceiling(self) -> float:
-        """Return the time of a run that a choice may take: never more than in float, and half of what integers save."""
-        integers, floats = self.price(frozenset()), self.float_time
-        return floats if integers >= floats else floats - _KEPT_SAVING * (floats - integers)
 
     @property
     def float_time(self) -> float:

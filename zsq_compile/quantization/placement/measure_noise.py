@@ -72,13 +72,20 @@ class Bench:
         return found
 
     def measure(self, groups: Set[str], *, other_half: bool = False) -> Judgement:
-        """Judge the network in which some groups are relieved."""
+        """Judge the network in which some groups are relieved; by the user's metric, where there is one."""
         self.measured += 1
         half = int(other_half)
         if half not in self._wanted:
             self._wanted[half] = self._run(self.network.teacher, half)
-        got = self._run(TorchGraph(insert_quantizers(self.state.base, self.plan(groups))), half)
-        return worst([judge(self.network.task, *pair) for pair in zip(self._wanted[half], got, strict=True)])
+        plan = self.plan(groups)
+        qdq = insert_quantizers(self.state.base, plan)
+        got = self._run(TorchGraph(qdq), half)
+        judged = worst([judge(self.network.task, *pair) for pair in zip(self._wanted[half], got, strict=True)])
+        if self.network.asked is None:
+            return judged
+        what = f"{len(self.kernels.values(groups))} values relieved"
+        kept = self.network.asked(what, QuantizedState(base=self.state.base, qdq=qdq, plan=plan))
+        return replace(judged, kept=kept, measure="the metric", decides=True)
 
     def _run(self, graph: TorchGraph, half: int) -> list[dict[str, Tensor]]:
         names = self.network.teacher.even_outputs

@@ -149,3 +149,18 @@ def test_the_simulation_of_widened_layers_is_that_of_dequantized_ones(
     np.testing.assert_allclose(
         execute(behind.qdq, feeds, optimize="none")["y"], execute(unwidened.qdq, feeds, optimize="none")["y"], atol=1e-5
     )
+
+
+def test_the_users_metric_decides_alone() -> None:
+    network, state = ready(ruined=True)
+    content = replace(network, asked=lambda what, one: 1.0)
+    behind, record = LeaveFloat(quality="best").run(content, state, silent_clock())
+    assert behind is state
+    assert record is None
+    strict = replace(
+        network, asked=lambda what, one: 1.0 if "r0" not in {s.value for s in one.plan.activations} else 0.5
+    )
+    _, record = LeaveFloat(quality="best").run(strict, state, silent_clock())
+    assert record is not None
+    assert "r0" in record.values
+    assert record.after.kept == 1.0
