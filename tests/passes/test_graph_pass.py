@@ -16,6 +16,7 @@ from passes.emit.block_matmul import BlockMatMul
 from passes.emit.keep_float import KeepFloat
 from passes.emit.pack_digits import PackDigits
 from passes.emit.pack_weights import PackWeights
+from passes.emit.widen_layers import WidenLayers
 from passes.graph_pass import NodePass
 from passes.plan import QuantizationPlan
 from passes.qdq_names import codes_name
@@ -62,6 +63,7 @@ CASES = {
     "KeepFloat": Case(lambda plan: KeepFloat(TARGET, frozenset(), others=False), tolerance=ROUNDED),
     "PackDigits": Case(lambda plan: PackDigits(weights(plan)), by_name=True),
     "PackWeights": Case(lambda plan: PackWeights(frozenset(weights(plan))), by_name=True),
+    "WidenLayers": Case(lambda plan: WidenLayers(frozenset(site.node for site in plan.weights)), tolerance=ROUNDED),
     "WriteInParts": Case(lambda plan: WriteInParts(TARGET), inserted=False, model=upsampled),
 }
 
