@@ -31,6 +31,7 @@ from zsq_compile.quantization.planning import float_bytes, plan_quantization, re
 from zsq_compile.quantization.state import FloatNetwork
 from zsq_compile.reporting.gallery import require_png
 from zsq_compile.reporting.report import Report
+from zsq_compile.stages.answering_family import AnsweringFamily, wants_answers
 from zsq_compile.stages.calibration_data import (
     CalibrationData,
     count_in_batches,
@@ -41,7 +42,7 @@ from zsq_compile.stages.estimate_agreement import estimate_agreement, make_estim
 from zsq_compile.stages.evidence import build_report, gather_evidence
 from zsq_compile.stages.export import Exported, export
 from zsq_compile.stages.gallery import require_image, show_synthetic
-from zsq_compile.stages.gate import is_missed, require_decisions
+from zsq_compile.stages.gate import is_missed, require_share
 from zsq_compile.stages.like import Given, require_places, shapes_like
 from zsq_compile.stages.live_samples import make_live
 from zsq_compile.stages.make_data import choose_generator, find_examples, make_data
@@ -113,8 +114,7 @@ def compile_model(
         loaded, known = _load(Path(model), target, config, clock.progress, samples_kept=samples_kept)
         judge = _require_judge(loaded, target, config, clock.progress)
     with clock.stage("plan"):
-        _require_suitable(given_plan, loaded, config, clock.progress)
-        folded, statistics = _fold(loaded, known, target, config, given_plan)
+        folded, statistics = _fold(loaded, known, target, config, given_plan, clock.progress)
         folded = stamp(folded, origin := origin_of(loaded, target, config.seed))
         plan = plan_quantization(folded, target, config.quantization, given_plan)
         limit = resolve_limit(folded, target, config.quantization, config.max_size, float_bytes(loaded))
@@ -138,8 +138,7 @@ def compile_model(
     live = make_live(samples.synthetic, config.distill, config.generator, config.low_pass, clock.progress)
     quantized = quantize(network, plan, steps_for(config, live), clock)
     exported, quantized = _export(loaded, network, quantized, path, config, labelled, clock)
-    with clock.stage("validate"):
-        estimate = _estimate(loaded, path, samples, target, config, shown=calibration is not None)
+    estimate = _estimate(loaded, path, samples, network, config, clock, shown=calibration is not None)
     with clock.stage("collect report data"):
         look = partial(gather_evidence, pictures_wanted=pictures_wanted, judge=judge)
         evidence = look(loaded, samples, network, quantized.state.plan, exported, estimate)
@@ -234,14 +233,20 @@ def _choose_output(
 def _require_judge(loaded: LoadedModel, target: Target, config: CompileConfig, progress: Progress) -> UserJudge | None:
     """Refuse before the work a gate that no file can pass, or a metric that does not work on the float model."""
     if config.metric is None:
-        require_decisions(loaded, config.min_agreement)
+        require_share(loaded, config.task, config.min_agreement)
         return None
     return UserJudge(config.metric, loaded, target, progress)
 
 
 def _fold(
-    loaded: LoadedModel, known: KnownStatistics, target: Target, config: CompileConfig, given: PlanFile | None
+    loaded: LoadedModel,
+    known: KnownStatistics,
+    target: Target,
+    config: CompileConfig,
+    given: PlanFile | None,
+    progress: Progress,
 ) -> tuple[ir.Model, BatchNormStatistics]:
+    _require_suitable(given, loaded, config, progress)
     return fold_network(
         loaded.model,
         known.statistics,
@@ -281,25 +286,39 @@ def _require_suitable(given: PlanFile | None, loaded: LoadedModel, config: Compi
 
 
 def _estimate(
-    loaded: LoadedModel, path: Path, data: CalibrationData, target: Target, config: CompileConfig, *, shown: bool
+    loaded: LoadedModel,
+    path: Path,
+    data: CalibrationData,
+    network: FloatNetwork,
+    config: CompileConfig,
+    clock: Clock,
+    *,
+    shown: bool,
 ) -> AgreementEstimate:
     """Estimate the agreement on real data, on inputs that calibration has not seen."""
-    return estimate_agreement(
-        loaded.original,
-        path,
-        make_estimate_inputs(
+    task, target, answering = network.task, network.target, None
+    if task is not None and wants_answers(task):
+        answering = AnsweringFamily(teacher=network.teacher, effort=config.effort, progress=clock.progress)
+    with clock.stage("validate"):
+        inputs = make_estimate_inputs(
             loaded.inputs,
             data.posteriors,
             seed=config.seed,
             shown=shown or (data.examples is not None and data.examples.show(loaded.inputs)),
             examples=data.examples,
-        ),
-        data.origin,
-        providers=usable_providers(target.providers),
-        config=target.session_config,
-        axes=loaded.face.axes,
-        uneven=loaded.uneven_outputs,
-    )
+            task=task,
+            answering=answering,
+        )
+        return estimate_agreement(
+            loaded.original,
+            path,
+            inputs,
+            data.origin,
+            providers=usable_providers(target.providers),
+            config=target.session_config,
+            axes=loaded.face.axes,
+            uneven=loaded.uneven_outputs,
+        )
 
 
 def _conclude(

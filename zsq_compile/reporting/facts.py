@@ -6,33 +6,32 @@ from zsq_compile.config.units import size_words
 from zsq_compile.data.preprocessing import Preprocessing
 from zsq_compile.metrics import decibel_words
 from zsq_compile.quantization.layer_metrics.layer_quality import worst_layers
+from zsq_compile.reporting.task_rows import NOTHING, Row, labelled_rows, task_details, task_label, task_rows, task_value
 
 if TYPE_CHECKING:
     from zsq_compile.reporting.report import Report
+    from zsq_compile.verification.labelled_quality import LabelledQuality
+    from zsq_compile.verification.task_figures import TaskFigures
     from zsq_compile.verification.validate import Validation
 
-MISSING = "-"
+MISSING = NOTHING
 _MOST_REFUSALS = 5
 
 Facts = list[tuple[str, str]]
 """Name and text."""
 
 
-def comparison_rows(validation: "Validation") -> list[tuple[str, str, str]]:
+def comparison_rows(validation: "Validation") -> list[Row]:
     """Rows of the table that closes a compilation: name, float, quantized."""
     shrunk = validation.quantized_bytes / max(validation.float_bytes, 1)
     rows = [("size", size_words(validation.float_bytes), f"{size_words(validation.quantized_bytes)} ({shrunk:.0%})")]
-    real = validation.labelled
-    if real is not None:
-        if real.top1_float is not None and real.top1_quantized is not None:
-            rows.append((f"top-1 on {real.samples} samples", f"{real.top1_float:.2%}", f"{real.top1_quantized:.2%}"))
-        if real.agreement is not None:
-            rows.append((f"same class on {real.samples} samples", MISSING, f"{real.agreement:.2%}"))
-    if validation.agreement is not None:
-        label = f"same class on {validation.samples} held-out samples"
-        rows.append((label, MISSING, f"{validation.agreement:.2%}"))
-    if validation.worst_agreement is not None:
-        rows.append(("the same under the worst plausible input", MISSING, f"{validation.worst_agreement:.2%}"))
+    rows += _labelled_rows(validation.labelled, validation.task)
+    if validation.task is not None:
+        rows += task_rows(validation.task, validation.samples)
+    elif validation.agreement is not None:
+        rows.append(
+            (f"top-1 agreement on {validation.samples} held-out samples", MISSING, f"{validation.agreement:.2%}")
+        )
     if validation.sqnr_db is not None:
         rows.append(("signal to quantization noise", MISSING, decibel_words(validation.sqnr_db)))
     for output in validation.outputs:
@@ -49,6 +48,23 @@ def comparison_rows(validation: "Validation") -> list[tuple[str, str, str]]:
     rows.append(("layers run in integers", MISSING, f"{fusion.fused} of {fusion.layers}"))
     if fusion.blockwise:
         rows.append(("on 4-bit weights in blocks", MISSING, f"{len(fusion.blockwise)} of {fusion.layers}"))
+    return rows
+
+
+def _labelled_rows(real: "LabelledQuality | None", figures: "TaskFigures | None") -> list[Row]:
+    """Rows of both models on the user's data."""
+    if real is None:
+        return []
+    rows = []
+    if real.top1_float is not None and real.top1_quantized is not None:
+        rows.append((f"top-1 on {real.samples} samples", f"{real.top1_float:.2%}", f"{real.top1_quantized:.2%}"))
+    if real.float_figure is not None and real.quantized_figure is not None:
+        rows += labelled_rows(real.float_figure, real.quantized_figure)
+    if real.agreement is not None:
+        rows.append((f"top-1 agreement on {real.samples} samples", MISSING, f"{real.agreement:.2%}"))
+    if real.quality is not None and figures is not None:
+        label, value = task_label(figures.kind, figures.threshold), (figures.kind, figures.threshold, real.quality)
+        rows.append((f"{label} on {real.samples} samples", MISSING, task_value(*value)))
     return rows
 
 
@@ -78,23 +94,40 @@ def calibration_facts(report: "Report") -> Facts:
 def validation_facts(validation: "Validation") -> Facts:
     """Figures of every output, and of the simulation."""
     facts = []
+    if validation.task is not None and (text := task_details(validation.task)) is not None:
+        facts.append((f"kept of the {validation.task.kind}", text))
     for output in validation.outputs:
         parts = [] if output.rows is None else [output.rows.describe()]
         parts += [] if output.sqnr_db is None else [f"SQNR {decibel_words(output.sqnr_db)}"]
         parts += [] if output.agreement is None else [f"{output.agreement:.2%} of the decisions unchanged"]
+        parts += [] if parts else ["nothing but zeros" if output.silent else "no figure"]
         facts.append((f"output {output.name}", f"{', '.join(parts)} on {validation.samples} held-out samples"))
     if validation.simulation is not None:
         match = validation.simulation
-        text = f"{match.share_beyond_step:.2%} of the elements differ by more than a step, "
-        facts.append(("simulation", f"{text}{match.agreement:.2%} of the decisions are equal"))
+        text = f"{match.share_beyond_step:.2%} of the elements differ by more than a step"
+        equal = f", {match.agreement:.2%} of the decisions are equal"
+        facts.append(("simulation", text if validation.agreement is None else f"{text}{equal}"))
     return facts
+
+
+def _placement_facts(report: "Report") -> Facts:
+    """Say what placement left in float or in a wider format, where, and what that costs and brings."""
+    placed = report.placement
+    if placed is None:
+        return []
+    names = placed["layers"] or placed["values"]
+    where = ", ".join(names[:_MOST_REFUSALS]) + (" ..." if len(names) > _MOST_REFUSALS else "")
+    return [("placement", f"{placed['summary']}; {'layers' if placed['layers'] else 'values'}: {where}")]
 
 
 def remarks(report: "Report") -> Facts:
     """List nodes left in float, the worst layers, and warnings."""
-    refusals = report.refusals[:_MOST_REFUSALS]
-    facts = [("left in float", f"{one.where} ({one.op_type}): {one.reason}") for one in refusals]
-    if len(report.refusals) > len(refusals):
-        facts.append(("left in float", f"{len(report.refusals) - len(refusals)} more, see --json"))
+    facts = _placement_facts(report)
+    placed = () if report.placement is None else report.placement["values"]
+    known = [one for one in report.refusals if one.where not in placed]
+    refusals = known[:_MOST_REFUSALS]
+    facts += [("left in float", f"{one.where} ({one.op_type}): {one.reason}") for one in refusals]
+    if len(known) > len(refusals):
+        facts.append(("left in float", f"{len(known) - len(refusals)} more, see --json"))
     facts += [("worst layer", layer.describe()) for layer in worst_layers(report.layers)]
     return facts + [("warning", text) for text in report.validation.warnings]

@@ -15,6 +15,7 @@ from zsq_compile.reporting.alarms import Alarm
 from zsq_compile.reporting.evidence import MomentMatch, Picture
 from zsq_compile.reporting.facts import MISSING, calibration_facts, comparison_rows, remarks, validation_facts
 from zsq_compile.reporting.plain import plain
+from zsq_compile.reporting.task_rows import explain_quality, explain_task
 from zsq_compile.verification.agreement_estimate import AgreementEstimate
 from zsq_compile.verification.validate import Validation
 
@@ -57,6 +58,8 @@ class Report:
         speed_trials: other forms of the file that were timed because it was slower than float, as plain values, the one
             that took its place ``chosen``.
         agreement_estimate: estimated agreement on real data, with an interval; None when it was not estimated.
+        task: what the network is for, as plain values ("kind", "reason", "asked", "threshold", and "outputs" with
+            "name", "role" and "reason"); None where nobody has looked.
         metric: what the user's command said, as plain values ("command", "float", "quantized", "kept", "runs"); None
             without one.
         versions: of Python and of the packages, see installed_versions.
@@ -89,6 +92,7 @@ class Report:
     placement: Mapping[str, Any] | None = None
     speed_trials: tuple[Mapping[str, Any], ...] = ()
     agreement_estimate: AgreementEstimate | None = None
+    task: Mapping[str, Any] | None = None
     metric: Mapping[str, Any] | None = None
     versions: Mapping[str, str] = field(default_factory=lambda: installed_versions())
     sha256: Mapping[str, str] = field(default_factory=dict)
@@ -101,7 +105,10 @@ class Report:
             "agreement": plain(validation.agreement),
             "sqnr_db": plain(validation.sqnr_db),
             "speedup": plain(validation.speedup),
+            "task": None if validation.task is None else plain(explain_task(validation.task)),
         }
+        if validation.labelled is not None:
+            values["validation"]["labelled"]["quality"] = plain(explain_quality(validation.labelled.quality))
         for picture in values["pictures"]:
             del picture["png"]
         values["worst_layers"] = plain(worst_layers(self.layers))
@@ -109,9 +116,12 @@ class Report:
 
     @property
     def expected_agreement(self) -> float | None:
-        """Agreement as estimated for real data; without an estimate, as counted on held-out samples."""
+        """Share of what the float network says that is kept: estimated for real data, else counted on held-out samples.
+
+        Equal decisions of a classifier, matched boxes of a detector, equal texts; None where it is no share.
+        """
         if self.agreement_estimate is None or self.agreement_estimate.estimate is None:
-            return self.validation.agreement
+            return self.validation.share
         return self.agreement_estimate.estimate
 
     @property
@@ -120,7 +130,7 @@ class Report:
 
         Without an estimate that is the lowest count over the plausible preprocessings.
         """
-        estimate, worst = self.agreement_estimate, self.validation.worst_agreement
+        estimate, worst = self.agreement_estimate, self.validation.worst_share
         if estimate is not None and estimate.held is not None:
             return estimate.held
         return self.expected_agreement if worst is None else worst

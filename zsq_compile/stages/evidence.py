@@ -35,6 +35,7 @@ from zsq_compile.stages.user_metric import UserJudge
 from zsq_compile.synthesis.channel_moments import ActivationMoments
 from zsq_compile.synthesis.losses import wasserstein
 from zsq_compile.synthesis.probe import layer_targets, measure_moments
+from zsq_compile.tasks.task import Task
 from zsq_compile.verification.agreement_estimate import AgreementEstimate
 
 _SAMPLES = 64
@@ -51,6 +52,7 @@ class Evidence:
         moments: how near the calibration samples come to the statistics, by layer.
         pictures: some of the synthetic images; empty where nobody asked.
         contents: where the bytes are, by file ("float", "quantized").
+        task: what the network is for; None where nobody has looked.
         metric: what the user's command said, as plain values; None without one.
 
     """
@@ -60,6 +62,7 @@ class Evidence:
     moments: tuple[MomentMatch, ...]
     pictures: tuple[Picture, ...]
     contents: Mapping[str, Contents]
+    task: Task | None = None
     metric: Mapping[str, Any] | None = None
 
 
@@ -81,6 +84,7 @@ def gather_evidence(
     if judge is not None:
         judge.kept_by("the result", exported.path)
     return Evidence(
+        task=network.task,
         metric=None if judge is None else judge.plain(),
         estimate=estimate,
         alarms=alarms,
@@ -130,6 +134,7 @@ def build_report(
         moments=evidence.moments,
         pictures=evidence.pictures,
         contents=evidence.contents,
+        task=None if evidence.task is None else _explain(evidence.task),
         metric=evidence.metric,
         distillation=None if distillation is None else {**asdict(distillation), "summary": distillation.words()},
         layers=quantized.layers,
@@ -139,6 +144,18 @@ def build_report(
         agreement_estimate=evidence.estimate,
         sha256={"model": file_sha256(loaded.path), "emitted": file_sha256(exported.path)},
     )
+
+
+def _explain(task: Task) -> dict[str, Any]:
+    """Tell what a network is for in plain values."""
+    outputs = [{"name": one.name, "role": one.role, "reason": one.reason} for one in task.outputs]
+    return {
+        "kind": task.kind,
+        "reason": task.reason,
+        "asked": task.asked,
+        "threshold": task.threshold,
+        "outputs": outputs,
+    }
 
 
 def match_moments(teacher: TorchGraph, data: CalibrationData, inputs: Sequence[InputSpec]) -> tuple[MomentMatch, ...]:

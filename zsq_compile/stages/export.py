@@ -75,7 +75,7 @@ def export(
         loaded.face.write(emitted, path)
     with clock.stage("validate"):
         judges = network.held_out.halves()[1] if chosen_on else network.held_out
-        validation = _validate(loaded, emitted, path, judges, target, labelled, clock.progress)
+        validation = _validate(loaded, emitted, path, judges, network, labelled, clock.progress)
     if not (speed_trials and _is_slower(validation) and _is_here(target)):
         return Exported(path=path, validation=validation)
     costs = None if validation.speed is None else validation.speed.costs
@@ -87,7 +87,7 @@ def export(
                 trial = Path(folder) / path.name
                 loaded.face.write(found.chosen, trial)
                 judges = network.held_out.halves()[1]
-                validation = _validate(loaded, found.chosen, trial, judges, target, labelled, clock.progress)
+                validation = _validate(loaded, found.chosen, trial, judges, network, labelled, clock.progress)
             loaded.face.write(found.chosen, path)
     return Exported(path=path, validation=validation, trials=found.trials, state=found.state)
 
@@ -110,11 +110,12 @@ def _validate(
     emitted: ir.Model,
     path: Path,
     held_out: Samples,
-    target: Target,
+    network: FloatNetwork,
     labelled: Dataset | None,
     progress: Progress,
 ) -> Validation:
     """Validate a file, at the sizes that it was made with and at others that the float model runs at."""
+    target = network.target
     simulate, providers = _simulation(emitted, held_out, loaded), usable_providers(target.providers)
     validation = validate(
         loaded.original,
@@ -129,6 +130,7 @@ def _validate(
         float_bytes=float_bytes(loaded),
         axes=loaded.face.axes,
         populations=None if held_out.populations is None else held_out.populations.numpy(),
+        task=network.task,
     )
     others = run_other_sizes(
         loaded.original,

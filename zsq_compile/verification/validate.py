@@ -11,20 +11,29 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from backends.session import RuntimeModelError, Session, open_session
+from backends.session import RuntimeModelError, open_session
 from zsq_compile.data.batch_axes import FIRST, BatchAxes
 from zsq_compile.data.dataset import Dataset
 from zsq_compile.errors import ValidationError
 from zsq_compile.files import file_bytes
 from zsq_compile.metrics import agreement, array_outputs, decision_output, is_silent, sqnr_db
+from zsq_compile.tasks.task import OutputRole, Task
 from zsq_compile.verification.fusion import Fusion, inspect_fusion
 from zsq_compile.verification.held_out import HeldOutRuns, Simulate, run_held_out
+from zsq_compile.verification.labelled_quality import LabelledQuality, measure_labelled
 from zsq_compile.verification.latency import Latency
 from zsq_compile.verification.running import Arrays, first_sample
-from zsq_compile.verification.side_by_side import run_side_by_side
 from zsq_compile.verification.simulation import SimulationMatch, match_simulation
 from zsq_compile.verification.speed import SpeedAudit, audit_speed
+from zsq_compile.verification.task_figures import (
+    CLASS_KINDS,
+    TaskFigures,
+    judged_outputs,
+    measure_task,
+)
 from zsq_compile.verification.uneven import Rows, alike_elements, compare_rows
+
+_DECIDED: tuple[OutputRole, ...] = ("class scores", "indices", "count")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +43,7 @@ class OutputQuality:
     Attributes:
         name: name of the output.
         sqnr_db: signal to quantization noise ratio; None for outputs that are no floats, or nothing but zeros.
-        agreement: share of equal decisions, 0 to 1; None when the output has no class axis.
+        agreement: share of equal decisions for a class or a number, 0 to 1; None where the output holds none.
         rows: of an output whose size depends on the data, whose other figures are those of the runs that gave as many
             rows; None for all others.
         silent: the float model's numbers are all zeros, on every sample.
@@ -49,31 +58,13 @@ class OutputQuality:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LabelledQuality:
-    """Both models on the user's data.
-
-    Attributes:
-        samples: how many were run.
-        top1_float: share of right decisions of the float model, 0 to 1; None without labels.
-        top1_quantized: the same of the quantized model.
-        agreement: share of equal decisions, 0 to 1; None where no output holds decisions.
-
-    """
-
-    samples: int
-    top1_float: float | None
-    top1_quantized: float | None
-    agreement: float | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Validation:
     """Measurements of one emitted file.
 
     Attributes:
         samples: held-out samples that were compared.
         outputs: float against quantized, one entry for each output.
-        decision_output: name of the output that ``agreement`` is counted at; None when no output holds decisions.
+        decision_output: name of the output that ``agreement`` is counted at; None where the network chooses no class.
         fusion: counts of the graph as the runtime optimised it.
         simulation: None when no simulation was given.
         labelled: None when no data of the user were given.
@@ -85,7 +76,8 @@ class Validation:
         speed: whether the file is faster beyond noise, and which nodes cost the time if it is slower; None when no
             latency was measured.
         worst_agreement: the lowest share of equal decisions over the populations that the held-out samples are from;
-            None where they are from one, or no output holds decisions.
+            None where they are from one, or the network chooses no class.
+        task: what is kept of what the network is for; None where nobody said what that is.
 
     """
 
@@ -102,6 +94,17 @@ class Validation:
     warnings: tuple[str, ...]
     speed: SpeedAudit | None = None
     worst_agreement: float | None = None
+    task: TaskFigures | None = None
+
+    @property
+    def share(self) -> float | None:
+        """Share of what the float model says that is kept; of a network without a known task, ``agreement``."""
+        return self.agreement if self.task is None else self.task.share
+
+    @property
+    def worst_share(self) -> float | None:
+        """The lowest of these over the populations."""
+        return self.worst_agreement if self.task is None else self.task.worst_share
 
     @property
     def agreement(self) -> float | None:
@@ -138,6 +141,7 @@ def validate(
     latency_seconds: float = 3.0,
     axes: BatchAxes = FIRST,
     populations: NDArray[np.int64] | None = None,
+    task: Task | None = None,
 ) -> Validation:
     """Check an emitted file in its runtime and measure it against the float model.
 
@@ -151,11 +155,12 @@ def validate(
         stand_in: these providers are not the target's own, so that their fusion and speed give no warnings.
         session_config: entries of the target's session options.
         threads: threads inside an operator; None leaves the choice to the runtime.
-        labelled: data of the user; without labels they give the agreement only.
+        labelled: data of the user; without labels they tell what is kept only.
         float_bytes: size of the user's file; None takes that of ``original`` as it would be written.
         latency_seconds: time to spend on latency; 0 measures none.
         axes: of the batch in both files.
         populations: (count,) number of the population that each held-out sample is from; None where all are from one.
+        task: what the network is for; None takes the first output that can hold decisions for a classifier's.
 
     Raises:
         ValidationError: the file is no valid ONNX, the runtime cannot load or run it, or its outputs differ in
@@ -165,10 +170,8 @@ def validate(
     """
     _check_file(emitted)
     with _runtime_errors(emitted):
-        reference, session = (
-            open_session(model, providers=providers, threads=threads, config=session_config, lean=True)
-            for model in (original, emitted)
-        )
+        opened = partial(open_session, providers=providers, threads=threads, config=session_config, lean=True)
+        reference, session = opened(original), opened(emitted)
         runs = run_held_out(reference, session, held_out, simulate, axes, uneven)
         runs.require_alike(emitted)
         wanted, got = runs.joined(runs.wanted), runs.joined(runs.got)
@@ -177,29 +180,38 @@ def validate(
         audit = partial(audit_speed, threads=threads, providers=providers, config=session_config)
         sample = first_sample(session, held_out, axes)
         speed = audit(original, emitted, sample, seconds=latency_seconds) if latency_seconds > 0.0 else None
-        outputs = tuple(_qualities(runs, wanted, got))
+        outputs = tuple(_qualities(runs, wanted, got, task))
+        look = partial(measure_labelled, reference, session, task=task, axes=axes, uneven=runs.uneven)
+        figures = None if task is None else measure_task(task, wanted, got, populations)
         return Validation(
             samples=min(len(array) for array in held_out.values()),
             outputs=outputs,
-            decision_output=decision_output(array_outputs(wanted)),
+            decision_output=_decision_output(wanted, task),
             fusion=fusion,
             simulation=match,
-            labelled=None
-            if labelled is None
-            else _labelled_quality(reference, session, labelled, emitted, axes, runs.uneven),
+            labelled=None if labelled is None else look(labelled),
             float_bytes=original.ByteSize() if float_bytes is None else float_bytes,
             quantized_bytes=file_bytes(emitted),
             latency={} if speed is None else speed.latency,
             failures=(*_failures(wanted, got, match), *runs.uneven_failures()),
-            warnings=_warnings(outputs, None if stand_in else fusion, match, None if stand_in else speed),
+            warnings=_warnings(outputs, figures, None if stand_in else fusion, match, None if stand_in else speed),
             speed=speed,
-            worst_agreement=_worst_agreement(wanted, got, populations),
+            worst_agreement=_worst_agreement(_decision_output(wanted, task), wanted, got, populations),
+            task=figures,
         )
 
 
-def _worst_agreement(wanted: Arrays, got: Arrays, populations: NDArray[np.int64] | None) -> float | None:
+def _decision_output(wanted: Arrays, task: Task | None) -> str | None:
+    """Name of the output that holds decisions for a class; None where the network is for something else."""
+    if task is None:
+        return decision_output(array_outputs(wanted))
+    return next((name for name in judged_outputs(task) if name in wanted and task.kind in CLASS_KINDS), None)
+
+
+def _worst_agreement(
+    name: str | None, wanted: Arrays, got: Arrays, populations: NDArray[np.int64] | None
+) -> float | None:
     """Lowest agreement over populations, where the output that is decided at has a row for each sample."""
-    name = decision_output(array_outputs(wanted))
     if populations is None or name is None or len(wanted[name]) != len(populations):
         return None
     parts = (populations == number for number in np.unique(populations))
@@ -222,36 +234,26 @@ def _check_file(emitted: Path) -> None:
         raise ValidationError(f"the emitted model {emitted} is not valid ONNX: {error}") from error
 
 
-def _qualities(runs: HeldOutRuns, wanted: Arrays, got: Arrays) -> Iterator[OutputQuality]:
+def _qualities(runs: HeldOutRuns, wanted: Arrays, got: Arrays, task: Task | None) -> Iterator[OutputQuality]:
     """Compare each output, in order; ``wanted`` and ``got`` are joined, and hold those that are not uneven."""
+    decided = None if task is None else {one.name for one in task.outputs if one.role in _DECIDED}
     for name in runs.wanted[0]:
+        decides = decided is None or name in decided
         if name in wanted:
-            yield _quality(name, wanted[name], got[name], None)
+            yield _quality(name, wanted[name], got[name], None, decides=decides)
         else:
             columns = runs.column(runs.wanted, name), runs.column(runs.got, name)
-            yield _quality(name, *alike_elements(*columns), compare_rows(name, *columns))
+            yield _quality(name, *alike_elements(*columns), compare_rows(name, *columns), decides=decides)
 
 
-def _quality(name: str, wanted: NDArray[Any], got: NDArray[Any], rows: Rows | None) -> OutputQuality:
+def _quality(name: str, wanted: NDArray[Any], got: NDArray[Any], rows: Rows | None, *, decides: bool) -> OutputQuality:
     is_float = np.issubdtype(wanted.dtype, np.floating)
     return OutputQuality(
         name=name,
         sqnr_db=sqnr_db(wanted, got) if is_float and not is_silent(wanted) else None,
-        agreement=agreement(wanted, got),
+        agreement=agreement(wanted, got) if decides else None,
         rows=rows,
         silent=is_float and wanted.size > 0 and is_silent(wanted),
-    )
-
-
-def _labelled_quality(
-    reference: Session, session: Session, data: Dataset, emitted: Path, axes: BatchAxes, uneven: Collection[str]
-) -> LabelledQuality:
-    found = run_side_by_side(reference, {"quantized": session}, data, axes=axes, uneven=uneven)
-    if found.failures:
-        raise ValidationError(f"the emitted model {emitted} failed on the labelled data: {found.failures['quantized']}")
-    before, after = found.qualities["float"], found.qualities["quantized"]
-    return LabelledQuality(
-        samples=after.samples, top1_float=before.top1, top1_quantized=after.top1, agreement=after.agreement
     )
 
 
@@ -269,9 +271,15 @@ def _failures(
 
 
 def _warnings(
-    outputs: Sequence[OutputQuality], fusion: Fusion | None, match: SimulationMatch | None, speed: SpeedAudit | None
+    outputs: Sequence[OutputQuality],
+    figures: TaskFigures | None,
+    fusion: Fusion | None,
+    match: SimulationMatch | None,
+    speed: SpeedAudit | None,
 ) -> tuple[str, ...]:
-    warnings = [
+    silence = None if figures is None else figures.silence
+    warnings = [] if silence is None else [silence]
+    warnings += [
         f"output {one.name!r} of the float model is nothing but zeros on the samples held out: they prove nothing of it"
         for one in outputs
         if one.silent

@@ -138,8 +138,8 @@ def test_the_table_compares_float_with_quantized() -> None:
     assert comparison_rows(a_validation()) == [
         ("size", "118.6 kB", "44.7 kB (38%)"),
         ("top-1 on 360 samples", "99.72%", "99.44%"),
-        ("same class on 360 samples", "-", "99.00%"),
-        ("same class on 64 held-out samples", "-", "95.31%"),
+        ("top-1 agreement on 360 samples", "-", "99.00%"),
+        ("top-1 agreement on 64 held-out samples", "-", "95.31%"),
         ("signal to quantization noise", "-", "21.0 dB"),
         ("latency", "2 ms", "0.5 ms (4.0x)"),
         ("layers run in integers", "-", "9 of 11"),
