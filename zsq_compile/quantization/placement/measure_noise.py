@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from passes.analysis.count_work import count_work
-from passes.plan import QuantizationPlan, Scale
+from passes.plan import QuantizationPlan, Refusal, Scale
 from passes.quantize.integer_kernels import IntegerKernels
 from zsq_compile.differentiable.module import TorchGraph
 from zsq_compile.progress import Advance, ignore_steps
@@ -23,6 +23,7 @@ from zsq_compile.quantization.samples import Samples, count_fitting_samples
 from zsq_compile.quantization.state import FloatNetwork, QuantizedState, insert_quantizers
 
 REASON = "it stays float, because its rounding would harm the outputs"
+_BESIDE = "it reads or makes a value whose rounding would harm the outputs"
 _ENOUGH = 8  # samples of a half
 _WORK = 4e10  # multiplications that measuring the groups of values one by one may take
 
@@ -58,7 +59,15 @@ class Bench:
             return self.state.plan
         if self.wide:
             return _widened(self.state.plan, groups, self.wide)
-        return self.state.plan.without(self.kernels.values(groups), REASON)
+        plan = self.state.plan.without(self.kernels.values(groups), REASON)
+        running = {kernel.node for kernel in self.kernels.running(groups)}
+        types = {str(node.name): node.op_type for node in self.network.model.graph}
+        lost = tuple(
+            Refusal(where=kernel.node, op_type=types[kernel.node], reason=_BESIDE)
+            for kernel in self.kernels.kernels
+            if kernel.weighted and kernel.node not in running
+        )
+        return replace(plan, refusals=(*plan.refusals, *lost))
 
     def noise(self, advance: Advance = ignore_steps) -> dict[str, float]:
         """NSR that the rounding of each group brings alone, on the population that suffers most from it."""
