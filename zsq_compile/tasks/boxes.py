@@ -34,11 +34,14 @@ def place_count(head: BoxHead, outputs: Outputs) -> int:
     return math.prod(rest) * _anchors(head)
 
 
-def class_count(head: BoxHead, outputs: Outputs) -> int:
-    """Count the classes of a head, without the background."""
+def class_count(head: BoxHead, outputs: Outputs) -> int | None:
+    """Count the classes of a head, without the background; None where it gives their numbers, which tell no end."""
+    if head.labels is not None:
+        return None
     count = place_count(head, outputs)
     return max(
-        math.prod(_sliced(part, outputs).shape[1:]) // count - (head.exclusive[index] and head.nothing is not None)
+        math.prod(_sliced(part, outputs).shape[1:]) // max(count, 1)
+        - (head.exclusive[index] and head.nothing is not None)
         for index, part in enumerate(head.scores)
     )
 
@@ -56,7 +59,13 @@ def best_scores(head: BoxHead, outputs: Outputs) -> NDArray[np.float32]:
 
 
 def best_classes(head: BoxHead, outputs: Outputs, where: Places) -> Integers:
-    """Return the (k,) best class of places, from 0 without background: the best of the widest part."""
+    """Return the (k,) class of places: the label where there is one, else the best of the widest part.
+
+    Without a label it counts from 0 and knows no background.
+    """
+    if head.labels is not None:
+        labels = _rows(head.labels, outputs, where, place_count(head, outputs))[:, 0]
+        return np.rint(np.nan_to_num(labels, posinf=-1.0, neginf=-1.0)).astype(np.int64)
     widths = [part.stop - part.start for part in head.scores]
     widest = widths.index(max(widths))
     rows = _rows(head.scores[widest], outputs, where, place_count(head, outputs))
@@ -64,9 +73,12 @@ def best_classes(head: BoxHead, outputs: Outputs, where: Places) -> Integers:
 
 
 def class_probabilities(head: BoxHead, outputs: Outputs, where: Places, classes: Integers) -> Floats:
-    """Return the (k,) probability of the class ``classes`` (k,) at places."""
+    """Return the (k,) probability of the class ``classes`` (k,) at places; 0 where their label is another one."""
     count = place_count(head, outputs)
     product = np.ones(len(classes))
+    if head.labels is not None:
+        product *= best_classes(head, outputs, where) == classes
+        classes = np.zeros_like(classes)
     for index, part in enumerate(head.scores):
         values = _rows(part, outputs, where, count)
         if head.logits[index]:
@@ -166,7 +178,7 @@ def _best_of_part(head: BoxHead, index: int, outputs: Outputs, count: int) -> ND
     """Best probability of one part at each place, (N, places)."""
     part = head.scores[index]
     values, axis = _sliced(part, outputs), part.axis
-    groups = count // math.prod(_rest_shape(part, outputs))
+    groups = count // max(math.prod(_rest_shape(part, outputs)), 1)
     if groups > 1:
         moved = np.moveaxis(values, axis, -1)
         values, axis = moved.reshape(len(moved), count, moved.shape[-1] // groups), 2
@@ -183,7 +195,7 @@ def _rows(part: Columns, outputs: Outputs, where: Places, count: int) -> Floats:
     """Read the (k, columns) numbers of places, without a copy of all others."""
     moved = np.moveaxis(_sliced(part, outputs), part.axis, -1)
     rest = moved.shape[1:-1]
-    groups = count // math.prod(rest)
+    groups = count // max(math.prod(rest), 1)
     index = np.unravel_index(where.places // groups, rest) if rest else ()
     rows: Floats = moved[(where.samples, *index)].astype(np.float64)
     if groups > 1:

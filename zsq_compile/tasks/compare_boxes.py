@@ -16,6 +16,7 @@ from zsq_compile.tasks.boxes import (
     box_groups,
     box_numbers,
     class_probabilities,
+    place_count,
 )
 from zsq_compile.tasks.scores import least_probability, log_odds
 from zsq_compile.tasks.suppress import OVERLAP, overlaps, pair_overlaps, suppress
@@ -25,9 +26,7 @@ MEASURE = "boxes with IoU above 0.9"
 _CLOSE, _LOOSE = 0.9, 0.5
 _FORGIVEN = 0.8  # the other may be so much less sure of a box before it counts as lost, as scores near a threshold are
 _MOST = 400  # boxes of a sample before suppression
-_STRONGEST = (
-    128  # places of a sample that ``harm`` looks at; with 32 it orders networks worse (benchmarks/task_harm.py)
-)
+_STRONGEST = 128  # places of a sample that ``harm`` looks at: more than a picture has objects; no table compares counts
 _LEAST = 1e-4  # probability
 _SHIFT = 0.25  # box sizes that a spread of numbers of unknown meaning stands for
 
@@ -145,6 +144,17 @@ class _Decoder:
         kept = suppress(corners, scores, groups, overlap)
         return Found(corners=corners[kept], scores=scores[kept], classes=classes[kept], groups=groups[kept])
 
+    def partners(
+        self, source: Outputs, other: Outputs, samples: Integers, places: Integers
+    ) -> tuple[Integers, NDArray[np.bool_]]:
+        """Return the (k,) places of another network's outputs to compare with, and where there is one."""
+        partners, found = places.copy(), np.ones(len(places), bool)
+        for order, own, where in self._by_head(samples, places):
+            if self.heads[order].labels is not None:
+                chosen, there = _nearest_boxes(self.heads[order], source, other, where)
+                partners[own], found[own] = chosen + self.starts[order], there
+        return partners, found
+
     def _by_head(self, samples: Integers, places: Integers) -> list[tuple[int, NDArray[np.bool_], Places]]:
         heads = np.searchsorted(self.starts, places, side="right") - 1
         parts = []
@@ -162,6 +172,27 @@ class _Decoder:
         shift = _SHIFT * np.sqrt(np.mean(np.square(error), axis=1))
         zeros = np.zeros(len(shift))
         return np.stack([shift, zeros, shift + 1.0, zeros + 1.0], 1)
+
+
+def _nearest_boxes(head: BoxHead, source: Outputs, other: Outputs, where: Places) -> tuple[Integers, NDArray[np.bool_]]:
+    """Return the (k,) places that other outputs have the nearest box of the same label at, and whether there is one."""
+    chosen, found = np.zeros(len(where.places), np.int64), np.zeros(len(where.places), bool)
+    count = place_count(head, other)
+    corners, labels = _labelled_boxes(head, source, where)
+    for sample in np.unique(where.samples) if count else ():
+        own = where.samples == sample
+        rest, others = _labelled_boxes(
+            head, other, Places(samples=np.full(count, sample), places=np.arange(count, dtype=np.int64))
+        )
+        table = overlaps(corners[own], rest) * (labels[own][:, None] == others[None])
+        touched, same = table.max(1) > 0.0, np.minimum(where.places[own], count - 1)
+        chosen[own] = np.where(touched, table.argmax(1), same)  # places that are filled up touch nothing
+        found[own] = touched | (labels[own] == others[same])
+    return chosen, found
+
+
+def _labelled_boxes(head: BoxHead, outputs: Outputs, where: Places) -> tuple[Floats, Integers]:
+    return box_corners(head, box_numbers(head, outputs, where), outputs, where), best_classes(head, outputs, where)
 
 
 def _score(heads: tuple[BoxHead, ...], outputs: Outputs) -> _Scored:
@@ -184,23 +215,35 @@ def _spread(head: BoxHead, order: int, outputs: Outputs, scored: _Scored) -> Flo
 def _strongest(scores: NDArray[np.float32]) -> tuple[Integers, Integers]:
     """Return the samples and places of the strongest places of each sample, (k,) each."""
     count = min(_STRONGEST, scores.shape[1])
+    if not count:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
     chosen = np.argpartition(-scores, count - 1, axis=1)[:, :count]
     return np.repeat(np.arange(len(scores)), count), chosen.reshape(-1).astype(np.int64)
 
 
 def _harm(decoder: _Decoder, wanted: Outputs, got: Outputs, scored: tuple[_Scored, _Scored]) -> float:
-    """Change of log-odds and boxes where either answers most, weighted by the square of its probability."""
+    """Change of log-odds and boxes where either answers most, weighted by the square of its probability.
+
+    Places are compared with themselves; in a list with labels, which is sorted by scores, with the box of the other
+    that has the same label and overlaps most.
+    """
     total = weight = 0.0
     least = least_probability(float(scored[0].scores.max(initial=0.0)), _LEAST)
-    for own, source in zip(scored, (wanted, got), strict=True):
+    for own, source, other in ((scored[0], wanted, got), (scored[1], got, wanted)):
         samples, places = _strongest(own.scores)
         classes = decoder.classes(source, samples, places)
-        before, after = (decoder.probabilities(outputs, samples, places, classes) for outputs in (wanted, got))
-        changed = np.abs(log_odds(before, least) - log_odds(after, least)) / 2.0
-        boxes = pair_overlaps(decoder.corners(wanted, samples, places), decoder.corners(got, samples, places))
+        partners, found = decoder.partners(source, other, samples, places)
+        one = decoder.probabilities(source, samples, places, classes)
+        two = np.zeros(len(places))
+        two[found] = decoder.probabilities(other, samples[found], partners[found], classes[found])
+        changed = np.abs(log_odds(one, least) - log_odds(two, least)) / 2.0
+        boxes = np.zeros(len(places))
+        here = decoder.corners(source, samples[found], places[found])
+        there = decoder.corners(other, samples[found], partners[found])
+        boxes[found] = np.where((here == there).all(1), 1.0, pair_overlaps(here, there))  # 0 of two without an area
         moved = (1.0 - boxes) / (1.0 - _CLOSE)
         change = changed + np.square(moved)
         weights = np.square(own.scores[samples, places].astype(np.float64)) + 1e-12
         total += float(np.sum(weights * change / (1.0 + change)))
         weight += float(np.sum(weights))
-    return total / weight if np.isfinite(total) else float("inf")
+    return total / max(weight, 1e-12) if np.isfinite(total) else float("inf")

@@ -40,6 +40,7 @@ _ROLES: Mapping[TaskKind, tuple[OutputRole, ...]] = {
 """Roles of the outputs that answer, of each kind of task."""
 
 _NO_ANSWER: tuple[OutputRole, ...] = ("state", "count")
+_NOTHING = TaskQuality(measure="outputs of equal size", kept=None, count=0, harm=0.0)
 
 
 def compare_outputs(task: Task, wanted: Outputs, got: Outputs) -> TaskQuality:
@@ -49,19 +50,20 @@ def compare_outputs(task: Task, wanted: Outputs, got: Outputs) -> TaskQuality:
         task: of both networks.
         wanted: outputs (count, ...) of the float network by name, the batch on axis 0.
         got: those of the other, of the same shapes. Outputs that are not given, because their size depends on the data,
-            are not compared.
+            are not compared, nor are empty ones.
 
     """
     wanted, got = by_samples(task, wanted), by_samples(task, got)
     if task.heads:
-        return compare_boxes(task, wanted, got)
-    answers = [meaning for meaning in answering(task) if meaning.name in wanted]
-    if not answers:  # all sizes depend on the data
-        return TaskQuality(measure="outputs of equal size", kept=None, count=0, harm=0.0)
+        boxes = {part.output for head in task.heads for part in (head.boxes, *head.scores)}
+        given = all(name in wanted and name in got and len(wanted[name]) for name in boxes)
+        return compare_boxes(task, wanted, got) if given else _NOTHING
+    answers = [meaning for meaning in answering(task) if meaning.name in wanted and wanted[meaning.name].size]
     found = [_compare(task, meaning, wanted[meaning.name], got[meaning.name]) for meaning in answers]
     joined = join_qualities(found)
-    assert joined is not None  # there is at least one part
-    states = [meaning.name for meaning in task.outputs if meaning.role == "state"]
+    if joined is None:  # all sizes depend on the data, or are 0
+        return _NOTHING
+    states = [meaning.name for meaning in task.outputs if meaning.role == "state" and meaning.name in wanted]
     return replace(joined, harm=joined.harm + _state_harm([(wanted[name], got[name]) for name in states]))
 
 

@@ -77,7 +77,15 @@ def _read_as(facts: OutputFacts, role: OutputRole) -> OutputMeaning:
     scored = role in ("class scores", "mask", "characters", "probabilities")
     scores = {"sigmoid": "probabilities", "softmax": "probabilities", "log softmax": "log probabilities"}
     kind = scores.get(squash, "logits") if scored else None
-    return OutputMeaning(name=facts.name, role=role, reason=REASON, axis=facts.axis, scores=kind)  # type: ignore[arg-type]
+    return OutputMeaning(
+        name=facts.name,
+        role=role,
+        reason=REASON,
+        axis=facts.axis,
+        scores=kind,  # type: ignore[arg-type]
+        samples=facts.samples,
+        entries=facts.entries,
+    )
 
 
 def _is_role(meanings: Sequence[OutputMeaning], name: str, role: OutputRole) -> bool:

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from zsq_compile.metrics import class_axis
+from zsq_compile.tasks.by_samples import bring_in_front
 from zsq_compile.tasks.find_layers import sizes_of, tail_operators
 from zsq_compile.tasks.find_stretches import Stretch
 from zsq_compile.tasks.find_tails import read_stretches
@@ -42,6 +43,7 @@ class OutputFacts:
         picture: that goes in; None without.
         entries: of axis 0 of the file for each sample, where it is no axis of samples; ``shape`` and ``values`` have
             the samples in front of it then.
+        samples: axis of the samples in the file.
         order: axis of the value in the graph for each axis of ``shape``; -1 for one that it has not.
 
     """
@@ -52,6 +54,7 @@ class OutputFacts:
     is_float: bool
     picture: Picture | None
     entries: int = 1
+    samples: int = 0
     order: tuple[int, ...] = ()
 
     @property
@@ -133,16 +136,24 @@ class NetworkFacts:
 def read_facts(model: ir.Model, outputs: Mapping[str, NDArray[Any]] | None) -> NetworkFacts:
     """Read the facts off a graph, and off its outputs on samples where there are some."""
     inputs = tuple(value for value in model.graph.inputs if not value.is_initializer())
-    single = all((sizes_of(value) or (None,))[:1] == (1,) for value in inputs)
+    batch = _read_batch(inputs)
     picture = next((found for value in inputs if (found := _read_picture(value)) is not None), None)
     return NetworkFacts(
         model=model,
         inputs=inputs,
         outputs=tuple(
-            _read_output(value, (outputs or {}).get(str(value.name)), picture, single) for value in model.graph.outputs
+            _read_output(value, (outputs or {}).get(str(value.name)), picture, batch) for value in model.graph.outputs
         ),
         picture=picture,
     )
+
+
+def _read_batch(inputs: Sequence[ir.Value]) -> int | None:
+    """Read the number of samples that inputs have; None where it is open, or they differ, or steps come first."""
+    shapes = [sizes_of(value) for value in inputs]
+    timed = any(shape is not None and len(shape) == 3 and shape[1] in (None, 1) and shape[0] != 1 for shape in shapes)
+    firsts = {shape[0] if shape else None for shape in shapes}
+    return None if timed or len(firsts) != 1 else firsts.pop()
 
 
 def _read_picture(value: ir.Value) -> Picture | None:
@@ -157,8 +168,11 @@ def _read_picture(value: ir.Value) -> Picture | None:
     return None
 
 
-def _read_output(value: ir.Value, values: NDArray[Any] | None, picture: Picture | None, single: bool) -> OutputFacts:
-    """Read one output; ``single`` says that the network takes one sample at a time."""
+def _read_output(
+    value: ir.Value, values: NDArray[Any] | None, picture: Picture | None, batch: int | None
+) -> OutputFacts:
+    """Read one output; ``batch`` is the number of samples that the network takes at a time, None where it is open."""
+    single = batch == 1
     declared = sizes_of(value)
     shape: Shape = (None,) if declared is None else declared
     dtype = value.dtype
@@ -168,16 +182,15 @@ def _read_output(value: ir.Value, values: NDArray[Any] | None, picture: Picture 
         shape = (None, *values.shape[1:])
     order = tuple(range(len(declared or ())))
     first = (declared or (1,))[0] or 1
-    entries = 1
+    entries, samples = 1, 0
     if single and picture is not None and first > 1 and len(shape) == 2:  # a list of places without a batch
         entries, order = first, (-1, *order)
-        values = None if values is None or len(values) % first else values.reshape(-1, first, *values.shape[1:])
         shape = (None, first, *shape[1:])
-    elif declared is not None and len(declared) == 3 and first > 1 and declared[1] in (None, 1):  # time comes first
-        order = (1, 0, 2)
-        if values is not None and len(values) == first and values.shape[1:2] != (first,):
-            values = np.moveaxis(values, 0, 1)
+    elif declared is not None and len(declared) == 3 and 1 < first != batch and declared[1] in (None, 1):  # time first
+        entries, samples, order = first, 1, (1, 0, 2)
         shape = (None, first, *shape[2:])
+    if values is not None and entries > 1:
+        values = None if len(values) % entries else bring_in_front(values, samples, entries)
     return OutputFacts(
         value=value,
         shape=shape or (None,),
@@ -185,6 +198,7 @@ def _read_output(value: ir.Value, values: NDArray[Any] | None, picture: Picture 
         is_float=is_float,
         picture=picture,
         entries=entries,
+        samples=samples,
         order=order,
     )
 

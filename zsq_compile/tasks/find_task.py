@@ -77,8 +77,10 @@ def find_task(
             meanings.append(meaning)
             blank = own if blank is None else blank
     kind, reason = _judge(heads, meanings)
-    entries = {one.name: one.entries for one in facts.outputs}
-    meanings = [replace(one, entries=entries[one.name]) for one in meanings]
+    meanings = [
+        replace(meaning, entries=one.entries, samples=one.samples)
+        for meaning, one in zip(meanings, facts.outputs, strict=True)
+    ]
     task = Task(kind=kind, reason=reason, outputs=tuple(meanings), heads=heads, blank=blank)
     return task if asked is None else as_asked(task, facts.outputs, asked)
 

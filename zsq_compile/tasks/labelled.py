@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from zsq_compile.tasks.average_precision import THRESHOLDS, AveragePrecision
 from zsq_compile.tasks.boxes import class_count
+from zsq_compile.tasks.by_samples import arrange_output, by_samples
 from zsq_compile.tasks.compare_boxes import Found, find_boxes
 from zsq_compile.tasks.compare_outputs import answering
 from zsq_compile.tasks.scores import probabilities
@@ -70,7 +71,9 @@ class _BoxMeter:
         self._count = 0
 
     def add(self, outputs: Outputs, truths: Sequence[Truth]) -> None:
-        wide = max(class_count(head, outputs) for head in self._task.heads)
+        outputs = by_samples(self._task, outputs)
+        counts = [class_count(head, outputs) for head in self._task.heads]
+        wide = None if None in counts else max(one for one in counts if one is not None)
         found = find_boxes(self._task, outputs, _LEAST_SCORE, overlap=_OVERLAP)
         scale = self._scale(found)
         for one, truth in zip(found, truths, strict=True):
@@ -104,12 +107,13 @@ class _BoxMeter:
         )
 
 
-def class_numbers(classes: NDArray[np.int64], categories: Sequence[int] | None, wide: int) -> NDArray[np.int64]:
+def class_numbers(classes: NDArray[np.int64], categories: Sequence[int] | None, wide: int | None) -> NDArray[np.int64]:
     """Bring classes of labels to those of a network with ``wide`` classes.
 
     Without ``categories`` they are the network's own. Categories that are as many as the network has classes stand for
     these in ascending order; fewer are numbers of its classes, from 0 or, where the largest is ``wide``, from 1. Where
-    the network has a single class, everything is of it.
+    the network has a single class, everything is of it. Where it does not tell how many it has (``wide`` None, as one
+    that gives the numbers of classes), its classes are the categories in ascending order.
 
     Raises:
         ValueError: they do not fit.
@@ -117,8 +121,11 @@ def class_numbers(classes: NDArray[np.int64], categories: Sequence[int] | None, 
     """
     if wide == 1:
         return np.zeros(len(classes), np.int64)
-    if categories is not None and len(categories) == wide:
+    if wide is None and categories is None:
+        return classes
+    if categories is not None and wide in (None, len(categories)):
         return np.searchsorted(np.asarray(categories), classes).astype(np.int64)
+    assert wide is not None
     known = np.asarray(categories if categories is not None else classes, np.int64)
     largest = int(known.max(initial=0))
     if largest < wide:
@@ -135,7 +142,7 @@ class _MaskMeter:
         self._count = 0
 
     def add(self, outputs: Outputs, truths: Sequence[Truth]) -> None:
-        values = outputs[self._meaning.name]
+        values = arrange_output(outputs[self._meaning.name], self._meaning)
         axis = self._meaning.axis if self._meaning.axis is not None and values.shape[self._meaning.axis] > 1 else None
         classes = 2 if axis is None else values.shape[axis]
         if axis is None:
@@ -185,7 +192,7 @@ class _TextMeter:
         self._edits = self._characters_wanted = self._word_edits = self._words_wanted = self._right = self._count = 0
 
     def add(self, outputs: Outputs, truths: Sequence[Truth]) -> None:
-        values = outputs[self._meaning.name]
+        values = arrange_output(outputs[self._meaning.name], self._meaning)
         moved = np.moveaxis(values, self._meaning.axis if self._meaning.axis is not None else values.ndim - 1, -1)
         rows = moved.reshape(len(moved), -1, moved.shape[-1])
         names = None if self._characters is None else class_names(self._characters, rows.shape[-1], self._blank)
@@ -242,7 +249,7 @@ class _DecisionMeter:
         self._count = self._right = self._true = self._found = self._hits = 0
 
     def add(self, outputs: Outputs, truths: Sequence[Truth]) -> None:
-        values = probabilities(outputs[self._meaning.name], self._meaning.scores)
+        values = probabilities(arrange_output(outputs[self._meaning.name], self._meaning), self._meaning.scores)
         rows = values.reshape(len(values), -1)
         for row, truth in zip(rows, truths, strict=True):
             if not isinstance(truth, int) or truth not in (0, 1):

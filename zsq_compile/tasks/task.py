@@ -72,8 +72,9 @@ class OutputMeaning:
         reason: a clause for the user, about "it".
         axis: of classes, characters, channels or columns, the batch being axis 0 whatever the file has; None without.
         scores: whether its numbers are "logits", "probabilities" or "log probabilities"; None where it has no scores.
-        entries: of axis 0 for each sample, of a list without a batch, (samples * entries, columns). Axes here and in
-            heads are those of (samples, entries, columns), see ``by_samples``.
+        samples: axis of the samples in the file, 1 of (steps, samples, classes).
+        entries: of axis 0 of the file for each sample, of a list without a batch, (samples * entries, columns), or of
+            steps in front of the samples. Axes here and in heads are those of outputs that ``by_samples`` arranges.
 
     """
 
@@ -82,6 +83,7 @@ class OutputMeaning:
     reason: str
     axis: int | None = None
     scores: Literal["logits", "probabilities", "log probabilities"] | None = None
+    samples: int = 0
     entries: int = 1
 
 

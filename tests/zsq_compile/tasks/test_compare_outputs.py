@@ -203,3 +203,50 @@ def test_decisions_that_are_never_near_are_harmed_where_they_come_nearest():
     strong, weak = (compare_outputs(task, {"y": rows}, {"y": rows * factor}) for factor in ([[2], [1]], [[1], [2]]))
     assert strong.kept is None
     assert strong.harm > 10 * weak.harm
+
+
+def _end_to_end():
+    """Return a detector of rows with corners, score and number of the class, and rows of one sample."""
+    head = BoxHead(
+        boxes=Columns(output="y", axis=2, start=0, stop=4),
+        form="corners",
+        scores=(Columns(output="y", axis=2, start=4, stop=5),),
+        logits=(False,),
+        exclusive=(False,),
+        labels=Columns(output="y", axis=2, start=5, stop=6),
+    )
+    rows = np.zeros((1, 30, 6), np.float32)
+    rows[0, :3] = [[10, 10, 30, 30, 0.9, 2], [50, 50, 90, 90, 0.8, 2], [50, 50, 90, 90, 0.7, 5]]
+    return Task(kind="detection", reason="", heads=(head,)), rows
+
+
+def test_boxes_are_of_the_class_that_their_label_says():
+    """Boxes of two labels do not suppress each other, and one whose label changes is lost, and another one extra."""
+    task, rows = _end_to_end()
+    other = rows.copy()
+    other[0, 0, 5] = 3
+    same, changed = compare_outputs(task, {"y": rows}, {"y": rows}), compare_outputs(task, {"y": rows}, {"y": other})
+    assert (same.kept, same.count, same.harm) == (1.0, 3, 0.0)
+    assert changed.kept == pytest.approx(2 / 3.5)
+    assert changed.harm > 0.1
+
+
+def test_order_of_a_sorted_list_does_no_harm():
+    """Rows that change places with their boxes say the same."""
+    task, rows = _end_to_end()
+    turned = rows[:, [1, 2, 0, *range(3, 30)]]
+    found = compare_outputs(task, {"y": rows}, {"y": turned})
+    assert (found.kept, found.harm) == (1.0, 0.0)
+
+
+def test_silent_and_empty_end_to_end_lists():
+    """Nothing is wanted and nothing said: no harm; what only the other says is harm."""
+    task, rows = _end_to_end()
+    silent, empty = {"y": np.zeros_like(rows)}, {"y": rows[:, :0]}
+    assert compare_outputs(task, silent, silent).harm == 0.0
+    assert compare_outputs(task, empty, empty).harm == 0.0
+    for other in (silent, empty):
+        lost = compare_outputs(task, {"y": rows}, other)
+        assert (lost.kept, lost.count) == (0.0, 3)
+        assert lost.harm > 0.5
+        assert compare_outputs(task, other, {"y": rows}).harm > 0.5

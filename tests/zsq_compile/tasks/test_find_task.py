@@ -6,6 +6,7 @@ import pytest
 
 from tests.zsq_compile.tasks import heads, rows
 from zsq_compile.errors import ConfigError
+from zsq_compile.tasks.compare_outputs import compare_outputs
 from zsq_compile.tasks.find_task import find_task
 from zsq_compile.tasks.task import OutputRole, TaskKind
 
@@ -80,6 +81,23 @@ def test_blank_is_the_class_that_rules_on_samples() -> None:
 
     assert find_task(rows.reader()).blank == 0
     assert find_task(rows.reader(), {"0": scores}).blank == 39
+
+
+@pytest.mark.parametrize("asked", [None, "text"])
+def test_texts_with_time_first_are_compared_sample_by_sample(asked: TaskKind | None) -> None:
+    """Of (steps, samples, classes), and of runs of one sample behind each other, one text of four differs."""
+    task = find_task(rows.time_first(), asked=asked)
+    scores = np.zeros((4, 12, 40), np.float32)
+    scores[np.arange(4)[:, None], np.arange(12), 1 + np.random.default_rng(0).permuted([np.arange(12)] * 4, axis=1)] = 1
+    other = scores.copy()
+    other[2, 5] = np.eye(40)[30]
+    wholes = [{"0": array.transpose(1, 0, 2)} for array in (scores, other)]
+    runs = [{"0": array.reshape(48, 1, 40)} for array in (scores, other)]
+
+    for before, after in (wholes, runs):
+        found = compare_outputs(task, before, after)
+        assert (found.kept, found.count) == (0.75, 4)
+        assert found.details["character error rate"] == pytest.approx(1 / 48)
 
 
 def test_tokens_have_no_blank() -> None:
