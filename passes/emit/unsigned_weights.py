@@ -18,6 +18,7 @@ from passes.graph_pass import GraphPass
 from passes.operators import DENSE
 from passes.surgery import add_constant, dequantizer, input_at, is_standard, set_input, set_type, standard_nodes
 
+_INTEGER = ("Conv", *DENSE)  # a ConvTranspose runs in float on x86, whatever holds its weights
 _MIDDLE = 128
 _SAFE = 64
 
@@ -29,7 +30,7 @@ class UnsignedWeights(GraphPass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Shift constants that only such layers read; for other readers the old ones stay, and are shifted at load."""
         makers: dict[ir.Value, dict[ir.Node, None]] = {}
-        for node in standard_nodes(model.graph, "Conv", *DENSE):
+        for node in standard_nodes(model.graph, *_INTEGER):
             codes = saturating_codes(node)
             maker = dequantizer(node, 1)
             if codes is not None and maker is not None:
@@ -41,7 +42,7 @@ class UnsignedWeights(GraphPass):
 
 def saturating_codes(node: ir.Node) -> ir.Value | None:
     """Return the int8 codes of a constant weight where a sum of two of its products may pass 16 bits, else None."""
-    maker = dequantizer(node, 1)
+    maker = dequantizer(node, 1) if is_standard(node, *_INTEGER) else None
     codes = None if maker is None else maker.inputs[0]
     if codes is None or codes.const_value is None or codes.const_value.dtype != ir.DataType.INT8:
         return None

@@ -3,7 +3,7 @@
 import onnx
 import onnx_ir as ir
 
-from backends.session import RuntimeModelError, usable_providers
+from backends.session import usable_providers
 from passes.emit.emit import emit
 from passes.operators import WEIGHTED
 from passes.qdq_names import owners_of
@@ -15,22 +15,25 @@ _SECONDS = 0.4  # of each profile
 
 
 def measure_times(network: FloatNetwork, state: QuantizedState) -> NodeTimes | None:
-    """Return the times of all nodes; None where the target's runtime is not here, or does not run the network."""
+    """Return the times of all nodes; None where the target's runtime is not here.
+
+    Raises:
+        IllegalGraphError: the quantized network cannot be written as it is.
+        RuntimeModelError: the runtime does not run one of the two.
+
+    """
     target = network.target
     if usable_providers(target.providers) != target.providers:
         return None
     quantized = state.qdq.clone()
     emit(quantized, state.plan, target)
     feeds = {name: array[: network.held_out.fixed or 1] for name, array in network.held_out.arrays().items()}
-    try:
-        floats, integers = (
-            profile_model(
-                _serialized(model), feeds, seconds=_SECONDS, providers=target.providers, config=target.session_config
-            )
-            for model in (network.model, quantized)
+    floats, integers = (
+        profile_model(
+            _serialized(model), feeds, seconds=_SECONDS, providers=target.providers, config=target.session_config
         )
-    except RuntimeModelError:
-        return None
+        for model in (network.model, quantized)
+    )
     sizes = _sizes(network.model)
     return NodeTimes(
         floats=_by_name(floats),

@@ -16,6 +16,7 @@ from tests import models
 from tests.quantizing import execute, inserted, prepare, random_feeds, with_scales
 
 TARGET = load_target("ort_cpu_avx2")
+SHAPES = {"w0": (4, 4, 3, 3), "w1": (4, 1, 2, 2)}
 
 
 def quantized(make: object, bits: int = 8, target: Target = TARGET) -> tuple[ir.Model, ir.Model]:
@@ -101,4 +102,24 @@ def test_a_zero_point_other_than_the_middle_is_refused() -> None:
     maker.replace_input_with(2, add_constant(written.graph, "other", other))
     assert "zero points of its weight must be 128" in " / ".join(
         refusal.reason for refusal in target_violations(written, TARGET)
+    )
+
+
+def test_a_transposed_convolution_runs_in_float_and_keeps_int8() -> None:
+    text = """
+        grow (float[N,4,6,6] x) => (float[N,1,12,12] y) <float[4,4,3,3] w0, float[4,1,2,2] w1>
+        {
+            [body] c0 = Conv<pads=[1,1,1,1]>(x, w0)
+            [relu] r0 = Relu(c0)
+            [grow] t0 = ConvTranspose<strides=[2,2]>(r0, w1)
+            [squash] y = Sigmoid(t0)
+        }
+        """
+    rng = np.random.default_rng(0)
+    weights = {name: rng.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()}
+    made, written = quantized(lambda: models.parse(text, weights=weights))
+    assert types_of_weights(written) == {"body": "UINT8", "grow": "INT8"}
+    feeds = random_feeds(made)
+    np.testing.assert_allclose(
+        execute(written, feeds, optimize="none")["y"], execute(made, feeds, optimize="none")["y"], atol=1e-6
     )

@@ -8,6 +8,7 @@ from passes.emit.widen_layers import WidenLayers
 from passes.plan import WeightSite
 from passes.quantize.integer_kernels import IntegerKernels
 from zsq_compile.config.compile import KeepQuality
+from zsq_compile.errors import ZsqError
 from zsq_compile.metrics import decibel_words
 from zsq_compile.progress import Clock
 from zsq_compile.quantization.placement.choose_float import Choice, Search, floor_of
@@ -17,7 +18,10 @@ from zsq_compile.quantization.placement.measure_noise import REASON, Bench
 from zsq_compile.quantization.state import FloatNetwork, QuantizedState, insert_quantizers
 
 MeasureTimes = Callable[[FloatNetwork, QuantizedState], NodeTimes | None]
-"""Times of the nodes of the float file and of the quantized one; None where the target's runtime is not here."""
+"""Times of the nodes of the float file and of the quantized one; None where the target's runtime is not here.
+
+What it raises stops nothing: times are modelled then, and a note says why.
+"""
 
 _NARROWEST = 8  # bits of values that someone asked for: fewer are meant
 
@@ -90,7 +94,7 @@ class LeaveFloat:
             return state, None
         with clock.stage(self.name):
             bench = Bench(network, state)
-            pricing = _Pricing(network, state, bench.kernels, self.measure_times)
+            pricing = _Pricing(network, state, bench.kernels, self.measure_times, clock.progress.note)
             search = Search(
                 all_groups=bench.kernels.groups,
                 close=bench.close,
@@ -136,9 +140,14 @@ class _Pricing:
     """Prices of choices, measured when the first one is asked for."""
 
     def __init__(
-        self, network: FloatNetwork, state: QuantizedState, kernels: IntegerKernels, measure: MeasureTimes | None
+        self,
+        network: FloatNetwork,
+        state: QuantizedState,
+        kernels: IntegerKernels,
+        measure: MeasureTimes | None,
+        note: Callable[[str], None],
     ) -> None:
-        self._measure = measure
+        self._measure, self._note = measure, note
         self._network, self._state, self._kernels = network, state, kernels
         self._model: TimeModel | None = None
         self.measured = False
@@ -146,10 +155,19 @@ class _Pricing:
     def price(self, groups: Set[str]) -> float:
         """Return the microseconds of a run."""
         if self._model is None:
-            times = None if self._measure is None else self._measure(self._network, self._state)
+            times = self._times()
             self.measured = times is not None
             self._model = TimeModel(self._network.model, self._state.plan, self._kernels, times)
         return self._model.total(groups)
+
+    def _times(self) -> NodeTimes | None:
+        if self._measure is None:
+            return None
+        try:
+            return self._measure(self._network, self._state)
+        except (ZsqError, ValueError, RuntimeError, OSError) as error:  # no reason to give up what is not measured
+            self._note(f"times of layers could not be measured, and are modelled by the work: {error}")
+            return None
 
     @property
     def float_time(self) -> float:

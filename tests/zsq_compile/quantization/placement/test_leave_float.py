@@ -8,6 +8,7 @@ import onnx_ir as ir
 import pytest
 import torch
 
+from backends.session import RuntimeModelError
 from backends.target import Target
 from passes.emit.emit import emit
 from passes.quantize.place_quantizers import place_quantizers
@@ -164,3 +165,17 @@ def test_the_users_metric_decides_alone() -> None:
     assert record is not None
     assert "r0" in record.values
     assert record.after.kept == 1.0
+
+
+def test_times_that_cannot_be_measured_stop_nothing_and_are_modelled() -> None:
+    def fail(*_: object) -> NodeTimes:
+        raise RuntimeModelError("no kernel")
+
+    network, state = ready(ruined=True)
+    clock = silent_clock()
+    _, record = LeaveFloat(quality="balanced", measure_times=fail).run(network, state, clock)
+    _, modelled = LeaveFloat(quality="balanced").run(network, state, silent_clock())
+    assert record is not None and modelled is not None
+    assert not record.measured
+    assert record.values == modelled.values
+    assert any("no kernel" in note for note in clock.progress.texts)
