@@ -9,6 +9,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from passes.analysis.find_uneven_values import find_uneven_values
+from passes.surgery import is_standard
 from zsq_compile.tasks.find_asked import as_asked
 from zsq_compile.tasks.find_facts import NetworkFacts, OutputFacts, read_facts
 from zsq_compile.tasks.find_joined import find_anchors, find_joined
@@ -120,6 +121,9 @@ def _boxes_meaning(facts: OutputFacts, role: str) -> OutputMeaning:
 def _read_alone(one: OutputFacts, facts: NetworkFacts) -> tuple[OutputMeaning, int | None]:
     """Say what an output holds that belongs to no boxes."""
     if not one.is_float:
+        maker = one.value.producer()
+        if maker is not None and is_standard(maker, "QuantizeLinear"):
+            return OutputMeaning(name=one.name, role="numbers", reason="it holds codes of quantized numbers"), None
         return OutputMeaning(name=one.name, role="indices", reason="it holds integers"), None
     if one.grid[0] and one.stride is not None:
         return read_map(one), None

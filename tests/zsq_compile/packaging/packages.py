@@ -32,9 +32,10 @@ def quantized(
     bits: int = 8,
     model: onnx.ModelProto | None = None,
     contract: Mapping[str, Any] = CONTRACT,
+    written_for: str = "ort_cpu_avx2",  # whose sums other processes compute exactly on every processor
 ) -> Path:
     """Write a quantized network of three convolutions, with an origin, and return its path."""
-    target = load_target("ort_cpu_avx2")  # whose sums other processes compute exactly on every processor
+    target = load_target(written_for)
     origin = Origin(version="0.1.0", seed=7, target="ort_cpu", source_sha256="ab" * 32, contract=contract)
     working = stamp(prepare(models.residual() if model is None else model), origin)
     plan = place_quantizers(working, target, bits=bits, edge_bits=bits)

@@ -304,7 +304,8 @@ def test_a_float_model_and_one_without_a_version_are_refused_in_words(model, tmp
 
 
 def test_a_model_is_packed_for_another_target_only_if_it_is_legal_there(model, tmp_path):
-    made = build_package(model, tmp_path / "net.zsq", target="openvino", ort=False)
+    signed = quantized(tmp_path / "signed.onnx", written_for="ort_cpu")
+    made = build_package(signed, tmp_path / "net.zsq", target="openvino", ort=False)
     assert made.manifest["session"]["providers"][0] == "OpenVINOExecutionProvider"
     assert any("come from the processor" in note for note in made.notes)
     assert main([str(made.path), "--provider", "CPUExecutionProvider"]) == 0

@@ -100,7 +100,7 @@ class Search:
         if goal is None:
             return Choice(groups=frozenset(), before=before, after=before, limit=limit)
         alone = noise()
-        path = self._order(alone)
+        path = self.order(alone)
         groups, after = self._along(path, goal, before)
         if groups:
             groups, after = self._drop(groups, after, goal, alone)
@@ -108,7 +108,7 @@ class Search:
             return Choice(groups=frozenset(), before=before, after=before, limit=limit)
         return Choice(groups=groups, before=before, after=after, limit=limit)
 
-    def _order(self, noise: Mapping[str, float]) -> list[Groups]:
+    def order(self, noise: Mapping[str, float]) -> list[Groups]:
         """Line up closed sets, each within the next, by what a step removes over what it costs."""
         chosen: Groups = frozenset()
         path: list[Groups] = []

@@ -2,15 +2,20 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from zsq_compile.metrics import decibels
 from zsq_compile.quantization.mixed_precision.sensitivity import measure_nsr
-from zsq_compile.tasks.compare_outputs import compare_outputs
+from zsq_compile.tasks.compare_classes import margins
+from zsq_compile.tasks.compare_outputs import answering, compare_outputs
+from zsq_compile.tasks.scores import log_probabilities
 from zsq_compile.tasks.task import Task, TaskQuality
+
+_EXPECTED = "equal largest scores, by their margins,"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +51,11 @@ def judge(task: Task | None, wanted: Mapping[str, Tensor], got: Mapping[str, Ten
     nsr = measure_nsr(wanted, got)
     if quality is None:
         return Judgement(nsr=nsr)
-    return Judgement(nsr=nsr, kept=quality.kept, measure=quality.measure, harm=quality.harm, count=quality.count)
+    assert task is not None
+    judged = Judgement(nsr=nsr, kept=quality.kept, measure=quality.measure, harm=quality.harm, count=quality.count)
+    if task.kind != "classification":
+        return judged
+    return replace(judged, kept=_expected_kept(task, wanted, got), measure=_EXPECTED, count=0)
 
 
 def worst(judgements: Sequence[Judgement]) -> Judgement:
@@ -80,6 +89,27 @@ def _compare(task: Task, wanted: Mapping[str, Tensor], got: Mapping[str, Tensor]
     except (ValueError, KeyError):  # the outputs at hand are not those that answer, as where sizes follow the data
         return None
     return quality if math.isfinite(quality.harm) else None
+
+
+def _expected_kept(task: Task, wanted: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> float:
+    """Share of largest scores that stay, as margins and the noise of margins have it.
+
+    Of 8 samples one that changes says nothing. How likely each is to change, where errors of margins are normal and
+    equally large for all, is known far better than how many did.
+    """
+    kept = []
+    for meaning in answering(task):
+        if meaning.name not in wanted:
+            continue
+        axis = wanted[meaning.name].ndim - 1 if meaning.axis is None else meaning.axis
+        rows = [
+            np.moveaxis(part[meaning.name].numpy(force=True), axis, -1).reshape(-1, part[meaning.name].shape[axis])
+            for part in (wanted, got)
+        ]
+        before, after = margins(*(log_probabilities(array, meaning.scores) for array in rows))
+        error = max(float(np.sqrt(np.mean((after - before) ** 2))), 1e-12)
+        kept.append(1.0 - float(np.mean([math.erfc(one / error / math.sqrt(2.0)) for one in before])) / 2.0)
+    return min(kept, default=1.0)
 
 
 def join_runs(runs: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
