@@ -252,8 +252,8 @@ class CompileConfig:
         seed: start of all randomness: same seed, same machine, same bytes.
         min_agreement: least share, 0 to 1, of what the float model says (classes, boxes, masks, peaks, texts,
             decisions, integers) that must be kept, as estimated for real data (or counted on held-out samples where
-            there is no estimate); below it, and where nothing could be counted, the file is written and the exit code is 4.
-            ``mixed`` holds its trials against it on held-out samples.
+            there is no estimate); below it, and where nothing could be counted, the file is written and the exit
+            code is 4. ``mixed`` holds its trials against it on held-out samples.
         task: what the outputs are, which decides how two files are compared. None, the default, recognises it.
         keep_quality: what is left in float because 8 bits harm the outputs: nothing at ``off``, only what ruins them at
             ``fast``, until the noise changes next to nothing at ``balanced``, and until it changes nothing that can be
