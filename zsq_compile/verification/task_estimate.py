@@ -1,8 +1,8 @@
 """Estimate of how much of what a network is for its quantized file keeps on real data, from made-up inputs alone.
 
 The share that is kept on families of inputs that calibration has not seen, weighted by answers, is carried over to real
-data on the scale of log-odds, as for classes (`agreement_estimate.py`). `benchmarks/task_estimates.py` fits how much
-that moves and how far it scatters, each network left out in turn. Few networks are known, so that it scatters widely.
+data on the scale of log-odds, as for classes (`agreement_estimate.py`). How much that moves and how far it scatters is
+set by hand, widely: `benchmarks/task_estimates.py` can fit it, leaving one network out, once enough have been measured.
 """
 
 import math
@@ -30,7 +30,7 @@ class TaskFit:
 
 
 TASK_FIT = TaskFit(shift=0.0, slope=1.0, spread=1.0, assumed_spread=1.5)
-"""Constants in use; see benchmarks/results/task_estimates.md."""
+"""Constants in use, set by hand: the truth of two networks (a detector, a detector of voice) lay inside."""
 
 
 def kept_odds(families: Sequence[Family]) -> tuple[float, float] | None:

@@ -40,7 +40,7 @@ _RUINED_DB, _FINE_DB, _CLASS_DB = 8.0, 25.0, 15.0
 
 
 def floor_of(kind: TaskKind | None, quality: KeepQuality) -> Floor | None:
-    """Return the floor of a kind of task, see benchmarks/results/placement.md; None where none is wanted.
+    """Return the floor of a kind of task, see docs/decisions/0038; None where none is wanted.
 
     A class is the largest of many numbers, and survives noise that moves boxes, letters and edges.
     """
