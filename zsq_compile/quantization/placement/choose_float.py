@@ -93,7 +93,7 @@ class Search:
         """Find the set; ``noise`` measures what each group brings alone, and is asked only where that is needed."""
         before = self.measure(frozenset())
         nothing = Choice(groups=frozenset(), before=before, after=before)
-        if _meets(before, floor) or not self.all_groups:
+        if meets(before, floor) or not self.all_groups:
             return nothing
         limit = self.measure(self.all_groups)
         goal = _reachable(floor, before, limit)
@@ -138,12 +138,12 @@ class Search:
             return frozenset(), before
         low, high = -1, len(path) - 1
         best = self.measure(path[high])
-        if not _meets(best, goal):
+        if not meets(best, goal):
             return path[high], best
         while high - low > 1:
             middle = (low + high) // 2
             tried = self.measure(path[middle])
-            low, high, best = (low, middle, tried) if _meets(tried, goal) else (middle, high, best)
+            low, high, best = (low, middle, tried) if meets(tried, goal) else (middle, high, best)
         return path[high], best
 
     def _drop(
@@ -164,13 +164,14 @@ class Search:
                 break
             rest = frozenset(max(savings)[1])
             tried = self.measure(rest)
-            if not _meets(tried, allowed):
+            if not meets(tried, allowed):
                 break
             groups, after = rest, tried
         return groups, after
 
 
-def _meets(judged: Judgement, floor: Floor) -> bool:
+def meets(judged: Judgement, floor: Floor) -> bool:
+    """Tell whether a network is as good as a floor asks for."""
     loud = judged.noise_db < floor.noise_db and not judged.decides
     chance = 1.0 / judged.count if judged.count else 0.0  # of few, one may change by chance
     return not loud and (judged.kept is None or judged.kept + chance >= floor.kept)
@@ -189,4 +190,4 @@ def _reachable(floor: Floor, before: Judgement, limit: Judgement) -> Floor | Non
         if before.nsr < limit.nsr * _WORTH and not _keeps_more(limit, before):
             return None
     goal = Floor(noise_db=noise_db, kept=kept)
-    return None if _meets(before, goal) else goal
+    return None if meets(before, goal) else goal
