@@ -168,7 +168,8 @@ class QuantizationPlan:
             for site in self.activations
             if site.value in values
         )
-        return replace(self, activations=kept, refusals=(*self.refusals, *floats))
+        scales = {group: scale for group, scale in self.activation_scales.items() if group in groups}
+        return replace(self, activations=kept, refusals=(*self.refusals, *floats), activation_scales=scales)
 
     def with_scales(
         self, *, activations: Mapping[str, Scale] | None = None, weights: Mapping[str, Scale] | None = None

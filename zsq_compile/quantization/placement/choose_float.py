@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 
 from zsq_compile.config.compile import KeepQuality
-from zsq_compile.quantization.placement.judge import Judgement
+from zsq_compile.quantization.placement.judge import Judgement, is_better
 from zsq_compile.tasks.task import TaskKind
 
 Groups = frozenset[str]
@@ -19,7 +19,7 @@ _CANDIDATES = 48  # of most noise, at each step of the order
 _SPARED = 1.05  # of the noise that is allowed: so much is what the last step to integers may bring
 _DROPS = 8  # joint measurements of going back to integers
 _REACHED = 1.58  # times the noise that is left with everything in float, which no choice betters: 2 dB
-_BETTER = 1.26  # times less noise, at least, that a choice must bring: 1 dB
+BETTER = 1.26  # times less noise, at least, that a choice must bring: 1 dB
 _WORTH = 2.0  # times less noise, at least, where the floor cannot be reached: 3 dB
 
 
@@ -104,7 +104,7 @@ class Search:
         groups, after = self._along(path, goal, before)
         if groups:
             groups, after = self._drop(groups, after, goal, alone)
-        if not groups or (before.nsr < after.nsr * _BETTER and not _keeps_more(after, before)):
+        if not groups or not is_better(after, before, quieter=BETTER):
             return Choice(groups=frozenset(), before=before, after=before, limit=limit)
         return Choice(groups=groups, before=before, after=after, limit=limit)
 
@@ -177,17 +177,13 @@ def meets(judged: Judgement, floor: Floor) -> bool:
     return not loud and (judged.kept is None or judged.kept + chance >= floor.kept)
 
 
-def _keeps_more(after: Judgement, before: Judgement) -> bool:
-    return after.kept is not None and before.kept is not None and after.kept > before.kept
-
-
 def _reachable(floor: Floor, before: Judgement, limit: Judgement) -> Floor | None:
     """Lower a floor that no choice meets; None where what can be had is not worth it."""
     kept = floor.kept if limit.kept is None else min(floor.kept, limit.kept)
     noise_db = floor.noise_db
     if limit.nsr * _REACHED > floor.nsr:
         noise_db = Judgement(nsr=limit.nsr * _REACHED).noise_db
-        if before.nsr < limit.nsr * _WORTH and not _keeps_more(limit, before):
+        if not is_better(limit, before, quieter=_WORTH):
             return None
     goal = Floor(noise_db=noise_db, kept=kept)
     return None if meets(before, goal) else goal

@@ -15,6 +15,7 @@ from zsq_compile.tasks.compare_outputs import answering, compare_outputs
 from zsq_compile.tasks.scores import log_probabilities
 from zsq_compile.tasks.task import Task, TaskQuality
 
+_CLEARLY = 0.01  # of the decisions: shares that follow from margins differ by a hair where nothing is gained
 _EXPECTED = "equal largest scores, by their margins,"
 
 
@@ -74,9 +75,10 @@ def worst(judgements: Sequence[Judgement]) -> Judgement:
     return first
 
 
-def is_better(one: Judgement, other: Judgement) -> bool:
-    """Tell whether a network has less noise than another, or keeps more."""
-    return one.nsr < other.nsr or (one.kept is not None and other.kept is not None and one.kept > other.kept)
+def is_better(one: Judgement, other: Judgement, *, quieter: float) -> bool:
+    """Tell whether a network has so many times less noise than another, or keeps clearly more."""
+    keeps_more = one.kept is not None and other.kept is not None and one.kept > other.kept + _CLEARLY
+    return one.nsr * quieter <= other.nsr or keeps_more
 
 
 def _compare(task: Task, wanted: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> TaskQuality | None:

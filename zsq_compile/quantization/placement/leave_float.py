@@ -11,7 +11,7 @@ from zsq_compile.config.compile import KeepQuality
 from zsq_compile.errors import ZsqError
 from zsq_compile.metrics import decibel_words
 from zsq_compile.progress import Clock
-from zsq_compile.quantization.placement.choose_float import Choice, Search, floor_of, meets
+from zsq_compile.quantization.placement.choose_float import BETTER, Choice, Search, floor_of, meets
 from zsq_compile.quantization.placement.judge import Judgement, is_better
 from zsq_compile.quantization.placement.layer_costs import NodeTimes, TimeModel
 from zsq_compile.quantization.placement.measure_noise import REASON, Bench
@@ -112,7 +112,7 @@ class LeaveFloat:
             if not choice.groups:
                 return state, None
             record = self._record(bench, choice, pricing, noise)
-            if meets(record.before, floor) or not is_better(record.after, record.before):
+            if meets(record.before, floor) or not is_better(record.after, record.before, quieter=BETTER):
                 return state, None  # on other samples than those of the choice
             plan = bench.plan(choice.groups)
         clock.progress.note(record.words())
