@@ -177,13 +177,14 @@ class _Pricing:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WidenFloats:
-    """Step: write the weights of the layers that ``LeaveFloat`` took out of integers; it has no record."""
+    """Step: write the weights of the layers that ``LeaveFloat`` or a given plan took out of integers; no record."""
 
     name: ClassVar[str] = "widen"
 
     def run(self, network: FloatNetwork, state: QuantizedState, clock: Clock) -> tuple[QuantizedState, None]:
         """See Step."""
-        left = {refusal.where for refusal in state.plan.refusals if refusal.reason == REASON}
+        floats = (one for one in state.plan.refusals if one.op_type == "activation")
+        left = {one.where for one in floats if one.reason == REASON or one.requested}
         nodes = {str(node.name): node for node in network.model.graph}
 
         def touches(site: WeightSite) -> bool:
