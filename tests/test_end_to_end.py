@@ -85,13 +85,16 @@ def test_agreement_on_real_data_is_estimated(model: Path) -> None:
     assert f"estimated agreement on real data: {told.describe()}, from BN nodes" in first.summary()
 
 
-def test_without_classes_the_estimate_is_refused_in_words(tmp_path: Path) -> None:
+def test_without_classes_the_estimate_counts_what_the_task_keeps(tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     onnx.save(models.conv_bn_relu(), path)
-    told = compile_model(path, config=QUICK).report.agreement_estimate
+    report = compile_model(path, config=QUICK).report
+    told = report.agreement_estimate
     assert told is not None
-    assert told.estimate is None
-    assert told.describe().startswith("no estimate: no output has one row of scores for each sample; SQNR ")
+    assert told.measure == "intersection over union"
+    assert told.low is not None and told.estimate is not None and told.high is not None
+    assert 0.0 < told.low <= told.estimate <= told.high < 1.0
+    assert f"{told.describe()}, from BN nodes" in report.summary()
 
 
 def test_distillation_is_the_last_step_and_the_report_tells_of_it(model: Path) -> None:

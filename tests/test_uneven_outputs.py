@@ -89,7 +89,8 @@ def test_layers_behind_it_are_stored_in_integers_and_run_in_float(tmp_path: Path
     assert all(np.isfinite(array).all() for array in floats if array.dtype == np.float32)
     quantized = {node.input[0] for node in found.node if node.op_type == "QuantizeLinear"}
     assert not quantized & {"at", "found", "flat", "hidden", "active", "classes"}
-    assert validation.fusion.fused == 4
+    assert validation.fusion.fused == 2
+    assert set(validation.fusion.unfused) == {"Conv_4", "Conv_7"}, "what they make is turned into boxes"
 
 
 def test_a_gate_on_decisions_is_refused_where_there_are_none(tmp_path: Path) -> None:

@@ -37,7 +37,12 @@ def compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compile:
     def run(posterior: Posterior) -> CompileResult:
         monkeypatch.setattr(generator, "find_preprocessing", lambda *_, **__: {"x": posterior})
         config = CompileConfig(
-            target="ort_cpu_avx2", effort="fast", samples=40, speed_trials=False, min_agreement=0.999
+            target="ort_cpu_avx2",
+            effort="fast",
+            samples=40,
+            speed_trials=False,
+            min_agreement=0.999,
+            keep_quality="off",  # the input keeps a grid, however coarse it gets
         )
         return compile_model(tmp_path / "net.onnx", tmp_path / "net.w8a8.onnx", config)
 

@@ -253,7 +253,7 @@ def test_torch_and_the_simplifier_stay_out(tmp_path: Path) -> None:
 # What the runtime fused of the quantized file: benchmarks/results/wild.md; of prisma compiled again, as since then four
 # of its ConvTranspose are written as convolutions (passes/quantize/write_in_parts.py).
 FUSED = {
-    "ultraface_rfb320": (48, 4),
+    "ultraface_rfb320": (44, 8),
     "pfld_landmark": (45, 0),
     "deeplab_mnv2_dm05_513": (54, 1),
     "prisma_portrait_seg": (101, 1),
