@@ -62,7 +62,11 @@ def test_the_fastest_form_takes_the_place_of_the_file(
 ) -> None:
     clock({"float": 1.0, PRESENT: 2.0, WEIGHTS: 0.9})
     config = CompileConfig(
-        generator=PriorConfig(), samples=64, effort="fast", quantization=QuantizationConfig(bits=bits)
+        generator=PriorConfig(),
+        samples=64,
+        effort="fast",
+        keep_quality="off",  # so that there are integers to be slow with
+        quantization=QuantizationConfig(bits=bits),
     )
     made = compile_model(model, tmp_path / "out.onnx", config)
     trials = {one["form"]: one for one in made.report.speed_trials}
