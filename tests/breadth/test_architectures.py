@@ -112,7 +112,7 @@ def compiled(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> It
         yield made
 
 
-# Each exporter, layout and width with each of the others at least once, and no pair of two for its own sake: tracing with
+# Each exporter, layout and width with each of the others at least once, and no pair for its own sake: tracing with
 # BatchNormalization folded makes nearly the graph of torch.export.
 WAYS = (
     ("kept", "NCHW", 8),
