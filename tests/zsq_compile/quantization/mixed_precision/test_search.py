@@ -157,9 +157,7 @@ def test_the_explanation_tells_every_layer_and_trial_in_plain_values() -> None:
     assert f"noise {noise:.1f} dB below the outputs" in second and "most sensitive is " in second
 
 
-QUICK = CompileConfig(
-    generator=PriorConfig(), samples=64, effort="fast", speed_trials=False, keep_quality="off"
-)
+QUICK = CompileConfig(generator=PriorConfig(), samples=64, effort="fast", speed_trials=False, keep_quality="off")
 
 
 @pytest.fixture
