@@ -250,9 +250,10 @@ def test_torch_and_the_simplifier_stay_out(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
 
 
-# What the runtime fused of the quantized file: benchmarks/results/wild.md; of two compiled again with --keep-quality off:
-# since then four ConvTranspose of prisma are written as convolutions (passes/quantize/write_in_parts.py), and the four
-# layers that make ultraface's boxes stay float, too (target row "decode_tail").
+# What the runtime fused of the quantized file: benchmarks/results/wild.md; of two compiled again with
+# --keep-quality off: since then four ConvTranspose of prisma are written as convolutions
+# (passes/quantize/write_in_parts.py), and the four layers that make ultraface's boxes stay float, too (target row
+# "decode_tail").
 FUSED = {
     "ultraface_rfb320": (44, 8),
     "pfld_landmark": (45, 0),
